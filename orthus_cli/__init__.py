@@ -1,0 +1,1 @@
+"""The `orthus` command: only Typer at import time, everything heavy inside its commands."""

@@ -1,0 +1,159 @@
+"""The one Typer object: global options, subcommands from entry points, errors in three lines.
+
+Exit codes: 0 done, 1 an error (`OrthusError`, or one unforeseen), 2 wrong usage, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from orthus_cli.console import Format, Reporter, Settings
+from orthus_cli.plugins import Commands, discover
+from orthus_core.errors import OrthusError
+from orthus_core.version import __version__
+
+GLOBALS = ("format", "verbose", "quiet", "debug")
+"""Options of the root command that may also stand after a subcommand's name."""
+
+
+class OrthusGroup(TyperGroup):
+    """The root command: what it can do is what is installed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = Commands(discover())  # type: ignore[assignment]
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = self.commands.get(cmd_name)
+        if command is not None:
+            _accept_globals(command, [option for option in self.params if option.name in GLOBALS])
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        super().format_commands(ctx, formatter)
+        plugins = self.commands.plugins.values()  # type: ignore[attr-defined]
+        failed = [(plugin.name, plugin.problem) for plugin in plugins if plugin.problem]
+        if failed:
+            with formatter.section("Failed to load"):
+                formatter.write_dl(failed)
+        if not self.commands:
+            formatter.write("\nNo commands are registered: install the package with pip first.\n")
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OrthusError as error:
+            _report(ctx, error)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(130) from None
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader of a pipe went away, which Typer ends quietly
+            _report(ctx, _unforeseen(error))
+        raise typer.Exit(1)
+
+
+app = typer.Typer(
+    cls=OrthusGroup,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"orthus {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def orthus(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+    format: Annotated[
+        Format,
+        typer.Option("--format", help="How results are printed; json is one object on stdout."),
+    ] = "auto",
+    verbose: Annotated[
+        int, typer.Option("-v", "--verbose", count=True, help="Say more.", show_default=False)
+    ] = 0,
+    quiet: Annotated[
+        int, typer.Option("-q", "--quiet", count=True, help="Say less.", show_default=False)
+    ] = 0,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where in the code an error arose.")
+    ] = False,
+) -> None:
+    """Orthus: one model that reads and draws text and pictures.
+
+    These options may also stand after the command.
+    """
+    ctx.obj = Settings(format, verbose - quiet, debug)
+
+
+def _accept_globals(command: Any, options: list[Any]) -> None:
+    """Lets a command, and those inside it, take the global options; its own words stay its own."""
+    taken = {word for param in command.params for word in (*param.opts, *param.secondary_opts)}
+    for option in options:
+        if taken.isdisjoint(option.opts):
+            twin = copy.copy(option)
+            twin.expose_value, twin.hidden = False, True
+            twin.default, twin.callback = None, _remember
+            command.params.append(twin)
+    for inner in getattr(command, "commands", {}).values():
+        _accept_globals(inner, options)
+
+
+def _remember(ctx: Any, option: Any, value: Any) -> None:
+    settings: Settings = ctx.find_root().obj
+    if not value:  # not given here
+        return
+    if option.name in ("verbose", "quiet"):
+        settings.verbosity += value if option.name == "verbose" else -value
+    else:
+        setattr(settings, option.name, value)
+
+
+def _report(ctx: Any, error: OrthusError) -> None:
+    settings = ctx.obj or Settings(debug=ctx.params.get("debug", False))
+    if settings.debug:
+        traceback.print_exc()
+    Reporter(settings).error(error)
+
+
+def _unforeseen(error: Exception) -> OrthusError:
+    """An error nobody wrote a sentence for."""
+    name = type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        what, where = error.strerror, str(error.filename or "")
+    else:
+        what, where = (str(error).splitlines() or [""])[0], ""
+    return OrthusError(
+        f"{name}: {what}" if what else name,
+        where=where,
+        hint="run again with --debug to see where it arose",
+    )
+
+
+def main() -> None:
+    """What the `orthus` script runs."""
+    app(prog_name="orthus")

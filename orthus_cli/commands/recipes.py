@@ -1,0 +1,131 @@
+"""`orthus recipes`: the recipes that come along, to look at, to copy and to check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orthus_cli.console import reporter
+from orthus_cli.options import Overwrite
+from orthus_core.errors import OutputError, RecipeError
+from orthus_core.recipe import SCHEMAS, as_table, keys, load
+from orthus_core.recipe.document import default_text, type_text
+from orthus_core.recipe.load import command_of
+from orthus_core.recipe.save import write_whole
+from orthus_core.recipe.shelf import find, shelved
+
+app = typer.Typer(
+    help="List, show, copy and check recipes.", rich_markup_mode=None, no_args_is_help=True
+)
+
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `ls`, or a file.")]
+
+
+@app.command("ls")
+def ls(ctx: typer.Context) -> None:
+    """List the recipes that come along."""
+    rows = [
+        {"name": name, "command": command_of(path), "run": _first_comment(path), "path": str(path)}
+        for name, path in shelved().items()
+    ]
+    r = reporter(ctx)
+    r.table(
+        ("name", "command", "run it with"),
+        [(row["name"], row["command"], row["run"]) for row in rows],
+    )
+    r.result({"recipes": rows}, text="", quiet=[row["name"] for row in rows])
+
+
+@app.command("cat")
+def cat(ctx: typer.Context, recipe: Name) -> None:
+    """Print a recipe as it was written."""
+    path = find(recipe)
+    text = _read(path)
+    reporter(ctx).result(
+        {"path": str(path), "text": text}, text=text.rstrip("\n"), quiet=[text.rstrip("\n")]
+    )
+
+
+@app.command("cp")
+def cp(
+    ctx: typer.Context,
+    recipe: Name,
+    target: Annotated[Path, typer.Argument(metavar="PATH", help="File or folder to copy to.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Copy a recipe, to change it."""
+    source = find(recipe)
+    target = target / source.name if target.is_dir() else target
+    if target.exists() and not overwrite:
+        raise OutputError(
+            "a file of this name is already there",
+            where=str(target),
+            hint="name another one, or replace it with --overwrite",
+        )
+    write_whole(target, _read(source))
+    reporter(ctx).result(
+        {"path": str(target)}, text=f"copied {source.stem} to {target}", quiet=[target]
+    )
+
+
+@app.command("validate")
+def validate(
+    ctx: typer.Context,
+    recipes: Annotated[
+        list[str], typer.Argument(metavar="RECIPE...", help="Names or files to check.")
+    ],
+) -> None:
+    """Check recipes without running them."""
+    checked = []
+    for recipe in recipes:
+        command = command_of(recipe)
+        if command not in SCHEMAS:
+            raise RecipeError(
+                f"there is no command {command!r} that takes a recipe",
+                where=str(find(recipe)),
+                hint="recipes are for " + ", ".join(SCHEMAS),
+            )
+        resolved = load(SCHEMAS[command], recipe)
+        checked.append(
+            {"path": str(find(recipe)), "command": command, "resolved": as_table(resolved)}
+        )
+    lines = [f"{row['path']}: a valid recipe for orthus {row['command']}" for row in checked]
+    reporter(ctx).result(
+        {"valid": checked}, text="\n".join(lines), quiet=[row["path"] for row in checked]
+    )
+
+
+@app.command("keys")
+def list_keys(
+    ctx: typer.Context,
+    command: Annotated[
+        str, typer.Argument(metavar="COMMAND", help="A command that takes a recipe.")
+    ],
+) -> None:
+    """List the keys of a command's recipe."""
+    if command not in SCHEMAS:
+        raise RecipeError(
+            f"there is no command {command!r} that takes a recipe",
+            hint="recipes are for " + ", ".join(SCHEMAS),
+        )
+    rows = [
+        {"key": key.name, "default": default_text(key), "takes": type_text(key), "meaning": key.doc}
+        for key in keys(SCHEMAS[command])
+    ]
+    r = reporter(ctx)
+    r.table(("key", "default", "takes", "meaning"), [tuple(row.values()) for row in rows])
+    r.result({"command": command, "keys": rows}, text="", quiet=[row["key"] for row in rows])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("cannot read the recipe", where=str(path)) from error
+
+
+def _first_comment(path: Path) -> str:
+    first = _read(path).partition("\n")[0]
+    return first.lstrip("# ") if first.startswith("#") else ""

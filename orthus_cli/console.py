@@ -1,0 +1,377 @@
+"""What a command says: results to stdout, all else to stderr, drawn only where someone looks.
+
+    r = reporter(ctx)
+    r.say("mini on cpu, fp32")                # stderr, silent with -q
+    for event in r.track(interleave(...)):    # in a terminal: a bar with rate and time left
+        ...
+    r.result({"files": names}, quiet=names)   # stdout: text, one JSON object, or bare names
+
+rich is imported when something is drawn, never when a command starts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO, TypeVar
+
+import typer
+
+from orthus_core.errors import OrthusError
+from orthus_core.events import Note, PatchDone, Progress, StepDone
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
+
+Format = Literal["auto", "human", "json", "quiet"]
+E = TypeVar("E")
+
+LINE_EVERY = 30.0
+"""Seconds between two lines of progress where no bar can be drawn."""
+
+
+@dataclass
+class Settings:
+    """What the global options say; lives in `ctx.obj` of the root command."""
+
+    format: Format = "auto"
+    verbosity: int = 0
+    debug: bool = False
+
+
+def reporter(ctx: typer.Context) -> Reporter:
+    """The voice of the command that runs in this context."""
+    settings = ctx.find_root().obj
+    return Reporter(settings if isinstance(settings, Settings) else Settings())
+
+
+class Reporter:
+    """Says things in the format the user asked for.
+
+    | format | a table | the result |
+    |---|---|---|
+    | human | drawn, also into a pipe | text |
+    | auto | drawn in a terminal, tab-separated in a pipe | text |
+    | json | - | one JSON object, and nothing else on stdout |
+    | quiet | - | bare values, one a line |
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._bar: Bar | None = None
+        self._answered = False
+
+    @property
+    def verbose(self) -> bool:
+        return self.settings.verbosity > 0
+
+    @property
+    def is_json(self) -> bool:
+        return self.settings.format == "json"
+
+    # To stderr
+
+    def say(self, message: str) -> None:
+        """A line about the run, unless -q."""
+        if self.settings.verbosity >= 0:
+            self._aside(message)
+
+    def detail(self, message: str) -> None:
+        """A line for those who asked with -v."""
+        if self.verbose:
+            self._aside(message)
+
+    def warn(self, message: str) -> None:
+        """A line that even -q lets through."""
+        self._aside(f"{_coloured('warning:', 'yellow')} {printable(message)}", clean=False)
+
+    def error(self, error: OrthusError) -> None:
+        """What went wrong, where, and what to do next."""
+        self._aside(f"{_coloured('error:', 'red')} {printable(str(error))}", clean=False)
+
+    # To stdout
+
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = ""
+    ) -> None:
+        """Rows for people; `result` says the same for programs."""
+        if self.settings.format in ("json", "quiet"):
+            return
+        self._pause()
+        cells = [[printable(_cell(value)) for value in row] for row in rows]
+        if self.settings.format == "human" or _looked_at(sys.stdout):
+            _draw_table(columns, cells, title)
+        else:
+            for row in (columns, *cells):
+                typer.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+
+    def result(
+        self, data: Mapping[str, Any], *, text: str | None = None, quiet: Iterable[object] = ()
+    ) -> None:
+        """What the command found or made; a command says it once, at its end.
+
+        Args:
+            data: The result as JSON can hold it.
+            text: The same for people; lines of `key: value` when None, nothing when "" (a table
+                said it all).
+            quiet: The bare values a script would want, such as the paths that were written.
+        """
+        assert not self._answered, "a command has one result"
+        self._answered = True
+        self._pause()
+        if self.is_json:
+            typer.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str))
+        elif self.settings.format == "quiet":
+            for value in quiet:
+                typer.echo(printable(str(value)))
+        elif text is None:
+            for name, value in data.items():
+                typer.echo(printable(f"{name}: {_cell(value)}"))
+        elif text:
+            typer.echo(printable(text))
+
+    def write(self, text: str) -> None:
+        """A piece of text as it arrives, for people only; no line break is added."""
+        if self.settings.format in ("auto", "human"):
+            self._pause()
+            typer.echo(printable(text), nl=False)
+
+    # Long work
+
+    def track(self, events: Iterable[E], *, images: int | None = None) -> Iterator[E]:
+        """Hands events on while their progress is shown; notes among them are said.
+
+        Args:
+            events: What core yields.
+            images: How many pictures will be drawn, when that is known; otherwise counted as they
+                begin.
+        """
+        patches: dict[tuple[int, int], PatchDone] = {}
+        with self._showing() as show, _closing(events):
+            for event in events:
+                if isinstance(event, Note):
+                    self.say(event.message)
+                elif isinstance(event, Progress):
+                    show(event.stage, event.done, event.total, event.unit, "")
+                elif isinstance(event, StepDone):
+                    figures = [f"{name} {value:.4g}" for name, value in event.metrics.items()]
+                    show("training", event.step, event.total, "steps", ", ".join(figures[:3]))
+                elif isinstance(event, PatchDone):
+                    patches[event.row, event.image] = event
+                    done = sum(patch.done for patch in patches.values())
+                    total = event.total * max(images or 0, len(patches))
+                    show("drawing", done, total, "patches", "")
+                yield event
+
+    @contextmanager
+    def _showing(self) -> Iterator[Show]:
+        if self.settings.verbosity < 0:
+            yield lambda *_: None
+        elif not _looked_at(sys.stderr):
+            yield Lines(self.say)
+        else:
+            self._bar = Bar()
+            try:
+                yield self._bar
+            finally:
+                self._bar.pause()
+                self._bar = None
+
+    def _pause(self) -> None:
+        """Takes the bar off the screen before something is written; the next event redraws it."""
+        if self._bar:
+            self._bar.pause()
+
+    def _aside(self, message: str, *, clean: bool = True) -> None:
+        self._pause()
+        typer.echo(printable(message) if clean else message, err=True)
+
+
+@contextmanager
+def _closing(events: Iterable[Any]) -> Iterator[None]:
+    """Ends a generator when its reader stops, so that what it holds is put away at once."""
+    try:
+        yield
+    finally:
+        close = getattr(events, "close", None)
+        if close:
+            close()
+
+
+class Show(Protocol):
+    """Something that shows how far a stage has come."""
+
+    def __call__(self, stage: str, done: int, total: int, unit: str, figures: str, /) -> None: ...
+
+
+class Pace:
+    """Rate and time left of a stage, measured from the first event seen of it.
+
+    Args:
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._stage = ""
+        self._began = 0.0
+        self._first = 0
+
+    def __call__(self, stage: str, done: int, total: int, unit: str) -> str:
+        """Such as `12.5 patches/s, 0:42 left`; empty until there is something to measure."""
+        if stage != self._stage or done < self._first:
+            self._stage, self._began, self._first = stage, self._clock(), done
+        passed, made = self._clock() - self._began, done - self._first
+        if passed <= 0 or made <= 0:
+            return ""
+        rate = made / passed
+        speed = f"{rate:.3g} {unit}/s" if rate >= 1 else f"{1 / rate:.3g} s each"
+        return f"{speed}, {_duration((total - done) / rate)} left"
+
+
+class Lines:
+    """Progress where nobody watches a bar: a line now and then, and one when a stage is done."""
+
+    def __init__(
+        self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say = say
+        self._clock = clock
+        self._pace = Pace(clock)
+        self._last = clock()
+
+    def __call__(self, stage: str, done: int, total: int, unit: str, figures: str, /) -> None:
+        pace = self._pace(stage, done, total, unit)
+        if done < total and self._clock() - self._last < LINE_EVERY:
+            return
+        self._last = self._clock()
+        parts = (f"{stage}: {done}/{total} {unit}", pace if done < total else "", figures)
+        self._say(", ".join(part for part in parts if part))
+
+
+class Bar:
+    """One bar on stderr, for the stage that runs."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._pace = Pace()
+        self._running = False
+        self._stage: tuple[str, rich.progress.TaskID] | None = None
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[about]}", markup=False),
+            console=_console(sys.stderr),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def __call__(self, stage: str, done: int, total: int, unit: str, figures: str, /) -> None:
+        about = ", ".join(
+            part for part in (unit, self._pace(stage, done, total, unit), figures) if part
+        )
+        if self._stage is None or self._stage[0] != stage:
+            if self._stage is not None:
+                self._progress.remove_task(self._stage[1])
+            self._stage = stage, self._progress.add_task(stage, total=total, about=about)
+        self._progress.update(self._stage[1], completed=done, total=total, about=about)
+        if not self._running:
+            self._progress.start()
+            self._running = True
+
+    def pause(self) -> None:
+        if self._running:
+            self._progress.stop()
+            self._running = False
+
+
+def printable(text: str) -> str:
+    """The text without control characters, so that a file's name cannot steer the terminal."""
+    return "".join(
+        char
+        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160)
+        else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
+
+
+def _looked_at(stream: TextIO) -> bool:
+    """Whether a person sees this stream on a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _coloured(word: str, colour: str) -> str:
+    plain = "NO_COLOR" in os.environ or not _looked_at(sys.stderr)
+    return word if plain else typer.style(word, fg=colour, bold=True)
+
+
+def _console(stream: TextIO) -> rich.console.Console:
+    from rich.console import Console
+
+    # Into a pipe no line is cut: the reader may be a program, or a wider screen.
+    looked_at = _looked_at(stream)
+    return Console(
+        file=stream,
+        force_terminal=looked_at,
+        width=None if looked_at else 10_000,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+
+
+def _draw_table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        title=Text(title) if title else None,
+        title_justify="left",
+    )
+    for column in columns:
+        drawn.add_column(column, overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell) for cell in row))
+    _console(sys.stdout).print(drawn)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_cell, value))
+    return str(value)
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that JSON cannot write."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

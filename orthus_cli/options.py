@@ -1,0 +1,107 @@
+"""Options that mean the same in every command, each written down once.
+
+    def generate(ctx: typer.Context, model: Model = None, steps: Steps = None) -> None:
+        recipe = load(GenerateRecipe, ..., flags={"model": model, "steps": steps})
+
+Those that name a recipe's key default to None, "not given": a recipe's value stands unless the
+option is named. The global options (`--format`, `-v`, `-q`, `--debug`) belong to `app.py`, which
+takes them before and after a command.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orthus_core.recipe import drawing
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        help="Folder, hub id, or mini, chameleon-mini, base, instruct, chameleon-7b, anole-7b.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="PATH", help="File, folder or template {prompt}_{seed}.png."
+    ),
+]
+OutputFolder = Annotated[
+    Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.", show_default=False)
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", metavar="PATH", help="Picture to read; repeat for more than one."),
+]
+
+Steps = Annotated[
+    int | None, typer.Option("--steps", "--num-inference-steps", help="DDIM steps a patch.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", "--cfg-scale", help="Guidance towards the text; 1 is none."),
+]
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(
+        "--image-guidance", help="Guidance towards the picture that is edited; 1 is none."
+    ),
+]
+NoiseScale = Annotated[
+    float | None,
+    typer.Option(
+        "--noise-scale", help="Size of the noise each patch starts from; small models like less."
+    ),
+]
+NegativePrompt = Annotated[
+    str | None, typer.Option("--negative-prompt", metavar="TEXT", help="What to keep away from.")
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", help="Longest text, in tokens.")
+]
+
+NumImages = Annotated[
+    int | None, typer.Option("-n", "--num-images", help="Pictures for each prompt.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Pictures at once; all of them when not given.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed; drawn and printed when not given.")]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", help="Seed of a picture; repeat for more pictures."),
+]
+AutoSeeds = Annotated[
+    int | None, typer.Option("--auto-seeds", min=1, help="Draw this many seeds, and print them.")
+]
+
+Device = Annotated[drawing.Device | None, typer.Option("--device", help="Where the model runs.")]
+Dtype = Annotated[drawing.Dtype | None, typer.Option("--dtype", help="Precision of the weights.")]
+
+RecipeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", metavar="FILE", help="Recipe: a TOML file, or a name from `orthus recipes ls`."
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe, as in optim.lr=1e-5."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="auto|PATH", help="Go on with a run that was stopped."),
+]
+InitFrom = Annotated[
+    str | None, typer.Option("--init-from", metavar="MODEL", help="Model to start from.")
+]

@@ -1,0 +1,56 @@
+"""The README of a model folder, which a hub shows as the model's card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orthus_core.model.config import OrthusConfig
+
+
+def model_card(config: OrthusConfig, name: str) -> str:
+    """Markdown that says what the model is, what it was made from, and how to use it.
+
+    Args:
+        config: The model's configuration; its `origin` tells the history.
+        name: What the folder is called.
+    """
+    origin = config.origin or {}
+    vq: Any = config.vq_config  # the class it has is not the one transformers declares
+    rows, columns = config.grid
+    lines = [
+        "---",
+        "library_name: orthus-kit",
+        "pipeline_tag: any-to-any",
+        "tags: [orthus, text-to-image, image-to-text]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+        "An Orthus model ([2412.00127](https://arxiv.org/abs/2412.00127)): one causal transformer "
+        "that reads and writes text tokens and continuous image features.",
+        "",
+        "```bash",
+        f'orthus generate "a snowman" -m {name} -o snowman.png',
+        f"orthus info {name}",
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| backbone | {config.num_hidden_layers} layers of width {config.hidden_size} |",
+        f"| pictures | {vq.resolution}x{vq.resolution} pixels as {rows}x{columns} patches "
+        f"of {config.feature_channels} channels |",
+        f"| vision embedding | {config.embedding}, temperature {config.embedding_temperature:g} |",
+        f"| diffusion head | {config.head_depth} blocks of width {config.head_width}, "
+        f"predicts {config.prediction} |",
+        f"| pixel decoder | {'yes' if vq.has_decoder else 'missing'} |",
+        *(f"| {key.replace('_', ' ')} | {value} |" for key, value in _plain(origin)),
+        "",
+        "Weights made from another model stay under that model's terms.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _plain(origin: dict) -> list[tuple[str, object]]:
+    """Entries of an origin that fit a table's cell."""
+    return [(key, value) for key, value in origin.items() if isinstance(value, (str, int, float))]

@@ -1,0 +1,148 @@
+"""A `config.json` as ours: foreign fields dropped, missing ones read off weights, slips named."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers.configuration_utils import PreTrainedConfig
+
+from orthus_core.checkpoint import names
+from orthus_core.errors import CheckpointError
+from orthus_core.model.config import OrthusConfig, OrthusVQConfig, code_of_token_name
+
+Shapes = Mapping[str, Sequence[int]]
+
+# Spellings of earlier transformers versions, which its configuration class still reads.
+_EARLIER = ("rope_theta", "rope_scaling", "torch_dtype", "image_token_id")
+_OUR_FIELDS = {field.name for field in dataclasses.fields(OrthusConfig)} | set(_EARLIER)
+_VQ_FIELDS = {field.name for field in dataclasses.fields(OrthusVQConfig)}
+# What every transformers model has; a source's values say nothing about the model.
+_COMMON = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"dtype"}
+
+
+def released_fields(shapes: Shapes) -> dict[str, Any]:
+    """What a released `config.json` lacks, read off the weights; {} without a diffusion head."""
+    projection = shapes.get(names.DIFFUSION_HEAD + "input_proj.weight")
+    if projection is None:
+        return {}
+    prefix = names.DIFFUSION_HEAD + "res_blocks."
+    blocks = {name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)}
+    linear = any(name.startswith(names.LINEAR_EMBEDDING) for name in shapes)
+    return {
+        "head_width": projection[0],
+        "head_depth": len(blocks),
+        "embedding": "linear" if linear else "softmax",
+    }
+
+
+def has_decoder(tensors: Iterable[str]) -> bool:
+    """Whether the pixel decoder is among tensors of these names."""
+    return any(name.startswith(names.VQ_DECODER) for name in tensors)
+
+
+def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> OrthusConfig:
+    """Our configuration from a source's.
+
+    Args:
+        table: A `config.json` of Chameleon, Anole, a released Orthus, or ours. What is common to
+            all of transformers (such as the text sampling a release left in it) is dropped.
+        where: Its file, for errors.
+        fields: Values that go before the table's; `has_decoder` goes to the autoencoder.
+
+    Raises:
+        CheckpointError: When a value has the wrong type or is none of those allowed.
+    """
+    kept = {name: value for name, value in table.items() if name in _OUR_FIELDS - _COMMON}
+    vq = {
+        name: value
+        for name, value in (table.get("vq_config") or {}).items()
+        if name in _VQ_FIELDS - _COMMON
+    }
+    if "has_decoder" in fields:
+        vq["has_decoder"] = fields.pop("has_decoder")
+    if "image_token_id" in kept and kept.get("vocabulary_map"):
+        del kept["image_token_id"]  # the vocabulary tells it
+    try:
+        config = OrthusConfig(**{**kept, "vq_config": vq, **fields})
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "the configuration has a value of the wrong kind: " + " ".join(str(error).split()),
+            where=where,
+            hint="compare it with the config.json of the model it came from",
+        ) from error
+    config.validate_choices()
+    config.architectures = ["OrthusForConditionalGeneration"]
+    return config
+
+
+def check_keys(table: Mapping[str, Any], where: str) -> None:
+    """Whether a `config.json` of ours has a slip in a key; transformers keeps it without a word.
+
+    Raises:
+        CheckpointError: For a key that is unknown and close to one of ours.
+    """
+    for part, known in ((table, _OUR_FIELDS), (table.get("vq_config") or {}, _VQ_FIELDS)):
+        for name in part:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+            if name not in known and close and close[0] not in part:
+                raise CheckpointError(
+                    f"unknown key {name!r}, did you mean {close[0]!r}?",
+                    where=where,
+                    hint="correct the key, or remove it",
+                )
+
+
+def check_vocabulary(config: OrthusConfig, tokenizer: Mapping[str, int] | None, where: str) -> None:
+    """Whether each image code has the token that is named after it, here and in the tokenizer.
+
+    Args:
+        config: Its `vocabulary_map` is what the model goes by.
+        tokenizer: Names to ids as the tokenizer has them; None where there is none.
+        where: The configuration's file, for errors.
+
+    Raises:
+        CheckpointError: When a code or one of the marks around a picture has no token, two codes
+            share one, or the tokenizer disagrees.
+    """
+    ids = config.code_token_ids  # raises when a code has none
+    vocabulary = config.vocabulary_map or {}
+    codes = [code for code in map(code_of_token_name, vocabulary) if code is not None]
+    if len(codes) != len(ids):
+        raise CheckpointError(
+            f"the vocabulary names {len(codes)} image codes and the codebook has {len(ids)}",
+            where=where,
+            hint="tokenizer and autoencoder must be of one checkpoint",
+        )
+    if len(set(ids)) != len(ids) or not 0 <= min(ids) <= max(ids) < config.vocab_size:
+        raise CheckpointError(
+            f"image codes do not have a token each among the {config.vocab_size} of the model",
+            where=where,
+            hint="take the vocabulary that comes with the weights",
+        )
+    marks = {
+        "the beginning of a picture": config.boi_token_id,
+        "the end of a picture": config.eoi_token_id,
+        "the end of a prompt": config.sep_token_id,
+        "the place of a patch": config.image_token_id,
+    }
+    for meaning, token_id in marks.items():
+        if token_id is None:
+            raise CheckpointError(
+                f"the vocabulary has no token for {meaning}",
+                where=where,
+                hint="take the vocabulary that comes with the weights",
+            )
+    if tokenizer is None:
+        return
+    for name, token_id in vocabulary.items():
+        if code_of_token_name(name) is not None and tokenizer.get(name) != token_id:
+            raise CheckpointError(
+                f"{name} is token {token_id} in the configuration "
+                f"and {tokenizer.get(name)} in the tokenizer",
+                where=where,
+                hint="tokenizer and configuration must be of one checkpoint",
+            )

@@ -1,0 +1,298 @@
+"""A Chameleon into an Orthus, streamed from file to file.
+
+The backbone, its vocabulary and the autoencoder are kept. The codebook is copied into the soft
+embedding's own codes, a diffusion head is added that starts as training expects, and the result is
+proven against the source before it is kept (2412.00127, section 3.3: the base model starts as the
+Chameleon it is built from).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from orthus_core.checkpoint import chameleon_hf, chameleon_meta, names
+from orthus_core.checkpoint.card import model_card
+from orthus_core.checkpoint.configuration import (
+    check_vocabulary,
+    has_decoder,
+    orthus_config,
+    released_fields,
+)
+from orthus_core.checkpoint.headers import listed
+from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
+from orthus_core.checkpoint.parts import Part, parts_of
+from orthus_core.checkpoint.proof import Proof, prove
+from orthus_core.checkpoint.shapes import check_shapes, shapes_of, skeleton
+from orthus_core.checkpoint.source import Source, vqgan_tensors
+from orthus_core.checkpoint.staging import check_free, check_room, staged_folder
+from orthus_core.checkpoint.writer import write_weights
+from orthus_core.errors import CheckpointError
+from orthus_core.events import Progress
+from orthus_core.model.config import OrthusConfig
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.recipe import ConvertRecipe, as_table
+from orthus_core.version import __version__
+
+DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The last event of a conversion: what was made.
+
+    folder: The new model.
+    layout: Layout of the source.
+    parts: Of the new model, in the order of reports.
+    has_decoder, has_tokenizer: Whether it can draw pixels, and read text, as it is.
+    is_new: Whether the diffusion head was made just now and has still to be trained.
+    proof: What was compared with the source; None when the recipe asked for none.
+    write_seconds, check_seconds: How long the two took.
+    """
+
+    folder: Path
+    layout: str
+    parts: tuple[Part, ...]
+    has_decoder: bool
+    has_tokenizer: bool
+    is_new: bool
+    proof: Proof | None
+    write_seconds: float
+    check_seconds: float
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+
+class Plan(NamedTuple):
+    """What a conversion will write, and out of what."""
+
+    source: Source
+    config: OrthusConfig
+    tensors: dict[str, LazyTensor]
+
+
+def convert(
+    folder: Path,
+    output: Path,
+    recipe: ConvertRecipe,
+    *,
+    vqgan: Path | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Iterator[Progress | Converted]:
+    """Makes the Orthus folder `output` out of the checkpoint in `folder`, and yields how far it is.
+
+    Args:
+        folder: Chameleon or Anole in Hugging Face's or Meta's layout, or an Orthus, released or
+            ours.
+        output: The folder to make; it appears when all is done and proven.
+        recipe: Head, embedding, precision, shard size, check.
+        vqgan: A `vqgan.ckpt` with the pixel decoder that the source lacks.
+        name: What the source is called in the new model's history; its folder's name by default.
+        overwrite: Replace a model folder at `output`.
+
+    Raises:
+        CheckpointError: When the source is incomplete, damaged, unsafe or of another kind, or the
+            proof fails.
+        OutputError: When `output` is taken, cannot be written, or does not fit on the disk.
+    """
+    # 1. What is there, what it becomes, and whether that fits.
+    check_free(output, overwrite=overwrite)
+    source, config, tensors = plan(folder, recipe, vqgan=vqgan)
+    check_room(output, sum(tensor.bytes for tensor in tensors.values()))
+
+    with staged_folder(output, overwrite=overwrite) as staged:
+        # 2. The weights, one tensor in memory at a time.
+        began = time.monotonic()
+        yield from write_weights(staged, tensors, recipe.shard_size_mb * 10**6)
+        written = time.monotonic()
+
+        # 3. The proof, on the files as they lie on disk.
+        proof = None
+        if recipe.check.codes:
+            files = safetensors_folder(staged)
+            proof = yield from prove(
+                source, files, config, codes=recipe.check.codes, dtype=DTYPES[recipe.dtype]
+            )
+        checked = time.monotonic()
+
+        # 4. Everything else, the configuration last: without it no folder opens.
+        config.origin = _origin(source, recipe, vqgan, name or folder.absolute().name, proof)
+        for file in source.keep:
+            (staged / file.name).write_bytes(file.read_bytes())
+        texts = source.texts | {
+            "recipe.json": json.dumps(as_table(recipe), indent=2) + "\n",
+            "README.md": model_card(config, output.absolute().name),
+        }
+        for file_name, text in texts.items():
+            (staged / file_name).write_text(text, encoding="utf-8")
+        config.save_pretrained(staged)
+
+    yield Converted(
+        folder=output,
+        layout=source.layout,
+        parts=tuple(parts_of(tensors)),
+        has_decoder=source.has_decoder,
+        has_tokenizer=(output / "tokenizer.json").is_file(),
+        is_new=not source.is_orthus,
+        proof=proof,
+        write_seconds=written - began,
+        check_seconds=checked - written,
+    )
+
+
+def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> Plan:
+    """Every tensor of the new model, known by shape and checked, before any is read.
+
+    Raises:
+        CheckpointError: As `convert`, but for what only reading the weights can tell.
+    """
+    source = open_source(folder)
+    if vqgan is not None:
+        source = _with_decoder(source, vqgan)
+    config = plan_config(source, recipe)
+    check_vocabulary(config, _tokenizer_of(source), str(folder / "config.json"))
+    return Plan(source, config, plan_tensors(source, config, recipe))
+
+
+def open_source(folder: Path) -> Source:
+    """The checkpoint in a folder, in whichever layout it is.
+
+    Raises:
+        CheckpointError: When there is none that can be converted.
+    """
+    if not folder.is_dir():
+        raise CheckpointError("there is no such folder", where=str(folder), hint="check the path")
+    for layout in (chameleon_hf, chameleon_meta):
+        if layout.is_here(folder):
+            return layout.open_folder(folder)
+    raise CheckpointError(
+        "there is no checkpoint here: neither config.json nor params.json with consolidated*.pth",
+        where=str(folder),
+        hint="give the folder of a Chameleon, Anole or Orthus",
+    )
+
+
+def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
+    """The configuration: the source's, then the recipe's; what an Orthus says of itself stays."""
+    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    chosen = {
+        "head_width": recipe.head.width,
+        "head_depth": recipe.head.depth,
+        "embedding": recipe.embedding.kind,
+        "embedding_temperature": recipe.embedding.temperature,
+        "embedding_distance": recipe.embedding.distance,
+        "prediction": recipe.diffusion.prediction,
+        "latent_scale": recipe.diffusion.latent_scale,
+        "sampling": asdict(recipe.sampling),
+    }
+    if source.is_orthus:
+        stated = source.config.get("model_type") == "orthus"
+        own = {name: source.config[name] for name in chosen if stated and name in source.config}
+        chosen |= released_fields(shapes) | own
+    config = orthus_config(
+        source.config, str(source.path), has_decoder=source.has_decoder, **chosen
+    )
+    embeddings = source.tensors.get(names.EMBEDDINGS)
+    config.dtype = DTYPES[recipe.dtype] or (embeddings.dtype if embeddings else torch.float32)
+    return config
+
+
+def plan_tensors(
+    source: Source, config: OrthusConfig, recipe: ConvertRecipe
+) -> dict[str, LazyTensor]:
+    """Every tensor of the new model, from the source, its codebook, or a fresh head.
+
+    Raises:
+        CheckpointError: When the source lacks a tensor, has one of another shape, or one that has
+            no place.
+    """
+    model = skeleton(config)
+    shapes = shapes_of(model)
+    available = dict(source.tensors)
+    if not source.is_orthus:
+        if names.VQ_CODEBOOK in available:
+            available[names.CODEBOOK_IN] = available[names.VQ_CODEBOOK]
+        assert isinstance(config.dtype, torch.dtype)
+        available |= _fresh_parts(model, recipe.head.seed, config.dtype)
+    found = {name: tensor.shape for name, tensor in available.items()}
+    check_shapes(shapes, found, str(source.path))
+    unknown = [name for name in available if name not in shapes]
+    if unknown:
+        raise CheckpointError(
+            f"{len(unknown)} tensors of the source have no place in an Orthus: {listed(unknown)}",
+            where=available[unknown[0]].source,
+            hint="merge adapters into the weights first; other additions cannot be converted",
+        )
+    dtype = DTYPES[recipe.dtype]
+    return {name: cast(available[name], dtype or available[name].dtype) for name in shapes}
+
+
+def _fresh_parts(
+    model: OrthusForConditionalGeneration, seed: int, dtype: torch.dtype
+) -> dict[str, LazyTensor]:
+    """The diffusion head, and a linear embedding if there is one, as a new model begins with them.
+
+    No other part of the model is given memory.
+    """
+    modules = {names.DIFFUSION_HEAD: model.get_submodule("mlp_head")}
+    if model.config.embedding == "linear":
+        modules[names.LINEAR_EMBEDDING] = model.get_submodule("model.feature_in")
+    tensors: dict[str, LazyTensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for prefix, module in modules.items():
+            module.to_empty(device="cpu").apply(model._init_weights)
+            for name, tensor in module.state_dict().items():
+                tensors[prefix + name] = in_memory(tensor.to(dtype), f"seed {seed}")
+    return tensors
+
+
+def _with_decoder(source: Source, vqgan: Path) -> Source:
+    """The source with the pixel decoder of a VQGAN, if that autoencoder is the source's own."""
+    tensors = vqgan_tensors(vqgan)
+    if names.VQ_CODEBOOK in source.tensors:
+        theirs = tensors[names.VQ_CODEBOOK].read().float()
+        ours = source.tensors[names.VQ_CODEBOOK].read().float()
+        # A source in bf16 has the codes rounded to 8 bits.
+        if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=2**-7, atol=1e-6):
+            raise CheckpointError(
+                "this VQGAN has another codebook than the source, so its decoder would draw noise",
+                where=str(vqgan),
+                hint="take the vqgan.ckpt that comes with this model",
+            )
+    decoder = {name: tensor for name, tensor in tensors.items() if has_decoder([name])}
+    return replace(source, tensors=tensors | source.tensors | decoder)
+
+
+def _tokenizer_of(source: Source) -> dict[str, int] | None:
+    if "tokenizer.json" in source.texts:
+        return json.loads(source.texts["tokenizer.json"])["model"]["vocab"]
+    return chameleon_hf.tokenizer_vocabulary(source.path)
+
+
+def _origin(
+    source: Source, recipe: ConvertRecipe, vqgan: Path | None, name: str, proof: Proof | None
+) -> dict[str, Any]:
+    """What the new model was made from, added to what the source knows of itself."""
+    origin: dict[str, Any] = dict(source.config.get("origin") or {})
+    origin |= {
+        "made_from": name,
+        "layout": source.layout,
+        "made_by": f"orthus convert {__version__}",
+    }
+    if vqgan is not None:
+        origin["pixel_decoder_from"] = vqgan.name
+    if not source.is_orthus:
+        origin["head_seed"] = recipe.head.seed
+    if proof is not None:
+        origin["largest_difference_to_source"] = proof.relative
+    return origin

@@ -1,0 +1,175 @@
+"""What lies in a folder, told from its headers: for `orthus info`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orthus_core.checkpoint import chameleon_hf, chameleon_meta, names
+from orthus_core.checkpoint.configuration import (
+    has_decoder,
+    orthus_config,
+    released_fields,
+)
+from orthus_core.checkpoint.headers import TensorHeader, read_folder
+from orthus_core.checkpoint.lazy import LazyTensor
+from orthus_core.checkpoint.parts import Part, parts_of
+from orthus_core.checkpoint.pickled import pickled_folder
+from orthus_core.checkpoint.source import read_json, vqgan_tensors
+from orthus_core.errors import CheckpointError
+from orthus_core.model.config import OrthusConfig, code_of_token_name
+
+Tensor = TensorHeader | LazyTensor
+
+
+class Missing(NamedTuple):
+    """A part that is not there, and the command or step that brings it."""
+
+    part: str
+    next: str
+
+
+class Description(NamedTuple):
+    """A checkpoint in words and numbers.
+
+    kind: "Orthus", "Orthus, as released", "Chameleon", "Chameleon with a pixel decoder", ...
+    layout: "Hugging Face", "Meta's own", or "VQGAN checkpoint".
+    facts: Name to value, in the order to show them; values are JSON.
+    """
+
+    path: Path
+    kind: str
+    layout: str
+    parts: tuple[Part, ...]
+    missing: tuple[Missing, ...]
+    facts: dict[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+
+def describe(path: Path) -> Description:
+    """Says what a folder, or a `vqgan.ckpt`, is.
+
+    Raises:
+        CheckpointError: When it is no checkpoint that is known here, or is damaged.
+    """
+    if path.is_file():
+        if path.suffix not in (".ckpt", ".pth", ".pt", ".bin", ".safetensors"):
+            raise CheckpointError(
+                "this file is no checkpoint",
+                where=str(path),
+                hint="give a model's folder, or a vqgan.ckpt",
+            )
+        tensors = vqgan_tensors(path)
+        kind = "vision autoencoder"
+        return Description(path, kind, "VQGAN checkpoint", tuple(parts_of(tensors)), (), {})
+    if chameleon_hf.is_here(path):
+        return _describe_folder(path)
+    if chameleon_meta.is_here(path):
+        source = chameleon_meta.open_folder(path)
+        return _chameleon(path, source.layout, source.config, source.tensors, has_tokenizer=True)
+    raise CheckpointError(
+        "there is no checkpoint here: neither config.json nor params.json with consolidated*.pth",
+        where=str(path),
+        hint="give the folder of an Orthus, a Chameleon or an Anole",
+    )
+
+
+def _describe_folder(folder: Path) -> Description:
+    table = read_json(folder / "config.json")
+    chameleon_hf.check_family(table, folder)
+    tensors = _tensors(folder)
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    found = released_fields({name: tensor.shape for name, tensor in tensors.items()})
+    if not found:
+        return _chameleon(folder, "Hugging Face", table, tensors, has_tokenizer)
+    is_ours = table["model_type"] == "orthus"
+    fields = {} if is_ours else {**found, "has_decoder": has_decoder(tensors)}
+    config = orthus_config(table, str(folder / "config.json"), **fields)
+    return Description(
+        path=folder,
+        kind="Orthus" if is_ours else "Orthus, as released",
+        layout="Hugging Face",
+        parts=tuple(parts_of(tensors)),
+        missing=_missing(folder, tensors, has_tokenizer),
+        facts=_backbone_facts(config.to_dict()) | _orthus_facts(config),
+    )
+
+
+def _tensors(folder: Path) -> Mapping[str, Tensor]:
+    if chameleon_hf.has_pickled(folder) and not chameleon_hf.has_safetensors(folder):
+        return pickled_folder(folder)
+    return read_folder(folder)
+
+
+def _chameleon(
+    path: Path,
+    layout: str,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    has_tokenizer: bool,
+) -> Description:
+    return Description(
+        path=path,
+        kind="Chameleon with a pixel decoder" if has_decoder(tensors) else "Chameleon",
+        layout=layout,
+        parts=tuple(parts_of(tensors)),
+        missing=_missing(path, tensors, has_tokenizer),
+        facts=_backbone_facts(config),
+    )
+
+
+def _backbone_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    vq = config.get("vq_config") or {}
+    vocabulary = config.get("vocabulary_map") or {}
+    codes = [code for code in map(code_of_token_name, vocabulary) if code is not None]
+    facts = {
+        "layers": config.get("num_hidden_layers"),
+        "width": config.get("hidden_size"),
+        "heads": config.get("num_attention_heads"),
+        "context": config.get("max_position_embeddings"),
+        "vocabulary": config.get("vocab_size"),
+        "image_tokens": len(codes),
+        "resolution": vq.get("resolution"),
+        "feature_channels": vq.get("embed_dim"),
+        "codes": vq.get("num_embeddings"),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
+    ending = ", zero terminal SNR" if config.zero_terminal_snr else ""
+    return {
+        "patches": config.patches,
+        "embedding": config.embedding,
+        "temperature": config.embedding_temperature,
+        "distance": config.embedding_distance,
+        "head_width": config.head_width,
+        "head_depth": config.head_depth,
+        "prediction": config.prediction,
+        "schedule": f"{config.beta_schedule} {config.beta_start:g} to {config.beta_end:g}, "
+        f"{config.num_train_timesteps} steps{ending}",
+        "latent_scale": config.latent_scale,
+        "sampling": config.sampling_defaults,
+        "origin": config.origin or {},
+    }
+
+
+def _missing(path: Path, tensors: Mapping[str, Tensor], has_tokenizer: bool) -> tuple[Missing, ...]:
+    missing = []
+    if not any(name.startswith(names.DIFFUSION_HEAD) for name in tensors):
+        missing.append(Missing("diffusion head", f"orthus convert {path} -o DIR"))
+        if not has_decoder(tensors):
+            missing.append(Missing("pixel decoder", "orthus convert ... --vqgan vqgan.ckpt"))
+    elif not has_decoder(tensors):
+        missing.append(Missing("pixel decoder", f"orthus convert {path} -o DIR --vqgan vqgan.ckpt"))
+    if not has_tokenizer:
+        missing.append(Missing("tokenizer", "copy tokenizer.json and the processor's files here"))
+    return tuple(missing)

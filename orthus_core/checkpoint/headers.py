@@ -1,0 +1,186 @@
+"""What weight files say of themselves: names, shapes, dtypes and places, read without torch.
+
+A safetensors file is eight bytes of length, a JSON header, then the tensors' bytes one after
+another (huggingface.co/docs/safetensors). A sharded folder adds an index that names each tensor's
+file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from orthus_core.errors import CheckpointError
+
+T = TypeVar("T")
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+PICKLED_INDEX = "pytorch_model.bin.index.json"
+
+# Bytes of one element, for the dtypes a checkpoint of this family holds.
+DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
+_LENGTH_BYTES = 8
+_LARGEST_HEADER = 100_000_000  # the format's own limit
+
+
+class TensorHeader(NamedTuple):
+    """One tensor as its file describes it: bytes `start` to `stop` of `file`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    start: int
+    stop: int
+
+    @property
+    def bytes(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def read_header(file: Path) -> dict[str, TensorHeader]:
+    """The tensors of one safetensors file, checked against the file's size.
+
+    Raises:
+        CheckpointError: When the file is missing, cut short, or not safetensors.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+            if size < _LENGTH_BYTES or length > min(size - _LENGTH_BYTES, _LARGEST_HEADER):
+                raise _damaged(file, f"its header does not fit into its {size} bytes")
+            text = stream.read(length)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read a weight file: {error.strerror or error}",
+            where=str(file),
+            hint="check that the folder is complete and readable",
+        ) from error
+    try:
+        entries: dict[str, Any] = json.loads(text)
+        entries.pop("__metadata__", None)
+        begin = _LENGTH_BYTES + length
+        headers = {name: _tensor_header(entry, file, begin) for name, entry in entries.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file, "its header does not read as safetensors") from error
+    for name, header in headers.items():
+        if header.bytes != header.numel * DTYPE_BYTES[header.dtype]:
+            raise _damaged(file, f"{name} has {header.bytes} bytes for shape {list(header.shape)}")
+    promised = max((header.stop for header in headers.values()), default=begin)
+    if promised > size:
+        raise _damaged(file, f"it has {size} of the {promised} bytes that its header promises")
+    return headers
+
+
+def read_folder(folder: Path) -> dict[str, TensorHeader]:
+    """The tensors of a folder of safetensors, one file or sharded with an index.
+
+    Raises:
+        CheckpointError: When there are no weights, a shard is missing or damaged, or the index
+            names a tensor that its file does not hold.
+    """
+    if (folder / WEIGHTS).is_file():
+        return read_header(folder / WEIGHTS)
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(
+            "there are no weights here",
+            where=str(folder),
+            hint=f"a model folder holds {WEIGHTS}, or {INDEX} with its shards",
+        )
+    return gather_shards(folder / INDEX, read_header)
+
+
+def gather_shards(index: Path, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
+    """What `read` finds in the shards of an index, by tensor name.
+
+    Raises:
+        CheckpointError: As `read_index` and `read`, or when a shard lacks a tensor that the index
+            promises.
+    """
+    file_of = read_index(index)
+    shards = {file: read(index.parent / file) for file in sorted(set(file_of.values()))}
+    absent = [name for name, file in file_of.items() if name not in shards[file]]
+    if absent:
+        raise CheckpointError(
+            f"{file_of[absent[0]]} does not hold {listed(absent)}, which the index says it does",
+            where=str(index),
+            hint="copy or download the folder again; index and shards must be of one save",
+        )
+    return {name: shards[file][name] for name, file in file_of.items()}
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Which file holds which tensor, all of those files being there.
+
+    Raises:
+        CheckpointError: When the index does not read, points outside its folder, or a file is
+            missing.
+    """
+    try:
+        file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(file_of.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            "the index of the weight files does not read",
+            where=str(index),
+            hint="copy or download it again",
+        ) from error
+    outside = [file for file in files if Path(file).name != file]
+    if outside:
+        raise CheckpointError(
+            f"the index points outside its folder, to {outside[0]}", where=str(index)
+        )
+    missing = [file for file in files if not (index.parent / file).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(files)} weight files are missing: {listed(missing)}",
+            where=str(index.parent),
+            hint="copy or download the folder again until every file of the index is there",
+        )
+    return file_of
+
+
+def _tensor_header(entry: dict[str, Any], file: Path, begin: int) -> TensorHeader:
+    start, stop = entry["data_offsets"]
+    if entry["dtype"] not in DTYPE_BYTES or not 0 <= start <= stop:
+        raise ValueError(entry)
+    return TensorHeader(entry["dtype"], tuple(entry["shape"]), file, begin + start, begin + stop)
+
+
+def _damaged(file: Path, how: str) -> CheckpointError:
+    return CheckpointError(
+        f"a weight file is damaged or cut short: {how}",
+        where=str(file),
+        hint="copy or download it again",
+    )
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

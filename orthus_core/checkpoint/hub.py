@@ -1,0 +1,110 @@
+"""What a model's name means: a folder, an alias, or an id on the Hugging Face hub.
+
+Nothing is downloaded unless the name is a hub id or an alias of one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from orthus_core.errors import CheckpointError, HubError
+
+HUB_ALIASES = {
+    "base": "SJTU-Deng-Lab/Orthus-7B-base",
+    "instruct": "SJTU-Deng-Lab/Orthus-7B-instruct",
+    "chameleon-7b": "facebook/chameleon-7b",
+    "anole-7b": "leloykun/Anole-7b-v0.1-hf",
+}
+BUNDLED = ("mini", "chameleon-mini")
+
+_STARTER = Path(__file__).parents[1] / "starter"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Weights, configuration, tokenizer and terms in any of the layouts that are read here. Pickled
+# `.bin` copies of safetensors are left on the hub.
+_WANTED = ("*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", "*.pth", "*.ckpt", "*.yaml")
+_TERMS = ("LICENSE*", "USE_POLICY*", "NOTICE*")
+
+
+def resolve(source: str | Path) -> Path:
+    """The folder that a name means; a folder that exists goes before an alias, an alias before a
+    hub id.
+
+    Args:
+        source: A folder, an alias (`mini`, `chameleon-mini`, `base`, `instruct`, `chameleon-7b`,
+            `anole-7b`), or a hub id such as `facebook/chameleon-7b`, which is downloaded unless
+            the hub's cache has it.
+
+    Raises:
+        CheckpointError: When it is none of these.
+        HubError: When the hub is out of reach, has no such model, or asks for its terms to be
+            accepted.
+    """
+    name = str(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if name in BUNDLED:
+        return _bundled(name)
+    if path.is_file():
+        raise CheckpointError(
+            "this is a file, and a model is a folder",
+            where=name,
+            hint="give the folder that holds config.json",
+        )
+    if name in HUB_ALIASES:
+        return _download(HUB_ALIASES[name])
+    if _HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _download(name)
+    known = [*BUNDLED, *HUB_ALIASES]
+    close = difflib.get_close_matches(name, known, n=1)
+    raise CheckpointError(
+        f"there is no model {name!r}" + (f", did you mean {close[0]!r}?" if close else ""),
+        hint=f"give a folder that exists, a hub id (owner/name), or one of {', '.join(known)}",
+    )
+
+
+def _bundled(name: str) -> Path:
+    folder = _STARTER / name
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"this installation came without the model {name!r}",
+            where=str(folder),
+            hint="install the package again, or name another model with --model",
+        )
+    return folder
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    address = f"https://huggingface.co/{hub_id}"
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=[*_WANTED, *_TERMS]))
+    except errors.GatedRepoError as error:
+        raise HubError(
+            f"{hub_id} is gated: its terms have to be accepted before it can be downloaded",
+            where=address,
+            hint="accept them there while logged in, then run `hf auth login` here and try again",
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise HubError(
+            f"there is no folder {hub_id} here, and no public model of that name on the hub",
+            where=address,
+            hint="check the spelling; for a private model run `hf auth login` first",
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise HubError(
+            f"{hub_id} is not on this machine, and the hub cannot be reached",
+            where=address,
+            hint=f"where there is a connection run `hf download {hub_id} --local-dir FOLDER`, "
+            "bring that folder here and give its path",
+        ) from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise HubError(
+            f"the hub did not give {hub_id}: {reason[0]}",
+            where=address,
+            hint="try again later, or give a folder",
+        ) from error

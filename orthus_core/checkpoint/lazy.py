@@ -1,0 +1,130 @@
+"""Tensors that are known by shape and dtype and read only when asked, so that no step holds a
+model in memory.
+
+A checkpoint is a dictionary of them: a layout renames, joins and rearranges entries, the writer
+reads one at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orthus_core.checkpoint.headers import TensorHeader, read_folder, read_header
+
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class LazyTensor(NamedTuple):
+    """A tensor to come.
+
+    shape, dtype: What `read` will give.
+    read: Gives the tensor, its memory owned by the caller.
+    source: The file it comes from, for error messages.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+    source: str
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    @property
+    def bytes(self) -> int:
+        return self.numel * self.dtype.itemsize
+
+
+def in_memory(tensor: Tensor, source: str) -> LazyTensor:
+    """A tensor that is there already."""
+    return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor, source)
+
+
+def safetensors_file(file: Path) -> dict[str, LazyTensor]:
+    """The tensors of one safetensors file. Raises: CheckpointError, as `read_header`."""
+    return {name: _in_file(header) for name, header in read_header(file).items()}
+
+
+def safetensors_folder(folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of a folder of safetensors. Raises: CheckpointError, as `read_folder`."""
+    return {name: _in_file(header) for name, header in read_folder(folder).items()}
+
+
+def _in_file(header: TensorHeader) -> LazyTensor:
+    dtype = TORCH_DTYPES[header.dtype]
+
+    def read() -> Tensor:
+        # Plain reads, not a memory map: mapped pages stay counted as this process's memory until
+        # the system is short.
+        data = torch.empty(header.bytes, dtype=torch.uint8)
+        with header.file.open("rb", buffering=0) as stream:
+            stream.seek(header.start)
+            _fill(stream, data.numpy().data)
+        return data.view(dtype).view(header.shape)
+
+    return LazyTensor(header.shape, dtype, read, str(header.file))
+
+
+def _fill(stream, view: memoryview) -> None:
+    """Reads until the view is full; one read of the system gives 2 GB at most."""
+    while view:
+        count = stream.readinto(view)
+        assert count, "the header was checked against the file's size"
+        view = view[count:]
+
+
+def cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
+    """The same tensor in another precision; whole numbers stay as they are."""
+    if tensor.dtype == dtype or not tensor.dtype.is_floating_point:
+        return tensor
+    return tensor._replace(dtype=dtype, read=lambda: tensor.read().to(dtype))
+
+
+def joined(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
+    """Parts of one tensor put together along a dimension."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    shape = list(first.shape)
+    shape[dim] = sum(part.shape[dim] for part in parts)
+    return first._replace(
+        shape=tuple(shape), read=lambda: torch.cat([part.read() for part in parts], dim)
+    )
+
+
+def averaged(copies: Sequence[LazyTensor]) -> LazyTensor:
+    """The mean of copies of one tensor: the tensor itself when they agree."""
+    first = copies[0]
+    if len(copies) == 1:
+        return first
+
+    def read() -> Tensor:
+        return torch.stack([copy.read().float() for copy in copies]).mean(0).to(first.dtype)
+
+    return first._replace(read=read)
+
+
+def rows(tensor: LazyTensor, start: int, stop: int) -> LazyTensor:
+    """Rows `start` to `stop` of a tensor."""
+    return tensor._replace(
+        shape=(stop - start, *tensor.shape[1:]), read=lambda: tensor.read()[start:stop]
+    )

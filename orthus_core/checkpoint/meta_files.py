@@ -1,0 +1,183 @@
+"""Configuration, tokenizer and processor out of the files that come with Meta's weights, in
+transformers' words.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orthus_core.checkpoint import names
+from orthus_core.checkpoint.lazy import LazyTensor
+from orthus_core.checkpoint.source import read_json
+from orthus_core.errors import CheckpointError
+
+# Meta's vocabulary keeps this token free; Hugging Face's Chameleon, and Orthus, call it the
+# picture slot.
+_SLOT_BEFORE, _SLOT = "<reserved08707>", "<image>"
+# Longest sequence of the released models, which no file says; a larger rotary base means the
+# longer one.
+_CONTEXT, _LONG_CONTEXT, _ROTARY_BASE = 4096, 16384, 10000.0
+
+
+class Params(NamedTuple):
+    """The numbers of `params.json` that shapes do not tell."""
+
+    heads: int
+    kv_heads: int
+    norm_eps: float
+    rope_theta: float
+    swin_norm: bool
+
+
+def params(file: Path) -> Params:
+    """The numbers of `params.json`. Raises: CheckpointError when it lacks them."""
+    table = read_json(file)
+    table |= table.get("model", {})
+    try:
+        heads = int(table["n_heads"])
+        return Params(
+            heads=heads,
+            kv_heads=int(table.get("n_kv_heads") or heads),
+            norm_eps=float(table.get("norm_eps", 1e-5)),
+            rope_theta=float(table.get("rope_theta", _ROTARY_BASE)),
+            swin_norm=bool(table.get("swin_norm", False)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            "params.json does not say how many heads the model has (n_heads)",
+            where=str(file),
+            hint="download it again",
+        ) from error
+
+
+def config(
+    params: Params,
+    tensors: dict[str, LazyTensor],
+    tokenizer: dict[str, Any],
+    vq_config: dict[str, Any],
+) -> dict[str, Any]:
+    """The configuration as ChameleonConfig takes it, sizes read from the weights.
+
+    Raises:
+        CheckpointError: When the weights that tell the sizes are missing.
+    """
+    needed = (names.EMBEDDINGS, "model.layers.0.mlp.gate_proj.weight")
+    for name in needed:
+        if name not in tensors:
+            raise CheckpointError(
+                f"the weights lack what becomes {name}",
+                where=tensors[names.VQ_CODEBOOK].source,
+                hint="give the folder of a Chameleon as Meta published it",
+            )
+    vocabulary = tokenizer["model"]["vocab"]
+    embeddings = tensors[names.EMBEDDINGS]
+    layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
+    return {
+        "model_type": "chameleon",
+        "vocab_size": embeddings.shape[0],
+        "hidden_size": embeddings.shape[1],
+        "intermediate_size": tensors["model.layers.0.mlp.gate_proj.weight"].shape[0],
+        "num_hidden_layers": len(layers),
+        "num_attention_heads": params.heads,
+        "num_key_value_heads": params.kv_heads,
+        "rms_norm_eps": params.norm_eps,
+        "rope_theta": params.rope_theta,
+        "swin_norm": params.swin_norm,
+        "max_position_embeddings": _LONG_CONTEXT if params.rope_theta > _ROTARY_BASE else _CONTEXT,
+        "bos_token_id": vocabulary.get("<s>"),
+        "pad_token_id": vocabulary.get("<pad>"),
+        "eos_token_id": vocabulary.get("</s>"),
+        "vocabulary_map": vocabulary,
+        "vq_config": vq_config,
+    }
+
+
+def vq_config(file: Path) -> dict[str, Any]:
+    """The autoencoder's shape from its taming-style YAML, in transformers' words."""
+    import yaml
+
+    try:
+        params = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        shape = params["ddconfig"]
+        return {
+            "embed_dim": params["embed_dim"],
+            "num_embeddings": params["n_embed"],
+            "double_latent": shape["double_z"],
+            "latent_channels": shape["z_channels"],
+            "resolution": shape["resolution"],
+            "in_channels": shape["in_channels"],
+            "base_channels": shape["ch"],
+            "channel_multiplier": shape["ch_mult"],
+            "num_res_blocks": shape["num_res_blocks"],
+            "attn_resolutions": shape["attn_resolutions"] or None,
+            "dropout": shape["dropout"],
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            "the autoencoder's shape does not read from vqgan.yaml",
+            where=str(file),
+            hint="take the file that comes with the weights, in the folder `tokenizer`",
+        ) from error
+
+
+def tokenizer(file: Path) -> dict[str, Any]:
+    """The text tokenizer with the picture slot named as the processor looks for it."""
+    table = read_json(file)
+    try:
+        vocabulary = table["model"]["vocab"]
+        if _SLOT not in vocabulary:
+            vocabulary[_SLOT] = vocabulary.pop(_SLOT_BEFORE)
+        for token in table["added_tokens"]:
+            if token["content"] == _SLOT_BEFORE:
+                token["content"] = _SLOT
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"the tokenizer has neither {_SLOT} nor {_SLOT_BEFORE} for pictures in a text",
+            where=str(file),
+            hint="take the text_tokenizer.json that comes with Chameleon's weights",
+        ) from error
+    return table
+
+
+def processor_files(tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    """Tokenizer and picture processor as ChameleonProcessor opens them (facebook/chameleon-7b has
+    the same values).
+    """
+    vq = config["vq_config"]
+    side = vq["resolution"]
+    patches = (side // 2 ** (len(vq["channel_multiplier"]) - 1)) ** 2
+    files = {
+        "tokenizer.json": tokenizer,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "pad_token": "<pad>",
+            "sep_token": "<reserved08706>",
+            "model_max_length": config["max_position_embeddings"],
+        },
+        "preprocessor_config.json": {
+            "image_processor_type": "ChameleonImageProcessor",
+            "processor_class": "ChameleonProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": {"shortest_edge": side},
+            "resample": 1,  # Lanczos
+            "do_center_crop": True,
+            "crop_size": {"height": side, "width": side},
+            "do_rescale": True,
+            "rescale_factor": 0.0078,
+            "do_normalize": True,
+            "image_mean": [1.0, 1.0, 1.0],
+            "image_std": [1.0, 1.0, 1.0],
+        },
+        "processor_config.json": {
+            "processor_class": "ChameleonProcessor",
+            "image_seq_length": patches,
+            "image_token": _SLOT,
+        },
+    }
+    return {name: json.dumps(table, ensure_ascii=False) + "\n" for name, table in files.items()}

@@ -1,0 +1,92 @@
+"""Other projects' parameter names, and what they are called here. Nothing outside this package
+knows them.
+
+Ours are the released ones: `model.embed_tokens`, `model.layers.N`, `model.norm`,
+`model.codebook_in`, `model.vqmodel`, `lm_head`, `mlp_head`. Hugging Face's Chameleon and Anole
+share them where they have the part; Meta's do not.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+EMBEDDINGS = "model.embed_tokens.weight"
+LM_HEAD = "lm_head.weight"
+FINAL_NORM = "model.norm.weight"
+CODEBOOK_IN = "model.codebook_in.weight"
+VQ = "model.vqmodel."
+VQ_CODEBOOK = VQ + "quantize.embedding.weight"
+VQ_DECODER = VQ + "decoder."
+DIFFUSION_HEAD = "mlp_head."
+LINEAR_EMBEDDING = "model.feature_in."
+
+# Wrappers that training frameworks leave on names: DDP's and torch.compile's.
+_WRAPPER = re.compile(r"^(?:module\.|_orig_mod\.)+")
+# Tables that are computed from the config, stored by older versions.
+_COMPUTED = re.compile(r"(?:rotary_emb\.inv_freq|rope\.freqs)$")
+# A VQGAN's inference parameters (taming-transformers), after what projects put before them.
+_VQGAN = re.compile(
+    r"^(?:model\.)?(?:first_stage_model\.|vqmodel\.|vqgan\.)?"
+    r"((?:encoder|decoder|quantize\.embedding|quant_conv|post_quant_conv)\..+)$"
+)
+
+
+def from_hugging_face(name: str) -> str | None:
+    """Our name of a parameter in Hugging Face's Chameleon or Anole, or a released Orthus; None for
+    computed tables.
+    """
+    name = _WRAPPER.sub("", name)
+    return None if _COMPUTED.search(name) else name
+
+
+def from_vqgan(name: str) -> str | None:
+    """Our name of a parameter in a taming-style VQGAN checkpoint; None for what only its training
+    used (its losses).
+
+    Meta's `vqgan.ckpt` keeps taming's names (facebookresearch/chameleon,
+    chameleon/inference/vqgan.py).
+    """
+    found = _VQGAN.match(_WRAPPER.sub("", name))
+    return VQ + found[1] if found else None
+
+
+class MetaName(NamedTuple):
+    """A parameter of Meta's own checkpoints.
+
+    ours: What it is called here; `{}` stands for the layer.
+    split: The dimension that model-parallel files share out; None when each file has a copy.
+    rotary: Whether its rows lie in the order of Meta's rotary embedding, each pair side by side.
+    """
+
+    ours: str
+    split: int | None
+    rotary: bool = False
+
+
+_LAYER = "model.layers.{}."
+# Facts: facebookresearch/chameleon, chameleon/inference/transformer.py (names, and which dimension
+# each rank holds), and huggingface/transformers,
+# models/chameleon/convert_chameleon_weights_to_hf.py (how the files join).
+META_NAMES = {
+    "tok_embeddings.weight": MetaName(EMBEDDINGS, split=1),
+    "norm.weight": MetaName(FINAL_NORM, split=None),
+    "output.weight": MetaName(LM_HEAD, split=0),
+    "layers.{}.attention.wq.weight": MetaName(_LAYER + "self_attn.q_proj.weight", 0, rotary=True),
+    "layers.{}.attention.wk.weight": MetaName(_LAYER + "self_attn.k_proj.weight", 0, rotary=True),
+    "layers.{}.attention.wv.weight": MetaName(_LAYER + "self_attn.v_proj.weight", 0),
+    "layers.{}.attention.wo.weight": MetaName(_LAYER + "self_attn.o_proj.weight", 1),
+    "layers.{}.feed_forward.w1.weight": MetaName(_LAYER + "mlp.gate_proj.weight", 0),
+    "layers.{}.feed_forward.w3.weight": MetaName(_LAYER + "mlp.up_proj.weight", 0),
+    "layers.{}.feed_forward.w2.weight": MetaName(_LAYER + "mlp.down_proj.weight", 1),
+    "layers.{}.attention_norm.weight": MetaName(_LAYER + "input_layernorm.weight", None),
+    "layers.{}.ffn_norm.weight": MetaName(_LAYER + "post_attention_layernorm.weight", None),
+}
+# One LayerNorm a file, shared by that file's query (or key) heads; here each head has a row of its
+# own.
+META_HEAD_NORMS = {
+    "layers.{}.attention.q_normalization.weight": _LAYER + "self_attn.q_norm.weight",
+    "layers.{}.attention.q_normalization.bias": _LAYER + "self_attn.q_norm.bias",
+    "layers.{}.attention.k_normalization.weight": _LAYER + "self_attn.k_norm.weight",
+    "layers.{}.attention.k_normalization.bias": _LAYER + "self_attn.k_norm.bias",
+}

@@ -1,0 +1,88 @@
+"""The parts of a model by parameter name, for reports: how many parameters, how many bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from orthus_core.checkpoint import names
+
+# First match wins; the order is that of reports.
+_PARTS = {
+    "token embeddings": (names.EMBEDDINGS,),
+    "backbone": ("model.layers.", names.FINAL_NORM),
+    "LM head": (names.LM_HEAD,),
+    "diffusion head": (names.DIFFUSION_HEAD,),
+    "input codes": (names.CODEBOOK_IN, names.LINEAR_EMBEDDING),
+    # post_quant_conv is there even where the decoder it feeds is not.
+    "vision encoder": tuple(
+        names.VQ + part for part in ("encoder.", "quant_conv.", "post_quant_conv.")
+    ),
+    "vision codebook": (names.VQ_CODEBOOK,),
+    "pixel decoder": (names.VQ_DECODER,),
+}
+OTHER = "other"
+
+_DTYPE_WORDS = {
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "f16": "fp16",
+    "float32": "fp32",
+    "f32": "fp32",
+    "float64": "fp64",
+    "f64": "fp64",
+}
+
+
+class Sized(Protocol):
+    """What a part is made of: a tensor that knows its size."""
+
+    @property
+    def dtype(self) -> object: ...
+
+    @property
+    def numel(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+class Part(NamedTuple):
+    """One part of a model, with the precisions its tensors lie in, the most used first."""
+
+    name: str
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter of ours belongs to."""
+    return next((part for part, starts in _PARTS.items() if name.startswith(starts)), OTHER)
+
+
+def parts_of(tensors: Mapping[str, Sized]) -> list[Part]:
+    """The parts that are there, in the order of reports."""
+    members: dict[str, list[Sized]] = {part: [] for part in (*_PARTS, OTHER)}
+    for name, tensor in tensors.items():
+        members[part_of(name)].append(tensor)
+    return [_summed(part, found) for part, found in members.items() if found]
+
+
+def _summed(part: str, tensors: list[Sized]) -> Part:
+    parameters_of: Counter[str] = Counter()
+    for tensor in tensors:
+        parameters_of[dtype_word(tensor.dtype)] += tensor.numel
+    return Part(
+        part,
+        sum(parameters_of.values()),
+        sum(tensor.bytes for tensor in tensors),
+        tuple(word for word, _ in parameters_of.most_common()),
+    )
+
+
+def dtype_word(dtype: object) -> str:
+    """A precision in the command line's words: `BF16` and `torch.bfloat16` are both bf16."""
+    word = str(dtype).removeprefix("torch.").lower()
+    return _DTYPE_WORDS.get(word, word)

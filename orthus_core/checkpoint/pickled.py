@@ -1,0 +1,133 @@
+"""Tensors out of `.pth`, `.ckpt` and `.bin` files, which are pickles: read without running
+anything they say.
+
+torch's `weights_only` loader builds tensors and plain containers and refuses every other
+instruction.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orthus_core.checkpoint.headers import PICKLED_INDEX, PICKLED_WEIGHTS, gather_shards
+from orthus_core.checkpoint.lazy import LazyTensor
+from orthus_core.errors import CheckpointError
+
+# A mapped file's pages count as memory from their first use until the map closes, so it is opened
+# anew after as many.
+_REOPEN_AFTER_BYTES = 256 * 2**20
+
+
+class PickledFile:
+    """One pickle of tensors, mapped into memory and opened again from time to time."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._tensors: dict[str, Tensor] = {}
+        self._bytes_read = 0
+
+    def tensors(self) -> dict[str, LazyTensor]:
+        """Every tensor in it, those under a "state_dict" or "model" key included; other values are
+        left out.
+
+        Raises:
+            CheckpointError: When the file is no checkpoint, is cut short, or wants to run code.
+        """
+        self._open()
+        found = {
+            name: LazyTensor(
+                tuple(tensor.shape),
+                tensor.dtype,
+                lambda name=name: self._read(name),
+                str(self.file),
+            )
+            for name, tensor in self._tensors.items()
+        }
+        self._tensors = {}
+        return found
+
+    def _read(self, name: str) -> Tensor:
+        if not self._tensors or self._bytes_read > _REOPEN_AFTER_BYTES:
+            self._open()
+        tensor = self._tensors[name].clone()
+        self._bytes_read += tensor.nbytes
+        return tensor
+
+    def _open(self) -> None:
+        self._tensors = {}  # closes the map that is open before another is made
+        self._tensors = _state_dict(_load(self.file))
+        self._bytes_read = 0
+        if not self._tensors:
+            raise CheckpointError(
+                "there are no tensors in this file",
+                where=str(self.file),
+                hint="give a checkpoint's own weights, a dictionary of named tensors",
+            )
+
+
+def pickled_file(file: Path) -> dict[str, LazyTensor]:
+    """The tensors of one pickle. Raises: CheckpointError, as `PickledFile.tensors`."""
+    return PickledFile(file).tensors()
+
+
+def pickled_folder(folder: Path) -> dict[str, LazyTensor]:
+    """The tensors of a folder with `pytorch_model.bin`, or with its index and shards.
+
+    Raises:
+        CheckpointError: As `PickledFile.tensors`, or when a shard is missing or lacks a tensor.
+    """
+    if (folder / PICKLED_WEIGHTS).is_file():
+        return pickled_file(folder / PICKLED_WEIGHTS)
+    return gather_shards(folder / PICKLED_INDEX, pickled_file)
+
+
+def _load(file: Path) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=_is_zip(file))
+    except pickle.UnpicklingError as error:
+        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if wanted is None:
+            raise _damaged(file) from error
+        raise CheckpointError(
+            f"refused: loading this pickle would call {wanted[1]}; a checkpoint is only tensors",
+            where=str(file),
+            hint="do not load it elsewhere either; get the weights as safetensors from its maker",
+        ) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read a weight file: {error.strerror or error}", where=str(file)
+        ) from error
+    except (RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> CheckpointError:
+    return CheckpointError(
+        "a weight file is damaged or cut short, or is no checkpoint of torch",
+        where=str(file),
+        hint="copy or download it again",
+    )
+
+
+def _is_zip(file: Path) -> bool:
+    """Whether torch wrote it in its present format (1.6 and later), the only one that can be
+    mapped.
+    """
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
+
+
+def _state_dict(loaded: Any) -> dict[str, Tensor]:
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping):
+        return {}
+    return {name: value for name, value in loaded.items() if isinstance(value, Tensor)}

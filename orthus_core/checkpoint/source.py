@@ -1,0 +1,112 @@
+"""A checkpoint to convert, whatever its layout: configuration, tensors by our names, and more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from orthus_core.checkpoint import names
+from orthus_core.checkpoint.configuration import has_decoder
+from orthus_core.checkpoint.lazy import LazyTensor, safetensors_file
+from orthus_core.checkpoint.pickled import pickled_file
+from orthus_core.errors import CheckpointError
+
+# Rows of an LM head that are in fp32 at once: a 7B's whole head would be 1 GB.
+_HEAD_ROWS = 8192
+
+
+class Stack(NamedTuple):
+    """A transformer that reads its weights one layer at a time, in fp32: what the proof runs.
+
+    embed: Token ids [S] to input embeddings [S, D].
+    layer: Number of a layer and hidden states [S, D] to the next ones.
+    finish: Hidden states to the last norm's output [S, D].
+    logits: That output to logits [S, V].
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    layer: Callable[[int, Tensor], Tensor]
+    finish: Callable[[Tensor], Tensor]
+    logits: Callable[[Tensor], Tensor]
+
+
+def project(hidden_SD: Tensor, head_VD: Tensor) -> Tensor:
+    """Logits [S, V] in fp32 of a head in any precision, which is not taken to fp32 as a whole."""
+    parts = head_VD.split(_HEAD_ROWS)
+    return torch.cat([hidden_SD @ part.float().T for part in parts], -1)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a layout's `open_folder` finds.
+
+    path: The folder.
+    layout: The layout's name, for people.
+    config: As transformers' ChameleonConfig, or ours, takes it.
+    tensors: By our names; those that Orthus has no place for are still among them.
+    keep: Files that go along unchanged: tokenizer, processor, licence.
+    texts: Files that are written anew, by name.
+    stack: How the source itself computes, given the precision its weights are to be rounded to
+        (None: as they are).
+    """
+
+    path: Path
+    layout: str
+    config: dict[str, Any]
+    tensors: dict[str, LazyTensor]
+    keep: tuple[Path, ...]
+    texts: dict[str, str]
+    stack: Callable[[torch.dtype | None], Stack]
+
+    @property
+    def is_orthus(self) -> bool:
+        """Whether it is one already: it then keeps its head and its own input codes."""
+        return any(name.startswith(names.DIFFUSION_HEAD) for name in self.tensors)
+
+    @property
+    def has_decoder(self) -> bool:
+        return has_decoder(self.tensors)
+
+
+def vqgan_tensors(file: Path) -> dict[str, LazyTensor]:
+    """The autoencoder of a VQGAN checkpoint, pickled or safetensors, by our names.
+
+    Raises:
+        CheckpointError: When the file is missing, unsafe, or holds no such autoencoder.
+    """
+    if not file.is_file():
+        raise CheckpointError(
+            "there is no such file", where=str(file), hint="give the path of a vqgan.ckpt"
+        )
+    read = safetensors_file if file.suffix == ".safetensors" else pickled_file
+    found = {names.from_vqgan(name): tensor for name, tensor in read(file).items()}
+    tensors = {name: tensor for name, tensor in found.items() if name is not None}
+    if names.VQ_CODEBOOK not in tensors:
+        raise CheckpointError(
+            "this file holds no VQGAN: it has no quantize.embedding",
+            where=str(file),
+            hint="give the vqgan.ckpt that comes with Chameleon (its folder `tokenizer/`)",
+        )
+    return tensors
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a checkpoint folder. Raises: CheckpointError when it does not read."""
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{file.name} does not read: {reason}",
+            where=str(file),
+            hint="copy or download it again",
+        ) from error
+    if not isinstance(table, dict):
+        raise CheckpointError(f"{file.name} is not a JSON object", where=str(file))
+    return table

@@ -1,0 +1,1 @@
+"""Words and pictures on disk become rows a model can learn from."""

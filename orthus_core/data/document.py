@@ -1,0 +1,187 @@
+"""The one record every data set becomes: texts and pictures in order, the user's or the model's.
+
+As JSON a record reads
+
+    {"segments": [{"type": "text", "role": "user", "value": "a snowman"},
+                  {"type": "image", "role": "model", "path": "snowman.png"}],
+     "id": "1", "source": "mine"}
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orthus_core.data.pictures import BytesPicture, FilePicture, Picture, SpriteImage
+from orthus_core.data.sprites import SpritePack
+from orthus_core.errors import DataError
+
+Role = Literal["user", "model"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One text or one picture, and whose it is.
+
+    Raises:
+        DataError: if the type, the role or the value is of another kind.
+    """
+
+    type: Literal["text", "image"]
+    role: Role
+    value: str | Picture
+
+    def __post_init__(self) -> None:
+        if self.type not in ("text", "image"):
+            raise DataError(f"segment type {self.type!r}: it must be 'text' or 'image'")
+        if self.role not in ("user", "model"):
+            raise DataError(f"segment role {self.role!r}: it must be 'user' or 'model'")
+        if self.type == "text" and not isinstance(self.value, str):
+            raise DataError(f"a text segment holds {type(self.value).__name__}, not text")
+        if self.type == "image" and not isinstance(self.value, Picture):
+            raise DataError(f"an image segment holds {type(self.value).__name__}, not a picture")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A training row before tokens: what the user gives, then what the model is to answer.
+
+    Raises:
+        DataError: if there is no segment, or the user speaks after the model.
+    """
+
+    segments: tuple[Segment, ...]
+    id: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.segments:
+            raise DataError("a document needs at least one segment", where=self.id)
+        roles = [segment.role for segment in self.segments]
+        if roles != sorted(roles, reverse=True):
+            raise DataError(
+                "the user's segments must come before the model's",
+                where=self.id,
+                hint="split a conversation of several turns into one document a turn",
+            )
+
+    @property
+    def user(self) -> tuple[Segment, ...]:
+        """The segments that are given."""
+        return tuple(segment for segment in self.segments if segment.role == "user")
+
+    @property
+    def model(self) -> tuple[Segment, ...]:
+        """The segments that are to be answered."""
+        return tuple(segment for segment in self.segments if segment.role == "model")
+
+
+def says(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
+    """Texts and pictures in a row, all of one role."""
+    return tuple(Segment("text" if isinstance(v, str) else "image", role, v) for v in values)
+
+
+def from_record(
+    record: Mapping[str, Any], *, root: Path | None = None, pack: SpritePack | None = None
+) -> Document:
+    """A document out of the record form above.
+
+    Args:
+        record: As read from JSON, or with raw bytes under "bytes".
+        root: The folder that holds every picture a path names; without it any path is taken.
+        pack: Where sprites are looked up.
+
+    Raises:
+        DataError: naming the segment that is wrong.
+    """
+    segments = record.get("segments") if isinstance(record, Mapping) else None
+    if not isinstance(segments, (list, tuple)):
+        raise DataError("a record needs a list of 'segments'")
+    parsed = []
+    for number, segment in enumerate(segments):
+        try:
+            parsed.append(_segment_from(segment, root, pack))
+        except DataError as error:
+            where = f"segments[{number}]" + (f", {error.where}" if error.where else "")
+            raise DataError(error.message, where=where, hint=error.hint) from error
+    return Document(tuple(parsed), str(record.get("id", "")), str(record.get("source", "")))
+
+
+def to_record(document: Document) -> dict[str, Any]:
+    """The record form of a document, ready for JSON; `from_record` reads it back."""
+    return {
+        "segments": [_record_of(segment) for segment in document.segments],
+        "id": document.id,
+        "source": document.source,
+    }
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path `name` under `root`.
+
+    Raises:
+        DataError: when it leads out of it, as a stranger's records may try.
+    """
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
+    return path
+
+
+def _segment_from(segment: Any, root: Path | None, pack: SpritePack | None) -> Segment:
+    if not isinstance(segment, Mapping):
+        raise DataError(f"a segment is a {type(segment).__name__}, not an object")
+    kind, role = segment.get("type"), segment.get("role")
+    if kind == "image":
+        return Segment("image", role, _picture_from(segment, root, pack))  # type: ignore[arg-type]
+    return Segment(kind, role, segment.get("value"))  # type: ignore[arg-type]
+
+
+def _picture_from(
+    segment: Mapping[str, Any], root: Path | None, pack: SpritePack | None
+) -> Picture:
+    if isinstance(path := segment.get("path"), str):
+        return FilePicture(Path(path) if root is None else inside(root, path))
+    content = segment.get("bytes")
+    if isinstance(content, str):
+        try:
+            content = base64.b64decode(content, validate=True)
+        except binascii.Error as error:
+            raise DataError(f"'bytes' is no base64: {error}") from error
+    if isinstance(content, bytes):
+        return BytesPicture(content)
+    value = segment.get("value")
+    if isinstance(value, Mapping) and pack is not None and value.get("sprite") in pack:
+        try:
+            red, green, blue = (int(level) for level in value.get("background", (255, 255, 255)))
+        except (TypeError, ValueError) as error:
+            raise DataError("'background' must be three levels of 0 to 255") from error
+        return SpriteImage(
+            pack,
+            value["sprite"],
+            (red, green, blue),
+            bool(value.get("mirror")),
+            bool(value.get("grey")),
+        )
+    raise DataError("an image segment needs a 'path', 'bytes' or a known sprite")
+
+
+def _record_of(segment: Segment) -> dict[str, Any]:
+    record: dict[str, Any] = {"type": segment.type, "role": segment.role}
+    match segment.value:
+        case FilePicture(path=path):
+            record["path"] = str(path)
+        case BytesPicture(content=content):
+            record["bytes"] = base64.b64encode(content).decode("ascii")
+        case SpriteImage() as image:
+            record["value"] = {"sprite": image.sprite, "background": list(image.background)}
+            record["value"] |= {"mirror": image.mirror, "grey": image.grey}
+        case str() as text:
+            record["value"] = text
+        case other:
+            raise DataError(f"a {type(other).__name__} has no record form")
+    return record

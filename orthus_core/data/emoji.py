@@ -1,0 +1,172 @@
+"""Fluent 3D emoji with Unicode's names become one sprite pack: a small tar beside the source.
+
+The pack is a WebDataset shard: `KEY.json` (names) and `KEY.webp` (picture) for each sprite, sorted,
+with every date and owner zero, so that the same inputs give the same names, order and headers.
+
+Pictures: Fluent Emoji, Microsoft (MIT), from the npm package `@lobehub/fluent-emoji-3d`.
+Names: the npm package `emojibase-data` (MIT), whose English words are Unicode CLDR's (Unicode
+License v3).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from orthus_core.errors import DataError, OutputError
+
+# Three of Unicode's five tones: enough for "make the skin darker", at 60% of the bytes.
+TONES = {1: "light", 3: "medium", 5: "dark"}
+
+# Components are swatches without a meaning of their own; flags are text in another form.
+LEFT_OUT_GROUPS = {"component", "flags"}
+
+# Measured on the whole set: above these the pack passes 9 MB.
+WEBP_QUALITY = 70
+WEBP_ALPHA_QUALITY = 60
+
+_WOMAN_SIGN, _MAN_SIGN = "-200d-2640", "-200d-2642"
+_WOMAN, _MAN, _PERSON = "1f469-", "1f468-", "1f9d1-"
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What went into a pack: counts of sprites, its size, and the names that had no picture."""
+
+    path: Path
+    untoned: int
+    toned: int
+    size_bytes: int
+    without_picture: tuple[str, ...]
+
+
+def build_pack(assets_dir: Path, emojibase_dir: Path, out: Path, size: int = 128) -> PackSummary:
+    """Write the sprite pack of every emoji that has both a name and a picture.
+
+    Skin tones are kept for people and hands that are not the gendered twin of another sprite.
+
+    Args:
+        assets_dir: Folder of `<hex code>.webp` pictures.
+        emojibase_dir: The unpacked `emojibase-data` package.
+        out: The tar to write; it is finished beside its place and renamed.
+        size: Side of a picture in pixels.
+
+    Raises:
+        DataError: if a source file is missing or does not read.
+        OutputError: if `out` cannot be written.
+    """
+    pictures = {_plain(path.stem): path for path in assets_dir.glob("*.webp")}
+    if not pictures:
+        raise DataError(
+            "no .webp pictures found",
+            where=str(assets_dir),
+            hint="unpack the npm package @lobehub/fluent-emoji-3d, and name its assets folder",
+        )
+    named = list(_named_sprites(emojibase_dir))
+    kept = [(meta, pictures[meta["key"]]) for meta in named if meta["key"] in pictures]
+    kept.sort(key=lambda pair: pair[0]["key"])
+
+    unfinished = out.with_name(out.name + ".part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for meta, path in kept:
+                names = {field: value for field, value in meta.items() if field != "key" and value}
+                text = json.dumps(names, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+                _add(tar, f"{meta['key']}.json", text.encode())
+                _add(tar, f"{meta['key']}.webp", _shrunk(path, size))
+        os.replace(unfinished, out)
+    except OSError as error:
+        raise OutputError(f"the pack was not written: {error.strerror}", where=str(out)) from error
+    finally:
+        if unfinished.exists():
+            unfinished.unlink()
+
+    toned = sum(1 for meta, _ in kept if meta["skin"])
+    missing = tuple(m["label"] for m in named if m["key"] not in pictures and not m["skin"])
+    return PackSummary(out, len(kept) - toned, toned, out.stat().st_size, missing)
+
+
+def _named_sprites(emojibase_dir: Path) -> Iterator[dict]:
+    """Each emoji and kept tone, as the names that go into its json member."""
+    groups = _read_json(emojibase_dir / "meta" / "groups.json")
+    entries = _read_json(emojibase_dir / "en" / "data.json")
+    known = {_plain(entry["hexcode"]) for entry in entries}
+    for entry in entries:
+        group = groups["groups"].get(str(entry.get("group")))
+        if group is None or group in LEFT_OUT_GROUPS:
+            continue
+        key = _plain(entry["hexcode"])
+        gender, neutral = _gender(key, known)
+        meta = {
+            "key": key,
+            "label": entry["label"],
+            "tags": entry.get("tags", []),
+            "group": group,
+            "subgroup": groups["subgroups"][str(entry["subgroup"])],
+            "skin": "",
+            "gender": gender,
+            "base": "",
+            "neutral": neutral,
+        }
+        yield meta
+        if not gender:
+            for toned in entry.get("skins", []):
+                # A couple of two tones has a list here.
+                tone = TONES.get(toned["tone"]) if isinstance(toned["tone"], int) else None
+                if tone:
+                    yield meta | {"key": _plain(toned["hexcode"]), "skin": tone, "base": key}
+
+
+def _gender(key: str, known: set[str]) -> tuple[str, str]:
+    """("woman" | "man" | "", key of the genderless twin), by Unicode's two ways of joining them."""
+    for gender, sign, lead in (("woman", _WOMAN_SIGN, _WOMAN), ("man", _MAN_SIGN, _MAN)):
+        if key.endswith(sign):
+            return gender, key.removesuffix(sign)
+        neutral = _PERSON + key.removeprefix(lead)
+        if key.startswith(lead) and neutral in known:
+            return gender, neutral
+    return "", ""
+
+
+def _plain(hexcode: str) -> str:
+    """The hex code in lower case, without the variation selectors that the sources disagree on."""
+    return hexcode.lower().replace("-fe0f", "")
+
+
+def _read_json(path: Path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot read the emoji names: {error}",
+            where=str(path),
+            hint="unpack the npm package emojibase-data and point --names at it",
+        ) from error
+
+
+def _shrunk(path: Path, size: int) -> bytes:
+    """The picture at `size` x `size` as webp."""
+    try:
+        with Image.open(path, formats=["WEBP"]) as image:
+            rgba = image.convert("RGBA")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read the picture: {error}", where=str(path)) from error
+    # Scaled with alpha multiplied in: what lies under transparent pixels stays out of the edges.
+    small = rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=WEBP_QUALITY, alpha_quality=WEBP_ALPHA_QUALITY, method=6)
+    return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

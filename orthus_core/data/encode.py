@@ -1,0 +1,197 @@
+"""From a document to the ids of one row, and what each position is to predict.
+
+    text to image   <s> text SEP | [BOI] patches [EOI] </s>
+    understanding   <s> [BOI] patches [EOI] question SEP | answer </s>
+    edit            <s> [BOI] patches [EOI] instruction SEP | [BOI] patches [EOI] </s>
+    story           <s> the user's texts and pictures SEP | text [BOI] patches [EOI] text ... </s>
+
+Everything after SEP is the model's. `<image>` stands in each patch's slot; the patches themselves
+are features, or for a discrete Chameleon code tokens. Source: Chameleon's chat layout (2405.09818)
+as the released Orthus scripts use it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from orthus_core.data.document import Document, Segment, says
+from orthus_core.data.pictures import Picture
+from orthus_core.data.tokenizer import text_ids
+from orthus_core.errors import DataError
+
+# Where nothing is to be predicted.
+IGNORE = -100
+
+# What the released scripts give the branch without a condition.
+UNCONDITIONAL_PROMPT = "Generate an image."
+
+
+class HasTokenIds(Protocol):
+    """The part of `OrthusConfig` that rows are made of."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    sep_token_id: int | None
+    boi_token_id: int | None
+    eoi_token_id: int | None
+
+    @property
+    def image_token_id(self) -> int | None: ...
+
+
+class TokenIds(NamedTuple):
+    """The ids that rows are built of, besides text."""
+
+    bos: int
+    eos: int
+    pad: int
+    sep: int
+    boi: int
+    eoi: int
+    image: int
+
+    @classmethod
+    def of(cls, config: HasTokenIds) -> TokenIds:
+        """The ids a model's config names. Raises: DataError when one is missing."""
+        ids = {name: getattr(config, f"{name}_token_id") for name in cls._fields}
+        missing = [name for name, token_id in ids.items() if token_id is None]
+        if missing:
+            raise DataError(
+                f"the model names no token id for {', '.join(missing)}",
+                where="config.json",
+                hint="its vocabulary_map must hold Chameleon's special tokens",
+            )
+        return cls(**ids)
+
+
+class Encoded(NamedTuple):
+    """One row.
+
+    Attributes:
+        ids: Token ids [S], `<image>` in each patch's slot.
+        text_targets: [S]; the id that follows where a token is to be predicted, else `IGNORE`.
+        pictures: Those whose patches fill the slots, in order.
+    """
+
+    ids: list[int]
+    text_targets: list[int]
+    pictures: tuple[Picture, ...]
+
+
+def encode(
+    document: Document,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: TokenIds,
+    patches: int,
+    *,
+    train_on: Literal["model", "all"] = "model",
+    longest: int | None = None,
+) -> Encoded:
+    """A document as one row.
+
+    Args:
+        document: Texts and pictures in order.
+        tokenizer: Of the model.
+        ids: Of the model.
+        patches: P, the slots of one picture.
+        train_on: Whether the user's text is predicted too. Pictures are targets either way.
+        longest: The model's context.
+
+    Raises:
+        DataError: if the row does not fit the context.
+    """
+    row, predicted = [ids.bos], [False]
+    pictures: list[Picture] = []
+
+    def add(new: list[int], of_model: bool) -> None:
+        row.extend(new)
+        predicted.extend([of_model or train_on == "all"] * len(new))
+
+    for segment in document.user:
+        add(_segment_ids(segment, tokenizer, ids, patches, pictures), of_model=False)
+    if document.user:
+        add([ids.sep], of_model=False)
+    for segment in document.model:
+        add(_segment_ids(segment, tokenizer, ids, patches, pictures), of_model=True)
+    if document.model:
+        add([ids.eos], of_model=True)
+
+    if longest is not None and len(row) > longest:
+        raise DataError(
+            f"the row has {len(row)} positions, the context {longest}",
+            where=document.id,
+            hint="use shorter texts or fewer pictures a row",
+        )
+    follows = [*zip(row[1:], predicted[1:], strict=True), (ids.image, False)]
+    targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
+    return Encoded(row, targets, tuple(pictures))
+
+
+def with_codes(
+    encoded: Encoded, codes: Sequence[Sequence[int]], ids: TokenIds, code_token_ids: Sequence[int]
+) -> Encoded:
+    """The same row for a discrete Chameleon: code tokens fill the slots and are predicted as text.
+
+    Args:
+        encoded: A row with `<image>` slots.
+        codes: For each picture its P codes.
+        ids: Of the model.
+        code_token_ids: Token id of each code.
+    """
+    filling = iter([code_token_ids[code] for picture in codes for code in picture])
+    row = [next(filling) if token == ids.image else token for token in encoded.ids]
+    targets = list(encoded.text_targets)
+    for position, token in enumerate(encoded.ids):
+        if token == ids.image:
+            targets[position - 1] = row[position]
+    return Encoded(row, targets, ())
+
+
+def drop_condition(
+    document: Document,
+    rng: random.Random,
+    chance: float,
+    *,
+    unconditional: str = UNCONDITIONAL_PROMPT,
+) -> Document:
+    """The document, sometimes without what guidance will need to be dropped (2207.12598).
+
+    Text to image: the caption becomes the unconditional prompt with `chance`. Edit: the
+    instruction, the picture, or both are dropped with `chance` each (2211.09800); without both the
+    unconditional prompt is left. Other documents stay as they are.
+    """
+    user, model = document.user, document.model
+    if not user or not model or model[0].type != "image" or len(model) > 1:
+        return document
+    drawn = rng.random()
+    pictures = tuple(segment for segment in user if segment.type == "image")
+    texts = tuple(segment for segment in user if segment.type == "text")
+    if not pictures:
+        kept = says("user", unconditional) if drawn < chance else user
+    elif drawn < chance:
+        kept = pictures
+    elif drawn < 2 * chance:
+        kept = texts
+    elif drawn < 3 * chance:
+        kept = says("user", unconditional)
+    else:
+        kept = user
+    return Document(kept + model, document.id, document.source)
+
+
+def _segment_ids(
+    segment: Segment,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: TokenIds,
+    patches: int,
+    pictures: list[Picture],
+) -> list[int]:
+    if isinstance(segment.value, str):
+        return text_ids(tokenizer, segment.value)
+    pictures.append(segment.value)
+    return [ids.boi, *[ids.image] * patches, ids.eoi]

@@ -1,0 +1,192 @@
+"""A sprite pack: small named pictures with alpha, read straight out of one tar.
+
+Nothing is unpacked to disk, and a pack from a stranger can at worst be refused: member names,
+kinds, counts and sizes are all bounded before a byte of them is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from orthus_core.errors import DataError
+
+STARTER_PACK = Path(__file__).parents[1] / "starter" / "sprites" / "fluent-3d-128.tar"
+
+MAX_SPRITES = 100_000
+MAX_PICTURE_BYTES = 1 << 20
+MAX_NAMES_BYTES = 1 << 16
+MAX_PICTURE_SIDE = 1024
+
+_MEMBER = re.compile(r"([0-9A-Za-z_-]{1,80})\.(json|webp|png)")
+_TEXT_FIELDS = ("label", "group", "subgroup", "skin", "gender", "base", "neutral")
+
+Colour = tuple[int, int, int]
+WHITE: Colour = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """One named picture.
+
+    Attributes:
+        key: Its name in the pack, for emoji the hex code.
+        label: What it is called: "red apple".
+        tags: Further words for it.
+        group: "animals-nature"; subgroup: "animal-mammal".
+        skin: "", or the tone "light", "medium" or "dark".
+        gender: "", or "woman" or "man" where the sprite has a twin without one.
+        base: Key of the sprite without the tone (its own, when it has none).
+        neutral: Key of the sprite without the gender (its own, when it has none).
+    """
+
+    key: str
+    label: str
+    tags: tuple[str, ...] = ()
+    group: str = ""
+    subgroup: str = ""
+    skin: str = ""
+    gender: str = ""
+    base: str = ""
+    neutral: str = ""
+
+
+class SpritePack:
+    """The sprites of one tar, in the order of their keys.
+
+    `pack["1f431"]` is a `Sprite`, `pack.image(sprite, 64)` its pixels. Only names are held in
+    memory; a picture is read when it is asked for. Packs pickle, so workers may share one.
+    """
+
+    def __init__(
+        self, path: Path, digest: str, sprites: list[Sprite], places: dict[str, tuple[int, int]]
+    ) -> None:
+        self.path = path
+        self.digest = digest
+        self._sprites = {sprite.key: sprite for sprite in sprites}
+        self._places = places
+
+    @classmethod
+    def open(cls, path: Path | str | None = None) -> SpritePack:
+        """Read the names of a pack, by default of the one that ships with the source.
+
+        Raises:
+            DataError: if the file is missing, is no tar, or breaks the limits of this module.
+        """
+        path = Path(path) if path is not None else STARTER_PACK
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            with tarfile.open(path, "r:") as tar:
+                names, places = _read_index(tar, path)
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(
+                f"cannot open the sprite pack: {error}",
+                where=str(path),
+                hint="make one with `orthus data prepare emoji`",
+            ) from error
+        unpaired = sorted(names.keys() ^ places.keys())
+        if unpaired:
+            raise DataError(
+                f"sprite {unpaired[0]!r} lacks its picture or its names", where=str(path)
+            )
+        sprites = [_sprite(key, names[key], path) for key in sorted(names)]
+        return cls(path, digest, sprites, places)
+
+    def __len__(self) -> int:
+        return len(self._sprites)
+
+    def __iter__(self) -> Iterator[Sprite]:
+        return iter(self._sprites.values())
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._sprites
+
+    def __getitem__(self, key: str) -> Sprite:
+        return self._sprites[key]
+
+    def image(
+        self, sprite: Sprite | str, size: int, background: Colour = WHITE, mirror: bool = False
+    ) -> np.ndarray:
+        """The sprite on a plain background, as uint8 [size, size, 3].
+
+        It is scaled with alpha multiplied in (Lanczos), then laid over the background: the colour
+        under transparent pixels never bleeds into the edge.
+
+        Raises:
+            DataError: if the picture does not read.
+        """
+        scaled = self.rgba(sprite).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
+        over_HW4 = np.asarray(scaled, dtype=np.float32)
+        colour_HW3, cover_HW1 = over_HW4[..., :3], over_HW4[..., 3:] / 255.0
+        laid_HW3 = colour_HW3 + (1.0 - cover_HW1) * np.asarray(background, dtype=np.float32)
+        pixels_HW3 = np.clip(np.rint(laid_HW3), 0, 255).astype(np.uint8)
+        return np.ascontiguousarray(pixels_HW3[:, ::-1]) if mirror else pixels_HW3
+
+    def rgba(self, sprite: Sprite | str) -> Image.Image:
+        """The sprite as it is stored, with alpha.
+
+        Raises:
+            DataError: if the picture does not read.
+        """
+        key = sprite.key if isinstance(sprite, Sprite) else sprite
+        offset, length = self._places[key]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(length)
+        try:
+            with Image.open(io.BytesIO(content), formats=["WEBP", "PNG"]) as image:
+                if max(image.size) > MAX_PICTURE_SIDE:
+                    raise DataError(f"sprite {key!r} is {image.size} pixels", where=str(self.path))
+                return image.convert("RGBA")
+        except (OSError, ValueError, SyntaxError) as error:
+            raise DataError(f"cannot read sprite {key!r}: {error}", where=str(self.path)) from error
+
+
+def _read_index(
+    tar: tarfile.TarFile, path: Path
+) -> tuple[dict[str, bytes], dict[str, tuple[int, int]]]:
+    """Names by key, and by key the (offset, length) of each picture in the file."""
+    names: dict[str, bytes] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for count, member in enumerate(tar):
+        matched = _MEMBER.fullmatch(member.name)
+        if matched is None or not member.isreg() or count >= 2 * MAX_SPRITES:
+            raise DataError(f"{member.name!r} does not belong in a sprite pack", where=str(path))
+        key, kind = matched.groups()
+        if member.size > (MAX_NAMES_BYTES if kind == "json" else MAX_PICTURE_BYTES):
+            raise DataError(f"{member.name!r} is {member.size} bytes long", where=str(path))
+        if key in (names if kind == "json" else places):
+            raise DataError(f"{member.name!r} is there twice", where=str(path))
+        if kind == "json":
+            content = tar.extractfile(member)
+            assert content is not None  # isreg() above
+            names[key] = content.read()
+        else:
+            places[key] = (member.offset_data, member.size)
+    return names, places
+
+
+def _sprite(key: str, text: bytes, path: Path) -> Sprite:
+    try:
+        names = json.loads(text)
+        fields = {field: names[field] for field in _TEXT_FIELDS if field in names}
+        tags = tuple(names.get("tags", ()))
+        if not all(isinstance(value, str) for value in (*fields.values(), *tags)):
+            raise ValueError("a name is not text")
+        if not fields.get("label"):
+            raise ValueError("no label")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"cannot read the names of sprite {key!r}: {error}", where=str(path)
+        ) from error
+    links = {"base": fields.pop("base", key), "neutral": fields.pop("neutral", key)}
+    return Sprite(key, tags=tags, **fields, **links)

@@ -1,0 +1,92 @@
+"""Just enough English to speak of one thing: articles, plurals and lists."""
+
+from __future__ import annotations
+
+# Words that name a stuff or an act: they take no article.
+UNCOUNTED = frozenset(
+    """
+    bacon bread broccoli butter candy chocolate clothes coffee confetti construction coral corn
+    curry cutlery dango dna falafel fog fondue food garlic honey ice lightning luggage mail maize
+    mate meat milk money oden pasta polish popcorn rain ramen rice sake salad salt seafood snow
+    soap soda spaghetti sushi tea thread water wine wood yarn
+    """.split()
+)
+
+# Names of one thing only, which stand without an article.
+PROPER = frozenset(
+    """
+    aquarius aries cancer capricorn gemini leo libra mount mrs. mx om ophiuchus pisces sagittarius
+    santa saturn scorpio taurus virgo zzz
+    """.split()
+)
+
+# The only one of its kind: "the sun" is what people write.
+DEFINITE = frozenset(
+    {"sun", "statue of liberty", "milky way", "tokyo tower", "eiffel tower", "kaaba"}
+)
+
+# They end in s and are one.
+_SINGULAR_ENDS = ("ss", "us", "is")
+_SINGULAR = frozenset({"circus", "rhinoceros", "tennis"})
+_PLURAL = frozenset({"children", "dice", "feet", "geese", "men", "mice", "people", "skis", "women"})
+
+# Where a name goes on after the word that decides about singular and plural.
+_AFTER_HEAD = frozenset(
+    "and at behind between facing for from holding in of on over pointing showing to under with "
+    "without".split()
+)
+# What these do follows them: "a person lifting weights".
+_DOERS = frozenset({"face", "man", "men", "people", "person", "woman", "women"})
+
+# Vowel letters that sound like a consonant, and the other way round.
+_A_DESPITE_VOWEL = ("uni", "use", "eu", "ewe", "ufo", "one", "once", "ukulele", "u-")
+_AN_DESPITE_CONSONANT = ("hour", "honest", "heir", "x-ray", "8", "11", "18")
+_LETTERS_WITH_AN = frozenset("AEFHILMNORSX")
+
+
+def with_article(name: str) -> str:
+    """A name as it stands in a sentence: "a cat", "an apple", "french fries", "the milky way".
+
+    Args:
+        name: What a thing is called, without an article.
+    """
+    words = name.split()
+    if name.lower() in DEFINITE:
+        return f"the {name}"
+    if words[0].lower() in PROPER or is_plural(name) or head_of(name).lower() in UNCOUNTED:
+        return name
+    return f"{'an' if _sounds_like_a_vowel(words[0]) else 'a'} {name}"
+
+
+def is_plural(name: str) -> bool:
+    """Whether a name is of several things: "grapes", "flower playing cards"."""
+    head = head_of(name).lower()
+    if head in _PLURAL:
+        return True
+    return head.endswith("s") and not head.endswith(_SINGULAR_ENDS) and head not in _SINGULAR
+
+
+def head_of(name: str) -> str:
+    """The word that decides: "ear" of "ear of corn", "fries" of "french fries"."""
+    words = name.split()
+    for before, word in zip(words, words[1:], strict=False):
+        doing = word.endswith("ing") and before.lower() in _DOERS
+        if doing or word.lower() in _AFTER_HEAD:
+            return before
+    return words[-1]
+
+
+def listed(items: list[str]) -> str:
+    """Items as a sentence lists them: "a man, a woman and a boy"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _sounds_like_a_vowel(word: str) -> bool:
+    lower = word.lower()
+    if lower.startswith(_AN_DESPITE_CONSONANT):
+        return True
+    letters = word.strip("!")
+    # Read letter by letter ("an SOS button"), unless it makes a word.
+    if letters.isupper() and len(letters) <= 3 and letters not in ("NEW", "UP"):
+        return letters[0] in _LETTERS_WITH_AN
+    return lower[0] in "aeiou" and not lower.startswith(_A_DESPITE_VOWEL)

@@ -1,0 +1,1 @@
+"""The losses: text, diffusion, their sum, and the autoencoder's reconstruction."""

@@ -1,0 +1,3 @@
+"""The model: configuration, soft embedding, diffusion head, noise schedule, vision autoencoder, and
+Orthus itself.
+"""

@@ -1,0 +1,202 @@
+"""What an Orthus is made of, as one validated, saveable configuration.
+
+`OrthusConfig` adds to Chameleon's the soft embedding, the diffusion head, the noise schedule and a
+model's own sampling defaults. Released folders lack most of these; their values are the defaults
+here (2412.00127).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import ChameleonConfig, ChameleonVQVAEConfig
+from transformers.configuration_utils import PreTrainedConfig
+
+from orthus_core.errors import CheckpointError
+
+# Chameleon's own names for the tokens around a picture (its text tokenizer's vocabulary).
+BOI_TOKEN = "<racm3:break>"
+EOI_TOKEN = "<eoss>"
+SEP_TOKEN = "<reserved08706>"
+IMAGE_TOKEN = "<image>"
+
+# What the released scripts sample with (REFERENCE: DDIM 100, guidance 5; noise as drawn).
+RELEASED_SAMPLING: dict[str, Any] = {
+    "steps": 100,
+    "guidance": 5.0,
+    "image_guidance": 1.5,
+    "noise_scale": 1.0,
+    "unconditional_prompt": "Generate an image.",
+}
+
+
+def code_of_token_name(name: str) -> int | None:
+    """The code j that a vocabulary name such as `IMGIMGBACZ` (code 102) stands for, or None for
+    other names.
+
+    Chameleon writes the decimal digits of j as the letters A-J between `IMGIMG` and `Z`.
+    """
+    if not (name.startswith("IMGIMG") and name.endswith("Z")):
+        return None
+    letters = name[len("IMGIMG") : -1]
+    if not letters or any(letter not in "ABCDEFGHIJ" for letter in letters):
+        return None
+    return int("".join(str(ord(letter) - ord("A")) for letter in letters))
+
+
+def token_name_of_code(code: int) -> str:
+    """Chameleon's vocabulary name of code j: `token_name_of_code(102) == "IMGIMGBACZ"`."""
+    return "IMGIMG" + "".join(chr(ord("A") + int(digit)) for digit in str(code)) + "Z"
+
+
+@strict
+class OrthusVQConfig(ChameleonVQVAEConfig):
+    """Chameleon's vision autoencoder, with a word on whether its pixel decoder is there.
+
+    `has_decoder` is False for models converted from a source that carries none
+    (facebook/chameleon-7b).
+    """
+
+    model_type = "orthus_vqgan"
+    has_decoder: bool = True
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels along one side of a patch: f16 for the released models."""
+        return 2 ** (len(self.channel_multiplier) - 1)
+
+
+@strict
+class OrthusConfig(ChameleonConfig):
+    """Configuration of an Orthus; every field beyond Chameleon's has the released 7B's value as
+    default.
+
+    embedding: How a feature enters the backbone: "softmax" over code distances, or the paper's
+        ablations "argmin", "linear".
+    embedding_temperature: tau of that softmax, in squared feature units.
+    embedding_distance: "exact" (fp32, without the |z|^2 that cancels) or "release" (as the released
+        code rounds it).
+    head_width, head_depth: Width and number of AdaLN blocks of the diffusion head.
+    latent_scale: Factor on features before diffusion; undone after.
+    prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
+    num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise schedule.
+    sampling: This model's own sampling defaults; missing keys take the released values.
+    origin: What the model was made from, for `orthus info`.
+    """
+
+    model_type = "orthus"
+    sub_configs_defaults = {"vq_config": OrthusVQConfig}
+
+    boi_token_id: int | None = None
+    eoi_token_id: int | None = None
+    sep_token_id: int | None = None
+    embedding: str = "softmax"
+    embedding_temperature: float | int = 1.0
+    embedding_distance: str = "exact"
+    head_width: int = 1536
+    head_depth: int = 3
+    latent_scale: float | int = 0.1
+    prediction: str = "v"
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    zero_terminal_snr: bool = True
+    sampling: dict | None = None
+    origin: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.vq_config, PreTrainedConfig) and not isinstance(
+            self.vq_config, OrthusVQConfig
+        ):
+            self.vq_config = self.vq_config.to_dict()
+        if isinstance(self.vq_config, dict):
+            # A Chameleon folder names its own class here; ours reads the same fields.
+            self.vq_config = {k: v for k, v in self.vq_config.items() if k != "model_type"}
+        super().__post_init__(**kwargs)
+        names = self.vocabulary_map or {}
+        if self.boi_token_id is None:
+            self.boi_token_id = names.get(BOI_TOKEN)
+        if self.eoi_token_id is None:
+            self.eoi_token_id = names.get(EOI_TOKEN)
+        if self.sep_token_id is None:
+            self.sep_token_id = names.get(SEP_TOKEN)
+
+    def validate_choices(self) -> None:
+        """Raises: CheckpointError when a field holds a word that no code here understands."""
+        choices = {
+            "embedding": ("softmax", "argmin", "linear"),
+            "embedding_distance": ("exact", "release"),
+            "prediction": ("v", "epsilon"),
+            "beta_schedule": ("scaled_linear", "linear"),
+        }
+        for field, allowed in choices.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise CheckpointError(
+                    f"{field} is {value!r}",
+                    where="config.json",
+                    hint=f"use one of {', '.join(allowed)}",
+                )
+        if not self.embedding_temperature > 0:
+            raise CheckpointError(
+                f"embedding_temperature is {self.embedding_temperature}, it must be above 0",
+                where="config.json",
+                hint='for a hard lookup set embedding = "argmin"',
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in one picture."""
+        side = self.vq_config.resolution // self.vq_config.downsampling
+        return side, side
+
+    @property
+    def patches(self) -> int:
+        """P, the patches of one picture."""
+        rows, columns = self.grid
+        return rows * columns
+
+    @property
+    def feature_channels(self) -> int:
+        """C, the channels of one patch feature."""
+        return self.vq_config.embed_dim
+
+    @property
+    def num_codes(self) -> int:
+        """K, the codes of the autoencoder's codebook."""
+        return self.vq_config.num_embeddings
+
+    @property
+    def code_token_ids(self) -> list[int]:
+        """Token id of each code j = 0..K-1, read from the vocabulary's IMGIMG names rather than
+        assumed.
+
+        Raises: CheckpointError when the vocabulary is missing or lacks a code.
+        """
+        if not self.vocabulary_map:
+            raise CheckpointError(
+                "the configuration has no vocabulary_map, so image codes have no token ids",
+                where="config.json",
+                hint="open a folder made by `orthus convert`, or set it to tokenizer.get_vocab()",
+            )
+        id_of_code: dict[int, int] = {}
+        for name, token_id in self.vocabulary_map.items():
+            code = code_of_token_name(name)
+            if code is not None:
+                id_of_code[code] = token_id
+        missing = [code for code in range(self.num_codes) if code not in id_of_code]
+        if missing:
+            raise CheckpointError(
+                f"the vocabulary names no token for {len(missing)} of {self.num_codes} codes, "
+                f"the first is {token_name_of_code(missing[0])}",
+                where="config.json: vocabulary_map",
+                hint="the tokenizer must be the checkpoint's own, with Chameleon's IMGIMG tokens",
+            )
+        return [id_of_code[code] for code in range(self.num_codes)]
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        """This model's sampling values, with the released ones where it names none."""
+        return RELEASED_SAMPLING | (self.sampling or {})

@@ -1,0 +1,92 @@
+"""The pixel decoder of the vision autoencoder: features on a grid back to pixels.
+
+Chameleon in transformers has only the encoder. This is its mirror image (the VQGAN of 2012.09841),
+built from transformers' own residual and attention blocks, so that its parameters carry the
+released names.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import ChameleonVQVAEConfig
+from transformers.models.chameleon.modeling_chameleon import (
+    ChameleonVQVAEEncoderAttnBlock,
+    ChameleonVQVAEEncoderResnetBlock,
+)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width by repetition, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x_MCHW: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x_MCHW, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """Residual blocks (with attention where the config asks for it) at one resolution, then the
+    step up.
+    """
+
+    def __init__(
+        self, config: ChameleonVQVAEConfig, inputs: int, outputs: int, resolution: int, last: bool
+    ) -> None:
+        super().__init__()
+        blocks = config.num_res_blocks + 1  # one more than the encoder has
+        widths = [inputs] + [outputs] * blocks
+        self.block = nn.ModuleList(
+            ChameleonVQVAEEncoderResnetBlock(config, widths[i], outputs) for i in range(blocks)
+        )
+        attends = resolution in (config.attn_resolutions or ()) and config.attn_type == "vanilla"
+        self.attn = nn.ModuleList(
+            ChameleonVQVAEEncoderAttnBlock(outputs) for _ in range(blocks if attends else 0)
+        )
+        self.upsample = nn.Identity() if last else Upsample(outputs)
+
+    def forward(self, x_MCHW: Tensor) -> Tensor:
+        for index, block in enumerate(self.block):
+            x_MCHW = block(x_MCHW)
+            if len(self.attn):
+                x_MCHW = self.attn[index](x_MCHW)
+        return self.upsample(x_MCHW)
+
+
+class PixelDecoder(nn.Module):
+    """Latents [M, latent_channels, h, w] (after post_quant_conv) to pixels [M, 3, H, W]."""
+
+    def __init__(self, config: ChameleonVQVAEConfig) -> None:
+        super().__init__()
+        widths = [config.base_channels * multiplier for multiplier in config.channel_multiplier]
+        top = widths[-1]
+        self.conv_in = nn.Conv2d(config.latent_channels, top, kernel_size=3, padding=1)
+        self.mid = nn.Module()
+        self.mid.block_1 = ChameleonVQVAEEncoderResnetBlock(config, top, top)
+        vanilla = config.attn_type == "vanilla"
+        self.mid.attn_1 = ChameleonVQVAEEncoderAttnBlock(top) if vanilla else nn.Identity()
+        self.mid.block_2 = ChameleonVQVAEEncoderResnetBlock(config, top, top)
+        # `up.N` is numbered as the encoder's levels are: 0 is full resolution, and it is run last.
+        self.up = nn.ModuleList(
+            Level(
+                config,
+                inputs=widths[min(level + 1, len(widths) - 1)],
+                outputs=widths[level],
+                resolution=config.resolution // 2**level,
+                last=level == 0,
+            )
+            for level in range(len(widths))
+        )
+        self.norm_out = nn.GroupNorm(num_groups=32, num_channels=widths[0], eps=1e-6)
+        self.conv_out = nn.Conv2d(widths[0], config.in_channels, kernel_size=3, padding=1)
+
+    def forward(self, latents_MChw: Tensor) -> Tensor:
+        x_MCHW = self.conv_in(latents_MChw)
+        x_MCHW = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x_MCHW)))
+        for level in reversed(self.up):
+            x_MCHW = level(x_MCHW)
+        x_MCHW = self.norm_out(x_MCHW)
+        return self.conv_out(x_MCHW * torch.sigmoid(x_MCHW))

@@ -1,0 +1,174 @@
+"""The diffusion head: a small AdaLN network that denoises one image feature given one hidden state.
+
+Each block normalises its input, shifts and scales it by amounts computed from (time, condition),
+passes it through two linear layers and adds the result back through a gate (2406.11838 and
+2212.09748, without attention). Those amounts do not depend on the noisy input, so for a whole
+denoising run they are computed at once, before the loop: `plan`.
+
+Legend: N rows, C feature channels, D hidden, W head width, L blocks, T times of a plan.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Length of the sinusoidal code of a timestep, fixed by the released weights.
+TIME_CODE_LENGTH = 256
+# LayerNorm epsilon of the head.
+HEAD_EPS = 1e-6
+
+
+def time_code(t_N: Tensor) -> Tensor:
+    """Sinusoids of a timestep, cosines first, wavelengths from 2 pi to 20000 pi: fp32 [N, 256]
+    (1706.03762, 3.5).
+    """
+    half = TIME_CODE_LENGTH // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=t_N.device) / half
+    angles = t_N.float().unsqueeze(-1) * torch.exp(-math.log(10000) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (1 + scale) + shift."""
+    return x * (1 + scale) + shift
+
+
+class TimeEmbedding(nn.Module):
+    """Two linear layers on the sinusoids of a timestep: [N] -> [N, W]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(TIME_CODE_LENGTH, width), nn.SiLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, t_N: Tensor) -> Tensor:
+        return self.mlp(time_code(t_N).to(self.mlp[0].weight.dtype))
+
+
+class Block(nn.Module):
+    """LayerNorm, modulation, linear, SiLU, linear, gated residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_ln = nn.LayerNorm(width, eps=HEAD_EPS)
+        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 3 * width))
+
+    def forward(self, x_NW: Tensor, shift_NW: Tensor, scale_NW: Tensor, gate_NW: Tensor) -> Tensor:
+        return x_NW + gate_NW * self.mlp(modulate(self.in_ln(x_NW), shift_NW, scale_NW))
+
+
+class FinalLayer(nn.Module):
+    """LayerNorm without weights, modulation, linear to the feature's channels."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.linear = zero_linear(width, channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 2 * width))
+
+    def forward(self, x_NW: Tensor, shift_NW: Tensor, scale_NW: Tensor) -> Tensor:
+        x_NW = F.layer_norm(x_NW, x_NW.shape[-1:], eps=HEAD_EPS)
+        return self.linear(modulate(x_NW, shift_NW, scale_NW))
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer that starts at zero, flagged so that the model's own initialisation leaves it
+    there.
+    """
+    layer = nn.Linear(inputs, outputs)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    layer.starts_at_zero = True  # type: ignore[assignment]
+    return layer
+
+
+class Plan(NamedTuple):
+    """What a denoising run needs of the head that no patch changes: made once, used for every
+    patch.
+
+    time_TW: Time embeddings of the run's timesteps.
+    weight, bias: All AdaLN layers stacked, [(3 L + 2) W, W] and [(3 L + 2) W].
+    """
+
+    time_TW: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+class Modulation(NamedTuple):
+    """Shift, scale and gate of every block at every step of a plan, [T, N, (3 L + 2) W], made by
+    one GEMM.
+    """
+
+    amounts_TNM: Tensor
+
+    def at(self, step: int, width: int) -> tuple[Tensor, ...]:
+        """The amounts of one step as 3 L + 2 tensors [N, W]: (shift, scale, gate) a block, then
+        (shift, scale).
+        """
+        return self.amounts_TNM[step].split(width, dim=-1)
+
+
+class DiffusionHead(nn.Module):
+    """Predicts the velocity (or noise) of noisy features from timesteps and hidden states.
+
+    Args:
+        channels: C, channels of a feature.
+        cond_dim: D, size of the hidden state it is conditioned on.
+        width: W, its own width.
+        depth: L, its AdaLN blocks.
+
+    Source: 2412.00127, section 3.2; structure as in MAR's head (2406.11838).
+    """
+
+    def __init__(self, channels: int, cond_dim: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.width = width
+        self.time_embed = TimeEmbedding(width)
+        self.cond_embed = nn.Linear(cond_dim, width)
+        self.input_proj = nn.Linear(channels, width)
+        self.res_blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.final_layer = FinalLayer(width, channels)
+
+    def forward(self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor) -> Tensor:
+        """Prediction for rows that each have their own time and condition, as in training: [N, C].
+
+        Args:
+            x_NC: Noisy features, already multiplied by the config's latent_scale.
+            t_N: Integer timesteps.
+            cond_ND: Hidden states one position before each patch.
+        """
+        y_NW = self.time_embed(t_N) + self.cond_embed(cond_ND)
+        x_NW = self.input_proj(x_NC)
+        for block in self.res_blocks:
+            x_NW = block(x_NW, *block.adaLN_modulation(y_NW).chunk(3, dim=-1))
+        return self.final_layer(x_NW, *self.final_layer.adaLN_modulation(y_NW).chunk(2, dim=-1))
+
+    def plan(self, timesteps_T: Tensor) -> Plan:
+        """Time embeddings and stacked AdaLN weights for a run over these timesteps."""
+        layers = [block.adaLN_modulation[1] for block in self.res_blocks]
+        layers.append(self.final_layer.adaLN_modulation[1])
+        return Plan(
+            self.time_embed(timesteps_T),
+            torch.cat([layer.weight for layer in layers]),
+            torch.cat([layer.bias for layer in layers]),
+        )
+
+    def modulation(self, plan: Plan, cond_ND: Tensor) -> Modulation:
+        """All amounts of all steps for these conditions, in one GEMM over T x N rows."""
+        y_TNW = plan.time_TW.unsqueeze(1) + self.cond_embed(cond_ND)
+        return Modulation(F.linear(F.silu(y_TNW), plan.weight, plan.bias))
+
+    def step(self, x_NC: Tensor, modulation: Modulation, step: int) -> Tensor:
+        """`forward` at step number `step` of a plan, with the modulation already known: [N, C]."""
+        amounts = modulation.at(step, self.width)
+        x_NW = self.input_proj(x_NC)
+        for index, block in enumerate(self.res_blocks):
+            x_NW = block(x_NW, *amounts[3 * index : 3 * index + 3])
+        return self.final_layer(x_NW, *amounts[-2:])

@@ -1,0 +1,78 @@
+"""The recipe of `convert`: how a Chameleon becomes an Orthus.
+
+The defaults are the released 7B's (arXiv 2412.00127, and the shapes of its checkpoints).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from orthus_core.recipe.schema import key
+
+
+@dataclass(frozen=True)
+class HeadRecipe:
+    """The diffusion head that a conversion adds."""
+
+    width: int = key(1536, "channels inside the head", minimum=1)
+    depth: int = key(3, "residual blocks", minimum=1)
+    seed: int = key(0, "seed of its first weights", minimum=0)
+
+
+@dataclass(frozen=True)
+class EmbeddingRecipe:
+    """How a continuous feature becomes a row of the embedding table."""
+
+    kind: Literal["softmax", "argmin", "linear"] = key(
+        "softmax", "softmax over code distances; the other two are the paper's ablations"
+    )
+    temperature: float = key(1.0, "softness of the softmax; towards 0 it is argmin", minimum=1e-6)
+    distance: Literal["exact", "release"] = key(
+        "exact", "exact distances, or rounded as the release computes them"
+    )
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """What the head predicts, and at what scale."""
+
+    prediction: Literal["v", "epsilon"] = key("v", "velocity, or noise as in the paper's eq. 3")
+    latent_scale: float = key(
+        0.1, "features are multiplied by this before noise is added", minimum=1e-6
+    )
+
+
+@dataclass(frozen=True)
+class CheckRecipe:
+    """The conversion's proof that the new model still is the old one."""
+
+    codes: int = key(64, "codes sampled in the self-check; 0 is no check", minimum=0)
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How the new model draws when nothing else is said; stored in its folder."""
+
+    steps: int = key(100, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    guidance: float = key(5.0, "classifier-free guidance towards the text; 1 is none")
+    image_guidance: float = key(1.5, "guidance towards the picture that is edited; 1 is none")
+    noise_scale: float = key(1.0, "size of the noise each patch starts from", minimum=0)
+    unconditional_prompt: str = key("Generate an image.", "prompt that guidance leads away from")
+
+
+@dataclass(frozen=True)
+class ConvertRecipe:
+    """A Chameleon checkpoint into an Orthus one."""
+
+    command: ClassVar[str] = "convert"
+
+    dtype: Literal["auto", "bf16", "fp16", "fp32"] = key(
+        "auto", "precision the weights are written in; auto keeps the source's"
+    )
+    shard_size_mb: int = key(5000, "largest weight file", unit="MB", minimum=1)
+    head: HeadRecipe = key(HeadRecipe(), "the diffusion head")
+    embedding: EmbeddingRecipe = key(EmbeddingRecipe(), "the vision embedding")
+    diffusion: DiffusionRecipe = key(DiffusionRecipe(), "the diffusion objective")
+    check: CheckRecipe = key(CheckRecipe(), "the self-check")
+    sampling: SamplingDefaults = key(SamplingDefaults(), "the new model's own defaults")

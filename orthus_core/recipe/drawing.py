@@ -1,0 +1,97 @@
+"""Recipes of `generate`, `edit`, `story` and `caption`.
+
+A key of the sampler that is not set takes the model's own default, because a small model and the 7B
+want different guidance; `orthus info MODEL` shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from orthus_core.recipe.schema import key
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+@dataclass(frozen=True)
+class TextSampling:
+    """How text tokens are chosen."""
+
+    temperature: float = key(0.0, "0 takes the likeliest token, 1 samples as learnt", minimum=0)
+    top_p: float = key(
+        1.0, "sample only from the likeliest tokens of this total", minimum=0, maximum=1
+    )
+    max_new_tokens: int = key(256, "longest text", unit="tokens", minimum=1)
+
+
+@dataclass(frozen=True)
+class GenerateRecipe:
+    """Pictures from text."""
+
+    command: ClassVar[str] = "generate"
+
+    model: str = key("mini", "folder, hub id or alias")
+    steps: int | None = key(None, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    guidance: float | None = key(None, "classifier-free guidance towards the text; 1 is none")
+    noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
+    negative_prompt: str | None = key(None, "what guidance leads away from")
+    seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
+    num_images: int = key(1, "pictures a prompt, when no seeds are given", minimum=1)
+    batch_size: int | None = key(None, "pictures drawn at once; unset is all", minimum=1)
+    device: Device = key("auto", "where the model runs")
+    dtype: Dtype = key("auto", "precision of the weights")
+
+
+@dataclass(frozen=True)
+class EditRecipe:
+    """A picture changed by an instruction."""
+
+    command: ClassVar[str] = "edit"
+
+    model: str = key("mini", "folder, hub id or alias")
+    steps: int | None = key(None, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    guidance: float | None = key(None, "guidance towards the instruction; 1 is none")
+    image_guidance: float | None = key(None, "guidance towards the picture; 1 is none")
+    noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
+    seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
+    num_images: int = key(1, "pictures, when no seeds are given", minimum=1)
+    batch_size: int | None = key(None, "pictures drawn at once; unset is all", minimum=1)
+    device: Device = key("auto", "where the model runs")
+    dtype: Dtype = key("auto", "precision of the weights")
+
+
+@dataclass(frozen=True)
+class StoryRecipe:
+    """Texts and pictures by turns."""
+
+    command: ClassVar[str] = "story"
+
+    model: str = key("mini", "folder, hub id or alias")
+    panels: int = key(3, "pictures at most", minimum=1)
+    steps: int | None = key(None, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    guidance: float | None = key(
+        None, "classifier-free guidance towards what came before; 1 is none"
+    )
+    noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
+    negative_prompt: str | None = key(None, "what guidance leads away from")
+    seed: int | None = key(None, "unset draws one at random", minimum=0)
+    text: TextSampling = key(TextSampling(), "how the text is chosen")
+    device: Device = key("auto", "where the model runs")
+    dtype: Dtype = key("auto", "precision of the weights")
+
+
+@dataclass(frozen=True)
+class CaptionRecipe:
+    """Words for a picture."""
+
+    command: ClassVar[str] = "caption"
+
+    model: str = key("mini", "folder, hub id or alias")
+    question: str = key("What is this?", "what is asked about each picture")
+    seed: int | None = key(None, "for sampled text; unset draws one at random", minimum=0)
+    text: TextSampling = key(TextSampling(), "how the text is chosen")
+    batch_size: int | None = key(None, "pictures read at once; unset is all", minimum=1)
+    device: Device = key("auto", "where the model runs")
+    dtype: Dtype = key("auto", "precision of the weights")

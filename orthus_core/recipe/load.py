@@ -1,0 +1,356 @@
+"""TOML into a recipe: keys known, values of their type and range, mistakes named with their place.
+
+Four layers, the later winning: defaults < file < `--set a.b=c` < named flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import sys
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
+
+from orthus_core.errors import RecipeError
+from orthus_core.recipe.schema import (
+    Key,
+    Recipe,
+    describe,
+    is_map,
+    is_table,
+    keys,
+    members,
+    union_arms,
+)
+from orthus_core.recipe.shelf import find
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
+
+R = TypeVar("R", bound=Recipe)
+KeyPath = tuple[str, ...]
+Place = Callable[[KeyPath], str]  # where a key of a layer was written, in words
+Values = dict[KeyPath, Any]
+
+
+class Said(NamedTuple):
+    """A value from the command line: as TOML reads it, and as it was typed."""
+
+    value: Any
+    typed: str
+
+
+def load(
+    schema: type[R],
+    source: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> R:
+    """The recipe that a run goes by.
+
+    Args:
+        schema: The recipe class of the command that runs.
+        source: A TOML file (or the JSON that `save` wrote), the name of one that comes along, or
+            None for defaults.
+        overrides: `a.b=c` texts in TOML's value syntax, where a bare word is text too.
+        flags: Key paths to values from named options; None means that the option was not given.
+
+    Raises:
+        RecipeError: For a file that does not read or belongs to another command, an unknown key, a
+            value of the wrong type or outside its range, or values that exclude each other.
+    """
+    values: Values = {}
+    where = ""
+    if source is not None:
+        file = find(source)
+        where = str(file)
+        text, table = _read(file)
+        _check_command(schema, table, where)
+        values |= _gather(schema, table, place=lambda path: _place(file, text, path))
+    for override in overrides:
+        table = _parse_override(override)
+        values |= _gather(schema, table, place=lambda _, typed=override: f"--set {typed}")
+    for name, value in (flags or {}).items():
+        if value is not None:
+            path = tuple(name.split("."))
+            values |= _gather(
+                schema, _nest(path, value), place=lambda path: f"option for {'.'.join(path)}"
+            )
+    return _build(schema(), values, where)
+
+
+def shape(schema: type[R], table: Mapping[str, Any], where: str = "") -> R:
+    """A recipe from a dictionary, such as `as_table` makes or a checkpoint's `recipe.json` holds.
+
+    Raises:
+        RecipeError: As `load`.
+    """
+    table = dict(table)
+    _check_command(schema, table, where)
+    return _build(schema(), _gather(schema, table, place=lambda _: where), where)
+
+
+def command_of(source: str | Path) -> str:
+    """The command that a recipe file says it is for.
+
+    Raises:
+        RecipeError: When the file does not read or says none.
+    """
+    file = find(source)
+    _, table = _read(file)
+    return _command(table, str(file))
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError("cannot read the recipe: " + _reason(error), where=str(file)) from error
+    try:
+        table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except ValueError as error:  # what both readers raise for a mistake in the text
+        kind = "JSON" if file.suffix == ".json" else "TOML"
+        raise RecipeError(f"the recipe is not {kind}: {error}", where=str(file)) from error
+    if not isinstance(table, dict):
+        raise RecipeError("the recipe holds no keys", where=str(file))
+    return text, table
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or "it is not UTF-8 text"
+
+
+def _command(table: Mapping[str, Any], where: str) -> str:
+    command = table.get("command")
+    if not isinstance(command, str):
+        raise RecipeError(
+            "the recipe does not say which command it is for",
+            where=where,
+            hint='begin it with a line such as command = "convert"',
+        )
+    return command
+
+
+def _check_command(schema: type[Recipe], table: dict[str, Any], where: str) -> None:
+    """Takes the command off the table, once it is the right one."""
+    command = _command(table, where)
+    if command != schema.command:
+        raise RecipeError(
+            f"this is a recipe for `orthus {command}`, not for `orthus {schema.command}`",
+            where=where,
+            hint=f"run it with `orthus {command}`, or name a recipe for {schema.command}",
+        )
+    del table["command"]
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    name, equals, typed = override.partition("=")
+    path = tuple(part.strip() for part in name.split("."))
+    if not equals or not all(path):
+        raise RecipeError(
+            "an override needs a key and a value",
+            where=f"--set {override}",
+            hint="write it as --set table.key=value",
+        )
+    value = _toml_value(typed.strip())
+    return _nest(path, value if isinstance(value, dict) else Said(value, typed.strip()))
+
+
+def _toml_value(typed: str) -> Any:
+    """What TOML makes of a value; a bare word, which is no TOML, stays text."""
+    try:
+        table = tomllib.loads(f"value = {typed}")
+    except tomllib.TOMLDecodeError:
+        return typed
+    return table["value"] if len(table) == 1 else typed
+
+
+def _nest(path: KeyPath, value: Any) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def _gather(schema: type, table: Mapping[str, Any], place: Place, prefix: KeyPath = ()) -> Values:
+    """The values that one layer states, by path, each checked against the schema."""
+    known = members(schema)
+    values: Values = {}
+    for name, value in table.items():
+        path = (*prefix, name)
+        if name not in known:
+            raise _unknown(path, known, schema if not prefix else None, place(path))
+        key = known[name]
+        if is_map(key.annotation) and isinstance(value, Mapping):
+            for inner, item in value.items():  # a later layer adds to it rather than replacing it
+                at = key._replace(path=(*path, inner))
+                values[at.path] = _convert(typing.get_args(key.annotation)[1], item, at, place)
+        elif not is_table(key.annotation):
+            values[path] = _convert(key.annotation, value, key._replace(path=path), place)
+        elif isinstance(value, Mapping):
+            values |= _gather(key.annotation, value, place, path)
+        else:
+            inside = ", ".join(members(key.annotation))
+            raise RecipeError(
+                f"{'.'.join(path)} is a table with the keys {inside}; it cannot be {_show(value)}",
+                where=place(path),
+                hint=f"set a key of it, such as {'.'.join(path)}.{inside.split(',')[0]}",
+            )
+    return values
+
+
+def _unknown(path: KeyPath, known: Mapping[str, Key], root: type | None, where: str) -> RecipeError:
+    *table, name = path
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        meant = ".".join((*table, close[0]))
+    else:  # perhaps it is a key of some table, written without the table's name
+        inner = [found.name for found in keys(root) if found.path[-1] == name] if root else []
+        meant = inner[0] if len(inner) == 1 else ""
+    return RecipeError(
+        f"unknown key {'.'.join(path)!r}" + (f", did you mean {meant!r}?" if meant else ""),
+        where=where,
+        hint=f"the keys here are {', '.join(known)}",
+    )
+
+
+def _convert(annotation: Any, value: Any, key: Key, place: Place) -> Any:
+    """The value as its type holds it, or the error that says what was wanted."""
+    arms = union_arms(annotation)
+    if isinstance(value, Said):
+        # `--set prompt=2024` means the text, wherever text is what the key takes.
+        value = value.typed if str in arms and not isinstance(value.value, str) else value.value
+    for arm in arms:
+        try:
+            result = _accept(arm, value)
+            _check_range(result, key, place)
+        except (_Wrong, OverflowError):  # a whole number can be too large for a float
+            continue
+        return result
+    raise RecipeError(
+        f"{key.name} must be {describe(annotation)}, not {_show(value)}" + _closest(arms, value),
+        where=place(key.path),
+        hint=f"{key.name}: {key.doc}",
+    )
+
+
+class _Wrong(Exception):
+    """The value is not of the type."""
+
+
+def _accept(arm: Any, value: Any) -> Any:
+    """The value as the type holds it: 1.0 for `float` and 1, a tuple for a list.
+
+    Raises:
+        _Wrong: When it is of another type.
+    """
+    value = value.value if isinstance(value, Said) else value
+    origin, args = typing.get_origin(arm), typing.get_args(arm)
+    if origin in (tuple, list) and isinstance(value, (list, tuple)):
+        each = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(value)
+        if len(each) == len(value):
+            return origin(_accept(inner, item) for inner, item in zip(each, value, strict=True))
+    elif origin is dict and isinstance(value, Mapping):
+        return {str(name): _accept(args[1], item) for name, item in value.items()}
+    elif origin is Literal:
+        if any(value == arg and type(value) is type(arg) for arg in args):
+            return value
+    elif arm is Any:
+        return _accept(dict[str, Any], value) if isinstance(value, Mapping) else value
+    elif isinstance(value, bool) and arm is not bool:
+        pass  # Python counts true as 1; a recipe does not
+    elif arm is float and isinstance(value, int):
+        return float(value)
+    elif origin is None and isinstance(arm, type) and isinstance(value, arm):
+        return value
+    raise _Wrong
+
+
+def _check_range(value: Any, key: Key, place: Place) -> None:
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            _check_range(item, key, place)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _check_range(item, key, place)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        low, high = key.minimum, key.maximum
+        if not math.isfinite(value):
+            problem = "must be a finite number"
+        elif low is not None and value < low:
+            problem = f"must be at least {low:g}"
+        elif high is not None and value > high:
+            problem = f"must be at most {high:g}"
+        else:
+            return
+        raise RecipeError(
+            f"{key.name} {problem}, not {value}",
+            where=place(key.path),
+            hint=f"{key.name}: {key.doc}",
+        )
+
+
+def _closest(arms: tuple[Any, ...], value: Any) -> str:
+    words = [
+        word for arm in arms if typing.get_origin(arm) is Literal for word in typing.get_args(arm)
+    ]
+    close = difflib.get_close_matches(
+        str(value), [word for word in words if isinstance(word, str)], n=1
+    )
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, Said):
+        value = value.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return "a table"
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _build(recipe: Any, values: Values, where: str, prefix: KeyPath = ()) -> Any:
+    """The defaults with the stated values put in, innermost tables first."""
+    changes: dict[str, Any] = {path[0]: value for path, value in values.items() if len(path) == 1}
+    inner: dict[str, Values] = {}
+    for path, value in values.items():
+        if len(path) > 1:
+            inner.setdefault(path[0], {})[path[1:]] = value
+    for name, stated in inner.items():
+        table = getattr(recipe, name)
+        if isinstance(table, Mapping):
+            changes[name] = {**table, **{path[0]: value for path, value in stated.items()}}
+        else:
+            changes[name] = _build(table, stated, where, (*prefix, name))
+    try:
+        return dataclasses.replace(recipe, **changes)
+    except ValueError as error:  # a schema's own rule between its keys
+        table = f"{'.'.join(prefix)}: " if prefix else ""
+        raise RecipeError(f"{table}{error}", where=where) from error
+
+
+def _place(file: Path, text: str, path: KeyPath) -> str:
+    """File and line of a key, when its line is plainly there."""
+    header: KeyPath = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if opened := re.match(r"\s*\[([^\[\]]+)\]", line):
+            header = _split(opened[1])
+            if header == path:
+                return f"{file}, line {number}"
+        elif (stated := re.match(r"\s*([\w\-.\"' ]+?)\s*=", line)) and (
+            (*header, *_split(stated[1])) == path
+        ):
+            return f"{file}, line {number}"
+    return str(file)
+
+
+def _split(dotted: str) -> KeyPath:
+    return tuple(part.strip().strip("\"'") for part in dotted.split("."))

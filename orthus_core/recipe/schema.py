@@ -1,0 +1,157 @@
+"""What a recipe is made of: frozen dataclasses whose every key carries its meaning, unit and range.
+
+A recipe is one top-level dataclass a command. Its fields are the keys of a TOML file, and fields
+that are dataclasses themselves are the file's tables. Nothing here needs torch, so a mistyped key
+is found before torch loads.
+
+    @dataclass(frozen=True)
+    class ConvertRecipe:
+        command: ClassVar[str] = "convert"
+        dtype: Literal["auto", "bf16"] = key("auto", "precision the weights are written in")
+        head: HeadTable = key(HeadTable(), "the diffusion head")
+
+A rule between keys goes into `__post_init__`, which raises `ValueError` with a sentence; `load`
+turns that into a `RecipeError` with the file's name. A key that may be left open has type `X |
+None` and default `None`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+
+class Recipe(Protocol):
+    """What every top-level recipe class has: the command it belongs to, and dataclass fields."""
+
+    command: ClassVar[str]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+def key(
+    default: Any,
+    doc: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+) -> Any:
+    """A recipe key: a dataclass field that says what it means.
+
+    Args:
+        default: The value when nothing else is said; a dictionary is copied for each recipe.
+        doc: Its meaning in one line, as docs/recipes.md prints it.
+        unit: What the number counts or is measured in ("steps", "pixels", "MB").
+        minimum: The smallest number allowed, itself included; holds for each number of a list or
+            table.
+        maximum: The largest number allowed, itself included.
+    """
+    metadata = {"doc": doc, "unit": unit, "minimum": minimum, "maximum": maximum}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Key(NamedTuple):
+    """One key of a schema, as `keys` finds it."""
+
+    path: tuple[str, ...]
+    annotation: Any
+    default: Any
+    doc: str
+    unit: str
+    minimum: float | None
+    maximum: float | None
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def members(table: type) -> dict[str, Key]:
+    """The keys of one table by name; tables inside it are listed, not entered."""
+    hints = typing.get_type_hints(table)
+    found = {}
+    for field in dataclasses.fields(table):
+        factory = field.default_factory
+        default = field.default if factory is dataclasses.MISSING else factory()
+        about = field.metadata
+        found[field.name] = Key(
+            path=(field.name,),
+            annotation=hints[field.name],
+            default=default,
+            doc=about.get("doc", ""),
+            unit=about.get("unit", ""),
+            minimum=about.get("minimum"),
+            maximum=about.get("maximum"),
+        )
+    return found
+
+
+def keys(table: type | Any, prefix: tuple[str, ...] = ()) -> Iterator[Key]:
+    """Every key of a schema with its full path, tables entered, in the order they are written down.
+
+    Args:
+        table: A recipe class, or an instance, whose values are then given as the defaults.
+        prefix: The path of `table` itself.
+    """
+    cls = table if isinstance(table, type) else type(table)
+    for name, found in members(cls).items():
+        value = found.default if isinstance(table, type) else getattr(table, name)
+        path = (*prefix, name)
+        if is_table(found.annotation):
+            yield from keys(value, path)
+        else:
+            yield found._replace(path=path, default=value)
+
+
+def is_table(annotation: Any) -> bool:
+    """Whether a key of this type is a table of further keys."""
+    return isinstance(annotation, type) and dataclasses.is_dataclass(annotation)
+
+
+def is_map(annotation: Any) -> bool:
+    """Whether a key of this type is a table whose names are the user's own: `dict[str, X]`."""
+    return typing.get_origin(annotation) is dict
+
+
+def union_arms(annotation: Any) -> tuple[Any, ...]:
+    """The types a union allows; a single type is a union of one."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def describe(annotation: Any) -> str:
+    """A type in an error's words: `"v" or "epsilon"`, `a list of whole numbers`."""
+    arms = [arm for arm in union_arms(annotation) if arm is not type(None)]
+    return " or ".join(_describe_one(arm) for arm in arms)
+
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Any: "anything",
+}
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
+
+
+def _describe_one(arm: Any) -> str:
+    origin, args = typing.get_origin(arm), typing.get_args(arm)
+    if origin is Literal:
+        return " or ".join(f'"{arg}"' if isinstance(arg, str) else str(arg) for arg in args)
+    if origin in (tuple, list):
+        count = "" if args[-1] is Ellipsis or origin is list else f"{len(args)} "
+        return f"a list of {count}{_PLURALS.get(args[0], describe(args[0]))}"
+    if origin is dict:
+        return (
+            "a table"
+            if args[1] is Any
+            else f"a table of {_PLURALS.get(args[1], describe(args[1]))}"
+        )
+    return _NAMES.get(arm, "a table")

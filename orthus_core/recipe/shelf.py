@@ -1,0 +1,44 @@
+"""The recipes that come along: plain TOML files, known by their names."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from orthus_core.errors import RecipeError
+
+
+def shelf() -> Path:
+    """The folder they lie in: beside this file once installed, else at the source tree's root."""
+    installed = Path(__file__).parent / "shipped"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def shelved() -> dict[str, Path]:
+    """Every recipe that comes along, name to file, sorted; one in a folder is "folder/name"."""
+    return {
+        path.relative_to(shelf()).with_suffix("").as_posix(): path
+        for path in sorted(shelf().rglob("*.toml"))
+    }
+
+
+def find(name: str | Path) -> Path:
+    """The file a recipe's name or path means; a path that exists goes before a name.
+
+    Raises:
+        RecipeError: When it is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    names = shelved()
+    if str(name) in names:
+        return names[str(name)]
+    if path.is_dir():
+        raise RecipeError(f"{name} is a folder, and a recipe is a file")
+    close = difflib.get_close_matches(path.with_suffix("").as_posix(), names, n=1)
+    meant = f", did you mean {close[0]!r}?" if close else ""
+    raise RecipeError(
+        f"there is no recipe {str(name)!r}{meant}",
+        hint="`orthus recipes ls` lists the recipes that come along; a file needs its path",
+    )

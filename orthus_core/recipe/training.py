@@ -1,0 +1,237 @@
+"""Recipes of the four trainings: `pretrain`, `finetune-vae`, `build-base` and `posttrain`.
+
+The first is ours: it makes the small discrete Chameleon that everything else here starts from. The
+other three are the paper's (arXiv 2412.00127), and their defaults are its values for the 7B where
+it states them (table 7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from orthus_core.recipe.schema import key
+
+
+@dataclass(frozen=True)
+class OptimRecipe:
+    """How weights move: AdamW, its schedule, and how long."""
+
+    lr: float = key(1e-4, "peak learning rate", minimum=0)
+    betas: tuple[float, float] = key((0.9, 0.99), "AdamW's two averages", minimum=0, maximum=1)
+    weight_decay: float = key(0.0, "AdamW's decay of matrices", minimum=0)
+    warmup_steps: int = key(100, "linear rise to the peak", unit="steps", minimum=0)
+    schedule: Literal["cosine", "constant"] = key("constant", "what follows the rise")
+    clip_norm: float = key(1.0, "largest gradient norm; 0 is no limit", minimum=0)
+    ema_decay: float = key(
+        0.0, "average of the weights that is saved; 0 is none", minimum=0, maximum=1
+    )
+    steps: int = key(15_000, "length of the training", unit="optimiser steps", minimum=1)
+    batch_size: int = key(32, "rows a step on each device", unit="rows", minimum=1)
+    accumulate: int = key(1, "batches whose gradients are summed for a step", minimum=1)
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """How often each kind of row is drawn; only the proportions count."""
+
+    text_to_image: float = key(1.0, "a caption, then its picture", minimum=0)
+    caption: float = key(1.0, "a picture and a question, then the answer", minimum=0)
+    edit: float = key(0.0, "a picture and an instruction, then the changed picture", minimum=0)
+    story: float = key(0.0, "texts and pictures by turns", minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.text_to_image + self.caption + self.edit + self.story <= 0:
+            raise ValueError("at least one task needs a weight above 0")
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What is read."""
+
+    source: str = key("sprites", 'a folder or file of records, or "sprites" for the bundled set')
+    tasks: TaskWeights = key(TaskWeights(), "the mixture of kinds of rows")
+    styles: tuple[str, ...] = key((), "sprite styles to use; empty is all of them")
+    condition_dropout: float = key(
+        0.05, "chance each of dropping the text, the picture, and both", minimum=0, maximum=1 / 3
+    )
+    held_out: float = key(
+        0.05, "fraction kept from training and used to measure", minimum=0, maximum=0.5
+    )
+    seed: int = key(0, "seed of the order, the choices and the held-out split", minimum=0)
+
+
+@dataclass(frozen=True)
+class LogRecipe:
+    """What is written down on the way."""
+
+    every: int = key(10, "between two lines of figures", unit="steps", minimum=1)
+    sample_every: int = key(500, "between two sample grids; 0 is never", unit="steps", minimum=0)
+    save_every: int = key(
+        500, "between two saved states; 0 is only at the end", unit="steps", minimum=0
+    )
+    keep_last: int = key(2, "saved states kept", minimum=1)
+
+
+@dataclass(frozen=True)
+class TokenizerRecipe:
+    """The text tokenizer that is trained with a small model."""
+
+    vocab_size: int = key(
+        4096, "text tokens learnt by byte-pair merging", unit="tokens", minimum=300
+    )
+
+
+@dataclass(frozen=True)
+class AutoencoderLosses:
+    """Weights of the sum that trains the vision autoencoder."""
+
+    l1: float = key(1.0, "mean absolute error of pixels", minimum=0)
+    mse: float = key(1.0, "mean squared error of pixels", minimum=0)
+    gradient: float = key(0.5, "absolute error of neighbouring pixels' differences", minimum=0)
+    chroma: float = key(0.5, "absolute error of colour without brightness", minimum=0)
+    commitment: float = key(0.25, "features drawn to their codes", minimum=0)
+    codebook: float = key(1.0, "codes drawn to their features", minimum=0)
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """The vision autoencoder's shape (Chameleon's layout) and its own training."""
+
+    resolution: int = key(64, "side of the square picture", unit="pixels", minimum=16)
+    base_channels: int = key(32, "channels at full resolution", minimum=32)
+    channel_multiplier: tuple[int, ...] = key(
+        (2, 2, 2, 4, 4),
+        "channels of each level; at least 64 at full resolution keep colours",
+        minimum=1,
+    )
+    num_res_blocks: int = key(1, "residual blocks a level", minimum=1)
+    embed_dim: int = key(64, "channels of a feature", minimum=1)
+    latent_channels: int = key(64, "channels the encoder ends in", minimum=1)
+    num_embeddings: int = key(1024, "codes in the codebook", minimum=2)
+    losses: AutoencoderLosses = key(AutoencoderLosses(), "weights of the loss")
+    continuous_steps: int = key(
+        2000, "first steps, which train without codes", unit="steps", minimum=0
+    )
+    quantised_share: float = key(
+        0.5, "share of a batch that is decoded from codes after that", minimum=0, maximum=1
+    )
+    feature_noise: float = key(
+        0.1,
+        "noise on features that are decoded unsnapped, so that near features look alike",
+        unit="standard deviations",
+        minimum=0,
+    )
+    revive_every: int = key(100, "codes unused for so long are restarted", unit="steps", minimum=1)
+    optim: OptimRecipe = key(
+        OptimRecipe(
+            lr=1e-3,
+            steps=4000,
+            batch_size=32,
+            schedule="cosine",
+            weight_decay=0.01,
+            ema_decay=0.998,
+        ),
+        "its optimiser",
+    )
+
+
+@dataclass(frozen=True)
+class BackboneRecipe:
+    """The transformer's shape."""
+
+    hidden_size: int = key(256, "width", minimum=8)
+    intermediate_size: int = key(704, "width inside the feed-forward", minimum=8)
+    num_hidden_layers: int = key(6, "layers", minimum=1)
+    num_attention_heads: int = key(8, "attention heads", minimum=1)
+    max_position_embeddings: int = key(512, "longest row", unit="tokens and patches", minimum=16)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is no multiple of "
+                f"num_attention_heads {self.num_attention_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainRecipe:
+    """A small discrete Chameleon from nothing: tokenizer, autoencoder with codes, transformer."""
+
+    command: ClassVar[str] = "pretrain"
+
+    seed: int = key(0, "seed of the first weights", minimum=0)
+    tokenizer: TokenizerRecipe = key(TokenizerRecipe(), "the text tokenizer")
+    autoencoder: AutoencoderRecipe = key(AutoencoderRecipe(), "the vision autoencoder")
+    backbone: BackboneRecipe = key(BackboneRecipe(), "the transformer")
+    optim: OptimRecipe = key(
+        OptimRecipe(lr=1e-3, steps=3000, batch_size=48, schedule="cosine"),
+        "the transformer's optimiser",
+    )
+    data: DataRecipe = key(DataRecipe(), "what is read")
+    log: LogRecipe = key(LogRecipe(), "what is written down")
+
+
+@dataclass(frozen=True)
+class FinetuneVaeRecipe:
+    """The pixel decoder learns to draw from features not snapped to codes (paper, table 7)."""
+
+    command: ClassVar[str] = "finetune-vae"
+
+    seed: int = key(0, "seed of the training", minimum=0)
+    losses: AutoencoderLosses = key(
+        AutoencoderLosses(commitment=0.0, codebook=0.0), "weights of the reconstruction loss"
+    )
+    feature_noise: float = key(
+        0.0, "noise on the features that are decoded", unit="feature units", minimum=0
+    )
+    optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=256, steps=15_000), "the optimiser")
+    data: DataRecipe = key(DataRecipe(), "what is read")
+    log: LogRecipe = key(LogRecipe(), "what is written down")
+
+
+@dataclass(frozen=True)
+class TemperatureRecipe:
+    """The soft embedding's temperature: near 0 it is the discrete lookup, at 1 it is Orthus."""
+
+    start: float = key(1.0, "temperature of the first step", minimum=1e-6)
+    end: float = key(1.0, "temperature of the last step", minimum=1e-6)
+
+
+@dataclass(frozen=True)
+class BuildBaseRecipe:
+    """Head and codes learn to reconstruct pictures, everything else stays (paper, section 3.3)."""
+
+    command: ClassVar[str] = "build-base"
+
+    seed: int = key(0, "seed of the training", minimum=0)
+    temperature: TemperatureRecipe = key(TemperatureRecipe(), "how the softmax opens")
+    repeats: int = key(8, "noise draws for each patch", minimum=1)
+    lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
+    optim: OptimRecipe = key(OptimRecipe(lr=1e-4, batch_size=32, steps=15_000), "the optimiser")
+    data: DataRecipe = key(DataRecipe(), "what is read")
+    log: LogRecipe = key(LogRecipe(), "what is written down")
+
+
+@dataclass(frozen=True)
+class PosttrainRecipe:
+    """The whole model on interleaved rows: text by cross-entropy, pictures by diffusion."""
+
+    command: ClassVar[str] = "posttrain"
+
+    seed: int = key(0, "seed of the training", minimum=0)
+    objective: Literal["both", "understanding", "generation"] = key("both", "which losses count")
+    lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
+    text_weight: float = key(1.0, "weight of the text loss", minimum=0)
+    repeats: int = key(8, "noise draws for each patch", minimum=1)
+    prefix_noise: float = key(
+        0.0,
+        "noise on the pictures that are read, against drifting (an addition to the paper)",
+        minimum=0,
+    )
+    sampling: dict[str, Any] = key(
+        {}, "sampling defaults the model will carry: steps, guidance, noise_scale ..."
+    )
+    optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
+    data: DataRecipe = key(DataRecipe(), "what is read")
+    log: LogRecipe = key(LogRecipe(), "what is written down")

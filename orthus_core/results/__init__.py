@@ -1,0 +1,1 @@
+"""What drawing leaves behind: names, files, pictures that know how they were made, stories."""

@@ -1,0 +1,124 @@
+"""Where pictures go: a file, a folder, or a template such as `{prompt}_{seed}.png`."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from orthus_core.errors import OutputError
+
+DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
+FIELDS = ("prompt", "seed", "number")
+
+# A name of 60 letters is readable, and in UTF-8 far from the 255 bytes that a file system takes.
+LONGEST_SLUG = 60
+# Windows opens devices under these names, with any extension.
+DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(10)),
+}
+
+
+class Named(NamedTuple):
+    """What a picture's name may be made of."""
+
+    prompt: str
+    seed: int
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name that every system takes: `a red fox!` is `a_red_fox`."""
+    letters = "".join(char if char.isalnum() or char in "-" else " " for char in text.lower())
+    joined = "_".join(letters.split())[:LONGEST_SLUG].strip("_-")
+    if not joined:
+        return "picture"
+    return f"_{joined}" if joined in DEVICES else joined
+
+
+def picture_paths(
+    output: str | Path | None, pictures: Sequence[Named], *, overwrite: bool = False
+) -> list[Path]:
+    """A path for each picture, all different.
+
+    Args:
+        output: A `.png` file, a folder (it exists, ends with a slash, or has no extension), or a
+            template with `{prompt}`, `{seed}` and `{number}`; None is `{prompt}_{seed}.png` here. A
+            plain file name for several pictures gets their seeds, or else their numbers.
+        pictures: In the order they are numbered from 1.
+        overwrite: Whether files that are there may be replaced.
+
+    Raises:
+        OutputError: For another kind of file, an unknown field, or a name that is taken.
+    """
+    template = _template(output)
+    paths = _filled(template, pictures)
+    if len(set(paths)) < len(paths):
+        stem = template.removesuffix(".png")
+        for distinct in ("{seed}", "{number}"):
+            paths = _filled(f"{stem}_{distinct}.png", pictures)
+            if len(set(paths)) == len(paths):
+                break
+    for path in paths:
+        check_free(path, overwrite=overwrite)
+    return paths
+
+
+def check_free(path: Path, *, overwrite: bool = False) -> None:
+    """Whether a file may be written at `path`.
+
+    Raises:
+        OutputError: When it is a folder, or is there and is not to be replaced.
+    """
+    if path.is_dir():
+        raise OutputError("this is a folder", where=str(path), hint="give a file's name")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(
+            "there is a file of this name already",
+            where=str(path),
+            hint="choose another name with -o, or replace it with --overwrite",
+        )
+
+
+def _template(output: str | Path | None) -> str:
+    if output is None:
+        return DEFAULT_TEMPLATE
+    text = str(output)
+    ends_open = isinstance(output, str) and output.endswith(("/", os.sep))
+    if ends_open or Path(text).is_dir() or not Path(text).suffix:
+        return str(Path(_literal(text)) / DEFAULT_TEMPLATE)
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(text) if field is not None]
+    except ValueError as error:
+        raise OutputError(f"the template does not read: {error}", where=text) from error
+    for field in fields:
+        if field not in FIELDS:
+            raise OutputError(
+                f"the template's field {{{field}}} is unknown",
+                where=text,
+                hint="the fields are " + ", ".join(f"{{{name}}}" for name in FIELDS),
+            )
+    if Path(text).suffix.lower() != ".png":
+        raise OutputError(
+            f"pictures are written as PNG, not as {Path(text).suffix}",
+            where=text,
+            hint=f"-o {Path(text).with_suffix('.png')}",
+        )
+    return text
+
+
+def _literal(text: str) -> str:
+    """A folder's name in which braces are braces."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _filled(template: str, pictures: Sequence[Named]) -> list[Path]:
+    return [
+        Path(template.format(prompt=slug(picture.prompt), seed=picture.seed, number=number))
+        for number, picture in enumerate(pictures, start=1)
+    ]

@@ -1,0 +1,1 @@
+"""Drawing and writing with a trained model: the denoising of patches and the loop around it."""

@@ -1,0 +1,70 @@
+"""One patch from noise to feature, for many pictures at once.
+
+The head's modulations do not depend on the noisy feature, so those of all steps and streams come
+from one GEMM before the loop; the loop itself is two lines of arithmetic a step, in fp32.
+
+Legend: N pictures, R streams of all of them (guidance), C feature channels, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orthus_core.model.diffusion_head import Plan
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.samplers.ddim import DDIMPlan, ddim_plan
+
+
+class PatchPlan(NamedTuple):
+    """What every patch of a run shares: the solver's numbers, and the head's part that is fixed."""
+
+    solver: DDIMPlan
+    head: Plan
+
+
+def patch_plan(model: OrthusForConditionalGeneration, steps: int) -> PatchPlan:
+    """Everything about `steps` DDIM steps that can be known before the first patch.
+
+    Raises: PromptError, CheckpointError as `ddim_plan`.
+    """
+    solver = ddim_plan(model.schedule, steps)
+    return PatchPlan(solver, model.mlp_head.plan(solver.timesteps_T.to(model.device)))
+
+
+def draw_patches(
+    model: OrthusForConditionalGeneration,
+    plan: PatchPlan,
+    hidden_RD: Tensor,
+    noise_NC: Tensor,
+    mix_NR: Tensor,
+) -> Tensor:
+    """The next feature of each picture: fp32 [N, C].
+
+    Args:
+        hidden_RD: Hidden states of all streams, one position before the patch.
+        noise_NC: Where each picture's patch starts; its streams share it.
+        mix_NR: Weight of each stream in each picture, 0 for the streams of others (see `mixing`).
+    """
+    head = model.mlp_head
+    # 1. All modulations of all steps, at once.
+    modulation = head.modulation(plan.head, hidden_RD)
+    # 2. From noise to a clean feature; the state stays fp32, since 16 bits lose the result.
+    owner_R = mix_NR.abs().argmax(dim=0)
+    x_NC = noise_NC.float()
+    for step, (keep, push) in enumerate(zip(plan.solver.keep, plan.solver.push, strict=True)):
+        x_RC = x_NC[owner_R].to(hidden_RD.dtype)
+        prediction_RC = head.step(x_RC, modulation, step).float()
+        x_NC = keep * x_NC + push * (mix_NR @ prediction_RC)
+    # 3. Back to the autoencoder's own scale.
+    return x_NC / model.config.latent_scale
+
+
+def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:
+    """Starting noise of patch after patch, fp32 [C], the same on every device, in every batch."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randn(1, channels, generator=generator)[0]

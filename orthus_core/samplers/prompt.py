@@ -1,0 +1,112 @@
+"""What is asked of the model: a sequence to go on from, what it is guided against, and a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import Tensor
+
+from orthus_core.errors import PromptError
+from orthus_core.model.config import OrthusConfig
+from orthus_core.samplers.guidance import Guidance
+
+
+class Context(NamedTuple):
+    """The beginning of a sequence.
+
+    ids: Token ids, `<image>` in each patch's slot.
+    features_MPC: Features of the images in it, in reading order; None without images.
+    """
+
+    ids: tuple[int, ...]
+    features_MPC: Tensor | None = None
+
+
+class Prompt(NamedTuple):
+    """One row to write and draw.
+
+    context: What the model goes on from.
+    seed: Of the noise its patches start from and of its sampled text.
+    guidance: Weight of the context, then of each of `against`.
+    against: What pictures are guided away from or between. Each begins anew with every picture, and
+        sees only that one.
+    noise: Starting noise of patch after patch, fp32 [C] each, in place of the seed's.
+    """
+
+    context: Context
+    seed: int = 0
+    guidance: Guidance = Guidance.none()
+    against: tuple[Context, ...] = ()
+    noise: Iterator[Tensor] | None = None
+
+    @property
+    def contexts(self) -> tuple[Context, ...]:
+        """All streams of the row, the one that writes first."""
+        return (self.context, *self.against)
+
+
+def without_idle_streams(prompt: Prompt) -> Prompt:
+    """The prompt without contexts of weight 0, which would be read for nothing (guidance 1)."""
+    own, *others = prompt.guidance.weights
+    kept = [
+        (weight, context)
+        for weight, context in zip(others, prompt.against, strict=True)
+        if weight != 0
+    ]
+    return prompt._replace(
+        guidance=Guidance((own, *(weight for weight, _ in kept))),
+        against=tuple(context for _, context in kept),
+    )
+
+
+def check_prompt(config: OrthusConfig, prompt: Prompt, *, must_draw: bool) -> None:
+    """Whether the model can go on from this prompt, and draw at least its first picture if it must.
+
+    Raises: PromptError naming what does not fit.
+    """
+    if len(prompt.guidance.weights) != len(prompt.contexts):
+        raise PromptError(
+            f"{len(prompt.guidance.weights)} guidance weights for {len(prompt.contexts)} streams",
+            where="prompt.guidance",
+            hint="give one weight for the context and one for each context it is guided against",
+        )
+    for context in prompt.contexts:
+        _check_context(config, context)
+        needed = room_for_image(config) if must_draw else 1
+        if len(context.ids) + needed > config.max_position_embeddings:
+            what = (
+                f"a picture takes {needed} more"
+                if must_draw
+                else "an answer needs at least one more"
+            )
+            raise PromptError(
+                f"the prompt is {len(context.ids)} tokens long, {what}, "
+                f"and the model reads {config.max_position_embeddings} in all",
+                where="prompt",
+                hint="shorten the text or give fewer pictures",
+            )
+
+
+def room_for_image(config: OrthusConfig) -> int:
+    """Tokens that one image takes: [BOI], its patches, [EOI]."""
+    return config.patches + 2
+
+
+def _check_context(config: OrthusConfig, context: Context) -> None:
+    if not context.ids:
+        raise PromptError("the prompt is empty", where="prompt", hint="it begins at least with bos")
+    worst = max(context.ids, key=lambda token: -1 if 0 <= token < config.vocab_size else 1)
+    if not 0 <= worst < config.vocab_size:
+        raise PromptError(
+            f"token id {worst} is outside the vocabulary of {config.vocab_size}", where="prompt"
+        )
+    slots = context.ids.count(config.image_token_id)
+    features = context.features_MPC
+    given = 0 if features is None else features.shape[0] * features.shape[1]
+    if slots != given:
+        raise PromptError(
+            f"the prompt has {slots} image slots but {given} image features were given",
+            where="prompt",
+            hint=f"each picture takes {config.patches} slots and as many features",
+        )

@@ -1,0 +1,172 @@
+"""From words and pictures to prompts: the layouts a trained model knows, and its own sampling.
+
+    text to image   <s> text SEP                 against  <s> unconditional SEP
+    edit            <s> images instruction SEP   against  <s> images SEP, <s> unconditional SEP
+    story           <s> images and text SEP      against  <s> unconditional SEP
+    question        <s> image question SEP
+
+Legend: M images, P patches, C feature channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from orthus_core.data.document import Document, says
+from orthus_core.data.encode import TokenIds, encode
+from orthus_core.data.pictures import Picture
+from orthus_core.data.pixels import pack_pixels
+from orthus_core.errors import CheckpointError, PromptError
+from orthus_core.model.config import OrthusConfig
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.samplers.guidance import Guidance
+from orthus_core.samplers.prompt import Context, Prompt, without_idle_streams
+
+# The release guides interleaved writing more gently, and away from other words.
+STORY_GUIDANCE = 3.0
+STORY_UNCONDITIONAL_PROMPT = "generate images"
+
+
+class Sampling(NamedTuple):
+    """The values pictures are sampled with, all filled in."""
+
+    steps: int
+    guidance: float
+    image_guidance: float
+    noise_scale: float
+    negative_prompt: str
+
+
+def sampling_of(config: OrthusConfig, *, story: bool = False, **asked: Any) -> Sampling:
+    """What was asked for, and the model's own defaults for the rest.
+
+    Args:
+        config: Its `sampling_defaults` fill in.
+        story: Text and pictures by turns, which a model may want to sample otherwise.
+        asked: Fields of `Sampling`; None is not asked.
+    """
+    values = dict(config.sampling_defaults)
+    values["negative_prompt"] = values.pop("unconditional_prompt")
+    if story:
+        own = config.sampling or {}
+        values["guidance"] = own.get("story_guidance", own.get("guidance", STORY_GUIDANCE))
+        values["negative_prompt"] = own.get(
+            "story_unconditional_prompt",
+            own.get("unconditional_prompt", STORY_UNCONDITIONAL_PROMPT),
+        )
+    values |= {name: value for name, value in asked.items() if value is not None}
+    return Sampling(**{name: values[name] for name in Sampling._fields})
+
+
+class Asking:
+    """Makes prompts for one model.
+
+    Args:
+        model: Encodes the pictures.
+        tokenizer: Of that model.
+
+    Raises:
+        CheckpointError: When there is no tokenizer.
+    """
+
+    def __init__(
+        self, model: OrthusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None
+    ) -> None:
+        if tokenizer is None:
+            raise CheckpointError(
+                "this model folder has no tokenizer, so it understands no words",
+                where="tokenizer.json",
+                hint="copy the tokenizer and preprocessor files of the model it came from",
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self._ids = TokenIds.of(model.config)
+
+    def picture(self, text: str, sampling: Sampling) -> Prompt:
+        """A picture of what the text says. Raises: PromptError when there is no text."""
+        self._check_text(text, "the prompt")
+        guidance = Guidance.text(sampling.guidance)
+        return without_idle_streams(
+            Prompt(
+                self.context(text),
+                guidance=guidance,
+                against=(self.context(sampling.negative_prompt),),
+            )
+        )
+
+    def edit(self, pictures: Sequence[Picture], instruction: str, sampling: Sampling) -> Prompt:
+        """The pictures changed as the instruction says.
+
+        Raises:
+            PromptError: When there is no instruction, or no picture.
+            DataError: When a picture does not read.
+        """
+        self._check_text(instruction, "the instruction")
+        if not pictures:
+            raise PromptError("there is no picture to edit", where="edit")
+        seen = self.context(*pictures)
+        return without_idle_streams(
+            Prompt(
+                self.context(*pictures, instruction, features_MPC=seen.features_MPC),
+                guidance=Guidance.edit(sampling.guidance, sampling.image_guidance),
+                against=(seen, self.context(sampling.negative_prompt)),
+            )
+        )
+
+    def story(self, opening: Sequence[str | Picture], sampling: Sampling) -> Prompt:
+        """Texts and pictures that go on from an opening.
+
+        Raises:
+            PromptError: When there is nothing to go on from.
+            DataError: When a picture does not read.
+        """
+        if not opening:
+            raise PromptError(
+                "a story needs something to go on from", where="story", hint="give --image or text"
+            )
+        return without_idle_streams(
+            Prompt(
+                self.context(*opening),
+                guidance=Guidance.text(sampling.guidance),
+                against=(self.context(sampling.negative_prompt),),
+            )
+        )
+
+    def question(self, picture: Picture, question: str) -> Prompt:
+        """Words about a picture.
+
+        Raises:
+            PromptError: When nothing is asked.
+            DataError: When the picture does not read.
+        """
+        self._check_text(question, "the question")
+        return Prompt(self.context(picture, question))
+
+    def context(self, *parts: str | Picture, features_MPC: Tensor | None = None) -> Context:
+        """Texts and pictures of the user, up to SEP.
+
+        Args:
+            parts: In order.
+            features_MPC: Features of the pictures when they are known already.
+        """
+        document = Document(says("user", *parts))
+        row = encode(document, self.tokenizer, self._ids, self.model.config.patches)
+        if features_MPC is None and row.pictures:
+            features_MPC = self._features(row.pictures)
+        return Context(tuple(row.ids), features_MPC)
+
+    @torch.no_grad()
+    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+        model = self.model
+        size = model.config.vq_config.resolution
+        pixels_M3HW = pack_pixels([picture.load(size) for picture in pictures])
+        encoder = next(model.model.vqmodel.parameters())
+        return model.encode_images(pixels_M3HW.to(encoder.device, encoder.dtype)).float()
+
+    def _check_text(self, text: str, what: str) -> None:
+        if not text.strip():
+            raise PromptError(f"{what} is empty", where="prompt", hint="say what you want to see")

@@ -1,0 +1,165 @@
+"""One row of a batch on its way: where it stands and what it may do next. Rules only, no
+arithmetic.
+
+[BOI] opens a picture, n patches fill it, [EOI] is appended, and text goes on. A picture is opened
+only when one is wanted and fits the context; when one is owed and the model does not open it, the
+row does.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from torch import Tensor
+
+from orthus_core.errors import PromptError
+from orthus_core.events import Event, Note, PatchDone, TextPiece
+from orthus_core.model.config import OrthusConfig
+from orthus_core.samplers.patch import seeded_noise
+from orthus_core.samplers.prompt import Prompt, room_for_image
+from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.tokens import text_generator
+
+
+class Turn(Enum):
+    """What a row does in the present step."""
+
+    WRITE = auto()  # chooses a text token
+    OPEN = auto()  # says [BOI]: a picture begins
+    DRAW = auto()  # draws a patch
+    CLOSE = auto()  # says [EOI]: the picture is over
+    NONE = auto()  # it has ended
+
+
+class Row:
+    """A prompt and all that came after it.
+
+    number: Its place among the prompts, as events name it.
+    ids: All its tokens so far, `<image>` for each patch.
+    turn: What it does next.
+    news: What it made last and the backbone has not read: a token id, or a feature [C].
+    images: Pictures it finished.
+    patches: Features [C] of the picture being drawn, or of the one finished last.
+    ended: Why it is over, as `RowDone` says it; empty while it is not.
+    """
+
+    def __init__(
+        self, number: int, prompt: Prompt, settings: Settings, config: OrthusConfig
+    ) -> None:
+        self.number, self.prompt = number, prompt
+        self._settings, self._config = settings, config
+        self._noise = prompt.noise or seeded_noise(prompt.seed, config.feature_channels)
+        self.text_random = text_generator(prompt.seed) if settings.temperature else None
+        self.ids = list(prompt.context.ids)
+        self.news: int | Tensor = 0
+        self.images = self._text = self._text_since_image = 0
+        self.patches: list[Tensor] = []
+        self.ended = ""
+        self.turn = self._after_text()
+
+    @property
+    def may_begin_image(self) -> bool:
+        """Whether one more picture is wanted and [BOI], its patches and [EOI] fit the context."""
+        return self.images < self._settings.max_images and self._image_fits
+
+    @property
+    def picture_is_full(self) -> bool:
+        return len(self.patches) == self._config.patches
+
+    def next_noise(self) -> Tensor:
+        """Where its next patch starts: [C]. Raises: PromptError when its own noise is used up."""
+        noise_C = next(self._noise, None)
+        if noise_C is None:
+            raise PromptError(
+                f"the prompt's noise is used up after {len(self.patches)} patches of picture "
+                f"{self.images + 1}",
+                where="prompt.noise",
+                hint="give one [C] for each patch, or none to draw it from the seed",
+            )
+        return noise_C
+
+    def say(self, token: int) -> list[Event]:
+        """Takes the token chosen in a WRITE turn: a word, the end, or a picture's beginning."""
+        config = self._config
+        if token == config.boi_token_id:
+            return self.open()
+        if token in (config.eos_token_id, config.sep_token_id):
+            if self._owes_image and self._image_fits:
+                return [self._begun_for_it("would have ended"), *self.open()]
+            self.turn = self._end("end")
+            return []
+        self._read_next(token)
+        self._text += 1
+        self._text_since_image += 1
+        self.turn = self._after_text()
+        return [TextPiece(self.number, "", (token,))]
+
+    def open(self) -> list[Event]:
+        """Says [BOI], in an OPEN turn or by the model's own choice."""
+        forced = self.turn is Turn.OPEN and self._text_since_image > 0
+        self._read_next(self._config.boi_token_id)
+        self.patches = []
+        self.turn = Turn.DRAW
+        return [self._begun_for_it("was still writing")] if forced else []
+
+    def draw(self, feature_C: Tensor) -> list[Event]:
+        """Takes the patch drawn in a DRAW turn."""
+        self._read_next(self._config.image_token_id, feature_C)
+        self.patches.append(feature_C)
+        if self.picture_is_full:
+            self.images += 1
+            self._text_since_image = 0
+            self.turn = self._end("images") if self._was_last_image else Turn.CLOSE
+        number = self.images - 1 if self.picture_is_full else self.images
+        return [PatchDone(self.number, number, len(self.patches), self._config.patches)]
+
+    def close(self) -> list[Event]:
+        """Says [EOI], in a CLOSE turn."""
+        self._read_next(self._config.eoi_token_id)
+        self.turn = self._after_text()
+        return []
+
+    def _read_next(self, token: int | None, feature_C: Tensor | None = None) -> None:
+        assert token is not None, "a configuration without [BOI] or [EOI] draws no pictures"
+        self.ids.append(token)
+        self.news = token if feature_C is None else feature_C
+
+    def _after_text(self) -> Turn:
+        """Where a row goes on that is not in the midst of a picture."""
+        settings = self._settings
+        if self._owes_image and self._waited_enough:
+            return Turn.OPEN if self._image_fits else self._end("context")
+        if self._text >= settings.max_text:
+            return self._end("length")
+        if len(self.ids) >= self._config.max_position_embeddings:
+            return self._end("context")
+        return Turn.WRITE
+
+    def _end(self, reason: str) -> Turn:
+        self.ended = reason
+        return Turn.NONE
+
+    @property
+    def _image_fits(self) -> bool:
+        longest = max(len(self.ids), *(len(context.ids) for context in self.prompt.contexts))
+        return longest + room_for_image(self._config) <= self._config.max_position_embeddings
+
+    @property
+    def _owes_image(self) -> bool:
+        return self.images < self._settings.owed_images
+
+    @property
+    def _waited_enough(self) -> bool:
+        settings = self._settings
+        limit = settings.text_before_image
+        enough = limit is not None and self._text_since_image >= limit
+        return enough or self._text >= settings.max_text
+
+    @property
+    def _was_last_image(self) -> bool:
+        settings = self._settings
+        no_text = self._text >= settings.max_text
+        return self.images == settings.max_images and (settings.end_with_image or no_text)
+
+    def _begun_for_it(self, instead: str) -> Note:
+        return Note(f"picture {self.images + 1} was begun for the model, which {instead}")

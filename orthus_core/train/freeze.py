@@ -1,0 +1,70 @@
+"""Which parameters of a model move in a stage, and proof that the others did not."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from orthus_core.errors import TrainingError
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+
+
+def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter]:
+    """What `build-base` trains: the codes, the codes' rows of the embedding table, the diffusion
+    head (2412.00127, 3.3).
+
+    The table is one parameter with the words in it: gradients of its other rows are set to zero,
+    and it is kept from weight decay, so an Adam step leaves those rows as they are to the last bit.
+    """
+    model.requires_grad_(False)
+    model.mlp_head.requires_grad_(True)
+    model.model.codebook_in.requires_grad_(True)
+    if hasattr(model.model, "feature_in"):
+        model.model.feature_in.requires_grad_(True)
+    table_VD = model.model.embed_tokens.weight
+    table_VD.requires_grad_(True)
+    table_VD.no_decay = True  # type: ignore[attr-defined]
+    rows_V1 = torch.zeros(len(table_VD), 1, device=table_VD.device)
+    rows_V1[model.code_token_ids] = 1
+    table_VD.register_hook(lambda grad_VD: grad_VD * rows_V1.to(grad_VD.dtype))
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def all_but_autoencoder(model: OrthusForConditionalGeneration) -> list[nn.Parameter]:
+    """What `posttrain` trains."""
+    model.requires_grad_(True)
+    model.model.vqmodel.requires_grad_(False)
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def text_fingerprint(model: OrthusForConditionalGeneration) -> str:
+    """A digest of every weight that text depends on: backbone, LM head, and the table without its
+    image rows.
+    """
+    digest = hashlib.sha256()
+
+    def add(tensor: Tensor) -> None:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(("model.layers", "model.norm", "lm_head")):
+            add(tensor)
+    table_VD = model.model.embed_tokens.weight
+    words_V = torch.ones(len(table_VD), dtype=torch.bool, device=table_VD.device)
+    words_V[model.code_token_ids] = False
+    add(table_VD[words_V])
+    return digest.hexdigest()
+
+
+def check_text_untouched(before: str, model: OrthusForConditionalGeneration) -> None:
+    """Raises: TrainingError when a weight that text depends on has changed since `text_fingerprint`
+    gave `before`.
+    """
+    if text_fingerprint(model) != before:
+        raise TrainingError(
+            "a weight that the text depends on has moved, which build-base must never do",
+            where="backbone, LM head or word embeddings",
+            hint="please report this with the recipe; the model was not saved",
+        )

@@ -1,0 +1,88 @@
+"""What moves the weights: AdamW, the learning rate over time, and the average of the weights that
+is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from orthus_core.recipe.training import OptimRecipe
+
+# The share of the peak learning rate that a cosine ends at.
+COSINE_FLOOR = 0.02
+
+
+def learning_rate(recipe: OptimRecipe, step: int) -> float:
+    """Learning rate of step 0, 1, ...: a linear rise over `warmup_steps`, then constant or half a
+    cosine.
+    """
+    rise = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    if recipe.schedule == "constant":
+        return recipe.lr * rise
+    past = max(0, step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    fall = 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
+    return recipe.lr * rise * (COSINE_FLOOR + (1 - COSINE_FLOOR) * fall)
+
+
+def make_optimizer(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.optim.AdamW:
+    """AdamW with decay on matrices and kernels only; norms and biases are left alone."""
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=recipe.lr,
+        betas=recipe.betas,
+        fused=True,
+    )
+
+
+class WeightAverage:
+    """Exponential moving average of parameters; with decay 0 it is the parameters themselves.
+
+    The average counts from the first step without bias: early on it is a plain mean.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self.parameters = list(parameters)
+        self.decay = decay
+        self.averages = [p.detach().clone() for p in parameters] if decay else []
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the parameters after step 0, 1, ..."""
+        if not self.decay:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def restart(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Forget the past of parameters that were set anew."""
+        if not self.decay:
+            return
+        place = {id(parameter): index for index, parameter in enumerate(self.parameters)}
+        for parameter in parameters:
+            self.averages[place[id(parameter)]].copy_(parameter)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange parameters and averages; a second call undoes the first."""
+        for parameter, average in zip(self.parameters, self.averages, strict=False):
+            kept = parameter.detach().clone()
+            parameter.copy_(average)
+            average.copy_(kept)
+
+    def state(self) -> list[Tensor]:
+        return self.averages
+
+    def load(self, averages: list[Tensor]) -> None:
+        for mine, theirs in zip(self.averages, averages, strict=True):
+            mine.copy_(theirs)

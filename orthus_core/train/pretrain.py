@@ -1,0 +1,173 @@
+"""`pretrain`: a small discrete Chameleon from nothing, in Chameleon's own Hugging Face layout.
+
+Tokenizer, then vision autoencoder with codes, then next-token prediction over text and codes. It is
+where a small Orthus starts, and the paper's discrete baseline.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import (
+    ChameleonConfig,
+    ChameleonForConditionalGeneration,
+    ChameleonImageProcessorPil,
+    ChameleonProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from orthus_core.checkpoint.staging import check_free, staged_folder
+from orthus_core.data.augment import premultiplied
+from orthus_core.data.latent_cache import FeatureCache, fingerprint
+from orthus_core.data.sources import Source
+from orthus_core.data.sprites import SpritePack
+from orthus_core.data.tokenizer import train_tokenizer
+from orthus_core.events import Event, Note
+from orthus_core.losses.joint import DiscreteLoss
+from orthus_core.model.config import OrthusConfig
+from orthus_core.model.vision import OrthusVQ
+from orthus_core.recipe import save as save_recipe
+from orthus_core.recipe.training import PretrainRecipe
+from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
+from orthus_core.train.loop import train
+from orthus_core.train.rows import discrete_batches, documents
+from orthus_core.train.stages import DiscreteStage
+
+# Rows whose texts the tokenizer learns from.
+TOKENIZER_ROWS = 20_000
+
+Stop = Callable[[], bool]
+
+
+def training_folder(output: Path) -> Path:
+    """Where states, figures and samples of the training that makes `output` lie: beside it."""
+    return output.with_name(output.name + ".training")
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    should_stop: Stop = lambda: False,
+) -> Iterator[Event]:
+    """Train a discrete Chameleon and write it to `output` when it is done.
+
+    Args:
+        resume: Go on from the newest saved states beside `output`.
+        should_stop: Asked after each step; a stopped training has saved its state.
+
+    Raises: OutputError when `output` is taken; TrainingError when a loss is not finite.
+    """
+    check_free(output, overwrite=overwrite)
+    work = training_folder(output)
+
+    # 1. The words.
+    source = documents(recipe.data)
+    tokenizer = train_tokenizer(
+        texts_of(source, TOKENIZER_ROWS),
+        recipe.tokenizer.vocab_size,
+        recipe.autoencoder.num_embeddings,
+    )
+
+    # 2. The pictures.
+    torch.manual_seed(recipe.seed)
+    vq = fresh_autoencoder(recipe.autoencoder)
+    pack = SpritePack.open()
+    untoned = [sprite for sprite in pack if not sprite.skin]  # a tone is the same shape again
+    stage = DiscreteAutoencoderStage(
+        vq,
+        recipe.autoencoder,
+        premultiplied(pack, untoned, recipe.autoencoder.resolution),
+        seed=recipe.seed,
+    )
+    yield Note("autoencoder: pictures to features and codes, and back")
+    yield from train(
+        stage,
+        optim=recipe.autoencoder.optim,
+        log=recipe.log,
+        seed=recipe.seed,
+        folder=work / "autoencoder",
+        resume=resume,
+        should_stop=should_stop,
+    )
+    if should_stop():
+        return
+    stage.objective.fold_norm()
+    vq.eval().requires_grad_(False)
+
+    # 3. Both in one sequence.
+    torch.manual_seed(recipe.seed + 1)
+    model = discrete_chameleon(recipe, tokenizer, vq)
+    config = OrthusConfig(**model.config.to_dict())
+    cache = FeatureCache(fingerprint(vq), vq.codes, recipe.autoencoder.resolution, folder=work)
+    batches = discrete_batches(
+        source, recipe.data, config, tokenizer, cache, recipe.optim.batch_size
+    )
+    objective = DiscreteLoss(model.model, model.lm_head)
+    trainable = [p for p in objective.parameters() if p.requires_grad]
+    yield Note("transformer: next-token prediction over text and codes")
+    yield from train(
+        DiscreteStage(objective, trainable, batches),
+        optim=recipe.optim,
+        log=recipe.log,
+        seed=recipe.seed,
+        folder=work / "transformer",
+        resume=resume,
+        should_stop=should_stop,
+    )
+    if should_stop():
+        return
+
+    # 4. One folder.
+    with staged_folder(output, overwrite=overwrite) as staged:
+        model.to(torch.bfloat16).save_pretrained(staged)
+        processor(tokenizer, config).save_pretrained(staged)
+        save_recipe(recipe, staged / "recipe.json")
+    yield Note(f"wrote {output}")
+
+
+def texts_of(source: Source, rows: int) -> Iterator[str]:
+    """The texts of the first rows."""
+    for document in map(source, itertools.islice(itertools.count(), rows)):
+        yield from (s.value for s in document.segments if isinstance(s.value, str))
+
+
+def discrete_chameleon(
+    recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, vq: OrthusVQ
+) -> ChameleonForConditionalGeneration:
+    """An untrained Chameleon around a trained autoencoder, drawn from torch's global generator."""
+    shape = recipe.backbone
+    config = ChameleonConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_attention_heads,
+        max_position_embeddings=shape.max_position_embeddings,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        vocabulary_map=tokenizer.get_vocab(),
+        vq_config={k: v for k, v in vq.config.to_dict().items() if k != "model_type"},
+    )
+    model = ChameleonForConditionalGeneration(config)
+    model.model.vqmodel = vq  # with its decoder, as Anole's folders have it
+    return model
+
+
+def processor(tokenizer: PreTrainedTokenizerBase, config: OrthusConfig) -> ChameleonProcessor:
+    """Chameleon's processor for pictures of the config's size."""
+    side = config.vq_config.resolution
+    return ChameleonProcessor(
+        ChameleonImageProcessorPil(
+            size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+        ),
+        tokenizer,
+        image_seq_length=config.patches,
+    )

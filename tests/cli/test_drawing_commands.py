@@ -1,0 +1,177 @@
+"""generate, edit, story and caption, run as a user runs them, on a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from orthus_core.results.picture import pixel_hash, read_record
+
+
+@pytest.fixture
+def model(tiny_folder) -> list[str]:
+    return ["--model", str(tiny_folder), "--device", "cpu"]
+
+
+@pytest.fixture
+def start(tmp_path) -> Path:
+    path = tmp_path / "start.png"
+    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(path)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_generate_draws_a_picture_that_tells_of_itself(orthus, model, tiny_folder, tmp_path):
+    out = tmp_path / "out.png"
+    done = orthus("generate", "a snowman", "-o", out, "--seed", 7, *model)
+    assert done.exit_code == 0, done.stderr
+    assert f"{tiny_folder} on cpu, fp32" in done.stderr.splitlines()[0]
+    assert done.stdout == f"{out}: a snowman, seed 7\n"
+    record = read_record(out)
+    assert record is not None
+    with Image.open(out) as image:
+        assert image.size == (16, 16) and record["pixels"] == pixel_hash(image)
+    assert record["recipe"]["command"] == "generate" and record["recipe"]["seeds"] == [7]
+    assert record["sampling"]["steps"] == 4 and record["sampling"]["guidance"] == 2.0
+
+
+def test_a_seed_is_the_same_picture_whatever_was_drawn_with_it(orthus, model, tmp_path):
+    many, one = tmp_path / "many", tmp_path / "one.png"
+    done = orthus("generate", "a snowman", "a red fox", "-n", 3, "--seed", 5, "-o", many, *model)
+    assert done.exit_code == 0, done.stderr
+    assert names(many) == [
+        f"{name}_{seed}.png" for name in ("a_red_fox", "a_snowman") for seed in (5, 6, 7)
+    ]
+    orthus("generate", "a red fox", "--seed", 6, "-o", one, "--batch-size", 1, *model)
+    with Image.open(one) as alone, Image.open(many / "a_red_fox_6.png") as among:
+        difference = max(abs(a - b) for a, b in zip(alone.tobytes(), among.tobytes(), strict=True))
+    assert difference <= 1  # rounding of a batch may move a value across a step of 255
+
+
+def test_flags_go_before_the_recipe_and_the_recipe_before_the_model(orthus, model, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('command = "generate"\nsteps = 3\nguidance = 4.0\nseeds = [1, 2]\n')
+    words = ["generate", "a fox", "--recipe", recipe, "--set", "steps=2", "--guidance", 1]
+    done = orthus(*words, "-o", tmp_path / "{seed}.png", "--format", "json", *model)
+    told = json.loads(done.stdout)
+    assert told["sampling"]["steps"] == 2 and told["sampling"]["guidance"] == 1
+    assert [one["seed"] for one in told["pictures"]] == [1, 2]
+    assert [Path(one["path"]).name for one in told["pictures"]] == ["1.png", "2.png"]
+
+
+def test_seeds_that_are_drawn_are_told(orthus, model, tmp_path):
+    done = orthus("generate", "a fox", "--auto-seeds", 2, "-o", tmp_path / "new", *model)
+    seeds = [line.rpartition("seed ")[2] for line in done.stdout.splitlines()]
+    assert names(tmp_path / "new") == sorted(f"a_fox_{seed}.png" for seed in seeds)
+
+
+def test_quiet_prints_paths_only(orthus, model, tmp_path):
+    out = tmp_path / "out.png"
+    done = orthus("generate", "a fox", "-o", out, "--format", "quiet", "-q", *model)
+    assert done.stdout == f"{out}\n" and done.stderr == ""
+
+
+def test_nothing_is_overwritten_unless_told(orthus, model, tmp_path):
+    out = tmp_path / "out.png"
+    out.write_text("precious")
+    refused = orthus("generate", "a fox", "-o", out, *model)
+    assert refused.exit_code == 1 and "--overwrite" in refused.stderr
+    assert out.read_text() == "precious"
+    assert orthus("generate", "a fox", "-o", out, "--overwrite", *model).exit_code == 0
+    assert read_record(out) is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate", " "], "the prompt is empty"),
+        (["generate", "a fox", "--steps", "0"], "steps must be at least 1"),
+        (["generate", "a fox", "--guidance", "nan"], "guidance must be a finite number"),
+        (["generate", "a fox", "-o", "out.jpg"], "written as PNG"),
+        (["generate", "fox " * 300], "tokens long"),
+        (["generate", "a fox", "--model", "minni"], "did you mean 'mini'"),
+        (["edit", "missing.png", "a hat"], "no such picture"),
+        (["caption", "missing.png"], "no such picture"),
+        (["story"], "something to go on from"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_1(orthus, model, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    done = orthus(words[0], *model, *words[1:])
+    assert done.exit_code == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert names(tmp_path) == []
+
+
+def test_edit_changes_a_picture(orthus, model, start, tmp_path):
+    out = tmp_path / "edited.png"
+    done = orthus("edit", start, "a red fox", "-o", out, "--seed", 1, *model)
+    assert done.exit_code == 0, done.stderr
+    record = read_record(out)
+    assert record is not None and record["recipe"]["command"] == "edit"
+    with Image.open(start) as image:
+        assert record["inputs"] == [pixel_hash(image)]
+
+
+def test_a_story_always_draws(orthus, model, start, tmp_path):
+    folder = tmp_path / "told"
+    words = ["story", "a snowman", "--image", start, "--panels", 2, "-o", folder, "--seed", 3]
+    done = orthus(*words, "--max-new-tokens", 12, *model)
+    assert done.exit_code == 0, done.stderr
+    assert names(folder) == ["01.png", "02.png", "03.png", "story.json", "story.md"]
+    told = json.loads((folder / "story.json").read_text())
+    assert told["panels"][0]["given"] and told["panels"][0]["text"] == "a snowman"
+    drawn = [panel for panel in told["panels"] if "image" in panel and not panel["given"]]
+    assert len(drawn) == 2
+    for panel in drawn:
+        assert not panel["forced"] or "was begun for the model" in done.stderr
+
+
+def test_a_story_begins_with_words_alone(orthus, model, tmp_path):
+    folder = tmp_path / "told"
+    words = ["story", "a red fox", "--panels", 1, "-o", folder, "--max-new-tokens", 4]
+    done = orthus(*words, "--format", "json", *model)
+    told = json.loads(done.stdout)
+    assert told["folder"] == str(folder) and "image" not in told["panels"][0]
+
+
+def test_a_story_that_outgrows_the_context_says_so_and_keeps_what_is_drawn(orthus, model, tmp_path):
+    folder = tmp_path / "told"
+    words = ["story", "a red fox", "--panels", 100, "-o", folder, "--max-new-tokens", 101]
+    done = orthus(*words, "--steps", 1, *model)
+    assert done.exit_code == 0, done.stderr
+    assert "context was full after" in done.stderr
+    assert 20 < len(list(folder.glob("*.png"))) < 100
+
+
+def test_ctrl_c_leaves_the_panels_that_are_finished(orthus, model, tmp_path, monkeypatch):
+    from orthus_cli.commands import story
+
+    whole = story._panels
+
+    def interrupted(events):
+        yield next(whole(events))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(story, "_panels", interrupted)
+    folder = tmp_path / "told"
+    done = orthus("story", "a fox", "--panels", 3, "-o", folder, *model)
+    assert done.exit_code == 130
+    assert "02.png" in names(folder) and "03.png" not in names(folder)
+
+
+def test_caption_says_what_it_sees(orthus, model, start, tmp_path):
+    done = orthus("caption", start, "--max-new-tokens", 5, *model)
+    assert done.exit_code == 0, done.stderr
+    assert len(done.stdout.splitlines()) <= 5
+    many = orthus("caption", start, start, "--question", "a fox?", "--format", "json", *model)
+    told = json.loads(many.stdout)
+    assert told["question"] == "a fox?"
+    assert [answer["image"] for answer in told["answers"]] == [str(start)] * 2
+    assert told["answers"][0]["text"] == told["answers"][1]["text"]

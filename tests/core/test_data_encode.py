@@ -1,0 +1,224 @@
+"""Rows: layouts, what is predicted where, dropped conditions, batches."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from orthus_core.data.collate import collate, collate_discrete
+from orthus_core.data.document import Document, says
+from orthus_core.data.encode import IGNORE, Encoded, TokenIds, drop_condition, encode, with_codes
+from orthus_core.data.tokenizer import text_ids, train_tokenizer
+from orthus_core.errors import DataError
+from orthus_core.model.config import OrthusConfig
+
+CODES, PATCHES = 8, 3
+CODE_IDS = list(range(4, 4 + CODES))
+IDS = TokenIds(bos=0, eos=2, pad=1, eoi=4 + CODES, boi=5 + CODES, sep=6 + CODES, image=7 + CODES)
+SLOTS = [IDS.boi, *[IDS.image] * PATCHES, IDS.eoi]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A picture that is only its name."""
+
+    key: str
+
+    def load(self, size: int) -> np.ndarray:
+        return np.zeros((size, size, 3), dtype=np.uint8)
+
+
+A, B = Named("a"), Named("b")
+DRAW = Document(says("user", "a cat") + says("model", A))
+ASK = Document(says("user", A, "what is this?") + says("model", "a cat"))
+EDIT = Document(says("user", A, "mirror it") + says("model", B))
+STORY = Document(says("user", A, "go on") + says("model", "then", B, "the end"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(["a cat"], vocab_size=256, num_codes=CODES)
+
+
+def row_of(document: Document, tokenizer: PreTrainedTokenizerFast, **options) -> Encoded:
+    return encode(document, tokenizer, IDS, PATCHES, **options)
+
+
+def test_rows_stand_in_the_layouts_of_the_release(tokenizer: PreTrainedTokenizerFast):
+    def words(text: str) -> list[int]:
+        return text_ids(tokenizer, text)
+
+    assert row_of(DRAW, tokenizer).ids == [IDS.bos, *words("a cat"), IDS.sep, *SLOTS, IDS.eos]
+    assert row_of(ASK, tokenizer).ids == [
+        *(IDS.bos, *SLOTS, *words("what is this?"), IDS.sep),
+        *(*words("a cat"), IDS.eos),
+    ]
+    assert row_of(EDIT, tokenizer).ids == [
+        *(IDS.bos, *SLOTS, *words("mirror it"), IDS.sep),
+        *(*SLOTS, IDS.eos),
+    ]
+    assert row_of(STORY, tokenizer).ids == [
+        *(IDS.bos, *SLOTS, *words("go on"), IDS.sep),
+        *(*words("then"), *SLOTS, *words("the end"), IDS.eos),
+    ]
+
+
+def test_a_prompt_ends_in_sep_and_waits(tokenizer: PreTrainedTokenizerFast):
+    assert row_of(Document(says("user", "a cat")), tokenizer).ids[-1] == IDS.sep
+
+
+def test_pictures_come_in_the_order_of_their_slots(tokenizer: PreTrainedTokenizerFast):
+    assert row_of(EDIT, tokenizer).pictures == (A, B)
+
+
+@pytest.mark.parametrize("document", [DRAW, ASK, EDIT, STORY])
+@pytest.mark.parametrize("train_on", ["model", "all"])
+def test_a_target_is_the_next_token_and_never_a_patch(
+    tokenizer: PreTrainedTokenizerFast, document: Document, train_on
+):
+    row = row_of(document, tokenizer, train_on=train_on)
+    after_sep = row.ids.index(IDS.sep)
+    assert len(row.text_targets) == len(row.ids)
+    for position, (target, following) in enumerate(
+        zip(row.text_targets, [*row.ids[1:], None], strict=True)
+    ):
+        learnt = train_on == "all" or position >= after_sep
+        expected = learnt and following is not None and following != IDS.image
+        assert target == (following if expected else IGNORE)
+
+
+def test_a_picture_begins_ends_and_closes_the_row_by_prediction(
+    tokenizer: PreTrainedTokenizerFast,
+):
+    row = row_of(DRAW, tokenizer)
+    sep = row.ids.index(IDS.sep)
+    assert row.text_targets[sep:] == [IDS.boi, *[IGNORE] * PATCHES, IDS.eoi, IDS.eos, IGNORE]
+
+
+def test_a_row_longer_than_the_context_is_refused(tokenizer: PreTrainedTokenizerFast):
+    length = len(row_of(STORY, tokenizer).ids)
+    assert row_of(STORY, tokenizer, longest=length)
+    with pytest.raises(DataError, match=f"has {length} positions, the context {length - 1}"):
+        row_of(STORY, tokenizer, longest=length - 1)
+
+
+def test_text_in_a_document_cannot_open_a_slot(tokenizer: PreTrainedTokenizerFast):
+    row = row_of(Document(says("user", "<image><racm3:break>") + says("model", "no")), tokenizer)
+    assert not {IDS.image, IDS.boi} & set(row.ids)
+
+
+def test_ids_come_from_the_models_config(tokenizer: PreTrainedTokenizerFast):
+    config = OrthusConfig(
+        vocabulary_map=tokenizer.get_vocab(),
+        vq_config={"num_embeddings": CODES},
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+    )
+    assert TokenIds.of(config) == IDS
+    config.sep_token_id = None
+    with pytest.raises(DataError, match="no token id for sep"):
+        TokenIds.of(config)
+
+
+def test_codes_fill_the_slots_and_are_predicted_one_position_before(
+    tokenizer: PreTrainedTokenizerFast,
+):
+    row = row_of(EDIT, tokenizer)
+    codes = [[1, 2, 3], [4, 5, 6]]
+    discrete = with_codes(row, codes, IDS, CODE_IDS)
+    assert [token for token in discrete.ids if token in CODE_IDS] == [5, 6, 7, 8, 9, 10]
+    assert discrete.pictures == ()
+    for position, token in enumerate(discrete.ids[1:]):
+        if token in CODE_IDS:
+            assert discrete.text_targets[position] == token
+        else:
+            assert discrete.text_targets[position] == row.text_targets[position]
+
+
+def test_conditions_are_dropped_as_often_as_asked():
+    def kept(document: Document, chance: float) -> Counter:
+        rng = random.Random(0)
+        return Counter(
+            tuple(segment.value for segment in drop_condition(document, rng, chance).user)
+            for _ in range(2000)
+        )
+
+    drawn = kept(DRAW, 0.1)
+    assert set(drawn) == {("a cat",), ("Generate an image.",)}
+    assert 150 < drawn["Generate an image.",] < 250
+
+    edits = kept(EDIT, 0.1)
+    dropped = [(A,), ("mirror it",), ("Generate an image.",)]
+    assert set(edits) == {(A, "mirror it"), *dropped}
+    assert all(150 < edits[key] < 250 for key in dropped)
+
+
+def test_answers_and_stories_keep_their_conditions():
+    rng = random.Random(0)
+    for document in (ASK, STORY, Document(says("model", A))):
+        assert drop_condition(document, rng, 0.33) == document
+
+
+def test_nothing_is_dropped_at_chance_zero():
+    assert drop_condition(EDIT, random.Random(0), 0.0) == EDIT
+
+
+def features_of(pictures) -> Tensor:
+    """[M, P, 1]: a hundred for each letter of the alphabet, and the patch."""
+    return torch.tensor(
+        [[[100.0 * (ord(p.key) - ord("a")) + patch] for patch in range(PATCHES)] for p in pictures]
+    )
+
+
+def test_a_batch_pads_right_and_masks_what_it_padded(tokenizer: PreTrainedTokenizerFast):
+    rows = [row_of(document, tokenizer) for document in (DRAW, STORY)]
+    batch = collate(rows, IDS, features_of)
+    short, long = len(rows[0].ids), len(rows[1].ids)
+    assert batch.ids_BS.shape == (2, long)
+    assert batch.ids_BS[0].tolist() == rows[0].ids + [IDS.pad] * (long - short)
+    assert batch.attention_mask_BS.sum(1).tolist() == [short, long]
+    assert batch.text_targets_BS[0, short:].eq(IGNORE).all()
+    assert batch.position_ids_BS[1].tolist() == list(range(long))
+
+
+def test_each_patch_is_predicted_from_the_position_before_it(tokenizer: PreTrainedTokenizerFast):
+    rows = [row_of(document, tokenizer) for document in (EDIT, DRAW, ASK)]
+    batch = collate(rows, IDS, features_of)
+    flat = batch.ids_BS.flatten()
+    assert flat[batch.image_index_N + 1].eq(IDS.image).all()
+    assert flat[batch.image_index_N[::PATCHES]].eq(IDS.boi).all()
+    assert len(batch.image_index_N) == flat.eq(IDS.image).sum() == 4 * PATCHES
+    assert batch.features_NC is not None
+    assert batch.features_NC[:, 0].tolist() == [0, 1, 2, 100, 101, 102, 0, 1, 2, 0, 1, 2]
+    assert batch.pictures == (A, B, A, A)
+
+
+def test_a_batch_without_pictures_has_no_features(tokenizer: PreTrainedTokenizerFast):
+    row = row_of(Document(says("user", "hello") + says("model", "you")), tokenizer)
+    batch = collate([row], IDS, features_of)
+    assert batch.features_NC is None and len(batch.image_index_N) == 0
+
+
+def test_a_batch_moves_with_all_its_tensors(tokenizer: PreTrainedTokenizerFast):
+    batch = collate([row_of(DRAW, tokenizer)], IDS, features_of).to("meta")
+    assert batch.ids_BS.is_meta and batch.features_NC is not None and batch.features_NC.is_meta
+    assert batch.pictures == (A,)
+
+
+def test_a_discrete_batch_gives_each_picture_its_own_codes(tokenizer: PreTrainedTokenizerFast):
+    def codes_of(pictures) -> Tensor:
+        return torch.tensor([[1, 2, 3] if p == A else [4, 5, 6] for p in pictures])
+
+    rows = [row_of(document, tokenizer) for document in (EDIT, DRAW)]
+    batch = collate_discrete(rows, IDS, codes_of, CODE_IDS)
+    codes = [[t for t in row if t in CODE_IDS] for row in batch.ids_BS.tolist()]
+    assert codes == [[5, 6, 7, 8, 9, 10], [5, 6, 7]]
+    assert IDS.image not in batch.ids_BS and batch.features_NC is None

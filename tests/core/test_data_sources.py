@@ -1,0 +1,81 @@
+"""Which rows a step gets: the same after a resume, each document once an epoch, sorted windows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from orthus_core.data.collate import collate
+from orthus_core.data.document import Document, says
+from orthus_core.data.encode import Encoded, TokenIds
+from orthus_core.data.sources import Batches, Shuffled
+from orthus_core.errors import DataError
+
+IDS = TokenIds(bos=0, eos=1, pad=2, sep=3, boi=4, eoi=5, image=6)
+
+
+def document(number: int) -> Document:
+    return Document(says("user", str(number)) + says("model", "x"), id=str(number))
+
+
+def row(document: Document) -> Encoded:
+    """As many tokens as the number modulo 7, plus its own id as the first."""
+    number = int(document.id)
+    ids = [10 + number, *[9] * (number % 7)]
+    return Encoded(ids, [-100] * len(ids), ())
+
+
+def batches(**options) -> Batches:
+    return Batches(document, row, partial(collate, ids=IDS), batch_size=4, **options)
+
+
+def numbers(rows: list[Encoded]) -> list[int]:
+    return [row.ids[0] - 10 for row in rows]
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_step_gets_the_same_batch_whatever_came_before(window: int):
+    straight = batches(window=window, seed=5)
+    before = [straight(step).ids_BS for step in range(8)]
+    for step in (7, 2, 5):
+        assert torch.equal(batches(window=window, seed=5)(step).ids_BS, before[step])
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_every_row_is_used_once(window: int):
+    made = batches(window=window)
+    used = [number for step in range(6) for number in numbers(made.rows(step))]
+    assert sorted(used) == list(range(24))
+
+
+def test_a_window_keeps_rows_of_one_length_together():
+    def padding(window: int) -> int:
+        made = batches(window=window)
+        return sum(int((1 - made(step).attention_mask_BS).sum()) for step in range(21))
+
+    assert padding(7) < padding(1) / 3
+
+
+def test_devices_share_no_row():
+    used = [
+        number
+        for shard in range(2)
+        for step in range(6)
+        for number in numbers(batches(window=3, shard=shard, shards=2).rows(step))
+    ]
+    assert sorted(used) == list(range(48))
+
+
+def test_an_epoch_shows_every_document_once_in_its_own_order():
+    source = Shuffled([document(n) for n in range(10)], seed=0)
+    epochs = [[source(epoch * 10 + place).id for place in range(10)] for epoch in range(3)]
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert source(3).id == epochs[0][3]
+
+
+def test_no_documents_are_refused():
+    with pytest.raises(DataError, match="no documents"):
+        Shuffled([], seed=0)

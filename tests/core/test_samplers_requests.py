@@ -1,0 +1,162 @@
+"""From words and pictures to prompts: the layouts that training uses, the model's own values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from orthus_core.checkpoint.folder import Opened, open_model
+from orthus_core.data.pictures import FilePicture
+from orthus_core.data.pixels import open_image, to_pixels
+from orthus_core.errors import CheckpointError, DataError, PromptError
+from orthus_core.events import ImageDone, RowDone, TextPiece
+from orthus_core.samplers.batches import in_batches
+from orthus_core.samplers.requests import Asking, Sampling, sampling_of
+from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.words import with_words
+from tests.conftest import make_tiny_config
+
+SAMPLING = Sampling(
+    steps=2, guidance=3.0, image_guidance=1.5, noise_scale=1.0, negative_prompt="what"
+)
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_folder) -> Opened:
+    return open_model(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def asking(opened) -> Asking:
+    return Asking(opened.model, opened.processor.tokenizer)
+
+
+@pytest.fixture
+def picture(tmp_path) -> FilePicture:
+    path = tmp_path / "in.png"
+    Image.linear_gradient("L").convert("RGB").resize((40, 24)).save(path)
+    return FilePicture(path)
+
+
+def words(opened, text: str) -> list[int]:
+    return opened.processor.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_a_picture_is_asked_for_as_training_lays_it_out(opened, asking):
+    config = opened.model.config
+    prompt = asking.picture("a snowman", SAMPLING)
+    bos, sep = config.bos_token_id, config.sep_token_id
+    assert prompt.context.ids == (bos, *words(opened, "a snowman"), sep)
+    assert [context.ids for context in prompt.against] == [(bos, *words(opened, "what"), sep)]
+    assert prompt.guidance.weights == (3.0, -2.0)
+
+
+def test_an_edit_compares_with_the_picture_alone_and_with_nothing(opened, asking, picture):
+    config = opened.model.config
+    prompt = asking.edit([picture], "a red fox", SAMPLING)
+    shown = (config.boi_token_id, *[config.image_token_id] * 4, config.eoi_token_id)
+    bos, sep = config.bos_token_id, config.sep_token_id
+    assert prompt.context.ids == (bos, *shown, *words(opened, "a red fox"), sep)
+    assert prompt.against[0].ids == (bos, *shown, sep)
+    assert prompt.against[1].ids == (bos, *words(opened, "what"), sep)
+    assert prompt.guidance.weights == (3.0, -1.5, -0.5)
+    pixels = to_pixels(open_image(picture.path), 16).unsqueeze(0)
+    with torch.no_grad():
+        expected = opened.model.encode_images(pixels)
+    for context in (prompt.context, prompt.against[0]):
+        torch.testing.assert_close(context.features_MPC, expected)
+    assert prompt.against[1].features_MPC is None
+
+
+def test_a_story_goes_on_from_pictures_and_words(opened, asking, picture):
+    prompt = asking.story([picture, "a snowman"], SAMPLING)
+    assert prompt.context.features_MPC.shape == (1, 4, 8)
+    assert prompt.context.ids[-1] == opened.model.config.sep_token_id
+
+
+def test_guidance_of_one_reads_no_other_stream(asking, picture):
+    assert asking.picture("a fox", SAMPLING._replace(guidance=1.0)).against == ()
+    both = asking.edit([picture], "a fox", SAMPLING._replace(guidance=2.0, image_guidance=1.0))
+    assert both.guidance.weights == (2.0, -1.0) and len(both.against) == 1
+
+
+def test_values_that_are_not_asked_for_are_the_models_own():
+    small = make_tiny_config(sampling={"steps": 20, "guidance": 1.5})
+    assert sampling_of(small, steps=None) == Sampling(20, 1.5, 1.5, 1.0, "Generate an image.")
+    assert sampling_of(small, steps=5, negative_prompt="fog").steps == 5
+    assert sampling_of(small, negative_prompt="fog").negative_prompt == "fog"
+    assert sampling_of(small, story=True).guidance == 1.5
+    released = make_tiny_config()
+    assert sampling_of(released) == Sampling(100, 5.0, 1.5, 1.0, "Generate an image.")
+    assert sampling_of(released, story=True) == Sampling(100, 3.0, 1.5, 1.0, "generate images")
+
+
+def test_asking_for_nothing_is_an_error_that_says_so(opened, asking, picture):
+    with pytest.raises(PromptError, match="prompt is empty"):
+        asking.picture("  ", SAMPLING)
+    with pytest.raises(PromptError, match="instruction is empty"):
+        asking.edit([picture], "", SAMPLING)
+    with pytest.raises(PromptError, match="question is empty"):
+        asking.question(picture, "")
+    with pytest.raises(PromptError, match="something to go on from"):
+        asking.story([], SAMPLING)
+    with pytest.raises(DataError, match="no such picture"):
+        asking.question(FilePicture(Path("missing.png")), "what is this?")
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        Asking(opened.model, None)
+
+
+def test_a_text_cannot_smuggle_in_a_picture(opened, asking):
+    prompt = asking.picture("a fox <image><racm3:break>", SAMPLING)
+    config = opened.model.config
+    assert not {config.image_token_id, config.boi_token_id} & set(prompt.context.ids)
+
+
+def test_batches_number_rows_through_and_change_nothing(opened, asking):
+    prompts = [asking.picture("a fox", SAMPLING)._replace(seed=seed) for seed in range(5)]
+    settings = Settings(max_images=1, steps=2)
+
+    def pictures(size: int | None) -> dict[int, torch.Tensor]:
+        events = in_batches(opened.model, prompts, settings, size)
+        return {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
+
+    whole = pictures(None)
+    assert sorted(whole) == [0, 1, 2, 3, 4]
+    for size in (1, 2, 5, 9):
+        for row, features in pictures(size).items():
+            torch.testing.assert_close(features, whole[row], atol=1e-3, rtol=1e-3)
+
+
+def test_words_arrive_as_their_tokens_do(opened):
+    tokenizer = opened.processor.tokenizer
+    ids = words(opened, "a snowman ☃ é")
+    events = [TextPiece(0, "", (token,)) for token in ids] + [RowDone(0, "end")]
+    told = [event.text for event in with_words(events, tokenizer) if isinstance(event, TextPiece)]
+    assert "".join(told) == "a snowman ☃ é"
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(told)
+    assert "" in told, "the first bytes of a snowman are no letter yet"
+
+
+def test_words_of_rows_do_not_mix_and_begin_anew_after_a_picture(opened):
+    tokenizer = opened.processor.tokenizer
+    fox, man = words(opened, "a red fox"), words(opened, "a snowman")
+    picture = ImageDone(0, 0, torch.zeros(3, 16, 16), torch.zeros(4, 8))
+    events = [
+        *[
+            TextPiece(row, "", (token,))
+            for pair in zip(fox, man, strict=False)
+            for row, token in enumerate(pair)
+        ],
+        picture,
+        TextPiece(0, "", tuple(man)),
+    ]
+    told: dict[int, list[str]] = {0: [], 1: []}
+    for event in with_words(events, tokenizer):
+        if isinstance(event, TextPiece):
+            told[event.row].append(event.text)
+    assert told[0][-1] == "a snowman"
+    assert "a red fox".startswith("".join(told[0][:-1]))
+    assert "a snowman".startswith("".join(told[1]))

@@ -1,0 +1,119 @@
+"""The rules of a row: when a picture may, must and can no longer begin, and how a row ends."""
+
+from __future__ import annotations
+
+import torch
+
+from orthus_core.events import Note, PatchDone, TextPiece
+from orthus_core.samplers.prompt import Context, Prompt
+from orthus_core.samplers.row import Row, Turn
+from orthus_core.samplers.settings import Settings
+from tests.conftest import make_tiny_config
+
+EOS, EOI, BOI, SEP, IMAGE, WORD = 2, 36, 37, 38, 39, 40
+PATCHES, CONTEXT = 4, 96
+ROOM = PATCHES + 2
+
+
+def row_of(length: int = 3, settings: Settings | None = None, against: int = 0) -> Row:
+    prompt = Prompt(
+        Context((WORD,) * length), against=(Context((WORD,) * against),) if against else ()
+    )
+    return Row(0, prompt, settings or Settings(max_images=1, max_text=10), make_tiny_config())
+
+
+def fill(row: Row) -> list:
+    return [event for _ in range(PATCHES) for event in row.draw(torch.zeros(8))]
+
+
+def test_an_image_begins_only_when_its_patches_fit():
+    assert row_of(CONTEXT - ROOM).may_begin_image
+    assert not row_of(CONTEXT - ROOM + 1).may_begin_image
+
+
+def test_an_image_begins_only_when_it_fits_what_it_is_guided_against():
+    assert row_of(3, against=CONTEXT - ROOM).may_begin_image
+    assert not row_of(3, against=CONTEXT - ROOM + 1).may_begin_image
+
+
+def test_an_image_that_just_fits_is_followed_by_the_end_of_the_row():
+    row = row_of(CONTEXT - ROOM)
+    row.say(BOI)
+    fill(row)
+    row.close()
+    assert len(row.ids) == CONTEXT
+    assert row.turn is Turn.NONE and row.ended == "context"
+
+
+def test_pictures_alone_open_at_once_and_end_the_row():
+    row = row_of(settings=Settings(max_images=2))
+    for image in range(2):
+        assert row.turn is Turn.OPEN
+        assert row.open() == []  # nothing was forced on the model: no text was wanted
+        events = fill(row)
+        assert events[-1] == PatchDone(0, image, PATCHES, PATCHES)
+        if row.turn is Turn.CLOSE:
+            row.close()
+    assert row.ended == "images"
+    assert row.ids[3:] == [BOI, *[IMAGE] * PATCHES, EOI, BOI, *[IMAGE] * PATCHES]
+
+
+def test_text_goes_on_after_a_picture_with_eoi():
+    row = row_of()
+    row.say(WORD)
+    row.say(BOI)
+    fill(row)
+    assert row.turn is Turn.CLOSE
+    row.close()
+    assert row.ids[3:] == [WORD, BOI, *[IMAGE] * PATCHES, EOI]
+    assert row.turn is Turn.WRITE
+    assert not row.may_begin_image  # one was wanted
+
+
+def test_the_end_is_the_end_unless_a_picture_is_owed():
+    for end in (EOS, SEP):
+        row = row_of()
+        assert row.say(end) == [] and row.ended == "end"
+        owing = row_of(settings=Settings(max_images=1, min_images=1, max_text=10))
+        (note,) = owing.say(end)
+        assert isinstance(note, Note) and "would have ended" in note.message
+        assert owing.turn is Turn.DRAW and owing.ids[-1] == BOI
+
+
+def test_an_owed_picture_comes_after_so_much_text_and_the_count_begins_again_after_it():
+    settings = Settings(max_images=2, min_images=2, max_text=10, text_before_image=2)
+    row = row_of(settings=settings)
+    for _ in range(2):
+        assert row.turn is Turn.WRITE
+        assert row.say(WORD) == [TextPiece(0, "", (WORD,))]
+        row.say(WORD)
+        assert row.turn is Turn.OPEN
+        (note,) = row.open()
+        assert "still writing" in note.message
+        fill(row)
+        row.close()
+    assert row.turn is Turn.WRITE
+
+
+def test_an_owed_picture_comes_when_the_text_is_used_up():
+    row = row_of(settings=Settings(max_images=1, min_images=1, max_text=1))
+    row.say(WORD)
+    assert row.turn is Turn.OPEN
+
+
+def test_an_owed_picture_without_room_ends_the_row_and_says_so():
+    settings = Settings(max_images=2, min_images=2, max_text=10, text_before_image=1)
+    row = row_of(CONTEXT - ROOM - 2, settings)
+    row.say(WORD)
+    row.open()
+    fill(row)
+    row.close()
+    row.say(WORD)
+    assert row.ended == "context"
+
+
+def test_text_ends_at_its_length():
+    row = row_of(settings=Settings(max_images=0, max_text=2))
+    row.say(WORD)
+    row.say(WORD)
+    assert row.ended == "length"

@@ -1,0 +1,56 @@
+"""The recipes that come along, and the page about all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orthus_core.recipe import SCHEMAS, load
+from orthus_core.recipe.document import document
+from orthus_core.recipe.load import command_of
+from orthus_core.recipe.schema import keys, members
+from orthus_core.recipe.shelf import find, shelf, shelved
+
+ROOT = Path(__file__).parents[2]
+FILES = shelved()
+
+
+def test_the_source_trees_recipes_are_the_shelf() -> None:
+    assert shelf() == ROOT / "recipes"
+    assert FILES
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_recipe_loads_by_its_name(name: str) -> None:
+    assert find(name) == FILES[name]
+    load(SCHEMAS[command_of(name)], name)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
+    first = FILES[name].read_text().splitlines()[0]
+    assert first.startswith(f"# orthus {command_of(name)} ")
+    assert name in first.split()
+
+
+def test_every_file_of_the_folder_is_a_recipe() -> None:
+    files = {path for path in (ROOT / "recipes").rglob("*") if path.is_file()}
+    assert files == set(FILES.values())
+
+
+def test_the_page_about_recipes_is_current() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert page == document(), "python -m orthus_core.recipe.document > docs/recipes.md"
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_every_key_says_what_it_means(schema: type) -> None:
+    assert all(found.doc for found in keys(schema))
+    assert all(found.doc for found in members(schema).values())
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_every_default_would_pass_as_a_value(schema: type) -> None:
+    flags = {found.name: found.default for found in keys(schema)}
+    assert load(schema, None, (), flags) == schema()

@@ -1,0 +1,71 @@
+"""The arrows between packages point one way, and the command line waits with what is heavy."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import orthus_core
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "rich", "accelerate", "datasets", "diffusers", "numpy", "PIL"}
+
+GROUND = {"errors", "events", "version"}
+USES = {  # a package of orthus_core: what it may import beside itself
+    "errors": set(),
+    "events": set(),
+    "version": set(),
+    "recipe": GROUND,
+    "model": GROUND,
+    "losses": GROUND | {"recipe", "model"},
+    "data": GROUND | {"recipe", "model"},
+    "samplers": GROUND | {"recipe", "model", "data", "checkpoint"},
+    "checkpoint": GROUND | {"recipe", "model", "data"},
+    "evaluation": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint"},
+    "results": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
+    "train": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
+}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(tree: ast.AST, nodes: Iterator[ast.AST] | None = None) -> Iterator[str]:
+    """The dotted names that a file imports; of all its nodes unless some are given."""
+    for node in nodes or ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are written out, so that they can be read and searched"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules("orthus_core"), ids=lambda path: path.stem)
+def test_arrows_point_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT / "orthus_core").with_suffix("").parts
+    if parts == ("__init__",):
+        return  # names everything, imports nothing until it is asked
+    tree = ast.parse(path.read_text())
+    used = {name.split(".")[1] for name in imports(tree) if name.startswith("orthus_core.")}
+    assert used - {parts[0]} <= USES[parts[0]]
+    assert not any(name.startswith("orthus_cli") for name in imports(tree))
+
+
+@pytest.mark.parametrize("path", modules("orthus_cli"), ids=lambda path: path.stem)
+def test_the_command_line_imports_nothing_heavy_at_module_level(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    assert not {name.split(".")[0] for name in imports(tree, iter(tree.body))} & HEAVY
+
+
+@pytest.mark.parametrize("name", orthus_core.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(orthus_core, name) is not None
+
+
+def test_a_name_that_is_not_public_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'snowman'"):
+        _ = orthus_core.snowman
