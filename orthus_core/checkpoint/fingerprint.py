@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.source import read_json
@@ -12,8 +13,8 @@ from orthus_core.checkpoint.source import read_json
 # Of each tensor: enough that any training shows, little enough that a 7B takes a second.
 BYTES_A_TENSOR = 1 << 14
 
-# Keys of config.json that do not change what the weights compute.
-ASIDE = ("_name_or_path", "architectures", "origin", "sampling", "transformers_version")
+# Keys of config.json that do not change what the weights compute; each tensor tells its own dtype.
+ASIDE = ("_name_or_path", "architectures", "dtype", "origin", "sampling", "transformers_version")
 
 
 def fingerprint(folder: Path) -> str:
@@ -22,11 +23,7 @@ def fingerprint(folder: Path) -> str:
     Raises:
         CheckpointError: When the folder does not read.
     """
-    config = {
-        name: value
-        for name, value in read_json(folder / "config.json").items()
-        if name not in ASIDE
-    }
+    config = _computing(read_json(folder / "config.json"))
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, header in sorted(read_folder(folder).items()):
         digest.update(f"{name} {header.dtype} {header.shape}".encode())
@@ -34,3 +31,12 @@ def fingerprint(folder: Path) -> str:
             stream.seek(header.start)
             digest.update(stream.read(min(header.bytes, BYTES_A_TENSOR)))
     return digest.hexdigest()
+
+
+def _computing(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys that say how the weights are computed with, tables inside tables too."""
+    return {
+        name: _computing(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in ASIDE
+    }

@@ -102,7 +102,7 @@ def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
 
 def to_image(pixels_3HW: Tensor) -> Image.Image:
     """A decoded picture from values of about [-1, 1], clipped and truncated as in the release."""
-    # In double: in single, a value that stands exactly on a level can fall below it and lose it.
+    # In double, as the release's numpy computes: single would truncate some values elsewhere.
     values_3HW = (pixels_3HW.detach().cpu().double() + 1.0) / RESCALE
     levels_HW3 = values_3HW.clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(levels_HW3.contiguous().numpy())

@@ -81,7 +81,7 @@ def load(
         if value is not None:
             path = tuple(name.split("."))
             values |= _gather(
-                schema, _nest(path, value), place=lambda path: f"option for {'.'.join(path)}"
+                schema, _nest(path, value), place=lambda path: f"the option for {'.'.join(path)}"
             )
     return _build(schema(), values, where)
 

@@ -84,7 +84,7 @@ class Asking:
                 hint="copy the tokenizer and preprocessor files of the model it came from",
             )
         self.model, self.tokenizer = model, tokenizer
-        self._ids = TokenIds.of(model.config)
+        self._ids = TokenIds.of(model.config)  # type: ignore[arg-type]
 
     def picture(self, text: str, sampling: Sampling) -> Prompt:
         """A picture of what the text says. Raises: PromptError when there is no text."""
@@ -162,7 +162,7 @@ class Asking:
     @torch.no_grad()
     def _features(self, pictures: Sequence[Picture]) -> Tensor:
         model = self.model
-        size = model.config.vq_config.resolution
+        size = model.model.vqmodel.config.resolution
         pixels_M3HW = pack_pixels([picture.load(size) for picture in pictures])
         encoder = next(model.model.vqmodel.parameters())
         return model.encode_images(pixels_M3HW.to(encoder.device, encoder.dtype)).float()

@@ -31,6 +31,12 @@ class Turn(Enum):
     NONE = auto()  # it has ended
 
 
+def ends(config: OrthusConfig) -> tuple[int | None, ...]:
+    """Tokens that end a row's text: [EOS], of which a configuration may name several, and SEP."""
+    eos = config.eos_token_id
+    return (*eos, config.sep_token_id) if isinstance(eos, list) else (eos, config.sep_token_id)
+
+
 class Row:
     """A prompt and all that came after it.
 
@@ -80,10 +86,9 @@ class Row:
 
     def say(self, token: int) -> list[Event]:
         """Takes the token chosen in a WRITE turn: a word, the end, or a picture's beginning."""
-        config = self._config
-        if token == config.boi_token_id:
+        if token == self._config.boi_token_id:
             return self.open()
-        if token in (config.eos_token_id, config.sep_token_id):
+        if token in ends(self._config):
             if self._owes_image and self._image_fits:
                 return [self._begun_for_it("would have ended"), *self.open()]
             self.turn = self._end("end")

@@ -29,12 +29,13 @@ def learning_rate(recipe: OptimRecipe, step: int) -> float:
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.optim.AdamW:
-    """AdamW with decay on matrices and kernels only; norms and biases are left alone."""
-    matrices = [p for p in parameters if p.ndim > 1]
-    vectors = [p for p in parameters if p.ndim <= 1]
+    """AdamW with decay on matrices and kernels; not on norms, biases, or what says `no_decay`."""
+    matrices = [p for p in parameters if p.ndim > 1 and not getattr(p, "no_decay", False)]
+    taken = {id(p) for p in matrices}
+    others = [p for p in parameters if id(p) not in taken]
     groups = [
         {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],

@@ -217,7 +217,7 @@ def test_a_fingerprint_names_weights_however_they_are_sharded(tiny_folder, tmp_p
     assert len(list(sharded.glob("*.safetensors"))) > 1
     assert fingerprint(sharded) == fingerprint(tiny_folder)
 
-    opened.model.mlp_head.cond_embed.bias[0] += 1
+    opened.model.mlp_head.cond_embed.bias.data[0] += 1
     changed = save_model(opened.model, opened.processor, tmp_path / "changed")
     assert fingerprint(changed) != fingerprint(tiny_folder)
 

@@ -80,6 +80,14 @@ def test_the_end_is_the_end_unless_a_picture_is_owed():
         assert owing.turn is Turn.DRAW and owing.ids[-1] == BOI
 
 
+def test_a_configuration_may_name_several_ends():
+    config = make_tiny_config()
+    config.eos_token_id = [EOS, WORD + 1]
+    row = Row(0, Prompt(Context((WORD,))), Settings(max_images=0, max_text=10), config)
+    row.say(WORD + 1)
+    assert row.ended == "end"
+
+
 def test_an_owed_picture_comes_after_so_much_text_and_the_count_begins_again_after_it():
     settings = Settings(max_images=2, min_images=2, max_text=10, text_before_image=2)
     row = row_of(settings=settings)
