@@ -123,10 +123,12 @@ class FeatureCache:
             save_file({"features": stacked}, unfinished, metadata={"keys": keys})
             os.replace(unfinished, self.path)
         except (OSError, SafetensorError) as error:
-            unfinished.unlink(missing_ok=True)
             raise OutputError(
                 f"the features were not saved: {error}", where=str(self.path)
             ) from error
+        finally:
+            if unfinished.exists():
+                unfinished.unlink()
 
 
 def _read(path: Path) -> dict[str, Tensor]:

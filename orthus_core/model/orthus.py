@@ -73,13 +73,14 @@ class OrthusForConditionalGeneration(OrthusPreTrainedModel):
 
     def __init__(self, config: OrthusConfig) -> None:
         config.validate_choices()
+        code_token_ids = config.code_token_ids
         super().__init__(config)
+        self.code_token_ids = code_token_ids
         self.model = OrthusModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mlp_head = DiffusionHead(
             config.feature_channels, config.hidden_size, config.head_width, config.head_depth
         )
-        self.code_token_ids = config.code_token_ids
         self._never_text_of: dict[torch.device, Tensor] = {}
         self.post_init()
 

@@ -83,7 +83,7 @@ def _to_grey(rng: random.Random, world: World, sprite: Sprite, ground: str) -> E
 
 def _replace(rng: random.Random, world: World, sprite: Sprite, ground: str) -> Edit:
     other = sprite
-    while other.key == sprite.key or world.is_held_out(other, ground):
+    while other.key == sprite.key or not world.may_show(other, ground):
         other = world.any_sprite(rng)
     words = rng.choice(REPLACE).format(world.names(other).phrase)
     return Edit(world.picture(sprite, ground), words, world.picture(other, ground))

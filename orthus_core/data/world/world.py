@@ -93,11 +93,17 @@ class World:
 
     def is_held_out(self, sprite: Sprite, colour: str) -> bool:
         """Whether training never sees this sprite on this coloured ground."""
-        return colour != "white" and stable_share(sprite.base, colour) < self.held_out
+        # A tone and a twin share their sprite's fate, or an edit of them would cross the line.
+        thing = sprite.base if sprite.skin else sprite.neutral
+        return colour != "white" and stable_share(thing, colour) < self.held_out
 
     def colours(self, sprite: Sprite) -> list[str]:
         """The coloured grounds this sprite may stand on here. When testing they may be none."""
-        return [c for c in COLOURS if self.is_held_out(sprite, c) == self.testing]
+        return [colour for colour in COLOURS if self.may_show(sprite, colour)]
+
+    def may_show(self, sprite: Sprite, ground: str) -> bool:
+        """Whether a sprite may stand on a ground here; on white all may."""
+        return ground == "white" or self.is_held_out(sprite, ground) == self.testing
 
     def any_shown(self, rng: random.Random, coloured: float) -> tuple[Sprite, str]:
         """A sprite and its ground: coloured with this chance, when testing always and held out."""
