@@ -96,10 +96,23 @@ def test_constraints_name_versions_and_nothing_else() -> None:
         )
 
 
-def test_the_readme_holds_the_commands_that_ci_runs() -> None:
+def test_ci_runs_the_line_that_the_readme_tells_people_to_copy() -> None:
     readme = (ROOT / "README.md").read_text().splitlines()
-    assert any(re.match(r"(\$ )?pip install .*-c constraints\.txt", line) for line in readme)
-    assert any(re.match(r"(\$ )?python -m pytest", line) for line in readme)
+    (line,) = [line for line in readme if "'.[test]'" in line]
+    make, enter, install, run = line.split(" && ")
+    assert make == "python3 -m venv .venv" and enter == ". .venv/bin/activate"
+    assert install == "pip install -c constraints.txt '.[test]'" and run == "python -m pytest"
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert """grep -m 1 -F "'.[test]'" README.md""" in ci
+    assert all(
+        f'step "{check}"' in ci for check in ("ruff check", "ruff format --check", "pyright")
+    )
+
+
+def test_the_readme_begins_with_a_line_that_draws_a_snowman() -> None:
+    readme = (ROOT / "README.md").read_text()
+    line = 'pip install -c constraints.txt . && orthus generate "a snowman" -o out.png\n'
+    assert line in readme
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -80,6 +80,7 @@ class TokenizerRecipe:
     vocab_size: int = key(
         4096, "text tokens learnt by byte-pair merging", unit="tokens", minimum=300
     )
+    rows: int = key(20_000, "rows whose texts it is learnt from", unit="rows", minimum=1)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,6 @@ from orthus_core.train.loop import train
 from orthus_core.train.rows import discrete_batches, documents
 from orthus_core.train.stages import DiscreteStage
 
-# Rows whose texts the tokenizer learns from.
-TOKENIZER_ROWS = 20_000
-
 Stop = Callable[[], bool]
 
 
@@ -69,7 +66,7 @@ def pretrain(
     # 1. The words.
     source = documents(recipe.data)
     tokenizer = train_tokenizer(
-        texts_of(source, TOKENIZER_ROWS),
+        texts_of(source, recipe.tokenizer.rows),
         recipe.tokenizer.vocab_size,
         recipe.autoencoder.num_embeddings,
     )

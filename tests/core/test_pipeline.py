@@ -1,0 +1,126 @@
+"""The whole line at toy size: from nothing to a discrete Chameleon, to an Orthus, to a picture."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from orthus_core.checkpoint.convert import convert
+from orthus_core.checkpoint.folder import open_model
+from orthus_core.errors import OutputError, RecipeError
+from orthus_core.events import ImageDone, StepDone
+from orthus_core.recipe import (
+    BuildBaseRecipe,
+    ConvertRecipe,
+    FinetuneVaeRecipe,
+    PosttrainRecipe,
+    PretrainRecipe,
+    load,
+)
+from orthus_core.samplers.interleave import interleave
+from orthus_core.samplers.requests import Asking, sampling_of
+from orthus_core.samplers.settings import Settings
+from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
+from orthus_core.train.pretrain import pretrain, training_folder
+
+SHORT = ("optim.steps=2", "optim.batch_size=3", "log.sample_every=0", "log.every=1")
+TINY = (
+    "tokenizer.vocab_size=400",
+    "tokenizer.rows=200",
+    "autoencoder.resolution=16",
+    "autoencoder.channel_multiplier=[1, 1, 1]",
+    "autoencoder.embed_dim=8",
+    "autoencoder.latent_channels=8",
+    "autoencoder.num_embeddings=32",
+    "autoencoder.continuous_steps=1",
+    "autoencoder.optim.steps=3",
+    "autoencoder.optim.batch_size=4",
+    "backbone.hidden_size=32",
+    "backbone.intermediate_size=48",
+    "backbone.num_hidden_layers=2",
+    "backbone.num_attention_heads=2",
+)
+
+
+def run(events) -> list:
+    return [event for event in events if isinstance(event, StepDone)]
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory) -> Path:
+    """A folder with every stage's model in it."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert len(run(pretrain(load(PretrainRecipe, None, SHORT + TINY), runs / "chameleon"))) == 5
+    head = ("head.width=16", "head.depth=2", "diffusion.latent_scale=1.0", "check.codes=8")
+    for _ in convert(runs / "chameleon", runs / "start", load(ConvertRecipe, None, head)):
+        pass
+    stages = [
+        (finetune_vae, FinetuneVaeRecipe, "start", "vae", ()),
+        (build_base, BuildBaseRecipe, "vae", "base", ("temperature.end=16.0",)),
+        (posttrain, PosttrainRecipe, "base", "mini", ("sampling.steps=3", "prefix_noise=0.1")),
+    ]
+    for trainer, schema, before, after, more in stages:
+        assert len(run(trainer(load(schema, None, SHORT + more), runs / before, runs / after))) == 2
+    return runs
+
+
+def changed(one: Path, other: Path) -> set[str]:
+    """Names of tensors that differ between two model folders."""
+    before, after = (load_file(folder / "model.safetensors") for folder in (one, other))
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_the_discrete_model_opens_in_transformers(line):
+    from transformers import ChameleonForConditionalGeneration
+
+    model = ChameleonForConditionalGeneration.from_pretrained(line / "chameleon")
+    assert model.config.vocabulary_map["IMGIMGAZ"] == 4
+
+
+def test_each_stage_moves_its_own_part(line):
+    decoder = ("model.vqmodel.decoder.", "model.vqmodel.post_quant_conv.")
+    assert all(name.startswith(decoder) for name in changed(line / "start", line / "vae"))
+    image = ("mlp_head.", "model.codebook_in.", "model.embed_tokens.")
+    assert all(name.startswith(image) for name in changed(line / "vae", line / "base"))
+    assert not any("vqmodel" in name for name in changed(line / "base", line / "mini"))
+    assert "lm_head.weight" in changed(line / "base", line / "mini")
+
+
+def test_the_result_draws_with_its_own_settings(line):
+    model, processor, _ = open_model(line / "mini")
+    assert model.config.embedding_temperature == 16.0
+    sampling = sampling_of(model.config)
+    assert sampling.steps == 3
+    prompt = Asking(model, processor.tokenizer).picture("a snowman", sampling)
+    settings = Settings(steps=sampling.steps)
+    (image,) = [e for e in interleave(model, [prompt], settings) if isinstance(e, ImageDone)]
+    assert image.pixels_3HW.shape == (3, 16, 16) and image.pixels_3HW.isfinite().all()
+
+
+def test_a_stopped_posttrain_resumes_to_the_same_file(line, tmp_path):
+    recipe = load(PosttrainRecipe, None, SHORT + ("optim.steps=4",))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(posttrain(recipe, line / "base", whole))
+    seen = []
+    stopped = posttrain(recipe, line / "base", parts, should_stop=lambda: len(seen) >= 1)
+    for event in stopped:
+        seen.append(event)
+    assert not parts.exists() and training_folder(parts).exists()
+    run(posttrain(recipe, line / "base", parts, resume=True))
+    assert changed(whole, parts) == set()
+
+
+def test_a_taken_output_is_found_before_the_training(line):
+    trainer = partial(posttrain, load(PosttrainRecipe, None, SHORT), line / "base")
+    with pytest.raises(OutputError):
+        next(trainer(line / "mini"))
+
+
+def test_a_recipe_of_another_stage_is_refused(line):
+    with pytest.raises(RecipeError, match="posttrain"):
+        load(BuildBaseRecipe, "starter/5-posttrain")
