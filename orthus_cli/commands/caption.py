@@ -17,7 +17,7 @@ from orthus_core.samplers.seeds import choose_seeds
 
 def caption(
     ctx: typer.Context,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Pictures to read.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures to read.")],
     question: Annotated[
         str | None, typer.Option("--question", metavar="TEXT", help="What is asked about each.")
     ] = None,

@@ -17,7 +17,7 @@ from orthus_core.samplers.seeds import choose_seeds
 def generate(
     ctx: typer.Context,
     prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT...", help="What to draw; each its own picture.")
+        list[str], typer.Argument(metavar="PROMPT", help="What to draw; each its own picture.")
     ],
     output: options.Output = None,
     num_images: options.NumImages = None,

@@ -15,7 +15,7 @@ def model_card(config: OrthusConfig, name: str) -> str:
         name: What the folder is called.
     """
     origin = config.origin or {}
-    vq: Any = config.vq_config  # the class it has is not the one transformers declares
+    vq: Any = config.vq_config  # transformers declares a wider type than it has
     rows, columns = config.grid
     lines = [
         "---",

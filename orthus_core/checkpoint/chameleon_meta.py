@@ -23,6 +23,7 @@ from orthus_core.checkpoint.lazy import LazyTensor, averaged, joined, rows
 from orthus_core.checkpoint.meta_files import Params
 from orthus_core.checkpoint.meta_stack import stack
 from orthus_core.checkpoint.pickled import pickled_file
+from orthus_core.checkpoint.processor import tokenizer_files
 from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.errors import CheckpointError
 
@@ -69,7 +70,7 @@ def open_folder(folder: Path) -> Source:
         config=config,
         tensors=tensors,
         keep=tuple(sorted(folder.glob("LICENSE*")) + sorted(folder.glob("USE_POLICY*"))),
-        texts=meta_files.processor_files(tokenizer, config),
+        texts=tokenizer_files(tokenizer, config["max_position_embeddings"]),
         stack=lambda dtype: stack(shards, params, dtype),
     )
 

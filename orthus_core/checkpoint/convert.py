@@ -28,9 +28,10 @@ from orthus_core.checkpoint.configuration import (
 from orthus_core.checkpoint.headers import listed
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
+from orthus_core.checkpoint.processor import picture_files
 from orthus_core.checkpoint.proof import Proof, prove
 from orthus_core.checkpoint.shapes import check_shapes, shapes_of, skeleton
-from orthus_core.checkpoint.source import Source, vqgan_tensors
+from orthus_core.checkpoint.source import Source, read_json, vqgan_tensors
 from orthus_core.checkpoint.staging import check_free, check_room, staged_folder
 from orthus_core.checkpoint.writer import write_weights
 from orthus_core.errors import CheckpointError
@@ -128,7 +129,8 @@ def convert(
         config.origin = _origin(source, recipe, vqgan, name or folder.absolute().name, proof)
         for file in source.keep:
             (staged / file.name).write_bytes(file.read_bytes())
-        texts = source.texts | {
+        texts = source.texts | _picture_files(source, config)
+        texts |= {
             "recipe.json": json.dumps(as_table(recipe), indent=2) + "\n",
             "README.md": model_card(config, output.absolute().name),
         }
@@ -271,6 +273,17 @@ def _with_decoder(source: Source, vqgan: Path) -> Source:
             )
     decoder = {name: tensor for name, tensor in tensors.items() if has_decoder([name])}
     return replace(source, tensors=tensors | source.tensors | decoder)
+
+
+def _picture_files(source: Source, config: OrthusConfig) -> dict[str, str]:
+    """A picture processor's files, for a source that has a tokenizer and none of these."""
+    kept = {file.name: file for file in source.keep}
+    if "tokenizer.json" not in (*kept, *source.texts) or "preprocessor_config.json" in kept:
+        return {}
+    together = kept.get("processor_config.json")
+    if together and "image_processor" in read_json(together):  # as transformers 5 saves it
+        return {}
+    return picture_files(config)
 
 
 def _tokenizer_of(source: Source) -> dict[str, int] | None:

@@ -1,10 +1,7 @@
-"""Configuration, tokenizer and processor out of the files that come with Meta's weights, in
-transformers' words.
-"""
+"""Configuration and tokenizer out of the files that come with Meta's weights."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,45 +136,3 @@ def tokenizer(file: Path) -> dict[str, Any]:
             hint="take the text_tokenizer.json that comes with Chameleon's weights",
         ) from error
     return table
-
-
-def processor_files(tokenizer: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
-    """Tokenizer and picture processor as ChameleonProcessor opens them (facebook/chameleon-7b has
-    the same values).
-    """
-    vq = config["vq_config"]
-    side = vq["resolution"]
-    patches = (side // 2 ** (len(vq["channel_multiplier"]) - 1)) ** 2
-    files = {
-        "tokenizer.json": tokenizer,
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "unk_token": "<unk>",
-            "pad_token": "<pad>",
-            "sep_token": "<reserved08706>",
-            "model_max_length": config["max_position_embeddings"],
-        },
-        "preprocessor_config.json": {
-            "image_processor_type": "ChameleonImageProcessor",
-            "processor_class": "ChameleonProcessor",
-            "do_convert_rgb": True,
-            "do_resize": True,
-            "size": {"shortest_edge": side},
-            "resample": 1,  # Lanczos
-            "do_center_crop": True,
-            "crop_size": {"height": side, "width": side},
-            "do_rescale": True,
-            "rescale_factor": 0.0078,
-            "do_normalize": True,
-            "image_mean": [1.0, 1.0, 1.0],
-            "image_std": [1.0, 1.0, 1.0],
-        },
-        "processor_config.json": {
-            "processor_class": "ChameleonProcessor",
-            "image_seq_length": patches,
-            "image_token": _SLOT,
-        },
-    }
-    return {name: json.dumps(table, ensure_ascii=False) + "\n" for name, table in files.items()}

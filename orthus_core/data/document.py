@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orthus_core.data.pictures import BytesPicture, FilePicture, Picture, SpriteImage
-from orthus_core.data.sprites import SpritePack
+from orthus_core.data.sprites import WHITE, SpritePack
 from orthus_core.errors import DataError
 
 Role = Literal["user", "model"]
@@ -155,14 +155,16 @@ def _picture_from(
     if isinstance(content, bytes):
         return BytesPicture(content)
     value = segment.get("value")
-    if isinstance(value, Mapping) and pack is not None and value.get("sprite") in pack:
+    sprite = value.get("sprite") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and isinstance(sprite, str) and pack and sprite in pack:
         try:
-            red, green, blue = (int(level) for level in value.get("background", (255, 255, 255)))
+            red, green, blue = value.get("background", WHITE)
+            bytes((red, green, blue))  # refuses what is no level
         except (TypeError, ValueError) as error:
             raise DataError("'background' must be three levels of 0 to 255") from error
         return SpriteImage(
             pack,
-            value["sprite"],
+            sprite,
             (red, green, blue),
             bool(value.get("mirror")),
             bool(value.get("grey")),

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from orthus_core.errors import DataError
@@ -25,7 +25,9 @@ RESCALE = 0.0078
 MAX_PIXELS = 64_000_000
 
 # Formats decoded inside Pillow. Others start foreign programs (EPS) or are rarely pictures.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+KNOWN = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -56,12 +58,14 @@ def open_image(source: ImageSource) -> Image.Image:
         raise
     except FileNotFoundError as error:
         raise DataError("there is no such picture", where=where) from error
+    except UnidentifiedImageError as error:
+        raise DataError("this is no picture", where=where, hint=KNOWN) from error
     # Pillow's decoders raise almost anything on a damaged file: struct.error, IndexError ...
     except Exception as error:
         raise DataError(
             f"cannot read the picture: {error}",
             where=where,
-            hint="is it a whole PNG, JPEG, WebP or GIF file?",
+            hint=KNOWN,
         ) from error
 
 

@@ -7,7 +7,7 @@ here (2412.00127).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import ChameleonConfig, ChameleonVQVAEConfig
@@ -84,6 +84,11 @@ class OrthusConfig(ChameleonConfig):
     sampling: This model's own sampling defaults; missing keys take the released values.
     origin: What the model was made from, for `orthus info`.
     """
+
+    if TYPE_CHECKING:  # what these are once the parents' wider declarations have been settled
+        vq_config: Any = None
+        eos_token_id: Any = 2
+        image_token_id: int | None = None
 
     model_type = "orthus"
     sub_configs_defaults = {"vq_config": OrthusVQConfig}

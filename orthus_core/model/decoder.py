@@ -56,6 +56,20 @@ class Level(nn.Module):
         return self.upsample(x_MCHW)
 
 
+class Middle(nn.Module):
+    """Two residual blocks with attention between them, at the lowest resolution."""
+
+    def __init__(self, config: ChameleonVQVAEConfig, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ChameleonVQVAEEncoderResnetBlock(config, channels, channels)
+        attends = config.attn_type == "vanilla"
+        self.attn_1 = ChameleonVQVAEEncoderAttnBlock(channels) if attends else nn.Identity()
+        self.block_2 = ChameleonVQVAEEncoderResnetBlock(config, channels, channels)
+
+    def forward(self, x_MCHW: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x_MCHW)))
+
+
 class PixelDecoder(nn.Module):
     """Latents [M, latent_channels, h, w] (after post_quant_conv) to pixels [M, 3, H, W]."""
 
@@ -64,11 +78,7 @@ class PixelDecoder(nn.Module):
         widths = [config.base_channels * multiplier for multiplier in config.channel_multiplier]
         top = widths[-1]
         self.conv_in = nn.Conv2d(config.latent_channels, top, kernel_size=3, padding=1)
-        self.mid = nn.Module()
-        self.mid.block_1 = ChameleonVQVAEEncoderResnetBlock(config, top, top)
-        vanilla = config.attn_type == "vanilla"
-        self.mid.attn_1 = ChameleonVQVAEEncoderAttnBlock(top) if vanilla else nn.Identity()
-        self.mid.block_2 = ChameleonVQVAEEncoderResnetBlock(config, top, top)
+        self.mid = Middle(config, top)
         # `up.N` is numbered as the encoder's levels are: 0 is full resolution, and it is run last.
         self.up = nn.ModuleList(
             Level(
@@ -84,8 +94,7 @@ class PixelDecoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], config.in_channels, kernel_size=3, padding=1)
 
     def forward(self, latents_MChw: Tensor) -> Tensor:
-        x_MCHW = self.conv_in(latents_MChw)
-        x_MCHW = self.mid.block_2(self.mid.attn_1(self.mid.block_1(x_MCHW)))
+        x_MCHW = self.mid(self.conv_in(latents_MChw))
         for level in reversed(self.up):
             x_MCHW = level(x_MCHW)
         x_MCHW = self.norm_out(x_MCHW)

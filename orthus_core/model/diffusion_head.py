@@ -11,7 +11,7 @@ Legend: N rows, C feature channels, D hidden, W head width, L blocks, T times of
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +48,7 @@ class TimeEmbedding(nn.Module):
         )
 
     def forward(self, t_N: Tensor) -> Tensor:
-        return self.mlp(time_code(t_N).to(self.mlp[0].weight.dtype))
+        return self.mlp(time_code(t_N).to(next(self.parameters()).dtype))
 
 
 class Block(nn.Module):
@@ -136,6 +136,11 @@ class DiffusionHead(nn.Module):
         self.res_blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.final_layer = FinalLayer(width, channels)
 
+    @property
+    def blocks(self) -> list[Block]:
+        """The AdaLN blocks in order."""
+        return [cast(Block, block) for block in self.res_blocks]
+
     def forward(self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor) -> Tensor:
         """Prediction for rows that each have their own time and condition, as in training: [N, C].
 
@@ -146,14 +151,15 @@ class DiffusionHead(nn.Module):
         """
         y_NW = self.time_embed(t_N) + self.cond_embed(cond_ND)
         x_NW = self.input_proj(x_NC)
-        for block in self.res_blocks:
+        for block in self.blocks:
             x_NW = block(x_NW, *block.adaLN_modulation(y_NW).chunk(3, dim=-1))
         return self.final_layer(x_NW, *self.final_layer.adaLN_modulation(y_NW).chunk(2, dim=-1))
 
     def plan(self, timesteps_T: Tensor) -> Plan:
         """Time embeddings and stacked AdaLN weights for a run over these timesteps."""
-        layers = [block.adaLN_modulation[1] for block in self.res_blocks]
-        layers.append(self.final_layer.adaLN_modulation[1])
+        sequences = [block.adaLN_modulation for block in self.blocks]
+        sequences.append(self.final_layer.adaLN_modulation)
+        layers = [cast(nn.Linear, sequence[1]) for sequence in sequences]
         return Plan(
             self.time_embed(timesteps_T),
             torch.cat([layer.weight for layer in layers]),
@@ -169,6 +175,6 @@ class DiffusionHead(nn.Module):
         """`forward` at step number `step` of a plan, with the modulation already known: [N, C]."""
         amounts = modulation.at(step, self.width)
         x_NW = self.input_proj(x_NC)
-        for index, block in enumerate(self.res_blocks):
+        for index, block in enumerate(self.blocks):
             x_NW = block(x_NW, *amounts[3 * index : 3 * index + 3])
         return self.final_layer(x_NW, *amounts[-2:])

@@ -44,7 +44,7 @@ class OrthusPreTrainedModel(ChameleonPreTrainedModel):
     supports_gradient_checkpointing = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        if getattr(module, "starts_at_zero", False):
+        if isinstance(module, nn.Linear) and getattr(module, "starts_at_zero", False):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
             return
@@ -100,7 +100,7 @@ class OrthusForConditionalGeneration(OrthusPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.embed_tokens = value
 
     def get_output_embeddings(self) -> nn.Module:

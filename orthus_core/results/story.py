@@ -47,14 +47,14 @@ def write_story(
             entry |= {"image": name, "pixels": pixel_hash(panel.image), "forced": panel.forced}
         entries.append(entry)
     record = {**making._asdict(), "panels": entries}
-    files["story.md"] = _markdown(making.prompt, entries).encode()
+    files["story.md"] = _markdown(entries).encode()
     files[MARK] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     write_folder(folder, files, mark=MARK, overwrite=overwrite)
     return record
 
 
-def _markdown(title: str, entries: Sequence[dict[str, Any]]) -> str:
-    lines = [f"# {' '.join(title.split()) or 'A story'}"]
+def _markdown(entries: Sequence[dict[str, Any]]) -> str:
+    lines = ["# A story"]
     for number, entry in enumerate(entries, start=1):
         if "image" in entry:
             lines.append(f"![Picture {number}]({entry['image']})")

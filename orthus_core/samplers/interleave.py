@@ -142,13 +142,13 @@ def _draw(
     if not rows:
         return
     assert plan is not None, "a row draws only where pictures are wanted"
-    noise_NC = torch.stack([row.next_noise() for row in rows]).to(model.device)
+    noise_NC = torch.stack([row.next_noise() for row in rows])
     features_NC = draw_patches(
         model,
         plan,
         streams.all([row.number for row in rows]),
         settings.noise_scale * noise_NC,
-        mixing([row.prompt.guidance for row in rows]).to(model.device),
+        mixing([row.prompt.guidance for row in rows]),
     )
     for row, feature_C in zip(rows, features_NC, strict=True):
         yield from row.draw(feature_C)

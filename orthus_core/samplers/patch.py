@@ -31,8 +31,8 @@ def patch_plan(model: OrthusForConditionalGeneration, steps: int) -> PatchPlan:
 
     Raises: PromptError, CheckpointError as `ddim_plan`.
     """
-    solver = ddim_plan(model.schedule, steps)
-    return PatchPlan(solver, model.mlp_head.plan(solver.timesteps_T.to(model.device)))
+    solver, head = ddim_plan(model.schedule, steps), model.mlp_head
+    return PatchPlan(solver, head.plan(solver.timesteps_T.to(head.input_proj.weight.device)))
 
 
 def draw_patches(
@@ -50,6 +50,8 @@ def draw_patches(
         mix_NR: Weight of each stream in each picture, 0 for the streams of others (see `mixing`).
     """
     head = model.mlp_head
+    device = head.input_proj.weight.device  # its own, where a large model is spread over several
+    hidden_RD, noise_NC, mix_NR = hidden_RD.to(device), noise_NC.to(device), mix_NR.to(device)
     # 1. All modulations of all steps, at once.
     modulation = head.modulation(plan.head, hidden_RD)
     # 2. From noise to a clean feature; the state stays fp32, since 16 bits lose the result.

@@ -6,7 +6,7 @@ Legend: M images, P patches an image, C feature channels, K codes.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -62,10 +62,9 @@ def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     for module in vq.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
-    for name, module in vq.named_modules():
-        if name.endswith((".conv2", ".proj_out")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
+    for name, parameter in vq.named_parameters():
+        if ".conv2." in name or ".proj_out." in name:
+            nn.init.zeros_(parameter)
     return vq
 
 
@@ -76,6 +75,8 @@ class DiscreteAutoencoder(nn.Module):
     `fold_norm` moves it into the autoencoder's own 1x1 convolutions, so nothing outside Chameleon's
     layout is left.
     """
+
+    last_used_K: Tensor  # steps since each code was last chosen
 
     def __init__(self, vq: OrthusVQ, recipe: AutoencoderRecipe) -> None:
         super().__init__()
@@ -147,8 +148,11 @@ class DiscreteAutoencoder(nn.Module):
         """Put the feature normalisation into quant_conv, so that `vq.features` gives what
         `features` gave.
         """
-        mean_C, scale_C = self.norm.running_mean, (self.norm.running_var + self.norm.eps).rsqrt()
+        mean_C, variance_C = self.norm.running_mean, self.norm.running_var
+        assert mean_C is not None and variance_C is not None, "the norm counts running statistics"
+        scale_C = (variance_C + self.norm.eps).rsqrt()
         conv = self.vq.quant_conv
+        assert conv.bias is not None
         conv.bias.copy_((conv.bias - mean_C) * scale_C)
         conv.weight.mul_(scale_C[:, None, None, None])
         self.norm.reset_running_stats()
@@ -187,7 +191,7 @@ class DiscreteAutoencoderStage:
     def begin_step(self, step: int) -> list[nn.Parameter]:
         first = self.recipe.continuous_steps
         self.objective.snapping = step >= first
-        codes = [self.objective.vq.quantize.embedding.weight]
+        codes = [cast(nn.Parameter, self.objective.vq.quantize.embedding.weight)]
         generator = self.generator(-1 - step)
         if step == first:
             pictures = random_pictures(self.sprites_M4HW, KMEANS_PICTURES, generator)

@@ -46,7 +46,9 @@ def text_fingerprint(model: OrthusForConditionalGeneration) -> str:
     digest = hashlib.sha256()
 
     def add(tensor: Tensor) -> None:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
 
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(("model.layers", "model.norm", "lm_head")):

@@ -44,8 +44,10 @@ class Stage(Protocol):
     sixteen_bit: Whether its products may be taken in bf16 where the processor has it.
     """
 
-    objective: nn.Module
-    sixteen_bit: bool
+    @property
+    def objective(self) -> nn.Module: ...
+    @property
+    def sixteen_bit(self) -> bool: ...
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters that move."""
@@ -132,7 +134,9 @@ def train(
                     + float(torch.as_tensor(value).detach()) / optim.accumulate
                 )
         if optim.clip_norm:
-            figures["grad_norm"] = float(accelerator.clip_grad_norm_(parameters, optim.clip_norm))
+            norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm)
+            assert norm is not None, "only XLA clips without telling"
+            figures["grad_norm"] = float(norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(step)

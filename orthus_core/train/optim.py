@@ -62,7 +62,8 @@ class WeightAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - decay)
+        for average, parameter in zip(self.averages, self.parameters, strict=True):
+            average.lerp_(parameter, 1 - decay)
 
     @torch.no_grad()
     def restart(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from orthus_core.checkpoint.folder import Opened, open_model, save_model
 from orthus_core.checkpoint.staging import check_free
 from orthus_core.data.augment import premultiplied
@@ -169,7 +167,8 @@ def run(
         "before": model.config.origin,
     }
     texts = {"recipe.toml": dump(recipe), "metrics.jsonl": (work / "metrics.jsonl").read_text()}
-    save_model(model.to(torch.bfloat16), opened.processor, output, texts=texts, overwrite=overwrite)
+    model.bfloat16()
+    save_model(model, opened.processor, output, texts=texts, overwrite=overwrite)
     yield Note(f"wrote {output}")
 
 

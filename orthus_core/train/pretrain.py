@@ -24,7 +24,7 @@ from orthus_core.data.augment import premultiplied
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.data.sources import Source
 from orthus_core.data.sprites import SpritePack
-from orthus_core.data.tokenizer import train_tokenizer
+from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
 from orthus_core.model.config import OrthusConfig
@@ -122,7 +122,8 @@ def pretrain(
 
     # 4. One folder.
     with staged_folder(output, overwrite=overwrite) as staged:
-        model.to(torch.bfloat16).save_pretrained(staged)
+        model.bfloat16()
+        model.save_pretrained(staged)
         processor(tokenizer, config).save_pretrained(staged)
         save_recipe(recipe, staged / "recipe.json")
     yield Note(f"wrote {output}")
@@ -138,7 +139,7 @@ def discrete_chameleon(
     recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, vq: OrthusVQ
 ) -> ChameleonForConditionalGeneration:
     """An untrained Chameleon around a trained autoencoder, drawn from torch's global generator."""
-    shape = recipe.backbone
+    shape, vocabulary = recipe.backbone, tokenizer.get_vocab()
     config = ChameleonConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
@@ -147,10 +148,10 @@ def discrete_chameleon(
         num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_attention_heads,
         max_position_embeddings=shape.max_position_embeddings,
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        vocabulary_map=tokenizer.get_vocab(),
+        bos_token_id=vocabulary[BOS_TOKEN],
+        pad_token_id=vocabulary[PAD_TOKEN],
+        eos_token_id=vocabulary[EOS_TOKEN],
+        vocabulary_map=vocabulary,
         vq_config={k: v for k, v in vq.config.to_dict().items() if k != "model_type"},
     )
     model = ChameleonForConditionalGeneration(config)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.collate import Batch, FeatureSource, collate, collate_discrete
+from orthus_core.data.collate import FeatureSource, collate, collate_discrete
 from orthus_core.data.document import Document
-from orthus_core.data.encode import TokenIds, encode
+from orthus_core.data.encode import Encoded, TokenIds, encode
 from orthus_core.data.formats.folder import read_folder
 from orthus_core.data.sources import Batches, Shuffled, Source
 from orthus_core.data.sprites import SpritePack
@@ -100,5 +100,5 @@ def discrete_batches(
 
 def _encoder(
     tokenizer: PreTrainedTokenizerBase, ids: TokenIds, patches: int, longest: int
-) -> Callable[[Document], Batch]:
+) -> Callable[[Document], Encoded]:
     return partial(encode, tokenizer=tokenizer, ids=ids, patches=patches, longest=longest)

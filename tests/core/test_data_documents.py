@@ -57,6 +57,14 @@ def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: 
         ({"type": "image", "role": "user"}, "needs a 'path'"),
         ({"type": "image", "role": "user", "bytes": "%%"}, "no base64"),
         ({"type": "image", "role": "user", "value": {"sprite": "none"}}, "a known sprite"),
+        (
+            {
+                "type": "image",
+                "role": "user",
+                "value": {"sprite": "2603", "background": [0, 0, 300]},
+            },
+            "three levels",
+        ),
         ("text", "a segment is a str"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_picture_opens_by_path_by_bytes_and_by_file(tmp_path: Path):
 def test_what_is_no_picture_says_so(tmp_path: Path, content: bytes):
     path = tmp_path / "text.png"
     path.write_bytes(content)
-    with pytest.raises(DataError, match="cannot read the picture") as caught:
+    with pytest.raises(DataError, match="this is no picture") as caught:
         open_image(path)
     assert caught.value.where == str(path)
 

@@ -25,7 +25,7 @@ NEAR_MISS_CHANCE = 0.5
 def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A picture, a question and its one right answer."""
     sprite, ground = world.any_shown(rng, COLOURED_CHANCE)
-    asked = rng.choices(list(KINDS_OF_QUESTION), KINDS_OF_QUESTION.values())[0]
+    asked = rng.choices(list(KINDS_OF_QUESTION), list(KINDS_OF_QUESTION.values()))[0]
     if asked == "kind" and sprite.subgroup in KIND_OF_SUBGROUP:
         words, answer = rng.choice(WHICH_KIND), KIND_OF_SUBGROUP[sprite.subgroup]
     elif asked == "yes_or_no":

@@ -35,7 +35,7 @@ def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
     name = names.name
     if names.others and rng.random() >= PLAIN_NAME_CHANCE:
         name = rng.choice(names.others)
-    phrasing = rng.choices(list(PHRASINGS), PHRASINGS.values())[0]
+    phrasing = rng.choices(list(PHRASINGS), list(PHRASINGS.values()))[0]
     caption = phrasing.format(
         name=name,
         a_name=with_article(name),

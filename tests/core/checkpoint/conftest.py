@@ -70,6 +70,12 @@ def chameleon_folder(tmp_path: Path, chameleon: Chameleon) -> Path:
 
 
 @pytest.fixture
+def write_chameleon(tmp_path: Path) -> Callable[[Chameleon], Path]:
+    """Writes another one in Hugging Face's layout."""
+    return lambda model: write_hugging_face(model, tmp_path / "another")
+
+
+@pytest.fixture
 def vqgan_file(tmp_path: Path, chameleon: Chameleon, decoder: dict[str, Tensor]) -> Path:
     """Its autoencoder as a taming-style checkpoint, with parts that only training used."""
     return write_vqgan(chameleon, decoder, tmp_path / "vqgan.ckpt")

@@ -162,8 +162,9 @@ def test_a_truncated_weight_file_is_named(orthus_folder: Path):
     assert caught.value.where == str(file)
 
 
-def test_a_missing_shard_is_named(chameleon_folder: Path, converted):
-    folder = converted(chameleon_folder, "shard_size_mb=1").folder
+def test_a_missing_shard_is_named(make_chameleon, write_chameleon, converted):
+    source = write_chameleon(make_chameleon(intermediate_size=1024))
+    folder = converted(source, "shard_size_mb=1").folder
     next(folder.glob("model-00001-*")).unlink()
     with pytest.raises(CheckpointError, match="weight files are missing: model-00001"):
         open_model(folder)
@@ -190,7 +191,7 @@ def test_a_vocabulary_without_image_tokens_is_refused(orthus_folder: Path, chang
         table["vocabulary_map"] = {n: i for n, i in names.items() if not n.startswith("IMG")}
 
     change_json(orthus_folder / "config.json", words_only)
-    with pytest.raises(CheckpointError, match="image codes"):
+    with pytest.raises(CheckpointError, match="names no token"):
         open_model(orthus_folder)
 
 
