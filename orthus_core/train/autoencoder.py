@@ -89,6 +89,7 @@ class DiscreteAutoencoder(nn.Module):
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
         """Normalised features: fp32 [M, P, C]."""
+        pixels_M3HW = pixels_M3HW.to(self.vq.device)
         features_MPC = self.vq.features(pixels_M3HW).float()
         return self.norm(features_MPC.flatten(0, 1)).view(features_MPC.shape)
 
@@ -278,5 +279,6 @@ class DecoderStage:
 
     @torch.no_grad()
     def samples(self) -> Image.Image:
+        vq = self.objective.vq
         pixels = random_pictures(self.sprites_M4HW, SAMPLES, torch.Generator().manual_seed(7))
-        return sheet([pixels, self.objective.vq.pixels(self.objective.vq.features(pixels))])
+        return sheet([pixels, vq.pixels(vq.features(pixels.to(vq.device)))])

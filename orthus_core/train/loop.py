@@ -125,7 +125,7 @@ def train(
         figures: dict[str, float] = {"lr": learning_rate(optim, step)}
         for part in range(optim.accumulate):
             with bf16:
-                losses = objective(stage.batch(step * optim.accumulate + part))
+                losses = objective(stage.batch(step * optim.accumulate + part).to(device))
             check_finite(losses.total.detach(), step)
             accelerator.backward(losses.total / optim.accumulate)
             for name, value in losses._asdict().items():

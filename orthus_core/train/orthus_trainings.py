@@ -8,6 +8,7 @@ interleaved rows (2412.00127, section 3.3).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def build_base(
     opened = open_model(init_from, dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
+    cache = feature_cache(opened, output)
     stage = BuildBaseStage(
         JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
         only_image_parts(model),
@@ -85,14 +87,15 @@ def build_base(
             recipe.data,
             model.config,
             tokenizer,
-            feature_cache(opened, output),
+            cache,
             recipe.optim.batch_size,
         ),
         temperature=recipe.temperature,
         steps=recipe.optim.steps,
     )
     check = partial(check_text_untouched, before, model)
-    yield from run(stage, recipe, opened, output, check=check, **options)
+    with kept(cache):
+        yield from run(stage, recipe, opened, output, check=check, **options)
 
 
 def posttrain(
@@ -104,6 +107,7 @@ def posttrain(
     model, tokenizer = words_of(opened)
     image, text = OBJECTIVES[recipe.objective]
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
+    cache = feature_cache(opened, output)
     stage = PosttrainStage(
         JointLoss(
             model,
@@ -118,12 +122,13 @@ def posttrain(
             recipe.data,
             model.config,
             tokenizer,
-            feature_cache(opened, output),
+            cache,
             recipe.optim.batch_size,
         ),
         draw=partial(draw_words, model, tokenizer),
     )
-    yield from run(stage, recipe, opened, output, **options)
+    with kept(cache):
+        yield from run(stage, recipe, opened, output, **options)
 
 
 def run(
@@ -183,6 +188,15 @@ def words_of(opened: Opened):
     return opened.model, opened.processor.tokenizer
 
 
+@contextmanager
+def kept(cache: FeatureCache) -> Iterator[None]:
+    """Writes the features to disk when a training ends or stops, so that going on is quick."""
+    try:
+        yield
+    finally:
+        cache.save()
+
+
 def feature_cache(opened: Opened, output: Path) -> FeatureCache:
     """Features of the training's pictures, kept beside the states."""
     vq = opened.model.model.vqmodel
@@ -191,4 +205,5 @@ def feature_cache(opened: Opened, output: Path) -> FeatureCache:
         opened.model.encode_images,
         vq.config.resolution,
         folder=training_folder(output),
+        device=opened.model.device,
     )

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from orthus_core.data.collate import FeatureSource, collate, collate_discrete
 from orthus_core.data.document import Document
 from orthus_core.data.encode import Encoded, TokenIds, encode
-from orthus_core.data.formats.folder import read_folder
+from orthus_core.data.formats import sniff
 from orthus_core.data.sources import Batches, Shuffled, Source
 from orthus_core.data.sprites import SpritePack
 from orthus_core.data.world.records import record
@@ -38,7 +38,7 @@ def documents(data: DataRecipe) -> Source:
     if data.source == SPRITES:
         world = World(SpritePack.open(), held_out=data.held_out)
         return partial(record, world, task_weights(data.tasks), data.seed)
-    return Shuffled(read_folder(Path(data.source)).documents, data.seed)
+    return Shuffled(sniff.read(Path(data.source)).documents, data.seed)
 
 
 def pictures_alone(source: Source) -> Source:
