@@ -28,6 +28,7 @@ from orthus_core.events import ImageDone, TextPiece
 from orthus_core.samplers.batches import in_batches
 from orthus_core.samplers.requests import Asking, sampling_of
 from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.words import with_words
 
 
 def psnr(pixels_M3HW: torch.Tensor, truth_M3HW: torch.Tensor) -> float:
@@ -71,7 +72,8 @@ def main() -> None:
     questions = [asking.question(world.picture(plain[i]), "What is this?") for i in asked]
     answers = [""] * len(asked)
     writing = Settings(max_images=0, max_text=24)
-    for event in in_batches(model, questions, writing, options.batch_size):
+    events = in_batches(model, questions, writing, options.batch_size)
+    for event in with_words(events, processor.tokenizer):
         if isinstance(event, TextPiece):
             answers[event.row] += event.text
     exact = sum(

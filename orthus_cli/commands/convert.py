@@ -61,7 +61,8 @@ def convert(
     folder = resolve(source)
     if dry_run:
         parts = parts_of(plan(folder, resolved, vqgan=vqgan).tensors)
-        _show_parts(r, parts, f"{source} would become {output}")
+        _show_parts(r, parts, f"{output}, from {source}")
+        r.say(f"{source} would become {output}; nothing was written")
         r.result({"dry_run": True, "recipe": as_table(resolved), **_sizes(parts)}, text="")
         return
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from orthus_core.model.config import OrthusConfig
 
 
@@ -15,7 +13,7 @@ def model_card(config: OrthusConfig, name: str) -> str:
         name: What the folder is called.
     """
     origin = config.origin or {}
-    vq: Any = config.vq_config  # transformers declares a wider type than it has
+    vq = config.vq_config
     rows, columns = config.grid
     lines = [
         "---",

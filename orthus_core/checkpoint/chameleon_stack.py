@@ -53,7 +53,9 @@ def stack(
         own = [name for name in tensors if name.startswith(prefix)]
         weights = {name.removeprefix(prefix): read(name).float() for name in own}
         model.layers[0].load_state_dict(weights, assign=True)
-        return model(inputs_embeds=hidden_SD[None], use_cache=False).last_hidden_state[0]
+        output = model(inputs_embeds=hidden_SD[None], use_cache=False)
+        model.layers[0].to("meta")  # two stacks run by turns, and only one holds a layer
+        return output.last_hidden_state[0]
 
     def finish(hidden_SD: Tensor) -> Tensor:
         norm.load_state_dict({"weight": read(names.FINAL_NORM).float()}, assign=True)

@@ -22,6 +22,12 @@ _OUR_FIELDS = {field.name for field in dataclasses.fields(OrthusConfig)} | set(_
 _VQ_FIELDS = {field.name for field in dataclasses.fields(OrthusVQConfig)}
 # What every transformers model has; a source's values say nothing about the model.
 _COMMON = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"dtype"}
+# Our own fields with the kind of value each takes.
+_KINDS = {
+    field.name: type(field.default)
+    for field in dataclasses.fields(OrthusConfig)
+    if field.name in OrthusConfig.__annotations__ and field.default is not None
+}
 
 
 def released_fields(shapes: Shapes) -> dict[str, Any]:
@@ -74,9 +80,22 @@ def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> Orthus
             where=where,
             hint="compare it with the config.json of the model it came from",
         ) from error
+    _check_kinds(config, where)
     config.validate_choices()
     config.architectures = ["OrthusForConditionalGeneration"]
     return config
+
+
+def _check_kinds(config: OrthusConfig, where: str) -> None:
+    for name, kind in _KINDS.items():
+        value = getattr(config, name)
+        allowed = (int, float) if kind is float else kind
+        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+            raise CheckpointError(
+                f"{name} is {value!r}, and a {kind.__name__} is needed",
+                where=where,
+                hint="compare it with the config.json of the model it came from",
+            )
 
 
 def check_keys(table: Mapping[str, Any], where: str) -> None:
@@ -87,8 +106,10 @@ def check_keys(table: Mapping[str, Any], where: str) -> None:
     """
     for part, known in ((table, _OUR_FIELDS), (table.get("vq_config") or {}, _VQ_FIELDS)):
         for name in part:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if name not in known and close and close[0] not in part:
+            # A slip leaves the true key out; transformers' own further keys come beside it.
+            absent = known - _COMMON - part.keys()
+            close = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
+            if name not in known and close:
                 raise CheckpointError(
                     f"unknown key {name!r}, did you mean {close[0]!r}?",
                     where=where,

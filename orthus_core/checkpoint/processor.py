@@ -29,9 +29,8 @@ def tokenizer_files(tokenizer: Mapping[str, Any], context: int) -> dict[str, str
 
 
 def picture_files(config: OrthusConfig) -> dict[str, str]:
-    """Lanczos to the shortest edge, centre crop, x * 0.0078 - 1, as facebook/chameleon-7b has it."""
-    vq: Any = config.vq_config  # transformers declares a wider type than it has
-    side = vq.resolution
+    """Lanczos to the shortest edge, centre crop, x * 0.0078 - 1, as facebook/chameleon-7b."""
+    side = config.vq_config.resolution
     pictures = {
         "image_processor_type": "ChameleonImageProcessor",
         "processor_class": "ChameleonProcessor",

@@ -62,8 +62,9 @@ def write_weights(
             f"model-{number:05d}-of-{len(shards):05d}.safetensors" if len(shards) > 1 else WEIGHTS
         )
         for written in _write_shard(folder / file, shard):
-            done += written
-            yield Progress("write", done // 10**6, total // 10**6, "MB")
+            before, done = done, done + written
+            if done // 10**6 > before // 10**6:  # small tensors come by the hundred
+                yield Progress("write", done // 10**6, total // 10**6, "MB")
         file_of |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(file_of.items()))}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from orthus_core.checkpoint.folder import Opened, open_model, save_model
 from orthus_core.checkpoint.staging import check_free
@@ -34,6 +35,7 @@ from orthus_core.train.pretrain import Stop, training_folder
 from orthus_core.train.rows import documents, orthus_batches, pictures_alone
 from orthus_core.train.stages import BuildBaseStage, PosttrainStage
 from orthus_core.train.watch import draw_words
+from orthus_core.version import __version__
 
 # What each objective of `posttrain` leaves of (lambda_image, text_weight).
 OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
@@ -93,9 +95,14 @@ def build_base(
         temperature=recipe.temperature,
         steps=recipe.optim.steps,
     )
-    check = partial(check_text_untouched, before, model)
+
+    def finish() -> None:
+        check_text_untouched(before, model)
+        # A training that was resumed at its end has made no step that could have set it.
+        model.config.embedding_temperature = recipe.temperature.end
+
     with kept(cache):
-        yield from run(stage, recipe, opened, output, check=check, **options)
+        yield from run(stage, recipe, opened, output, finish=finish, **options)
 
 
 def posttrain(
@@ -140,15 +147,15 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
-    check: Callable[[], None] = lambda: None,
+    finish: Callable[[], None] = lambda: None,
 ) -> Iterator[Event]:
-    """Train a stage of an opened model, check it, and write the model to `output`.
+    """Train a stage of an opened model, finish it, and write the model to `output`.
 
     Args:
         resume: Go on from the newest saved state beside `output`.
         overwrite: Replace a model folder at `output`.
         should_stop: Asked after each step; a stopped training has saved its state.
-        check: Raises when the result must not be saved.
+        finish: Called before saving; raises when the result must not be saved.
 
     Raises: OutputError when `output` is taken; TrainingError when a loss is not finite.
     """
@@ -164,17 +171,26 @@ def run(
     )
     if should_stop():
         return
-    check()
+    finish()
     model = opened.model.eval()
-    model.config.origin = {
-        "command": recipe.command,
-        "source": opened.path.name,
-        "before": model.config.origin,
-    }
+    model.config.origin = origin(recipe.command, opened)
     texts = {"recipe.toml": dump(recipe), "metrics.jsonl": (work / "metrics.jsonl").read_text()}
     model.bfloat16()
     save_model(model, opened.processor, output, texts=texts, overwrite=overwrite)
     yield Note(f"wrote {output}")
+
+
+def origin(command: str, opened: Opened) -> dict[str, Any]:
+    """What the new model was made by and from, with every step before it."""
+    before = opened.model.config.origin or {}
+    lineage = list(before.get("lineage", []))
+    if before:
+        lineage.append(f"{before.get('made_by')} from {before.get('made_from')}")
+    return {
+        "made_by": f"orthus {command} {__version__}",
+        "made_from": opened.path.name,
+        "lineage": lineage,
+    }
 
 
 def words_of(opened: Opened):

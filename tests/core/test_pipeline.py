@@ -102,6 +102,14 @@ def test_the_result_draws_with_its_own_settings(line):
     assert image.pixels_3HW.shape == (3, 16, 16) and image.pixels_3HW.isfinite().all()
 
 
+def test_a_finished_base_resumes_to_the_same_folder(line, tmp_path):
+    recipe = load(BuildBaseRecipe, None, (*SHORT, "temperature.end=16.0"))
+    run(build_base(recipe, line / "vae", tmp_path / "base"))
+    run(build_base(recipe, line / "vae", tmp_path / "base", resume=True, overwrite=True))
+    assert changed(line / "base", tmp_path / "base") == set()
+    assert open_model(tmp_path / "base").model.config.embedding_temperature == 16.0
+
+
 def test_a_stopped_posttrain_resumes_to_the_same_file(line, tmp_path):
     recipe = load(PosttrainRecipe, None, SHORT + ("optim.steps=4",))
     whole, parts = tmp_path / "whole", tmp_path / "parts"

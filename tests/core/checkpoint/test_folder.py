@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from orthus_core.checkpoint import hub
 from orthus_core.checkpoint.folder import open_model, pick_dtype, save_model
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.errors import CheckpointError, HubError, OutputError
+from orthus_core.model.orthus import OrthusForConditionalGeneration
 
 
 @pytest.fixture
@@ -72,9 +74,19 @@ def test_the_precision_is_bf16_on_cuda_and_fp32_elsewhere():
     assert pick_dtype("auto", cpu) == torch.float32 and pick_dtype("fp16", cpu) == torch.float16
 
 
-def test_a_device_map_goes_through(orthus_folder: Path):
+def test_a_device_map_goes_through(orthus_folder: Path, monkeypatch):
+    given = []
+    opens = OrthusForConditionalGeneration.from_pretrained
+
+    def listen(*args, **options):
+        given.append(options["device_map"])
+        return opens(*args, **options)
+
+    monkeypatch.setattr(OrthusForConditionalGeneration, "from_pretrained", listen)
     model = open_model(orthus_folder, device_map="auto").model
-    assert model.hf_device_map and next(model.parameters()).device.type != "meta"
+    open_model(orthus_folder, device="cpu")
+    assert given == ["auto", {"": torch.device("cpu")}]
+    assert all(weight.device.type != "meta" for weight in model.parameters())
 
 
 def test_a_saved_model_opens_equal(golden_folder: Path, golden_model, tmp_path: Path):
@@ -243,12 +255,11 @@ def test_a_hub_model_that_is_not_here_says_where_it_lives_and_how_to_get_it(hub_
     ],
 )
 def test_what_the_hub_refuses_is_said_with_the_next_step(monkeypatch, kind, message, next_step):
-    import httpx
     from huggingface_hub import errors
 
     def refuse(*_, **__):
-        request = httpx.Request("GET", "https://huggingface.co/api/models/facebook/chameleon-7b")
-        raise getattr(errors, kind)("no", response=httpx.Response(401, request=request))
+        response = SimpleNamespace(headers={}, request=None, status_code=401)
+        raise getattr(errors, kind)("no", response=response)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     with pytest.raises(HubError, match=message) as caught:

@@ -1,0 +1,58 @@
+"""The pictures of README.md, drawn by a model: python benchmarks/readme_pictures.py [MODEL]
+
+Two rows of prompts at one seed with the model's own sampling values, and below them one prompt at
+seeds 1 to 8.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from orthus_core.checkpoint.folder import open_model
+from orthus_core.events import ImageDone
+from orthus_core.samplers.interleave import interleave
+from orthus_core.samplers.requests import Asking, sampling_of
+from orthus_core.samplers.settings import Settings
+from orthus_core.train.sheet import sheet
+
+PROMPTS = (
+    "a snowman, a red apple, a cat, a rocket, a pizza, a sunflower, a guitar, a fish",
+    "a house, a dog on a blue background, an octopus, a strawberry, a car, a tree, a bus, a robot",
+)
+SEEDS = range(1, 9)
+SCALE = 2
+
+
+@torch.no_grad()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", default="mini")
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/images"))
+    options = parser.parse_args()
+    model, processor, _ = open_model(options.model, dtype="fp32")
+    asking, sampling = Asking(model, processor.tokenizer), sampling_of(model.config)
+    settings = Settings(steps=sampling.steps, noise_scale=sampling.noise_scale)
+
+    def drawn(asked: list[tuple[str, int]]) -> torch.Tensor:
+        prompts = [asking.picture(text, sampling)._replace(seed=seed) for text, seed in asked]
+        events = interleave(model, prompts, settings)
+        done = {e.row: e.pixels_3HW for e in events if isinstance(e, ImageDone)}
+        return torch.stack([done[row] for row in range(len(asked))])
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    rows = [drawn([(text, 1) for text in row.split(", ")]) for row in PROMPTS]
+    save(sheet(rows), options.output / "sheet.png")
+    save(sheet([drawn([("a snowman", seed) for seed in SEEDS])]), options.output / "snowmen.png")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    size = (image.width * SCALE, image.height * SCALE)
+    image.resize(size, Image.Resampling.LANCZOS).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
