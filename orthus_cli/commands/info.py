@@ -24,16 +24,25 @@ def info(
     from orthus_core.checkpoint.hub import resolve
 
     found = describe(Path(path) if Path(path).is_file() else resolve(path))
-    size = f"{found.parameters:,} parameters, {found.bytes / 1e6:.1f} MB"
+    facts = dict(found.facts)
+    origin = facts.pop("origin", {})
+    about = {
+        "kind": found.kind,
+        "layout": found.layout,
+        "parameters": f"{found.parameters:,}",
+        "size": f"{found.bytes / 1e6:.1f} MB",
+    }
+    r.table(
+        ("setting", "value"),
+        [(_words(name), _value(value)) for name, value in {**about, **facts, **origin}.items()],
+    )
     r.table(
         ("part", "parameters", "MB", "precision"),
         [
             (part.name, f"{part.parameters:,}", f"{part.bytes / 1e6:.1f}", ", ".join(part.dtypes))
             for part in found.parts
         ],
-        f"{found.kind}, {found.layout} layout, {size}",
     )
-    r.table(("setting", "value"), [(_words(name), _value(v)) for name, v in found.facts.items()])
     r.result(
         {
             "path": str(found.path),
@@ -57,4 +66,6 @@ def _words(name: str) -> str:
 def _value(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{_words(name)} {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", then ".join(map(str, value))
     return value

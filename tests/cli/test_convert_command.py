@@ -63,7 +63,7 @@ def test_a_slip_in_a_setting_is_found_before_anything_is_read(orthus, tmp_path: 
 def test_info_describes_the_model_and_its_settings(orthus, golden_folder: Path):
     ended = orthus("info", golden_folder)
     assert ended.exit_code == 0, ended.stderr
-    assert "Orthus, as released" in ended.stdout or "diffusion head" in ended.stdout
+    assert "Orthus, as released" in ended.stdout and "diffusion head" in ended.stdout
     assert "scaled_linear" in ended.stdout and "missing: tokenizer" in ended.stdout
 
 
