@@ -103,8 +103,9 @@ def _next_steps(made: Converted, source: str) -> list[str]:
     steps = []
     if not made.has_decoder:
         steps.append(
-            f"no pixel decoder in the source: orthus convert {source} -o DIR --vqgan vqgan.ckpt "
-            f"adds Chameleon's, or orthus finetune-vae --init-from {made.folder} -o DIR trains one"
+            "no pixel decoder in the source, so the model reads pictures and draws none: "
+            f"orthus convert {source} -o DIR --vqgan vqgan.ckpt adds it "
+            "(the file is in Meta's download of Chameleon, in tokenizer/)"
         )
     if not made.has_tokenizer:
         steps.append(

@@ -33,7 +33,7 @@ from orthus_core.train.freeze import (
 from orthus_core.train.loop import Stage, train
 from orthus_core.train.pretrain import Stop, training_folder
 from orthus_core.train.rows import documents, orthus_batches, pictures_alone
-from orthus_core.train.stages import BuildBaseStage, PosttrainStage
+from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.watch import draw_words
 from orthus_core.version import __version__
 
@@ -115,7 +115,7 @@ def posttrain(
     image, text = OBJECTIVES[recipe.objective]
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = feature_cache(opened, output)
-    stage = PosttrainStage(
+    stage = RowsStage(
         JointLoss(
             model,
             lambda_image=image * recipe.lambda_image,

@@ -34,7 +34,7 @@ from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
 from orthus_core.train.loop import train
 from orthus_core.train.rows import discrete_batches, documents
-from orthus_core.train.stages import DiscreteStage
+from orthus_core.train.stages import RowsStage
 
 Stop = Callable[[], bool]
 
@@ -109,7 +109,7 @@ def pretrain(
     trainable = [p for p in objective.parameters() if p.requires_grad]
     yield Note("transformer: next-token prediction over text and codes")
     yield from train(
-        DiscreteStage(objective, trainable, batches),
+        RowsStage(objective, trainable, batches),
         optim=recipe.optim,
         log=recipe.log,
         seed=recipe.seed,

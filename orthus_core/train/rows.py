@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.data.collate import FeatureSource, collate, collate_discrete
-from orthus_core.data.document import Document
+from orthus_core.data.document import Document, says
 from orthus_core.data.encode import Encoded, TokenIds, encode
 from orthus_core.data.formats import sniff
 from orthus_core.data.sources import Batches, Shuffled, Source
@@ -48,7 +48,7 @@ def pictures_alone(source: Source) -> Source:
         document = source(number)
         pictures = [segment for segment in document.segments if segment.type == "image"]
         last = pictures[-1]
-        return Document((type(last)("image", "model", last.value),), document.id, document.source)
+        return Document(says("model", last.value), document.id, document.source)
 
     return alone
 

@@ -1,5 +1,7 @@
-"""The three trainings of a transformer as stages of the loop: discrete `pretrain`, `build-base`,
-`posttrain`.
+"""Trainings of a transformer on rows, as stages of the loop.
+
+The discrete `pretrain` and `posttrain` differ in their objective and batches alone; `build-base`
+also opens the soft embedding as it goes.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from orthus_core.data.collate import Batch
-from orthus_core.losses.joint import DiscreteLoss, JointLoss
+from orthus_core.losses.joint import JointLoss
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.training import TemperatureRecipe
 
@@ -59,18 +61,6 @@ class RowsStage:
 
     def samples(self) -> Image.Image | None:
         return self._draw()
-
-
-class DiscreteStage(RowsStage):
-    """The second part of `pretrain`."""
-
-    objective: DiscreteLoss
-
-
-class PosttrainStage(RowsStage):
-    """`posttrain`: L_ar + lambda L_diff on everything but the autoencoder."""
-
-    objective: JointLoss
 
 
 class BuildBaseStage(RowsStage):

@@ -163,7 +163,7 @@ def test_pictures_of_others_have_no_record_and_damaged_ones_are_named(tmp_path, 
     with pytest.raises(DataError):
         read_record(tmp_path / "cut.png")
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(DataError, match="cannot read"):
+    with pytest.raises(DataError, match="no picture"):
         read_record(tmp_path / "text.png")
 
 

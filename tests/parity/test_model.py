@@ -9,8 +9,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-ROUNDING = dict(rtol=0, atol=1e-4)
-
 
 def close(ours, theirs, atol=1e-4):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
