@@ -1,7 +1,8 @@
-"""`orthus data`: look a data set over before training, and make the sprite pack anew."""
+"""`orthus data`: look a data set over before training, make sprite packs, write out the world."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,10 +34,11 @@ def check(
     Ends with exit code 1 when a record cannot be used.
     """
     from orthus_core.data.formats.sniff import read
-    from orthus_core.data.sprites import SpritePack
+    from orthus_core.data.sprites import starter_packs
 
     r = reporter(ctx)
-    reading = read(path, strict=strict, pack=SpritePack.open())
+    packs = starter_packs()
+    reading = read(path, strict=strict, pack=packs["3d"], styles=packs)
     for _ in r.track(reading.check_pictures()):
         pass
     for fault in reading.faults:
@@ -58,13 +60,27 @@ def check(
         raise typer.Exit(1)
 
 
+class Style(str, Enum):
+    """Which emoji."""
+
+    fluent_3d = "3d"
+    flat = "flat"
+    noto = "noto"
+
+
 @prepare.command("emoji")
 def prepare_emoji(
     ctx: typer.Context,
-    assets: Annotated[
+    style: Annotated[
+        Style,
+        typer.Argument(help="3d and flat are Microsoft's Fluent, noto is Google's."),
+    ],
+    pictures: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", help="Folder of pictures of the npm package @lobehub/fluent-emoji-3d."
+            metavar="DIR",
+            help="3d: assets folder of the npm package @lobehub/fluent-emoji-3d; flat and noto: "
+            "the unpacked @iconify-json/fluent-emoji-flat or @iconify-json/noto.",
         ),
     ],
     names: Annotated[
@@ -74,8 +90,11 @@ def prepare_emoji(
     size: Annotated[int, typer.Option(min=16, max=256, help="Side of a picture in pixels.")] = 128,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make the sprite pack: Fluent 3D emoji with their names, in one tar."""
-    from orthus_core.data.emoji import build_pack
+    """Make a sprite pack: emoji of one style with their names, in one tar.
+
+    Drawing flat and noto needs the package resvg-py.
+    """
+    from orthus_core.data.emoji import build_pack, fluent_3d, iconify
 
     if output.exists() and not overwrite:
         raise OutputError(
@@ -84,8 +103,9 @@ def prepare_emoji(
             hint="name another one, or replace it with --overwrite",
         )
     r = reporter(ctx)
+    sources = fluent_3d(pictures) if style is Style.fluent_3d else iconify(pictures)
     r.say("scaling about two thousand pictures, some twenty seconds")
-    pack = build_pack(assets, names, output, size)
+    pack = build_pack(sources, names, output, size, tones=style is Style.fluent_3d)
     r.detail("named but without a picture: " + ", ".join(pack.without_picture))
     r.result(
         {
@@ -98,4 +118,44 @@ def prepare_emoji(
         text=f"{pack.path}: {pack.untoned} sprites and {pack.toned} with a skin tone, "
         f"{pack.size_bytes / 1e6:.1f} MB",
         quiet=[pack.path],
+    )
+
+
+@prepare.command("world")
+def prepare_world(
+    ctx: typer.Context,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 1000,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option("--task", metavar="TASK", help="Kind of row (repeatable); all by default."),
+    ] = None,
+    size: Annotated[int, typer.Option(min=16, max=512, help="Side of a picture.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed gives other rows.")] = 0,
+    testing: Annotated[
+        bool, typer.Option("--testing", help="Only what training never sees.")
+    ] = False,
+) -> None:
+    """Write rows of the small world: records.jsonl beside PNG pictures, with each scene's truth.
+
+    The trainings need no such folder, they make rows as they go; it is for looking at them, and for
+    other tools. The same seed gives the same rows.
+    """
+    from orthus_core.data.world.export import export
+    from orthus_core.data.world.records import MAKERS
+    from orthus_core.data.world.world import World
+
+    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
+        raise OutputError(
+            "the folder is not empty", where=str(output), hint="name another one, or empty it"
+        )
+    r = reporter(ctx)
+    weights = dict.fromkeys(tasks or MAKERS, 1.0)
+    world = World.open(testing=testing)
+    for _ in r.track(export(world, weights, output, rows=rows, size=size, seed=seed)):
+        pass
+    r.result(
+        {"path": str(output), "rows": rows, "tasks": list(weights), "seed": seed},
+        text=f"{output}: {rows} rows",
+        quiet=[output],
     )

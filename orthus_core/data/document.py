@@ -5,6 +5,11 @@ As JSON a record reads
     {"segments": [{"type": "text", "role": "user", "value": "a snowman"},
                   {"type": "image", "role": "model", "path": "snowman.png"}],
      "id": "1", "source": "mine"}
+
+A picture of sprites may stand there as what it shows instead of as a file:
+
+    {"type": "image", "role": "user", "value": {"sprite": "2603", "background": [255, 255, 255]}}
+    {"type": "image", "role": "user", "value": {"scene": {"backdrop": "white", "things": [...]}}}
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from typing import Any, Literal
 
 from orthus_core.data.pictures import BytesPicture, FilePicture, Picture, SpriteImage
 from orthus_core.data.sprites import WHITE, SpritePack
+from orthus_core.data.world.scene import Scene, SceneImage
 from orthus_core.errors import DataError
 
 Role = Literal["user", "model"]
@@ -42,7 +48,7 @@ class Segment:
             raise DataError(f"segment role {self.role!r}: it must be 'user' or 'model'")
         if self.type == "text" and not isinstance(self.value, str):
             raise DataError(f"a text segment holds {type(self.value).__name__}, not text")
-        if self.type == "image" and not isinstance(self.value, Picture):
+        if self.type == "image" and not _is_picture(self.value):
             raise DataError(f"an image segment holds {type(self.value).__name__}, not a picture")
 
 
@@ -86,14 +92,19 @@ def says(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
 
 
 def from_record(
-    record: Mapping[str, Any], *, root: Path | None = None, pack: SpritePack | None = None
+    record: Mapping[str, Any],
+    *,
+    root: Path | None = None,
+    pack: SpritePack | None = None,
+    styles: Mapping[str, SpritePack] | None = None,
 ) -> Document:
     """A document out of the record form above.
 
     Args:
         record: As read from JSON, or with raw bytes under "bytes".
         root: The folder that holds every picture a path names; without it any path is taken.
-        pack: Where sprites are looked up.
+        pack: Where sprites are looked up, those of scenes in style "3d" too.
+        styles: Packs of further styles, as `World.styles` has them.
 
     Raises:
         DataError: naming the segment that is wrong.
@@ -101,10 +112,11 @@ def from_record(
     segments = record.get("segments") if isinstance(record, Mapping) else None
     if not isinstance(segments, (list, tuple)):
         raise DataError("a record needs a list of 'segments'")
+    packs = ({"3d": pack} if pack else {}) | dict(styles or {})
     parsed = []
     for number, segment in enumerate(segments):
         try:
-            parsed.append(_segment_from(segment, root, pack))
+            parsed.append(_segment_from(segment, root, packs))
         except DataError as error:
             where = f"segments[{number}]" + (f", {error.where}" if error.where else "")
             raise DataError(error.message, where=where, hint=error.hint) from error
@@ -132,17 +144,22 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
-def _segment_from(segment: Any, root: Path | None, pack: SpritePack | None) -> Segment:
+def _is_picture(value: Any) -> bool:
+    # isinstance of a protocol would work out the key, which hashes a scene and looks up a file.
+    return hasattr(type(value), "key") and hasattr(type(value), "load")
+
+
+def _segment_from(segment: Any, root: Path | None, packs: Mapping[str, SpritePack]) -> Segment:
     if not isinstance(segment, Mapping):
         raise DataError(f"a segment is a {type(segment).__name__}, not an object")
     kind, role = segment.get("type"), segment.get("role")
     if kind == "image":
-        return Segment("image", role, _picture_from(segment, root, pack))  # type: ignore[arg-type]
+        return Segment("image", role, _picture_from(segment, root, packs))  # type: ignore[arg-type]
     return Segment(kind, role, segment.get("value"))  # type: ignore[arg-type]
 
 
 def _picture_from(
-    segment: Mapping[str, Any], root: Path | None, pack: SpritePack | None
+    segment: Mapping[str, Any], root: Path | None, packs: Mapping[str, SpritePack]
 ) -> Picture:
     if isinstance(path := segment.get("path"), str):
         return FilePicture(Path(path) if root is None else inside(root, path))
@@ -155,21 +172,46 @@ def _picture_from(
     if isinstance(content, bytes):
         return BytesPicture(content)
     value = segment.get("value")
-    sprite = value.get("sprite") if isinstance(value, Mapping) else None
-    if isinstance(value, Mapping) and isinstance(sprite, str) and pack and sprite in pack:
-        try:
-            red, green, blue = value.get("background", WHITE)
-            bytes((red, green, blue))  # refuses what is no level
-        except (TypeError, ValueError) as error:
-            raise DataError("'background' must be three levels of 0 to 255") from error
-        return SpriteImage(
-            pack,
-            sprite,
-            (red, green, blue),
-            bool(value.get("mirror")),
-            bool(value.get("grey")),
+    if isinstance(value, Mapping) and "scene" in value:
+        return _scene_from(value["scene"], packs)
+    if isinstance(value, Mapping) and "sprite" in value:
+        return _sprite_from(value, packs)
+    raise DataError("an image segment needs a 'path', 'bytes', a known sprite or a scene")
+
+
+def _sprite_from(value: Mapping[str, Any], packs: Mapping[str, SpritePack]) -> SpriteImage:
+    sprite, digest = value["sprite"], value.get("pack")
+    # Without a pack's name it is the plain style; the same key is another picture in another one.
+    named = [pack for pack in packs.values() if pack.digest == digest]
+    pack = packs.get("3d") if digest is None else next(iter(named), None)
+    if pack is None or not isinstance(sprite, str) or sprite not in pack:
+        raise DataError(
+            f"{sprite!r} is not a known sprite", hint="the pack it comes from has to be given"
         )
-    raise DataError("an image segment needs a 'path', 'bytes' or a known sprite")
+    try:
+        red, green, blue = value.get("background", WHITE)
+        bytes((red, green, blue))  # refuses what is no level
+    except (TypeError, ValueError) as error:
+        raise DataError("'background' must be three levels of 0 to 255") from error
+    mirror, grey = bool(value.get("mirror")), bool(value.get("grey"))
+    return SpriteImage(pack, sprite, (red, green, blue), mirror, grey)
+
+
+def _scene_from(value: Any, packs: Mapping[str, SpritePack]) -> SceneImage:
+    if not isinstance(value, Mapping):
+        raise DataError(f"a scene is a {type(value).__name__}, not an object")
+    try:
+        scene = Scene.of(value)
+        unknown = [t for t in scene.things if t.sprite not in packs.get(t.style, ())]
+    except TypeError as error:  # a list where a name belongs
+        raise DataError(f"the scene does not read: {error}") from error
+    if unknown:
+        sprite, style = unknown[0].sprite, unknown[0].style
+        raise DataError(
+            f"{sprite!r} is not a known sprite in style {style!r}",
+            hint="the packs of further styles have to be given",
+        )
+    return SceneImage(packs, scene)
 
 
 def _record_of(segment: Segment) -> dict[str, Any]:
@@ -182,6 +224,9 @@ def _record_of(segment: Segment) -> dict[str, Any]:
         case SpriteImage() as image:
             record["value"] = {"sprite": image.sprite, "background": list(image.background)}
             record["value"] |= {"mirror": image.mirror, "grey": image.grey}
+            record["value"]["pack"] = image.pack.digest
+        case SceneImage(scene=scene):
+            record["value"] = {"scene": scene.record()}
         case str() as text:
             record["value"] = text
         case other:

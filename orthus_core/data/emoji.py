@@ -1,21 +1,26 @@
-"""Fluent 3D emoji with Unicode's names become one sprite pack: a small tar beside the source.
+"""Emoji in one style with Unicode's names become one sprite pack: a small tar beside the source.
 
 The pack is a WebDataset shard: `KEY.json` (names) and `KEY.webp` (picture) for each sprite, sorted,
 with every date and owner zero, so that the same inputs give the same names, order and headers.
 
-Pictures: Fluent Emoji, Microsoft (MIT), from the npm package `@lobehub/fluent-emoji-3d`.
+Pictures, each a style of its own: Fluent Emoji 3D, Microsoft (MIT), from the npm package
+`@lobehub/fluent-emoji-3d`; Fluent Emoji Flat, Microsoft (MIT), from the npm package
+`@iconify-json/fluent-emoji-flat`; Noto Emoji, Google (Apache-2.0), from `@iconify-json/noto`. The
+last two are drawings (SVG), which the optional package `resvg-py` turns into pixels.
 Names: the npm package `emojibase-data` (MIT), whose English words are Unicode CLDR's (Unicode
 License v3).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -47,41 +52,90 @@ class PackSummary:
     without_picture: tuple[str, ...]
 
 
-def build_pack(assets_dir: Path, emojibase_dir: Path, out: Path, size: int = 128) -> PackSummary:
-    """Write the sprite pack of every emoji that has both a name and a picture.
+Drawn = Callable[[int], Image.Image]
+"""A side in pixels to a square picture with alpha."""
 
-    Skin tones are kept for people and hands that are not the gendered twin of another sprite.
 
-    Args:
-        assets_dir: Folder of `<hex code>.webp` pictures.
-        emojibase_dir: The unpacked `emojibase-data` package.
-        out: The tar to write; it is finished beside its place and renamed.
-        size: Side of a picture in pixels.
+def fluent_3d(assets_dir: Path) -> dict[str, Drawn]:
+    """The pictures of a folder of `<hex code>.webp`, by hex code.
 
-    Raises:
-        DataError: if a source file is missing or does not read.
-        OutputError: if `out` cannot be written.
+    Raises: DataError if there are none.
     """
-    pictures = {_plain(path.stem): path for path in assets_dir.glob("*.webp")}
+    pictures = {
+        _plain(path.stem): partial(_scaled_webp, path) for path in assets_dir.glob("*.webp")
+    }
     if not pictures:
         raise DataError(
             "no .webp pictures found",
             where=str(assets_dir),
             hint="unpack the npm package @lobehub/fluent-emoji-3d, and name its assets folder",
         )
-    named = list(_named_sprites(emojibase_dir))
-    kept = [(meta, pictures[meta["key"]]) for meta in named if meta["key"] in pictures]
-    kept.sort(key=lambda pair: pair[0]["key"])
+    return pictures
+
+
+def iconify(package_dir: Path) -> dict[str, Drawn]:
+    """The drawings of an unpacked `@iconify-json` package of emoji, by hex code.
+
+    Raises: DataError if the package is incomplete or nothing is installed that draws SVG.
+    """
+    if not importlib.util.find_spec("resvg_py"):
+        raise DataError(
+            "these emoji are SVG drawings, and nothing that draws them is installed",
+            where=str(package_dir),
+            hint="pip install resvg-py",
+        )
+    icons = _read_json(package_dir / "icons.json")
+    hexcodes = _read_json(package_dir / "chars.json")
+    drawn: dict[str, Drawn] = {}
+    for hexcode, name in hexcodes.items():
+        icon = icons["icons"].get(name)
+        if icon is None:
+            continue
+        width = icon.get("width", icons.get("width", 16))
+        height = icon.get("height", icons.get("height", 16))
+        svg = (
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+        )
+        drawn[_plain(hexcode)] = partial(_rendered_svg, svg, f"{package_dir}: {name}")
+    return drawn
+
+
+def build_pack(
+    pictures: Mapping[str, Drawn],
+    emojibase_dir: Path,
+    out: Path,
+    size: int = 128,
+    *,
+    tones: bool = True,
+) -> PackSummary:
+    """Write the sprite pack of every emoji that has both a name and a picture.
+
+    Skin tones are kept for people and hands that are not the gendered twin of another sprite.
+
+    Args:
+        pictures: By hex code: `fluent_3d(...)` or `iconify(...)`.
+        emojibase_dir: The unpacked `emojibase-data` package.
+        out: The tar to write; it is finished beside its place and renamed.
+        size: Side of a picture in pixels.
+        tones: Whether skin tones are kept at all.
+
+    Raises:
+        DataError: if a source file is missing or does not read.
+        OutputError: if `out` cannot be written.
+    """
+    named = [meta for meta in _named_sprites(emojibase_dir) if tones or not meta["skin"]]
+    kept = sorted((m for m in named if m["key"] in pictures), key=lambda meta: meta["key"])
 
     unfinished = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for meta, path in kept:
+            for meta in kept:
                 names = {field: value for field, value in meta.items() if field != "key" and value}
                 text = json.dumps(names, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
                 _add(tar, f"{meta['key']}.json", text.encode())
-                _add(tar, f"{meta['key']}.webp", _shrunk(path, size))
+                _add(tar, f"{meta['key']}.webp", _as_webp(pictures[meta["key"]](size)))
         os.replace(unfinished, out)
     except OSError as error:
         raise OutputError(f"the pack was not written: {error.strerror}", where=str(out)) from error
@@ -89,7 +143,7 @@ def build_pack(assets_dir: Path, emojibase_dir: Path, out: Path, size: int = 128
         if unfinished.exists():
             unfinished.unlink()
 
-    toned = sum(1 for meta, _ in kept if meta["skin"])
+    toned = sum(1 for meta in kept if meta["skin"])
     missing = tuple(m["label"] for m in named if m["key"] not in pictures and not m["skin"])
     return PackSummary(out, len(kept) - toned, toned, out.stat().st_size, missing)
 
@@ -152,17 +206,33 @@ def _read_json(path: Path):
         ) from error
 
 
-def _shrunk(path: Path, size: int) -> bytes:
-    """The picture at `size` x `size` as webp."""
+def _scaled_webp(path: Path, size: int) -> Image.Image:
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             rgba = image.convert("RGBA")
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the picture: {error}", where=str(path)) from error
     # Scaled with alpha multiplied in: what lies under transparent pixels stays out of the edges.
-    small = rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+    return rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+
+
+def _rendered_svg(svg: str, where: str, size: int) -> Image.Image:
+    import resvg_py
+
+    try:
+        content = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
+        with Image.open(io.BytesIO(bytes(content)), formats=["PNG"]) as image:
+            rgba = image.convert("RGBA")
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot draw the picture: {error}", where=where) from error
+    square = Image.new("RGBA", (size, size))
+    square.paste(rgba, ((size - rgba.width) // 2, (size - rgba.height) // 2))
+    return square
+
+
+def _as_webp(rgba: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=WEBP_QUALITY, alpha_quality=WEBP_ALPHA_QUALITY, method=6)
+    rgba.save(buffer, "WEBP", quality=WEBP_QUALITY, alpha_quality=WEBP_ALPHA_QUALITY, method=6)
     return buffer.getvalue()
 
 

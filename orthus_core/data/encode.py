@@ -76,11 +76,13 @@ class Encoded(NamedTuple):
         ids: Token ids [S], `<image>` in each patch's slot.
         text_targets: [S]; the id that follows where a token is to be predicted, else `IGNORE`.
         pictures: Those whose patches fill the slots, in order.
+        drawn: For each of them whether it is the model's to draw.
     """
 
     ids: list[int]
     text_targets: list[int]
     pictures: tuple[Picture, ...]
+    drawn: tuple[bool, ...] = ()
 
 
 def encode(
@@ -129,7 +131,8 @@ def encode(
         )
     follows = [*zip(row[1:], predicted[1:], strict=True), (ids.image, False)]
     targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
-    return Encoded(row, targets, tuple(pictures))
+    drawn = tuple(s.role == "model" for s in document.segments if s.type == "image")
+    return Encoded(row, targets, tuple(pictures), drawn)
 
 
 def with_codes(

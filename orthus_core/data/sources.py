@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from orthus_core.data.collate import Batch
 from orthus_core.data.document import Document
 from orthus_core.data.encode import Encoded, drop_condition
 from orthus_core.errors import DataError
 
+T = TypeVar("T")
 Source = Callable[[int], Document]
 """Row number n of a run, n = 0, 1, 2 ... without end."""
 
@@ -18,25 +20,50 @@ Source = Callable[[int], Document]
 class Shuffled:
     """A finite set of documents as an endless source: every epoch all of them, in its own order.
 
+    Args:
+        documents: The set.
+        seed: Of the orders.
+        where: What they were read from, for the error.
+
     Raises:
         DataError: if there are none.
     """
 
-    def __init__(self, documents: Sequence[Document], seed: int) -> None:
+    def __init__(self, documents: Sequence[Document], seed: int, where: str = "") -> None:
         if not documents:
-            raise DataError("there are no documents to train on")
-        self._documents = documents
-        self._seed = seed
+            raise DataError(
+                "there are no documents to train on",
+                where=where,
+                hint="`orthus data check` says what is wrong with each record",
+            )
+        self.documents = documents
+        self.seed = seed
+        self.where = where
         self._epoch = -1
         self._order: list[int] = []
 
+    def __len__(self) -> int:
+        return len(self.documents)
+
     def __call__(self, number: int) -> Document:
-        epoch, place = divmod(number, len(self._documents))
+        epoch, place = divmod(number, len(self.documents))
         if epoch != self._epoch:
-            self._order = list(range(len(self._documents)))
-            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
+            self._order = list(range(len(self.documents)))
+            random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
             self._epoch = epoch
-        return self._documents[self._order[place]]
+        return self.documents[self._order[place]]
+
+
+def hold_out(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
+    """A set divided into what is trained on and what is kept to measure with: the same fraction on
+    every run, rounded down; both parts keep their order.
+    """
+    chosen = random.Random(f"{seed}/held out").sample(range(len(items)), int(share * len(items)))
+    apart = set(chosen)
+    return (
+        [item for number, item in enumerate(items) if number not in apart],
+        [item for number, item in enumerate(items) if number in apart],
+    )
 
 
 @dataclass

@@ -20,7 +20,14 @@ from PIL import Image
 
 from orthus_core.errors import DataError
 
-STARTER_PACK = Path(__file__).parents[1] / "starter" / "sprites" / "fluent-3d-128.tar"
+STARTER_SPRITES = Path(__file__).parents[1] / "starter" / "sprites"
+STARTER_PACK = STARTER_SPRITES / "fluent-3d-128.tar"
+# The styles that the same things are drawn in; the first has the names and the skin tones.
+STARTER_STYLES = {
+    "3d": STARTER_PACK,
+    "flat": STARTER_SPRITES / "fluent-flat-64.tar",
+    "noto": STARTER_SPRITES / "noto-64.tar",
+}
 
 MAX_SPRITES = 100_000
 MAX_PICTURE_BYTES = 1 << 20
@@ -149,6 +156,11 @@ class SpritePack:
                 return image.convert("RGBA")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"cannot read sprite {key!r}: {error}", where=str(self.path)) from error
+
+
+def starter_packs() -> dict[str, SpritePack]:
+    """The bundled sprites, a pack a style."""
+    return {style: SpritePack.open(path) for style, path in STARTER_STYLES.items()}
 
 
 def _read_index(

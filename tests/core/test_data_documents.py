@@ -11,14 +11,21 @@ import pytest
 from PIL import Image
 
 from orthus_core.data.document import Document, Segment, from_record, says, to_record
+from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.pictures import BytesPicture, FilePicture, SpriteImage
-from orthus_core.data.sprites import SpritePack
+from orthus_core.data.sprites import STARTER_STYLES, SpritePack
+from orthus_core.data.world.scene import Scene, SceneImage, Thing
 from orthus_core.errors import DataError
 
 
 @pytest.fixture(scope="module")
 def pack() -> SpritePack:
     return SpritePack.open()
+
+
+@pytest.fixture(scope="module")
+def flat() -> SpritePack:
+    return SpritePack.open(STARTER_STYLES["flat"])
 
 
 @pytest.fixture
@@ -34,6 +41,74 @@ def test_a_document_survives_json(pack: SpritePack, png: Path):
     document = Document(says("user", "hello", *pictures) + says("model", "yes"), "7", "test")
     record = json.loads(json.dumps(to_record(document)))
     assert from_record(record, pack=pack) == document
+
+
+def a_scene(style: str = "3d") -> Scene:
+    cat = Thing("1f431", 0, 32, 32, style=style)
+    return Scene("beach night", (cat, Thing("1f697", 32, 32, 32, "blue", style, mirror=True)))
+
+
+def test_a_scene_survives_json_as_what_it_shows(pack: SpritePack, flat: SpritePack):
+    styles = {"3d": pack, "flat": flat}
+    document = Document(
+        says("user", SceneImage(styles, a_scene()))
+        + says("model", SceneImage(styles, a_scene("flat")))
+    )
+    record = json.loads(json.dumps(to_record(document)))
+    read = from_record(record, pack=pack, styles={"flat": flat})
+    assert read == document
+    for before, after in zip(document.segments, read.segments, strict=True):
+        assert isinstance(before.value, SceneImage) and isinstance(after.value, SceneImage)
+        assert np.array_equal(before.value.load(32), after.value.load(32))
+
+
+def test_a_sprite_of_a_further_style_reads_back_from_its_own_pack(
+    pack: SpritePack, flat: SpritePack
+):
+    document = Document(says("model", SpriteImage(flat, "1f431")))
+    record = json.loads(json.dumps(to_record(document)))
+    (segment,) = from_record(record, pack=pack, styles={"flat": flat}).segments
+    assert isinstance(segment.value, SpriteImage) and segment.value.pack is flat
+    with pytest.raises(DataError, match="not a known sprite"):
+        from_record(record, pack=pack)
+
+
+def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, flat: SpritePack):
+    document = Document(says("model", SceneImage({"flat": flat}, a_scene("flat"))))
+    path = tmp_path / "scenes.jsonl"
+    path.write_text(json.dumps(to_record(document)) + "\n")
+    assert read_records(path, pack=pack, styles={"flat": flat}).documents == [document]
+    reading = read_records(path, pack=pack)
+    assert reading.documents == [] and reading.fault_count == 1
+    assert "'1f431' is not a known sprite in style 'flat'" in reading.faults[0].problem
+
+
+@pytest.mark.parametrize(
+    "scene, complaint",
+    [
+        ("a cat", "a scene is a str"),
+        ({"backdrop": "the moon"}, "no backdrop 'the moon'"),
+        ({"things": ["1f431"]}, "does not read"),
+        ({"things": [{"sprite": "1f431", "wings": 2}]}, "does not read"),
+        ({"things": [{"sprite": ["1f431"]}]}, "does not read"),
+        ({"things": [{"sprite": "1f431", "colour": ["red"]}]}, "must be words"),
+        ({"things": [{"sprite": "1f431", "x": 40, "side": 32}]}, "not inside"),
+        ({"things": [{"sprite": "none"}]}, "'none' is not a known sprite in style '3d'"),
+        ({"things": [{"sprite": "1f431", "style": "noto"}]}, "in style 'noto'"),
+    ],
+)
+def test_a_bad_scene_is_named(pack: SpritePack, scene, complaint: str):
+    segment = {"type": "image", "role": "user", "value": {"scene": scene}}
+    with pytest.raises(DataError, match=complaint) as caught:
+        from_record({"segments": [segment]}, pack=pack)
+    assert caught.value.where == "segments[0]"
+
+
+def test_a_document_of_a_missing_picture_is_made_and_fails_when_it_is_loaded(tmp_path: Path):
+    missing = FilePicture(tmp_path / "none.png")
+    assert Document(says("user", missing)).segments[0].value is missing
+    with pytest.raises(DataError):
+        missing.load(8)
 
 
 def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: Path):
@@ -56,7 +131,8 @@ def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: 
         ({"type": "text", "role": "user"}, "holds NoneType"),
         ({"type": "image", "role": "user"}, "needs a 'path'"),
         ({"type": "image", "role": "user", "bytes": "%%"}, "no base64"),
-        ({"type": "image", "role": "user", "value": {"sprite": "none"}}, "a known sprite"),
+        ({"type": "image", "role": "user", "value": {"sprite": "none"}}, "not a known sprite"),
+        ({"type": "image", "role": "user", "value": {"sprite": [1]}}, "not a known sprite"),
         (
             {
                 "type": "image",

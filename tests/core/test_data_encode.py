@@ -29,7 +29,11 @@ SLOTS = [IDS.boi, *[IDS.image] * PATCHES, IDS.eoi]
 class Named:
     """A picture that is only its name."""
 
-    key: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        return self.name
 
     def load(self, size: int) -> np.ndarray:
         return np.zeros((size, size, 3), dtype=np.uint8)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orthus_core.data.emoji import build_pack
-from orthus_core.data.sprites import MAX_NAMES_BYTES, STARTER_PACK, SpritePack
+from orthus_core.data.emoji import build_pack, fluent_3d, iconify
+from orthus_core.data.sprites import MAX_NAMES_BYTES, STARTER_PACK, STARTER_STYLES, SpritePack
 from orthus_core.errors import DataError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -160,12 +160,13 @@ def sources(tmp_path: Path) -> tuple[Path, Path]:
 def test_building_a_pack_twice_gives_the_same_bytes(sources, tmp_path: Path):
     first, second = tmp_path / "1.tar", tmp_path / "2.tar"
     for out in (first, second):
-        build_pack(*sources, out, size=16)
+        build_pack(fluent_3d(sources[0]), sources[1], out, size=16)
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_built_pack_keeps_three_tones_and_leaves_flags_out(sources, tmp_path: Path):
-    summary = build_pack(*sources, tmp_path / "p.tar", size=16)
+    assets, names = sources
+    summary = build_pack(fluent_3d(assets), names, tmp_path / "p.tar", size=16)
     assert (summary.untoned, summary.toned) == (2, 3)
     assert summary.without_picture == ("splatter",)
     pack = SpritePack.open(summary.path)
@@ -177,10 +178,45 @@ def test_a_built_pack_keeps_three_tones_and_leaves_flags_out(sources, tmp_path: 
 def test_a_missing_source_leaves_no_half_written_pack(sources, tmp_path: Path):
     assets, _ = sources
     with pytest.raises(DataError, match="cannot read the emoji names"):
-        build_pack(assets, tmp_path / "nowhere", tmp_path / "p.tar")
+        build_pack(fluent_3d(assets), tmp_path / "nowhere", tmp_path / "p.tar")
     with pytest.raises(DataError, match="no .webp pictures"):
-        build_pack(tmp_path / "nowhere", tmp_path, tmp_path / "p.tar")
+        fluent_3d(tmp_path / "nowhere")
     (assets / "2603.webp").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot read the picture"):
-        build_pack(*sources, tmp_path / "p.tar", size=16)
+        build_pack(fluent_3d(assets), sources[1], tmp_path / "p.tar", size=16)
     assert not list(tmp_path.glob("p.tar*"))
+
+
+def test_a_pack_without_tones_keeps_the_plain_ones(sources, tmp_path: Path):
+    assets, names = sources
+    summary = build_pack(fluent_3d(assets), names, tmp_path / "p.tar", size=16, tones=False)
+    assert (summary.untoned, summary.toned) == (2, 0)
+
+
+def test_drawings_become_pictures_with_alpha_and_stay_square(sources, tmp_path: Path):
+    pytest.importorskip("resvg_py")
+    package = tmp_path / "drawings"
+    package.mkdir()
+    icon = {"body": '<rect width="10" height="20" fill="#f00"/>', "width": 10, "height": 20}
+    (package / "icons.json").write_text(json.dumps({"icons": {"man-of-snow": icon}, "width": 16}))
+    (package / "chars.json").write_text('{"2603-FE0F": "man-of-snow", "1f3c1": "gone"}')
+    build_pack(iconify(package), sources[1], tmp_path / "p.tar", size=16)
+    pack = SpritePack.open(tmp_path / "p.tar")
+    assert [sprite.label for sprite in pack] == ["snowman"]
+    alpha = np.asarray(pack.rgba("2603"))[..., 3]
+    assert alpha.shape == (16, 16)
+    assert alpha[:, 5:11].min() > 200 and alpha[:, :3].max() == alpha[:, -3:].max() == 0
+
+
+def test_drawings_need_something_that_draws_them(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DataError, match="SVG"):
+        iconify(tmp_path)
+
+
+def test_the_bundled_styles_show_the_same_things():
+    packs = {style: SpritePack.open(path) for style, path in STARTER_STYLES.items()}
+    in_all = {s.key for s in packs["3d"]} & {s.key for s in packs["flat"]}
+    in_all &= {s.key for s in packs["noto"]}
+    assert len(in_all) > 1500
+    assert all(packs["3d"][key].label == packs["noto"][key].label for key in in_all)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,19 @@ def objects(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]
         raise DataError(f"cannot read the records: {error.strerror}", where=str(path)) from error
 
 
-def read_records(path: Path, *, strict: bool = False, pack: SpritePack | None = None) -> Reading:
+def read_records(
+    path: Path,
+    *,
+    strict: bool = False,
+    pack: SpritePack | None = None,
+    styles: Mapping[str, SpritePack] | None = None,
+) -> Reading:
     """Documents of a file of records (`orthus_core.data.document`), pictures beside it.
+
+    Args:
+        strict: Whether the first bad record ends the reading.
+        pack: Where sprites that records name are looked up.
+        styles: Packs of further styles that their scenes may be in.
 
     Raises:
         DataError: if the file cannot be opened, or when strict at the first bad record.
@@ -47,7 +58,7 @@ def read_records(path: Path, *, strict: bool = False, pack: SpritePack | None = 
     reading = Reading(strict)
     for line, value in objects(path, reading):
         try:
-            document = from_record(value, root=path.parent, pack=pack)
+            document = from_record(value, root=path.parent, pack=pack, styles=styles)
             reading.documents.append(document)
         except DataError as error:
             reading.leave_out(path, line, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from orthus_core.data.formats.folder import read_folder
@@ -10,22 +11,33 @@ from orthus_core.data.formats.reading import Reading
 from orthus_core.data.sprites import SpritePack
 from orthus_core.errors import DataError
 
+RECORDS = "records.jsonl"
 
-def read(path: Path, *, strict: bool = False, pack: SpritePack | None = None) -> Reading:
+
+def read(
+    path: Path,
+    *,
+    strict: bool = False,
+    pack: SpritePack | None = None,
+    styles: Mapping[str, SpritePack] | None = None,
+) -> Reading:
     """The documents at a path.
 
     Args:
-        path: A folder (`formats.folder`) or a .jsonl file (`formats.jsonl`).
+        path: A .jsonl file of records (`formats.jsonl`), a folder with one called records.jsonl,
+            or a folder of pictures with words (`formats.folder`).
         strict: Whether the first bad record ends the reading.
         pack: Where sprites that records name are looked up.
+        styles: Packs of further styles that their scenes may be in.
 
     Raises:
         DataError: if nothing there can be read, or when strict at the first bad record.
     """
+    records = path / RECORDS if path.is_dir() else path
+    if records.is_file() and records.suffix == ".jsonl":
+        return read_records(records, strict=strict, pack=pack, styles=styles)
     if path.is_dir():
         return read_folder(path, strict=strict)
-    if path.is_file() and path.suffix == ".jsonl":
-        return read_records(path, strict=strict, pack=pack)
     raise DataError(
         "there is no such file or folder" if not path.exists() else "this is no known data set",
         where=str(path),

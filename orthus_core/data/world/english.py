@@ -58,6 +58,11 @@ def with_article(name: str) -> str:
     return f"{'an' if _sounds_like_a_vowel(words[0]) else 'a'} {name}"
 
 
+def the(name: str) -> str:
+    """A name of something known: "the cat", "the cherries", "santa"."""
+    return name if name.split()[0].lower() in PROPER else f"the {name}"
+
+
 def is_plural(name: str) -> bool:
     """Whether a name is of several things: "grapes", "flower playing cards"."""
     head = head_of(name).lower()

@@ -175,6 +175,7 @@ EVERYDAY_NAMES: dict[str, tuple[str, ...]] = {
     "dove": ("pigeon",),
     "crocodile": ("alligator",),
     "lizard": ("gecko",),
+    "red circle": ("circle",),
     "spiral shell": ("shell", "seashell"),
     "paw prints": ("paws",),
     "microbe": ("germ", "virus"),
@@ -321,7 +322,7 @@ EVERYDAY_NAMES: dict[str, tuple[str, ...]] = {
     "hourglass done": ("hourglass",),
     "luggage": ("suitcase",),
     # Activities and objects
-    "soccer ball": ("football", "soccer"),
+    "soccer ball": ("football", "soccer", "ball"),
     "american football": ("gridiron ball",),
     "rugby football": ("rugby ball",),
     "tennis": ("tennis", "tennis ball", "tennis racket"),

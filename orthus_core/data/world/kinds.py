@@ -1,6 +1,17 @@
-"""What kind of thing a sprite shows, in the words of an answer: "a mammal", "a fruit"."""
+"""What a sprite shows in the words of an answer: its group ("animals") and kind ("a mammal")."""
 
 from __future__ import annotations
+
+GROUP_WORDS: dict[str, str] = {
+    "activities": "activities",
+    "animals-nature": "animals and nature",
+    "food-drink": "food and drink",
+    "objects": "objects",
+    "people-body": "people and body",
+    "smileys-emotion": "smileys and feelings",
+    "symbols": "symbols",
+    "travel-places": "travel and places",
+}
 
 KIND_OF_SUBGROUP: dict[str, str] = {
     "face-smiling": "a smiling face",

@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from orthus_core.data.document import Document, Segment
 from orthus_core.data.world.edits import edit
 from orthus_core.data.world.questions import question
+from orthus_core.data.world.scene_edits import scene_edit
+from orthus_core.data.world.scene_questions import scene_question
+from orthus_core.data.world.scenes import scene_picture
 from orthus_core.data.world.stories import story
 from orthus_core.data.world.text_to_image import text_to_image
 from orthus_core.data.world.world import World
@@ -17,8 +20,11 @@ Maker = Callable[[random.Random, World], tuple[Segment, ...]]
 
 MAKERS: dict[str, Maker] = {
     "text_to_image": text_to_image,
+    "scene": scene_picture,
     "caption": question,
+    "scene_question": scene_question,
     "edit": edit,
+    "scene_edit": scene_edit,
     "story": story,
 }
 

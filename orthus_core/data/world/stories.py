@@ -1,210 +1,164 @@
-"""Short stories: a hero is given, then each panel's words bring in what its picture shows.
+"""Short stories in pictures: a hero is given, then each sentence brings what its picture shows.
 
-user   [cat] Once upon a time there was a cat. Please continue this story.
-model  One day the cat met an owl. [owl] They found a kite. [kite] Night fell and the moon
-       came up. [moon on dark blue] They fell asleep. The end.
+user   [a fox in a meadow] once upon a time there was a fox in a meadow by day. Please continue
+       this story.
+model  the fox meets a penguin. [both] night falls. [both, at night]
+
+The hero is named in every sentence that it has a part in: "the fox", never "it".
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, says
-from orthus_core.data.sprites import Sprite
+from orthus_core.data.world.backdrops import OUTDOORS, is_outdoors
+from orthus_core.data.world.casting import ACTORS, CAST
 from orthus_core.data.world.english import with_article
-from orthus_core.data.world.world import World, stable_share
+from orthus_core.data.world.events import EVENTS, State, shown
+from orthus_core.data.world.scene import STEP, Scene
+from orthus_core.data.world.splits import scene_held_out, story_held_out
+from orthus_core.data.world.wording import place_phrase
+from orthus_core.data.world.world import World
 from orthus_core.errors import DataError
 
-HEROES = """
-    cat, dog, rabbit, fox, bear, panda, koala, tiger, lion, wolf, mouse, hamster, pig, cow,
-    horse, sheep, goat, monkey, gorilla, elephant, giraffe, zebra, kangaroo, hedgehog, raccoon,
-    otter, sloth, beaver, deer, moose, camel, llama, unicorn, owl, duck, penguin, parrot, swan,
-    flamingo, eagle, rooster, chick, turtle, frog, crocodile, dragon, dinosaur, octopus,
-    dolphin, whale, crab, snail, bee, butterfly, ladybird, robot, ghost, alien, snowman, wizard,
-    fairy, mermaid, elf, vampire, ninja, superhero, astronaut, farmer, firefighter, cook,
-    artist, singer, scientist, detective, prince, princess, boy, girl
-"""
-FOODS = """
-    apple, banana, pear, peach, strawberry, watermelon, pineapple, mango, carrot, pizza,
-    sandwich, hamburger, taco, hot dog, pie, cupcake, doughnut, cookie, birthday cake, ice cream
-    cone, lollipop, waffle, croissant, pretzel, egg, sushi, honey, cheese, bread, popcorn
-"""
-PLACES = """
-    castle, mountain, volcano, desert, beach, island, park, house, hut, school, factory,
-    hospital, stadium, circus tent, fountain, campsite, tent, ferris wheel, church, bridge at
-    night, playground slide, skyscraper
-"""
-THINGS = """
-    balloon, kite, basketball, key, crown, ring, gift, teddy bear, guitar, drum, trumpet,
-    violin, umbrella, lantern, candle, telescope, camera, book, world map, coin, bell, magnet,
-    mirror, hat, scarf, clock, flower, sunflower, tulip, feather, mushroom, diamond, magic wand,
-    crystal ball, football, bicycle
-"""
-VEHICLES = """
-    car, bus, train, tractor, truck, taxi, rocket, helicopter, airplane, sailboat, canoe, ship,
-    tram, fire truck, police car, ufo
-"""
-
+# What the command `orthus story` ends the user's part with when there is a picture.
 CONTINUE = "Please continue this story."
-MOST_PANELS = 4
-FEWEST_PANELS = 3
+ASKS = ("a story about {}", "tell a story about {}")
+
+# How many panels the model tells, and how often: each is about 28 tokens long, so most rows stay
+# within 150 positions.
+TOLD_PANELS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
+FROM_PICTURE_CHANCE = 0.6
+# Of stories from a picture, how many say nothing about it.
+WORDLESS_CHANCE = 0.4
+# Of stories from words alone, how many begin as a story does; the rest ask for one.
+OPENING_CHANCE = 0.3
+# Of openings, how many show the hero on white: a picture as `orthus generate` makes it.
+ON_WHITE_CHANCE = 0.4
+# How often to begin anew until something is held out; about one story in seven has it.
+MOST_TRIES = 2_000
+# How often to draw a next event before a story is given up and begun anew.
+MOST_DRAWS = 50
 
 
-class Thing(NamedTuple):
-    """A sprite by the name the story calls it."""
+class Panel(NamedTuple):
+    """One sentence and its picture.
 
-    sprite: Sprite
-    name: str
-
-    @property
-    def phrase(self) -> str:
-        return with_article(self.name)
-
-
-@dataclass
-class Plot:
-    """Where a story stands.
-
-    Attributes:
-        who: Who acts: "the cat", from the second panel on "they" or "it".
-        seen: Keys of the sprites that were shown.
-        company: Whether there is more than one by now.
-        ground: What the panels stand on: "white" by day, "night" after dark.
-        ending: How it will end, as far as the last event says.
+    event: A name of `EVENTS`; "" in the opening.
+    actor: Who does it.
+    state: What the picture has to show.
     """
 
-    who: str
-    seen: list[str]
-    company: bool = False
-    ground: str = "white"
-    ending: str = ""
+    text: str
+    scene: Scene
+    event: str
+    actor: str
+    state: State
+
+
+class Story(NamedTuple):
+    """Panels in order; the first one is the opening, in which nothing happens yet."""
+
+    panels: tuple[Panel, ...]
 
     @property
-    def them(self) -> str:
-        return "they" if self.company else "it"
+    def cells(self) -> list[tuple[str, str]]:
+        """Each pair of actor and event."""
+        return [(panel.actor, panel.event) for panel in self.panels if panel.event]
 
     @property
-    def were(self) -> str:
-        return "were" if self.company else "was"
+    def held_out(self) -> bool:
+        """Whether it tells what no training story does."""
+        return any(story_held_out(*cell) for cell in self.cells)
 
 
 def story(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """The hero's panel and its sentence, then two or three panels by the model and an end."""
-    # 1. A hero, and what happens to it. Some pairs of the two are kept for testing.
-    hero = _one_of(HEROES, rng, world)
-    while not (events := _events_of(hero.sprite, rng, world)):
-        hero = _one_of(HEROES, rng, world)
-    opening = f"Once upon a time there was {hero.phrase}. {CONTINUE}"
-    told = says("user", world.picture(hero.sprite), opening)
-
-    # 2. Each event says something and shows what it brings in.
-    plot = Plot(who=f"the {hero.name}", seen=[hero.sprite.key])
-    for event in events:
-        sentence, thing = event(rng, world, plot)
-        plot.seen.append(thing.sprite.key)
-        told += says("model", _capital(sentence), world.picture(thing.sprite, plot.ground))
-        plot.who = plot.them
-
-    # 3. The last event decides how it ends.
-    return told + says("model", f"{_capital(plot.ending)} The end.")
+    """A story from its opening picture, with words or without, or from words alone."""
+    told = rng.choices(list(TOLD_PANELS), list(TOLD_PANELS.values()))[0]
+    if rng.random() < FROM_PICTURE_CHANCE:
+        opening, *panels = tell(rng, world, told + 1).panels
+        words = [] if rng.random() < WORDLESS_CHANCE else [opening.text]
+        user = says("user", world.shown(_given(rng, opening)), " ".join([*words, CONTINUE]))
+    elif rng.random() < OPENING_CHANCE:
+        opening, *panels = tell(rng, world, told + 1).panels
+        user = says("user", opening.text)
+    else:
+        panels = tell(rng, world, max(told, 2), backdrop=rng.choice(OUTDOORS)).panels
+        user = says("user", rng.choice(ASKS).format(_cast(panels[0], panels)))
+    for panel in panels:
+        user += says("model", panel.text, world.shown(panel.scene))
+    return user
 
 
-def is_held_out(world: World, hero: Sprite, event: Event) -> bool:
-    """Whether training never tells of this hero in this event."""
-    return stable_share(hero.key, event.__name__) < world.held_out
+def tell(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -> Story:
+    """A story that this world may tell: without anything held out, or when testing with an event
+    that is.
+
+    Args:
+        panels: How many, the opening among them; at least 2.
+        backdrop: Where it opens; drawn when empty.
+
+    Raises:
+        DataError: if the pack has none of those who play in scenes.
+    """
+    heroes = [actor for actor in ACTORS if actor in world.cast]
+    for _ in range(MOST_TRIES if len(world.cast) == len(CAST) else 0):
+        on_white = rng.random() < ON_WHITE_CHANCE
+        opens = backdrop or ("white" if on_white else rng.choice(OUTDOORS))
+        made = _told(rng, world, _opening(world, State(rng.choice(heroes), opens)), panels)
+        if made and made.held_out == world.testing:
+            return made
+    raise DataError(
+        "the sprite pack has not all that stories tell of",
+        where=str(world.pack.path),
+        hint="leave the task 'story' out, or use the bundled pack",
+    )
 
 
-def _events_of(hero: Sprite, rng: random.Random, world: World) -> list[Event]:
-    """Two or three events. When testing, one of them is held out; none if the hero has no such."""
-    held_out = [event for event in EVENTS if is_held_out(world, hero, event)]
-    others = [event for event in EVENTS if event not in held_out]
-    first = rng.sample(held_out, min(1, len(held_out))) if world.testing else []
-    if world.testing and not first:
-        return []
-    panels = rng.randint(FEWEST_PANELS, MOST_PANELS) - 1
-    events = first + rng.sample(others, panels - len(first))
-    rng.shuffle(events)
-    return sorted(events, key=lambda event: event is _night_falls)  # nothing follows the night
+def _opening(world: World, state: State) -> Panel:
+    place = place_phrase(state.backdrop)
+    words = f"once upon a time there was {with_article(state.hero)} {place}".strip()
+    return Panel(f"{words}.", shown(world, state), "", state.hero, state)
 
 
-def _meets(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    friend = _one_of(HEROES, rng, world, plot)
-    plot.company = True
-    plot.ending = "they were friends for ever after."
-    return f"one day {plot.who} met {friend.phrase}.", friend
+def _given(rng: random.Random, opening: Panel) -> Scene:
+    """The opening as somebody may bring it: out of doors its hero may stand farther right."""
+    outdoors = is_outdoors(opening.scene.backdrop)
+    return opening.scene.with_thing(0, x=rng.choice((0, STEP))) if outdoors else opening.scene
 
 
-def _finds(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    thing = _one_of(THINGS, rng, world, plot)
-    plot.ending = f"{plot.them} took the {thing.name} home."
-    return f"{plot.who} found {thing.phrase}.", thing
+def _told(rng: random.Random, world: World, opening: Panel, panels: int) -> Story | None:
+    """The opening and what happens then, no scene of it held out; None if it came to a dead end."""
+    told = [opening]
+    while len(told) < panels:
+        panel = _next(rng, world, told[-1])
+        if panel is None:
+            return None
+        told.append(panel)
+    return Story(tuple(told))
 
 
-def _gets_hungry(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    food = _one_of(FOODS, rng, world, plot)
-    plot.ending = f"{plot.them} ate the {food.name}. It was very good."
-    return f"soon {plot.who} {plot.were} hungry and saw {food.phrase}.", food
+def _next(rng: random.Random, world: World, last: Panel) -> Panel | None:
+    """Something that can happen now, if it was drawn soon enough."""
+    # A hero on white has yet to come to a place, and nobody gives back what was just given.
+    placed = is_outdoors(last.state.backdrop)
+    possible = [event for event in EVENTS if event != last.event] if placed else ["walk"]
+    weights = [EVENTS[event][1] for event in possible]
+    for _ in range(MOST_DRAWS):
+        event = rng.choices(possible, weights)[0]
+        happening = EVENTS[event][0](rng, world, last.state)
+        if happening is None or not world.testing and story_held_out(happening.actor, event):
+            continue
+        sentence, actor, state = happening
+        scene = shown(world, state)
+        if not scene_held_out(scene, world.nouns(scene)):
+            return Panel(sentence, scene, event, actor, state)
+    return None
 
 
-def _goes_to(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    place = _one_of(PLACES, rng, world, plot)
-    plot.ending = f"{plot.them} stayed there and {plot.were} happy."
-    return f"then {plot.who} came to {place.phrase}.", place
-
-
-def _rides(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    vehicle = _one_of(VEHICLES, rng, world, plot)
-    plot.ending = f"{plot.them} went far away in the {vehicle.name}."
-    return f"{plot.who} climbed into {vehicle.phrase}.", vehicle
-
-
-def _gets_wet(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    plot.ending = f"{plot.them} ran home through the rain."
-    return "then it began to rain.", _one_of("cloud with rain", rng, world)
-
-
-def _sees_a_rainbow(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    plot.ending = f"{plot.them} looked at it for a long time."
-    return f"{plot.who} saw a rainbow.", _one_of("rainbow", rng, world)
-
-
-def _night_falls(rng: random.Random, world: World, plot: Plot) -> tuple[str, Thing]:
-    plot.ground = "night"
-    plot.ending = f"{plot.them} fell asleep."
-    return "night fell and the moon came up.", _one_of("crescent moon", rng, world)
-
-
-Event = Callable[[random.Random, World, Plot], tuple[str, Thing]]
-"""What happens in a panel: its sentence, and the sprite that its picture shows."""
-
-EVENTS: tuple[Event, ...] = (
-    _meets,
-    _finds,
-    _gets_hungry,
-    _goes_to,
-    _rides,
-    _gets_wet,
-    _sees_a_rainbow,
-    _night_falls,
-)
-
-
-def _one_of(names: str, rng: random.Random, world: World, plot: Plot | None = None) -> Thing:
-    """One of a list of names, if possible of a thing that was not shown yet."""
-    seen = plot.seen if plot else []
-    found = [(world.find(name), name.strip()) for name in names.split(",")]
-    things = [Thing(sprite, name) for sprite, name in found if sprite is not None]
-    if not things:
-        raise DataError(
-            "the sprite pack has nothing to tell stories about",
-            where=str(world.pack.path),
-            hint="leave the task 'story' out, or use the bundled pack",
-        )
-    return rng.choice([thing for thing in things if thing.sprite.key not in seen] or things)
-
-
-def _capital(sentence: str) -> str:
-    return sentence[0].upper() + sentence[1:]
+def _cast(first: Panel, panels: tuple[Panel, ...] | list[Panel]) -> str:
+    """Whom a story is about: the hero, and the friend it meets first."""
+    met = [panel.state.friend for panel in panels if panel.event == "meet"][:1]
+    return " and ".join(with_article(noun) for noun in [first.state.hero, *met])

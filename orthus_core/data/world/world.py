@@ -6,30 +6,21 @@ depends on the sprite and the colour alone, so it never changes with a seed or w
 
 from __future__ import annotations
 
-import hashlib
 import random
 from bisect import bisect
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from orthus_core.data.pictures import SpriteImage
-from orthus_core.data.sprites import WHITE, Colour, Sprite, SpritePack
+from orthus_core.data.sprites import Colour, Sprite, SpritePack, starter_packs
+from orthus_core.data.world import casting
+from orthus_core.data.world.backdrops import COLOURS, PLAIN
 from orthus_core.data.world.names import Names, name_sprites
+from orthus_core.data.world.scene import Scene, SceneImage
+from orthus_core.data.world.splits import scene_held_out, stable_share, unseen
 
-COLOURS: dict[str, Colour] = {
-    "red": (220, 60, 55),
-    "orange": (245, 150, 50),
-    "yellow": (250, 220, 80),
-    "green": (85, 180, 95),
-    "blue": (70, 130, 230),
-    "purple": (145, 90, 205),
-    "pink": (250, 170, 200),
-    "brown": (140, 95, 60),
-    "grey": (150, 150, 150),
-    "black": (25, 25, 25),
-}
-GROUNDS: dict[str, Colour] = {"white": WHITE, "night": (30, 35, 85)} | COLOURS
+GROUNDS: dict[str, Colour] = {**PLAIN, "night": (30, 35, 85)}
 
 # A tone or a twin is the same thing again, and few ask for an arrow: they are shown less often.
 TONED_WEIGHT = 0.25
@@ -41,27 +32,72 @@ class World:
     """A pack's sprites as things to talk about.
 
     Args:
-        pack: The pictures.
+        pack: The pictures, with the names of all.
+        styles: The same things in further styles, by style; "3d" is the pack itself.
         held_out: Fraction of the pairs of sprite and coloured ground that training never sees.
-        testing: Show only held-out grounds instead of only the others.
+        testing: Show only what is held out instead of only the rest.
 
     Attributes:
-        sprites: Those that have a name of their own.
+        sprites: Those that have a name of their own and may be drawn.
+        unseen: Those that are kept for questions of group and colour.
+        cast: Who plays in scenes, by the noun that scenes use; those that this pack has.
+        styles: Packs by style.
     """
 
-    def __init__(self, pack: SpritePack, *, held_out: float = 0.05, testing: bool = False) -> None:
+    def __init__(
+        self,
+        pack: SpritePack,
+        *,
+        styles: Mapping[str, SpritePack] | None = None,
+        held_out: float = 0.05,
+        testing: bool = False,
+    ) -> None:
         self.pack = pack
+        self.styles = {**(styles or {}), "3d": pack}
         self.held_out = held_out
         self.testing = testing
         self._names = name_sprites(pack)
-        self.sprites = [sprite for sprite in pack if sprite.key in self._names]
-        self._weights = list(accumulate(_weight(sprite) for sprite in self.sprites))
+        named = [sprite for sprite in pack if sprite.key in self._names]
         self._by_name = {
-            name.lower(): sprite for sprite in self.sprites for name in self.names(sprite).all
+            name.lower(): sprite for sprite in named for name in self.names(sprite).all
         }
+        self.cast = {noun: self._by_name[noun] for noun in casting.CAST if noun in self._by_name}
+        self._noun_of = {sprite.key: noun for noun, sprite in self.cast.items()}
+        self.sprites = [sprite for sprite in named if not self._is_unseen(sprite)]
+        self.unseen = [sprite for sprite in named if self._is_unseen(sprite)]
+        self._weights = list(accumulate(_weight(sprite) for sprite in self.sprites))
         self._of_subgroup = _grouped((s.subgroup, s) for s in self.sprites if not s.skin)
         self._tones = _grouped((s.base, s) for s in self.sprites)
         self._twins = _grouped((s.neutral, s) for s in self.sprites if not s.skin)
+
+    @classmethod
+    def open(cls, *, held_out: float = 0.05, testing: bool = False) -> World:
+        """The world of the bundled sprites, in all their styles."""
+        packs = starter_packs()
+        return cls(packs["3d"], styles=packs, held_out=held_out, testing=testing)
+
+    def _is_unseen(self, sprite: Sprite) -> bool:
+        # A tone and a twin share their sprite's fate; who plays in scenes is always seen.
+        thing = sprite.base if sprite.skin else sprite.neutral
+        return self.held_out > 0 and unseen(thing) and thing not in self._noun_of
+
+    def noun(self, key: str) -> str:
+        """What scenes call a sprite: "dog", or its plain name when it plays in none."""
+        return self._noun_of.get(key) or self._names[key].name
+
+    def nouns(self, scene: Scene) -> list[str]:
+        """What each thing of a scene is called, without its colour."""
+        return [self.noun(thing.sprite) for thing in scene.things]
+
+    def shown(self, scene: Scene) -> SceneImage:
+        """A scene as a picture."""
+        return SceneImage(self.styles, scene)
+
+    def allows(self, scene: Scene) -> bool:
+        """Whether a scene may be shown here: when training nothing of it is held out, when testing
+        something is.
+        """
+        return scene_held_out(scene, self.nouns(scene)) == self.testing
 
     def names(self, sprite: Sprite) -> Names:
         """The words for a sprite of this world."""
@@ -119,12 +155,6 @@ class World:
     def picture(self, sprite: Sprite, ground: str = "white") -> SpriteImage:
         """The sprite on a ground of `GROUNDS`."""
         return SpriteImage(self.pack, sprite.key, GROUNDS[ground])
-
-
-def stable_share(*words: str) -> float:
-    """A number in [0, 1) that depends on the words alone, the same in every run and version."""
-    digest = hashlib.sha256("\0".join(words).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _weight(sprite: Sprite) -> float:

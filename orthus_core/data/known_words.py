@@ -1,0 +1,109 @@
+"""The words a model was trained on, and the nearest of them for one that it never saw.
+
+A model's folder may hold `vocabulary.txt` beside the weights: a word or phrase a line, sorted. A
+small model draws something for any word; who asks for a "snwoman" should hear that it knows
+"snowman".
+
+A word is letters only: numbers are not looked at, nor is a single letter, and "dark-skinned" is
+two words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+VOCABULARY = "vocabulary.txt"
+
+# Letters of any script.
+_WORD = re.compile(r"[^\W\d_]+")
+# How alike a word must be to be named, from 0 to 1: "tigre" is 0.8 like "tiger", "foks" 0.57 like
+# "fox", where one can no longer tell.
+ALIKE = 0.7
+
+# Words that say how things go together, or how many, rather than which.
+STOP_WORDS = frozenset(
+    """
+    a about above after again against all along also am among an and another any are around as at be
+    because been before behind being below beneath beside besides between both but by can could did
+    do does doing down draw drawing during each eight either else every few five for four from
+    further generate get give had has have having he her here hers herself him himself his how i if
+    image in inside instead into is it its itself just let like make many may me more most much must
+    my near nine no nor not of off on once one only onto or other our out outside over own paint
+    painting photo picture please same seven shall she should show six so some such ten than that
+    the their them then there these they this those three through to together too toward towards two
+    under until up upon us very was we were what when where which while who whom whose why will with
+    within without would you your yours
+    """.split()
+)
+
+
+class Unknown(NamedTuple):
+    """A word that the model does not know, and the known word or phrase that is most like it."""
+
+    word: str
+    nearest: str | None
+
+    def __str__(self) -> str:
+        said = f'"{self.word}" is not among the words this model knows'
+        return said + (f'; did you mean "{self.nearest}"?' if self.nearest else "")
+
+
+class KnownWords:
+    """The words and phrases of a model.
+
+    Args:
+        phrases: One or more words each; every word in them is known.
+    """
+
+    def __init__(self, phrases: Iterable[str]) -> None:
+        kept = {_folded(phrase) for phrase in phrases}
+        self.words = {word for phrase in kept for word in words_of(phrase)}
+        self._named = sorted((kept | self.words) - {""})
+
+    @classmethod
+    def of(cls, folder: Path) -> KnownWords | None:
+        """Those of a model's folder, or None where it says nothing about them."""
+        file = folder / VOCABULARY
+        if not file.is_file():
+            return None
+        return cls(file.read_text(encoding="utf-8", errors="replace").splitlines())
+
+    def unknown(self, text: str) -> list[Unknown]:
+        """The words of a text that are not known, each once, in the order of the text."""
+        asked = dict.fromkeys(words_of(text))
+        return [
+            Unknown(word, self._nearest(word))
+            for word in asked
+            if word not in self.words and word not in STOP_WORDS
+        ]
+
+    def _nearest(self, word: str) -> str | None:
+        close = difflib.get_close_matches(word, self._named, n=1, cutoff=ALIKE)
+        return close[0] if close else None
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in lower case: `words_of("3 Snow-men!") == ["snow", "men"]`."""
+    return [word for word in _WORD.findall(_folded(text)) if len(word) > 1]
+
+
+def _folded(text: str) -> str:
+    """As a small model's tokenizer folds it, and with single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
+
+
+def vocabulary_of(texts: Iterable[str], phrases: Iterable[str] = ()) -> str:
+    """What `vocabulary.txt` says of a model that was trained on these texts.
+
+    Args:
+        texts: All that it read; their words are listed.
+        phrases: Names of several words, listed whole besides, so that "icecream" finds "ice cream".
+    """
+    listed = {word for text in texts for word in words_of(text)}
+    listed |= {_folded(phrase) for phrase in phrases}
+    return "".join(f"{phrase}\n" for phrase in sorted(listed - {""}))

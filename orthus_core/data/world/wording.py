@@ -1,0 +1,79 @@
+"""Scenes in words: things, counts, relations and places, as captions and answers name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orthus_core.data.world.arrange import relation_between
+from orthus_core.data.world.backdrops import (
+    GROUND_WORDS,
+    SKY_WORDS,
+    is_outdoors,
+    place_of,
+)
+from orthus_core.data.world.english import is_plural, listed, with_article
+from orthus_core.data.world.scene import Scene
+
+NUMBERS = ("no", "one", "two", "three", "four")
+# What an s alone does not make plural.
+_PLURALS = {
+    "fish": "fish",
+    "knife": "knives",
+    "mouse": "mice",
+    "sheep": "sheep",
+    "snowman": "snowmen",
+    "wolf": "wolves",
+}
+
+
+def plural(noun: str) -> str:
+    """More than one of it: "dogs", "cherries", "boxes"."""
+    if noun in _PLURALS:
+        return _PLURALS[noun]
+    if is_plural(noun):
+        return noun
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def counted(noun: str, count: int) -> str:
+    """A number of things: "a dog", "three dogs"."""
+    return with_article(noun) if count == 1 else f"{NUMBERS[count]} {plural(noun)}"
+
+
+def coloured(noun: str, colour: str) -> str:
+    """A noun with its colour, if it has one laid on: "blue car"."""
+    return f"{colour} {noun}" if colour else noun
+
+
+def place_phrase(backdrop: str) -> str:
+    """Where a scene is: "in a meadow at night", "on a blue background", "" on white."""
+    if is_outdoors(backdrop):
+        ground, sky = place_of(backdrop)
+        return f"{GROUND_WORDS[ground]} {SKY_WORDS[sky]}"
+    return "" if backdrop == "white" else f"on {with_article(backdrop)} background"
+
+
+def things_phrase(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
+    """The things of a scene: "two dogs and a blue car", "a dog left of a cat".
+
+    Args:
+        nouns: What each thing is called, in the scene's order, without its colour.
+        relation: Whether two different things are told by how they stand to each other.
+    """
+    named = [coloured(noun, t.colour) for noun, t in zip(nouns, scene.things, strict=True)]
+    counts = {name: named.count(name) for name in named}
+    phrases = [counted(name, count) for name, count in counts.items()]
+    if relation and len(scene.things) == 2 == len(counts):
+        stands = relation_between(*scene.things)
+        if stands:
+            return f"{phrases[0]} {stands} {phrases[1]}"
+    return listed(phrases) if phrases else "nothing"
+
+
+def describe(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
+    """The one right caption: "a dog left of a cat in a meadow at night"."""
+    return (
+        f"{things_phrase(scene, nouns, relation=relation)} {place_phrase(scene.backdrop)}".strip()
+    )

@@ -1,0 +1,197 @@
+"""Rows that ask for a picture, of one sprite or of a scene, and GenEval's prompts."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from orthus_core.data.pictures import SpriteImage
+from orthus_core.data.sprites import SpritePack
+from orthus_core.data.world.arrange import relation_between
+from orthus_core.data.world.backdrops import is_outdoors, place_of
+from orthus_core.data.world.casting import CAST
+from orthus_core.data.world.company import POPULAR, companions
+from orthus_core.data.world.geneval import TAGS, Prompt, geneval_prompts
+from orthus_core.data.world.recolour import HUES
+from orthus_core.data.world.scene import SceneImage
+from orthus_core.data.world.scenes import CATEGORIES, a_scene, caption_of, scene_picture
+from orthus_core.data.world.singles import spoken_names
+from orthus_core.data.world.splits import count_held_out, pair_held_out, scene_held_out
+from orthus_core.data.world.text_to_image import text_to_image
+from orthus_core.data.world.wording import describe
+from orthus_core.data.world.world import GROUNDS, World
+from orthus_core.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.open()
+
+
+@pytest.fixture(scope="module")
+def testing_world(world: World) -> World:
+    return World(world.pack, styles=world.styles, testing=True)
+
+
+@pytest.fixture(scope="module")
+def prompts(world: World) -> list[Prompt]:
+    return geneval_prompts(world, 40, seed=0)
+
+
+def test_a_caption_names_its_sprite_its_style_and_its_ground(world: World):
+    styles: Counter[str] = Counter()
+    for number in range(1500):
+        words, shown = (s.value for s in text_to_image(random.Random(number), world))
+        assert isinstance(words, str) and isinstance(shown, SpriteImage)
+        sprite = world.pack[shown.sprite]
+        names = world.names(sprite)
+        assert any(name in words for name in (*names.all, *names.hints)), (words, sprite.label)
+        style = next(style for style, pack in world.styles.items() if pack is shown.pack)
+        styles[style] += 1
+        if style != "3d":
+            assert words.rstrip(".").endswith(f" in {style} style") or f"{style} " in words
+        ground = next(name for name, colour in GROUNDS.items() if colour == shown.background)
+        assert ("background" in words) == (ground != "white")
+        assert ground == "white" or f"{ground} background" in words
+    assert 0.75 < styles["3d"] / styles.total() < 0.85
+    assert min(styles["flat"], styles["noto"]) / styles.total() > 0.07
+
+
+def test_a_coloured_thing_is_called_so_only_where_the_colour_is_laid_on(world: World):
+    van = world.find("blue car")
+    assert van is not None and "blue car" not in spoken_names(world, van)
+    heart = world.find("green heart")
+    assert heart is not None and spoken_names(world, heart) == ["green heart"]
+
+
+def test_categories_are_what_they_are_called(world: World):
+    rng = random.Random(1)
+    for category in CATEGORIES:
+        for _ in range(60):
+            scene, drawn = a_scene(rng, world, [category])
+            nouns, colours = world.nouns(scene), [thing.colour for thing in scene.things]
+            kinds = len(set(nouns))
+            assert drawn == category and len({thing.style for thing in scene.things}) == 1
+            if category == "single_object":
+                assert len(nouns) == 1 and is_outdoors(scene.backdrop) and colours == [""]
+            elif category == "counting":
+                assert kinds == 1 and 2 <= len(nouns) <= 4
+            elif category == "colors":
+                assert len(nouns) == 1 and colours[0] in HUES and scene.backdrop == "white"
+            elif category == "mixed":
+                assert kinds == 2 and len(nouns) in (3, 4)
+            else:
+                assert kinds == len(nouns) == 2
+                assert (len(set(colours) & HUES.keys()) == 2) == (category == "color_attr")
+
+
+def test_a_scene_caption_says_everything_that_is_shown(world: World):
+    seen: Counter[str] = Counter()
+    for number in range(600):
+        words, shown = (s.value for s in scene_picture(random.Random(number), world))
+        assert isinstance(words, str) and isinstance(shown, SceneImage)
+        scene, nouns = shown.scene, world.nouns(shown.scene)
+        style = scene.things[0].style
+        assert words.endswith(f" in {style} style") == (style != "3d")
+        told = describe(scene, nouns), describe(scene, nouns, relation=False)
+        assert any(phrase in words for phrase in told)
+        if told[0] not in words:
+            # Told by "and": then the first stands left of the second.
+            assert relation_between(*scene.things) == "left of"
+        seen[style] += 1
+        seen["outdoors"] += is_outdoors(scene.backdrop)
+        seen["white"] += scene.backdrop == "white"
+    assert 0.85 < seen["3d"] / 600 < 0.95
+    assert 0.3 < seen["outdoors"] / 600 < 0.45 and 0.4 < seen["white"] / 600 < 0.6
+
+
+def test_a_thing_never_stands_on_a_plain_ground_of_its_own_colour(world: World):
+    rng = random.Random(0)
+    for _ in range(300):
+        scene, _ = a_scene(rng, world, ["color_attr"])
+        assert scene.backdrop not in {thing.colour for thing in scene.things}
+
+
+def test_a_scene_can_be_asked_for_outdoors(world: World):
+    rng = random.Random(0)
+    places = {place_of(a_scene(rng, world, ["position"], outdoors=True).scene.backdrop)}
+    for _ in range(200):
+        places.add(place_of(a_scene(rng, world, ["position"], outdoors=True).scene.backdrop))
+    assert len(places) == 16
+
+
+def test_a_pack_without_a_cast_is_refused(world: World):
+    class Few(SpritePack):
+        def __iter__(self):
+            return iter([s for s in super().__iter__() if s.label in ("dog", "cat")])
+
+    few = Few(world.pack.path, world.pack.digest, list(world.pack), {})
+    with pytest.raises(DataError, match="nothing to make scenes of"):
+        a_scene(random.Random(0), World(few))
+
+
+def test_popular_things_and_companions_are_shown_more_often(world: World):
+    rng = random.Random(0)
+    seen: Counter[str] = Counter()
+    beside = 0
+    for _ in range(1500):
+        scene, _ = a_scene(rng, world, ["two_object"])
+        noun, other = world.nouns(scene)
+        seen.update((noun, other))
+        beside += other in companions(noun)
+    rest = [seen[noun] for noun in CAST if noun not in POPULAR]
+    popular = [seen[noun] for noun in POPULAR]
+    assert sum(popular) / len(popular) > 1.8 * sum(rest) / len(rest)
+    # Without the habit 3 of the 83 others would stand there.
+    assert beside / 1500 > 0.3
+
+
+def test_companions_never_change_and_are_never_held_out():
+    assert companions("dog") == companions("dog") and len(set(companions("dog"))) == 3
+    for noun in CAST:
+        assert noun not in companions(noun)
+        assert not any(pair_held_out(noun, other) for other in companions(noun))
+
+
+def test_geneval_prompts_are_all_different_and_the_same_for_a_seed(
+    world: World, prompts: list[Prompt]
+):
+    assert len({prompt.prompt for prompt in prompts}) == len(prompts)
+    assert geneval_prompts(world, 40, seed=0) == prompts != geneval_prompts(world, 40, seed=1)
+    counts = Counter(prompt.tag for prompt in prompts)
+    assert tuple(counts) == TAGS and max(counts.values()) == 40 and min(counts.values()) > 12
+
+
+def test_combining_prompts_ask_for_what_is_held_out(world: World, prompts: list[Prompt]):
+    for prompt in prompts:
+        held_out = scene_held_out(prompt.scene, world.nouns(prompt.scene))
+        assert held_out == (prompt.tag != "single_object"), prompt
+        assert prompt.scene.backdrop == "white"
+        assert prompt.prompt == caption_of(world, prompt.scene, prompt.tag)
+
+
+def test_prompts_are_in_the_official_schema(world: World, prompts: list[Prompt]):
+    by_tag = {prompt.tag: prompt.record() for prompt in prompts}
+    for tag, record in by_tag.items():
+        assert record["tag"] == tag and isinstance(record["prompt"], str)
+        assert all(wanted["class"] in world.cast for wanted in record["include"])
+    counting = by_tag["counting"]
+    (wanted,), (too_many,) = counting["include"], counting["exclude"]
+    assert count_held_out(wanted["class"], wanted["count"])
+    assert too_many == {"class": wanted["class"], "count": wanted["count"] + 1}
+    other, placed = by_tag["position"]["include"]
+    relation, index = placed["position"]
+    assert index == 0 and "position" not in other
+    told = by_tag["position"]["prompt"]
+    assert told.index(placed["class"]) < told.index(relation) < told.rindex(other["class"])
+    assert {wanted["color"] for wanted in by_tag["color_attr"]["include"]} <= HUES.keys()
+    assert "color" not in by_tag["two_object"]["include"][0]
+
+
+def test_a_test_scene_of_one_thing_is_in_a_style_it_never_has(testing_world: World):
+    rng = random.Random(0)
+    for _ in range(20):
+        scene, _ = a_scene(rng, testing_world, ["single_object"])
+        assert scene.things[0].style != "3d" and testing_world.allows(scene)

@@ -1,0 +1,262 @@
+"""Edits: the instruction is done, nothing else is touched, and what is held out stays so."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from orthus_core.data.document import Document
+from orthus_core.data.pictures import SpriteImage
+from orthus_core.data.sprites import SpritePack
+from orthus_core.data.world.casting import COLOURED
+from orthus_core.data.world.edits import make_single_edit
+from orthus_core.data.world.scene import LARGE, SMALL, Scene, SceneImage, Thing
+from orthus_core.data.world.scene_edits import (
+    KINDS,
+    OWN_COLOURS,
+    SKY_EDITS,
+    SceneEdit,
+    make_edit,
+    place_for,
+    scene_edit,
+)
+from orthus_core.data.world.splits import (
+    colour_held_out,
+    edit_held_out,
+    scene_held_out,
+    style_held_out,
+)
+from orthus_core.data.world.world import World
+from orthus_core.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.open()
+
+
+@pytest.fixture(scope="module")
+def testing_world() -> World:
+    return World.open(testing=True)
+
+
+def edits(world: World, kind: str | None = None, count: int = 150) -> list[SceneEdit]:
+    rng = random.Random(f"{kind}/{world.testing}")
+    return [make_edit(rng, world, kind) for _ in range(count)]
+
+
+def touched(made: SceneEdit) -> list[Thing]:
+    """What stands in one of the scenes and not in the other."""
+    return [*{*made.before.things} ^ {*made.after.things}]
+
+
+def test_a_seed_gives_the_same_edits_again(world: World):
+    assert edits(world, count=40) == edits(world, count=40)
+    assert {made.kind for made in edits(world)} == set(KINDS)
+
+
+def test_an_edit_is_a_scene_words_and_the_changed_scene(world: World):
+    document = Document(scene_edit(random.Random(1), world))
+    assert [segment.type for segment in document.user] == ["image", "text"]
+    (after,) = document.model
+    assert isinstance(after.value, SceneImage)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scenes_are_valid_and_no_thing_covers_another(world: World, kind: str):
+    for made in edits(world, kind):
+        assert made.kind == kind and made.before != made.after
+        for scene in (made.before, made.after):
+            scene.check()
+            things = scene.things
+            assert not any(a.overlaps(b) for i, a in enumerate(things) for b in things[:i])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "background"])
+def test_pixels_outside_of_what_is_touched_stay_as_they_were(world: World, kind: str):
+    for made in edits(world, kind, 25):
+        changed_HW = (world.shown(made.before).load(64) != world.shown(made.after).load(64)).any(-1)
+        assert changed_HW.any()
+        for thing in touched(made):
+            box = np.s_[thing.y : thing.y + thing.side, thing.x : thing.x + thing.side]
+            changed_HW[box] = False
+        assert not changed_HW.any(), made.instruction
+
+
+@pytest.mark.parametrize("testing", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_never_makes_a_held_out_edit_and_a_test_always_does(
+    world: World, testing_world: World, kind: str, testing: bool
+):
+    here = testing_world if testing else world
+    for made in edits(here, kind, 25 if testing else 150):
+        assert not scene_held_out(made.before, here.nouns(made.before))
+        ends_held_out = scene_held_out(made.after, here.nouns(made.after))
+        assert (edit_held_out(*made.cell) or ends_held_out) == testing
+
+
+def test_a_thing_and_words_and_a_scene_lead_to_one_scene_only(world: World):
+    answers: dict[tuple[Scene, str], Scene] = {}
+    for made in edits(world, count=1500):
+        assert answers.setdefault((made.before, made.instruction), made.after) == made.after
+
+
+def test_an_added_thing_is_small_among_small_ones_and_all_else_stays(world: World):
+    for made in edits(world, "add"):
+        *kept, new = made.after.things
+        assert tuple(kept) == made.before.things and 1 <= len(kept) <= 3
+        assert {thing.side for thing in made.after.things} == {SMALL}
+        assert made.noun == world.noun(new.sprite) and made.to == new.colour
+        assert made.instruction.endswith(f"{new.colour} {made.noun}".strip())
+        assert (new.x, new.y) == place_for(made.before)
+
+
+@pytest.mark.parametrize(
+    "standing, place",
+    [
+        ([(0, 16)], (32, 16)),
+        ([(32, 32)], (0, 32)),
+        ([(16, 0)], (0, 32)),
+        ([(0, 0), (32, 0)], (0, 32)),
+        ([(32, 32), (0, 0)], (0, 32)),
+        ([(0, 0), (32, 0), (0, 32)], (32, 32)),
+        ([(0, 16), (32, 16)], None),
+    ],
+)
+def test_a_further_thing_joins_the_row_of_the_first_if_there_is_room(standing, place):
+    assert place_for(Scene(things=tuple(Thing("", x, y, SMALL) for x, y in standing))) == place
+
+
+def test_what_is_removed_is_gone_and_all_else_stays(world: World):
+    for made in edits(world, "remove"):
+        nouns = world.nouns(made.before)
+        assert made.after == made.before.without(nouns.index(made.noun))
+        assert made.noun not in world.nouns(made.after) and made.after.things
+        assert made.instruction.endswith(made.noun)
+
+
+def test_what_is_replaced_leaves_its_place_to_the_other(world: World):
+    for made in edits(world, "replace"):
+        at = world.nouns(made.before).index(made.noun)
+        old, new = made.before.things[at], made.after.things[at]
+        assert world.nouns(made.after)[at] == made.to != made.noun
+        assert (new.x, new.y, new.side, new.style) == (old.x, old.y, old.side, old.style)
+        assert made.after.without(at) == made.before.without(at)
+
+
+def test_a_moved_thing_goes_to_the_edge_and_two_swapped_change_places(world: World):
+    ways = Counter()
+    for made in edits(world, "move"):
+        before = dict(zip(world.nouns(made.before), made.before.things, strict=True))
+        after = dict(zip(world.nouns(made.after), made.after.things, strict=True))
+        if made.instruction.startswith("swap"):
+            one, other = made.noun, made.to
+            assert (after[one].x, after[one].y) == (before[other].x, before[other].y)
+            assert (after[other].x, after[other].y) == (before[one].x, before[one].y)
+            assert len(touched(made)) == 4
+        else:
+            thing = after[made.noun]
+            edge = {"left": thing.x, "up": thing.y}
+            edge |= {"right": 64 - thing.side - thing.x, "down": 64 - thing.side - thing.y}
+            assert edge[made.to] == 0 and made.to in made.instruction
+            assert len(touched(made)) == 2
+        ways[made.instruction.split()[0]] += 1
+    assert min(ways["swap"], ways["move"]) > 20
+
+
+def test_a_recoloured_thing_has_the_colour_and_did_not_before(world: World):
+    for made in edits(world, "recolour"):
+        at = world.nouns(made.before).index(made.noun)
+        old, new = made.before.things[at], made.after.things[at]
+        assert made.noun in COLOURED and made.instruction.endswith(made.to)
+        assert new.colour == made.to != (old.colour or OWN_COLOURS.get(made.noun))
+        assert made.after == made.before.with_thing(at, colour=made.to)
+
+
+def test_a_new_background_leaves_the_things(world: World):
+    for made in edits(world, "background"):
+        assert made.after.things == made.before.things
+        assert made.to == made.after.backdrop != made.before.backdrop
+        if made.instruction in SKY_EDITS.values():
+            ground, sky = made.before.backdrop.split()[0], made.after.backdrop.split()[1]
+            assert made.after.backdrop == f"{ground} {sky}" and SKY_EDITS[sky] == made.instruction
+        elif " " not in made.to:
+            assert made.to in made.instruction or made.instruction == "remove the background"
+        if made.instruction.startswith("put"):
+            assert (made.instruction.split()[1] == "it") <= (len(made.before.things) == 1)
+
+
+def test_a_colour_is_never_laid_on_before_a_backdrop_of_the_same(world: World):
+    for made in edits(world):
+        for scene in (made.before, made.after):
+            assert scene.backdrop not in {thing.colour for thing in scene.things}
+
+
+def test_all_of_a_scene_is_in_one_style_now_and_then_another(world: World):
+    styles = Counter()
+    for made in edits(world, count=300):
+        (style,) = {thing.style for s in (made.before, made.after) for thing in s.things}
+        styles[style] += 1
+    assert styles["3d"] > 200 and styles["flat"] and styles["noto"]
+
+
+def test_out_of_doors_a_lone_thing_may_be_large(world: World):
+    sides = {thing.side for made in edits(world, "move") for thing in made.before.things}
+    assert sides == {SMALL, LARGE}
+
+
+def test_without_enough_things_no_edit_of_a_scene_can_be_made(world: World, monkeypatch):
+    poor = World(world.pack)
+    monkeypatch.setattr(poor, "cast", dict(list(world.cast.items())[:3]))
+    with pytest.raises(DataError, match="nothing to make scene edits of"):
+        make_edit(random.Random(0), poor)
+
+
+def single_edits(world: World, count: int = 600):
+    rng = random.Random(f"single/{world.testing}")
+    return [make_single_edit(rng, world) for _ in range(count)]
+
+
+def test_a_single_sprite_takes_another_style_and_stays_itself(world: World):
+    style_of = {pack.digest: style for style, pack in world.styles.items()}
+    seen = Counter()
+    for made in single_edits(world):
+        if isinstance(made.before, SpriteImage) and isinstance(made.after, SpriteImage):
+            if made.before.pack is not made.after.pack:
+                style = style_of[made.after.pack.digest]
+                assert made.before.sprite == made.after.sprite in made.before.pack
+                assert style in made.instruction and made.after.sprite in made.after.pack
+                seen[style] += 1
+    assert set(seen) == set(world.styles)
+
+
+@pytest.mark.parametrize("testing", [False, True])
+def test_a_single_sprite_never_ends_in_a_style_or_colour_that_is_held_out_but_in_a_test(
+    world: World, testing_world: World, testing: bool
+):
+    style_of = {pack.digest: style for style, pack in world.styles.items()}
+    recoloured = styled = 0
+    for made in single_edits(testing_world if testing else world, 250):
+        assert testing or made.cell is None or not edit_held_out(*made.cell)
+        if isinstance(made.after, SceneImage):
+            assert isinstance(made.before, SceneImage) and made.cell is not None
+            _, noun, colour = made.cell
+            assert colour_held_out(noun, colour) == testing
+            assert made.after.scene == made.before.scene.with_thing(0, colour=colour)
+            recoloured += 1
+            continue
+        assert isinstance(made.after, SpriteImage)
+        if (style := style_of[made.after.pack.digest]) != "3d":
+            assert style_held_out(made.after.sprite, style) == testing
+            styled += 1
+    assert recoloured and styled
+
+
+def test_a_world_of_one_style_has_no_style_to_change_to(world: World):
+    pack: SpritePack = world.pack
+    for testing in (False, True):
+        for made in single_edits(World(pack, testing=testing), 60):
+            assert getattr(made.after, "pack", pack) is pack

@@ -1,0 +1,76 @@
+"""What is held out stays out of every task's training rows, and is what test rows are about."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from orthus_core.data.document import Document
+from orthus_core.data.pictures import Picture, SpriteImage
+from orthus_core.data.world import splits
+from orthus_core.data.world.recolour import HUES
+from orthus_core.data.world.records import MAKERS, records
+from orthus_core.data.world.scene import SceneImage
+from orthus_core.data.world.world import GROUNDS, World
+
+ROWS = 300
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.open()
+
+
+@pytest.fixture(scope="module")
+def testing_world(world: World) -> World:
+    return World(world.pack, styles=world.styles, testing=True)
+
+
+def rows(world: World, task: str) -> list[Document]:
+    return list(itertools.islice(records(world, {task: 1.0}, seed=7), ROWS))
+
+
+def pictures(row: Document) -> list[Picture]:
+    return [s.value for s in row.segments if not isinstance(s.value, str)]
+
+
+def shows_held_out(world: World, picture: Picture) -> bool:
+    if isinstance(picture, SceneImage):
+        return splits.scene_held_out(picture.scene, world.nouns(picture.scene))
+    assert isinstance(picture, SpriteImage)
+    sprite = world.pack[picture.sprite]
+    style = next(style for style, pack in world.styles.items() if pack is picture.pack)
+    ground = next(name for name, level in GROUNDS.items() if level == picture.background)
+    colour, _, noun = world.names(sprite).name.partition(" ")
+    return (
+        sprite in world.unseen
+        or world.is_held_out(sprite, ground)
+        or splits.style_held_out(sprite.key, style)
+        # The sprite "yellow heart" shows what a heart made yellow would.
+        or (colour in HUES and noun in world.cast and splits.colour_held_out(noun, colour))
+        and noun in world.cast
+    )
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_training_never_shows_what_is_held_out(world: World, task: str):
+    for row in rows(world, task):
+        assert not any(shows_held_out(world, picture) for picture in pictures(row)), row
+
+
+@pytest.mark.parametrize("task", ["text_to_image", "scene", "caption", "scene_question"])
+def test_a_test_is_about_what_is_held_out(testing_world: World, task: str):
+    for row in rows(testing_world, task):
+        (picture,) = pictures(row)
+        assert shows_held_out(testing_world, picture), row
+
+
+@pytest.mark.parametrize("testing", [False, True])
+@pytest.mark.parametrize("task", MAKERS)
+def test_the_same_seed_makes_the_same_rows(
+    world: World, testing_world: World, testing: bool, task: str
+):
+    of = testing_world if testing else world
+    again = World(world.pack, styles=world.styles, testing=testing)
+    assert rows(of, task)[:40] == list(itertools.islice(records(again, {task: 1.0}, seed=7), 40))

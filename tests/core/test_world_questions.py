@@ -1,0 +1,183 @@
+"""Questions about sprites and scenes: each has the one right answer that its record gives."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from orthus_core.data.pictures import SpriteImage
+from orthus_core.data.world import questions, scene_questions
+from orthus_core.data.world.arrange import relation_between
+from orthus_core.data.world.backdrops import is_outdoors
+from orthus_core.data.world.company import POPULAR, companions
+from orthus_core.data.world.english import the, with_article
+from orthus_core.data.world.kinds import GROUP_WORDS, KIND_OF_SUBGROUP
+from orthus_core.data.world.questions import Asked, ask_single, caption, question
+from orthus_core.data.world.scene import SceneImage
+from orthus_core.data.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
+from orthus_core.data.world.scenes import a_scene
+from orthus_core.data.world.wording import NUMBERS, coloured, describe, place_phrase, plural
+from orthus_core.data.world.world import GROUNDS, World
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.open()
+
+
+@pytest.fixture(scope="module")
+def testing_world(world: World) -> World:
+    return World(world.pack, styles=world.styles, testing=True)
+
+
+def asked_of_sprites(world: World, kind: str, count: int = 150) -> list[Asked]:
+    rng = random.Random(kind)
+    return [ask_single(rng, world, kind) for _ in range(count)]
+
+
+def asked_of_scenes(world: World, kind: str, count: int = 120) -> list[Asked]:
+    rng = random.Random(kind)
+    return [ask_scene(rng, world, kind) for _ in range(count)]
+
+
+def nouns_of(world: World, asked: Asked) -> list[str]:
+    assert isinstance(asked.picture, SceneImage)
+    return world.nouns(asked.picture.scene)
+
+
+@pytest.mark.parametrize("kind", ["name", "group", "kind", "background", "yes_or_no"])
+def test_a_question_about_a_sprite_has_its_one_right_answer(world: World, kind: str):
+    for asked in asked_of_sprites(world, kind):
+        assert isinstance(asked.picture, SpriteImage) and asked.kind == kind
+        sprite = world.pack[asked.picture.sprite]
+        ground = next(n for n, colour in GROUNDS.items() if colour == asked.picture.background)
+        right = {
+            "name": caption(world, sprite, ground),
+            "group": GROUP_WORDS[sprite.group],
+            "kind": KIND_OF_SUBGROUP[sprite.subgroup],
+            "background": ground,
+            "yes_or_no": "no",
+        }[kind]
+        if asked.question in (f"Is {it} {caption(world, sprite)}?" for it in ("this", "it")):
+            right = "yes"
+        assert asked.answer == right
+
+
+def test_the_colour_of_a_thing_is_the_one_laid_on(world: World):
+    for asked in asked_of_sprites(world, "colour"):
+        assert isinstance(asked.picture, SceneImage)
+        (thing,) = asked.picture.scene.things
+        assert asked.answer == thing.colour != ""
+
+
+def test_a_thing_of_the_cast_is_called_alike_alone_and_in_scenes(world: World):
+    car = world.find("car")
+    assert car is not None and caption(world, car) == "a car"
+    assert caption(world, car, "blue") == "a car on a blue background"
+
+
+@pytest.mark.parametrize("kind", ["group", "kind"])
+def test_whole_unseen_sprites_are_asked_about_by_group_and_kind_alone(
+    world: World, testing_world: World, kind: str
+):
+    def sprites(of: World, kind: str) -> list[bool]:
+        pictures = [asked.picture for asked in asked_of_sprites(of, kind)]
+        return [of.pack[p.sprite] in of.unseen for p in pictures if isinstance(p, SpriteImage)]
+
+    assert all(sprites(testing_world, kind))
+    assert not any(sprites(world, kind)) and not any(sprites(testing_world, "name"))
+
+
+def test_descriptions_counts_and_colours_are_those_of_the_record(world: World):
+    for asked in asked_of_scenes(world, "description"):
+        assert isinstance(asked.picture, SceneImage)
+        assert asked.answer == describe(asked.picture.scene, nouns_of(world, asked))
+    counts = set()
+    for asked in asked_of_scenes(world, "count"):
+        nouns = nouns_of(world, asked)
+        (noun,) = (n for n in set(nouns) if asked.question == f"How many {plural(n)} are there?")
+        assert asked.answer == NUMBERS[nouns.count(noun)]
+        counts.add(asked.answer)
+    assert counts == {"one", "two", "three", "four"}
+    for asked in asked_of_scenes(world, "colour"):
+        assert isinstance(asked.picture, SceneImage)
+        named = zip(nouns_of(world, asked), asked.picture.scene.things, strict=True)
+        (colour,) = (t.colour for noun, t in named if asked.question.endswith(f" {the(noun)}?"))
+        assert asked.answer == colour
+
+
+def test_where_and_which_are_each_others_answers(world: World):
+    for kind in ("where", "which"):
+        for asked in asked_of_scenes(world, kind):
+            assert isinstance(asked.picture, SceneImage)
+            first, second = asked.picture.scene.things
+            told = set()
+            for thing, other in ((first, second), (second, first)):
+                noun, to = world.noun(thing.sprite), the(world.noun(other.sprite))
+                relation = relation_between(thing, other)
+                if kind == "where":
+                    told |= {(f"Where {be} {the(noun)}?", f"{relation} {to}") for be in _BE}
+                else:
+                    phrase = with_article(coloured(noun, thing.colour))
+                    told.add((f"What is {relation} {to}?", phrase))
+            assert relation and (asked.question, asked.answer) in told
+
+
+def test_only_outdoors_is_asked_for_its_place(world: World):
+    for asked in asked_of_scenes(world, "place"):
+        assert isinstance(asked.picture, SceneImage)
+        assert is_outdoors(asked.picture.scene.backdrop)
+        assert asked.answer == place_phrase(asked.picture.scene.backdrop)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_half_of_what_is_asked_for_is_there(world: World, split: str):
+    rng = random.Random(split)
+    answers: Counter[str] = Counter()
+    for _ in range(200):
+        scene, _ = a_scene(rng, world)
+        present = set(world.nouns(scene))
+        for asked in pope_questions(rng, world, scene, split, pairs=2):
+            (noun,) = (
+                n for n in world.cast if asked.question.endswith(f"there {with_article(n)}?")
+            )
+            assert asked.answer == ("yes" if noun in present else "no")
+            assert asked.kind == f"pope_{split}"
+            answers[asked.answer] += 1
+            if asked.answer == "no" and split == "popular":
+                assert noun in POPULAR
+            if asked.answer == "no" and split == "adversarial":
+                near = {other for one in present for other in companions(one)} - present
+                assert noun in near
+    assert answers["yes"] == answers["no"] > 200
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_training_questions_say_yes_half_of_the_time(world: World, split: str):
+    answers = Counter(a.answer for a in asked_of_scenes(world, f"pope_{split}", 400))
+    assert 0.4 < answers["yes"] / 400 < 0.6 and answers.total() == answers["yes"] + answers["no"]
+
+
+def test_questions_come_as_often_as_their_weights_say(world: World):
+    rng = random.Random(0)
+    for kinds, ask in ((questions.KINDS, ask_single), (scene_questions.KINDS, ask_scene)):
+        drawn = Counter(ask(rng, world).kind for _ in range(1000))
+        assert drawn.keys() == kinds.keys()
+        assert sum(kinds.values()) == pytest.approx(1.0)
+        for kind, weight in kinds.items():
+            assert abs(drawn[kind] / 1000 - weight) < 0.05
+
+
+@pytest.mark.parametrize("maker", [question, scene_question])
+def test_a_row_is_the_picture_and_the_question_then_the_answer(world: World, maker):
+    row = maker(random.Random(0), world)
+    assert [(s.role, s.type) for s in row] == [
+        ("user", "image"),
+        ("user", "text"),
+        ("model", "text"),
+    ]
+
+
+_BE = ("is", "are")

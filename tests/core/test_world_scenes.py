@@ -1,0 +1,220 @@
+"""Scenes: their records, their pictures, where things stand, and what is held out."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from orthus_core.data.world import splits
+from orthus_core.data.world.arrange import OPPOSITE, RELATIONS, arrange, free_places
+from orthus_core.data.world.arrange import relation_between as between
+from orthus_core.data.world.backdrops import BACKDROPS, OUTDOORS, PLAIN, paint
+from orthus_core.data.world.casting import CAST, COLOURED
+from orthus_core.data.world.recolour import HUES, recoloured
+from orthus_core.data.world.scene import SMALL, UNITS, Scene, Thing, thing_pixels
+from orthus_core.data.world.wording import counted, describe, place_phrase, plural
+from orthus_core.data.world.world import World
+from orthus_core.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World.open()
+
+
+def test_everyone_of_the_cast_is_found_drawn_in_each_style_and_once(world: World):
+    assert list(world.cast) == list(CAST)
+    keys = [sprite.key for sprite in world.cast.values()]
+    assert len(set(keys)) == len(keys)
+    assert all(key in pack for key in keys for pack in world.styles.values())
+    assert [world.noun(key) for key in keys] == list(CAST)
+
+
+def test_a_record_reads_back_as_the_same_scene(world: World):
+    key = world.cast["car"].key
+    scene = Scene(
+        "meadow night", (Thing(key, 0, 32, 32, "blue"), Thing(key, 32, 0, 32, mirror=True))
+    )
+    assert Scene.of(scene.record()) == scene
+    assert Scene.of(Scene().record()) == Scene()
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ({"backdrop": "moon"}, "no backdrop 'moon'"),
+        ({"things": [{"sprite": "1f600", "x": 40, "side": 32}]}, "not inside"),
+        ({"things": [{"sprite": "1f600", "side": 0}]}, "not inside"),
+        ({"things": [{"sprite": "1f600", "x": 0.5}]}, "whole numbers"),
+        ({"things": [{"sprite": "1f600", "colour": "beige"}]}, "no colour 'beige'"),
+        ({"things": [{"sprite": "1f600", "style": "oil"}]}, "no style 'oil'"),
+        ({"things": [{"sprite": "1f600", "colour": ["red"]}]}, "must be words"),
+        ({"things": [{"size": 3}]}, "does not read"),
+        ({"things": [3]}, "does not read"),
+    ],
+)
+def test_a_broken_scene_is_refused(record: dict, complaint: str):
+    with pytest.raises(DataError, match=complaint):
+        Scene.of(record)
+
+
+def test_a_picture_is_its_backdrop_where_nothing_stands(world: World):
+    key = world.cast["dog"].key
+    scene = Scene("beach sunset", (Thing(key, 32, 16, SMALL),))
+    pixels_HW3 = world.shown(scene).load(64)
+    ground_HW3 = paint("beach sunset", 64)
+    outside_HW = np.ones((64, 64), bool)
+    outside_HW[16:48, 32:] = False
+    assert (pixels_HW3[outside_HW] == ground_HW3[outside_HW]).all()
+    assert (pixels_HW3[~outside_HW] != ground_HW3[~outside_HW]).any()
+    assert pixels_HW3.dtype == np.uint8 and paint("beach sunset", 64) is ground_HW3
+
+
+def test_a_whole_thing_on_white_looks_as_its_sprite(world: World):
+    sprite = world.cast["dog"]
+    shown_HW3 = world.shown(Scene("white", (Thing(sprite.key),))).load(64)
+    alone_HW3 = world.picture(sprite).load(64)
+    assert np.abs(shown_HW3.astype(int) - alone_HW3).max() <= 1
+
+
+def test_pictures_share_a_name_only_when_they_show_the_same(world: World):
+    key = world.cast["dog"].key
+    things = [Thing(key), Thing(key, mirror=True), Thing(key, style="noto"), Thing(key, grey=True)]
+    scenes = [Scene(backdrop, (thing,)) for backdrop in ("white", "red") for thing in things]
+    assert len({world.shown(scene).key for scene in scenes}) == len(scenes)
+    assert world.shown(scenes[0]).key == world.shown(Scene("white", (Thing(key),))).key
+
+
+def test_an_unknown_style_or_sprite_is_named(world: World):
+    for thing in (Thing("nobody"), Thing(world.cast["dog"].key, style="oil")):
+        with pytest.raises(DataError, match="there is no sprite"):
+            thing_pixels(world.styles, thing, 8)
+
+
+@pytest.mark.parametrize("colour", HUES)
+def test_a_laid_on_colour_is_the_hue_that_is_seen_and_keeps_the_shape(world: World, colour: str):
+    for noun in COLOURED:
+        rgba = world.pack.rgba(world.cast[noun])
+        changed = recoloured(rgba, colour)
+        assert changed.getchannel("A").tobytes() == rgba.getchannel("A").tobytes()
+        seen = np.asarray(changed.convert("RGB").convert("HSV"))[np.asarray(rgba)[..., 3] > 200]
+        strong = seen[(seen[:, 1] > 60) & (seen[:, 2] > 60)]
+        distance = np.abs(
+            (strong[:, 0].astype(int) - round(HUES[colour].hue * 255) + 128) % 256 - 128
+        )
+        assert np.median(distance) <= 3
+
+
+def test_what_has_no_colour_stays_as_it_is():
+    grey = Image.new("RGBA", (4, 4), (90, 90, 90, 255))
+    assert recoloured(grey, "red").tobytes() == grey.tobytes()
+
+
+@pytest.mark.parametrize("backdrop", ["white", "meadow day"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_things_never_overlap_and_are_inside(backdrop: str, count: int):
+    for seed in range(50):
+        things = [Thing(str(number)) for number in range(count)]
+        scene = arrange(random.Random(seed), things, backdrop)
+        scene.check()
+        assert [thing.sprite for thing in scene.things] == [thing.sprite for thing in things]
+        for index, thing in enumerate(scene.things):
+            assert not any(thing.overlaps(other) for other in scene.things[index + 1 :])
+
+
+@pytest.mark.parametrize(("relation", "backdrop"), [*product(RELATIONS, ["white", "snow night"])])
+def test_two_things_stand_as_they_were_told_to(relation: str, backdrop: str):
+    for seed in range(20):
+        scene = arrange(random.Random(seed), [Thing("a"), Thing("b")], backdrop, relation)
+        first, second = scene.things
+        assert between(first, second) == relation
+        assert between(second, first) == OPPOSITE[relation]
+
+
+def test_what_stands_on_the_diagonal_is_neither_beside_nor_above():
+    assert between(Thing("a", 0, 0, 32), Thing("b", 32, 32, 32)) == ""
+
+
+def test_free_places_are_free_and_all_of_them():
+    scene = Scene("white", (Thing("a", 0, 0, 32), Thing("b", 32, 16, 32)))
+    assert free_places(scene) == [(0, 32)]
+    assert len(free_places(Scene())) == 9
+    assert free_places(Scene("white", (Thing("a"),))) == []
+
+
+def test_captions_say_what_is_there():
+    dog, cat = Thing("d", 0, 16, 32), Thing("c", 32, 16, 32)
+    assert describe(Scene("white", (dog, cat)), ["dog", "cat"]) == "a dog left of a cat"
+    assert describe(Scene("white", (dog, cat)), ["dog", "cat"], relation=False) == "a dog and a cat"
+    assert describe(Scene("meadow night", (dog, cat)), ["dog", "dog"]) == (
+        "two dogs in a meadow at night"
+    )
+    car = Thing("k", colour="blue")
+    assert describe(Scene("orange", (car,)), ["car"]) == "a blue car on an orange background"
+    assert describe(Scene("beach day"), []) == "nothing on a beach by day"
+
+
+def test_every_backdrop_has_its_own_words():
+    words = [place_phrase(backdrop) for backdrop in BACKDROPS]
+    assert len(set(words)) == len(BACKDROPS) == len(PLAIN) + len(OUTDOORS)
+    assert len(OUTDOORS) == 16 and words[0] == ""
+
+
+def test_plurals():
+    assert [plural(noun) for noun in ("dog", "fox", "mouse", "cherries", "butterfly", "key")] == [
+        "dogs",
+        "foxes",
+        "mice",
+        "cherries",
+        "butterflies",
+        "keys",
+    ]
+    assert plural("snowman") == "snowmen"
+    assert counted("octopus", 1) == "an octopus" and counted("octopus", 3) == "three octopuses"
+
+
+def test_the_shares_that_are_held_out_are_near_what_was_meant():
+    pairs = [splits.pair_held_out(a, b) for a in CAST for b in CAST if a < b]
+    assert 0.035 < np.mean(pairs) < 0.065
+    counts = [splits.count_held_out(noun, count) for noun in CAST for count in (2, 3, 4)]
+    assert 0.02 < np.mean(counts) < 0.09
+    colours = [splits.colour_held_out(noun, colour) for noun in COLOURED for colour in HUES]
+    assert 0.05 < np.mean(colours) < 0.16
+    assert splits.colour_held_out("apple", "green") and not splits.colour_held_out("apple", "")
+    assert not any(splits.count_held_out(noun, 1) for noun in CAST)
+    assert not any(splits.style_held_out(key, "3d") for key in map(str, range(200)))
+
+
+def test_a_scene_is_held_out_for_its_pair_its_count_or_its_colour(world: World):
+    training, testing = world, World.open(testing=True)
+    pair = next((a, b) for a in CAST for b in CAST if a < b and splits.pair_held_out(a, b))
+    noun, count = next((n, c) for n in CAST for c in (3, 4) if splits.count_held_out(n, c))
+
+    def scene(*nouns: str, colour: str = "") -> Scene:
+        things = [Thing(world.cast[noun].key, colour=colour) for noun in nouns]
+        return arrange(random.Random(0), things, "white")
+
+    for held in (scene(*pair), scene(*[noun] * count), scene("heart", colour="orange")):
+        assert testing.allows(held) and not training.allows(held)
+    assert training.allows(scene("dog")) and not testing.allows(scene("dog"))
+
+
+def test_sprites_for_understanding_alone_are_never_among_those_that_are_drawn(world: World):
+    drawn, kept = {s.key for s in world.sprites}, {s.key for s in world.unseen}
+    assert 30 < len(kept) < 120 and not drawn & kept
+    assert not kept & {sprite.key for sprite in world.cast.values()}
+    # A tone or a twin of one is another picture of it.
+    assert not {s.base for s in world.unseen if s.skin} & {s.base for s in world.sprites if s.skin}
+    assert World.open(held_out=0).unseen == []
+
+
+def test_places_are_within_the_units():
+    assert all(
+        0 <= thing.x <= UNITS - thing.side
+        for seed in range(20)
+        for thing in arrange(random.Random(seed), [Thing("a")], "autumn rain").things
+    )
