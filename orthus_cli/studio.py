@@ -16,7 +16,8 @@ from orthus_core.results.names import Named
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from orthus_core.model.orthus import OrthusForConditionalGeneration
+    from orthus_core.data.known_words import KnownWords
+    from orthus_core.model.interleaved import InterleavedModel
     from orthus_core.results.picture import Making
     from orthus_core.samplers.requests import Asking, Sampling
 
@@ -27,12 +28,14 @@ class Studio(NamedTuple):
     """An open model and what it takes to ask it.
 
     about: Name, hash, device and precision, as results tell them.
+    known: The words it was trained on, where its folder tells them.
     """
 
-    model: OrthusForConditionalGeneration
+    model: InterleavedModel
     tokenizer: PreTrainedTokenizerBase
     asking: Asking
     about: dict[str, str]
+    known: KnownWords | None
 
 
 def open_studio(r: Reporter, recipe: DrawingRecipe) -> Studio:
@@ -43,6 +46,7 @@ def open_studio(r: Reporter, recipe: DrawingRecipe) -> Studio:
     """
     from orthus_core.checkpoint.fingerprint import fingerprint
     from orthus_core.checkpoint.folder import DTYPES, open_model
+    from orthus_core.data.known_words import KnownWords
     from orthus_core.samplers.requests import Asking
 
     opened = open_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
@@ -56,7 +60,14 @@ def open_studio(r: Reporter, recipe: DrawingRecipe) -> Studio:
     r.say(f"{about['name']} on {about['device']}, {about['dtype']}")
     tokenizer = opened.processor.tokenizer if opened.processor else None
     asking = Asking(model, tokenizer)
-    return Studio(model, asking.tokenizer, asking, about)
+    return Studio(model, asking.tokenizer, asking, about, KnownWords.of(opened.path))
+
+
+def hint_at_unknown_words(r: Reporter, studio: Studio, texts: Iterable[str]) -> None:
+    """Warns of each word that the model never saw, and says which of its own is nearest."""
+    if studio.known is not None:
+        for unknown in studio.known.unknown(" ".join(texts)):
+            r.warn(str(unknown))
 
 
 def making(
@@ -74,7 +85,7 @@ def making(
         recipe = dataclasses.replace(recipe, seeds=(seed,), num_images=1, batch_size=None)
     else:
         recipe = dataclasses.replace(recipe, seed=seed)
-    return Making(as_table(recipe), prompt, seed, sampling._asdict(), studio.about, inputs)
+    return Making(as_table(recipe), prompt, seed, sampling.told(), studio.about, inputs)
 
 
 def hashes(pictures: Sequence[Path]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.studio import hashes, making, open_studio, save_each
+from orthus_cli.studio import hashes, hint_at_unknown_words, making, open_studio, save_each
 from orthus_core.recipe import EditRecipe, dump, load
 from orthus_core.results.names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
@@ -64,9 +64,9 @@ def edit(
     from orthus_core.data.pictures import FilePicture
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
-    from orthus_core.samplers.settings import Settings
 
     studio = open_studio(r, resolved)
+    hint_at_unknown_words(r, studio, [instruction])
     sampling = sampling_of(
         studio.model.config,
         steps=resolved.steps,
@@ -81,7 +81,7 @@ def edit(
         in_batches(
             studio.model,
             [asked._replace(seed=seed) for seed in chosen],
-            Settings(max_images=1, steps=sampling.steps, noise_scale=sampling.noise_scale),
+            sampling.settings(max_images=1),
             resolved.batch_size,
         ),
         wanted,
@@ -93,7 +93,7 @@ def edit(
         {
             "pictures": saved,
             "image": str(image),
-            "sampling": sampling._asdict(),
+            "sampling": sampling.told(),
             "model": studio.about,
         },
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),

@@ -8,7 +8,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.studio import making, open_studio, save_each
+from orthus_cli.studio import hint_at_unknown_words, making, open_studio, save_each
 from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
@@ -61,9 +61,9 @@ def generate(
 
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
-    from orthus_core.samplers.settings import Settings
 
     studio = open_studio(r, resolved)
+    hint_at_unknown_words(r, studio, prompts)
     sampling = sampling_of(
         studio.model.config,
         steps=resolved.steps,
@@ -77,7 +77,7 @@ def generate(
         in_batches(
             studio.model,
             [asked[prompt]._replace(seed=seed) for prompt, seed in wanted],
-            Settings(max_images=1, steps=sampling.steps, noise_scale=sampling.noise_scale),
+            sampling.settings(max_images=1),
             resolved.batch_size,
         ),
         wanted,
@@ -86,7 +86,7 @@ def generate(
         overwrite=overwrite,
     )
     r.result(
-        {"pictures": saved, "sampling": sampling._asdict(), "model": studio.about},
+        {"pictures": saved, "sampling": sampling.told(), "model": studio.about},
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),
         quiet=[one["path"] for one in saved],
     )

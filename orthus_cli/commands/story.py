@@ -10,7 +10,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.studio import hashes, making, open_studio
+from orthus_cli.studio import hashes, hint_at_unknown_words, making, open_studio
 from orthus_core.errors import PromptError
 from orthus_core.events import Event, ImageDone, Note, TextPiece
 from orthus_core.recipe import StoryRecipe, dump, load
@@ -83,6 +83,7 @@ def story(
     opening = _opening(prompt.strip(), images or [])
     check_folder(output, mark=MARK, overwrite=overwrite)
     studio = open_studio(r, resolved)
+    hint_at_unknown_words(r, studio, [prompt])
     sampling = sampling_of(
         studio.model.config,
         story=True,
@@ -143,16 +144,12 @@ def _request(prompt: str, images: list[Path]) -> list[str | Picture]:
 
 def _settings(recipe: StoryRecipe, sampling: Sampling) -> Settings:
     """So many pictures, each after its share of the text; a last share follows the last one."""
-    from orthus_core.samplers.settings import Settings
-
     text = recipe.text
-    return Settings(
+    return sampling.settings(
         max_images=recipe.panels,
         min_images=recipe.panels,
         max_text=text.max_new_tokens,
         text_before_image=max(1, text.max_new_tokens // (recipe.panels + 1)),
-        steps=sampling.steps,
-        noise_scale=sampling.noise_scale,
         temperature=text.temperature,
         top_p=text.top_p,
     )

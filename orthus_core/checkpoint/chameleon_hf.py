@@ -18,8 +18,9 @@ from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import Source, Stack, read_json
 from orthus_core.errors import CheckpointError
 
-# Files that a tokenizer, a picture processor or a licence may consist of.
+# Files that a tokenizer, a picture processor or a licence may consist of; the words a model knows.
 KEPT_FILES = (
+    "vocabulary.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",

@@ -18,7 +18,7 @@ from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import read_json, vqgan_tensors
 from orthus_core.errors import CheckpointError
-from orthus_core.model.config import OrthusConfig, code_of_token_name
+from orthus_core.model.config import CHAMELEON_SAMPLING, OrthusConfig, code_of_token_name
 
 Tensor = TensorHeader | LazyTensor
 
@@ -33,7 +33,8 @@ class Missing(NamedTuple):
 class Description(NamedTuple):
     """A checkpoint in words and numbers.
 
-    kind: "Orthus", "Orthus, as released", "Chameleon", "Chameleon with a pixel decoder", ...
+    kind: "Orthus", "Orthus, as released", "discrete Chameleon", "discrete Chameleon with a pixel
+        decoder", ...
     layout: "Hugging Face", "Meta's own", or "VQGAN checkpoint".
     facts: Name to value, in the order to show them; values are JSON.
     """
@@ -116,13 +117,16 @@ def _chameleon(
     tensors: Mapping[str, Tensor],
     has_tokenizer: bool,
 ) -> Description:
+    facts = _backbone_facts(config)
+    if layout == "Hugging Face" and has_decoder(tensors):  # it draws as it is
+        facts["sampling"] = CHAMELEON_SAMPLING | (config.get("sampling") or {})
     return Description(
         path=path,
-        kind="Chameleon with a pixel decoder" if has_decoder(tensors) else "Chameleon",
+        kind="discrete Chameleon" + (" with a pixel decoder" if has_decoder(tensors) else ""),
         layout=layout,
         parts=tuple(parts_of(tensors)),
         missing=_missing(path, tensors, has_tokenizer),
-        facts=_backbone_facts(config),
+        facts=facts,
     )
 
 

@@ -1,15 +1,16 @@
 """A model folder opened and saved: weights, configuration, tokenizer, picture processor together.
 
-A folder of ours and a released Orthus open alike. Whatever is wrong with one is found from its
-headers, before the weights are read.
+A folder of ours, a released Orthus and a discrete Chameleon open alike. Whatever is wrong with one
+is found from its headers, before the weights are read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from transformers import ChameleonProcessor
@@ -26,11 +27,13 @@ from orthus_core.checkpoint.configuration import (
 )
 from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.hub import resolve
-from orthus_core.checkpoint.shapes import Shapes, check_shapes, shapes_of, skeleton
+from orthus_core.checkpoint.shapes import Shapes, check_shapes, shapes_of
 from orthus_core.checkpoint.source import read_json
 from orthus_core.checkpoint.staging import staged_folder
 from orthus_core.errors import CheckpointError
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.chameleon import DiscreteChameleon
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -43,6 +46,14 @@ class Opened(NamedTuple):
     processor: Tokenizer and picture processor; None for a folder without a tokenizer.
     path: The folder it came from.
     """
+
+    model: InterleavedModel
+    processor: ChameleonProcessor | None
+    path: Path
+
+
+class OpenedOrthus(NamedTuple):
+    """The same, known to be an Orthus."""
 
     model: OrthusForConditionalGeneration
     processor: ChameleonProcessor | None
@@ -57,7 +68,7 @@ def open_model(
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
 ) -> Opened:
-    """Opens an Orthus by folder, alias or hub id.
+    """Opens an Orthus or a discrete Chameleon by folder, alias or hub id.
 
     Args:
         source: As `resolve` takes it.
@@ -70,31 +81,58 @@ def open_model(
             default.
 
     Raises:
-        CheckpointError: When the folder is incomplete, damaged, or no Orthus.
+        CheckpointError: When the folder is incomplete, damaged, or neither.
         HubError: When a hub id cannot be had.
     """
     path = resolve(source)
-    config = read_config(path)
     place = pick_device(device)
-    with _no_bars():
-        model = OrthusForConditionalGeneration.from_pretrained(
-            path,
-            config=config,
-            dtype=pick_dtype(dtype, place),
-            device_map=device_map if device_map is not None else {"": place},
-            attn_implementation=attn_implementation,
+    return _open(
+        path,
+        read_config(path),
+        dtype=pick_dtype(dtype, place),
+        device_map=device_map if device_map is not None else {"": place},
+        attn_implementation=attn_implementation,
+    )
+
+
+def open_orthus(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> OpenedOrthus:
+    """`open_model` where nothing but an Orthus will do, as in its trainings.
+
+    Raises:
+        CheckpointError, HubError: As `open_model`, and for a discrete Chameleon.
+    """
+    path = resolve(source)
+    config = read_config(path)
+    if not isinstance(config, OrthusConfig):
+        raise CheckpointError(
+            "this is a discrete Chameleon, not yet an Orthus",
+            where=str(path),
+            hint=f"orthus convert {path} -o DIR",
         )
+    place = pick_device(device)
+    opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
+    return cast(OpenedOrthus, opened)
+
+
+def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
+    with _no_bars():
+        model = _kind_of(config).from_pretrained(path, config=config, **how)
     return Opened(model.eval(), open_processor(path), path)
 
 
-def read_config(folder: Path) -> OrthusConfig:
-    """The configuration of an Orthus folder, checked against the headers of its weights.
+def read_config(folder: Path) -> InterleavedConfig:
+    """The configuration of a model folder, checked against the headers of its weights.
 
-    A released folder says `chameleon` and leaves out the head's size, which is read off the
-    weights.
+    Returns: An `OrthusConfig`, or a `DiscreteConfig` where there is no diffusion head. A released
+        folder says `chameleon` and leaves out the head's size, which is read off the weights.
 
     Raises:
-        CheckpointError: When the folder is incomplete, damaged, or no Orthus.
+        CheckpointError: When the folder is incomplete, damaged, or neither.
     """
     file = folder / "config.json"
     if not file.is_file():
@@ -108,21 +146,35 @@ def read_config(folder: Path) -> OrthusConfig:
             hint=f"orthus convert {folder} -o DIR",
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
+    tokenizer = chameleon_hf.tokenizer_vocabulary(folder)
     found = released_fields(shapes)
     if table["model_type"] == "orthus":
         check_keys(table, str(file))
         config = orthus_config(table, str(file))
-    elif found:
-        config = orthus_config(table, str(file), has_decoder=has_decoder(shapes), **found)
     else:
-        raise CheckpointError(
-            "this is a discrete Chameleon, not yet an Orthus",
-            where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
-        )
-    check_vocabulary(config, chameleon_hf.tokenizer_vocabulary(folder), str(file))
-    check_shapes(shapes_of(skeleton(config)), shapes, str(folder))
+        names = {"vocabulary_map": table.get("vocabulary_map") or tokenizer}
+        config = orthus_config(table | names, str(file), has_decoder=has_decoder(shapes), **found)
+    check_vocabulary(config, tokenizer, str(file))
+    is_discrete = table["model_type"] != "orthus" and not found
+    config = discrete_config(config) if is_discrete else config
+    with torch.device("meta"):  # no memory for weights: a 7B takes a tenth of a second
+        expected = shapes_of(_kind_of(config)(config))
+    check_shapes(expected, shapes, str(folder))
     return config
+
+
+def discrete_config(config: OrthusConfig) -> DiscreteConfig:
+    """A Chameleon's configuration without what only an Orthus has."""
+    shared = {field.name for field in dataclasses.fields(DiscreteConfig)}
+    table = config.to_dict()
+    return DiscreteConfig(**{name: value for name, value in table.items() if name in shared})
+
+
+def _kind_of(config: InterleavedConfig) -> type[InterleavedModel]:
+    """The class of the model that a configuration is of."""
+    return (
+        DiscreteChameleon if isinstance(config, DiscreteConfig) else OrthusForConditionalGeneration
+    )
 
 
 def open_processor(folder: Path) -> ChameleonProcessor | None:

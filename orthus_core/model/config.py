@@ -1,13 +1,14 @@
-"""What an Orthus is made of, as one validated, saveable configuration.
+"""What a model is made of, as one validated, saveable configuration.
 
-`OrthusConfig` adds to Chameleon's the soft embedding, the diffusion head, the noise schedule and a
-model's own sampling defaults. Released folders lack most of these; their values are the defaults
-here (2412.00127).
+`InterleavedConfig` adds to Chameleon's what any model needs that writes and draws: the tokens
+around a picture, its grid, and the model's own sampling defaults. `DiscreteConfig` is no more than
+that; `OrthusConfig` has the soft embedding, the diffusion head and the noise schedule besides.
+Released folders lack most of these; their values are the defaults here (2412.00127).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 from transformers import ChameleonConfig, ChameleonVQVAEConfig
@@ -27,6 +28,18 @@ RELEASED_SAMPLING: dict[str, Any] = {
     "guidance": 5.0,
     "image_guidance": 1.5,
     "noise_scale": 1.0,
+    "unconditional_prompt": "Generate an image.",
+}
+
+# What Meta's own Chameleon samples pictures with (facebookresearch/chameleon, `Options.Image`). A
+# code is chosen in one step; the scale of the noise on its logits is the temperature.
+CHAMELEON_SAMPLING: dict[str, Any] = {
+    "steps": 1,
+    "guidance": 3.0,
+    "image_guidance": 1.2,
+    "noise_scale": 0.7,
+    "code_top_k": 0,
+    "code_top_p": 0.9,
     "unconditional_prompt": "Generate an image.",
 }
 
@@ -68,20 +81,12 @@ class OrthusVQConfig(ChameleonVQVAEConfig):
 
 
 @strict
-class OrthusConfig(ChameleonConfig):
-    """Configuration of an Orthus; every field beyond Chameleon's has the released 7B's value as
-    default.
+class InterleavedConfig(ChameleonConfig):
+    """What every model has that writes text and draws pictures.
 
-    embedding: How a feature enters the backbone: "softmax" over code distances, or the paper's
-        ablations "argmin", "linear".
-    embedding_temperature: tau of that softmax, in squared feature units.
-    embedding_distance: "exact" (fp32, without the |z|^2 that cancels) or "release" (as the released
-        code rounds it).
-    head_width, head_depth: Width and number of AdaLN blocks of the diffusion head.
-    latent_scale: Factor on features before diffusion; undone after.
-    prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
-    num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise schedule.
-    sampling: This model's own sampling defaults; missing keys take the released values.
+    boi_token_id, eoi_token_id, sep_token_id: [BOI], [EOI] and the end of a prompt; by default those
+        that the vocabulary names.
+    sampling: This model's own sampling defaults; missing keys take those of its kind.
     origin: What the model was made from, for `orthus info`.
     """
 
@@ -90,24 +95,12 @@ class OrthusConfig(ChameleonConfig):
         eos_token_id: Any = 2
         image_token_id: int | None = None
 
-    model_type = "orthus"
+    kind_sampling: ClassVar[dict[str, Any]]
     sub_configs_defaults = {"vq_config": OrthusVQConfig}
 
     boi_token_id: int | None = None
     eoi_token_id: int | None = None
     sep_token_id: int | None = None
-    embedding: str = "softmax"
-    embedding_temperature: float | int = 1.0
-    embedding_distance: str = "exact"
-    head_width: int = 1536
-    head_depth: int = 3
-    latent_scale: float | int = 0.1
-    prediction: str = "v"
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: str = "scaled_linear"
-    zero_terminal_snr: bool = True
     sampling: dict | None = None
     origin: dict | None = None
 
@@ -127,29 +120,6 @@ class OrthusConfig(ChameleonConfig):
             self.eoi_token_id = names.get(EOI_TOKEN)
         if self.sep_token_id is None:
             self.sep_token_id = names.get(SEP_TOKEN)
-
-    def validate_choices(self) -> None:
-        """Raises: CheckpointError when a field holds a word that no code here understands."""
-        choices = {
-            "embedding": ("softmax", "argmin", "linear"),
-            "embedding_distance": ("exact", "release"),
-            "prediction": ("v", "epsilon"),
-            "beta_schedule": ("scaled_linear", "linear"),
-        }
-        for field, allowed in choices.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise CheckpointError(
-                    f"{field} is {value!r}",
-                    where="config.json",
-                    hint=f"use one of {', '.join(allowed)}",
-                )
-        if not self.embedding_temperature > 0:
-            raise CheckpointError(
-                f"embedding_temperature is {self.embedding_temperature}, it must be above 0",
-                where="config.json",
-                hint='for a hard lookup set embedding = "argmin"',
-            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -203,5 +173,69 @@ class OrthusConfig(ChameleonConfig):
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
-        """This model's sampling values, with the released ones where it names none."""
-        return RELEASED_SAMPLING | (self.sampling or {})
+        """This model's sampling values, with those of its kind where it names none."""
+        return self.kind_sampling | (self.sampling or {})
+
+
+@strict
+class DiscreteConfig(InterleavedConfig):
+    """Configuration of a discrete Chameleon, as its Hugging Face folders hold it (2405.09818)."""
+
+    model_type = "chameleon"
+    kind_sampling = CHAMELEON_SAMPLING
+
+
+@strict
+class OrthusConfig(InterleavedConfig):
+    """Configuration of an Orthus; every field beyond Chameleon's has the released 7B's value as
+    default.
+
+    embedding: How a feature enters the backbone: "softmax" over code distances, or the paper's
+        ablations "argmin", "linear".
+    embedding_temperature: tau of that softmax, in squared feature units.
+    embedding_distance: "exact" (fp32, without the |z|^2 that cancels) or "release" (as the released
+        code rounds it).
+    head_width, head_depth: Width and number of AdaLN blocks of the diffusion head.
+    latent_scale: Factor on features before diffusion; undone after.
+    prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
+    num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise schedule.
+    """
+
+    model_type = "orthus"
+    kind_sampling = RELEASED_SAMPLING
+
+    embedding: str = "softmax"
+    embedding_temperature: float | int = 1.0
+    embedding_distance: str = "exact"
+    head_width: int = 1536
+    head_depth: int = 3
+    latent_scale: float | int = 0.1
+    prediction: str = "v"
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: str = "scaled_linear"
+    zero_terminal_snr: bool = True
+
+    def validate_choices(self) -> None:
+        """Raises: CheckpointError when a field holds a word that no code here understands."""
+        choices = {
+            "embedding": ("softmax", "argmin", "linear"),
+            "embedding_distance": ("exact", "release"),
+            "prediction": ("v", "epsilon"),
+            "beta_schedule": ("scaled_linear", "linear"),
+        }
+        for field, allowed in choices.items():
+            value = getattr(self, field)
+            if value not in allowed:
+                raise CheckpointError(
+                    f"{field} is {value!r}",
+                    where="config.json",
+                    hint=f"use one of {', '.join(allowed)}",
+                )
+        if not self.embedding_temperature > 0:
+            raise CheckpointError(
+                f"embedding_temperature is {self.embedding_temperature}, it must be above 0",
+                where="config.json",
+                hint='for a hard lookup set embedding = "argmin"',
+            )

@@ -7,81 +7,53 @@
 
 Parameter names are the released ones, so a released folder loads as it is.
 
-Legend: B batch, S sequence, D hidden, V vocabulary, K codes, C feature channels, P patches an
-    image, M images, N rows.
+Legend: D hidden, K codes, C feature channels, N rows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, Cache, ChameleonModel
-from transformers import initialization as init
-from transformers.models.chameleon.modeling_chameleon import ChameleonPreTrainedModel
+from transformers import AutoConfig, AutoModel
 
-from orthus_core.errors import PromptError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
 from orthus_core.model.schedule import Schedule, make_schedule
 from orthus_core.model.soft_embedding import argmin_embed, soft_embed
-from orthus_core.model.vision import OrthusVQ
 
 
-class OrthusOutput(NamedTuple):
-    """Hidden states after the last norm, which both heads read, and the cache that made them."""
-
-    hidden_BSD: Tensor
-    past_key_values: Cache | None
-
-
-class OrthusPreTrainedModel(ChameleonPreTrainedModel):
-    """What transformers has to know about the family: its config and how fresh weights begin."""
+class OrthusModel(InterleavedBackbone):
+    """The backbone with the codes of the soft embedding."""
 
     config: OrthusConfig
     config_class = OrthusConfig
-    supports_gradient_checkpointing = True
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear) and getattr(module, "starts_at_zero", False):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-            return
-        super()._init_weights(module)
-
-
-class OrthusModel(OrthusPreTrainedModel, ChameleonModel):
-    """Chameleon's backbone with the autoencoder that can decode and the codes of the soft
-    embedding.
-    """
 
     def __init__(self, config: OrthusConfig) -> None:
         super().__init__(config)
-        self.vqmodel = OrthusVQ._from_config(config.vq_config)
         self.codebook_in = nn.Embedding(config.num_codes, config.feature_channels)
         if config.embedding == "linear":
             self.feature_in = nn.Linear(config.feature_channels, config.hidden_size)
         self.post_init()
 
 
-class OrthusForConditionalGeneration(OrthusPreTrainedModel):
+class OrthusForConditionalGeneration(InterleavedModel):
     """The whole model: backbone, LM head, diffusion head, noise schedule.
 
-    Source: 2412.00127. `forward` gives hidden states only; call the head that the position needs.
+    Source: 2412.00127.
     """
+
+    config: OrthusConfig
+    config_class = OrthusConfig
+    model: OrthusModel
 
     def __init__(self, config: OrthusConfig) -> None:
         config.validate_choices()
-        code_token_ids = config.code_token_ids
         super().__init__(config)
-        self.code_token_ids = code_token_ids
         self.model = OrthusModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.mlp_head = DiffusionHead(
             config.feature_channels, config.hidden_size, config.head_width, config.head_depth
         )
-        self._never_text_of: dict[torch.device, Tensor] = {}
         self.post_init()
 
     @property
@@ -96,23 +68,6 @@ class OrthusForConditionalGeneration(OrthusPreTrainedModel):
             zero_terminal_snr=config.zero_terminal_snr,
             prediction=config.prediction,
         )
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        self.model.embed_tokens = value
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    @property
-    def code_table_KD(self) -> Tensor:
-        """Input embeddings of the code tokens, row j for code j: [K, D]."""
-        ids, weight = self.code_token_ids, self.model.embed_tokens.weight
-        if ids[-1] - ids[0] == len(ids) - 1 and ids == sorted(ids):
-            return weight[ids[0] : ids[-1] + 1]  # a view: no copy of 8192 rows for one patch
-        return weight[ids]
 
     def embed_features(self, features_NC: Tensor) -> Tensor:
         """Image features as input embeddings, by the config's kind of embedding: [N, D]."""
@@ -129,95 +84,6 @@ class OrthusForConditionalGeneration(OrthusPreTrainedModel):
             temperature=config.embedding_temperature,
             distance=config.embedding_distance,
         )
-
-    def embed(self, ids_BS: Tensor, features: Tensor | None = None) -> Tensor:
-        """Token embeddings with the `<image>` slots filled by features, in reading order: [B, S,
-        D].
-
-        Args:
-            ids_BS: Token ids; `config.image_token_id` stands in each patch's slot.
-            features: [M, P, C] or [N, C], as many rows as there are slots.
-
-        Raises: PromptError when the numbers of slots and of features differ.
-        """
-        embeds_BSD = self.model.embed_tokens(ids_BS)
-        slots_BS = ids_BS == self.config.image_token_id
-        slots, rows = int(slots_BS.sum()), 0 if features is None else features[..., 0].numel()
-        if slots != rows:
-            raise PromptError(
-                f"the prompt has {slots} image slots but {rows} image features were given",
-                where="embed(ids, features)",
-                hint=f"give one feature for each <image> token, {self.config.patches} an image",
-            )
-        if features is None or not slots:
-            return embeds_BSD
-        filled_ND = self.embed_features(features.reshape(-1, features.shape[-1]))
-        return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD.dtype))
-
-    def forward(
-        self,
-        ids_BS: Tensor | None = None,
-        features: Tensor | None = None,
-        *,
-        inputs_embeds: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        use_cache: bool = False,
-    ) -> OrthusOutput:
-        """Hidden states of a sequence, or of its next part when a cache is given.
-
-        Args:
-            ids_BS, features: As for `embed`; or `inputs_embeds` [B, S, D] instead of both.
-            attention_mask: [B, past + S], 0 where a row is padded; or a 4D mask as transformers
-                takes it.
-            position_ids: [B, S]; by default counted over the mask, so left padding is right.
-            past_key_values: A dynamic or static cache, filled in place.
-            use_cache: Make a dynamic cache when none is given.
-
-        Returns: hidden [B, S, D] after the last norm, and the cache.
-        """
-        if inputs_embeds is None:
-            assert ids_BS is not None, "give ids_BS or inputs_embeds"
-            inputs_embeds = self.embed(ids_BS, features)
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = positions(attention_mask)[:, -inputs_embeds.shape[1] :]
-        output = self.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-        )
-        return OrthusOutput(output.last_hidden_state, output.past_key_values)
-
-    def text_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits of the next text token, image codes and image slots at -inf: [N, V]."""
-        logits_NV = self.lm_head(hidden_ND)
-        return logits_NV.index_fill(-1, self._never_text(logits_NV.device), float("-inf"))
-
-    def _never_text(self, device: torch.device) -> Tensor:
-        """Ids that stand for pictures and are never written as text, kept once a device."""
-        if device not in self._never_text_of:
-            ids = [*self.code_token_ids, self.config.image_token_id]
-            self._never_text_of[device] = torch.tensor(ids, device=device)
-        return self._never_text_of[device]
-
-    def encode_images(self, pixels_M3HW: Tensor) -> Tensor:
-        """Pixels (as the processor makes them) to features: [M, P, C]."""
-        return self.model.vqmodel.features(pixels_M3HW)
-
-    def decode_images(self, features_MPC: Tensor) -> Tensor:
-        """Features to pixels [M, 3, H, W], nominally in [-1, 1] and unclipped."""
-        dtype = self.model.vqmodel.post_quant_conv.weight.dtype
-        return self.model.vqmodel.pixels(features_MPC.to(dtype), self.config.grid)
-
-
-def positions(attention_mask_BS: Tensor) -> Tensor:
-    """Position of each token counted over the mask; padding stands at 1, where no one looks: int64
-    [B, S].
-    """
-    return (attention_mask_BS.long().cumsum(-1) - 1).masked_fill(attention_mask_BS == 0, 1)
 
 
 AutoConfig.register(OrthusConfig.model_type, OrthusConfig)

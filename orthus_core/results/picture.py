@@ -109,7 +109,7 @@ def common_text(image: Image.Image, making: Making) -> str:
     negative = sampling.get("negative_prompt")
     facts = {
         "Steps": sampling.get("steps"),
-        "Sampler": "DDIM",
+        "Sampler": "DDIM" if sampling.get("steps") else None,
         "CFG scale": sampling.get("guidance"),
         "Image CFG scale": sampling.get("image_guidance"),
         "Seed": making.seed,

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from orthus_core.events import Event, ImageDone, PatchDone, RowDone, TextPiece
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.interleave import interleave
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.settings import Settings
 
 
 def in_batches(
-    model: OrthusForConditionalGeneration,
+    model: InterleavedModel,
     prompts: Sequence[Prompt],
     settings: Settings,
     size: int | None = None,

@@ -20,9 +20,10 @@ from transformers import LogitsProcessor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.events import Event, ImageDone, RowDone
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.chameleon import DiscreteChameleon
+from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.samplers.brush import Brush, brush_for
 from orthus_core.samplers.guidance import mixing
-from orthus_core.samplers.patch import PatchPlan, draw_patches, patch_plan
 from orthus_core.samplers.prompt import Prompt, check_prompt
 from orthus_core.samplers.row import Row, Turn
 from orthus_core.samplers.settings import Settings
@@ -31,11 +32,17 @@ from orthus_core.samplers.tokens import choose_token, never_chosen, warpers
 
 # At 512 x 512 the decoder's activations are about half a GB a picture in fp32.
 DECODED_AT_ONCE = 8
+# Where a pixel decoder can be had.
+FOR_AN_ORTHUS = "convert again with --vqgan vqgan.ckpt, or train one with `orthus finetune-vae`"
+FOR_A_CHAMELEON = (
+    "Meta ships it apart, as tokenizer/vqgan.ckpt: `orthus convert ... --vqgan vqgan.ckpt` makes "
+    "an Orthus that has it; Anole's folders (anole-7b) bring theirs"
+)
 
 
 @torch.no_grad()
 def interleave(
-    model: OrthusForConditionalGeneration,
+    model: InterleavedModel,
     prompts: Sequence[Prompt],
     settings: Settings,
     *,
@@ -44,7 +51,7 @@ def interleave(
     """Writes and draws on from every prompt, and yields what happens as it happens.
 
     Args:
-        model: Any Orthus; with a pixel decoder if pictures are wanted.
+        model: Any Orthus or discrete Chameleon; with a pixel decoder if pictures are wanted.
         prompts: One a row.
         settings: How much text and how many pictures, and how both are sampled.
         processors: Transformers' logits processors for the text; each sees one row's tokens so far.
@@ -58,16 +65,16 @@ def interleave(
     """
     # 1. Read every prompt, and all that its pictures are guided against.
     _check(model, prompts, settings)
-    plan = patch_plan(model, settings.steps) if settings.max_images else None
-    rows = [Row(number, prompt, settings, model.config) for number, prompt in enumerate(prompts)]
+    brush = brush_for(model, settings) if settings.max_images else None
+    rows = [Row(n, prompt, settings, model.config, brush) for n, prompt in enumerate(prompts)]
     streams = Streams(model, [prompt.contexts for prompt in prompts])
     while rows:
         at = {turn: [row for row in rows if row.turn is turn] for turn in Turn}
         # 2. Rows at a word choose it; those at the edge of a picture say [BOI] or [EOI].
         yield from _write(model, streams, at[Turn.WRITE], settings, processors)
         yield from _mark(at[Turn.OPEN], at[Turn.CLOSE])
-        # 3. Rows in a picture draw its next patch, all in one denoising run.
-        yield from _draw(model, streams, at[Turn.DRAW], settings, plan)
+        # 3. Rows in a picture draw its next patch, all at once.
+        yield from _draw(brush, streams, at[Turn.DRAW])
         # 4. Pictures that are full become pixels.
         yield from _develop(model, [row for row in at[Turn.DRAW] if row.picture_is_full])
         # 5. Rows at their end leave.
@@ -78,14 +85,12 @@ def interleave(
         _read(model, streams, rows)
 
 
-def _check(
-    model: OrthusForConditionalGeneration, prompts: Sequence[Prompt], settings: Settings
-) -> None:
+def _check(model: InterleavedModel, prompts: Sequence[Prompt], settings: Settings) -> None:
     if settings.max_images and model.model.vqmodel.decoder is None:
         raise CheckpointError(
             "this model has no pixel decoder, so it can read pictures but draw none",
             where="model.vqmodel.decoder",
-            hint="convert again with --vqgan vqgan.ckpt, or train one with `orthus finetune-vae`",
+            hint=FOR_A_CHAMELEON if isinstance(model, DiscreteChameleon) else FOR_AN_ORTHUS,
         )
     if settings.max_images and None in (model.config.boi_token_id, model.config.eoi_token_id):
         raise CheckpointError(
@@ -100,7 +105,7 @@ def _check(
 
 
 def _write(
-    model: OrthusForConditionalGeneration,
+    model: InterleavedModel,
     streams: Streams,
     rows: Sequence[Row],
     settings: Settings,
@@ -131,30 +136,21 @@ def _mark(opening: Sequence[Row], closing: Sequence[Row]) -> Iterator[Event]:
         yield from row.close()
 
 
-def _draw(
-    model: OrthusForConditionalGeneration,
-    streams: Streams,
-    rows: Sequence[Row],
-    settings: Settings,
-    plan: PatchPlan | None,
-) -> Iterator[Event]:
+def _draw(brush: Brush | None, streams: Streams, rows: Sequence[Row]) -> Iterator[Event]:
     """The next patch of each row's picture."""
     if not rows:
         return
-    assert plan is not None, "a row draws only where pictures are wanted"
-    noise_NC = torch.stack([row.next_noise() for row in rows])
-    features_NC = draw_patches(
-        model,
-        plan,
+    assert brush is not None, "a row draws only where pictures are wanted"
+    features_NC = brush.draw(
         streams.all([row.number for row in rows]),
-        settings.noise_scale * noise_NC,
+        torch.stack([row.next_noise() for row in rows]),
         mixing([row.prompt.guidance for row in rows]),
     )
     for row, feature_C in zip(rows, features_NC, strict=True):
         yield from row.draw(feature_C)
 
 
-def _develop(model: OrthusForConditionalGeneration, rows: Sequence[Row]) -> Iterator[ImageDone]:
+def _develop(model: InterleavedModel, rows: Sequence[Row]) -> Iterator[ImageDone]:
     """Pixels of the pictures that these rows have just filled."""
     for first in range(0, len(rows), DECODED_AT_ONCE):
         batch = rows[first : first + DECODED_AT_ONCE]
@@ -164,18 +160,20 @@ def _develop(model: OrthusForConditionalGeneration, rows: Sequence[Row]) -> Iter
             yield ImageDone(row.number, row.images - 1, pixels_3HW, features_PC)
 
 
-def _read(model: OrthusForConditionalGeneration, streams: Streams, rows: Sequence[Row]) -> None:
+def _read(model: InterleavedModel, streams: Streams, rows: Sequence[Row]) -> None:
     """Each row's newest token or patch, embedded alone: what came before is in the cache."""
     if not rows:
         return
     drawing = [row for row in rows if row.turn is Turn.DRAW]
     streams.begin_anew([row.number for row in drawing if not row.patches])
-    embeds_ND = torch.stack([_embed(model, row.news) for row in rows])
+    # One by one: rounding depends on how many rows a product has, and a sharp softmax over codes
+    # magnifies it.
+    embeds_ND = torch.cat([_newest(model, row) for row in rows])
     streams.read(embeds_ND, [row.number for row in rows], [row.number for row in drawing])
 
 
-def _embed(model: OrthusForConditionalGeneration, news: int | Tensor) -> Tensor:
-    """A token or a feature as one input embedding: [D]."""
-    if isinstance(news, Tensor):
-        return model.embed_features(news.unsqueeze(0))[0]
-    return model.embed(torch.tensor([[news]], device=model.device))[0, 0]
+def _newest(model: InterleavedModel, row: Row) -> Tensor:
+    """The row's last token, or the patch in its place, as an input embedding: [1, D]."""
+    if row.ids[-1] == model.config.image_token_id:
+        return model.embed_features(row.patches[-1].unsqueeze(0))
+    return model.embed(torch.tensor([[row.ids[-1]]], device=model.device))[0]

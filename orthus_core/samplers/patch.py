@@ -17,6 +17,7 @@ from torch import Tensor
 from orthus_core.model.diffusion_head import Plan
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.samplers.ddim import DDIMPlan, ddim_plan
+from orthus_core.samplers.settings import Settings
 
 
 class PatchPlan(NamedTuple):
@@ -70,3 +71,21 @@ def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randn(1, channels, generator=generator)[0]
+
+
+class Denoising:
+    """Fills slots with features denoised by the diffusion head (a `Brush`)."""
+
+    def __init__(self, model: OrthusForConditionalGeneration, settings: Settings) -> None:
+        self._model, self._noise_scale = model, settings.noise_scale
+        self._plan = patch_plan(model, settings.steps)
+
+    def noise(self, seed: int) -> Iterator[Tensor]:
+        """Normal noise: [C] each."""
+        return seeded_noise(seed, self._model.config.feature_channels)
+
+    def draw(self, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
+        """The next feature of each picture: fp32 [N, C]."""
+        return draw_patches(
+            self._model, self._plan, hidden_RD, self._noise_scale * noise_NC, mix_NR
+        )

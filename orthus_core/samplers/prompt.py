@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from orthus_core.errors import PromptError
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import InterleavedConfig
 from orthus_core.samplers.guidance import Guidance
 
 
@@ -31,7 +31,8 @@ class Prompt(NamedTuple):
     guidance: Weight of the context, then of each of `against`.
     against: What pictures are guided away from or between. Each begins anew with every picture, and
         sees only that one.
-    noise: Starting noise of patch after patch, fp32 [C] each, in place of the seed's.
+    noise: Noise of patch after patch, fp32 [C] each (a discrete Chameleon's [K]), in place of the
+        seed's.
     """
 
     context: Context
@@ -60,7 +61,7 @@ def without_idle_streams(prompt: Prompt) -> Prompt:
     )
 
 
-def check_prompt(config: OrthusConfig, prompt: Prompt, *, must_draw: bool) -> None:
+def check_prompt(config: InterleavedConfig, prompt: Prompt, *, must_draw: bool) -> None:
     """Whether the model can go on from this prompt, and draw at least its first picture if it must.
 
     Raises: PromptError naming what does not fit.
@@ -88,12 +89,12 @@ def check_prompt(config: OrthusConfig, prompt: Prompt, *, must_draw: bool) -> No
             )
 
 
-def room_for_image(config: OrthusConfig) -> int:
+def room_for_image(config: InterleavedConfig) -> int:
     """Tokens that one image takes: [BOI], its patches, [EOI]."""
     return config.patches + 2
 
 
-def _check_context(config: OrthusConfig, context: Context) -> None:
+def _check_context(config: InterleavedConfig, context: Context) -> None:
     if not context.ids:
         raise PromptError("the prompt is empty", where="prompt", hint="it begins at least with bos")
     worst = max(context.ids, key=lambda token: -1 if 0 <= token < config.vocab_size else 1)

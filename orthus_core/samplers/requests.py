@@ -22,10 +22,11 @@ from orthus_core.data.encode import TokenIds, encode
 from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.errors import CheckpointError, PromptError
-from orthus_core.model.config import OrthusConfig
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.guidance import Guidance
 from orthus_core.samplers.prompt import Context, Prompt, without_idle_streams
+from orthus_core.samplers.settings import Settings
 
 # The release guides interleaved writing more gently, and away from other words.
 STORY_GUIDANCE = 3.0
@@ -33,22 +34,43 @@ STORY_UNCONDITIONAL_PROMPT = "generate images"
 
 
 class Sampling(NamedTuple):
-    """The values pictures are sampled with, all filled in."""
+    """The values pictures are sampled with, all filled in.
+
+    code_top_k, code_top_p: Of a discrete Chameleon; None for an Orthus, which has no use for them.
+    """
 
     steps: int
     guidance: float
     image_guidance: float
     noise_scale: float
     negative_prompt: str
+    code_top_k: int | None = None
+    code_top_p: float | None = None
+
+    def told(self) -> dict[str, Any]:
+        """What results say of it: all that this kind of model samples with."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def settings(self, **asked: Any) -> Settings:
+        """Settings of the loop that draw so; `asked` are further fields."""
+        shared = {name: value for name, value in self.told().items() if name in SETTINGS}
+        return Settings(**shared, **asked)
 
 
-def sampling_of(config: OrthusConfig, *, story: bool = False, **asked: Any) -> Sampling:
+# What of a `Sampling` the loop itself needs; guidance lies in the prompts.
+SETTINGS = ("steps", "noise_scale", "code_top_k", "code_top_p")
+
+
+def sampling_of(config: InterleavedConfig, *, story: bool = False, **asked: Any) -> Sampling:
     """What was asked for, and the model's own defaults for the rest.
 
     Args:
         config: Its `sampling_defaults` fill in.
         story: Text and pictures by turns, which a model may want to sample otherwise.
         asked: Fields of `Sampling`; None is not asked.
+
+    Raises:
+        PromptError: When several steps a patch are asked of a discrete Chameleon.
     """
     values = dict(config.sampling_defaults)
     values["negative_prompt"] = values.pop("unconditional_prompt")
@@ -60,7 +82,13 @@ def sampling_of(config: OrthusConfig, *, story: bool = False, **asked: Any) -> S
             own.get("unconditional_prompt", STORY_UNCONDITIONAL_PROMPT),
         )
     values |= {name: value for name, value in asked.items() if value is not None}
-    return Sampling(**{name: values[name] for name in Sampling._fields})
+    if isinstance(config, DiscreteConfig) and values["steps"] != 1:
+        raise PromptError(
+            f"{values['steps']} steps a patch, and a discrete Chameleon chooses each code in one",
+            where="steps",
+            hint="leave steps out, or draw with an Orthus",
+        )
+    return Sampling(**{name: values[name] for name in Sampling._fields if name in values})
 
 
 class Asking:
@@ -74,9 +102,7 @@ class Asking:
         CheckpointError: When there is no tokenizer.
     """
 
-    def __init__(
-        self, model: OrthusForConditionalGeneration, tokenizer: PreTrainedTokenizerBase | None
-    ) -> None:
+    def __init__(self, model: InterleavedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
         if tokenizer is None:
             raise CheckpointError(
                 "this model folder has no tokenizer, so it understands no words",

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from orthus_core.errors import PromptError
 from orthus_core.events import Event, Note, PatchDone, TextPiece
-from orthus_core.model.config import OrthusConfig
-from orthus_core.samplers.patch import seeded_noise
+from orthus_core.model.config import InterleavedConfig
+from orthus_core.samplers.brush import Brush
 from orthus_core.samplers.prompt import Prompt, room_for_image
 from orthus_core.samplers.settings import Settings
 from orthus_core.samplers.tokens import text_generator
@@ -31,7 +31,7 @@ class Turn(Enum):
     NONE = auto()  # it has ended
 
 
-def ends(config: OrthusConfig) -> tuple[int | None, ...]:
+def ends(config: InterleavedConfig) -> tuple[int | None, ...]:
     """Tokens that end a row's text: [EOS], of which a configuration may name several, and SEP."""
     eos = config.eos_token_id
     return (*eos, config.sep_token_id) if isinstance(eos, list) else (eos, config.sep_token_id)
@@ -40,24 +40,31 @@ def ends(config: OrthusConfig) -> tuple[int | None, ...]:
 class Row:
     """A prompt and all that came after it.
 
+    Args:
+        number, prompt, settings, config: Whose row it is, and what it may do.
+        brush: What draws its patches, if it may draw.
+
     number: Its place among the prompts, as events name it.
-    ids: All its tokens so far, `<image>` for each patch.
+    ids: All its tokens so far, `<image>` for each patch; the backbone has not read the last.
     turn: What it does next.
-    news: What it made last and the backbone has not read: a token id, or a feature [C].
     images: Pictures it finished.
     patches: Features [C] of the picture being drawn, or of the one finished last.
     ended: Why it is over, as `RowDone` says it; empty while it is not.
     """
 
     def __init__(
-        self, number: int, prompt: Prompt, settings: Settings, config: OrthusConfig
+        self,
+        number: int,
+        prompt: Prompt,
+        settings: Settings,
+        config: InterleavedConfig,
+        brush: Brush | None = None,
     ) -> None:
         self.number, self.prompt = number, prompt
         self._settings, self._config = settings, config
-        self._noise = prompt.noise or seeded_noise(prompt.seed, config.feature_channels)
+        self._noise = prompt.noise or (brush.noise(prompt.seed) if brush else iter(()))
         self.text_random = text_generator(prompt.seed) if settings.temperature else None
         self.ids = list(prompt.context.ids)
-        self.news: int | Tensor = 0
         self.images = self._text = self._text_since_image = 0
         self.patches: list[Tensor] = []
         self.ended = ""
@@ -73,16 +80,16 @@ class Row:
         return len(self.patches) == self._config.patches
 
     def next_noise(self) -> Tensor:
-        """Where its next patch starts: [C]. Raises: PromptError when its own noise is used up."""
-        noise_C = next(self._noise, None)
-        if noise_C is None:
+        """Its next patch's. Raises: PromptError when the prompt's own noise is used up."""
+        noise_X = next(self._noise, None)
+        if noise_X is None:
             raise PromptError(
                 f"the prompt's noise is used up after {len(self.patches)} patches of picture "
                 f"{self.images + 1}",
                 where="prompt.noise",
-                hint="give one [C] for each patch, or none to draw it from the seed",
+                hint="give one for each patch, or none to draw it from the seed",
             )
-        return noise_C
+        return noise_X
 
     def say(self, token: int) -> list[Event]:
         """Takes the token chosen in a WRITE turn: a word, the end, or a picture's beginning."""
@@ -109,7 +116,7 @@ class Row:
 
     def draw(self, feature_C: Tensor) -> list[Event]:
         """Takes the patch drawn in a DRAW turn."""
-        self._read_next(self._config.image_token_id, feature_C)
+        self._read_next(self._config.image_token_id)
         self.patches.append(feature_C)
         if self.picture_is_full:
             self.images += 1
@@ -124,10 +131,9 @@ class Row:
         self.turn = self._after_text()
         return []
 
-    def _read_next(self, token: int | None, feature_C: Tensor | None = None) -> None:
+    def _read_next(self, token: int | None) -> None:
         assert token is not None, "a configuration without [BOI] or [EOI] draws no pictures"
         self.ids.append(token)
-        self.news = token if feature_C is None else feature_C
 
     def _after_text(self) -> Turn:
         """Where a row goes on that is not in the midst of a picture."""

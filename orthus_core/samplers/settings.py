@@ -19,8 +19,10 @@ class Settings:
     text_before_image: Text tokens after which a picture that must come is begun; None waits for the
         model.
     end_with_image: The row ends with its last picture instead of going on with text.
-    steps: DDIM steps a patch.
-    noise_scale: Factor on the noise each patch starts from: 1 as trained, less is calmer.
+    steps: DDIM steps a patch; a discrete Chameleon takes one.
+    noise_scale: Factor on the noise each patch starts from: 1 as trained, less is calmer. For a
+        discrete Chameleon it is the temperature (see `choose_codes`).
+    code_top_k, code_top_p: Of a discrete Chameleon's codes; 0 and 1 leave all codes in.
     temperature, top_k, top_p: Of the text; temperature 0 is greedy, top_k 0 and top_p 1 leave all
         tokens in.
 
@@ -34,6 +36,8 @@ class Settings:
     end_with_image: bool = False
     steps: int = 100
     noise_scale: float = 1.0
+    code_top_k: int = 0
+    code_top_p: float = 1.0
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -45,6 +49,8 @@ class Settings:
             "max_text": self.max_text >= 0,
             "text_before_image": self.text_before_image is None or self.text_before_image >= 0,
             "noise_scale": 0 <= self.noise_scale < math.inf,
+            "code_top_k": self.code_top_k >= 0,
+            "code_top_p": 0 < self.code_top_p <= 1,
             "temperature": 0 <= self.temperature < math.inf,
             "top_k": self.top_k >= 0,
             "top_p": 0 < self.top_p <= 1,

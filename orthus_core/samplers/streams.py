@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.prompt import Context
 
 
@@ -28,9 +28,7 @@ class Streams:
         rows: The streams of each row, its own first; read here, left-padded, in one pass.
     """
 
-    def __init__(
-        self, model: OrthusForConditionalGeneration, rows: Sequence[Sequence[Context]]
-    ) -> None:
+    def __init__(self, model: InterleavedModel, rows: Sequence[Sequence[Context]]) -> None:
         contexts = [context for row in rows for context in row]
         width = max(len(context.ids) for context in contexts)
         pad = model.config.pad_token_id or 0

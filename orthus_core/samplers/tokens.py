@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import InterleavedConfig
 
 # A row's words are drawn apart from its pictures, so that a longer text leaves their noise alone.
 TEXT_STREAM = 0x7E57
@@ -34,7 +34,7 @@ def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsPro
     if temperature == 0:
         return chain
     if temperature != 1:
-        chain.append(TemperatureLogitsWarper(temperature))
+        chain.append(TemperatureLogitsWarper(float(temperature)))
     if top_k > 0:
         chain.append(TopKLogitsWarper(top_k))
     if top_p < 1:
@@ -42,7 +42,7 @@ def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsPro
     return chain
 
 
-def never_chosen(config: OrthusConfig, *, may_begin_image: bool) -> list[int]:
+def never_chosen(config: InterleavedConfig, *, may_begin_image: bool) -> list[int]:
     """Ids that the model must not write here; image codes and slots are ruled out by `text_logits`
     already.
 

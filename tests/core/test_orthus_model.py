@@ -12,7 +12,8 @@ from orthus_core.model.config import (
     code_of_token_name,
     token_name_of_code,
 )
-from orthus_core.model.orthus import OrthusForConditionalGeneration, positions
+from orthus_core.model.interleaved import positions
+from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import make_schedule
 from orthus_core.model.soft_embedding import argmin_embed, soft_embed
 from tests.conftest import make_tiny_config, make_tiny_model

@@ -16,7 +16,7 @@ def parts(path: Path) -> dict[str, int]:
 
 def test_a_chameleon_lacks_a_head_and_a_decoder(chameleon, chameleon_folder: Path):
     found = describe(chameleon_folder)
-    assert (found.kind, found.layout) == ("Chameleon", "Hugging Face")
+    assert (found.kind, found.layout) == ("discrete Chameleon", "Hugging Face")
     assert [missing.part for missing in found.missing] == ["diffusion head", "pixel decoder"]
     assert found.missing[0].next == f"orthus convert {chameleon_folder} -o DIR"
     assert found.parameters == sum(weight.numel() for weight in chameleon.state_dict().values())
@@ -46,7 +46,8 @@ def test_a_released_orthus_is_described_with_the_size_of_its_head(golden_folder:
 def test_metas_layout_has_the_same_parts(chameleon_folder, make_chameleon, meta_folder, files):
     folder = meta_folder(make_chameleon(norms=files), files=files)
     found = describe(folder)
-    assert (found.kind, found.layout) == ("Chameleon with a pixel decoder", "Meta's own")
+    assert found.kind == "discrete Chameleon with a pixel decoder"
+    assert found.layout == "Meta's own"
     decoder = parts(folder).pop("pixel decoder")
     assert parts(folder) == parts(chameleon_folder) | {"pixel decoder": decoder}
 

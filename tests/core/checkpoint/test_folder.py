@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orthus_core.checkpoint import hub
-from orthus_core.checkpoint.folder import open_model, pick_dtype, save_model
+from orthus_core.checkpoint.folder import open_model, open_orthus, pick_dtype, save_model
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.errors import CheckpointError, HubError, OutputError
+from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from tests.discrete import write_tiny_chameleon
 
 
 @pytest.fixture
@@ -61,6 +63,39 @@ def test_a_folder_of_ours_opens_with_its_tokenizer(orthus_folder: Path):
     opened = open_model(orthus_folder, device="cpu")
     assert opened.model.config.vq_config.has_decoder is False
     assert opened.model.dtype == torch.float32
+
+
+def test_a_discrete_chameleon_opens_as_what_transformers_makes_of_it(chameleon_folder, chameleon):
+    (chameleon_folder / "tokenizer.json").unlink()
+    model = open_model(chameleon_folder, device="cpu").model
+    assert isinstance(model, DiscreteChameleon) and model.model.vqmodel.decoder is None
+    pixels = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    config, patches = model.config, model.config.patches
+    ids_BS = torch.tensor(
+        [[0, config.boi_token_id, *[config.image_token_id] * patches, config.eoi_token_id, 41, 42]]
+    )
+    with torch.no_grad():
+        hidden_SD = model(ids_BS, model.encode_images(pixels)).hidden_BSD[0]
+        theirs = chameleon.model(input_ids=ids_BS, pixel_values=pixels).last_hidden_state[0]
+        logits_SV = chameleon.lm_head(theirs)
+    torch.testing.assert_close(hidden_SD, theirs, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        model.image_logits(hidden_SD), logits_SV[:, config.code_token_ids], atol=1e-5, rtol=1e-5
+    )
+
+
+def test_a_chameleon_with_a_decoder_opens_with_it(tiny_folder, tmp_path: Path):
+    folder = write_tiny_chameleon(tmp_path / "anole", tiny_folder, sampling={"guidance": 2.0})
+    opened = open_model(folder, device="cpu")
+    assert isinstance(opened.model, DiscreteChameleon) and opened.processor is not None
+    assert opened.model.model.vqmodel.decoder is not None
+    assert opened.model.config.sampling_defaults["guidance"] == 2.0
+
+
+def test_an_orthus_opens_where_one_is_needed(orthus_folder: Path):
+    opened = open_orthus(orthus_folder, device="cpu", dtype="bf16")
+    assert isinstance(opened.model, OrthusForConditionalGeneration)
+    assert opened.model.dtype == torch.bfloat16 and opened.path == orthus_folder
 
 
 @pytest.mark.parametrize("dtype", ["bf16", torch.bfloat16])
@@ -118,9 +153,9 @@ def test_a_folder_without_config_is_said_to_be_no_model(tmp_path: Path):
         open_model(tmp_path)
 
 
-def test_a_discrete_chameleon_is_told_how_to_become_an_orthus(chameleon_folder: Path):
+def test_where_an_orthus_is_needed_a_chameleon_is_told_how_to_become_one(chameleon_folder: Path):
     with pytest.raises(CheckpointError, match="discrete Chameleon") as caught:
-        open_model(chameleon_folder)
+        open_orthus(chameleon_folder)
     assert caught.value.hint == f"orthus convert {chameleon_folder} -o DIR"
 
 
