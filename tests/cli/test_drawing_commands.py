@@ -9,11 +9,25 @@ import pytest
 from PIL import Image
 
 from orthus_core.results.picture import pixel_hash, read_record
+from tests.discrete import write_tiny_chameleon
 
 
 @pytest.fixture
 def model(tiny_folder) -> list[str]:
     return ["--model", str(tiny_folder), "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def discrete_folder(tiny_folder, tmp_path_factory) -> Path:
+    """A discrete Chameleon that knows a few words."""
+    folder = write_tiny_chameleon(tmp_path_factory.mktemp("models") / "discrete", tiny_folder)
+    (folder / "vocabulary.txt").write_text("fox\nred\nsnowman\n")
+    return folder
+
+
+@pytest.fixture
+def discrete(discrete_folder) -> list[str]:
+    return ["--model", str(discrete_folder), "--device", "cpu"]
 
 
 @pytest.fixture
@@ -175,3 +189,65 @@ def test_caption_says_what_it_sees(orthus, model, start, tmp_path):
     assert told["question"] == "a fox?"
     assert [answer["image"] for answer in told["answers"]] == [str(start)] * 2
     assert told["answers"][0]["text"] == told["answers"][1]["text"]
+
+
+def test_a_discrete_chameleon_draws_with_its_own_values(orthus, discrete, tmp_path):
+    out = tmp_path / "out.png"
+    done = orthus("generate", "a snowman", "-o", out, "--seed", 7, *discrete)
+    assert done.exit_code == 0, done.stderr
+    record = read_record(out)
+    assert record is not None
+    with Image.open(out) as image:
+        assert image.size == (16, 16) and record["pixels"] == pixel_hash(image)
+    sampling = record["sampling"]
+    assert sampling["noise_scale"] == 0.7 and sampling["code_top_p"] == 0.9
+    asked = ["--noise-scale", 0, "--guidance", 1, "--format", "json", "-o", tmp_path / "{seed}.png"]
+    calm = orthus("generate", "a snowman", "--seed", 1, "--seed", 2, *asked, *discrete)
+    told = json.loads(calm.stdout)
+    assert told["sampling"]["noise_scale"] == 0
+    assert told["pictures"][0]["pixels"] == told["pictures"][1]["pixels"]
+
+
+def test_a_discrete_chameleon_edits_tells_and_captions(orthus, discrete, start, tmp_path):
+    edited, folder = tmp_path / "edited.png", tmp_path / "told"
+    for words in (
+        ["edit", start, "a red fox", "-o", edited, "--seed", 1],
+        ["story", "a snowman", "--image", start, "--panels", 2, "-o", folder, "--seed", 3],
+        ["caption", start, "--max-new-tokens", 5],
+    ):
+        done = orthus(*words, *discrete)
+        assert done.exit_code == 0, done.stderr
+    assert read_record(edited) is not None
+    assert names(folder) == ["01.png", "02.png", "03.png", "story.json", "story.md"]
+
+
+def test_info_says_that_a_chameleon_is_discrete(orthus, discrete_folder):
+    told = json.loads(orthus("info", discrete_folder, "--format", "json").stdout)
+    assert told["kind"] == "discrete Chameleon with a pixel decoder"
+    assert told["sampling"]["noise_scale"] == 0.7
+
+
+def test_steps_of_a_discrete_chameleon_are_refused(orthus, discrete, tmp_path):
+    out = tmp_path / "out.png"
+    done = orthus("generate", "a fox", "--steps", 50, "-o", out, *discrete)
+    assert done.exit_code == 1 and "leave steps out" in done.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["generate", "edit", "story"])
+def test_a_word_that_the_model_never_saw_is_told_once(orthus, discrete, start, tmp_path, command):
+    out = tmp_path / "out.png"
+    words = {
+        "generate": ["a snwoman", "a red snwoman", "-o", tmp_path / "{prompt}.png"],
+        "edit": [start, "make a snwoman", "-o", out],
+        "story": ["a snwoman", "--panels", 1, "--max-new-tokens", 2, "-o", tmp_path / "told"],
+    }[command]
+    done = orthus(command, *words, *discrete)
+    assert done.exit_code == 0, done.stderr
+    hint = '"snwoman" is not among the words this model knows; did you mean "snowman"?'
+    assert done.stderr.count(hint) == 1 and done.stderr.count("not among") == 1
+
+
+def test_a_model_that_tells_no_words_hints_at_none(orthus, model, tmp_path):
+    done = orthus("generate", "a snwoman", "-o", tmp_path / "out.png", *model)
+    assert done.exit_code == 0 and "not among" not in done.stderr

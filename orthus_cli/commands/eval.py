@@ -1,0 +1,116 @@
+"""`orthus eval`: benchmarks with scores beside chance and ceiling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orthus_cli import options
+from orthus_cli.console import reporter
+from orthus_cli.studio import open_studio
+from orthus_core.recipe import CaptionRecipe
+
+if TYPE_CHECKING:
+    from orthus_core.evaluation.bench import TaskResult
+
+app = typer.Typer(help="Measure how good a model is.", rich_markup_mode=None, no_args_is_help=True)
+
+COLUMNS = ("task", "score", "value", "95%", "n", "chance", "on truth", "ceiling")
+
+
+@app.callback()
+def benchmarks() -> None:
+    """Measure how good a model is."""
+
+
+@app.command("mini")
+def mini(
+    ctx: typer.Context,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the report.")
+    ] = Path("eval-mini"),
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="About so many samples of each task.")
+    ] = None,
+    only: Annotated[
+        str,
+        typer.Option("--only", metavar="TASKS", help="Such as geneval,recall; all if left out."),
+    ] = "",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is asked and drawn.")] = 1,
+    steps: options.Steps = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts at once.")] = 32,
+    model: options.Model = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Measure a model on the small world: orthus eval mini --limit 20
+
+    Everything that is asked was held out of training, and every answer is known exactly. Each score
+    stands beside chance, the judge's verdict on true pictures, and on true pictures that went
+    through the model's autoencoder, which no drawing can be expected to pass.
+    """
+    from orthus_core.evaluation.bench import Bench, TaskResult
+    from orthus_core.evaluation.mini import chosen, evaluate
+    from orthus_core.evaluation.report import RESULT, report_files, told
+    from orthus_core.evaluation.subject import Subject
+    from orthus_core.results.files import check_folder, write_folder
+
+    r = reporter(ctx)
+    tasks = chosen([name.strip() for name in only.split(",") if name.strip()])
+    check_folder(output, mark=RESULT, overwrite=overwrite)
+    given = {"model": model, "device": device, "dtype": dtype}
+    named = {name: value for name, value in given.items() if value is not None}
+    studio = open_studio(r, CaptionRecipe(**named))  # type: ignore[arg-type]
+    subject = Subject(studio.model, studio.tokenizer, batch_size, seed, steps)
+    bench = Bench(subject, limit=limit, seed=seed)
+    asked = {"seed": seed, "limit": limit, "tasks": tasks, "sampling": subject.sampling().told()}
+
+    results: list[TaskResult] = []
+    try:
+        for event in r.track(evaluate(bench, tasks)):
+            if isinstance(event, TaskResult):
+                results.append(event)
+                r.detail(f"{event.task}: {event.scores[0].value:.3f}")
+    finally:
+        # What was measured before Ctrl-C is worth keeping.
+        if results:
+            files = report_files(results, studio.about, asked)
+            write_folder(output, files, mark=RESULT, overwrite=overwrite)
+
+    r.table(COLUMNS, [row for result in results for row in _rows(result)])
+    r.result(
+        {
+            "folder": str(output),
+            "model": studio.about,
+            **asked,
+            "scores": {result.task: [told(score) for score in result.scores] for result in results},
+        },
+        text=f"{output}: {RESULT}, samples.jsonl and a sheet of each task",
+        quiet=[output],
+    )
+
+
+def _rows(result: TaskResult) -> list[tuple[str, ...]]:
+    return [
+        (
+            result.task if score is result.scores[0] else "",
+            score.name,
+            _figure(score.value),
+            f"{_figure(score.interval.low)} to {_figure(score.interval.high)}",
+            str(score.n),
+            *(_figure(bound) for bound in (score.chance, score.truth, score.ceiling)),
+        )
+        for score in result.scores
+    ]
+
+
+def _figure(value: float | None) -> str:
+    """Shares with three digits, decibels with two: "0.853", "27.41", "" when there is none."""
+    if value is None:
+        return ""
+    if 0 < value < 0.001:
+        return f"{value:.1g}"
+    return f"{value:.3f}" if abs(value) <= 1 else f"{value:.2f}"

@@ -1,0 +1,82 @@
+"""eval mini, run as a user runs it, on tiny random models: what it leaves behind and refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from tests.discrete import write_tiny_chameleon
+
+
+@pytest.fixture
+def model(tiny_folder) -> list[str]:
+    return ["--model", str(tiny_folder), "--device", "cpu"]
+
+
+def test_eval_mini_leaves_scores_samples_and_sheets(orthus, model, tmp_path):
+    out = tmp_path / "report"
+    tasks = ["--only", "geneval,caption,edit,recon", "--limit", 2, "--seed", 3]
+    done = orthus("eval", "mini", *tasks, "-o", out, *model)
+    assert done.exit_code == 0, done.stderr
+    names = ["mini-geneval", "mini-caption", "mini-edit", "mini-recon"]
+    files = {"result.json", "samples.jsonl", *(f"{name}.png" for name in names)}
+    assert {path.name for path in out.iterdir()} == files
+    for name in names:
+        with Image.open(out / f"{name}.png") as sheet:
+            assert sheet.width >= 20  # 16 pixels and a frame
+
+    result = json.loads((out / "result.json").read_text())
+    assert list(result["tasks"]) == names
+    assert result["run"]["seed"] == 3 and result["run"]["limit"] == 2
+    assert len(result["model"]["hash"]) == 64 and result["version"]
+    overall, *parts = result["tasks"]["mini-geneval"]
+    assert overall["name"] == "overall" and len(parts) == 6
+    for score in (overall, *parts):
+        low, high = score["interval"]
+        assert low <= score["value"] <= high and score["chance"] is not None
+        assert 0 <= score["ceiling"] <= 1
+
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert {sample["task"] for sample in samples} == set(names)
+    first = next(sample for sample in samples if sample["task"] == "mini-geneval")
+    assert {"tag", "prompt", "include", "seed", "right", "why"} <= first.keys()
+    assert "mini-geneval" in done.stdout and "ceiling" in done.stdout
+
+
+def test_the_same_seed_asks_and_scores_the_same(orthus, model, tmp_path):
+    told = []
+    for name in ("one", "two"):
+        words = ["eval", "mini", "--only", "story,pope", "--limit", 1, "-o", tmp_path / name]
+        done = orthus(*words, "--format", "json", *model)
+        assert done.exit_code == 0, done.stderr
+        told.append(json.loads(done.stdout)["scores"])
+    assert told[0] == told[1]
+    assert [score["name"] for score in told[0]["mini-story"]] == [
+        "right entities",
+        "panels drawn",
+        "whole stories",
+    ]
+
+
+def test_a_discrete_chameleon_is_measured_through_its_codes(orthus, tiny_folder, tmp_path):
+    folder = write_tiny_chameleon(tmp_path / "discrete", tiny_folder)
+    words = ["eval", "mini", "--only", "geneval,vqa", "--limit", 1, "-o", tmp_path / "report"]
+    done = orthus(*words, "--format", "json", "--model", folder, "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["scores"]["mini-geneval"][0]["n"] == 12  # six prompts, two pictures of each
+    assert told["sampling"]["steps"] == 1
+
+
+def test_a_task_that_is_not_there_and_a_folder_that_is_taken_are_refused(orthus, model, tmp_path):
+    done = orthus("eval", "mini", "--only", "geneva", "-o", tmp_path / "report", *model)
+    assert done.exit_code == 1
+    assert "there is no task 'geneva'" in done.stderr and "recall" in done.stderr
+    (tmp_path / "mine.txt").write_text("mine")
+    done = orthus("eval", "mini", "-o", tmp_path, *model)
+    assert done.exit_code == 1 and "not empty" in done.stderr
+    done = orthus("eval", "mini", "-o", tmp_path, "--overwrite", *model)
+    assert done.exit_code == 1 and "holds no result.json" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

@@ -1,0 +1,178 @@
+"""Whole tasks, with a subject that does everything right and one that never moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from orthus_core.data.pictures import Picture
+from orthus_core.data.world.scene import SceneImage
+from orthus_core.data.world.stories import tell
+from orthus_core.errors import RecipeError
+from orthus_core.evaluation import captions, edits, mini_geneval, questions, recall, stories
+from orthus_core.evaluation.bench import Bench, TaskResult, Tile
+from orthus_core.evaluation.detector import in_unit_range
+from orthus_core.evaluation.mini import TASKS, chosen
+from orthus_core.evaluation.report import contact_sheet, framed, report_files
+from orthus_core.evaluation.subject import Told
+from orthus_core.events import Progress
+
+
+class Oracle:
+    """Answers with what it was told to; its autoencoder loses nothing."""
+
+    seed = 1
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        self.given = given
+
+    def _hand_out(self, asked, stage):
+        yield Progress(stage, len(asked), len(asked))
+        assert len(self.given) == len(asked)
+        return list(self.given)
+
+    draw = edit = answer = _hand_out
+
+    def tell(self, openings, panels, stage):
+        return self._hand_out(openings, stage)
+
+    def seen(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        return [in_unit_range(picture.load(64)) for picture in pictures]
+
+    decoded = seen
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    return Bench(cast(Any, Oracle([])), limit=12)
+
+
+def run(task, bench: Bench, given: Sequence[Any]) -> TaskResult:
+    bench.subject = cast(Any, Oracle(given))
+    work = task(bench)
+    try:
+        while True:
+            assert isinstance(next(work), Progress)
+    except StopIteration as stop:
+        return stop.value
+
+
+def seen(bench: Bench, scene) -> Tensor:
+    return in_unit_range(bench.world.shown(scene).load(64))
+
+
+def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
+    items = mini_geneval.items_of(bench, mini_geneval.PROMPTS)
+    firsts = [mini_geneval._of_tag(items, tag)[0] for tag in mini_geneval.TAGS]
+    pictures = [seen(bench, item.scene) for item in firsts for _ in range(mini_geneval.SAMPLES)]
+    right = run(mini_geneval.run, bench, pictures)
+    assert [score.value for score in right.scores] == [1.0] * 7
+    assert right.scores[0].chance is not None and right.scores[0].chance < 0.1
+    assert right.scores[0].truth == right.scores[0].ceiling == 1.0
+    wrong = run(mini_geneval.run, bench, pictures[2:] + pictures[:2])
+    assert wrong.scores[0].value < 0.2
+    assert all(sample["why"] for sample in wrong.samples if not sample["right"])
+
+
+def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench):
+    wanted = recall.choose(bench)
+    pictures = [in_unit_range(w.picture(bench.world).load(64)) for w in wanted]
+    result = run(recall.run, bench, pictures)
+    assert {score.name: score.value for score in result.scores} == dict.fromkeys(recall.ASKED, 1.0)
+    held_out = [w for w in wanted if w.part == "held out"]
+    assert held_out and all(w.style != "3d" for w in held_out)
+
+
+def test_edits_that_were_made_score_one_and_pictures_left_alone_chance(bench):
+    made = []
+    for kind in edits.KINDS:
+        rng = bench.rng(f"{edits.NAME}/{kind}")
+        made += [edits.make_edit(rng, bench.world, kind) for _ in range(2)]
+    done = run(edits.run, bench, [seen(bench, edit.after) for edit in made])
+    assert done.scores[0].value == 1.0
+    assert done.scores[-1].value == edits.MOST_DECIBELS
+    idle = run(edits.run, bench, [seen(bench, edit.before) for edit in made])
+    assert idle.scores[0].value == idle.scores[0].chance == 0.0
+    assert idle.scores[-1].value == edits.MOST_DECIBELS
+
+
+def test_stories_as_they_are_told_score_one_and_missing_panels_count_as_wrong(bench):
+    rng = bench.rng(stories.NAME)
+    true = [tell(rng, bench.world, stories.PANELS + 1) for _ in range(12)]
+    told = [
+        Told([p.text for p in s.panels[1:]], [seen(bench, p.scene) for p in s.panels[1:]])
+        for s in true
+    ]
+    result = run(stories.run, bench, told)
+    assert [score.value for score in result.scores] == [1.0] * 3
+    shorter = [Told(t.texts[:2], t.pictures[:2]) for t in told]
+    right, drawn, whole = run(stories.run, bench, shorter).scores
+    assert right.value == drawn.value == pytest.approx(2 / 3) and whole.value == 0
+
+
+def test_true_answers_score_one_and_none_at_all_scores_nothing(bench):
+    for task in (captions.run, questions.vqa, questions.pope):
+        probe = Recorder()
+        bench.subject = cast(Any, probe)
+        with pytest.raises(Recorder.Asked):
+            next(task(bench))
+        asked = len(probe.asked)
+        silent = run(task, bench, [""] * asked)
+        truths = [sample["truth"] for sample in silent.samples]
+        assert silent.scores[0].value < 0.4
+        perfect = run(task, bench, truths)
+        assert perfect.scores[0].value == 1.0
+        assert all(sample["answer"] == sample["truth"] for sample in perfect.samples)
+
+
+class Recorder(Oracle):
+    """Notes what is asked and stops there."""
+
+    class Asked(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.asked: list[tuple[Picture, str]] = []
+
+    def answer(self, asked, stage):
+        self.asked = list(asked)
+        raise self.Asked
+
+
+def test_everything_that_is_asked_about_scenes_was_held_out(bench):
+    probe = Recorder()
+    bench.subject = cast(Any, probe)
+    with pytest.raises(Recorder.Asked):
+        next(captions.run(bench))
+    scenes = [picture.scene for picture, _ in probe.asked if isinstance(picture, SceneImage)]
+    assert len(scenes) == 12
+    assert all(bench.world.allows(scene) and bench.world.testing for scene in scenes)
+
+
+def test_tasks_are_run_in_the_benchmarks_order_and_unknown_ones_refused():
+    assert chosen([]) == list(TASKS)
+    assert chosen(["story", "recall"]) == ["recall", "story"]
+    with pytest.raises(RecipeError, match="no task 'stories'"):
+        chosen(["stories"])
+
+
+def test_a_sheet_frames_what_is_right_in_green_and_what_is_not_in_red():
+    grey = torch.full((3, 4, 4), 0.5)
+    sheet = contact_sheet([[Tile(grey, True), Tile(grey, False)], [Tile(grey)]])
+    assert sheet.size == (16, 16)
+    (red, green, blue) = sheet.getpixel((0, 0))  # type: ignore[misc]
+    assert green > red and green > blue
+    (red, green, blue) = sheet.getpixel((8, 0))  # type: ignore[misc]
+    assert red > green
+    assert sheet.getpixel((12, 12)) == (255, 255, 255)
+    assert torch.equal(framed(Tile(grey))[:, 2:-2, 2:-2], grey)
+
+
+def test_a_report_of_nothing_measured_is_still_json():
+    files = report_files([TaskResult("t", [], [], [])], {"name": "m"}, {"seed": 1})
+    assert set(files) == {"result.json", "samples.jsonl", "t.png"}
