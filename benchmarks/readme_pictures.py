@@ -1,7 +1,7 @@
 """The pictures of README.md, drawn by a model: python benchmarks/readme_pictures.py [MODEL]
 
-Two rows of prompts at one seed with the model's own sampling values, and below them one prompt at
-seeds 1 to 8.
+Single things and scenes at one seed with the model's own sampling values, and one prompt at seeds 1
+to 8.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from orthus_core.train.sheet import sheet
 
 PROMPTS = (
     "a snowman, a red apple, a cat, a rocket, a pizza, a sunflower, a guitar, a fish",
-    "a house, a dog on a blue background, an octopus, a strawberry, a car, a tree, a bus, a robot",
+    "a house, a dog on a blue background, an octopus, a strawberry, a car, a ghost, a bus, a robot",
+)
+SCENES = (
+    "a dog and a cat, three strawberries, a purple kite, a fox left of a penguin, "
+    "a red star and a blue key, an owl in a meadow at night, a rocket above a house, "
+    "two snowmen in the snow by day",
 )
 SEEDS = range(1, 9)
 SCALE = 2
@@ -44,8 +49,9 @@ def main() -> None:
         return torch.stack([done[row] for row in range(len(asked))])
 
     options.output.mkdir(parents=True, exist_ok=True)
-    rows = [drawn([(text, 1) for text in row.split(", ")]) for row in PROMPTS]
-    save(sheet(rows), options.output / "sheet.png")
+    for name, prompts in {"sheet": PROMPTS, "scenes": SCENES}.items():
+        rows = [drawn([(text, 1) for text in row.split(", ")]) for row in prompts]
+        save(sheet(rows), options.output / f"{name}.png")
     save(sheet([drawn([("a snowman", seed) for seed in SEEDS])]), options.output / "snowmen.png")
 
 

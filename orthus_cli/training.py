@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -70,6 +71,8 @@ def train_command(
             hint="states are found beside the output: use --resume auto",
         )
     figures: dict[str, float] = {}
+    # A launcher starts a process a device; the first speaks for all.
+    is_first = os.environ.get("RANK", "0") == "0"
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
         events = trainer()(
             resolved,
@@ -79,11 +82,13 @@ def train_command(
             should_stop=should_stop,
             **(start or {}),
         )
-        for event in r.track(events):
+        for event in r.track(events) if is_first else events:
             if isinstance(event, StepDone):
                 figures = dict(event.metrics)
         if should_stop():
             raise KeyboardInterrupt
+    if not is_first:
+        return
     r.result(
         {"output": str(output), "figures": figures, "recipe": as_table(resolved)},
         text=str(output),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from orthus_core.losses.diffusion import diffusion_loss, draw
+from orthus_core.losses.packing import sight
 from orthus_core.losses.text import IGNORE, text_loss
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
@@ -20,11 +21,12 @@ class Rows(Protocol):
     """A batch of rows as the losses read it; `orthus_core.data.collate.Batch` is one.
 
     ids_BS: Token ids, `<image>` in each patch's slot.
-    attention_mask_BS: 0 where a row is padded.
+    attention_mask_BS: 0 where a row is padded, else 1; in packed rows the number of the document.
     text_targets_BS: The next token where one is to be predicted, -100 elsewhere.
     features_NC: Clean features of every slot in reading order, or None.
     image_index_N: For each slot, the flat position (row * S + column) of the hidden state that
         predicts it.
+    image_targets_N: Whether each slot's patch is to be predicted; None for all of them.
     """
 
     @property
@@ -37,6 +39,26 @@ class Rows(Protocol):
     def features_NC(self) -> Tensor | None: ...
     @property
     def image_index_N(self) -> Tensor: ...
+    @property
+    def image_targets_N(self) -> Tensor | None: ...
+
+
+class Counts(NamedTuple):
+    """How many predicted tokens and patches a mean is taken over; fractions are allowed.
+
+    A step of several batches divides each batch's sums by the mean count of all: their average is
+    then the loss of one large batch, however unlike the batches are.
+    """
+
+    text: float
+    image: float
+
+
+def counts_of(rows: Rows) -> Counts:
+    """The rows' own counts."""
+    wanted_N = rows.image_targets_N
+    patches = len(rows.image_index_N) if wanted_N is None else int(wanted_N.sum())
+    return Counts(int((rows.text_targets_BS != IGNORE).sum()), patches)
 
 
 class JointLosses(NamedTuple):
@@ -53,14 +75,14 @@ class JointLoss(nn.Module):
 
     Args:
         model: What is trained.
-        lambda_image: Weight of L_diff; 100 in the paper.
+        lambda_image: Weight of L_diff; 100 in the paper. A term of weight 0 is still measured, but
+            without a gradient.
         text_weight: Weight of L_ar; 1 in the paper.
         repeats: Noise draws a patch; 8 in the release.
         prefix_noise: Largest noise on features that are read, in feature units. Each picture's is
-            uniform below it.
-            An addition to the paper: while drawing, a model reads its own slightly wrong patches,
-                so it should have
-            seen slightly wrong patches in training. Targets stay clean.
+            uniform below it. An addition to the paper: while drawing, a model reads its own
+            slightly wrong patches, so it should have seen slightly wrong patches in training.
+            Targets stay clean.
     """
 
     def __init__(
@@ -79,30 +101,49 @@ class JointLoss(nn.Module):
         self.repeats = repeats
         self.prefix_noise = prefix_noise
 
-    def forward(self, rows: Rows) -> JointLosses:
-        """Losses of a batch; noise and timesteps come from torch's global generator."""
-        model, config = self.model, self.model.config
+    def forward(self, rows: Rows, counts: Counts | None = None) -> JointLosses:
+        """Losses of a batch; noise and timesteps come from torch's global generator.
+
+        Args:
+            counts: What the two sums are divided by; the rows' own counts by default.
+        """
+        own = counts_of(rows)
+        counts = counts or own
 
         # 1. One pass over everything that is read.
+        model = self.model
         read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC)
-        hidden_BSD = model(rows.ids_BS, read_NC, attention_mask=rows.attention_mask_BS).hidden_BSD
-        hidden_XD = hidden_BSD.flatten(0, 1)
+        mask, position_ids_BS = sight(rows.attention_mask_BS, model.dtype)
+        hidden_XD = model(
+            rows.ids_BS, read_NC, attention_mask=mask, position_ids=position_ids_BS
+        ).hidden_BSD.flatten(0, 1)
 
-        # 2. Text, where a token is to be predicted.
+        # 2. Both losses, with a gradient where they count.
+        with gradients_if(self.text_weight):
+            text = self.text(hidden_XD, rows) * share(own.text, counts.text)
+        with gradients_if(self.lambda_image):
+            image = self.image(hidden_XD, rows) * share(own.image, counts.image)
+        return JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
+
+    def text(self, hidden_XD: Tensor, rows: Rows) -> Tensor:
+        """Cross-entropy, where a token is to be predicted."""
         targets_X = rows.text_targets_BS.flatten()
         chosen_X = targets_X != IGNORE
-        text = text_loss(model.text_logits(hidden_XD[chosen_X]), targets_X[chosen_X])
+        return text_loss(self.model.text_logits(hidden_XD[chosen_X]), targets_X[chosen_X])
 
-        # 3. Every patch of every picture, from the hidden state one position before it.
+    def image(self, hidden_XD: Tensor, rows: Rows) -> Tensor:
+        """Diffusion of every patch that is a target, from the hidden state one position before."""
+        model, config = self.model, self.model.config
         features_NC = rows.features_NC
         if features_NC is None:
             features_NC = hidden_XD.new_zeros(0, config.feature_channels)
+        index_N = rows.image_index_N
+        if rows.image_targets_N is not None:
+            features_NC = features_NC[rows.image_targets_N]
+            index_N = index_N[rows.image_targets_N]
         clean_NC = features_NC.float() * config.latent_scale
         draws = draw(clean_NC, self.repeats, config.num_train_timesteps)
-        image = diffusion_loss(
-            model.mlp_head, model.schedule, clean_NC, hidden_XD[rows.image_index_N], draws
-        )
-        return JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
+        return diffusion_loss(model.mlp_head, model.schedule, clean_NC, hidden_XD[index_N], draws)
 
     def as_read(self, features_NC: Tensor) -> Tensor:
         """The features as the backbone reads them in this step: [N, C]."""
@@ -112,6 +153,16 @@ class JointLoss(nn.Module):
         amount_M1 = self.prefix_noise * torch.rand(pictures, 1, device=features_NC.device)
         amount_N1 = amount_M1.repeat_interleave(self.model.config.patches, 0)
         return features_NC + amount_N1 * torch.randn_like(features_NC)
+
+
+def share(own: float, count: float) -> float:
+    """Factor that turns a mean over `own` into the same sum over `count`."""
+    return own / count if count else 1.0
+
+
+def gradients_if(weight: float) -> torch.set_grad_enabled:
+    """A context without gradients when the weight is 0."""
+    return torch.set_grad_enabled(weight != 0 and torch.is_grad_enabled())
 
 
 class DiscreteLosses(NamedTuple):
@@ -129,15 +180,22 @@ class DiscreteLoss(nn.Module):
         lm_head: Hidden states to logits over the whole vocabulary.
     """
 
-    def __init__(self, backbone: nn.Module, lm_head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, lm_head: nn.Linear) -> None:
         super().__init__()
         self.backbone = backbone
         self.lm_head = lm_head
 
-    def forward(self, rows: Rows) -> DiscreteLosses:
+    def forward(self, rows: Rows, counts: Counts | None = None) -> DiscreteLosses:
+        """Loss of a batch, as a mean over `counts.text` tokens; over the rows' own by default."""
+        own = counts_of(rows)
+        mask, position_ids_BS = sight(rows.attention_mask_BS, self.lm_head.weight.dtype)
         output = self.backbone(
-            input_ids=rows.ids_BS, attention_mask=rows.attention_mask_BS, use_cache=False
+            input_ids=rows.ids_BS,
+            attention_mask=mask,
+            position_ids=position_ids_BS,
+            use_cache=False,
         )
         chosen_BS = rows.text_targets_BS != IGNORE
         logits_NV = self.lm_head(output.last_hidden_state[chosen_BS])
-        return DiscreteLosses(text_loss(logits_NV, rows.text_targets_BS[chosen_BS]))
+        loss = text_loss(logits_NV, rows.text_targets_BS[chosen_BS])
+        return DiscreteLosses(loss * share(own.text, (counts or own).text))

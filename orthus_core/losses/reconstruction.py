@@ -1,4 +1,4 @@
-"""How far a decoded picture is from the true one: pixels, edges and colour.
+"""How far a decoded picture is from the true one: pixels, edges, colour, and seen from afar.
 
 Legend: M images, H W pixels; all pictures are in [-1, 1].
 """
@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# How many pixels along a side are averaged for each scale of the multi-scale term.
+SCALES = (2, 4, 8)
 
 
 class Reconstruction(NamedTuple):
@@ -18,6 +22,7 @@ class Reconstruction(NamedTuple):
     mse: Tensor
     gradient: Tensor
     chroma: Tensor
+    multi_scale: Tensor
 
 
 def neighbour_differences(pixels_M3HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -34,8 +39,8 @@ def chroma(pixels_M3HW: Tensor) -> Tensor:
 
 
 def reconstruction(pixels_M3HW: Tensor, truth_M3HW: Tensor) -> Reconstruction:
-    """L1, MSE, L1 of neighbour differences (edges) and L1 of chroma (colours that brightness alone
-    forgives).
+    """L1, MSE, L1 of neighbour differences (edges), L1 of chroma (colours that brightness alone
+    forgives), and L1 of coarser copies (blots that are small in every single pixel).
     """
     edges = zip(neighbour_differences(pixels_M3HW), neighbour_differences(truth_M3HW), strict=True)
     return Reconstruction(
@@ -43,4 +48,11 @@ def reconstruction(pixels_M3HW: Tensor, truth_M3HW: Tensor) -> Reconstruction:
         mse=F.mse_loss(pixels_M3HW, truth_M3HW),
         gradient=sum((F.l1_loss(a, b) for a, b in edges), start=pixels_M3HW.new_zeros(())),
         chroma=F.l1_loss(chroma(pixels_M3HW), chroma(truth_M3HW)),
+        multi_scale=multi_scale(pixels_M3HW, truth_M3HW),
     )
+
+
+def multi_scale(pixels_M3HW: Tensor, truth_M3HW: Tensor) -> Tensor:
+    """L1 of the pictures shrunk by each of `SCALES`, averaged over the scales; a scalar."""
+    error_M3HW = pixels_M3HW - truth_M3HW
+    return torch.stack([F.avg_pool2d(error_M3HW, scale).abs().mean() for scale in SCALES]).mean()

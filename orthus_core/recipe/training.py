@@ -7,7 +7,7 @@ it states them (table 7).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from orthus_core.recipe.schema import key
@@ -35,13 +35,16 @@ class OptimRecipe:
 class TaskWeights:
     """How often each kind of row is drawn; only the proportions count."""
 
-    text_to_image: float = key(1.0, "a caption, then its picture", minimum=0)
-    caption: float = key(1.0, "a picture and a question, then the answer", minimum=0)
-    edit: float = key(0.0, "a picture and an instruction, then the changed picture", minimum=0)
+    text_to_image: float = key(1.0, "a caption, then its picture of one sprite", minimum=0)
+    scene: float = key(0.0, "a caption, then the scene it describes", minimum=0)
+    caption: float = key(1.0, "one sprite and a question, then the answer", minimum=0)
+    scene_question: float = key(0.0, "a scene and a question, then the answer", minimum=0)
+    edit: float = key(0.0, "one sprite and an instruction, then the changed picture", minimum=0)
+    scene_edit: float = key(0.0, "a scene and an instruction, then the changed scene", minimum=0)
     story: float = key(0.0, "texts and pictures by turns", minimum=0)
 
     def __post_init__(self) -> None:
-        if self.text_to_image + self.caption + self.edit + self.story <= 0:
+        if sum(asdict(self).values()) <= 0:
             raise ValueError("at least one task needs a weight above 0")
 
 
@@ -51,9 +54,24 @@ class DataRecipe:
 
     source: str = key("sprites", 'a folder or file of records, or "sprites" for the bundled set')
     tasks: TaskWeights = key(TaskWeights(), "the mixture of kinds of rows")
-    styles: tuple[str, ...] = key((), "sprite styles to use; empty is all of them")
     condition_dropout: float = key(
         0.05, "chance each of dropping the text, the picture, and both", minimum=0, maximum=1 / 3
+    )
+    rows: int = key(
+        0,
+        "different rows that are made of the bundled sprites before they come round again, so that "
+        "features are computed once; 0 is no end of them",
+        unit="rows",
+        minimum=0,
+    )
+    own_pictures: bool = key(
+        False, "draw only the model's pictures; otherwise those it is shown are targets as well"
+    )
+    packing: bool = key(
+        False, "lay short rows side by side in one; none sees another, so only the speed changes"
+    )
+    strict: bool = key(
+        False, "stop at the first broken record or picture instead of leaving it out"
     )
     held_out: float = key(
         0.05, "fraction kept from training and used to measure", minimum=0, maximum=0.5
@@ -71,6 +89,13 @@ class LogRecipe:
         500, "between two saved states; 0 is only at the end", unit="steps", minimum=0
     )
     keep_last: int = key(2, "saved states kept", minimum=1)
+    validate_every: int = key(
+        500, "between two measurements on held-out rows; 0 is never", unit="steps", minimum=0
+    )
+    validate_rows: int = key(64, "held-out rows that are measured", unit="rows", minimum=1)
+    tensorboard: Literal["auto"] | bool = key(
+        "auto", 'write figures for TensorBoard as well; "auto" does where it is installed'
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +118,31 @@ class AutoencoderLosses:
     chroma: float = key(0.5, "absolute error of colour without brightness", minimum=0)
     commitment: float = key(0.25, "features drawn to their codes", minimum=0)
     codebook: float = key(1.0, "codes drawn to their features", minimum=0)
+    multi_scale: float = key(0.0, "absolute error of pictures shrunk by 2, 4 and 8", minimum=0)
+    perceptual: float = key(
+        0.0, "distance in the vision encoder's own feature maps, as LPIPS measures it", minimum=0
+    )
+    adversarial: float = key(
+        0.0,
+        "fooling the discriminator, times a factor that makes its gradient at the decoder's last "
+        "layer as large as the other terms'",
+        minimum=0,
+    )
+
+
+@dataclass(frozen=True)
+class DiscriminatorRecipe:
+    """What the adversarial term is fought against; it is made only when that term has a weight."""
+
+    start: int = key(
+        1000, "first step of the adversarial term and its training", unit="steps", minimum=0
+    )
+    channels: int = key(64, "channels of its first level, a multiple of 8", minimum=8)
+    levels: int = key(3, "halvings; 1, 2 or 3 judge patches of 16, 34 or 70 pixels", minimum=1)
+
+    def __post_init__(self) -> None:
+        if self.channels % 8:
+            raise ValueError(f"channels {self.channels} is no multiple of 8")
 
 
 @dataclass(frozen=True)
@@ -111,6 +161,7 @@ class AutoencoderRecipe:
     latent_channels: int = key(64, "channels the encoder ends in", minimum=1)
     num_embeddings: int = key(1024, "codes in the codebook", minimum=2)
     losses: AutoencoderLosses = key(AutoencoderLosses(), "weights of the loss")
+    discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
     continuous_steps: int = key(
         2000, "first steps, which train without codes", unit="steps", minimum=0
     )
@@ -183,6 +234,7 @@ class FinetuneVaeRecipe:
     losses: AutoencoderLosses = key(
         AutoencoderLosses(commitment=0.0, codebook=0.0), "weights of the reconstruction loss"
     )
+    discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
     feature_noise: float = key(
         0.0, "noise on the features that are decoded", unit="feature units", minimum=0
     )
@@ -221,7 +273,9 @@ class PosttrainRecipe:
     command: ClassVar[str] = "posttrain"
 
     seed: int = key(0, "seed of the training", minimum=0)
-    objective: Literal["both", "understanding", "generation"] = key("both", "which losses count")
+    objective: Literal["both", "understanding", "generation"] = key(
+        "both", "which losses count: both, text alone, or pictures alone; the other head stays"
+    )
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     text_weight: float = key(1.0, "weight of the text loss", minimum=0)
     repeats: int = key(8, "noise draws for each patch", minimum=1)

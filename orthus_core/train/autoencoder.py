@@ -6,19 +6,29 @@ Legend: M images, P patches an image, C feature channels, K codes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from orthus_core.data.augment import random_pictures
+from orthus_core.errors import RecipeError
+from orthus_core.losses.adversarial import PatchDiscriminator
+from orthus_core.losses.pictures import PictureFigures, PictureLoss
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.losses.reconstruction import reconstruction
 from orthus_core.model.config import OrthusVQConfig
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.recipe.training import AutoencoderLosses, AutoencoderRecipe
+from orthus_core.recipe.training import (
+    AutoencoderLosses,
+    AutoencoderRecipe,
+    DiscriminatorRecipe,
+    FinetuneVaeRecipe,
+)
+from orthus_core.train.devices import here
+from orthus_core.train.pictures import Pictures
 from orthus_core.train.sheet import sheet
+from orthus_core.train.world_pictures import MEASURED_SEED
 
 # Pictures whose features start the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024
@@ -26,16 +36,24 @@ KMEANS_ROUNDS = 10
 # Momentum of the running mean and variance of features.
 NORM_MOMENTUM = 0.01
 SAMPLES = 16
+# Side of the map before a discriminator's last two convolutions, each of which takes one off it.
+SMALLEST_JUDGED = 3
 
 
 class AutoencoderFigures(NamedTuple):
-    """The weighted sum and its terms; `codes_used` counts different codes in the batch."""
+    """`PictureFigures` with the terms of the codes; `codes_used` counts different codes in the
+    batch.
+    """
 
     total: Tensor
     l1: Tensor
     mse: Tensor
     gradient: Tensor
     chroma: Tensor
+    multi_scale: Tensor
+    perceptual: Tensor | None
+    adversarial: Tensor | None
+    discriminator: Tensor | None
     commitment: Tensor
     codebook: Tensor
     codes_used: int
@@ -68,6 +86,25 @@ def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     return vq
 
 
+def picture_loss(
+    losses: AutoencoderLosses, discriminator: DiscriminatorRecipe, resolution: int
+) -> PictureLoss:
+    """The recipe's loss; a discriminator of its own comes with an adversarial term.
+
+    Raises: RecipeError when the pictures are too small for the discriminator's levels.
+    """
+    if not losses.adversarial:
+        return PictureLoss(losses)
+    if resolution // 2**discriminator.levels < SMALLEST_JUDGED:
+        raise RecipeError(
+            f"pictures of {resolution} pixels are too small for {discriminator.levels} levels",
+            where="discriminator.levels",
+            hint="take fewer levels",
+        )
+    rival = PatchDiscriminator(discriminator.channels, discriminator.levels)
+    return PictureLoss(losses, rival)
+
+
 class DiscreteAutoencoder(nn.Module):
     """The objective of a VQ autoencoder whose decoder also learns to draw from unsnapped features.
 
@@ -82,6 +119,7 @@ class DiscreteAutoencoder(nn.Module):
         super().__init__()
         self.vq = vq
         self.recipe = recipe
+        self.picture_loss = picture_loss(recipe.losses, recipe.discriminator, recipe.resolution)
         channels = vq.config.embed_dim
         self.norm = nn.BatchNorm1d(channels, affine=False, momentum=NORM_MOMENTUM)
         self.register_buffer("last_used_K", torch.zeros(vq.config.num_embeddings, dtype=torch.long))
@@ -96,6 +134,7 @@ class DiscreteAutoencoder(nn.Module):
     def forward(self, pixels_M3HW: Tensor) -> AutoencoderFigures:
         """Losses of a batch of pictures; its noise comes from torch's global generator."""
         recipe, losses = self.recipe, self.recipe.losses
+        codes_KC = self.vq.quantize.embedding.weight
         features_MPC = self.features(pixels_M3HW)
         snapped = round(recipe.quantised_share * len(pixels_M3HW)) if self.snapping else 0
         noise_MPC = recipe.feature_noise * torch.randn_like(features_MPC[snapped:])
@@ -103,20 +142,21 @@ class DiscreteAutoencoder(nn.Module):
         commitment = codebook = features_MPC.new_zeros(())
         codes_used = 0
         if snapped:
-            quantised = quantise(
-                features_MPC[:snapped].flatten(0, 1), self.vq.quantize.embedding.weight
-            )
+            quantised = quantise(features_MPC[:snapped].flatten(0, 1), codes_KC)
             snapped_MPC = quantised.features_NC.view(features_MPC[:snapped].shape)
             decoded_MPC = torch.cat([snapped_MPC, decoded_MPC])
             commitment, codebook = quantised.commitment, quantised.codebook
-            self.last_used_K += 1
-            self.last_used_K[quantised.codes_N] = 0
+            if self.training:
+                self.last_used_K += 1
+                self.last_used_K[quantised.codes_N] = 0
             codes_used = quantised.codes_N.unique().numel()
-        terms = reconstruction(self.vq.pixels(decoded_MPC).float(), pixels_M3HW)
-        total = weighted(terms._asdict(), losses)
-        total = total + losses.commitment * commitment + losses.codebook * codebook
+        figures = self.picture_loss(self.vq, self.vq.pixels(decoded_MPC), pixels_M3HW)
+        total = figures.total + losses.commitment * commitment + losses.codebook * codebook
         return AutoencoderFigures(
-            total, *terms, commitment=commitment, codebook=codebook, codes_used=codes_used
+            *figures._replace(total=total),
+            commitment=commitment,
+            codebook=codebook,
+            codes_used=codes_used,
         )
 
     @torch.no_grad()
@@ -159,68 +199,87 @@ class DiscreteAutoencoder(nn.Module):
         self.norm.reset_running_stats()
 
 
-def weighted(terms: dict[str, Tensor], losses: AutoencoderLosses) -> Tensor:
-    """Sum of reconstruction terms by the recipe's weights."""
-    products = [getattr(losses, name) * value for name, value in terms.items()]
-    return torch.stack(products).sum()
+class PicturesStage:
+    """What both trainings of an autoencoder share: batches of pictures, each process's its own.
 
-
-class DiscreteAutoencoderStage:
-    """The first part of `pretrain`: pictures in, a VQ autoencoder out."""
+    Args:
+        pictures: What is trained on and measured with.
+        batch_size: Pictures a batch.
+        seed: Of their choice.
+        validate_rows: Held-out pictures that the losses are measured on.
+    """
 
     sixteen_bit = True
 
-    def __init__(
-        self, vq: OrthusVQ, recipe: AutoencoderRecipe, sprites_M4HW: Tensor, *, seed: int
-    ) -> None:
-        self.objective = DiscreteAutoencoder(vq, recipe)
-        self.objective.train()
-        self.recipe = recipe
-        self.sprites_M4HW = sprites_M4HW
+    def __init__(self, pictures: Pictures, batch_size: int, seed: int, validate_rows: int) -> None:
+        self.pictures = pictures
+        self.batch_size = batch_size
         self.seed = seed
-
-    def trainable(self) -> list[nn.Parameter]:
-        return list(self.objective.parameters())
+        self.validate_rows = validate_rows
+        self.place = here()
 
     def generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
-    def batch(self, step: int) -> Tensor:
-        count = self.recipe.optim.batch_size
-        return random_pictures(self.sprites_M4HW, count, self.generator(step))
+    def parts(self, step: int, count: int) -> Sequence[tuple[Tensor]]:
+        numbers = (
+            (step * count + part) * self.place.shards + self.place.shard for part in range(count)
+        )
+        return [(self.pictures.draw(self.batch_size, self.generator(n)),) for n in numbers]
+
+    def held_out(self) -> Sequence[tuple[Tensor]]:
+        pixels_M3HW = self.pictures.held_out_M3HW[: self.validate_rows]
+        return [(part,) for part in pixels_M3HW.split(self.batch_size) if len(part)]
+
+    def shown(self) -> Tensor:
+        """Pictures for the sample sheet, held-out ones where there are any."""
+        pixels_M3HW = self.pictures.held_out_M3HW[:SAMPLES]
+        if len(pixels_M3HW):
+            return pixels_M3HW
+        return self.pictures.draw(SAMPLES, torch.Generator().manual_seed(MEASURED_SEED))
+
+
+class DiscreteAutoencoderStage(PicturesStage):
+    """The first part of `pretrain`: pictures in, a VQ autoencoder out."""
+
+    def __init__(
+        self,
+        vq: OrthusVQ,
+        recipe: AutoencoderRecipe,
+        pictures: Pictures,
+        *,
+        seed: int,
+        validate_rows: int = 64,
+    ) -> None:
+        super().__init__(pictures, recipe.optim.batch_size, seed, validate_rows)
+        self.objective = DiscreteAutoencoder(vq, recipe)
+        self.objective.train()
+        self.recipe = recipe
+
+    def trainable(self) -> list[nn.Parameter]:
+        return list(self.objective.parameters())
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
-        first = self.recipe.continuous_steps
-        self.objective.snapping = step >= first
-        codes = [cast(nn.Parameter, self.objective.vq.quantize.embedding.weight)]
+        objective, first = self.objective, self.recipe.continuous_steps
+        objective.snapping = step >= first
+        objective.picture_loss.fighting = step >= self.recipe.discriminator.start
+        # Codes are the same on every device, so they are made of the same pictures.
         generator = self.generator(-1 - step)
         if step == first:
-            pictures = random_pictures(self.sprites_M4HW, KMEANS_PICTURES, generator)
-            self.objective.start_codebook(pictures, generator)
-            return codes
+            objective.start_codebook(self.pictures.draw(KMEANS_PICTURES, generator), generator)
+            return [cast(nn.Parameter, objective.vq.quantize.embedding.weight)]
         if step > first and (step - first) % self.recipe.revive_every == 0:
-            self.objective.revive(self.batch(step), generator)
+            objective.revive(self.pictures.draw(self.batch_size, generator), generator)
         return []
 
     @torch.no_grad()
     def samples(self) -> Image.Image:
         """Rows of true pictures, decoded features and decoded codes."""
-        objective = self.objective
-        pixels = random_pictures(self.sprites_M4HW, SAMPLES, torch.Generator().manual_seed(7))
+        objective, pixels = self.objective, self.shown()
         features_MPC = objective.features(pixels)
         snapped = quantise(features_MPC.flatten(0, 1), objective.vq.quantize.embedding.weight)
         by_code = objective.vq.pixels(snapped.features_NC.view(features_MPC.shape))
         return sheet([pixels, objective.vq.pixels(features_MPC), by_code])
-
-
-class DecoderFigures(NamedTuple):
-    """The weighted sum, and its terms; scalars."""
-
-    total: Tensor
-    l1: Tensor
-    mse: Tensor
-    gradient: Tensor
-    chroma: Tensor
 
 
 class DecoderObjective(nn.Module):
@@ -228,57 +287,42 @@ class DecoderObjective(nn.Module):
     section 3.1).
     """
 
-    def __init__(self, vq: OrthusVQ, losses: AutoencoderLosses, feature_noise: float) -> None:
+    def __init__(self, vq: OrthusVQ, picture_loss: PictureLoss, feature_noise: float) -> None:
         super().__init__()
         self.vq = vq
-        self.losses = losses
+        self.picture_loss = picture_loss
         self.feature_noise = feature_noise
 
-    def forward(self, pixels_M3HW: Tensor) -> DecoderFigures:
+    def forward(self, pixels_M3HW: Tensor) -> PictureFigures:
         with torch.no_grad():
             features_MPC = self.vq.features(pixels_M3HW).float()
         noisy_MPC = features_MPC + self.feature_noise * torch.randn_like(features_MPC)
-        terms = reconstruction(self.vq.pixels(noisy_MPC).float(), pixels_M3HW)
-        return DecoderFigures(weighted(terms._asdict(), self.losses), *terms)
+        return self.picture_loss(self.vq, self.vq.pixels(noisy_MPC), pixels_M3HW)
 
 
-class DecoderStage:
-    """`finetune-vae`: only post_quant_conv and the decoder move."""
+class DecoderStage(PicturesStage):
+    """`finetune-vae`: only post_quant_conv and the decoder move, and the discriminator's own."""
 
-    sixteen_bit = True
-
-    def __init__(
-        self,
-        vq: OrthusVQ,
-        sprites_M4HW: Tensor,
-        *,
-        losses: AutoencoderLosses,
-        feature_noise: float,
-        batch_size: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, vq: OrthusVQ, recipe: FinetuneVaeRecipe, pictures: Pictures) -> None:
+        super().__init__(pictures, recipe.optim.batch_size, recipe.seed, recipe.log.validate_rows)
         vq.requires_grad_(False)
         assert vq.decoder is not None, "the command checks that there is a decoder"
         vq.decoder.requires_grad_(True)
         vq.post_quant_conv.requires_grad_(True)
-        self.objective = DecoderObjective(vq, losses, feature_noise)
+        loss = picture_loss(recipe.losses, recipe.discriminator, vq.config.resolution)
+        self.objective = DecoderObjective(vq, loss, recipe.feature_noise)
         self.objective.train()
-        self.sprites_M4HW = sprites_M4HW
-        self.batch_size = batch_size
-        self.seed = seed
+        self.fight_from = recipe.discriminator.start
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.objective.parameters() if p.requires_grad]
 
-    def batch(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        return random_pictures(self.sprites_M4HW, self.batch_size, generator)
-
     def begin_step(self, step: int) -> list[nn.Parameter]:
+        self.objective.picture_loss.fighting = step >= self.fight_from
         return []
 
     @torch.no_grad()
     def samples(self) -> Image.Image:
-        vq = self.objective.vq
-        pixels = random_pictures(self.sprites_M4HW, SAMPLES, torch.Generator().manual_seed(7))
+        """Rows of true pictures and decoded features."""
+        vq, pixels = self.objective.vq, self.shown()
         return sheet([pixels, vq.pixels(vq.features(pixels.to(vq.device)))])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+
+Objective = Literal["both", "understanding", "generation"]
 
 
 def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter]:
@@ -32,10 +35,18 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def all_but_autoencoder(model: OrthusForConditionalGeneration) -> list[nn.Parameter]:
-    """What `posttrain` trains."""
+def all_but_autoencoder(
+    model: OrthusForConditionalGeneration, objective: Objective = "both"
+) -> list[nn.Parameter]:
+    """What `posttrain` trains: the whole model without its autoencoder, and without the head whose
+    loss does not count.
+    """
     model.requires_grad_(True)
     model.model.vqmodel.requires_grad_(False)
+    if objective == "understanding":
+        model.mlp_head.requires_grad_(False)
+    if objective == "generation":
+        model.lm_head.requires_grad_(False)
     return [p for p in model.parameters() if p.requires_grad]
 
 

@@ -1,5 +1,5 @@
-"""The one training loop. A stage says what is trained on what; the loop makes the steps, saves and
-reports.
+"""The one training loop. A stage says what is trained on what; the loop makes the steps, measures,
+saves and reports.
 
 Every step's randomness is a function of (seed, step) alone, which makes a resumed training equal to
 one that was never interrupted.
@@ -7,28 +7,32 @@ one that was never interrupted.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
+from orthus_core.train.devices import accelerator as make_accelerator
+from orthus_core.train.devices import has_bf16, here, over_all
+from orthus_core.train.figures import Figures
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizer
 from orthus_core.train.state import load_state, save_state, saved_steps, state_path
+
+# Held-out rows are measured with the same noise each time, so that the figures compare.
+VALIDATION_SEED = 20_241_200_127
 
 
 class Losses(Protocol):
     """What an objective returns: a named tuple whose `total` is minimised and whose other fields
-    are reported.
+    are reported, but for those that are None.
     """
 
     @property
@@ -40,7 +44,7 @@ class Losses(Protocol):
 class Stage(Protocol):
     """One kind of training.
 
-    objective: The module whose forward(batch) gives Losses; its state is what a saved state holds.
+    objective: The module whose forward gives Losses; its state is what a saved state holds.
     sixteen_bit: Whether its products may be taken in bf16 where the processor has it.
     """
 
@@ -53,8 +57,14 @@ class Stage(Protocol):
         """The parameters that move."""
         ...
 
-    def batch(self, step: int) -> Any:
-        """The rows of a step: a function of the step (and the stage's seed) alone."""
+    def parts(self, step: int, count: int) -> Sequence[tuple[Any, ...]]:
+        """The batches of a step, `count` of them, each with whatever else the objective takes: a
+        function of the step (and the stage's seed) alone.
+        """
+        ...
+
+    def held_out(self) -> Sequence[tuple[Any, ...]]:
+        """The same of what is never trained on, equal at each call; empty when nothing is kept."""
         ...
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
@@ -68,14 +78,6 @@ class Stage(Protocol):
         ...
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether the processor multiplies bf16 natively."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-
-
 def train(
     stage: Stage,
     *,
@@ -83,6 +85,7 @@ def train(
     log: LogRecipe,
     seed: int,
     folder: Path,
+    origins: Mapping[str, Any] | None = None,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
@@ -91,99 +94,145 @@ def train(
     Args:
         folder: Where states, metrics.jsonl and samples go. The model folder is the caller's to
             write.
+        origins: All that decides how the training goes (`state.origins`). A state that was saved
+            with other ones is not resumed from.
         resume: Go on from the newest saved state, if there is one.
         should_stop: Asked after each step; when true the state is saved and the generator ends.
 
-    Raises: TrainingError when a loss is not finite; the last saved state stays.
+    Raises: TrainingError when a loss or a gradient is not finite; the last saved state stays.
     """
     # 1. Everything that moves.
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    place, accelerator = here(), make_accelerator()
     device = accelerator.device
     bf16 = torch.autocast(
         device.type, torch.bfloat16, enabled=stage.sixteen_bit and has_bf16(device)
     )
+    stage.objective.to(device)
     parameters = stage.trainable()
     optimizer = make_optimizer(parameters, optim)
     average = WeightAverage(parameters, optim.ema_decay)
     objective, optimizer = accelerator.prepare(stage.objective, optimizer)
-    about = {"optim.batch_size": optim.batch_size, "optim.steps": optim.steps, "seed": seed}
+    origins = {**(origins or {}), "devices": place.shards}
 
     # 2. Where an earlier run left off.
     start = 0
     if resume and (done := saved_steps(folder)):
         path = state_path(folder, done[-1])
-        start = load_state(path, stage.objective, optimizer, average, about=about)
+        start = load_state(path, stage.objective, optimizer, average, origins=origins)
         yield Note(f"resuming after step {start} of {optim.steps}")
-    metrics = MetricsFile(folder / "metrics.jsonl", start)
+    book = Figures(folder, start, log.tensorboard) if place.is_first else None
 
     # 3. The steps.
     for step in range(start, optim.steps):
-        seed_step(seed, step)
+        seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(optim, step)
-        figures: dict[str, float] = {"lr": learning_rate(optim, step)}
-        for part in range(optim.accumulate):
-            with bf16:
-                losses = objective(stage.batch(step * optim.accumulate + part).to(device))
-            check_finite(losses.total.detach(), step)
-            accelerator.backward(losses.total / optim.accumulate)
-            for name, value in losses._asdict().items():
-                figures[name] = (
-                    figures.get(name, 0.0)
-                    + float(torch.as_tensor(value).detach()) / optim.accumulate
-                )
-        if optim.clip_norm:
-            norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm)
-            assert norm is not None, "only XLA clips without telling"
-            figures["grad_norm"] = float(norm)
+        sums: dict[str, float] = {}
+        for part, (batch, *more) in enumerate(stage.parts(step, optim.accumulate)):
+            number = step * optim.accumulate + part
+            last_part = part + 1 == optim.accumulate
+            with nullcontext() if last_part else accelerator.no_sync(objective):
+                with bf16:
+                    losses = objective(batch.to(device), *more)
+                check_finite(losses.total, "loss", step, number, folder)
+                accelerator.backward(losses.total / optim.accumulate)
+            add_figures(sums, losses)
+        # Without a limit the norm is measured all the same: it must be finite before a step.
+        norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
+        assert norm is not None, "only XLA clips without telling"
+        check_finite(norm, "gradient", step, step * optim.accumulate, folder)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         average.update(step)
 
-        # 4. What is told, shown and kept.
-        done_steps, last = step + 1, step + 1 == optim.steps
-        stopping = should_stop()
-        if done_steps % log.every == 0 or last:
-            metrics.write(done_steps, figures)
-        yield StepDone(done_steps, optim.steps, figures)
-        if log.sample_every and (done_steps % log.sample_every == 0 or last):
+        # 4. What is measured, told, shown and kept.
+        figures = {"lr": learning_rate(optim, step)}
+        figures |= {name: value / optim.accumulate for name, value in sums.items()}
+        figures["grad_norm"] = float(norm)
+        done, last = step + 1, step + 1 == optim.steps
+        measured: dict[str, float] = {}
+        if due(log.validate_every, done, optim.steps):
             average.swap()
-            save_samples(stage, folder / "samples", done_steps)
+            with bf16:
+                measured = validate(stage, device)
             average.swap()
-        if last or stopping or (log.save_every and done_steps % log.save_every == 0):
+        if book and (due(log.every, done, optim.steps) or measured):
+            book.write(done, figures | measured)
+        yield StepDone(done, optim.steps, figures | measured)
+        if measured:
+            told = (f"{name.partition('_')[2]} {value:.4g}" for name, value in measured.items())
+            yield Note(f"on held-out rows after step {done}: {', '.join(told)}")
+        if place.is_first and due(log.sample_every, done, optim.steps):
+            average.swap()
+            save_samples(stage, folder / "samples", done)
+            average.swap()
+        stopping = over_all(torch.tensor(float(should_stop()))).item() > 0
+        if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
             save_state(
                 folder,
-                done_steps,
+                done,
                 stage.objective,
                 optimizer,
                 average,
                 keep_last=log.keep_last,
-                about=about,
+                origins=origins,
             )
         if stopping and not last:
-            yield Note(
-                f"stopped after step {done_steps}; the same command with --resume auto goes on"
-            )
+            yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
             return
 
     # 5. The average is what is kept.
     average.swap()
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Set torch's own generators for one step, so that no state of them has to be saved."""
-    torch.manual_seed((seed * 1_000_003 + step) % 2**63)
+def due(every: int, done: int, steps: int) -> bool:
+    """Whether something is to be done after `done` of `steps` steps: every so often and at the end,
+    and never when `every` is 0.
+    """
+    return bool(every) and (done % every == 0 or done == steps)
 
 
-def check_finite(loss: Tensor, step: int) -> None:
-    """Raises: TrainingError naming the step."""
-    if not math.isfinite(float(loss)):
-        raise TrainingError(
-            f"the loss is {float(loss)} at step {step}",
-            where=f"step {step}, batch {step}",
-            hint="the last saved state is good: resume from it with a lower optim.lr",
-        )
+def seed_step(seed: int, step: int, shard: int = 0) -> None:
+    """Set torch's own generators for one step of one process, so that no state of them has to be
+    saved.
+    """
+    torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + shard) % 2**63)
+
+
+def add_figures(sums: dict[str, float], losses: Losses) -> None:
+    """Add the figures of a part to those of its step."""
+    for name, value in losses._asdict().items():
+        if value is not None:
+            sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
+
+
+def check_finite(value: Tensor, name: str, step: int, batch: int, folder: Path) -> None:
+    """Raises: TrainingError naming the step and the batch, when a value is not a number."""
+    if math.isfinite(float(value.detach())):
+        return
+    saved = saved_steps(folder)
+    raise TrainingError(
+        f"the {name} is {float(value.detach())} at step {step}, in batch {batch}",
+        where=f"step {step}, batch {batch}",
+        hint=f"--resume auto goes on after step {saved[-1]}, the last good state; should it happen "
+        "again, start anew with a lower optim.lr"
+        if saved
+        else "no state was saved before it: start anew with a lower optim.lr",
+    )
+
+
+@torch.no_grad()
+def validate(stage: Stage, device: torch.device) -> dict[str, float]:
+    """Mean losses on the rows that are never trained on, as `validation_*`."""
+    parts = stage.held_out()
+    sums: dict[str, float] = {}
+    stage.objective.eval()
+    torch.manual_seed(VALIDATION_SEED)
+    for batch, *more in parts:
+        add_figures(sums, stage.objective(batch.to(device), *more))
+    stage.objective.train()
+    return {f"validation_{name}": value / len(parts) for name, value in sums.items()}
 
 
 def save_samples(stage: Stage, folder: Path, step: int) -> None:
@@ -194,22 +243,3 @@ def save_samples(stage: Stage, folder: Path, step: int) -> None:
     if sheet is not None:
         folder.mkdir(parents=True, exist_ok=True)
         sheet.save(folder / f"step-{step:06d}.png")
-
-
-class MetricsFile:
-    """metrics.jsonl, an object a line; lines after the step a run resumes from are dropped."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = []
-        if start and path.exists():
-            lines = path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= start]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        os.replace(partial, path)
-
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")

@@ -7,23 +7,30 @@ interleaved rows (2412.00127, section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from orthus_core.checkpoint.folder import Opened, open_model, save_model
+import torch
+
+from orthus_core.checkpoint.fingerprint import fingerprint
+from orthus_core.checkpoint.folder import OpenedOrthus, open_orthus, save_model
+from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.staging import check_free
-from orthus_core.data.augment import premultiplied
-from orthus_core.data.latent_cache import FeatureCache, fingerprint
-from orthus_core.data.sprites import SpritePack
+from orthus_core.data.known_words import VOCABULARY
+from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
+from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
 from orthus_core.train.autoencoder import DecoderStage
+from orthus_core.train.devices import device, here
+from orthus_core.train.features import feature_cache, kept
+from orthus_core.train.figures import METRICS
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -31,9 +38,19 @@ from orthus_core.train.freeze import (
     text_fingerprint,
 )
 from orthus_core.train.loop import Stage, train
+from orthus_core.train.pictures import read_pictures
 from orthus_core.train.pretrain import Stop, training_folder
-from orthus_core.train.rows import documents, orthus_batches, pictures_alone
+from orthus_core.train.quality import QUALITY, in_words, report, told
+from orthus_core.train.rows import (
+    last_picture,
+    orthus_laying,
+    pictures_alone,
+    read_rows,
+    row_encoder,
+    usable,
+)
 from orthus_core.train.stages import BuildBaseStage, RowsStage
+from orthus_core.train.state import origins
 from orthus_core.train.watch import draw_words
 from orthus_core.version import __version__
 
@@ -46,10 +63,13 @@ def finetune_vae(
 ) -> Iterator[Event]:
     """Train the pixel decoder on features that were not snapped to codes; options as for `run`.
 
+    What held-out pictures lose through codes and through features is measured before and after,
+    and written to quality.json.
+
     Raises: CheckpointError when the model has no decoder to train.
     """
     check_free(output, overwrite=options.get("overwrite", False))
-    opened = open_model(init_from, dtype="fp32")
+    opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
         raise CheckpointError(
@@ -57,16 +77,26 @@ def finetune_vae(
             where=str(opened.path),
             hint="convert again with --vqgan vqgan.ckpt",
         )
-    pack = SpritePack.open()
-    stage = DecoderStage(
-        vq,
-        premultiplied(pack, list(pack), vq.config.resolution),
-        losses=recipe.losses,
-        feature_noise=recipe.feature_noise,
-        batch_size=recipe.optim.batch_size,
-        seed=recipe.seed,
-    )
-    yield from run(stage, recipe, opened, output, **options)
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution)
+    measured = pictures.held_out_M3HW
+    before = reconstruct(vq, measured) if len(measured) else None
+    if before:
+        yield from told(before, "before")
+    else:
+        yield Note("no pictures are held out (data.held_out), so the quality is not measured")
+
+    def finish() -> Generator[Event, None, Extras]:
+        if before is None:
+            return Extras()
+        after = reconstruct(vq, measured)
+        yield from told(after, "after")
+        return Extras(
+            files={QUALITY: report(before, after, len(measured))},
+            origin={"reconstruction": in_words(after)},
+        )
+
+    stage = DecoderStage(vq, recipe, pictures)
+    yield from run(stage, recipe, opened, output, finish=finish, **options)
 
 
 def build_base(
@@ -77,29 +107,29 @@ def build_base(
     Raises: TrainingError when anything that text depends on has moved.
     """
     check_free(output, overwrite=options.get("overwrite", False))
-    opened = open_model(init_from, dtype="fp32")
+    opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
-    cache = feature_cache(opened, output)
+    rows = yield from read_rows(recipe.data)
+    rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
+    cache = cache_of(opened, output)
+    laying = orthus_laying(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
         JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
         only_image_parts(model),
-        orthus_batches(
-            pictures_alone(documents(recipe.data)),
-            recipe.data,
-            model.config,
-            tokenizer,
-            cache,
-            recipe.optim.batch_size,
+        laying.batches(
+            pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
         ),
         temperature=recipe.temperature,
         steps=recipe.optim.steps,
     )
 
-    def finish() -> None:
+    def finish() -> Generator[Event, None, Extras]:
         check_text_untouched(before, model)
         # A training that was resumed at its end has made no step that could have set it.
         model.config.embedding_temperature = recipe.temperature.end
+        yield Note("nothing that text depends on has moved")
+        return Extras()
 
     with kept(cache):
         yield from run(stage, recipe, opened, output, finish=finish, **options)
@@ -108,13 +138,19 @@ def build_base(
 def posttrain(
     recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
 ) -> Iterator[Event]:
-    """Train everything but the autoencoder on interleaved rows; options as for `run`."""
+    """Train everything but the autoencoder on interleaved rows; options as for `run`.
+
+    Raises: DataError when no row fits the model's context.
+    """
     check_free(output, overwrite=options.get("overwrite", False))
-    opened = open_model(init_from, dtype="fp32")
+    opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
+    rows = yield from read_rows(recipe.data)
+    rows = yield from usable(rows, row_encoder(tokenizer, model.config), strict=recipe.data.strict)
     image, text = OBJECTIVES[recipe.objective]
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
-    cache = feature_cache(opened, output)
+    cache = cache_of(opened, output)
+    laying = orthus_laying(recipe.data, model.config, tokenizer, cache)
     stage = RowsStage(
         JointLoss(
             model,
@@ -123,31 +159,41 @@ def posttrain(
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
         ),
-        all_but_autoencoder(model),
-        orthus_batches(
-            documents(recipe.data),
-            recipe.data,
-            model.config,
-            tokenizer,
-            cache,
-            recipe.optim.batch_size,
-        ),
+        all_but_autoencoder(model, objective=recipe.objective),
+        laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=partial(draw_words, model, tokenizer),
     )
     with kept(cache):
         yield from run(stage, recipe, opened, output, **options)
 
 
+class Extras(NamedTuple):
+    """What a finished training adds to the model's folder.
+
+    files: Texts by name.
+    origin: What the model's card tells of its making.
+    """
+
+    files: Mapping[str, str] = {}
+    origin: Mapping[str, Any] = {}
+
+
+def nothing_more() -> Generator[Event, None, Extras]:
+    """The end of a training that adds nothing."""
+    yield from ()
+    return Extras()
+
+
 def run(
     stage: Stage,
     recipe: FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe,
-    opened: Opened,
+    opened: OpenedOrthus,
     output: Path,
     *,
     resume: bool = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
-    finish: Callable[[], None] = lambda: None,
+    finish: Callable[[], Generator[Event, None, Extras]] = nothing_more,
 ) -> Iterator[Event]:
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
@@ -160,27 +206,33 @@ def run(
     Raises: OutputError when `output` is taken; TrainingError when a loss is not finite.
     """
     work = training_folder(output)
+    start = fingerprint(opened.path)
     yield from train(
         stage,
         optim=recipe.optim,
         log=recipe.log,
         seed=recipe.seed,
         folder=work,
+        origins=origins(recipe, init_from=start),
         resume=resume,
         should_stop=should_stop,
     )
     if should_stop():
         return
-    finish()
+    extras = yield from finish()
+    if not here().is_first:
+        return
     model = opened.model.eval()
-    model.config.origin = origin(recipe.command, opened)
-    texts = {"recipe.toml": dump(recipe), "metrics.jsonl": (work / "metrics.jsonl").read_text()}
-    model.bfloat16()
-    save_model(model, opened.processor, output, texts=texts, overwrite=overwrite)
+    model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
+    files = {"recipe.toml": dump(recipe), METRICS: (work / METRICS).read_text(), **extras.files}
+    if (words := opened.path / VOCABULARY).is_file():
+        files[VOCABULARY] = words.read_text(encoding="utf-8")
+    model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
+    save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
     yield Note(f"wrote {output}")
 
 
-def origin(command: str, opened: Opened) -> dict[str, Any]:
+def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
     """What the new model was made by and from, with every step before it."""
     before = opened.model.config.origin or {}
     lineage = list(before.get("lineage", []))
@@ -193,7 +245,7 @@ def origin(command: str, opened: Opened) -> dict[str, Any]:
     }
 
 
-def words_of(opened: Opened):
+def words_of(opened: OpenedOrthus):
     """Model and tokenizer of a folder. Raises: CheckpointError when there is no tokenizer."""
     if opened.processor is None:
         raise CheckpointError(
@@ -204,22 +256,14 @@ def words_of(opened: Opened):
     return opened.model, opened.processor.tokenizer
 
 
-@contextmanager
-def kept(cache: FeatureCache) -> Iterator[None]:
-    """Writes the features to disk when a training ends or stops, so that going on is quick."""
-    try:
-        yield
-    finally:
-        cache.save()
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The precision a model's weights are stored in. A training keeps it: rounding them anew would
+    move those that it must not.
+    """
+    return TORCH_DTYPES[read_folder(folder)["lm_head.weight"].dtype]
 
 
-def feature_cache(opened: Opened, output: Path) -> FeatureCache:
+def cache_of(opened: OpenedOrthus, output: Path) -> FeatureCache:
     """Features of the training's pictures, kept beside the states."""
     vq = opened.model.model.vqmodel
-    return FeatureCache(
-        fingerprint(vq),
-        opened.model.encode_images,
-        vq.config.resolution,
-        folder=training_folder(output),
-        device=opened.model.device,
-    )
+    return feature_cache(vq, opened.model.encode_images, training_folder(output))

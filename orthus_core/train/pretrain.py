@@ -20,11 +20,10 @@ from transformers import (
 )
 
 from orthus_core.checkpoint.staging import check_free, staged_folder
-from orthus_core.data.augment import premultiplied
-from orthus_core.data.latent_cache import FeatureCache, fingerprint
+from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
-from orthus_core.data.sprites import SpritePack
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
+from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
 from orthus_core.model.config import OrthusConfig
@@ -32,9 +31,14 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
+from orthus_core.train.devices import here
+from orthus_core.train.features import feature_cache, kept
 from orthus_core.train.loop import train
-from orthus_core.train.rows import discrete_batches, documents
+from orthus_core.train.pictures import read_pictures
+from orthus_core.train.quality import told
+from orthus_core.train.rows import discrete_laying, read_rows, row_encoder, usable
 from orthus_core.train.stages import RowsStage
+from orthus_core.train.state import origins
 
 Stop = Callable[[], bool]
 
@@ -64,9 +68,10 @@ def pretrain(
     work = training_folder(output)
 
     # 1. The words.
-    source = documents(recipe.data)
+    rows = yield from read_rows(recipe.data)
+    texts = list(texts_of(rows.train, recipe.tokenizer.rows))
     tokenizer = train_tokenizer(
-        texts_of(source, recipe.tokenizer.rows),
+        texts,
         recipe.tokenizer.vocab_size,
         recipe.autoencoder.num_embeddings,
     )
@@ -74,13 +79,15 @@ def pretrain(
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = fresh_autoencoder(recipe.autoencoder)
-    pack = SpritePack.open()
-    untoned = [sprite for sprite in pack if not sprite.skin]  # a tone is the same shape again
+    config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
+    rows = yield from usable(rows, row_encoder(tokenizer, config), strict=recipe.data.strict)
+    pictures = yield from read_pictures(recipe.data, recipe.autoencoder.resolution)
     stage = DiscreteAutoencoderStage(
         vq,
         recipe.autoencoder,
-        premultiplied(pack, untoned, recipe.autoencoder.resolution),
+        pictures,
         seed=recipe.seed,
+        validate_rows=recipe.log.validate_rows,
     )
     yield Note("autoencoder: pictures to features and codes, and back")
     yield from train(
@@ -89,6 +96,7 @@ def pretrain(
         log=recipe.log,
         seed=recipe.seed,
         folder=work / "autoencoder",
+        origins=origins(recipe, "seed", "autoencoder", "data"),
         resume=resume,
         should_stop=should_stop,
     )
@@ -96,28 +104,30 @@ def pretrain(
         return
     stage.objective.fold_norm()
     vq.eval().requires_grad_(False)
+    if len(pictures.held_out_M3HW):
+        yield from told(reconstruct(vq, pictures.held_out_M3HW), "trained")
 
     # 3. Both in one sequence.
     torch.manual_seed(recipe.seed + 1)
     model = discrete_chameleon(recipe, tokenizer, vq)
-    config = OrthusConfig(**model.config.to_dict())
-    cache = FeatureCache(fingerprint(vq), vq.codes, recipe.autoencoder.resolution, folder=work)
-    batches = discrete_batches(
-        source, recipe.data, config, tokenizer, cache, recipe.optim.batch_size
-    )
+    cache = feature_cache(vq, vq.codes, work)
+    laying = discrete_laying(recipe.data, config, tokenizer, cache)
+    batches = laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows)
     objective = DiscreteLoss(model.model, model.lm_head)
     trainable = [p for p in objective.parameters() if p.requires_grad]
     yield Note("transformer: next-token prediction over text and codes")
-    yield from train(
-        RowsStage(objective, trainable, batches),
-        optim=recipe.optim,
-        log=recipe.log,
-        seed=recipe.seed,
-        folder=work / "transformer",
-        resume=resume,
-        should_stop=should_stop,
-    )
-    if should_stop():
+    with kept(cache):
+        yield from train(
+            RowsStage(objective, trainable, batches),
+            optim=recipe.optim,
+            log=recipe.log,
+            seed=recipe.seed,
+            folder=work / "transformer",
+            origins=origins(recipe),
+            resume=resume,
+            should_stop=should_stop,
+        )
+    if should_stop() or not here().is_first:
         return
 
     # 4. One folder.
@@ -125,6 +135,7 @@ def pretrain(
         model.bfloat16()
         model.save_pretrained(staged)
         processor(tokenizer, config).save_pretrained(staged)
+        (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
         save_recipe(recipe, staged / "recipe.json")
     yield Note(f"wrote {output}")
 
@@ -139,8 +150,17 @@ def discrete_chameleon(
     recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, vq: OrthusVQ
 ) -> ChameleonForConditionalGeneration:
     """An untrained Chameleon around a trained autoencoder, drawn from torch's global generator."""
+    model = ChameleonForConditionalGeneration(chameleon_config(recipe, tokenizer, vq))
+    model.model.vqmodel = vq  # with its decoder, as Anole's folders have it
+    return model
+
+
+def chameleon_config(
+    recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, vq: OrthusVQ
+) -> ChameleonConfig:
+    """What transformers has to know of the model."""
     shape, vocabulary = recipe.backbone, tokenizer.get_vocab()
-    config = ChameleonConfig(
+    return ChameleonConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -154,9 +174,6 @@ def discrete_chameleon(
         vocabulary_map=vocabulary,
         vq_config={k: v for k, v in vq.config.to_dict().items() if k != "model_type"},
     )
-    model = ChameleonForConditionalGeneration(config)
-    model.model.vqmodel = vq  # with its decoder, as Anole's folders have it
-    return model
 
 
 def processor(tokenizer: PreTrainedTokenizerBase, config: OrthusConfig) -> ChameleonProcessor:

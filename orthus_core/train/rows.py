@@ -4,101 +4,244 @@ of their pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.collate import FeatureSource, collate, collate_discrete
+from orthus_core.data.collate import Batch, FeatureSource, collate, collate_discrete
 from orthus_core.data.document import Document, says
 from orthus_core.data.encode import Encoded, TokenIds, encode
 from orthus_core.data.formats import sniff
-from orthus_core.data.sources import Batches, Shuffled, Source
-from orthus_core.data.sprites import SpritePack
+from orthus_core.data.formats.reading import Reading
+from orthus_core.data.pictures import Picture
+from orthus_core.data.sources import Batches, Shuffled, Source, hold_out
+from orthus_core.data.sprites import starter_packs
 from orthus_core.data.world.records import record
 from orthus_core.data.world.world import World
+from orthus_core.errors import DataError
+from orthus_core.events import Event, Note
 from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
+from orthus_core.train.devices import here
 
 SPRITES = "sprites"
+
+# Steps whose rows are sorted by length among each other; packed rows need no sorting.
+WINDOW = 8
+
+
+class Rows(NamedTuple):
+    """Documents without end: number n = 0, 1, 2 ...
+
+    held_out: Those that are never trained on; None when nothing is kept back.
+    """
+
+    train: Source
+    held_out: Source | None
 
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
     """The tasks that are drawn at all, with their weights."""
-    weights = {name: getattr(tasks, name) for name in ("text_to_image", "caption", "edit", "story")}
-    return {name: weight for name, weight in weights.items() if weight > 0}
+    return {name: weight for name, weight in asdict(tasks).items() if weight > 0}
 
 
-def documents(data: DataRecipe) -> Source:
-    """Row number n of the recipe's data, n = 0, 1, 2 ...
+def read_rows(data: DataRecipe) -> Generator[Event, None, Rows]:
+    """The recipe's data, divided; says what had to be left out.
 
-    Raises: DataError when the source is missing or holds nothing.
+    Raises: DataError when the source is missing or holds nothing, and at the first broken record or
+        picture when the recipe is strict.
     """
     if data.source == SPRITES:
-        world = World(SpritePack.open(), held_out=data.held_out)
-        return partial(record, world, task_weights(data.tasks), data.seed)
-    return Shuffled(sniff.read(Path(data.source)).documents, data.seed)
+        weights = task_weights(data.tasks)
+
+        def made(testing: bool) -> Source:
+            world = World.open(held_out=data.held_out, testing=testing)
+            return returning(partial(record, world, weights, data.seed), data.rows)
+
+        return Rows(made(False), made(True) if data.held_out else None)
+    documents = yield from read_documents(data)
+    kept, held_out = hold_out(documents, data.held_out, data.seed)
+    return Rows(
+        Shuffled(kept, data.seed, where=data.source),
+        Shuffled(held_out, data.seed) if held_out else None,
+    )
 
 
-def pictures_alone(source: Source) -> Source:
-    """The last picture of each document with nothing said about it, as `build-base` reads them."""
-
-    def alone(number: int) -> Document:
-        document = source(number)
-        pictures = [segment for segment in document.segments if segment.type == "image"]
-        last = pictures[-1]
-        return Document(says("model", last.value), document.id, document.source)
-
-    return alone
+def returning(source: Source, rows: int) -> Source:
+    """The source's first `rows` documents over and over; all of them when 0."""
+    return (lambda number: source(number % rows)) if rows else source
 
 
-def orthus_batches(
-    source: Source,
+def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
+    """The documents on disk whose records and pictures all read; raises as `read_rows`."""
+    packs = starter_packs()
+    reading = sniff.read(Path(data.source), strict=data.strict, pack=packs["3d"], styles=packs)
+    yield from reading.check_pictures()
+    yield from left_out(reading)
+    return reading.documents
+
+
+def usable(
+    rows: Rows, check: Callable[[Document], object], *, strict: bool
+) -> Generator[Event, None, Rows]:
+    """The rows without documents that a training cannot use. What is made without end stays as it
+    is, and has to be right by itself.
+
+    Args:
+        rows: As read.
+        check: Raises DataError for a document that cannot be used.
+        strict: Whether the first such document ends the training.
+
+    Raises: DataError when none is left, and at the first one when strict.
+    """
+    if not isinstance(rows.train, Shuffled):
+        return rows
+    reading, where = Reading(strict), Path(rows.train.where)
+    held_out = rows.held_out.documents if isinstance(rows.held_out, Shuffled) else []
+    apart = {id(document) for document in held_out}
+    for document in (*rows.train.documents, *held_out):
+        try:
+            check(document)
+            reading.documents.append(document)
+        except DataError as error:
+            reading.leave_out(where / document.id, 0, error)
+    yield from left_out(reading)
+    kept = [document for document in reading.documents if id(document) not in apart]
+    measured = [document for document in reading.documents if id(document) in apart]
+    seed = rows.train.seed
+    return Rows(Shuffled(kept, seed, str(where)), Shuffled(measured, seed) if measured else None)
+
+
+def left_out(reading: Reading) -> Iterator[Note]:
+    """What a reading could not use: how much, and the first of it."""
+    if reading.fault_count:
+        found = reading.fault_count + len(reading.documents)
+        yield Note(f"{reading.fault_count} of {found} records are left out")
+        yield from (Note(f"  {fault}") for fault in reading.faults)
+
+
+def last_picture(document: Document) -> Picture:
+    """The picture that `build-base` learns to draw. Raises: DataError when there is none."""
+    for segment in reversed(document.segments):
+        if isinstance(segment.value, Picture):
+            return segment.value
+    raise DataError("there is no picture in it", where=document.id)
+
+
+def picture_alone(document: Document) -> Document:
+    """The last picture of a document with nothing said about it."""
+    return Document(says("model", last_picture(document)), document.id, document.source)
+
+
+def pictures_alone(rows: Rows) -> Rows:
+    """The last picture of each document, as `build-base` reads them."""
+
+    def alone(source: Source) -> Source:
+        return lambda number: picture_alone(source(number))
+
+    return Rows(alone(rows.train), alone(rows.held_out) if rows.held_out else None)
+
+
+class RowBatches(NamedTuple):
+    """Batches of rows.
+
+    train: Batch number n, n = 0, 1, 2 ...
+    held_out: Makes the batches to measure with, the same on every device; [] without held-out rows.
+    """
+
+    train: Callable[[int], Batch]
+    held_out: Callable[[], list[Batch]]
+
+
+@dataclass(frozen=True)
+class Laying:
+    """How documents become batches.
+
+    encode: A document to a row.
+    collate: Rows to a batch.
+    """
+
+    encode: Callable[[Document], Encoded]
+    collate: Callable[[list[Encoded]], Batch]
+
+    def batches(
+        self, rows: Rows, data: DataRecipe, batch_size: int, validate_rows: int
+    ) -> RowBatches:
+        """Batches of `batch_size` documents, on this process's share of the rows."""
+        place = here()
+        train = Batches(
+            source=rows.train,
+            encode=self.encode,
+            collate=self.collate,
+            batch_size=batch_size,
+            seed=data.seed,
+            condition_dropout=data.condition_dropout,
+            window=1 if data.packing else WINDOW,
+            shard=place.shard,
+            shards=place.shards,
+        )
+
+        def held_out() -> list[Batch]:
+            if rows.held_out is None:
+                return []
+            most = len(rows.held_out) if isinstance(rows.held_out, Shuffled) else validate_rows
+            numbers = range(min(most, validate_rows))
+            measured = [self.encode(rows.held_out(number)) for number in numbers]
+            return [
+                self.collate(measured[at : at + batch_size])
+                for at in range(0, len(measured), batch_size)
+            ]
+
+        return RowBatches(train, held_out)
+
+
+def orthus_laying(
     data: DataRecipe,
     config: OrthusConfig,
     tokenizer: PreTrainedTokenizerBase,
     features_of: FeatureSource,
-    batch_size: int,
-) -> Batches:
-    """The batch of each step, with features in the slots."""
+) -> Laying:
+    """Rows with features in the slots."""
     ids = TokenIds.of(config)
-    return Batches(
-        source=source,
-        encode=_encoder(tokenizer, ids, config.patches, config.max_position_embeddings),
-        collate=partial(collate, ids=ids, features_of=features_of),
-        batch_size=batch_size,
-        seed=data.seed,
-        condition_dropout=data.condition_dropout,
-        window=8,
+    fill = partial(
+        collate,
+        ids=ids,
+        features_of=features_of,
+        packing=data.packing,
+        own_pictures=data.own_pictures,
     )
+    return Laying(row_encoder(tokenizer, config), fill)
 
 
-def discrete_batches(
-    source: Source,
+def discrete_laying(
     data: DataRecipe,
     config: OrthusConfig,
     tokenizer: PreTrainedTokenizerBase,
     codes_of: FeatureSource,
-    batch_size: int,
-) -> Batches:
-    """The batch of each step for a discrete Chameleon, with code tokens in the slots."""
-    ids = TokenIds.of(config)
+) -> Laying:
+    """Rows for a discrete Chameleon, with code tokens in the slots."""
     fill = partial(
-        collate_discrete, ids=ids, codes_of=codes_of, code_token_ids=config.code_token_ids
+        collate_discrete,
+        ids=TokenIds.of(config),
+        codes_of=codes_of,
+        code_token_ids=config.code_token_ids,
+        packing=data.packing,
     )
-    return Batches(
-        source=source,
-        encode=_encoder(tokenizer, ids, config.patches, config.max_position_embeddings),
-        collate=fill,
-        batch_size=batch_size,
-        seed=data.seed,
-        condition_dropout=data.condition_dropout,
-        window=8,
-    )
+    return Laying(row_encoder(tokenizer, config), fill)
 
 
-def _encoder(
-    tokenizer: PreTrainedTokenizerBase, ids: TokenIds, patches: int, longest: int
+def row_encoder(
+    tokenizer: PreTrainedTokenizerBase, config: OrthusConfig
 ) -> Callable[[Document], Encoded]:
-    return partial(encode, tokenizer=tokenizer, ids=ids, patches=patches, longest=longest)
+    """A document to a row of a model; DataError when it does not fit the context."""
+    return partial(
+        encode,
+        tokenizer=tokenizer,
+        ids=TokenIds.of(config),
+        patches=config.patches,
+        longest=config.max_position_embeddings,
+    )

@@ -6,18 +6,22 @@ also opens the soft embedding as it goes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
+import torch
 from PIL import Image
 from torch import nn
 
 from orthus_core.data.collate import Batch
-from orthus_core.losses.joint import JointLoss
+from orthus_core.losses.joint import Counts, JointLoss, counts_of
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.training import TemperatureRecipe
+from orthus_core.train.devices import here, over_all
+from orthus_core.train.rows import RowBatches
 
 Draw = Callable[[], "Image.Image | None"]
+Part = tuple[Batch, Counts]
 
 
 def draw_nothing() -> None:
@@ -29,9 +33,9 @@ class RowsStage:
     """A transformer on rows: every batch through one objective.
 
     Args:
-        objective: Its forward takes a batch.
+        objective: Its forward takes a batch, and the counts that its means are over.
         trainable: The parameters that move.
-        batches: Batch number n, n = 0, 1, 2 ...
+        batches: What is trained on and measured with.
         draw: Makes the sample sheet.
     """
 
@@ -41,7 +45,7 @@ class RowsStage:
         self,
         objective: nn.Module,
         trainable: list[nn.Parameter],
-        batches: Callable[[int], Batch],
+        batches: RowBatches,
         draw: Draw = draw_nothing,
     ) -> None:
         self.objective = objective
@@ -53,14 +57,33 @@ class RowsStage:
     def trainable(self) -> list[nn.Parameter]:
         return self._trainable
 
-    def batch(self, step: int) -> Any:
-        return self._batches(step)
+    def parts(self, step: int, count: int) -> Sequence[Part]:
+        return weighed([self._batches.train(step * count + part) for part in range(count)])
+
+    def held_out(self) -> Sequence[Part]:
+        return self._held_out
+
+    @cached_property
+    def _held_out(self) -> list[Part]:
+        return weighed(self._batches.held_out())
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
         return []
 
     def samples(self) -> Image.Image | None:
         return self._draw()
+
+
+def weighed(batches: Sequence[Batch]) -> list[Part]:
+    """The batches of a step with the counts of an average one, those of all devices among them.
+
+    Divided by these, their losses average to that of one batch that holds all their rows.
+    """
+    if not batches:
+        return []
+    totals = over_all(torch.tensor([counts_of(batch) for batch in batches]).sum(0))
+    counts = Counts(*(totals / (len(batches) * here().shards)).tolist())
+    return [(batch, counts) for batch in batches]
 
 
 class BuildBaseStage(RowsStage):
@@ -77,7 +100,7 @@ class BuildBaseStage(RowsStage):
         self,
         objective: JointLoss,
         trainable: list[nn.Parameter],
-        batches: Callable[[int], Batch],
+        batches: RowBatches,
         *,
         temperature: TemperatureRecipe,
         steps: int,

@@ -1,7 +1,8 @@
 """Saved states of a training: written whole or not at all, so that it can go on bit for bit.
 
 A state folder `states/step-000500` holds the objective's weights, the optimiser, the weight average
-and the step. Every random draw of a step comes from (seed, step), so no generator has to be saved.
+and the step, and what the training was started with. Every random draw of a step comes from (seed,
+step), so no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,29 @@ import torch
 from torch import nn
 
 from orthus_core.errors import OutputError, TrainingError
+from orthus_core.recipe import Recipe, keys
 from orthus_core.train.optim import WeightAverage
 
 STATES = "states"
+
+# Tables of a recipe that say what is told of a training, and change nothing in it.
+TELLING = ("log",)
+
+
+def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
+    """What decides how a training goes: each key of the recipe by its dotted name.
+
+    Args:
+        recipe: What it runs by.
+        tables: The only tables and keys that matter to it; all that change a training by default.
+        more: What decides besides the recipe.
+    """
+    taken = {
+        key.name: key.default
+        for key in keys(recipe)
+        if (key.path[0] in tables if tables else key.path[0] not in TELLING)
+    }
+    return json.loads(json.dumps(taken | more))  # as a saved state will hold it
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -42,7 +64,7 @@ def save_state(
     average: WeightAverage,
     *,
     keep_last: int,
-    about: dict[str, Any],
+    origins: Mapping[str, Any],
 ) -> Path:
     """Write the state after `step` steps beside its place, then rename it in; drop states older
     than `keep_last`.
@@ -60,7 +82,8 @@ def save_state(
             "average": average.state(),
         }
         torch.save(state, partial / "state.pt")
-        (partial / "about.json").write_text(json.dumps({"step": step, **about}, indent=2))
+        about = {"step": step, "origins": dict(origins)}
+        (partial / "about.json").write_text(json.dumps(about, indent=2))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
     except OSError as error:
@@ -81,14 +104,16 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     average: WeightAverage,
     *,
-    about: dict[str, Any],
+    origins: Mapping[str, Any],
 ) -> int:
     """Put a saved state back and return how many steps it had done.
 
-    Raises: TrainingError when the state is missing, broken, or of a training with another recipe.
+    Raises: TrainingError when the state is missing, broken, or of a training that was started with
+        anything else.
     """
     try:
         known = json.loads((path / "about.json").read_text())
+        step, before = int(known["step"]), known["origins"]
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the broken file makes it raise
         raise TrainingError(
@@ -96,14 +121,26 @@ def load_state(
             where=str(path),
             hint="delete that folder and resume from the one before it, or start anew",
         ) from error
-    changed = sorted(key for key, value in about.items() if known.get(key) != value)
-    if changed:
-        raise TrainingError(
-            f"the saved state was made with another {', '.join(changed)}",
-            where=str(path),
-            hint="resume with the recipe it was started with",
-        )
+    check_same(before, origins, path)
     objective.load_state_dict(state["objective"])
     optimizer.load_state_dict(state["optimizer"])
     average.load(state["average"])
-    return int(known["step"])
+    return step
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Raises: TrainingError naming the first keys that differ, with both values."""
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        values = [f"{key} = {said(before, key)}, now {said(now, key)}" for key in changed[:3]]
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise TrainingError(
+            f"the saved state was made with {'; '.join(values)}{more}",
+            where=str(path),
+            hint="resume with what it was started with (only log may change), or leave out "
+            "--resume to start anew",
+        )
+
+
+def said(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "not set"

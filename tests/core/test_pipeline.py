@@ -27,7 +27,13 @@ from orthus_core.samplers.settings import Settings
 from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
 from orthus_core.train.pretrain import pretrain, training_folder
 
-SHORT = ("optim.steps=2", "optim.batch_size=3", "log.sample_every=0", "log.every=1")
+SHORT = (
+    "optim.steps=2",
+    "optim.batch_size=3",
+    "log.sample_every=0",
+    "log.every=1",
+    "log.validate_rows=6",
+)
 TINY = (
     "tokenizer.vocab_size=400",
     "tokenizer.rows=200",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -11,10 +15,12 @@ from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.events import Note, StepDone
-from orthus_core.recipe.training import LogRecipe, OptimRecipe
-from orthus_core.train.loop import train
+from orthus_core.recipe import key, load
+from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
+from orthus_core.train.figures import Figures as FiguresBook
+from orthus_core.train.loop import train, validate
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizer
-from orthus_core.train.state import saved_steps, state_path
+from orthus_core.train.state import origins, saved_steps, state_path
 
 LOG = LogRecipe(every=1, sample_every=0, save_every=3, keep_last=2)
 
@@ -45,9 +51,12 @@ class Fit:
     def trainable(self):
         return list(self.objective.parameters())
 
-    def batch(self, step):
+    def parts(self, step, count):
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
-        return x * float("nan") if step == self.poison_at else x
+        return [(x * float("nan") if step == self.poison_at else x,)] * count
+
+    def held_out(self):
+        return [(torch.randn(8, 4, generator=torch.Generator().manual_seed(-1)),)] * 2
 
     def begin_step(self, step):
         return []
@@ -70,7 +79,7 @@ def weights_after(folder, *, stop_after=None, resume=False):
         seed=3,
         folder=folder,
         resume=resume,
-        should_stop=lambda: stop_after is not None and len(seen) + 1 >= stop_after,
+        should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
     )
     for event in events:
         if isinstance(event, StepDone):
@@ -116,14 +125,57 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_state(tmp_p
     stage = Fit(poison_at=5)
     with pytest.raises(TrainingError, match="step 5") as caught:
         list(train(stage, optim=optim(), log=LOG, seed=0, folder=tmp_path))
-    assert "resume" in caught.value.hint
+    assert "after step 3" in caught.value.hint
     assert saved_steps(tmp_path) == [3]
 
 
-def test_a_state_of_another_recipe_is_refused(tmp_path):
-    weights_after(tmp_path)
-    with pytest.raises(TrainingError, match="another optim.steps"):
-        list(train(Fit(), optim=optim(steps=9), log=LOG, seed=3, folder=tmp_path, resume=True))
+@dataclass(frozen=True)
+class FitRecipe:
+    command: ClassVar[str] = "fit"
+
+    optim: OptimRecipe = key(OptimRecipe(lr=1e-2, steps=4), "")
+    log: LogRecipe = key(LOG, "")
+    data: DataRecipe = key(DataRecipe(), "")
+
+
+def fit_by(folder, *overrides, resume=False, **more):
+    recipe = load(FitRecipe, None, overrides)
+    events = train(
+        Fit(),
+        optim=recipe.optim,
+        log=recipe.log,
+        seed=0,
+        folder=folder,
+        origins=origins(recipe, **more),
+        resume=resume,
+    )
+    return list(events)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ("optim.steps=9", "optim.steps = 4, now 9"),
+        ("optim.betas=[0.9, 0.95]", r"optim.betas = \[0.9, 0.99\], now \[0.9, 0.95\]"),
+        ("data.condition_dropout=0.1", "data.condition_dropout = 0.05, now 0.1"),
+    ],
+)
+def test_a_state_of_another_recipe_is_refused_and_the_key_named(change, told, tmp_path):
+    fit_by(tmp_path)
+    with pytest.raises(TrainingError, match=told):
+        fit_by(tmp_path, change, resume=True)
+
+
+def test_a_state_from_another_model_is_refused(tmp_path):
+    fit_by(tmp_path, init_from="one")
+    with pytest.raises(TrainingError, match="init_from = 'one', now 'other'"):
+        fit_by(tmp_path, resume=True, init_from="other")
+
+
+def test_what_is_told_of_a_training_may_change(tmp_path):
+    fit_by(tmp_path)
+    events = fit_by(tmp_path, "log.every=2", "log.validate_every=0", resume=True)
+    assert events == [Note("resuming after step 4 of 4")]
 
 
 def test_a_broken_state_is_named(tmp_path):
@@ -173,3 +225,142 @@ def test_the_average_is_unbiased_early_and_restarts():
     parameter.data.fill_(7.0)
     average.swap()
     assert parameter.item() == -2.0 and average.averages[0] == 7.0
+
+
+class Skewed(Fit):
+    """Parts of a step are consecutive slices of one stream of rows."""
+
+    def parts(self, step, count):
+        rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return [(part,) for part in rows.split(8 // count)]
+
+
+class Exact(nn.Module):
+    """A linear fit without noise, so that halves of a batch add up to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Figures:
+        return Figures((self.linear(x) - x).square().mean())
+
+
+def test_accumulated_batches_step_as_one_large_batch(tmp_path):
+    def weights(parts):
+        stage = Skewed()
+        torch.manual_seed(0)
+        stage.objective = Exact()
+        recipe = optim(accumulate=parts, ema_decay=0.0)
+        events = list(train(stage, optim=recipe, log=LOG, seed=0, folder=tmp_path / str(parts)))
+        totals = [e.metrics["total"] for e in events if isinstance(e, StepDone)]
+        return stage.objective.linear.weight, totals
+
+    (whole, totals), (halves, halves_totals) = weights(1), weights(4)
+    torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
+    assert halves_totals == pytest.approx(totals, rel=1e-5)
+
+
+class Exploding(nn.Module):
+    """A finite loss whose gradient is not: the root of zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Figures:
+        return Figures((self.linear(x) * 0).square().sum().sqrt())
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(clip_norm, tmp_path):
+    stage = Fit()
+    stage.objective = Exploding()
+    before = stage.objective.linear.weight.clone()
+    with pytest.raises(TrainingError, match="the gradient is nan at step 0"):
+        list(train(stage, optim=optim(clip_norm=clip_norm), log=LOG, seed=0, folder=tmp_path))
+    assert torch.equal(stage.objective.linear.weight, before)
+    assert saved_steps(tmp_path) == []
+
+
+def test_the_batch_that_broke_is_counted_over_accumulated_ones(tmp_path):
+    with pytest.raises(TrainingError, match="step 2, in batch 6"):
+        list(train(Fit(poison_at=2), optim=optim(accumulate=3), log=LOG, seed=0, folder=tmp_path))
+
+
+def measured(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {x["step"]: x["validation_total"] for x in lines if "validation_total" in x}
+
+
+def test_held_out_rows_are_measured_on_the_average_with_the_same_noise(tmp_path):
+    log = replace(LOG, every=100, validate_every=3)
+    stage = Fit()
+    recipe = optim(lr=0.0, ema_decay=0.9)
+    events = list(train(stage, optim=recipe, log=log, seed=0, folder=tmp_path))
+    found = measured(tmp_path)
+    assert list(found) == [3, 6, 8]
+    assert len(set(found.values())) == 1, "weights that do not move measure the same each time"
+    notes = [event.message for event in events if isinstance(event, Note)]
+    assert len(notes) == 3 and notes[0].startswith("on held-out rows after step 3: total ")
+    assert stage.objective.training
+
+    moved = Fit()
+    list(train(moved, optim=optim(lr=0.1), log=log, seed=0, folder=tmp_path / "moved"))
+    # The weights left behind are the average, which is what was measured last.
+    now = validate(moved, torch.device("cpu"))
+    assert now["validation_total"] == measured(tmp_path / "moved")[8] < found[8]
+
+
+def test_measuring_changes_nothing_of_the_training(tmp_path):
+    def weights(validate_every, folder):
+        stage = Fit()
+        log = replace(LOG, validate_every=validate_every)
+        list(train(stage, optim=optim(), log=log, seed=0, folder=folder))
+        return stage.objective.linear.weight
+
+    assert torch.equal(weights(0, tmp_path / "never"), weights(2, tmp_path / "often"))
+
+
+def test_a_line_that_a_killed_run_left_half_written_is_dropped(tmp_path):
+    whole, _ = weights_after(tmp_path / "whole")
+    weights_after(tmp_path / "parts", stop_after=4)
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5, "tot')
+    weights_after(tmp_path / "parts", resume=True)
+    texts = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
+    assert texts[0] == texts[1]
+
+
+class Board:
+    """What `torch.utils.tensorboard.SummaryWriter` would be."""
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.folder, self.purge_step, self.points = folder, purge_step, []
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.points.append((name, step, value))
+
+    def flush(self) -> None:
+        self.flushed = len(self.points)
+
+
+def test_tensorboard_gets_every_figure_when_it_is_installed(tmp_path, monkeypatch):
+    module = ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = Board
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    book = FiguresBook(tmp_path, 7, "auto")
+    book.write(8, {"total": 0.5, "lr": 0.1})
+    assert book.board.points == [("total", 8, 0.5), ("lr", 8, 0.1)]
+    assert book.board.flushed == 2 and book.board.purge_step == 8
+    assert Path(book.board.folder).parent == tmp_path
+
+
+def test_tensorboard_is_missed_only_when_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert FiguresBook(tmp_path, 0, "auto").board is None
+    assert FiguresBook(tmp_path, 0, False).board is None
+    with pytest.raises(TrainingError, match="not installed") as caught:
+        FiguresBook(tmp_path, 0, True)
+    assert "pip install tensorboard" in caught.value.hint

@@ -19,6 +19,7 @@ from orthus_core.train.freeze import (
 )
 from orthus_core.train.optim import make_optimizer
 from orthus_core.train.stages import temperature_at
+from orthus_core.train.world_pictures import SpritePictures
 from tests.conftest import make_tiny_model
 
 SHAPE = AutoencoderRecipe(
@@ -38,7 +39,13 @@ SHAPE = AutoencoderRecipe(
 def stage():
     torch.manual_seed(0)
     sprites_M4HW = torch.randint(0, 256, (6, 4, 16, 16), dtype=torch.uint8)
-    return DiscreteAutoencoderStage(fresh_autoencoder(SHAPE), SHAPE, sprites_M4HW, seed=1)
+    pictures = SpritePictures(sprites_M4HW[1:], sprites_M4HW[:1])
+    return DiscreteAutoencoderStage(fresh_autoencoder(SHAPE), SHAPE, pictures, seed=1)
+
+
+def batch(stage, step=0):
+    ((pixels_M3HW,),) = stage.parts(step, 1)
+    return pixels_M3HW
 
 
 def test_build_base_moves_the_image_parts_and_nothing_text_depends_on():
@@ -110,7 +117,7 @@ def test_kmeans_covers_the_clusters_that_are_there():
 
 
 def test_folding_the_norm_keeps_the_features(stage):
-    pixels = stage.batch(0)
+    pixels = batch(stage)
     objective = stage.objective
     for _ in range(5):
         objective(pixels)
@@ -129,14 +136,14 @@ def test_codes_begin_on_features_and_dead_ones_are_revived(stage):
     with torch.no_grad():
         codes_KC[:8] = 100.0  # nowhere near a feature
     objective.last_used_K[:8] = SHAPE.revive_every
-    assert objective.revive(stage.batch(0), torch.Generator().manual_seed(0)) >= 8
+    assert objective.revive(batch(stage), torch.Generator().manual_seed(0)) >= 8
     assert codes_KC.abs().max() < 10
 
 
 def test_snapping_reports_the_codes_it_used(stage):
-    assert stage.objective(stage.batch(0)).codes_used == 0
+    assert stage.objective(batch(stage)).codes_used == 0
     stage.begin_step(2)
-    figures = stage.objective(stage.batch(2))
+    figures = stage.objective(batch(stage, 2))
     assert figures.codes_used >= 1 and figures.commitment > 0
 
 

@@ -51,7 +51,7 @@ def _written(document: Document, number: int, folder: Path, size: int) -> dict[s
             continue
         name = f"{IMAGES}/{number:06d}-{index}.png"
         Image.fromarray(segment.value.load(size)).save(folder / name)
-        written = {"type": "image", "role": segment.role, "path": name}
+        written: dict[str, Any] = {"type": "image", "role": segment.role, "path": name}
         if isinstance(segment.value, SceneImage):
             written["scene"] = segment.value.scene.record()
         row["segments"][index] = written

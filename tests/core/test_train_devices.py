@@ -1,0 +1,64 @@
+"""Two processes that train together do what one does on the rows of both."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tests.core.toy_data import SHORT, begin_orthus, interleaved
+
+# Text alone: the noise on pictures is each device's own. Without sorted windows, which packing
+# makes superfluous, a step's rows are the same however many devices share them.
+ALIKE = (
+    *(word for word in SHORT if "batch_size" not in word),
+    "optim.lr=0.001",
+    "objective=understanding",
+    "data.packing=true",
+)
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def posttrained(start: Path, source: Path, output: Path, batch_size: int, devices: int) -> Path:
+    sets = (*ALIKE, f"optim.batch_size={batch_size}", f"data.source={json.dumps(str(source))}")
+    words = ["posttrain", "--init-from", str(start), "-o", str(output)]
+    words += [word for change in sets for word in ("--set", change)]
+    together = {"WORLD_SIZE": str(devices), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    logs, processes = [], []
+    for rank in range(devices):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
+        logs.append(output.with_name(f"{output.name}-{rank}.txt"))
+        environment = together | place if devices > 1 else {}
+        processes.append(begin_orthus(words, logs[-1], **environment))
+    for process, log in zip(processes, logs, strict=True):
+        process.join()
+        assert process.exitcode == 0, log.read_text()
+    for log in logs[1:]:
+        assert "training" not in log.read_text(), "one of them speaks for all"
+    return output
+
+
+def test_two_devices_train_as_one_with_twice_the_rows(tiny_folder, tmp_path):
+    source = interleaved(tmp_path / "data")
+    alone = posttrained(tiny_folder, source, tmp_path / "alone", batch_size=6, devices=1)
+    pair = posttrained(tiny_folder, source, tmp_path / "pair", batch_size=3, devices=2)
+    begin, one, two = (load_file(f / "model.safetensors") for f in (tiny_folder, alone, pair))
+    moved = torch.cat([(one[name] - begin[name]).flatten() for name in one])
+    apart = torch.cat([(one[name] - two[name]).flatten() for name in one])
+    # Adam takes a step of the same length however small the gradient is, so a rounding error of one
+    # that is zero can show; on the whole they go the same way.
+    assert moved.norm() > 0.1 and apart.norm() < 0.02 * moved.norm()
+
+    def measured(folder: Path) -> list[float]:
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        return [line["validation_text"] for line in lines if "validation_text" in line]
+
+    torch.testing.assert_close(measured(pair), measured(alone), rtol=1e-3, atol=0)

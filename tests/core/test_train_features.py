@@ -1,0 +1,63 @@
+"""Features are the same to the bit in whatever company they are computed, and never another
+autoencoder's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from orthus_core.data.pictures import FilePicture
+from orthus_core.train.features import TOGETHER, always_together, feature_cache, kept
+from tests.conftest import make_tiny_model
+from tests.core.toy_data import pictures_with_words
+
+
+@torch.no_grad()
+def test_a_picture_has_the_same_features_in_any_company():
+    vq = make_tiny_model().model.vqmodel
+    encode = always_together(vq.features)
+    pixels = torch.rand(2 * TOGETHER + 5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    whole = encode(pixels)
+    assert len(whole) == len(pixels)
+    torch.testing.assert_close(whole, vq.features(pixels), rtol=1e-4, atol=1e-5)
+    for some in (slice(0, 1), slice(3, 20), slice(30, 33), slice(4, 37)):
+        assert torch.equal(encode(pixels[some]), whole[some])
+
+
+def test_every_batch_is_of_one_size():
+    sizes = []
+
+    def encode(pixels):
+        sizes.append(len(pixels))
+        return pixels
+
+    for count in (1, TOGETHER, TOGETHER + 1):
+        always_together(encode)(torch.zeros(count, 3, 4, 4))
+    assert sizes == [TOGETHER] * 4
+
+
+def test_features_of_another_autoencoder_are_not_used(tmp_path):
+    folder = pictures_with_words(tmp_path / "pictures", 3)
+    pictures = [FilePicture(path) for path in sorted(folder.glob("*.png"))]
+    one, other = make_tiny_model(seed=0).model.vqmodel, make_tiny_model(seed=1).model.vqmodel
+
+    def features(vq):
+        cache = feature_cache(vq, vq.features, tmp_path / "training")
+        found = len(cache)
+        with kept(cache):
+            return cache(pictures), found
+
+    first, found = features(one)
+    assert found == 0
+    again, found = features(one)
+    assert found == 3 and torch.equal(again, first)
+    others, found = features(other)
+    assert found == 0 and not torch.allclose(others, first)
+    assert len(list((tmp_path / "training").iterdir())) == 2
+
+    # A trained decoder changes no feature, a trained encoder does.
+    with torch.no_grad():
+        one.decoder.conv_out.weight.add_(1)
+        assert features(one)[1] == 3
+        one.encoder.conv_in.weight.add_(1e-3)
+        assert features(one)[1] == 0

@@ -1,0 +1,193 @@
+"""The trainings of an Orthus, run for a few steps: what each moves, measures, leaves and writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from orthus_core.checkpoint.folder import open_orthus
+from orthus_core.evaluation.reconstruction import reconstruct
+from orthus_core.events import Note, StepDone
+from orthus_core.losses.joint import Counts, JointLoss, counts_of
+from orthus_core.recipe import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe, load
+from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
+from orthus_core.train.pictures import read_pictures
+from orthus_core.train.rows import orthus_laying, read_rows
+from orthus_core.train.stages import weighed
+from tests.core.toy_data import SHORT, interleaved, pictures_with_words
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return pictures_with_words(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Path:
+    return interleaved(tmp_path_factory.mktemp("data") / "mixed")
+
+
+def run(trainer, schema, start: Path, output: Path, source: Path, *overrides) -> list:
+    recipe = load(schema, None, (*SHORT, f"data.source={json.dumps(str(source))}", *overrides))
+    return list(trainer(recipe, start, output))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def moved(one: Path, other: Path) -> set[str]:
+    before, after = weights(one), weights(other)
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder, pictures, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "base"
+    heat = ("optim.lr=0.01", "optim.weight_decay=0.1", "temperature.end=4.0")
+    run(build_base, BuildBaseRecipe, tiny_folder, folder, pictures, *heat)
+    return folder
+
+
+def test_build_base_moves_codes_their_rows_of_the_table_and_the_head(tiny_folder, base):
+    before, after = open_orthus(tiny_folder, device="cpu"), open_orthus(base, device="cpu")
+    head = {name for name in weights(base) if name.startswith("mlp_head.")}
+    assert moved(tiny_folder, base) == head | {
+        "model.codebook_in.weight",
+        "model.embed_tokens.weight",
+    }
+    codes = before.model.code_token_ids
+    rows = [model.model.embed_tokens.weight for model in (before.model, after.model)]
+    differs = (rows[0] != rows[1]).any(1)
+    assert differs[codes].all(), "each code of a soft embedding takes part"
+    differs[codes] = False
+    assert not differs.any()
+
+
+@torch.no_grad()
+def test_build_base_leaves_the_text_as_it_was_to_the_bit(tiny_folder, base):
+    ids = torch.tensor([[0, *range(40, 60)], [0, *range(60, 80)]])
+    logits = []
+    for folder in (tiny_folder, base):
+        model = open_orthus(folder, device="cpu").model
+        logits.append(model.text_logits(model(ids).hidden_BSD))
+    assert torch.equal(*logits)
+
+
+def test_build_base_keeps_the_temperature_it_ended_at(base):
+    assert open_orthus(base, device="cpu").model.config.embedding_temperature == 4.0
+
+
+@pytest.mark.parametrize(
+    "objective, heads",
+    [("both", {"lm", "mlp"}), ("understanding", {"lm"}), ("generation", {"mlp"})],
+)
+def test_an_objective_trains_its_own_heads(objective, heads, tiny_folder, records, tmp_path):
+    change = (f"objective={objective}", "lambda_image=3.0", "text_weight=2.0", "optim.lr=0.01")
+    events = run(posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", records, *change)
+    names = moved(tiny_folder, tmp_path / "out")
+    assert {name.partition("_head.")[0] for name in names if "_head." in name} == heads
+    assert not any("vqmodel" in name for name in names)
+    assert "model.codebook_in.weight" in names and "model.layers.0.mlp.up_proj.weight" in names
+    for event in events:
+        if isinstance(event, StepDone):
+            text, image = 2.0 * event.metrics["text"], 3.0 * event.metrics["image"]
+            parts = {"both": text + image, "understanding": text, "generation": image}
+            assert event.metrics["total"] == pytest.approx(parts[objective], rel=1e-5)
+            assert text > 0 and image > 0, "what does not count is measured all the same"
+
+
+def test_parts_of_a_step_weigh_by_what_they_hold(tiny_folder, records):
+    """One short and one long batch average to the batch of all their rows."""
+    opened = open_orthus(tiny_folder, device="cpu", dtype="fp32")
+    model, tokenizer = opened.model, opened.processor.tokenizer
+    data = load(PosttrainRecipe, None, (f"data.source={json.dumps(str(records))}",)).data
+    rows = drained(read_rows(data))
+    laying = orthus_laying(data, model.config, tokenizer, lambda ps: torch.ones(len(ps), 4, 8))
+    encoded = [laying.encode(rows.train(number)) for number in range(7)]
+    whole, parts = (
+        [laying.collate(some) for some in split]
+        for split in ([encoded], [encoded[:1], encoded[1:]])
+    )
+    counts = weighed(parts)[0][1]
+    assert counts == Counts(*(n / 2 for n in counts_of(whole[0])))
+    objective = JointLoss(model, lambda_image=0.0)
+
+    def text_gradient(batches, counts):
+        model.zero_grad()
+        for batch in batches:
+            (objective(batch, counts).total / len(batches)).backward()
+        return model.lm_head.weight.grad.clone()
+
+    wanted = text_gradient(whole, None)
+    torch.testing.assert_close(text_gradient(parts, counts), wanted, rtol=1e-4, atol=1e-6)
+    mean_of_means = text_gradient(parts, None)
+    assert (mean_of_means - wanted).abs().max() > 0.01 * wanted.abs().max()
+
+    # The noise of a batch is its own; with equal noise the picture's share is exact.
+    for part in parts:
+        losses = []
+        for given in (None, counts):
+            torch.manual_seed(0)
+            losses.append(objective(part, given).image.item())
+        assert losses[1] == pytest.approx(losses[0] * counts_of(part).image / counts.image)
+
+
+def drained(generator):
+    """What a generator of events returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.fixture(scope="module")
+def finetuned(tiny_folder, pictures, tmp_path_factory) -> tuple[Path, list]:
+    folder = tmp_path_factory.mktemp("models") / "vae"
+    terms = ("losses.perceptual=0.1", "losses.adversarial=0.1", "losses.multi_scale=0.5")
+    rival = ("discriminator.start=2", "discriminator.channels=8", "discriminator.levels=2")
+    slow = ("optim.lr=0.001", "optim.ema_decay=0.5")
+    events = run(
+        finetune_vae, FinetuneVaeRecipe, tiny_folder, folder, pictures, *terms, *rival, *slow
+    )
+    return folder, events
+
+
+def test_finetune_vae_moves_the_decoder_alone(tiny_folder, finetuned):
+    names = moved(tiny_folder, finetuned[0])
+    decoder = ("model.vqmodel.decoder.", "model.vqmodel.post_quant_conv.")
+    assert names and all(name.startswith(decoder) for name in names)
+
+
+def test_finetune_vae_measures_both_paths_before_and_after(tiny_folder, pictures, finetuned):
+    folder, events = finetuned
+    report = json.loads((folder / "quality.json").read_text())
+    assert report["pictures"] == 4 and report["data_range"] == 255
+    recipe = load(FinetuneVaeRecipe, None, (*SHORT, f"data.source={json.dumps(str(pictures))}"))
+    held_out = drained(read_pictures(recipe.data, 16)).held_out_M3HW
+    for when, start in (("before", tiny_folder), ("after", folder)):
+        vq = open_orthus(start, device="cpu", dtype="fp32").model.model.vqmodel
+        for path, likeness in reconstruct(vq, held_out)._asdict().items():
+            assert report[when][path] == pytest.approx(likeness._asdict(), rel=1e-5)
+    told = [e.message for e in events if isinstance(e, Note) and "held-out pictures" in e.message]
+    assert len(told) == 2 and "before" in told[0] and "from codes" in told[0] and "dB" in told[1]
+
+
+def test_the_card_and_the_configuration_say_how_good_the_decoder_is(finetuned):
+    folder, _ = finetuned
+    after = json.loads((folder / "quality.json").read_text())["after"]["features"]
+    words = f"{after['psnr']:.2f} dB, SSIM {after['ssim']:.3f} from features"
+    assert words in (folder / "README.md").read_text()
+    assert words in json.loads((folder / "config.json").read_text())["origin"]["reconstruction"]
+
+
+def test_every_training_measures_held_out_rows(finetuned, base):
+    for folder in (finetuned[0], base):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert [x["step"] for x in lines if "validation_total" in x] == [2, 4]

@@ -1,0 +1,197 @@
+"""Documents in one row: each is as it would be alone, for both kinds of model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+
+from orthus_core.data.collate import Batch, collate, packed
+from orthus_core.data.encode import IGNORE, Encoded, TokenIds
+from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
+from orthus_core.losses.packing import sight
+from tests.conftest import make_tiny_config, make_tiny_model
+
+P, C = 4, 8  # patches and channels of the tiny model
+FIRST_WORD = 40
+
+
+class Drawing:
+    """A picture whose features are drawn from its number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.key = str(number)
+
+
+def features_of(pictures) -> torch.Tensor:
+    return torch.stack(
+        [torch.randn(P, C, generator=torch.Generator().manual_seed(p.number)) for p in pictures]
+    )
+
+
+def document(ids: TokenIds, number: int, words: int, picture: bool) -> Encoded:
+    """<s> words SEP [BOI] patches [EOI] </s>, or words alone, all of it predicted but patches."""
+    row = [ids.bos, *[FIRST_WORD + (number * 7 + word) % 50 for word in range(words)], ids.sep]
+    row += [ids.boi, *[ids.image] * P, ids.eoi] if picture else []
+    row.append(ids.eos)
+    targets = [IGNORE if token == ids.image else token for token in row[1:]] + [IGNORE]
+    return Encoded(row, targets, (Drawing(number),) if picture else ())
+
+
+@pytest.fixture
+def ids() -> TokenIds:
+    return TokenIds.of(make_tiny_config())
+
+
+@pytest.fixture
+def rows(ids) -> list[Encoded]:
+    shapes = [(20, True), (3, False), (5, True), (1, True), (9, False), (2, True), (0, False)]
+    return [document(ids, n, words, picture) for n, (words, picture) in enumerate(shapes)]
+
+
+def by_document(rows: list[Encoded], batch: Batch, values_BSX: torch.Tensor) -> list[torch.Tensor]:
+    """The values of each row, cut out of a batch that holds them in this order."""
+    numbers = batch.attention_mask_BS
+    places = [(line, n) for line in range(len(numbers)) for n in range(1, numbers[line].max() + 1)]
+    assert len(places) == len(rows)
+    return [values_BSX[line][numbers[line] == n] for line, n in places]
+
+
+def in_order(rows: list[Encoded], longest: int) -> list[Encoded]:
+    return [row for line in packed(rows, longest) for row in line]
+
+
+def test_packing_fills_lines_and_loses_nothing(rows):
+    longest = max(len(row.ids) for row in rows)
+    lines = packed(rows, longest)
+    assert len(lines) == 3 and all(sum(len(r.ids) for r in line) <= longest for line in lines)
+    assert sorted(len(r.ids) for line in lines for r in line) == sorted(len(r.ids) for r in rows)
+
+
+def test_sight_restarts_with_every_document_and_ends_at_its_border():
+    documents_BS = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
+    mask, positions_BS = sight(documents_BS, torch.float32)
+    assert positions_BS.tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
+    assert mask.shape == (2, 1, 6, 6)
+    seen = [[column for column in range(6) if mask[0, 0, row, column] == 0] for row in range(6)]
+    assert seen == [[0], [0, 1], [2], [2, 3], [2, 3, 4], [5]]
+    assert (mask[1, 0] == 0).tolist() == torch.ones(6, 6).tril().bool().tolist()
+
+
+def test_one_document_a_row_keeps_the_plain_mask():
+    documents_BS = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    assert sight(documents_BS, torch.float32).mask is documents_BS
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, rows, attention):
+    model = make_tiny_model()
+    model.model.set_attn_implementation(attention)
+    batch = collate(rows, ids, features_of, packing=True)
+    assert batch.attention_mask_BS.max() > 1
+    mask, position_ids = sight(batch.attention_mask_BS, model.dtype)
+    assert torch.equal(
+        position_ids * (batch.attention_mask_BS > 0),
+        batch.position_ids_BS * (batch.attention_mask_BS > 0),
+    )
+    hidden_BSD = model(
+        batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
+    ).hidden_BSD
+    ordered = in_order(rows, batch.ids_BS.shape[1])
+    for row, together_SD in zip(ordered, by_document(ordered, batch, hidden_BSD), strict=True):
+        single = collate([row], ids, features_of)
+        alone_SD = model(single.ids_BS, single.features_NC).hidden_BSD[0]
+        torch.testing.assert_close(together_SD, alone_SD, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_nothing_of_a_document_reaches_its_neighbours(ids, rows):
+    model = make_tiny_model()
+
+    def hidden(changed: list[Encoded]) -> list[torch.Tensor]:
+        batch = collate(changed, ids, features_of, packing=True)
+        mask, position_ids = sight(batch.attention_mask_BS, model.dtype)
+        hidden_BSD = model(
+            batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
+        ).hidden_BSD
+        return by_document(in_order(changed, batch.ids_BS.shape[1]), batch, hidden_BSD)
+
+    before = hidden(rows)
+    other = document(ids, 23, 5, True)  # as long as rows[2], with other words and patches
+    after = hidden([other if row is rows[2] else row for row in rows])
+    place = [len(row.ids) for row in in_order(rows, 27)].index(len(other.ids))
+    same = [torch.equal(one, two) for one, two in zip(before, after, strict=True)]
+    assert same == [number != place for number in range(len(rows))]
+
+
+def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
+    def losses(packing: bool):
+        model = make_tiny_model()
+        longest = max(len(row.ids) for row in rows)
+        batch = collate(in_order(rows, longest), ids, features_of, packing=packing)
+        torch.manual_seed(3)
+        found = JointLoss(model, lambda_image=2.0, repeats=3)(batch)
+        found.total.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        return found, gradients, batch
+
+    (apart, apart_grad, _), (together, together_grad, batch) = losses(False), losses(True)
+    assert len(batch.ids_BS) == 3
+    torch.testing.assert_close(together.text, apart.text)
+    torch.testing.assert_close(together.image, apart.image)
+    assert together_grad.keys() == apart_grad.keys()
+    for name, gradient in together_grad.items():
+        torch.testing.assert_close(gradient, apart_grad[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_discrete_model_packs_alike(ids, rows):
+    config = make_tiny_config()
+    torch.manual_seed(0)
+    fields = {k: v for k, v in config.to_dict().items() if k != "model_type"}
+    fields["vq_config"] = {k: v for k, v in fields["vq_config"].items() if k != "model_type"}
+    model = ChameleonForConditionalGeneration(ChameleonConfig(**fields)).eval()
+    codes = torch.Generator().manual_seed(5)
+    filled = [
+        row._replace(
+            ids=[
+                config.code_token_ids[int(torch.randint(32, (), generator=codes))]
+                if token == ids.image
+                else token
+                for token in row.ids
+            ]
+        )
+        for row in rows
+    ]
+    filled = [row._replace(text_targets=[*row.ids[1:], IGNORE], pictures=()) for row in filled]
+    objective = DiscreteLoss(model.model, model.lm_head)
+    with torch.no_grad():
+        together = objective(collate(filled, ids, packing=True))
+        apart = objective(collate(filled, ids))
+        torch.testing.assert_close(together.total, apart.total)
+        # Each by itself, weighed by its length, comes to the same.
+        lengths = [len(row.ids) - 1 for row in filled]
+        alone = [objective(collate([row], ids)).total.item() for row in filled]
+    mean = sum(n * loss for n, loss in zip(lengths, alone, strict=True)) / sum(lengths)
+    assert together.total.item() == pytest.approx(mean, rel=1e-5)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
+    shown, drawn = document(ids, 1, 3, True), document(ids, 2, 5, True)
+    rows = [shown._replace(drawn=(False,)), drawn._replace(drawn=(True,))]
+    model = make_tiny_model()
+    loss = JointLoss(model, repeats=1)
+
+    def image_loss(rows: list[Encoded], **options) -> tuple[float, float]:
+        batch = collate(rows, ids, features_of, packing=packing, **options)
+        torch.manual_seed(3)
+        return counts_of(batch).image, float(loss(batch).image.detach())
+
+    assert image_loss(rows)[0] == 2 * P
+    count, value = image_loss(rows, own_pictures=True)
+    assert count == P
+    assert value == pytest.approx(image_loss(rows[1:])[1], rel=1e-4)
+    nothing = collate(rows[:1], ids, features_of, own_pictures=True)
+    assert float(loss(nothing).image) == 0

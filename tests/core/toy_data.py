@@ -1,0 +1,97 @@
+"""A few pictures with words on disk, recipes short enough for a test to train by, and `orthus` as a
+process that can be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+COLOURS = {"red": (220, 60, 55), "green": (85, 180, 95), "blue": (70, 130, 230)}
+
+# Every training: four steps on five rows.
+SHORT = (
+    "optim.steps=4",
+    "optim.batch_size=5",
+    "optim.warmup_steps=1",
+    "log.every=1",
+    "log.sample_every=0",
+    "log.save_every=0",
+    "log.validate_every=2",
+    "log.validate_rows=4",
+    "data.held_out=0.2",
+)
+
+
+def picture(number: int) -> Image.Image:
+    """A square of one colour on a noisy ground, no two alike."""
+    random = np.random.default_rng(number)
+    pixels_HW3 = random.integers(150, 256, (20, 20, 3), dtype=np.uint8)
+    row, column = random.integers(0, 12, 2)
+    colour = list(COLOURS.values())[number % 3]
+    pixels_HW3[row : row + 8, column : column + 8] = colour
+    return Image.fromarray(pixels_HW3)
+
+
+def words(number: int) -> str:
+    return f"a {list(COLOURS)[number % 3]} square, number {number}"
+
+
+def pictures_with_words(folder: Path, count: int = 20) -> Path:
+    """`000.png` beside `000.txt` and so on."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        picture(number).save(folder / f"{number:03}.png")
+        (folder / f"{number:03}.txt").write_text(words(number))
+    return folder
+
+
+def interleaved(folder: Path, count: int = 20) -> Path:
+    """A records.jsonl of drawings, questions and edits by turns, with its pictures."""
+    folder.mkdir(parents=True)
+    lines = []
+    for number in range(count):
+        name = f"{number:03}.png"
+        picture(number).save(folder / name)
+        text = {"type": "text", "role": "user", "value": words(number)}
+        drawn = {"type": "image", "role": "model", "path": name}
+        seen = {"type": "image", "role": "user", "path": name}
+        question = {"type": "text", "role": "user", "value": "what is this?"}
+        answer = {"type": "text", "role": "model", "value": words(number)}
+        kinds = [[text, drawn], [seen, question, answer], [seen, text, drawn]]
+        lines.append(json.dumps({"segments": kinds[number % 3], "id": str(number)}))
+    (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "records.jsonl"
+
+
+def begin_orthus(words: list[str], log: Path, **environment: str) -> ForkServerProcess:
+    """`orthus WORDS...` as a process of its own, with more in its environment; it writes to `log`.
+
+    It is forked from a server that has imported all it needs once, so it starts in a moment.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.core.toy_data", "orthus_core.train.orthus_trainings"])
+    process = context.Process(target=_orthus, args=(words, str(log), environment))
+    process.start()
+    return process
+
+
+def _orthus(words: list[str], log: str, environment: dict[str, str]) -> None:
+    import torch
+
+    from orthus_cli.app import main
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    to = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(to, 1)
+    os.dup2(to, 2)
+    sys.argv = ["orthus", *words]
+    main()
