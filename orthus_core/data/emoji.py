@@ -13,6 +13,7 @@ License v3).
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import json
@@ -217,8 +218,7 @@ def _scaled_webp(path: Path, size: int) -> Image.Image:
 
 
 def _rendered_svg(svg: str, where: str, size: int) -> Image.Image:
-    import resvg_py
-
+    resvg_py = importlib.import_module("resvg_py")
     try:
         content = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)
         with Image.open(io.BytesIO(bytes(content)), formats=["PNG"]) as image:
