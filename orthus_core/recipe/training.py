@@ -15,11 +15,14 @@ from orthus_core.recipe.schema import key
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """How weights move: AdamW, its schedule, and how long."""
+    """How weights move: by which optimiser, its schedule, and how long."""
 
+    kind: Literal["adamw", "muon"] = key(
+        "adamw", "what moves them; muon takes the matrices and leaves the rest to AdamW"
+    )
     lr: float = key(1e-4, "peak learning rate", minimum=0)
     betas: tuple[float, float] = key((0.9, 0.99), "AdamW's two averages", minimum=0, maximum=1)
-    weight_decay: float = key(0.0, "AdamW's decay of matrices", minimum=0)
+    weight_decay: float = key(0.0, "decay of matrices", minimum=0)
     warmup_steps: int = key(100, "linear rise to the peak", unit="steps", minimum=0)
     schedule: Literal["cosine", "constant"] = key("constant", "what follows the rise")
     clip_norm: float = key(1.0, "largest gradient norm; 0 is no limit", minimum=0)

@@ -43,6 +43,8 @@ def all_but_autoencoder(
     """
     model.requires_grad_(True)
     model.model.vqmodel.requires_grad_(False)
+    for table in (model.model.embed_tokens, model.model.codebook_in, model.lm_head):
+        table.weight.by_row = True  # type: ignore[attr-defined]
     if objective == "understanding":
         model.mlp_head.requires_grad_(False)
     if objective == "generation":

@@ -23,7 +23,7 @@ from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.devices import accelerator as make_accelerator
 from orthus_core.train.devices import has_bf16, here, over_all
 from orthus_core.train.figures import Figures
-from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizer
+from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import load_state, save_state, saved_steps, state_path
 
 # Held-out rows are measured with the same noise each time, so that the figures compare.
@@ -109,16 +109,16 @@ def train(
     )
     stage.objective.to(device)
     parameters = stage.trainable()
-    optimizer = make_optimizer(parameters, optim)
+    optimizers = make_optimizers(parameters, optim)
     average = WeightAverage(parameters, optim.ema_decay)
-    objective, optimizer = accelerator.prepare(stage.objective, optimizer)
+    objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
     origins = {**(origins or {}), "devices": place.shards}
 
     # 2. Where an earlier run left off.
     start = 0
     if resume and (done := saved_steps(folder)):
         path = state_path(folder, done[-1])
-        start = load_state(path, stage.objective, optimizer, average, origins=origins)
+        start = load_state(path, stage.objective, optimizers, average, origins=origins)
         yield Note(f"resuming after step {start} of {optim.steps}")
     book = Figures(folder, start, log.tensorboard) if place.is_first else None
 
@@ -126,7 +126,7 @@ def train(
     for step in range(start, optim.steps):
         seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(optim, step)
         sums: dict[str, float] = {}
         for part, (batch, *more) in enumerate(stage.parts(step, optim.accumulate)):
@@ -142,8 +142,9 @@ def train(
         norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         assert norm is not None, "only XLA clips without telling"
         check_finite(norm, "gradient", step, step * optim.accumulate, folder)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         average.update(step)
 
         # 4. What is measured, told, shown and kept.
@@ -173,7 +174,7 @@ def train(
                 folder,
                 done,
                 stage.objective,
-                optimizer,
+                optimizers,
                 average,
                 keep_last=log.keep_last,
                 origins=origins,

@@ -1,5 +1,5 @@
-"""What moves the weights: AdamW, the learning rate over time, and the average of the weights that
-is kept.
+"""What moves the weights: AdamW or Muon, the learning rate over time, and the average of the
+weights that is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from orthus_core.errors import TrainingError
 from orthus_core.recipe.training import OptimRecipe
 
 # The share of the peak learning rate that a cosine ends at.
@@ -28,7 +29,35 @@ def learning_rate(recipe: OptimRecipe, step: int) -> float:
     return recipe.lr * rise * (COSINE_FLOOR + (1 - COSINE_FLOOR) * fall)
 
 
-def make_optimizer(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.optim.AdamW:
+def make_optimizers(
+    parameters: Sequence[nn.Parameter], recipe: OptimRecipe
+) -> list[torch.optim.Optimizer]:
+    """One or two optimisers that together hold every parameter once, at one learning rate.
+
+    Muon (Jordan et al., 2024) takes the matrices that map one vector to another. Tables whose rows
+    are words or codes, which say `by_row`, and all that is no matrix stay with AdamW. Its updates
+    are scaled to the size of AdamW's (Liu et al., 2502.16982), so that one rate serves both.
+
+    Raises: TrainingError when this torch has no Muon.
+    """
+    if recipe.kind == "adamw":
+        return [adamw(parameters, recipe)]
+    if not hasattr(torch.optim, "Muon"):
+        raise TrainingError(
+            f"torch {torch.__version__} has no Muon",
+            where="optim.kind",
+            hint='install torch 2.9 or later, or set optim.kind = "adamw"',
+        )
+    maps = [p for p in parameters if p.ndim == 2 and not getattr(p, "by_row", False)]
+    taken = {id(p) for p in maps}
+    others = [p for p in parameters if id(p) not in taken]
+    muon = torch.optim.Muon(
+        maps, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adamw(others, recipe)] if others else [muon]
+
+
+def adamw(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.optim.AdamW:
     """AdamW with decay on matrices and kernels; not on norms, biases, or what says `no_decay`."""
     matrices = [p for p in parameters if p.ndim > 1 and not getattr(p, "no_decay", False)]
     taken = {id(p) for p in matrices}

@@ -1,8 +1,8 @@
 """Saved states of a training: written whole or not at all, so that it can go on bit for bit.
 
-A state folder `states/step-000500` holds the objective's weights, the optimiser, the weight average
-and the step, and what the training was started with. Every random draw of a step comes from (seed,
-step), so no generator has to be saved.
+A state folder `states/step-000500` holds the objective's weights, the optimisers, the weight
+average and the step, and what the training was started with. Every random draw of a step comes from
+(seed, step), so no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def save_state(
     folder: Path,
     step: int,
     objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: WeightAverage,
     *,
     keep_last: int,
@@ -78,7 +78,7 @@ def save_state(
         partial.mkdir(parents=True)
         state = {
             "objective": objective.state_dict(),
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "average": average.state(),
         }
         torch.save(state, partial / "state.pt")
@@ -101,7 +101,7 @@ def save_state(
 def load_state(
     path: Path,
     objective: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: WeightAverage,
     *,
     origins: Mapping[str, Any],
@@ -123,7 +123,8 @@ def load_state(
         ) from error
     check_same(before, origins, path)
     objective.load_state_dict(state["objective"])
-    optimizer.load_state_dict(state["optimizer"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
     average.load(state["average"])
     return step
 

@@ -19,7 +19,7 @@ from orthus_core.recipe import key, load
 from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
 from orthus_core.train.figures import Figures as FiguresBook
 from orthus_core.train.loop import train, validate
-from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizer
+from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import origins, saved_steps, state_path
 
 LOG = LogRecipe(every=1, sample_every=0, save_every=3, keep_last=2)
@@ -70,11 +70,11 @@ def optim(**changes):
     return OptimRecipe(**(fields | changes))
 
 
-def weights_after(folder, *, stop_after=None, resume=False):
+def weights_after(folder, *, stop_after=None, resume=False, kind="adamw"):
     stage, seen = Fit(), []
     events = train(
         stage,
-        optim=optim(),
+        optim=optim(kind=kind),
         log=LOG,
         seed=3,
         folder=folder,
@@ -87,12 +87,13 @@ def weights_after(folder, *, stop_after=None, resume=False):
     return stage.objective.state_dict(), seen
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
-def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop_after, tmp_path):
-    whole, _ = weights_after(tmp_path / "whole")
-    _, first = weights_after(tmp_path / "parts", stop_after=stop_after)
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop_after, kind, tmp_path):
+    whole, _ = weights_after(tmp_path / "whole", kind=kind)
+    _, first = weights_after(tmp_path / "parts", stop_after=stop_after, kind=kind)
     assert len(first) == stop_after
-    resumed, rest = weights_after(tmp_path / "parts", resume=True)
+    resumed, rest = weights_after(tmp_path / "parts", resume=True, kind=kind)
     assert [event.step for event in rest] == list(range(stop_after + 1, 9))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     lines = [
@@ -207,9 +208,37 @@ def test_only_matrices_decay():
     module = nn.Linear(3, 3)
     frozen_rows = nn.Parameter(torch.zeros(3, 3))
     frozen_rows.no_decay = True
-    optimizer = make_optimizer([*module.parameters(), frozen_rows], optim(weight_decay=0.5))
+    (optimizer,) = make_optimizers([*module.parameters(), frozen_rows], optim(weight_decay=0.5))
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert decays == {id(module.weight): 0.5, id(module.bias): 0.0, id(frozen_rows): 0.0}
+
+
+def test_muon_takes_the_maps_and_leaves_tables_and_the_rest_to_adamw():
+    module, words = nn.Linear(3, 3), nn.Parameter(torch.zeros(5, 3))
+    words.by_row = True
+    parameters = [*module.parameters(), words]
+    muon, adamw = make_optimizers(parameters, optim(kind="muon", weight_decay=0.5))
+    assert [p for g in muon.param_groups for p in g["params"]] == [module.weight]
+    rest = {id(p): g["weight_decay"] for g in adamw.param_groups for p in g["params"]}
+    assert rest == {id(words): 0.5, id(module.bias): 0.0}
+
+
+def test_a_torch_without_muon_is_told(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(TrainingError, match="no Muon"):
+        make_optimizers([nn.Parameter(torch.zeros(2, 2))], optim(kind="muon"))
+
+
+def test_a_step_of_muon_turns_a_matrix_in_all_its_directions_alike():
+    module = nn.Linear(16, 16, bias=False)
+    before = module.weight.detach().clone()
+    muon = make_optimizers(list(module.parameters()), optim(kind="muon", lr=1.0))[0]
+    scales = torch.logspace(0, -2, 16)
+    module.weight.grad = torch.linalg.qr(torch.randn(16, 16))[0] * scales
+    muon.step()
+    moved = torch.linalg.svdvals(before - module.weight.detach())
+    assert moved.max() / moved.min() < 3  # the gradient's own: 100
+    assert moved.square().mean().sqrt() == pytest.approx(0.2 * 16**0.5, rel=0.3)
 
 
 def test_the_average_is_unbiased_early_and_restarts():

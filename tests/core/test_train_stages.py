@@ -17,7 +17,7 @@ from orthus_core.train.freeze import (
     only_image_parts,
     text_fingerprint,
 )
-from orthus_core.train.optim import make_optimizer
+from orthus_core.train.optim import make_optimizers
 from orthus_core.train.stages import temperature_at
 from orthus_core.train.world_pictures import SpritePictures
 from tests.conftest import make_tiny_model
@@ -52,7 +52,8 @@ def test_build_base_moves_the_image_parts_and_nothing_text_depends_on():
     model = make_tiny_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fingerprint = text_fingerprint(model)
-    optimizer = make_optimizer(only_image_parts(model), OptimRecipe(lr=1e-2, weight_decay=0.1))
+    recipe = OptimRecipe(lr=1e-2, weight_decay=0.1)
+    (optimizer,) = make_optimizers(only_image_parts(model), recipe)
     ids_BS = torch.tensor([[0, 41, 37, *[39] * 4]])
     hidden_BSD = model(ids_BS, torch.randn(4, 8)).hidden_BSD
     (
@@ -76,6 +77,15 @@ def test_posttrain_leaves_the_autoencoder():
     trained = {id(p) for p in all_but_autoencoder(model)}
     for name, parameter in model.named_parameters():
         assert (id(parameter) in trained) == (not name.startswith("model.vqmodel."))
+
+
+def test_muon_takes_the_maps_of_an_orthus_and_none_of_its_tables():
+    model = make_tiny_model()
+    muon, _ = make_optimizers(all_but_autoencoder(model), OptimRecipe(kind="muon"))
+    taken = {id(p) for group in muon.param_groups for p in group["params"]}
+    maps = {name for name, p in model.named_parameters() if id(p) in taken}
+    assert "model.layers.0.self_attn.q_proj.weight" in maps
+    assert all(name.startswith(("model.layers.", "mlp_head.")) for name in maps)
 
 
 def test_the_temperature_opens_geometrically():
