@@ -110,7 +110,7 @@ class Reporter:
             _draw_table(columns, cells, title)
         else:
             for row in (columns, *cells):
-                typer.echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+                _echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
 
     def result(
         self, data: Mapping[str, Any], *, text: str | None = None, quiet: Iterable[object] = ()
@@ -127,23 +127,38 @@ class Reporter:
         self._answered = True
         self._pause()
         if self.is_json:
-            typer.echo(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str))
+            _echo(_json(data))
         elif self.settings.format == "quiet":
             for value in quiet:
-                typer.echo(printable(str(value)))
+                _echo(printable(str(value)))
         elif text is None:
             for name, value in data.items():
-                typer.echo(printable(f"{name}: {_cell(value)}"))
+                _echo(printable(f"{name}: {_cell(value)}"))
         elif text:
-            typer.echo(printable(text))
+            _echo(printable(text))
 
     def write(self, text: str) -> None:
         """A piece of text as it arrives, for people only; no line break is added."""
         if self.settings.format in ("auto", "human"):
             self._pause()
-            typer.echo(printable(text), nl=False)
+            _echo(printable(text), nl=False)
 
     # Long work
+
+    @property
+    def can_show(self) -> bool:
+        """Whether a picture can be shown while it is drawn: a person looks at a terminal."""
+        return self.settings.verbosity >= 0 and _looked_at(sys.stderr)
+
+    def room(self) -> tuple[int, int]:
+        """Columns and lines of the terminal that a picture may take, the bar's line left free."""
+        size = _console(sys.stderr).size
+        return size.width, max(1, size.height - 3)
+
+    def show(self, picture: rich.console.RenderableType | None) -> None:
+        """Puts a picture above the bar while one is drawn, or takes it away."""
+        if self._bar:
+            self._bar.picture = picture
 
     def track(self, events: Iterable[E], *, images: int | None = None) -> Iterator[E]:
         """Hands events on while their progress is shown; notes among them are said.
@@ -191,7 +206,7 @@ class Reporter:
 
     def _aside(self, message: str, *, clean: bool = True) -> None:
         self._pause()
-        typer.echo(printable(message) if clean else message, err=True)
+        _echo(printable(message) if clean else message, err=True)
 
 
 @contextmanager
@@ -257,19 +272,27 @@ class Lines:
 
 
 class Bar:
-    """One bar on stderr, for the stage that runs."""
+    """One bar on stderr, for the stage that runs, and a picture above it if there is one to see."""
 
     def __init__(self) -> None:
+        from rich.live import Live
         from rich.progress import BarColumn, Progress, TextColumn
 
+        self.picture: rich.console.RenderableType | None = None
         self._pace = Pace()
         self._running = False
         self._stage: tuple[str, rich.progress.TaskID] | None = None
+        console = _console(sys.stderr)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[about]}", markup=False),
-            console=_console(sys.stderr),
+            console=console,
+        )
+        self._live = Live(
+            get_renderable=self._drawn,
+            console=console,
+            refresh_per_second=10,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -285,23 +308,51 @@ class Bar:
             self._stage = stage, self._progress.add_task(stage, total=total, about=about)
         self._progress.update(self._stage[1], completed=done, total=total, about=about)
         if not self._running:
-            self._progress.start()
+            self._live.start()
             self._running = True
 
     def pause(self) -> None:
         if self._running:
-            self._progress.stop()
+            self._live.stop()
             self._running = False
+
+    def _drawn(self) -> rich.console.RenderableType:
+        from rich.console import Group
+
+        bar = self._progress.get_renderable()
+        return bar if self.picture is None else Group(self.picture, bar)
 
 
 def printable(text: str) -> str:
-    """The text without control characters, so that a file's name cannot steer the terminal."""
+    """The text without control characters, so that a file's name cannot steer the terminal, and
+    without the halves of characters that stand for bytes that are no text."""
     return "".join(
         char
-        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160)
+        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160 or _is_half(char))
         else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
+
+
+def _is_half(char: str) -> bool:
+    return 0xD800 <= ord(char) < 0xE000
+
+
+def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Writes a text; what the stream's encoding lacks (an emoji on an old console) becomes a
+    question mark."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    typer.echo(text.encode(encoding, "replace").decode(encoding), err=err, nl=nl)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    """One JSON object; escapes stand for letters where stdout cannot hold them."""
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(_finite(data), indent=2, default=str)
+    return text
 
 
 def _looked_at(stream: TextIO) -> bool:

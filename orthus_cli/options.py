@@ -11,7 +11,7 @@ takes them before and after a command.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -42,7 +42,27 @@ Images = Annotated[
 ]
 
 Steps = Annotated[
-    int | None, typer.Option("--steps", "--num-inference-steps", help="DDIM steps a patch.")
+    int | None, typer.Option("--steps", "--num-inference-steps", help="Denoising steps a patch.")
+]
+Preset = Annotated[
+    drawing.Preset | None,
+    typer.Option("--preset", help="How much time to take; exact when not given."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="NAME",
+        help="ddim, dpm++, unipc, or package.module.Class of a diffusers-style one.",
+    ),
+]
+StepTolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--step-tolerance",
+        metavar="SHARE",
+        help="Stop a patch once its estimate can change by no more than this, such as 0.02.",
+    ),
 ]
 Guidance = Annotated[
     float | None,
@@ -70,8 +90,26 @@ MaxNewTokens = Annotated[
 NumImages = Annotated[
     int | None, typer.Option("-n", "--num-images", help="Pictures for each prompt.")
 ]
+
+
+def batch_size(typed: str) -> int | Literal["auto"]:
+    """A number of rows, or "auto". Raises: typer.BadParameter for other words."""
+    if typed == "auto":
+        return "auto"
+    try:
+        return int(typed)
+    except ValueError:
+        raise typer.BadParameter(f"{typed!r} is no whole number, nor auto") from None
+
+
 BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Pictures at once; all of them when not given.")
+    str | None,
+    typer.Option(
+        "--batch-size",
+        metavar="N|auto",
+        parser=batch_size,
+        help="Pictures at once; auto is as many as fit into memory.",
+    ),
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed; drawn and printed when not given.")]
 Seeds = Annotated[
@@ -84,6 +122,10 @@ AutoSeeds = Annotated[
 
 Device = Annotated[drawing.Device | None, typer.Option("--device", help="Where the model runs.")]
 Dtype = Annotated[drawing.Dtype | None, typer.Option("--dtype", help="Precision of the weights.")]
+Quantize = Annotated[
+    int | None,
+    typer.Option("--quantize", metavar="4|8", help="Hold the backbone in so many bits."),
+]
 
 RecipeFile = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orthus_cli.console import Reporter
 from orthus_core.events import Event, ImageDone
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe, as_table
-from orthus_core.results.names import Named
+from orthus_core.results.names import Named, check_distinct, check_free
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from orthus_core.samplers.requests import Asking, Sampling
 
 DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe
+
+
+# A picture names so many others that it was drawn with; beyond, its file would be mostly names.
+MOST_TOLD = 64
 
 
 class Studio(NamedTuple):
@@ -47,17 +51,21 @@ def open_studio(r: Reporter, recipe: DrawingRecipe) -> Studio:
     from orthus_core.checkpoint.fingerprint import fingerprint
     from orthus_core.checkpoint.folder import DTYPES, open_model
     from orthus_core.data.known_words import KnownWords
+    from orthus_core.model.quantised import quantise
     from orthus_core.samplers.requests import Asking
 
     opened = open_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
     model = opened.model
+    if recipe.quantize:
+        quantise(model, recipe.quantize)
     about = {
         "name": recipe.model,
         "hash": fingerprint(opened.path),
         "device": str(model.device),
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
     }
-    r.say(f"{about['name']} on {about['device']}, {about['dtype']}")
+    held = f", backbone in {recipe.quantize} bits" if recipe.quantize else ""
+    r.say(f"{about['name']} on {about['device']}, {about['dtype']}{held}")
     tokenizer = opened.processor.tokenizer if opened.processor else None
     asking = Asking(model, tokenizer)
     return Studio(model, asking.tokenizer, asking, about, KnownWords.of(opened.path))
@@ -77,15 +85,21 @@ def making(
     prompt: str,
     seed: int,
     inputs: tuple[str, ...] = (),
+    files: Sequence[Path] = (),
 ) -> Making:
-    """How one picture is made; its recipe names that one picture's seed only."""
+    """How one picture is made; its recipe names that one picture's seed only.
+
+    Args:
+        inputs, files: Hashes and places of the pictures it is made from, in the order given.
+    """
     from orthus_core.results.picture import Making
 
     if isinstance(recipe, (GenerateRecipe, EditRecipe)):
-        recipe = dataclasses.replace(recipe, seeds=(seed,), num_images=1, batch_size=None)
+        recipe = dataclasses.replace(recipe, seeds=(seed,), num_images=1)
     else:
         recipe = dataclasses.replace(recipe, seed=seed)
-    return Making(as_table(recipe), prompt, seed, sampling.told(), studio.about, inputs)
+    places = tuple(str(file.expanduser().absolute()) for file in files)
+    return Making(as_table(recipe), prompt, seed, sampling.told(), studio.about, inputs, places)
 
 
 def hashes(pictures: Sequence[Path]) -> tuple[str, ...]:
@@ -104,25 +118,84 @@ def save_each(
     makings: Sequence[Making],
     *,
     overwrite: bool,
+    metadata: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Saves each picture as it is finished, and returns what there is to say of each.
+
+    Args:
+        metadata: None keeps how it was made in the picture, True also beside it, False nowhere.
 
     Raises:
         OutputError: When a file cannot be written; the pictures before it are kept.
     """
     from orthus_core.data.pixels import to_image
-    from orthus_core.results.picture import pixel_hash, save_picture
+    from orthus_core.results.picture import pixel_hash, save_picture, save_sidecar, sidecar_of
 
     saved: dict[int, dict[str, Any]] = {}
+    run = _run_of(makings)
     for event in r.track(events, images=len(wanted)):
         if isinstance(event, ImageDone):
             row = event.row
-            image = to_image(event.pixels_3HW)
-            save_picture(image, paths[row], makings[row], overwrite=overwrite)
+            image, path = to_image(event.pixels_3HW), paths[row]
+            made = makings[row]._replace(among=run)
+            save_picture(image, path, None if metadata is False else made, overwrite=overwrite)
             saved[row] = {
-                "path": str(paths[row]),
+                "path": str(path),
                 **wanted[row]._asdict(),
                 "pixels": pixel_hash(image),
             }
-            r.detail(f"{paths[row]}, seed {wanted[row].seed}")
+            if metadata:
+                save_sidecar(image, path, made, overwrite=overwrite)
+                saved[row]["metadata"] = str(sidecar_of(path))
+            r.detail(f"{path}, seed {wanted[row].seed}")
     return [saved[row] for row in sorted(saved)]
+
+
+def _run_of(makings: Sequence[Making]) -> dict[str, Any] | None:
+    """What each picture says of those it was drawn with; nothing when it is alone or they are many,
+    or are not each subject with each seed."""
+    subjects = list(dict.fromkeys((made.prompt, made.files) for made in makings))
+    seeds = list(dict.fromkeys(made.seed for made in makings))
+    pairs = [(*subject, seed) for subject in subjects for seed in seeds]
+    if not 1 < len(makings) <= MOST_TOLD:
+        return None
+    if pairs != [(made.prompt, made.files, made.seed) for made in makings]:
+        return None
+    files = [list(files) for _, files in subjects]
+    return {
+        "prompts": [prompt for prompt, _ in subjects],
+        "seeds": seeds,
+        **({"files": files} if any(files) else {}),
+    }
+
+
+def check_sidecars(paths: Sequence[Path], *, overwrite: bool) -> None:
+    """Raises: OutputError when the JSON file beside one of these pictures cannot be written."""
+    from orthus_core.results.picture import sidecar_of
+
+    for path in paths:
+        check_free(sidecar_of(path), overwrite=overwrite)
+
+
+def check_grid(
+    grid: Path, pictures: Sequence[Path], *, metadata: bool | None, overwrite: bool
+) -> None:
+    """Whether a sheet can be written there. Raises: OutputError, also when it is another result."""
+    from orthus_core.results.picture import sidecar_of
+
+    check_free(grid, overwrite=overwrite)
+    beside = [sidecar_of(path) for path in pictures] if metadata else []
+    check_distinct([*pictures, *beside, grid])
+
+
+def save_grid(
+    path: Path, pictures: Sequence[Path], *, per_prompt: int, overwrite: bool = False
+) -> None:
+    """Saves a contact sheet of finished pictures. Raises: OutputError as `write_file`."""
+    from orthus_core.data.pixels import open_image
+    from orthus_core.results.picture import save_picture
+    from orthus_core.results.sheet import columns_for, contact_sheet
+
+    columns = columns_for(len(pictures), per_prompt=per_prompt)
+    sheet = contact_sheet([open_image(picture) for picture in pictures], columns)
+    save_picture(sheet, path, None, overwrite=overwrite)

@@ -1,7 +1,8 @@
 """Orthus: text and pictures in one autoregressive transformer.
 
-    import orthus_core as orthus
-    opened = orthus.open_model("mini")
+    from orthus_core import Orthus
+
+    Orthus.open("mini").generate("a snowman").images[0]
 
 Public names are imported when they are first used (PEP 562), so that `import orthus_core` costs
 nothing.
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from orthus_core.model.orthus import OrthusForConditionalGeneration
     from orthus_core.model.soft_embedding import soft_embed
     from orthus_core.recipe import load
+    from orthus_core.studio.orthus import Orthus
 
 _HOMES = {
     "DiffusionHead": "orthus_core.model.diffusion_head",
+    "Orthus": "orthus_core.studio.orthus",
     "OrthusConfig": "orthus_core.model.config",
     "OrthusError": "orthus_core.errors",
     "OrthusForConditionalGeneration": "orthus_core.model.orthus",
@@ -34,6 +37,7 @@ _HOMES = {
 
 __all__ = [
     "DiffusionHead",
+    "Orthus",
     "OrthusConfig",
     "OrthusError",
     "OrthusForConditionalGeneration",

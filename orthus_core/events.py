@@ -41,12 +41,16 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class PatchDone:
-    """A row drew one patch: `done` of `total` of its picture number `image`."""
+    """A row drew one patch: `done` of `total` of its picture number `image`.
+
+    feature_C: What it drew, for those who show or keep a picture before it is whole.
+    """
 
     row: int
     image: int
     done: int
     total: int
+    feature_C: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "checkpoint": GROUND | {"recipe", "model", "data"},
     "evaluation": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint"},
     "results": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
+    "bench": GROUND | {"model", "samplers", "checkpoint"},
+    "plan": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
+    "studio": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results"},
     "train": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
 }
 

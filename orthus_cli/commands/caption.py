@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.studio import open_studio
-from orthus_core.events import TextPiece
+from orthus_core.errors import DataError
 from orthus_core.recipe import CaptionRecipe, dump, load
+from orthus_core.results.captions import Captions, Question
 from orthus_core.samplers.seeds import choose_seeds
+
+if TYPE_CHECKING:
+    from orthus_core.studio.reading import Answered, Broken
+
+Pictures = Annotated[
+    list[Path], typer.Argument(metavar="IMAGE", help="Pictures to read, or folders of them.")
+]
+AskedFor = Annotated[
+    str | None, typer.Option("--question", metavar="TEXT", help="What is asked about each.")
+]
+Lines = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="JSON Lines file for the answers; what it has already is not asked again.",
+        show_default=False,
+    ),
+]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at a picture that does not read.")]
 
 
 def caption(
     ctx: typer.Context,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Pictures to read.")],
-    question: Annotated[
-        str | None, typer.Option("--question", metavar="TEXT", help="What is asked about each.")
-    ] = None,
+    images: Pictures,
+    question: AskedFor = None,
+    output: Lines = None,
+    strict: Strict = False,
     max_new_tokens: options.MaxNewTokens = None,
     seed: options.Seed = None,
     batch_size: options.BatchSize = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
-    """Say what pictures show: orthus caption out.png"""
+    """Say what pictures show: orthus caption out.png
+
+    With -o captions.jsonl a large folder may be read in several runs: each goes on where the last
+    one stopped. Pictures that do not read are named and left out, unless --strict is given.
+    """
     flags = {
         "question": question,
         "text.max_new_tokens": max_new_tokens,
@@ -39,51 +67,104 @@ def caption(
         "model": model,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
     }
+    # 1. What is asked, about which files.
     resolved = load(CaptionRecipe, recipe, sets or (), flags)
     r = reporter(ctx)
     r.detail(dump(resolved))
-    text = resolved.text
-    given = () if resolved.seed is None else (resolved.seed,)
-    (first,) = choose_seeds(given, 1)
-    seeds = choose_seeds((first,), len(images))
 
-    from orthus_core.data.pictures import FilePicture
-    from orthus_core.samplers.batches import in_batches
+    from orthus_core.data.listing import picture_files
     from orthus_core.samplers.settings import Settings
-    from orthus_core.samplers.words import with_words
+    from orthus_core.studio.reading import Answered, Broken, read_files
 
+    files = picture_files(images)
+    (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
+    seeds = choose_seeds((first,), len(files))
+    # 2. The model, and what it answered before.
     studio = open_studio(r, resolved)
-    prompts = [
-        studio.asking.question(FilePicture(image), resolved.question)._replace(seed=seed)
-        for image, seed in zip(images, seeds, strict=True)
-    ]
+    text = resolved.text
     settings = Settings(
         max_images=0,
         max_text=text.max_new_tokens,
         temperature=text.temperature,
         top_p=text.top_p,
     )
-    events = in_batches(studio.model, prompts, settings, resolved.batch_size)
-    said = [""] * len(images)
-    for event in r.track(with_words(events, studio.tokenizer)):
-        if isinstance(event, TextPiece):
-            said[event.row] += event.text
-    answers = [answer.strip() for answer in said]
-    lines = (
-        answers
-        if len(images) == 1
-        else [f"{image}: {answer}" for image, answer in zip(images, answers, strict=True)]
+    store = None
+    if output is not None:
+        sampling = {name: getattr(text, name) for name in ("temperature", "top_p")}
+        sampling["max_new_tokens"] = text.max_new_tokens
+        asked = Question(resolved.question, studio.about["hash"], sampling)
+        store = Captions(output, asked, anew=overwrite)
+    # 3. Answers, each written down when it is there.
+    answered: list[Answered] = []
+    broken: list[Broken] = []
+    events = read_files(
+        studio.asking,
+        files,
+        resolved.question,
+        settings,
+        seeds=seeds,
+        batch_size=resolved.batch_size,
+        known=store.known if store else None,
     )
+    try:
+        for event in r.track(events):
+            if isinstance(event, Answered):
+                answered.append(event)
+                if store:
+                    store.add(str(event.file), event.content, event.text, event.seed)
+            elif isinstance(event, Broken):
+                if strict:
+                    raise event.error
+                broken.append(event)
+                if len(files) > 1:
+                    r.warn(f"{event.file} is left out: {event.error.message}")
+    except KeyboardInterrupt:
+        if store:
+            r.say(f"the answers so far are in {store.path}; the same command goes on with it")
+        raise
+    if not answered:
+        raise _none_reads(broken)
+    answered.sort(key=lambda one: one.number)
+    _say(r, resolved, studio.about, store, answered, broken)
+
+
+def _none_reads(broken: list[Broken]) -> DataError:
+    error = broken[0].error
+    if len(broken) == 1:
+        return error
+    return DataError(f"none of {len(broken)} pictures reads; the first: {error.message}")
+
+
+def _say(
+    r: Any,
+    recipe: CaptionRecipe,
+    about: dict[str, str],
+    store: Captions | None,
+    answered: list[Answered],
+    broken: list[Broken],
+) -> None:
+    """The answers, or where they are."""
+    lines = [f"{one.file}: {one.text}" for one in answered]
+    if len(answered) == 1 and not broken:
+        lines = [answered[0].text]
+    new = sum(not one.known for one in answered)
+    left_out = f", {len(broken)} left out" if broken else ""
+    if store:
+        lines = [f"{store.path}: {len(answered)} pictures, {new} of them new{left_out}"]
+    elif broken:
+        r.say(f"{len(answered)} pictures read{left_out}")
     r.result(
         {
-            "question": resolved.question,
+            "question": recipe.question,
+            **({"output": str(store.path)} if store else {}),
             "answers": [
-                {"image": str(image), "text": answer}
-                for image, answer in zip(images, answers, strict=True)
+                {"image": str(one.file), "text": one.text, "known": one.known} for one in answered
             ],
-            "model": studio.about,
+            "left_out": [{"image": str(one.file), "error": one.error.message} for one in broken],
+            "model": about,
         },
         text="\n".join(lines),
-        quiet=answers,
+        quiet=[store.path] if store else [one.text for one in answered],
     )

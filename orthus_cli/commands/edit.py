@@ -1,31 +1,77 @@
-"""`orthus edit`: a picture changed by an instruction."""
+"""`orthus edit`: pictures changed by an instruction, or as an example was."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli import options
-from orthus_cli.console import reporter
-from orthus_cli.studio import hashes, hint_at_unknown_words, making, open_studio, save_each
+from orthus_cli.console import Reporter, reporter
+from orthus_cli.studio import check_sidecars, hint_at_unknown_words, making, open_studio, save_each
+from orthus_core.errors import PromptError
 from orthus_core.recipe import EditRecipe, dump, load
-from orthus_core.results.names import Named, picture_paths
+from orthus_core.results.names import Named, check_free, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
+
+if TYPE_CHECKING:
+    from orthus_core.studio.editing import Edit
+    from orthus_core.studio.given import Given
+
+# More pictures than this are not told of one by one.
+TOLD_ONE_BY_ONE = 8
+
+Subject = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="IMAGE... INSTRUCTION",
+        help='Pictures or folders to change, then how, such as "make it night".',
+        show_default=False,
+    ),
+]
+Example = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        "--example",
+        metavar="BEFORE AFTER",
+        help="Change likewise, without words.",
+        show_default=False,
+    ),
+]
+Each = Annotated[
+    bool,
+    typer.Option("--each", help="A result of each picture, as for a folder; else one of them all."),
+]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Also before and after side by side, in NAME_compare.png.")
+]
+Metadata = Annotated[
+    bool | None,
+    typer.Option(
+        "--metadata/--no-metadata",
+        help="How it was made also beside the picture, as JSON; or not even in it.",
+        show_default=False,
+    ),
+]
 
 
 def edit(
     ctx: typer.Context,
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="Picture to change.")],
-    instruction: Annotated[
-        str, typer.Argument(metavar="INSTRUCTION", help='How, such as "make it night".')
-    ],
+    subject: Subject,
+    example: Example = None,
+    each: Each = False,
     output: options.Output = None,
+    compare: Compare = False,
     num_images: options.NumImages = None,
     seeds: options.Seeds = None,
     auto_seeds: options.AutoSeeds = None,
+    preset: options.Preset = None,
     steps: options.Steps = None,
+    scheduler: options.Scheduler = None,
+    step_tolerance: options.StepTolerance = None,
     guidance: options.Guidance = None,
     image_guidance: options.ImageGuidance = None,
     noise_scale: options.NoiseScale = None,
@@ -33,19 +79,27 @@ def edit(
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
+    metadata: Metadata = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Change a picture: orthus edit cat.png "add a hat" -o hat.png
+    """Change pictures: orthus edit cat.png "add a hat" -o hat.png
 
-    Guidance leads towards the instruction, image guidance towards the picture as it was. The
-    picture is scaled and cropped to the square that the model sees.
+    Guidance leads towards the instruction, image guidance towards the picture as it was. Several
+    pictures are read together, unless --each is given or they are a folder. With --example BEFORE
+    AFTER two pictures say what to do. A picture of any size is scaled and cropped to the square
+    that the model sees.
     """
     flags = {
+        "by_example": True if example else None,
         "num_images": auto_seeds or num_images,
         "seeds": seeds or ([] if auto_seeds else None),
+        "preset": preset,
         "steps": steps,
+        "scheduler": scheduler,
+        "step_tolerance": step_tolerance,
         "guidance": guidance,
         "image_guidance": image_guidance,
         "noise_scale": noise_scale,
@@ -53,49 +107,142 @@ def edit(
         "model": model,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
     }
+    # 1. What is asked, and whether there is a place for it.
     resolved = load(EditRecipe, recipe, sets or (), flags)
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
-    wanted = [Named(instruction, seed) for seed in chosen]
-    paths = picture_paths(output, wanted, overwrite=overwrite)
+    edits = _read(subject, example, by_example=resolved.by_example, each=each)
+    wanted = [(one, seed) for one in edits for seed in chosen]
+    named = [Named(_label(one, among=len(edits)), seed) for one, seed in wanted]
+    paths = picture_paths(output, named, overwrite=overwrite)
+    compared = [path.with_name(f"{path.stem}_compare.png") for path in paths] if compare else []
+    for path in compared:
+        check_free(path, overwrite=overwrite)
+    if metadata:
+        check_sidecars(paths, overwrite=overwrite)
 
-    from orthus_core.data.pictures import FilePicture
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
+    from orthus_core.studio.asked import sampling_asked
 
+    # 2. The model, and pictures as it sees them.
     studio = open_studio(r, resolved)
-    hint_at_unknown_words(r, studio, [instruction])
-    sampling = sampling_of(
-        studio.model.config,
-        steps=resolved.steps,
-        guidance=resolved.guidance,
-        image_guidance=resolved.image_guidance,
-        noise_scale=resolved.noise_scale,
-    )
-    asked = studio.asking.edit([FilePicture(image)], instruction, sampling)
-    seen = hashes([image])
+    hint_at_unknown_words(r, studio, [edits[0].instruction])
+    size = studio.model.model.vqmodel.config.resolution
+    _tell_framing(r, [given for one in edits for given in one.given], size)
+    sampling = sampling_of(studio.model.config, **sampling_asked(resolved))
+    prompts = {id(one): one.prompt(studio.asking, sampling) for one in edits}
+    # 3. Results, each saved when it is finished.
     saved = save_each(
         r,
         in_batches(
             studio.model,
-            [asked._replace(seed=seed) for seed in chosen],
+            [prompts[id(one)]._replace(seed=seed) for one, seed in wanted],
             sampling.settings(max_images=1),
             resolved.batch_size,
         ),
-        wanted,
+        named,
         paths,
-        [making(studio, resolved, sampling, instruction, seed, seen) for seed in chosen],
+        [
+            making(
+                studio,
+                resolved,
+                sampling,
+                one.instruction,
+                seed,
+                one.inputs,
+                [Path(file) for file in one.files],
+            )
+            for one, seed in wanted
+        ],
         overwrite=overwrite,
+        metadata=metadata,
     )
+    told = [_told(entry, one) for entry, (one, _) in zip(saved, wanted, strict=True)]
+    for entry, (one, _), path in zip(told, wanted, compared, strict=False):
+        _save_comparison(one, Path(entry["path"]), path, overwrite=overwrite)
+        entry["compare"] = str(path)
     r.result(
-        {
-            "pictures": saved,
-            "image": str(image),
-            "sampling": sampling.told(),
-            "model": studio.about,
-        },
-        text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),
-        quiet=[one["path"] for one in saved],
+        {"pictures": told, "sampling": sampling.told(), "model": studio.about},
+        text="\n".join(
+            f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
+            for one in told
+        ),
+        quiet=[one["path"] for one in told],
     )
+
+
+def _read(
+    subject: Sequence[str], example: tuple[Path, Path] | None, *, by_example: bool, each: bool
+) -> list[Edit]:
+    """The edits that the arguments ask for, their pictures opened."""
+    from orthus_core.data.listing import picture_files
+    from orthus_core.studio.editing import edits_of
+    from orthus_core.studio.given import given
+
+    *named, instruction = [*subject, ""] if by_example else subject
+    if not by_example and os.path.isfile(instruction):
+        raise PromptError(
+            "the last argument is a picture, so there is no instruction",
+            where=instruction,
+            hint='orthus edit cat.png "add a hat", or --example BEFORE AFTER',
+        )
+    if not named:
+        raise PromptError(
+            "there is an instruction, but no picture",
+            where="edit",
+            hint='orthus edit cat.png "add a hat"',
+        )
+    each = each or any(Path(name).is_dir() for name in named)
+    opened = [given(file) for file in picture_files(map(Path, named))]
+    shown = [given(file) for file in example or ()]
+    if by_example and not shown:  # a recipe says so: then the first two are the example
+        shown, opened = opened[:2], opened[2:]
+    return edits_of(opened, instruction.strip(), shown, each=each)
+
+
+def _label(edit: Edit, *, among: int) -> str:
+    """What a result is named after: the instruction, and its picture where there are several."""
+    picture = edit.given[-1].file
+    stem = picture.stem if picture else ""
+    if not edit.instruction:
+        return f"{stem} edited"
+    return edit.instruction if among == 1 else f"{stem} {edit.instruction}"
+
+
+def _tell_framing(r: Reporter, pictures: Sequence[Given], size: int) -> None:
+    """A word about each picture that is scaled or cropped, or about how many."""
+    from orthus_core.data.framing import framing
+
+    changed = {
+        f"{picture.file}: {width} x {height}, {said}": None
+        for picture in pictures
+        for width, height in [picture.image.size]
+        if (said := framing(width, height, size))
+    }
+    if len(changed) > TOLD_ONE_BY_ONE:
+        changed = {f"{len(changed)} pictures are scaled or cropped to {size} x {size}": None}
+    for line in changed:
+        r.say(line)
+
+
+def _told(entry: dict[str, Any], edit: Edit) -> dict[str, Any]:
+    """What results say of a picture: the instruction rather than what it was named after."""
+    return {**entry, "prompt": edit.instruction, "images": list(edit.files)}
+
+
+def _save_comparison(edit: Edit, result: Path, path: Path, *, overwrite: bool) -> None:
+    """What it was made from, as the model saw it, and what it became: side by side."""
+    from PIL import Image
+
+    from orthus_core.data.pixels import open_image, square
+    from orthus_core.results.picture import save_picture
+    from orthus_core.results.sheet import contact_sheet
+
+    after = open_image(result)
+    before = [Image.fromarray(square(given.image, after.width)) for given in edit.given]
+    sheet = contact_sheet([*before, after], columns=len(before) + 1)
+    save_picture(sheet, path, None, overwrite=overwrite)

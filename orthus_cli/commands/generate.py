@@ -2,28 +2,92 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orthus_cli import options
+from orthus_cli.beginning import beginning_of
 from orthus_cli.console import reporter
-from orthus_cli.studio import hint_at_unknown_words, making, open_studio, save_each
-from orthus_core.recipe import GenerateRecipe, dump, load
+from orthus_cli.preview import previewed
+from orthus_cli.prompts import check_count, read_prompts
+from orthus_cli.stored import check_harmless, stored_sets
+from orthus_cli.studio import (
+    check_grid,
+    check_sidecars,
+    hint_at_unknown_words,
+    making,
+    open_studio,
+    save_each,
+    save_grid,
+)
+from orthus_core.recipe import GenerateRecipe, as_table, dump, load
 from orthus_core.results.names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
+
+PromptFile = Annotated[
+    Path | None,
+    typer.Option("--prompt-file", metavar="FILE", help="File with one prompt a line."),
+]
+Grid = Annotated[
+    Path | None,
+    typer.Option("--grid", metavar="PATH", help="All pictures of this run on one sheet, too."),
+]
+Metadata = Annotated[
+    bool | None,
+    typer.Option(
+        "--metadata/--no-metadata",
+        help="How it was made also beside the picture, as JSON; or not even in it.",
+        show_default=False,
+    ),
+]
+ConfigFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "-C",
+        "--config-from",
+        metavar="FILE",
+        help="Take prompt and values from a picture or its JSON; options that are given win.",
+    ),
+]
+Continue = Annotated[
+    Path | None,
+    typer.Option(
+        "--continue",
+        metavar="PICTURE",
+        help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+    ),
+]
+KeepRows = Annotated[
+    int | None,
+    typer.Option("--keep-rows", help="Rows of patches to keep; half of them when not given."),
+]
+Preview = Annotated[
+    bool, typer.Option("--preview", help="Show the picture in the terminal as its rows arrive.")
+]
 
 
 def generate(
     ctx: typer.Context,
     prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT", help="What to draw; each its own picture.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="PROMPT...",
+            help="What to draw; each its own picture, and - for lines of standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    prompt_file: PromptFile = None,
     output: options.Output = None,
+    grid: Grid = None,
     num_images: options.NumImages = None,
     seeds: options.Seeds = None,
     auto_seeds: options.AutoSeeds = None,
+    preset: options.Preset = None,
     steps: options.Steps = None,
+    scheduler: options.Scheduler = None,
+    step_tolerance: options.StepTolerance = None,
     guidance: options.Guidance = None,
     noise_scale: options.NoiseScale = None,
     negative_prompt: options.NegativePrompt = None,
@@ -31,8 +95,14 @@ def generate(
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
+    continued: Continue = None,
+    keep_rows: KeepRows = None,
+    config_from: ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
+    metadata: Metadata = None,
+    preview: Preview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Draw pictures from text: orthus generate "a snowman" -o out.png
@@ -43,7 +113,10 @@ def generate(
     flags = {
         "num_images": auto_seeds or num_images,
         "seeds": seeds or ([] if auto_seeds else None),
+        "preset": preset,
         "steps": steps,
+        "scheduler": scheduler,
+        "step_tolerance": step_tolerance,
         "guidance": guidance,
         "noise_scale": noise_scale,
         "negative_prompt": negative_prompt,
@@ -51,42 +124,67 @@ def generate(
         "model": model,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
     }
-    resolved = load(GenerateRecipe, recipe, sets or (), flags)
+    # 1. What is asked, and whether there is a place for it.
+    before, stored_prompt = stored_sets(config_from, "generate") if config_from else ([], "")
+    beginning = beginning_of(continued, keep_rows) if continued or keep_rows else None
+    if beginning and not config_from:
+        before, stored_prompt = beginning.sets, beginning.prompt
+    resolved = load(GenerateRecipe, recipe, [*before, *(sets or ())], flags)
+    if taken_over := config_from or (continued if before else None):
+        check_harmless(taken_over, as_table(resolved), named=(model, scheduler))
+    said = list(prompts or ()) or [stored_prompt] * bool(stored_prompt and prompt_file is None)
+    texts = read_prompts(said, prompt_file)
+    check_count(len(texts), max(resolved.num_images, len(resolved.seeds)))
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
-    wanted = [Named(prompt, seed) for prompt in prompts for seed in chosen]
+    wanted = [Named(text, seed) for text in texts for seed in chosen]
     paths = picture_paths(output, wanted, overwrite=overwrite)
+    if metadata:
+        check_sidecars(paths, overwrite=overwrite)
+    if grid:
+        check_grid(grid, paths, metadata=metadata, overwrite=overwrite)
 
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
+    from orthus_core.studio.asked import sampling_asked
 
+    # 2. The model, and prompts as it knows them.
     studio = open_studio(r, resolved)
-    hint_at_unknown_words(r, studio, prompts)
-    sampling = sampling_of(
-        studio.model.config,
-        steps=resolved.steps,
-        guidance=resolved.guidance,
-        noise_scale=resolved.noise_scale,
-        negative_prompt=resolved.negative_prompt,
+    hint_at_unknown_words(r, studio, texts)
+    sampling = sampling_of(studio.model.config, **sampling_asked(resolved))
+    asked = {text: studio.asking.picture(text, sampling) for text in texts}
+    if beginning:
+        begun = beginning.features(r, studio)
+        asked = {text: prompt._replace(begun=begun) for text, prompt in asked.items()}
+    # 3. Pictures, each saved when it is finished.
+    events = in_batches(
+        studio.model,
+        [asked[text]._replace(seed=seed) for text, seed in wanted],
+        sampling.settings(max_images=1),
+        resolved.batch_size,
     )
-    asked = {prompt: studio.asking.picture(prompt, sampling) for prompt in prompts}
+    makings = [making(studio, resolved, sampling, text, seed) for text, seed in wanted]
     saved = save_each(
         r,
-        in_batches(
-            studio.model,
-            [asked[prompt]._replace(seed=seed) for prompt, seed in wanted],
-            sampling.settings(max_images=1),
-            resolved.batch_size,
-        ),
+        previewed(r, events, studio.model) if preview else events,
         wanted,
         paths,
-        [making(studio, resolved, sampling, prompt, seed) for prompt, seed in wanted],
+        [beginning.told(made, studio) for made in makings] if beginning else makings,
         overwrite=overwrite,
+        metadata=metadata,
     )
+    if grid:
+        save_grid(grid, paths, per_prompt=len(chosen), overwrite=overwrite)
     r.result(
-        {"pictures": saved, "sampling": sampling.told(), "model": studio.about},
+        {
+            "pictures": saved,
+            **({"grid": str(grid)} if grid else {}),
+            "sampling": sampling.told(),
+            "model": studio.about,
+        },
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),
         quiet=[one["path"] for one in saved],
     )

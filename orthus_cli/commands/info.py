@@ -1,29 +1,100 @@
-"""`orthus info`: what a checkpoint is, read from its headers."""
+"""`orthus info`: what a checkpoint or a finished picture says of itself."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orthus_cli.console import reporter
+from orthus_cli.console import Reporter, reporter
+from orthus_cli.stored import shown, words_of
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def info(
     ctx: typer.Context,
     path: Annotated[
         str,
-        typer.Argument(metavar="PATH", help="Model folder, hub id or alias; or a vqgan.ckpt."),
+        typer.Argument(
+            metavar="PATH",
+            help="Model folder, hub id, alias or vqgan.ckpt; or a picture, its JSON, a story.",
+        ),
     ],
 ) -> None:
-    """Say what a checkpoint is: its kind, parts, settings, and what it lacks."""
+    """Say what a checkpoint is, or how a picture was made and which command draws it again."""
     r = reporter(ctx)
+    if _is_result(Path(path)):
+        _tell_picture(r, Path(path))
+    else:
+        _tell_checkpoint(r, path)
 
+
+def _is_result(path: Path) -> bool:
+    """Whether this is something that was drawn, rather than a model: told by name, not by content,
+    so that what is broken is complained of as what it claims to be."""
+    if os.path.isdir(path):
+        return (path / "story.json").is_file()
+    return path.suffix.lower() in (*PICTURES, ".json")
+
+
+def _tell_picture(r: Reporter, path: Path) -> None:
+    from orthus_core.data.pixels import open_image
+    from orthus_core.results.picture import COMMON_CHUNK, read_record
+    from orthus_core.results.record import asked_of, read_made
+
+    if path.suffix.lower() in PICTURES and read_record(path) is None:
+        image = open_image(path)
+        size = f"{image.width}x{image.height}"
+        theirs = image.info.get(COMMON_CHUNK, "")
+        r.table(("setting", "value"), [("size", size), *([(COMMON_CHUNK, theirs)] * bool(theirs))])
+        r.result(
+            {"path": str(path), "kind": "picture", "size": size, COMMON_CHUNK: theirs or None},
+            text="it does not say that orthus drew it, or how",
+            quiet=["picture"],
+        )
+        return
+    record = read_made(path)
+    making = record.making
+    command = shown(["orthus", *words_of(record, making.files)])
+    as_drawn = record.seen in record.pixels.values() if record.seen else None
+    facts = {
+        "prompt": making.prompt,
+        "seed": making.seed,
+        **{name: value for name, value in asked_of(record).items() if name in making.sampling},
+        "model": making.model.get("name"),
+        "model hash": making.model.get("hash", "")[:10],
+        "device": making.model.get("device"),
+        "dtype": making.model.get("dtype"),
+        "version": record.version or None,
+        "panel": making.panel,
+        "made from": list(making.files or making.inputs) or None,
+        "pixels": {True: "as drawn", False: "changed since they were drawn", None: None}[as_drawn],
+    }
+    r.table(
+        ("setting", "value"),
+        [("command", record.command), *((n, v) for n, v in facts.items() if v is not None)],
+    )
+    r.result(
+        {
+            "path": str(record.path),
+            "kind": "picture" if record.seen else "record",
+            "record": {**making._asdict(), "version": record.version, "pixels": record.pixels},
+            "as_drawn": as_drawn,
+            "command": command,
+        },
+        text=f"\n{command}" if not r.is_json else None,
+        quiet=[command],
+    )
+
+
+def _tell_checkpoint(r: Reporter, path: str) -> None:
     from orthus_core.checkpoint.describe import describe
     from orthus_core.checkpoint.hub import resolve
 
-    found = describe(Path(path) if Path(path).is_file() else resolve(path))
+    found = describe(Path(path) if os.path.isfile(path) else resolve(path))
     facts = dict(found.facts)
     origin = facts.pop("origin", {})
     about = {

@@ -65,6 +65,13 @@ def resolve(source: str | Path) -> Path:
     )
 
 
+def is_here(source: str | Path) -> bool:
+    """Whether a name means a folder of this machine, or a model that comes along: what `resolve`
+    opens without asking the hub.
+    """
+    return Path(source).expanduser().is_dir() or str(source) in BUNDLED
+
+
 def _bundled(name: str) -> Path:
     folder = _STARTER / name
     if not (folder / "config.json").is_file():

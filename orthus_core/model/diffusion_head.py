@@ -2,16 +2,16 @@
 
 Each block normalises its input, shifts and scales it by amounts computed from (time, condition),
 passes it through two linear layers and adds the result back through a gate (2406.11838 and
-2212.09748, without attention). Those amounts do not depend on the noisy input, so for a whole
-denoising run they are computed at once, before the loop: `plan`.
+2212.09748, without attention). `denoising_head.py` computes the same faster, for the many steps
+from noise to a feature.
 
-Legend: N rows, C feature channels, D hidden, W head width, L blocks, T times of a plan.
+Legend: N rows, C feature channels, D hidden, W head width, L blocks.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -88,33 +88,6 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-class Plan(NamedTuple):
-    """What a denoising run needs of the head that no patch changes: made once, used for every
-    patch.
-
-    time_TW: Time embeddings of the run's timesteps.
-    weight, bias: All AdaLN layers stacked, [(3 L + 2) W, W] and [(3 L + 2) W].
-    """
-
-    time_TW: Tensor
-    weight: Tensor
-    bias: Tensor
-
-
-class Modulation(NamedTuple):
-    """Shift, scale and gate of every block at every step of a plan, [T, N, (3 L + 2) W], made by
-    one GEMM.
-    """
-
-    amounts_TNM: Tensor
-
-    def at(self, step: int, width: int) -> tuple[Tensor, ...]:
-        """The amounts of one step as 3 L + 2 tensors [N, W]: (shift, scale, gate) a block, then
-        (shift, scale).
-        """
-        return self.amounts_TNM[step].split(width, dim=-1)
-
-
 class DiffusionHead(nn.Module):
     """Predicts the velocity (or noise) of noisy features from timesteps and hidden states.
 
@@ -154,27 +127,3 @@ class DiffusionHead(nn.Module):
         for block in self.blocks:
             x_NW = block(x_NW, *block.adaLN_modulation(y_NW).chunk(3, dim=-1))
         return self.final_layer(x_NW, *self.final_layer.adaLN_modulation(y_NW).chunk(2, dim=-1))
-
-    def plan(self, timesteps_T: Tensor) -> Plan:
-        """Time embeddings and stacked AdaLN weights for a run over these timesteps."""
-        sequences = [block.adaLN_modulation for block in self.blocks]
-        sequences.append(self.final_layer.adaLN_modulation)
-        layers = [cast(nn.Linear, sequence[1]) for sequence in sequences]
-        return Plan(
-            self.time_embed(timesteps_T),
-            torch.cat([layer.weight for layer in layers]),
-            torch.cat([layer.bias for layer in layers]),
-        )
-
-    def modulation(self, plan: Plan, cond_ND: Tensor) -> Modulation:
-        """All amounts of all steps for these conditions, in one GEMM over T x N rows."""
-        y_TNW = plan.time_TW.unsqueeze(1) + self.cond_embed(cond_ND)
-        return Modulation(F.linear(F.silu(y_TNW), plan.weight, plan.bias))
-
-    def step(self, x_NC: Tensor, modulation: Modulation, step: int) -> Tensor:
-        """`forward` at step number `step` of a plan, with the modulation already known: [N, C]."""
-        amounts = modulation.at(step, self.width)
-        x_NW = self.input_proj(x_NC)
-        for index, block in enumerate(self.blocks):
-            x_NW = block(x_NW, *amounts[3 * index : 3 * index + 3])
-        return self.final_layer(x_NW, *amounts[-2:])

@@ -14,6 +14,14 @@ from orthus_core.recipe.schema import key
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 
+DRAWN_AT_ONCE = "pictures at once; auto is as many as fit into memory"
+Preset = Literal["exact", "fast", "turbo"]
+
+PRESET_DOC = "exact takes the model's own steps; fast and turbo fewer, and fewest in late patches"
+SCHEDULER_DOC = "ddim, dpm++, unipc, or package.module.Class in the manner of diffusers"
+QUANTIZE_DOC = "hold the backbone in so many bits: less memory, not less time"
+TOLERANCE_DOC = "a patch stops when its estimate can change by this share; 0 takes all steps"
+
 
 @dataclass(frozen=True)
 class TextSampling:
@@ -33,15 +41,19 @@ class GenerateRecipe:
     command: ClassVar[str] = "generate"
 
     model: str = key("mini", "folder, hub id or alias")
-    steps: int | None = key(None, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    preset: Preset | None = key(None, PRESET_DOC)
+    steps: int | None = key(None, "denoising steps a patch", unit="steps", minimum=1, maximum=1000)
+    scheduler: str | None = key(None, SCHEDULER_DOC)
+    step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
     guidance: float | None = key(None, "classifier-free guidance towards the text; 1 is none")
     noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
     negative_prompt: str | None = key(None, "what guidance leads away from")
     seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
     num_images: int = key(1, "pictures a prompt, when no seeds are given", minimum=1)
-    batch_size: int | None = key(None, "pictures drawn at once; unset is all", minimum=1)
+    batch_size: int | Literal["auto"] = key("auto", DRAWN_AT_ONCE, minimum=1)
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
+    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
 
 
 @dataclass(frozen=True)
@@ -51,15 +63,22 @@ class EditRecipe:
     command: ClassVar[str] = "edit"
 
     model: str = key("mini", "folder, hub id or alias")
-    steps: int | None = key(None, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    by_example: bool = key(
+        False, "the first two pictures are an example of the change, before and after"
+    )
+    preset: Preset | None = key(None, PRESET_DOC)
+    steps: int | None = key(None, "denoising steps a patch", unit="steps", minimum=1, maximum=1000)
+    scheduler: str | None = key(None, SCHEDULER_DOC)
+    step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
     guidance: float | None = key(None, "guidance towards the instruction; 1 is none")
     image_guidance: float | None = key(None, "guidance towards the picture; 1 is none")
     noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
     seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
     num_images: int = key(1, "pictures, when no seeds are given", minimum=1)
-    batch_size: int | None = key(None, "pictures drawn at once; unset is all", minimum=1)
+    batch_size: int | Literal["auto"] = key("auto", DRAWN_AT_ONCE, minimum=1)
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
+    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
 
 
 @dataclass(frozen=True)
@@ -69,17 +88,27 @@ class StoryRecipe:
     command: ClassVar[str] = "story"
 
     model: str = key("mini", "folder, hub id or alias")
-    panels: int = key(3, "pictures at most", minimum=1)
-    steps: int | None = key(None, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    panels: int = key(3, "pictures to draw; at most so many when free", minimum=1)
+    free: bool = key(False, "let the model say where pictures come and when it ends")
+    keep_panels: int | None = key(
+        None, "latest panels that the model sees; unset is as many as fit", minimum=1
+    )
+    from_story: str | None = key(None, "folder of an earlier story that is told on from")
+    from_panel: int | None = key(None, "first panel of it that is told anew", minimum=2)
+    preset: Preset | None = key(None, PRESET_DOC)
+    steps: int | None = key(None, "denoising steps a patch", unit="steps", minimum=1, maximum=1000)
+    scheduler: str | None = key(None, SCHEDULER_DOC)
+    step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
     guidance: float | None = key(
         None, "classifier-free guidance towards what came before; 1 is none"
     )
     noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
     negative_prompt: str | None = key(None, "what guidance leads away from")
     seed: int | None = key(None, "unset draws one at random", minimum=0)
-    text: TextSampling = key(TextSampling(), "how the text is chosen")
+    text: TextSampling = key(TextSampling(max_new_tokens=64), "how each panel's text is chosen")
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
+    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,7 @@ class CaptionRecipe:
     question: str = key("What is this?", "what is asked about each picture")
     seed: int | None = key(None, "for sampled text; unset draws one at random", minimum=0)
     text: TextSampling = key(TextSampling(), "how the text is chosen")
-    batch_size: int | None = key(None, "pictures read at once; unset is all", minimum=1)
+    batch_size: int | Literal["auto"] = key("auto", DRAWN_AT_ONCE, minimum=1)
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
+    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")

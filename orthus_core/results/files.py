@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,8 @@ def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
             written to; what was there stays, and nothing half-written is left.
     """
     check_free(path, overwrite=overwrite)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A name of its own: with more in front, a long one would be longer than file systems take.
+    beside = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -13,8 +13,11 @@ from orthus_core.errors import OutputError
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
 
-# A name of 60 letters is readable, and in UTF-8 far from the 255 bytes that a file system takes.
+# A name of 60 letters is readable. Emoji and Chinese take up to four bytes each, of the 255 that a
+# file system takes; seed, number and extension need some too.
 LONGEST_SLUG = 60
+LONGEST_SLUG_BYTES = 180
+LONGEST_NAME_BYTES = 255
 # Windows opens devices under these names, with any extension.
 DEVICES = {
     "con",
@@ -35,7 +38,7 @@ class Named(NamedTuple):
 def slug(text: str) -> str:
     """A text as part of a file name that every system takes: `a red fox!` is `a_red_fox`."""
     letters = "".join(char if char.isalnum() or char in "-" else " " for char in text.lower())
-    joined = "_".join(letters.split())[:LONGEST_SLUG].strip("_-")
+    joined = _cut("_".join(letters.split())[:LONGEST_SLUG]).strip("_-")
     if not joined:
         return "picture"
     return f"_{joined}" if joined in DEVICES else joined
@@ -54,7 +57,8 @@ def picture_paths(
         overwrite: Whether files that are there may be replaced.
 
     Raises:
-        OutputError: For another kind of file, an unknown field, or a name that is taken.
+        OutputError: For another kind of file, an unknown field, a name that is taken or too long,
+            or a folder that cannot be written to.
     """
     template = _template(output)
     paths = _filled(template, pictures)
@@ -70,11 +74,13 @@ def picture_paths(
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """Whether a file may be written at `path`.
+    """Whether a file may be written at `path`; asked before hours are spent on what goes there.
 
     Raises:
-        OutputError: When it is a folder, or is there and is not to be replaced.
+        OutputError: When it is a folder, is there and is not to be replaced, has a name that no
+            system takes, or lies where nothing may be written.
     """
+    check_writable(path)
     if path.is_dir():
         raise OutputError("this is a folder", where=str(path), hint="give a file's name")
     if os.path.lexists(path) and not overwrite:
@@ -85,10 +91,70 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         )
 
 
+def check_writable(path: Path) -> None:
+    """Whether something of this name can be made there, folders on the way included.
+
+    Raises:
+        OutputError: When its name is too long, or where a folder should be is a file, or a folder
+            that may not be written to.
+    """
+    _check_name(path)
+    try:
+        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:  # such as a folder on the way that may not be looked into
+        raise OutputError(
+            f"cannot write there: {error.strerror or error}", where=str(path)
+        ) from error
+    if not nearest.is_dir():
+        raise OutputError(
+            "a file is in the way of this folder",
+            where=str(nearest),
+            hint="choose another place with -o",
+        )
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(
+            "this folder may not be written to",
+            where=str(nearest),
+            hint="choose another place with -o, or make rights there",
+        )
+
+
+def _check_name(path: Path) -> None:
+    """Raises: OutputError for a name that no file system takes."""
+    if "\0" in str(path):
+        raise OutputError("a name cannot hold the character NUL", where=str(path))
+    if any(len(os.fsencode(part)) > LONGEST_NAME_BYTES for part in path.parts):
+        raise OutputError(
+            f"the name is longer than {LONGEST_NAME_BYTES} bytes",
+            where=str(path),
+            hint="choose a shorter one with -o",
+        )
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Raises: OutputError when two results would be written to the same file."""
+    seen: set[Path] = set()
+    for path in paths:
+        place = path.absolute()
+        if place in seen:
+            raise OutputError(
+                "two results would be written to the same file",
+                where=str(path),
+                hint="give each a name of its own",
+            )
+        seen.add(place)
+
+
+def _cut(text: str) -> str:
+    """As much of the beginning as fits into `LONGEST_SLUG_BYTES`, no letter halved."""
+    return text.encode()[:LONGEST_SLUG_BYTES].decode(errors="ignore")
+
+
 def _template(output: str | Path | None) -> str:
     if output is None:
         return DEFAULT_TEMPLATE
     text = str(output)
+    _check_name(Path(text))
     ends_open = isinstance(output, str) and output.endswith(("/", os.sep))
     if ends_open or Path(text).is_dir() or not Path(text).suffix:
         return str(Path(_literal(text)) / DEFAULT_TEMPLATE)

@@ -32,7 +32,12 @@ class Making(NamedTuple):
     sampling: The values it was sampled with, the model's own defaults filled in.
     model: Name and hash of the model.
     inputs: Pictures it was made from, as hashes of their pixels.
+    files: Where those pictures lay, as they were named.
     panel: Its place in a story, from 1; None for a picture of its own.
+    begun: How many rows of patches it keeps of the picture it was made from, as `{"rows": 8}`, and
+        where their features came from; None for one that was drawn from its first patch on.
+    among: Prompts, files and seeds of all that were drawn with it, each subject with each seed:
+        rounding depends on how many rows a product has, so the last bit may hang on them.
     """
 
     recipe: dict[str, Any]
@@ -41,7 +46,10 @@ class Making(NamedTuple):
     sampling: dict[str, Any]
     model: dict[str, str]
     inputs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     panel: int | None = None
+    begun: dict[str, Any] | None = None
+    among: dict[str, Any] | None = None
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -54,7 +62,7 @@ def pixel_hash(image: Image.Image) -> str:
 
 def record_of(image: Image.Image, making: Making) -> dict[str, Any]:
     """What our chunk says."""
-    said = {name: value for name, value in making._asdict().items() if value is not None}
+    said = {name: value for name, value in making._asdict().items() if value not in (None, ())}
     return {"version": __version__, **said, "pixels": pixel_hash(image)}
 
 
@@ -70,14 +78,32 @@ def png_bytes(image: Image.Image, making: Making | None) -> bytes:
 
 
 def save_picture(
-    image: Image.Image, path: Path, making: Making, *, overwrite: bool = False
+    image: Image.Image, path: Path, making: Making | None, *, overwrite: bool = False
 ) -> None:
-    """Writes the picture with its making.
+    """Writes the picture with its making; without a word about it when that is None.
 
     Raises:
         OutputError: When the name is taken or the place cannot be written to.
     """
     write_file(path, png_bytes(image, making), overwrite=overwrite)
+
+
+def sidecar_of(path: Path) -> Path:
+    """Where the record of a picture lies that is also kept beside it."""
+    return path.with_suffix(".json")
+
+
+def save_sidecar(
+    image: Image.Image, path: Path, making: Making, *, overwrite: bool = False
+) -> None:
+    """Writes what the chunk says as a JSON file beside the picture at `path`.
+
+    Raises:
+        OutputError: When the name is taken or the place cannot be written to.
+    """
+    record = {"file": path.name, **record_of(image, making)}
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_file(sidecar_of(path), text.encode(), overwrite=overwrite)
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:

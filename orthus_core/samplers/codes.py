@@ -11,7 +11,7 @@ Legend: N pictures, R streams of all of them (guidance), C feature channels, K c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -61,8 +61,14 @@ class CodeChoice:
         """Gumbel noise: [K] each."""
         return seeded_gumbel(seed, self._model.config.num_codes)
 
-    def draw(self, hidden_RD: Tensor, noise_NK: Tensor, mix_NR: Tensor) -> Tensor:
-        """The features of the next code of each picture: fp32 [N, C]."""
+    def draw(
+        self,
+        hidden_RD: Tensor,
+        noise_NK: Tensor,
+        mix_NR: Tensor,
+        drawn_N: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The features of the next code of each picture, at whatever place: fp32 [N, C]."""
         logits_RK = self._model.image_logits(hidden_RD).float()
         codes_N = choose_codes(
             mix_NR.to(logits_RK) @ logits_RK,

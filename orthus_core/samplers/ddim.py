@@ -35,13 +35,7 @@ def trailing_timesteps(num_timesteps: int, steps: int) -> Tensor:
 
 
 def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
-    """The coefficients of deterministic DDIM (2010.02502, eq. 12 with eta 0).
-
-    With a the signal left at this step, b at the next, and n(a) = sqrt(1 - a), the clean feature
-    and the noise that the prediction implies are put together again at b:
-        v:        x0 = sqrt(a) x - n(a) v,          eps = n(a) x + sqrt(a) v
-        epsilon:  x0 = (x - n(a) eps) / sqrt(a)
-        next      = sqrt(b) x0 + n(b) eps
+    """`steps` trailing steps of deterministic DDIM.
 
     Raises:
         PromptError: When `steps` is below 1 or more than the schedule has.
@@ -54,7 +48,24 @@ def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
             where="steps",
             hint=f"give a number from 1 to {schedule.num_timesteps}",
         )
-    timesteps_T = trailing_timesteps(schedule.num_timesteps, steps)
+    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
+        raise CheckpointError(
+            "a head that predicts noise cannot start from a step without any signal",
+            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
+            hint='train with prediction = "v", or with zero_terminal_snr = false',
+        )
+    return ddim_over(schedule, trailing_timesteps(schedule.num_timesteps, steps))
+
+
+def ddim_over(schedule: Schedule, timesteps_T: Tensor) -> DDIMPlan:
+    """The coefficients of deterministic DDIM (2010.02502, eq. 12 with eta 0) over these timesteps.
+
+    With a the signal left at this step, b at the next, and n(a) = sqrt(1 - a), the clean feature
+    and the noise that the prediction implies are put together again at b:
+        v:        x0 = sqrt(a) x - n(a) v,          eps = n(a) x + sqrt(a) v
+        epsilon:  x0 = (x - n(a) eps) / sqrt(a)
+        next      = sqrt(b) x0 + n(b) eps
+    """
     # In float64: the coefficients are differences of nearly equal numbers.
     now_T = schedule.alphas_cumprod_T.to("cpu", torch.float64)[timesteps_T]
     next_T = torch.cat([now_T[1:], now_T.new_ones(1)])
@@ -64,12 +75,6 @@ def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
         keep_T = next_signal_T * signal_T + next_noise_T * noise_T
         push_T = next_noise_T * signal_T - next_signal_T * noise_T
     else:
-        if now_T[0] == 0:
-            raise CheckpointError(
-                "a head that predicts noise cannot start from a step without any signal",
-                where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
-                hint='train with prediction = "v", or with zero_terminal_snr = false',
-            )
         keep_T = next_signal_T / signal_T
         push_T = next_noise_T - keep_T * noise_T
     return DDIMPlan(timesteps_T, tuple(keep_T.tolist()), tuple(push_T.tolist()))

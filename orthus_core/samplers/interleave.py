@@ -6,6 +6,9 @@ place.
 One pass of the backbone a step serves every row, whether it writes a word or draws a patch. A row's
 text and pictures depend on its own prompt, seed and settings alone, whatever batch it is in.
 
+`go_on` is the story. How a pass is made fast is the business of `engine.py`, how a patch is drawn
+that of a brush, and how many rows sit together that of `batches.py`.
+
 Legend: N rows at the same kind of turn, R streams (a row's own, and those it is guided against), V
 vocabulary, C feature channels, P patches, M finished pictures, D hidden.
 """
@@ -13,16 +16,18 @@ vocabulary, C feature channels, P patches, M finished pictures, D hidden.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import LogitsProcessor
 
 from orthus_core.errors import CheckpointError, PromptError
-from orthus_core.events import Event, ImageDone, RowDone
+from orthus_core.events import Event, RowDone
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.brush import Brush, brush_for
+from orthus_core.samplers.darkroom import Darkroom, Full, in_order
+from orthus_core.samplers.engine import Backbone
 from orthus_core.samplers.guidance import mixing
 from orthus_core.samplers.prompt import Prompt, check_prompt
 from orthus_core.samplers.row import Row, Turn
@@ -30,14 +35,23 @@ from orthus_core.samplers.settings import Settings
 from orthus_core.samplers.streams import Streams
 from orthus_core.samplers.tokens import choose_token, never_chosen, warpers
 
-# At 512 x 512 the decoder's activations are about half a GB a picture in fp32.
-DECODED_AT_ONCE = 8
 # Where a pixel decoder can be had.
 FOR_AN_ORTHUS = "convert again with --vqgan vqgan.ckpt, or train one with `orthus finetune-vae`"
 FOR_A_CHAMELEON = (
     "Meta ships it apart, as tokenizer/vqgan.ckpt: `orthus convert ... --vqgan vqgan.ckpt` makes "
     "an Orthus that has it; Anole's folders (anole-7b) bring theirs"
 )
+
+
+class Job(NamedTuple):
+    """What all rows share."""
+
+    model: InterleavedModel
+    settings: Settings
+    processors: Sequence[LogitsProcessor]
+    brush: Brush | None
+    backbone: Backbone
+    darkroom: Darkroom
 
 
 @torch.no_grad()
@@ -49,6 +63,8 @@ def interleave(
     processors: Sequence[LogitsProcessor] = (),
 ) -> Iterator[Event]:
     """Writes and draws on from every prompt, and yields what happens as it happens.
+
+    All prompts go side by side; `in_batches` is the same for more of them than memory holds.
 
     Args:
         model: Any Orthus or discrete Chameleon; with a pixel decoder if pictures are wanted.
@@ -63,26 +79,46 @@ def interleave(
         PromptError: When a prompt does not fit the model (see `check_prompt`).
         CheckpointError: When pictures are wanted of a model without a pixel decoder.
     """
-    # 1. Read every prompt, and all that its pictures are guided against.
+    job, rows = begin(model, prompts, settings, processors)
+    with job.darkroom:
+        yield from in_order(go_on(job, rows))
+
+
+def begin(
+    model: InterleavedModel,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    processors: Sequence[LogitsProcessor] = (),
+) -> tuple[Job, list[Row]]:
+    """The prompts as rows that have not begun, and what they will need. Raises: As `interleave`."""
     _check(model, prompts, settings)
     brush = brush_for(model, settings) if settings.max_images else None
-    rows = [Row(n, prompt, settings, model.config, brush) for n, prompt in enumerate(prompts)]
-    streams = Streams(model, [prompt.contexts for prompt in prompts])
+    job = Job(model, settings, processors, brush, Backbone(model), Darkroom(model))
+    return job, [Row(n, prompt, settings, model.config, brush) for n, prompt in enumerate(prompts)]
+
+
+def go_on(job: Job, rows: list[Row]) -> Iterator[Event | Full]:
+    """Writes and draws on from where rows stand, until each is at its end and has left `rows`.
+
+    Each row moves on as a whole or not at all, so those that are left when something fails can go
+    on later.
+    """
+    # 1. Read every prompt, and all that its pictures are guided against.
+    streams = Streams(job.backbone, {row.number: row.streams for row in rows if not row.ended})
     while rows:
         at = {turn: [row for row in rows if row.turn is turn] for turn in Turn}
         # 2. Rows at a word choose it; those at the edge of a picture say [BOI] or [EOI].
-        yield from _write(model, streams, at[Turn.WRITE], settings, processors)
+        yield from _write(job, streams, at[Turn.WRITE])
         yield from _mark(at[Turn.OPEN], at[Turn.CLOSE])
         # 3. Rows in a picture draw its next patch, all at once.
-        yield from _draw(brush, streams, at[Turn.DRAW])
+        yield from _draw(job, streams, at[Turn.DRAW])
         # 4. Pictures that are full become pixels.
-        yield from _develop(model, [row for row in at[Turn.DRAW] if row.picture_is_full])
+        yield from _develop(job, [row for row in rows if row.undeveloped is not None])
         # 5. Rows at their end leave.
-        yield from (RowDone(row.number, row.ended) for row in rows if row.ended)
-        rows = [row for row in rows if not row.ended]
+        yield from _leave(rows)
         streams.keep([row.number for row in rows])
         # 6. The backbone reads what is new, in one pass.
-        _read(model, streams, rows)
+        _read(job, streams, rows)
 
 
 def _check(model: InterleavedModel, prompts: Sequence[Prompt], settings: Settings) -> None:
@@ -104,24 +140,19 @@ def _check(model: InterleavedModel, prompts: Sequence[Prompt], settings: Setting
         check_prompt(model.config, prompt, must_draw=settings.owed_images > 0)
 
 
-def _write(
-    model: InterleavedModel,
-    streams: Streams,
-    rows: Sequence[Row],
-    settings: Settings,
-    processors: Sequence[LogitsProcessor],
-) -> Iterator[Event]:
+def _write(job: Job, streams: Streams, rows: Sequence[Row]) -> Iterator[Event]:
     """One token for each row; the LM head runs for these rows only."""
     if not rows:
         return
-    logits_NV = model.text_logits(streams.own([row.number for row in rows]))
+    settings = job.settings
+    logits_NV = job.model.text_logits(streams.own([row.number for row in rows]))
     warp = warpers(settings.temperature, settings.top_k, settings.top_p)
     for row, logits_V in zip(rows, logits_NV, strict=True):
         token = choose_token(
             logits_V,
             row.ids,
-            never_chosen(model.config, may_begin_image=row.may_begin_image),
-            processors=processors,
+            never_chosen(job.model.config, may_begin_image=row.may_begin_image),
+            processors=job.processors,
             warp=warp,
             generator=row.text_random,
         )
@@ -136,44 +167,45 @@ def _mark(opening: Sequence[Row], closing: Sequence[Row]) -> Iterator[Event]:
         yield from row.close()
 
 
-def _draw(brush: Brush | None, streams: Streams, rows: Sequence[Row]) -> Iterator[Event]:
+def _draw(job: Job, streams: Streams, rows: Sequence[Row]) -> Iterator[Event]:
     """The next patch of each row's picture."""
     if not rows:
         return
-    assert brush is not None, "a row draws only where pictures are wanted"
-    features_NC = brush.draw(
+    assert job.brush is not None, "a row draws only where pictures are wanted"
+    features_NC = job.brush.draw(
         streams.all([row.number for row in rows]),
         torch.stack([row.next_noise() for row in rows]),
         mixing([row.prompt.guidance for row in rows]),
+        [len(row.patches) for row in rows],
     )
     for row, feature_C in zip(rows, features_NC, strict=True):
         yield from row.draw(feature_C)
 
 
-def _develop(model: InterleavedModel, rows: Sequence[Row]) -> Iterator[ImageDone]:
-    """Pixels of the pictures that these rows have just filled."""
-    for first in range(0, len(rows), DECODED_AT_ONCE):
-        batch = rows[first : first + DECODED_AT_ONCE]
-        features_MPC = torch.stack([torch.stack(row.patches) for row in batch])
-        pixels_M3HW = model.decode_images(features_MPC).float()
-        for row, pixels_3HW, features_PC in zip(batch, pixels_M3HW, features_MPC, strict=True):
-            yield ImageDone(row.number, row.images - 1, pixels_3HW, features_PC)
+def _develop(job: Job, rows: Sequence[Row]) -> Iterator[Full]:
+    """The pictures that these rows have just filled, on their way to pixels."""
+    full_MPC = [row.undeveloped for row in rows if row.undeveloped is not None]
+    if not full_MPC:
+        return
+    taken = job.darkroom.develop(
+        [row.number for row in rows], [row.images - 1 for row in rows], torch.stack(full_MPC)
+    )
+    for row in rows:
+        row.undeveloped = None
+    yield from taken
 
 
-def _read(model: InterleavedModel, streams: Streams, rows: Sequence[Row]) -> None:
+def _leave(rows: list[Row]) -> Iterator[RowDone]:
+    for row in [row for row in rows if row.ended]:
+        rows.remove(row)
+        yield RowDone(row.number, row.ended)
+
+
+def _read(job: Job, streams: Streams, rows: Sequence[Row]) -> None:
     """Each row's newest token or patch, embedded alone: what came before is in the cache."""
     if not rows:
         return
     drawing = [row for row in rows if row.turn is Turn.DRAW]
     streams.begin_anew([row.number for row in drawing if not row.patches])
-    # One by one: rounding depends on how many rows a product has, and a sharp softmax over codes
-    # magnifies it.
-    embeds_ND = torch.cat([_newest(model, row) for row in rows])
+    embeds_ND = job.backbone.embed([row.newest for row in rows])
     streams.read(embeds_ND, [row.number for row in rows], [row.number for row in drawing])
-
-
-def _newest(model: InterleavedModel, row: Row) -> Tensor:
-    """The row's last token, or the patch in its place, as an input embedding: [1, D]."""
-    if row.ids[-1] == model.config.image_token_id:
-        return model.embed_features(row.patches[-1].unsqueeze(0))
-    return model.embed(torch.tensor([[row.ids[-1]]], device=model.device))[0]

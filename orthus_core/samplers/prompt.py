@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from orthus_core.errors import PromptError
@@ -33,6 +34,7 @@ class Prompt(NamedTuple):
         sees only that one.
     noise: Noise of patch after patch, fp32 [C] each (a discrete Chameleon's [K]), in place of the
         seed's.
+    begun: Features [k, C] of the first patches of a picture that the row goes on with at once.
     """
 
     context: Context
@@ -40,11 +42,44 @@ class Prompt(NamedTuple):
     guidance: Guidance = Guidance.none()
     against: tuple[Context, ...] = ()
     noise: Iterator[Tensor] | None = None
+    begun: Tensor | None = None
 
     @property
     def contexts(self) -> tuple[Context, ...]:
         """All streams of the row, the one that writes first."""
         return (self.context, *self.against)
+
+
+class Stream(NamedTuple):
+    """A sequence as far as it has come, to be read before it goes on.
+
+    A stream of a row that has only begun is a context of its prompt; a row that had to leave its
+    place comes back with what it has written and drawn since.
+
+    ids: All its tokens, `<image>` in each patch's slot.
+    features: Of its patches in reading order, [..., C] each.
+    anew: How many of its tokens it keeps when a picture begins; None is all.
+    longest: More tokens than this it will not have.
+    """
+
+    ids: tuple[int, ...]
+    features: tuple[Tensor, ...] = ()
+    anew: int | None = None
+    longest: int = 0
+
+    def reads_as(self, other: Stream) -> bool:
+        """Whether both have the same to read, so that one reading serves them."""
+        if self.ids != other.ids or len(self.features) != len(other.features):
+            return False
+        pairs = zip(self.features, other.features, strict=True)
+        return all(mine is theirs or torch.equal(mine, theirs) for mine, theirs in pairs)
+
+    @property
+    def features_NC(self) -> Tensor | None:
+        """All its features as rows; None where it has no patches."""
+        if not self.features:
+            return None
+        return torch.cat([each.reshape(-1, each.shape[-1]) for each in self.features])
 
 
 def without_idle_streams(prompt: Prompt) -> Prompt:

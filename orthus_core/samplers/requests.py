@@ -25,8 +25,10 @@ from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.guidance import Guidance
+from orthus_core.samplers.presets import preset_of
 from orthus_core.samplers.prompt import Context, Prompt, without_idle_streams
 from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.solvers import SOLVERS
 
 # The release guides interleaved writing more gently, and away from other words.
 STORY_GUIDANCE = 3.0
@@ -36,6 +38,8 @@ STORY_UNCONDITIONAL_PROMPT = "generate images"
 class Sampling(NamedTuple):
     """The values pictures are sampled with, all filled in.
 
+    preset, scheduler, step_tolerance: Of an Orthus; None for a discrete Chameleon. `steps` are
+        those of a picture's first patch.
     code_top_k, code_top_p: Of a discrete Chameleon; None for an Orthus, which has no use for them.
     """
 
@@ -44,6 +48,9 @@ class Sampling(NamedTuple):
     image_guidance: float
     noise_scale: float
     negative_prompt: str
+    preset: str | None = "exact"
+    scheduler: str | None = "ddim"
+    step_tolerance: float | None = 0.0
     code_top_k: int | None = None
     code_top_p: float | None = None
 
@@ -54,11 +61,20 @@ class Sampling(NamedTuple):
     def settings(self, **asked: Any) -> Settings:
         """Settings of the loop that draw so; `asked` are further fields."""
         shared = {name: value for name, value in self.told().items() if name in SETTINGS}
+        if self.preset is not None:
+            shared["last_steps"] = preset_of(self.preset).last_steps(self.steps)
         return Settings(**shared, **asked)
 
 
 # What of a `Sampling` the loop itself needs; guidance lies in the prompts.
-SETTINGS = ("steps", "noise_scale", "code_top_k", "code_top_p")
+SETTINGS = (
+    "steps",
+    "noise_scale",
+    "scheduler",
+    "step_tolerance",
+    "code_top_k",
+    "code_top_p",
+)
 
 
 def sampling_of(config: InterleavedConfig, *, story: bool = False, **asked: Any) -> Sampling:
@@ -67,10 +83,11 @@ def sampling_of(config: InterleavedConfig, *, story: bool = False, **asked: Any)
     Args:
         config: Its `sampling_defaults` fill in.
         story: Text and pictures by turns, which a model may want to sample otherwise.
-        asked: Fields of `Sampling`; None is not asked.
+        asked: Fields of `Sampling`; None is not asked. A preset gives what is not asked besides.
 
     Raises:
-        PromptError: When several steps a patch are asked of a discrete Chameleon.
+        PromptError: For a preset that is none, and when a discrete Chameleon is asked for several
+            steps a patch or for anything about them.
     """
     values = dict(config.sampling_defaults)
     values["negative_prompt"] = values.pop("unconditional_prompt")
@@ -81,14 +98,50 @@ def sampling_of(config: InterleavedConfig, *, story: bool = False, **asked: Any)
             "story_unconditional_prompt",
             own.get("unconditional_prompt", STORY_UNCONDITIONAL_PROMPT),
         )
-    values |= {name: value for name, value in asked.items() if value is not None}
-    if isinstance(config, DiscreteConfig) and values["steps"] != 1:
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if isinstance(config, DiscreteConfig):
+        values |= dict.fromkeys(OF_STEPS) | asked
+        _check_discrete(values)
+    else:
+        preset = preset_of(asked.get("preset", "exact"))
+        values["steps"] = preset.first_steps(values["steps"])
+        values |= {"scheduler": preset.scheduler or _own_scheduler(values)} | asked
+    return Sampling(**{name: values[name] for name in Sampling._fields if name in values})
+
+
+def _own_scheduler(values: dict[str, Any]) -> str:
+    """The scheduler that a model's folder names. It may be a stranger's, so it is one of ours.
+
+    Raises: CheckpointError when it is not.
+    """
+    name = values.get("scheduler", "ddim")
+    if name not in SOLVERS:
+        raise CheckpointError(
+            f"the model names a scheduler that is not ours: {name}",
+            where="config.json: sampling.scheduler",
+            hint=f"set it to one of {', '.join(SOLVERS)}; others can be named with --scheduler",
+        )
+    return name
+
+
+# What there is to say about steps where there is more than one.
+OF_STEPS = ("preset", "scheduler", "step_tolerance")
+
+
+def _check_discrete(values: dict[str, Any]) -> None:
+    if values["steps"] != 1:
         raise PromptError(
             f"{values['steps']} steps a patch, and a discrete Chameleon chooses each code in one",
             where="steps",
             hint="leave steps out, or draw with an Orthus",
         )
-    return Sampling(**{name: values[name] for name in Sampling._fields if name in values})
+    for name in OF_STEPS:
+        if values[name] is not None:
+            raise PromptError(
+                f"{name} {values[name]}, and a discrete Chameleon denoises nothing",
+                where=name,
+                hint=f"leave {name} out, or draw with an Orthus",
+            )
 
 
 class Asking:
@@ -182,11 +235,15 @@ class Asking:
         document = Document(says("user", *parts))
         row = encode(document, self.tokenizer, self._ids, self.model.config.patches)
         if features_MPC is None and row.pictures:
-            features_MPC = self._features(row.pictures)
+            features_MPC = self.features(row.pictures)
         return Context(tuple(row.ids), features_MPC)
 
     @torch.no_grad()
-    def _features(self, pictures: Sequence[Picture]) -> Tensor:
+    def features(self, pictures: Sequence[Picture]) -> Tensor:
+        """Pictures as the model reads them, all in one pass: fp32 [M, P, C].
+
+        Raises: DataError when a picture does not read.
+        """
         model = self.model
         size = model.model.vqmodel.config.resolution
         pixels_M3HW = pack_pixels([picture.load(size) for picture in pictures])

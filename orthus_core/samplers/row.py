@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
+import torch
 from torch import Tensor
 
 from orthus_core.errors import PromptError
 from orthus_core.events import Event, Note, PatchDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.samplers.brush import Brush
-from orthus_core.samplers.prompt import Prompt, room_for_image
+from orthus_core.samplers.prompt import Context, Prompt, Stream, room_for_image
 from orthus_core.samplers.settings import Settings
 from orthus_core.samplers.tokens import text_generator
 
@@ -49,6 +50,7 @@ class Row:
     turn: What it does next.
     images: Pictures it finished.
     patches: Features [C] of the picture being drawn, or of the one finished last.
+    undeveloped: A picture that is full and has not been handed on to become pixels, [P, C].
     ended: Why it is over, as `RowDone` says it; empty while it is not.
     """
 
@@ -67,8 +69,13 @@ class Row:
         self.ids = list(prompt.context.ids)
         self.images = self._text = self._text_since_image = 0
         self.patches: list[Tensor] = []
+        self.undeveloped: Tensor | None = None
+        self._earlier: list[Tensor] = []  # patches of the pictures before
+        self._noise_at_hand: Tensor | None = None
         self.ended = ""
         self.turn = self._after_text()
+        if prompt.begun is not None:
+            self._go_on_with(prompt.begun)
 
     @property
     def may_begin_image(self) -> bool:
@@ -79,8 +86,54 @@ class Row:
     def picture_is_full(self) -> bool:
         return len(self.patches) == self._config.patches
 
+    @property
+    def newest(self) -> int | Tensor:
+        """Its last token, or the feature [C] drawn in its place."""
+        return self.patches[-1] if self.ids[-1] == self._config.image_token_id else self.ids[-1]
+
+    @property
+    def streams(self) -> list[Stream]:
+        """All that its next steps build on, its own sequence first, then those it is guided
+        against.
+
+        For a row that has begun these are longer than its prompt's: so it can leave its place and
+        go on later, in another batch, from where it stands.
+        """
+        own = self.prompt.context
+        drawn = (*self._earlier, *self.patches)
+        # Since [BOI], what it is guided against has read what the row itself has.
+        in_picture = self.ids[-1 - len(self.patches) :] if self.turn is Turn.DRAW else []
+        patches = self.patches if in_picture else []
+        return [
+            Stream(tuple(self.ids), (*_features(own), *drawn), longest=self._longest),
+            *(
+                Stream(
+                    (*context.ids, *in_picture),
+                    (*_features(context), *patches),
+                    anew=len(context.ids),
+                    longest=len(context.ids) + room_for_image(self._config),
+                )
+                for context in self.prompt.against
+            ),
+        ]
+
+    @property
+    def _longest(self) -> int:
+        text = self._settings.max_text - self._text
+        pictures = self._settings.max_images - self.images
+        more = text + pictures * room_for_image(self._config)
+        return min(len(self.ids) + more, self._config.max_position_embeddings)
+
     def next_noise(self) -> Tensor:
-        """Its next patch's. Raises: PromptError when the prompt's own noise is used up."""
+        """The noise of its next patch, the same until that is drawn.
+
+        Raises: PromptError when the prompt's own noise is used up.
+        """
+        if self._noise_at_hand is None:
+            self._noise_at_hand = self._take_noise()
+        return self._noise_at_hand
+
+    def _take_noise(self) -> Tensor:
         noise_X = next(self._noise, None)
         if noise_X is None:
             raise PromptError(
@@ -110,6 +163,7 @@ class Row:
         """Says [BOI], in an OPEN turn or by the model's own choice."""
         forced = self.turn is Turn.OPEN and self._text_since_image > 0
         self._read_next(self._config.boi_token_id)
+        self._earlier += self.patches
         self.patches = []
         self.turn = Turn.DRAW
         return [self._begun_for_it("was still writing")] if forced else []
@@ -118,18 +172,32 @@ class Row:
         """Takes the patch drawn in a DRAW turn."""
         self._read_next(self._config.image_token_id)
         self.patches.append(feature_C)
+        self._noise_at_hand = None
         if self.picture_is_full:
+            self.undeveloped = torch.stack(self.patches)
             self.images += 1
             self._text_since_image = 0
             self.turn = self._end("images") if self._was_last_image else Turn.CLOSE
         number = self.images - 1 if self.picture_is_full else self.images
-        return [PatchDone(self.number, number, len(self.patches), self._config.patches)]
+        total = self._config.patches
+        return [PatchDone(self.number, number, len(self.patches), total, feature_C)]
 
     def close(self) -> list[Event]:
         """Says [EOI], in a CLOSE turn."""
         self._read_next(self._config.eoi_token_id)
         self.turn = self._after_text()
         return []
+
+    def _go_on_with(self, features_NC: Tensor) -> None:
+        """Stands in a picture whose first patches are there. Their noise is passed over, so that
+        the row's seed means for the rest what it would have meant.
+        """
+        self._read_next(self._config.boi_token_id)
+        for feature_C in features_NC:
+            self._take_noise()
+            self._read_next(self._config.image_token_id)
+            self.patches.append(feature_C)
+        self.turn = Turn.DRAW
 
     def _read_next(self, token: int | None) -> None:
         assert token is not None, "a configuration without [BOI] or [EOI] draws no pictures"
@@ -174,3 +242,7 @@ class Row:
 
     def _begun_for_it(self, instead: str) -> Note:
         return Note(f"picture {self.images + 1} was begun for the model, which {instead}")
+
+
+def _features(context: Context) -> tuple[Tensor, ...]:
+    return () if context.features_MPC is None else (context.features_MPC,)

@@ -9,6 +9,8 @@ from orthus_core.errors import PromptError
 
 # Torch takes 64 bits; 32 are easier to read off a screen and type again.
 LARGEST_DRAWN = 2**32
+# What is asked beyond this in one run is a slip of the finger, and would fill the memory.
+MOST_PICTURES = 100_000
 
 
 def choose_seeds(given: Sequence[int], count: int) -> list[int]:
@@ -18,8 +20,15 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
     `count` must then be 1 (not said) or their number.
 
     Raises:
-        PromptError: When the numbers contradict each other, or a seed is no 63-bit whole number.
+        PromptError: When the numbers contradict each other, a seed is no 63-bit whole number, or
+            nobody can have meant so many.
     """
+    if count > MOST_PICTURES:
+        raise PromptError(
+            f"{count:,} pictures are asked for",
+            where="--num-images",
+            hint=f"draw at most {MOST_PICTURES:,} in one run",
+        )
     for seed in given:
         if not 0 <= seed < 2**63:
             raise PromptError(

@@ -19,7 +19,12 @@ class Settings:
     text_before_image: Text tokens after which a picture that must come is begun; None waits for the
         model.
     end_with_image: The row ends with its last picture instead of going on with text.
-    steps: DDIM steps a patch; a discrete Chameleon takes one.
+    steps: Denoising steps a patch; a discrete Chameleon takes one.
+    last_steps: Of a picture's last patch, where they fall from `steps` patch by patch (see
+        `presets.py`); None is the same for all.
+    scheduler: What leads through those steps (see `solver_for`).
+    step_tolerance: Share of its size by which a patch's estimate may still change when it stops
+        before its last step; 0 takes all steps.
     noise_scale: Factor on the noise each patch starts from: 1 as trained, less is calmer. For a
         discrete Chameleon it is the temperature (see `choose_codes`).
     code_top_k, code_top_p: Of a discrete Chameleon's codes; 0 and 1 leave all codes in.
@@ -35,6 +40,9 @@ class Settings:
     text_before_image: int | None = None
     end_with_image: bool = False
     steps: int = 100
+    last_steps: int | None = None
+    scheduler: str = "ddim"
+    step_tolerance: float = 0.0
     noise_scale: float = 1.0
     code_top_k: int = 0
     code_top_p: float = 1.0
@@ -48,6 +56,8 @@ class Settings:
             "min_images": 0 <= self.min_images <= self.max_images,
             "max_text": self.max_text >= 0,
             "text_before_image": self.text_before_image is None or self.text_before_image >= 0,
+            "last_steps": self.last_steps is None or 1 <= self.last_steps <= self.steps,
+            "step_tolerance": 0 <= self.step_tolerance < 1,
             "noise_scale": 0 <= self.noise_scale < math.inf,
             "code_top_k": self.code_top_k >= 0,
             "code_top_p": 0 < self.code_top_p <= 1,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from orthus_cli.app import app
@@ -19,6 +20,20 @@ Stranger = Callable[..., None]
 def orthus() -> Orthus:
     """Runs `orthus WORDS...` in this process, with its output in a pipe."""
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words], prog_name="orthus")
+
+
+@pytest.fixture
+def model(tiny_folder: Path) -> list[str]:
+    """Options that name a tiny random model."""
+    return ["--model", str(tiny_folder), "--device", "cpu"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Path:
+    """A picture that is no square and not of the model's size."""
+    path = tmp_path / "start.png"
+    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(path)
+    return path
 
 
 @pytest.fixture

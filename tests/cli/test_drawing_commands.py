@@ -1,4 +1,4 @@
-"""generate, edit, story and caption, run as a user runs them, on a tiny random model."""
+"""`orthus generate`, and what all drawing commands share, as a user runs them, on tiny models."""
 
 from __future__ import annotations
 
@@ -12,11 +12,6 @@ from orthus_core.results.picture import pixel_hash, read_record
 from tests.discrete import write_tiny_chameleon
 
 
-@pytest.fixture
-def model(tiny_folder) -> list[str]:
-    return ["--model", str(tiny_folder), "--device", "cpu"]
-
-
 @pytest.fixture(scope="module")
 def discrete_folder(tiny_folder, tmp_path_factory) -> Path:
     """A discrete Chameleon that knows a few words."""
@@ -28,13 +23,6 @@ def discrete_folder(tiny_folder, tmp_path_factory) -> Path:
 @pytest.fixture
 def discrete(discrete_folder) -> list[str]:
     return ["--model", str(discrete_folder), "--device", "cpu"]
-
-
-@pytest.fixture
-def start(tmp_path) -> Path:
-    path = tmp_path / "start.png"
-    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(path)
-    return path
 
 
 def names(folder: Path) -> list[str]:
@@ -123,74 +111,6 @@ def test_a_mistake_is_one_message_and_exit_1(orthus, model, tmp_path, monkeypatc
     assert names(tmp_path) == []
 
 
-def test_edit_changes_a_picture(orthus, model, start, tmp_path):
-    out = tmp_path / "edited.png"
-    done = orthus("edit", start, "a red fox", "-o", out, "--seed", 1, *model)
-    assert done.exit_code == 0, done.stderr
-    record = read_record(out)
-    assert record is not None and record["recipe"]["command"] == "edit"
-    with Image.open(start) as image:
-        assert record["inputs"] == [pixel_hash(image)]
-
-
-def test_a_story_always_draws(orthus, model, start, tmp_path):
-    folder = tmp_path / "told"
-    words = ["story", "a snowman", "--image", start, "--panels", 2, "-o", folder, "--seed", 3]
-    done = orthus(*words, "--max-new-tokens", 12, *model)
-    assert done.exit_code == 0, done.stderr
-    assert names(folder) == ["01.png", "02.png", "03.png", "story.json", "story.md"]
-    told = json.loads((folder / "story.json").read_text())
-    assert told["panels"][0]["given"] and told["panels"][0]["text"] == "a snowman"
-    drawn = [panel for panel in told["panels"] if "image" in panel and not panel["given"]]
-    assert len(drawn) == 2
-    for panel in drawn:
-        assert not panel["forced"] or "was begun for the model" in done.stderr
-
-
-def test_a_story_begins_with_words_alone(orthus, model, tmp_path):
-    folder = tmp_path / "told"
-    words = ["story", "a red fox", "--panels", 1, "-o", folder, "--max-new-tokens", 4]
-    done = orthus(*words, "--format", "json", *model)
-    told = json.loads(done.stdout)
-    assert told["folder"] == str(folder) and "image" not in told["panels"][0]
-
-
-def test_a_story_that_outgrows_the_context_says_so_and_keeps_what_is_drawn(orthus, model, tmp_path):
-    folder = tmp_path / "told"
-    words = ["story", "a red fox", "--panels", 100, "-o", folder, "--max-new-tokens", 101]
-    done = orthus(*words, "--steps", 1, *model)
-    assert done.exit_code == 0, done.stderr
-    assert "context was full after" in done.stderr
-    assert 20 < len(list(folder.glob("*.png"))) < 100
-
-
-def test_ctrl_c_leaves_the_panels_that_are_finished(orthus, model, tmp_path, monkeypatch):
-    from orthus_cli.commands import story
-
-    whole = story._panels
-
-    def interrupted(events):
-        yield next(whole(events))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(story, "_panels", interrupted)
-    folder = tmp_path / "told"
-    done = orthus("story", "a fox", "--panels", 3, "-o", folder, *model)
-    assert done.exit_code == 130
-    assert "02.png" in names(folder) and "03.png" not in names(folder)
-
-
-def test_caption_says_what_it_sees(orthus, model, start, tmp_path):
-    done = orthus("caption", start, "--max-new-tokens", 5, *model)
-    assert done.exit_code == 0, done.stderr
-    assert len(done.stdout.splitlines()) <= 5
-    many = orthus("caption", start, start, "--question", "a fox?", "--format", "json", *model)
-    told = json.loads(many.stdout)
-    assert told["question"] == "a fox?"
-    assert [answer["image"] for answer in told["answers"]] == [str(start)] * 2
-    assert told["answers"][0]["text"] == told["answers"][1]["text"]
-
-
 def test_a_discrete_chameleon_draws_with_its_own_values(orthus, discrete, tmp_path):
     out = tmp_path / "out.png"
     done = orthus("generate", "a snowman", "-o", out, "--seed", 7, *discrete)
@@ -218,7 +138,8 @@ def test_a_discrete_chameleon_edits_tells_and_captions(orthus, discrete, start, 
         done = orthus(*words, *discrete)
         assert done.exit_code == 0, done.stderr
     assert read_record(edited) is not None
-    assert names(folder) == ["01.png", "02.png", "03.png", "story.json", "story.md"]
+    told = ["01.png", "02.png", "03.png", "story.html", "story.json", "story.md"]
+    assert names(folder) == told
 
 
 def test_info_says_that_a_chameleon_is_discrete(orthus, discrete_folder):

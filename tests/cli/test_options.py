@@ -59,13 +59,18 @@ def test_an_option_of_a_recipe_is_none_unless_it_is_given(name: str) -> None:
         ("Seeds", ["--seed", "1", "--seed", "2"], "[1, 2]"),
         ("Sets", ["--set", "a.b=c", "--set", "d=[1, 2]"], "['a.b=c', 'd=[1, 2]']"),
         ("Dtype", ["--dtype", "bf16"], "'bf16'"),
+        ("BatchSize", ["--batch-size", "8"], "8"),
+        ("BatchSize", ["--batch-size", "auto"], "'auto'"),
     ],
 )
 def test_the_words_of_the_field_are_understood(name: str, spoken: list[str], value: str) -> None:
     assert CliRunner().invoke(app_with(SHARED[name], None), spoken).stdout == f"{value}\n"
 
 
-@pytest.mark.parametrize(("name", "word"), [("Dtype", "bf15"), ("Device", "gpu"), ("Steps", "ten")])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("Dtype", "bf15"), ("Device", "gpu"), ("Steps", "ten"), ("BatchSize", "most")],
+)
 def test_a_word_that_is_none_of_the_choices_is_wrong_usage(name: str, word: str) -> None:
     result = CliRunner().invoke(app_with(SHARED[name], None), [words(SHARED[name])[0], word])
     assert result.exit_code == 2

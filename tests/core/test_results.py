@@ -186,7 +186,7 @@ def test_a_story_is_a_folder_to_read(tmp_path, image):
         Panel("The end.", None),
     ]
     write_story(tmp_path / "story", panels, MAKING)
-    assert names(tmp_path / "story") == ["01.png", "02.png", "story.json", "story.md"]
+    assert names(tmp_path / "story") == ["01.png", "02.png", "story.html", "story.json", "story.md"]
     record = json.loads((tmp_path / "story" / "story.json").read_text())
     assert [panel["text"] for panel in record["panels"]] == [panel.text for panel in panels]
     assert record["panels"][1]["forced"] and record["panels"][1]["image"] == "02.png"
@@ -202,7 +202,7 @@ def test_a_story_replaces_a_story_when_told_and_nothing_else_ever(tmp_path, imag
     with pytest.raises(OutputError, match="not empty"):
         write_story(folder, [Panel("c", image)], MAKING)
     write_story(folder, [Panel("c", image)], MAKING, overwrite=True)
-    assert names(folder) == ["01.png", "story.json", "story.md"]
+    assert names(folder) == ["01.png", "story.html", "story.json", "story.md"]
     assert names(tmp_path) == ["story"]
     (folder / "story.json").unlink()
     with pytest.raises(OutputError, match="holds no story.json"):

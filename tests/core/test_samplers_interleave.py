@@ -26,6 +26,13 @@ CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 UNCONDITIONAL = Context((BOS, WORD + 7, SEP))
 
 
+@pytest.fixture(scope="module")
+def precise_model():
+    """The tiny model in float64, in which rounding leaves the fp32 features alone: two ways to the
+    same picture differ only if they are wrong."""
+    return make_tiny_model().double()
+
+
 def words(*numbers: int) -> Context:
     return Context((BOS, *(WORD + number for number in numbers), SEP))
 
@@ -140,7 +147,7 @@ def test_greedy_text_equals_reading_everything_again(tiny_model):
     assert len(tokens_of(events)) == 12
 
 
-def test_pictures_are_the_same_in_a_batch_as_alone(tiny_model):
+def test_pictures_are_the_same_in_a_batch_as_alone(precise_model):
     prompts = [
         drawn(words(1, 2, 3, 4, 5, 6, 7, 8), 11),
         Prompt(words(9), 12),
@@ -149,9 +156,9 @@ def test_pictures_are_the_same_in_a_batch_as_alone(tiny_model):
         drawn(words(1, 2), 16, 7.5),
     ]
     settings = Settings(max_images=2, steps=10)
-    together = run(tiny_model, prompts, settings)
+    together = run(precise_model, prompts, settings)
     for row, prompt in enumerate(prompts):
-        assert_same_row(of_row(together, row), run(tiny_model, [prompt], settings))
+        assert_same_row(of_row(together, row), run(precise_model, [prompt], settings))
     same_prompt = [images_of(of_row(together, row))[0].features_PC for row in (3, 4)]
     assert not torch.allclose(*same_prompt, atol=0.1), "another seed is another picture"
 
@@ -275,8 +282,8 @@ def test_only_the_new_feature_is_embedded(tiny_model, monkeypatch):
         tiny_model, "embed_features", lambda z: rows.append(len(z)) or embed_features(z)
     )
     run(tiny_model, [edited(1, 2, 3)], Settings(max_images=1, steps=2))
-    # Both pictures of the prompt's streams once; then each new patch once, the last one never.
-    assert rows == [2 * PATCHES, *[1] * (PATCHES - 1)]
+    # The pictures of the prompt's streams once; then each new patch once, the last one never.
+    assert rows == [PATCHES, PATCHES, *[1] * (PATCHES - 1)]
 
 
 def test_rows_that_ended_leave_the_batch(tiny_model, monkeypatch):

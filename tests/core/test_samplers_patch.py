@@ -35,9 +35,7 @@ def test_a_patch_equals_the_head_called_step_by_step(tiny_model):
     random = torch.Generator().manual_seed(1)
     hidden = torch.randn(2, 32, generator=random)
     noise = torch.randn(1, 8, generator=random)
-    feature = draw_patches(
-        tiny_model, patch_plan(tiny_model, 10), hidden, noise, mixing([Guidance.text(3.0)])
-    )
+    feature = draw_patches(patch_plan(tiny_model, 10), hidden, noise, mixing([Guidance.text(3.0)]))
     plan, x = ddim_plan(tiny_model.schedule, 10), noise
     for timestep, keep, push in zip(plan.timesteps_T, plan.keep, plan.push, strict=True):
         whole, empty = tiny_model.mlp_head(x.expand(2, 8), timestep.expand(2), hidden)
@@ -51,13 +49,11 @@ def test_a_patch_is_the_same_alone_and_among_others(tiny_model):
     hidden = torch.randn(6, 32, generator=random)
     noise = torch.randn(3, 8, generator=random)
     plan = patch_plan(tiny_model, 20)
-    together = draw_patches(tiny_model, plan, hidden, noise, mixing(guidances))
+    together = draw_patches(plan, hidden, noise, mixing(guidances))
     first = 0
     for number, guidance in enumerate(guidances):
         streams = slice(first, first := first + len(guidance.weights))
-        alone = draw_patches(
-            tiny_model, plan, hidden[streams], noise[number : number + 1], mixing([guidance])
-        )
+        alone = draw_patches(plan, hidden[streams], noise[number : number + 1], mixing([guidance]))
         torch.testing.assert_close(together[number], alone[0], atol=1e-4, rtol=1e-4)
 
 

@@ -94,6 +94,43 @@ def test_values_that_are_not_asked_for_are_the_models_own():
     assert sampling_of(released, story=True) == Sampling(100, 3.0, 1.5, 1.0, "generate images")
 
 
+def test_a_preset_gives_what_is_not_asked_for():
+    released = make_tiny_config()
+    exact, fast = sampling_of(released), sampling_of(released, preset="fast")
+    assert exact.told() == exact.told() | {"preset": "exact", "scheduler": "ddim", "steps": 100}
+    assert fast.steps < 100 and fast.scheduler != "ddim"
+    asked = sampling_of(released, preset="fast", steps=60, scheduler="ddim", step_tolerance=0.1)
+    assert (asked.steps, asked.scheduler, asked.step_tolerance) == (60, "ddim", 0.1)
+    own = make_tiny_config(sampling={"steps": 3, "scheduler": "unipc"})
+    assert sampling_of(own).scheduler == "unipc"
+    assert sampling_of(own, preset="fast")[:1] == (3,)
+    assert sampling_of(own, preset="fast").scheduler == fast.scheduler
+    with pytest.raises(PromptError, match="no preset 'slow'"):
+        sampling_of(released, preset="slow")
+
+
+def test_the_loop_is_told_the_preset_as_steps():
+    released = make_tiny_config()
+    exact = sampling_of(released).settings()
+    assert (exact.steps, exact.last_steps, exact.scheduler) == (100, 100, "ddim")
+    turbo = sampling_of(released, preset="turbo", step_tolerance=0.05).settings(max_images=2)
+    assert turbo.last_steps < turbo.steps < 100
+    assert (turbo.step_tolerance, turbo.max_images) == (0.05, 2)
+
+
+def test_pictures_of_a_preset_do_not_depend_on_the_batch(opened, asking):
+    sampling = sampling_of(opened.model.config, preset="fast", step_tolerance=0.02)
+    prompts = [asking.picture("a fox", sampling)._replace(seed=seed) for seed in range(3)]
+
+    def pictures(size: int) -> dict[int, torch.Tensor]:
+        events = in_batches(opened.model, prompts, sampling.settings(max_images=1), size)
+        return {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
+
+    whole = pictures(3)
+    for row, features in pictures(1).items():
+        torch.testing.assert_close(features, whole[row], atol=1e-3, rtol=1e-3)
+
+
 def test_asking_for_nothing_is_an_error_that_says_so(opened, asking, picture):
     with pytest.raises(PromptError, match="prompt is empty"):
         asking.picture("  ", SAMPLING)
@@ -160,3 +197,12 @@ def test_words_of_rows_do_not_mix_and_begin_anew_after_a_picture(opened):
     assert told[0][-1] == "a snowman"
     assert "a red fox".startswith("".join(told[0][:-1]))
     assert "a snowman".startswith("".join(told[1]))
+
+
+def test_a_model_may_name_one_of_our_schedulers_and_no_code():
+    config = make_tiny_config(sampling={"scheduler": "dpm++"})
+    assert sampling_of(config).scheduler == "dpm++"
+    config.sampling = {"scheduler": "antigravity.Fly"}
+    with pytest.raises(CheckpointError, match="not ours: antigravity"):
+        sampling_of(config)
+    assert sampling_of(config, preset="fast").scheduler == "dpm++"

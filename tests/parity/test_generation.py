@@ -108,7 +108,6 @@ def test_the_schedule_is_the_released_one(golden, golden_model):
 )
 def test_a_patch_in_100_steps_is_the_released_one(golden, golden_model, name, streams, guidance):
     feature = draw_patches(
-        golden_model,
         patch_plan(golden_model, 100),
         torch.cat([golden[stream] for stream in streams]),
         golden["g.noise"],

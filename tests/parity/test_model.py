@@ -9,6 +9,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from orthus_core.model.denoising_head import DenoisingHead
+
 
 def close(ours, theirs, atol=1e-4):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=atol)
@@ -117,10 +119,11 @@ def test_diffusion_head(golden, golden_model):
 
 def test_a_planned_step_is_the_head_itself(golden, golden_model):
     head, timesteps_T = golden_model.mlp_head, torch.tensor([999, 500, 9])
-    modulation = head.modulation(head.plan(timesteps_T), golden["f.c"])
-    for step, timestep in enumerate(timesteps_T):
+    ready = DenoisingHead(head)
+    amounts_TRA = ready.modulation(ready.times(timesteps_T), ready.condition(golden["f.c"]))
+    for timestep, amounts_RA in zip(timesteps_T, amounts_TRA, strict=True):
         t_N = timestep.expand(len(golden["f.x"]))
-        planned = head.step(golden["f.x"], modulation, step)
+        planned = ready.step(golden["f.x"], amounts_RA)
         close(planned, head(golden["f.x"], t_N, golden["f.c"]), atol=1e-5)
 
 

@@ -1,0 +1,99 @@
+"""A picture in the terminal while it is drawn: two pixels a character, one above the other.
+
+The upper half block U+2580 paints the upper pixel with the text's colour and the lower one with the
+background's. Where colours are unwelcome, shades of grey stand for brightness.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from orthus_cli.console import Reporter
+from orthus_core.events import Event, ImageDone, PatchDone
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.text import Text
+    from torch import Tensor
+
+    from orthus_core.model.interleaved import InterleavedModel
+
+UPPER_HALF = "\N{UPPER HALF BLOCK}"
+SHADES = " \N{LIGHT SHADE}\N{MEDIUM SHADE}\N{DARK SHADE}\N{FULL BLOCK}"
+WIDEST = 64  # characters; beyond, it is quicker to open the file
+
+
+def previewed(r: Reporter, events: Iterable[Event], model: InterleavedModel) -> Iterator[Event]:
+    """Hands events on, and shows the first unfinished picture whenever a row of patches is full.
+
+    Nothing is shown, and nothing decoded for it, where no person looks.
+    """
+    if not r.can_show:
+        r.say("--preview needs a terminal to draw in")
+        yield from events
+        return
+    columns = model.config.grid[1]
+    patches: dict[tuple[int, int], list[Tensor]] = {}
+    for event in events:
+        if isinstance(event, PatchDone) and event.feature_C is not None:
+            patches.setdefault((event.row, event.image), []).append(event.feature_C)
+            mine = patches[event.row, event.image]
+            if (event.row, event.image) == min(patches) and len(mine) % columns == 0:
+                r.show(canvas(rows_so_far(model, mine), *r.room()))
+        elif isinstance(event, ImageDone):
+            patches.pop((event.row, event.image), None)
+            if not patches:
+                r.show(None)
+        yield event
+
+
+def rows_so_far(model: InterleavedModel, patches: list[Tensor]) -> Image.Image:
+    """The picture as far as whole rows of its patches go, white below.
+
+    The autoencoder decodes whole pictures, and what is missing counts as the mean of what is there;
+    so the lowest finished row may still change a little when the next one comes.
+    """
+    import torch
+
+    from orthus_core.data.pixels import to_image
+
+    drawn_PC = torch.stack(patches)
+    missing = model.config.patches - len(patches)
+    filled_PC = torch.cat([drawn_PC, drawn_PC.mean(0, keepdim=True).expand(missing, -1)])
+    with torch.no_grad():
+        pixels_3HW = model.decode_images(filled_PC.unsqueeze(0)).float()[0]
+    finished = pixels_3HW.shape[1] * len(patches) // model.config.patches
+    pixels_3HW[:, finished:] = 1.0
+    return to_image(pixels_3HW)
+
+
+def canvas(image: Image.Image, columns: int, lines: int) -> Text:
+    """The picture in at most so many columns and lines of a terminal."""
+    import numpy as np
+    from rich.color import Color
+    from rich.style import Style
+    from rich.text import Text
+
+    width = max(1, min(columns, WIDEST, 2 * lines * image.width // image.height))
+    height = max(1, width * image.height // image.width // 2)
+    small_HW3 = np.asarray(image.convert("RGB").resize((width, 2 * height))).tolist()
+    plain = "NO_COLOR" in os.environ
+    text = Text(no_wrap=True)
+    for line in range(height):
+        for column in range(width):
+            over, under = small_HW3[2 * line][column], small_HW3[2 * line + 1][column]
+            if plain:
+                text.append(_shade(over, under))
+            else:
+                style = Style(color=Color.from_rgb(*over), bgcolor=Color.from_rgb(*under))
+                text.append(UPPER_HALF, style)
+        text.append("\n" if line + 1 < height else "")
+    return text
+
+
+def _shade(*pixels: list[int]) -> str:
+    """A character about as bright as these pixels are on average, on a dark screen."""
+    brightness = sum(map(sum, pixels)) / (3 * 256 * len(pixels))
+    return SHADES[int(brightness * len(SHADES))]

@@ -1,0 +1,78 @@
+"""Where prompts come from: the command line, files of one prompt a line, standard input."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from orthus_core.errors import PromptError
+from orthus_core.samplers.seeds import MOST_PICTURES
+
+STANDARD_INPUT = "-"
+
+
+def read_prompts(said: Sequence[str], file: Path | None) -> list[str]:
+    """All prompts in order: those that were said, `-` among them standing for the lines of standard
+    input, then the lines of the file.
+
+    Raises:
+        PromptError: When there is none, the file does not read, or one of them is no text.
+    """
+    found: list[str] = []
+    for text in said:
+        found += _lines(_typed_in(), "standard input") if text == STANDARD_INPUT else [text]
+    if file is not None:
+        found += _lines(_content(file), str(file))
+    if not found:
+        raise PromptError(
+            "there is no prompt",
+            where="generate",
+            hint='say what you want to see, as in: orthus generate "a snowman"',
+        )
+    for prompt in found:
+        check_text(prompt)
+    return found
+
+
+def check_text(prompt: str) -> None:
+    """Raises: PromptError when bytes that are no UTF-8 came in as a prompt."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            "the prompt is not UTF-8 text", where=ascii(prompt)[:80], hint="type it again"
+        ) from error
+
+
+def check_count(prompts: int, seeds: int) -> None:
+    """Raises: PromptError when nobody can have meant so many pictures."""
+    if prompts * seeds > MOST_PICTURES:
+        raise PromptError(
+            f"{prompts} prompts times {seeds} seeds are {prompts * seeds:,} pictures",
+            where="--num-images",
+            hint=f"draw at most {MOST_PICTURES:,} in one run",
+        )
+
+
+def _lines(content: bytes, where: str) -> Iterable[str]:
+    """The lines that are not blank; no other rule, so that a prompt may begin with anything."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"the prompts are not UTF-8 text, from byte {error.start} on", where=where
+        ) from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PromptError(f"cannot read the prompts: {reason}", where=str(file)) from error
+
+
+def _typed_in() -> bytes:
+    return sys.stdin.buffer.read()

@@ -1,0 +1,179 @@
+"""What a finished picture says of how it was made, as a command's words: to show and to draw again.
+
+The words are those the command itself takes today, asked of the command: an option that is added
+there is used here, and a recipe's key without one is written `--set key=value`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orthus_core.errors import DataError
+from orthus_core.recipe import SCHEMAS, keys
+from orthus_core.recipe.save import toml_value
+
+if TYPE_CHECKING:
+    from orthus_core.results.record import Record, Run
+
+ASIDE = {"command", "model", "device", "dtype"}
+"""Keys that stand first, under the values that the model was opened with."""
+
+
+def stored_sets(path: Path, command: str) -> tuple[list[str], str]:
+    """The values in a picture or its sidecar as `--set` takes them, and its prompt.
+
+    They go before those that are typed, which win because they come later.
+
+    Raises:
+        DataError: When it has no record, or one of another command.
+    """
+    from orthus_core.results.record import asked_of, read_made
+
+    record = read_made(path)
+    if record.command != command:
+        raise DataError(
+            f"this was drawn by `orthus {record.command}`, not by `orthus {command}`",
+            where=str(path),
+            hint=f"orthus replay {shown([str(path)])} draws it again",
+        )
+    flat = _flat(asked_of(record))
+    sets = [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
+    return sets, record.making.prompt
+
+
+def check_harmless(path: Path, recipe: Mapping[str, Any], named: Iterable[str | None] = ()) -> None:
+    """Whether values that came with a file may be followed. A picture of someone else's must
+    neither choose code to import nor what to fetch.
+
+    Args:
+        path: The picture or its sidecar.
+        recipe: What it says.
+        named: What the user typed, who may choose both.
+
+    Raises: DataError for a scheduler of others and for a model on the hub.
+    """
+    from orthus_core.checkpoint.hub import is_here
+    from orthus_core.samplers.solvers import SOLVERS
+
+    scheduler, model = recipe.get("scheduler"), recipe.get("model", "mini")
+    if scheduler not in (None, *SOLVERS, *named):
+        raise DataError(
+            f"it names a scheduler that is not ours: {scheduler}",
+            where=str(path),
+            hint=f"if you trust that code, run `orthus info {shown([str(path)])}` and the command "
+            "it shows",
+        )
+    if model not in named and not is_here(model):
+        raise DataError(
+            f"it was drawn with a model that is not on this machine: {model}",
+            where=str(path),
+            hint=f"name it yourself to fetch it: -m {shown([str(model)])}",
+        )
+
+
+def words_of(
+    record: Record,
+    files: Iterable[str | Path] = (),
+    output: str = "",
+    *,
+    run: Run | None = None,
+) -> list[str]:
+    """The command that draws a result again, word for word, without `orthus` itself.
+
+    Args:
+        record: Of the result.
+        files: The pictures it was made from.
+        output: Where to.
+        run: All that were drawn with it, to draw them again too.
+    """
+    from orthus_core.results.record import asked_of
+
+    options = options_of(record.command)
+    asked, about = asked_of(record), record.making.model
+    opened = {
+        "model": asked["model"],
+        "device": str(about.get("device", asked["device"])).partition(":")[0],
+        "dtype": about.get("dtype", asked["dtype"]),
+    }
+    usual = {key.name: _plain(key.default) for key in keys(SCHEMAS[record.command])}
+    changed = {
+        name: value
+        for name, value in _flat(asked).items()
+        if name not in ASIDE and value != usual.get(name)
+    }
+    if run:
+        changed["seeds"] = list(run.seeds)
+    words = []
+    for name, value in {**changed, **opened}.items():
+        words += _spoken(name, value, options)
+    prompts = dict.fromkeys(run.prompts) if run else (record.making.prompt,)
+    texts, pictures = _subject(record, prompts, [str(file) for file in files])
+    if run and len(set(run.files)) > 1:
+        words.append("--each")
+    words += [*pictures, *(["-o", output] if output else [])]
+    # A prompt that begins with a dash would be read as an option, if not for the two before it.
+    dashed = any(text.startswith("-") for text in texts)
+    ordered = [*words, "--", *texts] if dashed else [*texts, *words]
+    return [record.command, *ordered]
+
+
+def shown(words: Iterable[str]) -> str:
+    """Words as a shell reads them back, quoted where that is needed."""
+    words = list(words)
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def _subject(
+    record: Record, prompts: Iterable[str], files: list[str]
+) -> tuple[list[str], list[str]]:
+    """What a command is about: its arguments, and the options that name pictures."""
+    texts = [prompt for prompt in prompts if prompt]
+    if record.command == "edit":
+        return [*files, *texts], []
+    if record.making.begun:
+        rows = ["--keep-rows", str(record.making.begun.get("rows"))]
+        return texts, [*(word for file in files for word in ("--continue", file)), *rows]
+    return texts, [word for file in files for word in ("--image", file)]
+
+
+def _spoken(name: str, value: Any, options: Mapping[str, tuple[str, bool]]) -> list[str]:
+    option, is_flag = options.get(name.rpartition(".")[2], ("", False))
+    if not option:
+        return ["--set", f"{name}={toml_value(value)}"]
+    if is_flag:
+        return [option] if value else ["--set", f"{name}=false"]
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [word for each in values for word in (option, str(each))]
+
+
+def options_of(command: str) -> dict[str, tuple[str, bool]]:
+    """Each option of a command by its parameter's name: its longest spelling, and whether it stands
+    alone."""
+    from orthus_cli.plugins import discover
+
+    parameters = discover()[command].command.params
+    return {
+        parameter.name: (parameter.opts[0], bool(getattr(parameter, "is_flag", False)))
+        for parameter in parameters
+        if parameter.opts and parameter.opts[0].startswith("-")
+    }
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, keys with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,108 @@
+"""Where time and memory go while something runs, and how fast this machine copies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+# Larger than any cache, small enough for any machine.
+COPIED_BYTES = 2**28
+COPIES = 7
+
+
+class Clock:
+    """Seconds of named parts, and of all that happens while it runs.
+
+    Args:
+        device: What is waited for at the ends of each part.
+        parts: Whether to look at parts at all. On a GPU waiting for each keeps it from working
+            ahead, so there the whole is measured without.
+
+    seconds: Of each part so far.
+    """
+
+    def __init__(self, device: torch.device, *, parts: bool = True) -> None:
+        self._device, self._parts = device, parts
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        if not self._parts:
+            yield
+            return
+        began = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + self._now() - began
+
+    def around(self, thing: Any, **parts: str) -> Any:
+        """The thing, with calls of these methods timed: `clock.around(brush, draw="head")`."""
+        return _Timed(thing, self, parts)
+
+    def time(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        """Seconds of the whole, and what it returns."""
+        began = self._now()
+        result = work()
+        return self._now() - began, result
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+class _Timed:
+    def __init__(self, thing: Any, clock: Clock, parts: dict[str, str]) -> None:
+        self._thing, self._clock, self._named = thing, clock, parts
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if name not in self._named:
+            return found
+
+        def timed(*args: Any, **options: Any) -> Any:
+            with self._clock(self._named[name]):
+                return found(*args, **options)
+
+        return timed
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second that a copy of memory reads and writes together, the median of several."""
+    source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
+    target, clock = torch.empty_like(source), Clock(device)
+    target.copy_(source)
+    seconds = [clock.time(lambda: target.copy_(source))[0] for _ in range(COPIES)]
+    return 2 * COPIED_BYTES / median(seconds)
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
+    """The most bytes held at once from here on, as a function to call at the end; None where the
+    system does not say. On a CPU it is all of the process, weights and libraries included.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device)
+        return
+    try:
+        # Linux forgets the highest resident size so far when 5 is written here (man 5 proc).
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        yield lambda: None
+        return
+    yield _highest_resident
+
+
+def _highest_resident() -> int | None:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None

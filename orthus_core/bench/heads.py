@@ -1,0 +1,88 @@
+"""The head by itself: one patch with guidance, and several pictures' patches at once, in every
+layout of its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from orthus_core.bench import released
+from orthus_core.bench.clock import Clock
+from orthus_core.events import Progress
+from orthus_core.model.denoising_head import LAYOUTS, DenoisingHead, Layout
+from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.schedule import make_schedule
+from orthus_core.samplers.ddim import ddim_plan
+from orthus_core.samplers.guidance import Guidance, mixing
+from orthus_core.samplers.patch import PatchPlan, denoise
+from orthus_core.samplers.recorded import Recordings
+from orthus_core.samplers.solvers import solver_for
+
+GUIDANCE = Guidance.text(5.0)
+
+
+@dataclass(frozen=True)
+class HeadLap:
+    """Patches of so many pictures at once.
+
+    layout: Of the engine's weights.
+    released_seconds, seconds: A patch, by the release's algorithm and by the engine.
+    ratio: How many times faster.
+    difference: The largest between their features, as the head scales them.
+    """
+
+    pictures: int
+    layout: Layout
+    released_seconds: float
+    seconds: float
+    ratio: float
+    difference: float
+
+
+def head_laps(
+    head: DiffusionHead, steps: int, pictures: Sequence[int], repeats: int
+) -> Iterator[Progress | HeadLap]:
+    """Times a head, by turns with the release's loop, and yields progress and results."""
+    weight = head.input_proj.weight
+    channels, hidden = weight.shape[1], head.cond_embed.weight.shape[1]
+    device, dtype, clock = weight.device, weight.dtype, Clock(weight.device)
+    random = torch.Generator().manual_seed(0)
+    schedule = make_schedule()
+    ddim, solver = ddim_plan(schedule, steps), solver_for(schedule, "ddim", steps)
+    recordings = Recordings()
+    for row, count in enumerate(pictures):
+        hidden_RD = torch.randn(2 * count, hidden, generator=random).to(device, dtype)
+        noise_NC = torch.randn(count, channels, generator=random).to(device)
+        mix_NR = mixing([GUIDANCE] * count).to(device)
+
+        def slow(hidden_RD: Tensor = hidden_RD, noise_NC: Tensor = noise_NC) -> Tensor:
+            return released.denoise(head, ddim, hidden_RD[:2], noise_NC[:1], GUIDANCE.weights)
+
+        for column, layout in enumerate(LAYOUTS):
+            yield Progress(
+                "head", row * len(LAYOUTS) + column, len(pictures) * len(LAYOUTS), "rows"
+            )
+            ready = DenoisingHead(head, layout=layout)
+            plan = PatchPlan(solver, ready, ready.times(solver.timesteps_T), 1.0)
+
+            def fast(
+                plan: PatchPlan = plan,
+                inputs: tuple[Tensor, ...] = (hidden_RD, noise_NC, mix_NR),
+                key: object = (count, layout),
+            ) -> Tensor:
+                if device.type == "cuda":
+                    return recordings(key, lambda *given: denoise(plan, *given), *inputs)
+                return denoise(plan, *inputs)
+
+            with torch.no_grad():
+                for warm in (fast, fast, slow):
+                    warm()
+                times = [(clock.time(slow)[0], clock.time(fast)[0] / count) for _ in range(repeats)]
+                difference = float((slow() - fast()[:1]).abs().max())
+            theirs, ours = (median(side) for side in zip(*times, strict=True))
+            yield HeadLap(count, layout, theirs, ours, theirs / ours, difference)

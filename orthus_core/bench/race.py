@@ -1,0 +1,297 @@
+"""The race: the release's algorithm and the engine draw the same pictures by turns, in one process.
+
+Each repeat runs every side once, so that whatever else the machine does meets all of them alike;
+medians are told, and their ratios. Both sides start from the same noise, so their features can be
+compared, and are.
+
+Legend: N pictures, P patches, C feature channels, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orthus_core.bench import released
+from orthus_core.bench.clock import Clock, copy_bandwidth, peak_memory
+from orthus_core.bench.roofline import backbone_traffic, head_traffic
+from orthus_core.errors import PromptError
+from orthus_core.events import ImageDone, PatchDone, Progress
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.samplers.darkroom import in_order
+from orthus_core.samplers.guidance import Guidance
+from orthus_core.samplers.interleave import begin, go_on
+from orthus_core.samplers.patch import seeded_noise
+from orthus_core.samplers.prompt import Context, Prompt
+from orthus_core.samplers.requests import sampling_of
+from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.tiles import decode
+
+# A prompt of usual length, and the release's unconditional one.
+PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 16, 6
+# Ids below are bos, pad, eos and their like in every vocabulary here.
+FIRST_WORD = 8
+# Parts that come once a picture; all others come with each patch.
+ONCE = ("prefill", "decode")
+
+
+class Course(NamedTuple):
+    """What is drawn in a race.
+
+    steps, guidance: As for any picture.
+    batches: Pictures the engine draws at once, one race for each number.
+    patches: Of each picture; None is all. With fewer, those in the middle are timed and the rest
+        reckoned.
+    repeats: How often everything is run.
+    """
+
+    steps: int
+    guidance: float
+    batches: tuple[int, ...] = (1,)
+    patches: int | None = None
+    repeats: int = 3
+
+
+@dataclass(frozen=True)
+class Lap:
+    """One side, at one batch size.
+
+    seconds_a_picture: Median over the repeats; of all its patches, also where fewer were drawn.
+    parts: The same for each part of the work.
+    peak_bytes: The most memory held, where the system tells.
+    """
+
+    side: str
+    batch: int
+    seconds_a_picture: float
+    parts: dict[str, float]
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Race:
+    """All laps, what they say together, and what the machine could do.
+
+    ratios: How many times faster a picture is than the release's, by batch size.
+    difference: The largest between the features of both sides.
+    feature_size: The largest feature, to judge it by.
+    pixel_difference: The largest between their pictures, in steps of 1/255.
+    bandwidth: Bytes a second that a copy reads and writes.
+    roofline: Seconds a picture would take at that bandwidth, by batch size: backbone, head.
+    """
+
+    laps: list[Lap]
+    ratios: dict[int, float]
+    difference: float
+    feature_size: float
+    pixel_difference: float
+    bandwidth: float
+    roofline: dict[int, dict[str, float]] = field(default_factory=dict)
+
+
+class _Run(NamedTuple):
+    seconds: float
+    parts: dict[str, float]
+    peak_bytes: int | None
+    features_NPC: Tensor
+    pixels_N3HW: Tensor
+
+
+def race(model: OrthusForConditionalGeneration, course: Course) -> Iterator[Progress | Race]:
+    """Runs the course and yields how far it is, then the result.
+
+    Raises: PromptError when more patches are asked for than a picture has.
+    """
+    _check(model, course)
+    sides = [("release", 1), *(("engine", batch) for batch in course.batches)]
+    runs: dict[tuple[str, int], list[_Run]] = {side: [] for side in sides}
+    bandwidths: list[float] = []
+    total = len(sides) * course.repeats
+    for side in sides:
+        # One patch each, so that no side pays for what a library does at its first call.
+        _run(model, course._replace(patches=1), *side)
+    for repeat in range(course.repeats):
+        bandwidths.append(copy_bandwidth(model.device))
+        for number, side in enumerate(sides):
+            yield Progress("racing", repeat * len(sides) + number, total, "runs")
+            runs[side].append(_run(model, course, *side))
+    yield Progress("racing", total, total, "runs")
+    laps = [_lap(model, course, side, runs[side]) for side in sides]
+    reference, ours = runs[sides[0]][0], runs[sides[1]][0]
+    bandwidth = median(bandwidths)
+    patches = course.patches or model.config.patches
+    yield Race(
+        laps,
+        {lap.batch: laps[0].seconds_a_picture / lap.seconds_a_picture for lap in laps[1:]},
+        _largest(reference.features_NPC[:, :patches] - ours.features_NPC[:1, :patches]),
+        _largest(reference.features_NPC[:, :patches]),
+        _largest(reference.pixels_N3HW - ours.pixels_N3HW[:1]) * 127.5,
+        bandwidth,
+        {batch: _roofline(model, course, batch, bandwidth) for batch in course.batches},
+    )
+
+
+def course_of(model: OrthusForConditionalGeneration, **asked: object) -> Course:
+    """A course with the model's own steps and guidance where none are asked."""
+    sampling = sampling_of(model.config)
+    own = {"steps": sampling.steps, "guidance": sampling.guidance}
+    return Course(**(own | {key: value for key, value in asked.items() if value is not None}))  # type: ignore[arg-type]
+
+
+def prompts_of(model: OrthusForConditionalGeneration, course: Course, count: int) -> list[Prompt]:
+    """As many pictures of one prompt, of one seed each."""
+    config = model.config
+    marks = {config.boi_token_id, config.eoi_token_id, config.sep_token_id, config.image_token_id}
+    not_words = {*config.code_token_ids, *range(FIRST_WORD), *marks}
+    # With a part of the patches, the prompt is longer by those that came before.
+    wanted = PROMPT_TOKENS + _already(model, course)
+    words = [token for token in range(config.vocab_size) if token not in not_words]
+    words = (words * (1 + wanted // len(words)))[:wanted]
+    bos, sep = int(config.bos_token_id or 0), config.sep_token_id
+    assert sep is not None, "shapes that are measured have all tokens"
+    whole, empty = (bos, *words, sep), (bos, *words[:UNCONDITIONAL_TOKENS], sep)
+    if course.patches:
+        empty = whole[:-2] + (sep,)
+    return [
+        Prompt(Context(whole), seed, Guidance.text(course.guidance), (Context(empty),))
+        for seed in range(count)
+    ]
+
+
+def _check(model: OrthusForConditionalGeneration, course: Course) -> None:
+    if course.patches and not 1 <= course.patches <= model.config.patches:
+        raise PromptError(
+            f"{course.patches} patches of a picture of {model.config.patches}", where="--patches"
+        )
+
+
+def _already(model: OrthusForConditionalGeneration, course: Course) -> int:
+    """Patches before those that are timed, so that these lie in the middle of the picture."""
+    return (model.config.patches - course.patches) // 2 if course.patches else 0
+
+
+def _run(model: OrthusForConditionalGeneration, course: Course, side: str, batch: int) -> _Run:
+    """One side once; on a GPU once more for its parts, since looking at them takes time."""
+    draw = _release if side == "release" else _engine
+    prompts = prompts_of(model, course, batch)
+    on_gpu = model.device.type == "cuda"
+    whole = Clock(model.device, parts=not on_gpu)
+    with peak_memory(model.device) as peak:
+        seconds, (features_NPC, pixels_N3HW) = whole.time(
+            lambda: draw(model, course, prompts, whole)
+        )
+        peak_bytes = peak()
+    parts = whole.seconds
+    if on_gpu:
+        looking = Clock(model.device)
+        draw(model, course, prompts, looking)
+        parts = looking.seconds
+    return _Run(seconds, parts, peak_bytes, features_NPC.cpu(), pixels_N3HW.cpu())
+
+
+def _release(
+    model: OrthusForConditionalGeneration, course: Course, prompts: Sequence[Prompt], clock: Clock
+) -> tuple[Tensor, Tensor]:
+    (prompt,) = prompts
+    noise_scale = sampling_of(model.config).noise_scale
+    noise = (noise_scale * n for n in seeded_noise(prompt.seed, model.config.feature_channels))
+    return released.draw(
+        model,
+        prompt,
+        noise,
+        course.steps,
+        clock,
+        patches=course.patches,
+        already=_already(model, course),
+    )
+
+
+@torch.no_grad()
+def _engine(
+    model: OrthusForConditionalGeneration, course: Course, prompts: Sequence[Prompt], clock: Clock
+) -> tuple[Tensor, Tensor]:
+    """As `interleave` does, stopped after so many patches."""
+    noise_scale = sampling_of(model.config).noise_scale
+    settings = Settings(max_images=1, steps=course.steps, noise_scale=noise_scale)
+    job, rows = begin(model, prompts, settings)
+    timed = job._replace(
+        brush=clock.around(job.brush, draw="head"),
+        backbone=clock.around(job.backbone, read="prefill", step="backbone"),
+        darkroom=clock.around(job.darkroom, develop="decode"),
+    )
+    patches = course.patches or model.config.patches
+    made: list[list[Tensor]] = [[] for _ in prompts]
+    pixels: dict[int, Tensor] = {}
+    with job.darkroom:
+        events = in_order(go_on(timed, rows))
+        for event in events:
+            if isinstance(event, PatchDone) and event.feature_C is not None:
+                made[event.row].append(event.feature_C)
+            elif isinstance(event, ImageDone):
+                pixels[event.row] = event.pixels_3HW
+            if course.patches and all(len(row) == patches for row in made):
+                break
+        events.close()  # type: ignore[attr-defined]
+    features_NPC = torch.stack([torch.stack(row) for row in made])
+    if course.patches is None:
+        return features_NPC, torch.stack([pixels[row] for row in range(len(prompts))])
+    with clock("decode"):
+        missing = model.config.patches - patches
+        features_NPC = torch.nn.functional.pad(features_NPC, (0, 0, 0, missing))
+        return features_NPC, decode(model, features_NPC).float()
+
+
+def _lap(
+    model: OrthusForConditionalGeneration,
+    course: Course,
+    side: tuple[str, int],
+    runs: Sequence[_Run],
+) -> Lap:
+    name, batch = side
+    share = model.config.patches / (course.patches or model.config.patches)
+
+    def whole(run: _Run) -> dict[str, float]:
+        """Parts of a whole picture, from those of some patches of several pictures."""
+        parts = run.parts | {"rest": max(0.0, run.seconds - sum(run.parts.values()))}
+        return {
+            part: seconds * (1 if part in ONCE else share) / batch
+            for part, seconds in parts.items()
+        }
+
+    parts = [whole(run) for run in runs]
+    totals = [
+        run.seconds / batch if course.patches is None else sum(of_run.values())
+        for run, of_run in zip(runs, parts, strict=True)
+    ]
+    peaks = [run.peak_bytes for run in runs if run.peak_bytes is not None]
+    return Lap(
+        name,
+        batch,
+        median(totals),
+        {part: median(of_run[part] for of_run in parts) for part in parts[0]},
+        max(peaks, default=None),
+    )
+
+
+def _roofline(
+    model: OrthusForConditionalGeneration, course: Course, batch: int, bandwidth: float
+) -> dict[str, float]:
+    patches = model.config.patches
+    halfway = PROMPT_TOKENS + patches // 2
+    least = {
+        "backbone": backbone_traffic(model, 2, halfway),
+        "head": head_traffic(model.mlp_head, course.steps),
+    }
+    return {
+        part: traffic.seconds_a_picture(patches, batch, bandwidth)
+        for part, traffic in least.items()
+    }
+
+
+def _largest(difference: Tensor) -> float:
+    return float(difference.abs().max())

@@ -1,0 +1,107 @@
+"""Time, from a short measurement here: one layer and one head of the model's own size, with random
+weights. What a whole model takes is that many times as long; it need not be on this machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers.models.chameleon.modeling_chameleon import (
+    ChameleonDecoderLayer,
+    ChameleonRotaryEmbedding,
+)
+
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
+from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.plan.memory import Drawing, Training
+
+TRIES = 3
+# A step back costs twice a step forth.
+FORTH_AND_BACK = 3
+
+
+class Pace(NamedTuple):
+    """Seconds of the parts that work is made of.
+
+    layer: One layer reading one new token of every stream.
+    head: One denoising step of one patch of every stream.
+    """
+
+    layer: float
+    head: float
+
+
+def drawing_pace(config: InterleavedConfig, asked: Drawing, device: torch.device) -> Pace:
+    """Measures one step of one layer, and of the head, at this many streams."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked.dtype]
+    streams = asked.pictures * asked.streams
+    return Pace(
+        _layer_seconds(config, streams, 1, device, dtype),
+        _head_seconds(config, streams, device, dtype),
+    )
+
+
+def picture_seconds(config: InterleavedConfig, pace: Pace, steps: int) -> float:
+    """Seconds for the pictures of a batch, which are drawn side by side."""
+    patch = pace.layer * config.num_hidden_layers + pace.head * steps
+    return patch * config.patches
+
+
+def step_seconds(config: InterleavedConfig, trained: Training, device: torch.device) -> float:
+    """Seconds of a training step, from one layer's forward pass over one row."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    row = _layer_seconds(config, 1, trained.length, device, dtype)
+    return row * trained.batch * config.num_hidden_layers * FORTH_AND_BACK
+
+
+@torch.no_grad()
+def _layer_seconds(
+    config: InterleavedConfig, rows: int, length: int, device: torch.device, dtype: torch.dtype
+) -> float:
+    text = config.get_text_config()
+    text._attn_implementation = "sdpa"
+    layer = ChameleonDecoderLayer(text, 0).to(device, dtype)  # type: ignore[arg-type]
+    rotary = ChameleonRotaryEmbedding(text).to(device)  # type: ignore[arg-type]
+    hidden = torch.randn(rows, length, config.hidden_size, device=device, dtype=dtype)
+    places = torch.arange(length, device=device).expand(rows, -1)
+    turned = rotary(hidden, places)
+    return _seconds(lambda: layer(hidden, position_ids=places, position_embeddings=turned), device)
+
+
+@torch.no_grad()
+def _head_seconds(
+    config: InterleavedConfig, rows: int, device: torch.device, dtype: torch.dtype
+) -> float:
+    if not isinstance(config, OrthusConfig):
+        return 0.0
+    head: nn.Module = DiffusionHead(
+        config.feature_channels, config.hidden_size, config.head_width, config.head_depth
+    ).to(device, dtype)
+    x_NC = torch.randn(rows, config.feature_channels, device=device, dtype=dtype)
+    cond_ND = torch.randn(rows, config.hidden_size, device=device, dtype=dtype)
+    t_N = torch.full((rows,), 500, device=device)
+    return _seconds(lambda: head(x_NC, t_N, cond_ND), device)
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The least of a few tries, after one that does not count."""
+    found = []
+    for _ in range(TRIES + 1):
+        _wait(device)
+        began = time.perf_counter()
+        work()
+        _wait(device)
+        found.append(time.perf_counter() - began)
+    return min(found[1:])
+
+
+def _wait(device: torch.device) -> None:
+    """A GPU works on while Python goes on."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,62 @@
+"""The configuration of the model that is planned for: of a folder, or of a released model that is
+not here yet. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from orthus_core.checkpoint.folder import discrete_config, read_config
+from orthus_core.checkpoint.hub import HUB_ALIASES, resolve
+from orthus_core.errors import CheckpointError
+from orthus_core.model.config import (
+    InterleavedConfig,
+    OrthusConfig,
+    OrthusVQConfig,
+    token_name_of_code,
+)
+
+# Aliases of Orthus; the others are discrete Chameleons of the same size.
+ORTHUS = ("base", "instruct")
+# Chameleon's vocabulary: four special tokens, then the image codes, then text.
+FIRST_CODE = 4
+
+
+class Subject(NamedTuple):
+    """A configuration, and whether it was read from a folder rather than known."""
+
+    config: InterleavedConfig
+    is_here: bool
+
+
+def subject(model: str) -> Subject:
+    """The configuration that a model's name means.
+
+    Raises:
+        CheckpointError: When it is a hub model that is not here and not one of the released ones.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    hub_id = HUB_ALIASES.get(model, model)
+    if os.path.isdir(Path(model).expanduser()) or "/" not in hub_id:
+        return Subject(read_config(resolve(model)), True)
+    config = try_to_load_from_cache(hub_id, "config.json")
+    if isinstance(config, str):
+        return Subject(read_config(Path(config).parent), True)
+    if hub_id not in HUB_ALIASES.values():
+        raise CheckpointError(
+            f"{model} is not on this machine, and a plan downloads nothing",
+            where=model,
+            hint=f"run `hf download {model}` first, or name a folder",
+        )
+    return Subject(released(hub_id in (HUB_ALIASES[name] for name in ORTHUS)), False)
+
+
+def released(is_orthus: bool) -> InterleavedConfig:
+    """The configuration of the released 7B, as far as sizes go (2412.00127; 2405.09818)."""
+    vq = OrthusVQConfig()
+    codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vq.num_embeddings)}
+    config = OrthusConfig(vq_config=vq, vocabulary_map=codes)
+    return config if is_orthus else discrete_config(config)

@@ -1,0 +1,17 @@
+"""What a recipe asks of the sampler, whichever keys it has for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from orthus_core.recipe import Recipe
+from orthus_core.samplers.requests import Sampling
+
+ASKED = {"preset", *Sampling._fields}
+
+
+def sampling_asked(recipe: Recipe) -> dict[str, Any]:
+    """Its keys as `sampling_of` takes them; None is not asked."""
+    names = [field.name for field in dataclasses.fields(recipe)]
+    return {name: getattr(recipe, name) for name in names if name in ASKED}

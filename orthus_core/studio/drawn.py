@@ -1,0 +1,56 @@
+"""Pictures that were drawn, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from orthus_core.results.names import Named, picture_paths
+from orthus_core.results.picture import Making, save_picture
+
+
+class Pictures(NamedTuple):
+    """Pictures in the order they were asked for: all seeds of the first prompt, then of the next.
+
+    images: RGB.
+    makings: How each was made, its prompt and its seed among it.
+    """
+
+    images: list[Image.Image]
+    makings: list[Making]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each picture."""
+        return [making.seed for making in self.makings]
+
+    @property
+    def prompts(self) -> list[str]:
+        """The words of each picture."""
+        return [making.prompt for making in self.makings]
+
+    def save(self, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
+        """Writes PNG files that know how they were made, and returns where they are.
+
+        Args:
+            output: File, folder or template, as `picture_paths` takes it.
+            overwrite: Whether files that are there may be replaced.
+
+        Raises:
+            OutputError: When a name is taken or the place cannot be written to.
+        """
+        named = [Named(making.prompt, making.seed) for making in self.makings]
+        paths = picture_paths(output, named, overwrite=overwrite)
+        for image, path, making in zip(self.images, paths, self.makings, strict=True):
+            save_picture(image, path, making, overwrite=overwrite)
+        return paths
+
+
+class Answers(NamedTuple):
+    """What was said about pictures, in their order."""
+
+    texts: list[str]
+    question: str
+    seeds: list[int]

@@ -1,0 +1,60 @@
+"""What `doctor` finds, and that it leaves the network alone."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+
+from orthus_core.plan import software
+from orthus_core.plan.hub import reach
+from orthus_core.plan.software import Package, numbers
+
+
+def test_doctor_tells_versions_devices_and_parts_without_a_network(orthus, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("nobody asked for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    done = orthus("doctor", "--format", "json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert {each["name"] for each in told["required"]} >= {"torch", "transformers", "typer"}
+    assert all(each["fits"] for each in told["required"])
+    assert "flash-attn" in {each["name"] for each in told["optional"]}
+    assert told["devices"][-1]["kind"] == "cpu" and told["models"]["mini"]
+    assert told["hub"] is None
+
+
+def test_a_package_that_is_too_old_is_told_with_exit_code_1(orthus, monkeypatch):
+    old = [Package("torch", "2.4.1+cpu", ">=2.5"), Package("rich", None, ">=13")]
+    monkeypatch.setattr(software, "required", lambda: old)
+    done = orthus("doctor")
+    assert done.exit_code == 1
+    assert "pip install 'torch>=2.5'" in done.stdout and "2.4.1+cpu is too old" in done.stdout
+    assert "pip install 'rich>=13', which is missing" in done.stdout
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
+    from huggingface_hub import HfApi
+
+    asked = []
+
+    def silent(_, hub_id, **_kwargs):
+        asked.append(hub_id)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "auth_check", silent)
+    answers = reach()
+    assert len(asked) == len(answers) == 1
+    assert answers[0].answer == "out of reach: ConnectionError"
+
+
+@pytest.mark.parametrize(
+    ("version", "least", "fits"),
+    [("2.13.0+cpu", ">=2.5", True), ("2.4", ">=2.5", False), ("13.7", ">=13.7", True)],
+)
+def test_versions_are_compared_by_their_numbers(version, least, fits):
+    assert Package("any", version, least).fits is fits
+    assert numbers("2.13.0+cpu") == (2, 13, 0)

@@ -1,0 +1,108 @@
+"""What `plan` computes, for a model that is here and for the 7B that need not be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from orthus_core.model.config import OrthusConfig
+from orthus_core.plan.fit import drawing_changes, training_changes
+from orthus_core.plan.memory import (
+    GB,
+    Drawing,
+    Training,
+    drawing_memory,
+    total,
+    training_memory,
+)
+from orthus_core.plan.subject import released
+from tests.conftest import make_tiny_config
+
+
+@pytest.fixture(scope="module")
+def seven() -> OrthusConfig:
+    config = released(True)
+    assert isinstance(config, OrthusConfig)
+    return config
+
+
+def part(items, name: str) -> int:
+    return sum(item.bytes for item in items if item.name.startswith(name))
+
+
+def test_the_7b_draws_one_picture_in_18_gb_and_in_8_with_4_bits(seven):
+    whole = drawing_memory(seven, Drawing())
+    assert 7.0e9 < part(whole, "weights") / 2 < 7.3e9
+    assert 16 * GB < total(whole) < 18 * GB
+    assert 6 * GB < total(drawing_memory(seven, Drawing(quantise=4))) < 8 * GB
+
+
+def test_the_cache_grows_with_pictures_and_weights_do_not(seven):
+    one, four = (drawing_memory(seven, Drawing(pictures=n)) for n in (1, 4))
+    assert part(four, "cache") == 4 * part(one, "cache")
+    assert part(four, "weights") == part(one, "weights")
+    # 32 layers of keys and values, 4096 wide, in 2 bytes: half a megabyte a token.
+    assert part(one, "cache") == 2 * 32 * 4096 * 2 * 2 * (64 + 1026)
+
+
+def test_weights_are_those_of_the_model(tiny_model):
+    items = drawing_memory(make_tiny_config(), Drawing(dtype="fp32"))
+    weights = sum(weight.numel() for weight in tiny_model.parameters())
+    assert part(items, "weights") == 4 * weights
+
+
+def test_a_training_holds_moments_and_an_average_of_what_moves():
+    config = make_tiny_config()
+    base, averaged, muon = (
+        training_memory(config, each, "cpu")
+        for each in (
+            Training("posttrain", 2, 64),
+            Training("posttrain", 2, 64, averaged=True),
+            Training("posttrain", 2, 64, optimiser="muon"),
+        )
+    )
+    assert part(base, "optimiser") == 2 * part(base, "gradients")
+    assert part(averaged, "average") == part(base, "gradients")
+    assert part(muon, "optimiser") < part(base, "optimiser")
+    vae = training_memory(config, Training("finetune-vae", 2, 64), "cpu")
+    assert part(vae, "gradients") == part(vae, "weights: pixel decoder")
+
+
+def test_changes_are_told_until_it_fits(seven):
+    changes = drawing_changes(seven, Drawing(pictures=8), 20 * GB)
+    assert [change.what for change in changes] == ["--batch-size 1"]
+    assert changes[-1].bytes <= 20 * GB
+    (smaller,) = training_changes(seven, Training("posttrain", 16, 1000), 140 * GB)
+    assert "optim.batch_size=" in smaller.what and "optim.accumulate=" in smaller.what
+
+
+def test_a_plan_of_a_model_that_is_not_here_needs_no_network(orthus):
+    words = ["plan", "generate", "-m", "instruct", "--device", "cuda"]
+    fits = orthus(*words, "--memory", 24, "--format", "json")
+    assert fits.exit_code == 0, fits.output
+    told = json.loads(fits.stdout)
+    assert told["fits"] and 16 * GB < told["needed"] < 18 * GB and not told["changes"]
+    small = orthus(*words, "--memory", 12)
+    assert small.exit_code == 1 and "does not fit" in small.stdout and "next: " in small.stdout
+
+
+def test_a_plan_measures_how_long_it_takes(orthus, tiny_folder):
+    done = orthus("plan", "generate", "-m", tiny_folder, "--calibrate", "--format", "json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and 0 < told["seconds"] < 3600
+
+
+def test_a_training_recipe_is_planned_for_the_model_it_starts_from(orthus, tiny_folder, tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('command = "posttrain"\n[optim]\nbatch_size = 4\nema_decay = 0.99\n')
+    done = orthus("plan", recipe, "-m", tiny_folder, "--calibrate", "--format", "json")
+    told = json.loads(done.stdout)
+    assert done.exit_code == 0 and told["command"] == "posttrain"
+    assert "average of the weights" in {item["name"] for item in told["parts"]}
+    assert told["seconds"] > 0
+
+
+def test_a_recipe_without_a_plan_is_refused(orthus):
+    done = orthus("plan", "caption")
+    assert done.exit_code == 1 and "no plan for `orthus caption`" in done.stderr

@@ -1,0 +1,80 @@
+"""Presets, schedulers and tolerances, as options of the drawing commands."""
+
+from __future__ import annotations
+
+import json
+from typing import get_args
+
+import pytest
+from PIL import Image
+
+from orthus_core.recipe import drawing
+from orthus_core.samplers.presets import PRESETS
+from tests.discrete import write_tiny_chameleon
+
+
+@pytest.fixture
+def told(orthus, tiny_folder, tmp_path):
+    """Runs a command on the tiny model and returns the sampling that it tells."""
+    picture = tmp_path / "in.png"
+    Image.linear_gradient("L").convert("RGB").save(picture)
+    words = {
+        "generate": ["a fox", "-o", tmp_path / "out.png"],
+        "edit": [picture, "a red fox", "-o", tmp_path / "out.png"],
+        "story": ["a fox", "--panels", 1, "-o", tmp_path / "story"],
+    }
+
+    def run(command: str, *options):
+        done = orthus(
+            "--format", "json", command, *words[command], "--seed", 1, "-m", tiny_folder, *options
+        )
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)["sampling"]
+
+    return run
+
+
+def test_the_recipe_names_all_presets():
+    assert set(get_args(drawing.Preset)) == set(PRESETS)
+
+
+@pytest.mark.parametrize("command", ["generate", "edit", "story"])
+def test_every_drawing_command_takes_a_preset(told, command):
+    sampling = told(command, "--preset", "turbo", "--step-tolerance", 0.05)
+    assert sampling["preset"] == "turbo" and sampling["step_tolerance"] == 0.05
+    assert sampling["steps"] == 4, "the model's own are fewer than the preset's"
+    assert sampling["scheduler"] == PRESETS["turbo"].scheduler
+
+
+def test_named_options_win_over_the_preset(told):
+    sampling = told("generate", "--preset", "fast", "--steps", 3, "--scheduler", "ddim")
+    assert (sampling["preset"], sampling["steps"], sampling["scheduler"]) == ("fast", 3, "ddim")
+
+
+def test_a_scheduler_may_be_a_class_of_diffusers(told):
+    name = "diffusers.DPMSolverMultistepScheduler"
+    assert told("generate", "--scheduler", name, "--steps", 3)["scheduler"] == name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scheduler", "euler"], "no scheduler 'euler'"),
+        (["--scheduler", "no.such.Scheduler"], "no scheduler no.such.Scheduler"),
+        (["--step-tolerance", "1.5"], "step_tolerance"),
+        (["--set", "preset=slow"], "slow"),
+    ],
+)
+def test_what_cannot_be_says_so(orthus, tiny_folder, tmp_path, options, message):
+    done = orthus("generate", "a fox", "-m", tiny_folder, "-o", tmp_path / "out.png", *options)
+    assert done.exit_code == 1
+    assert message in done.stderr and not (tmp_path / "out.png").exists()
+
+
+def test_a_discrete_model_has_no_use_for_them(orthus, tiny_folder, tmp_path):
+    folder = write_tiny_chameleon(tmp_path / "discrete", tiny_folder)
+    options = ["-m", folder, "-o", tmp_path / "out.png"]
+    for option in (["--preset", "fast"], ["--scheduler", "ddim"], ["--step-tolerance", "0.1"]):
+        done = orthus("generate", "a fox", *options, *option)
+        assert done.exit_code == 1 and "denoises nothing" in done.stderr
+    assert orthus("generate", "a fox", *options, "--seed", 1).exit_code == 0

@@ -1,0 +1,95 @@
+"""How `orthus` behaves in a shell: completion, pipes, unwelcome colours, narrow terminals."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from orthus_cli.app import app
+from orthus_cli.console import Bar, Reporter, Settings
+
+ESCAPE = "\x1b"
+
+
+def completed(words: str, instruction: str = "complete_bash") -> list[str]:
+    """What a shell is offered for the last word."""
+    asked = {"_ORTHUS_COMPLETE": instruction, "COMP_WORDS": words}
+    asked |= {"COMP_CWORD": str(len(words.split(" ")) - 1), "_TYPER_COMPLETE_ARGS": words}
+    done = CliRunner().invoke(app, [], env=asked, prog_name="orthus")
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_options_and_their_values():
+    assert completed("orthus repl") == ["replay"]
+    assert "--keep-rows" in completed("orthus generate --keep")
+    assert completed("orthus generate --dtype bf") == ["bf16"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_offered_for_each_shell(shell):
+    done = CliRunner().invoke(
+        app, [], env={"_ORTHUS_COMPLETE": f"source_{shell}"}, prog_name="orthus"
+    )
+    assert done.exit_code == 0 and "_ORTHUS_COMPLETE" in done.stdout
+
+
+def test_a_pipe_gets_no_control_characters():
+    words = [sys.executable, "-m", "orthus_cli", "generate", "--help"]
+    env = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0 and "--preview" in done.stdout
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]", done.stdout + done.stderr)
+
+
+class Screen:
+    """A stream that says that a person looks at it."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.written = ""
+
+    def write(self, text: str) -> int:
+        self.written += text
+        return len(text)
+
+    def flush(self) -> None: ...
+
+    def isatty(self) -> bool:
+        return True
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """Puts a screen in place of both streams; called in a test, since a fixture would be too early
+    for what captures its output."""
+    screen = Screen()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    return screen
+
+
+def test_no_color_leaves_a_table_without_colours(monkeypatch):
+    screen = looked_at(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    Reporter(Settings()).table(("part", "GB"), [("weights", 3)])
+    assert "weights" in screen.written
+    assert not re.search(ESCAPE + r"\[[0-9;]*3[0-7]m", screen.written)
+
+
+@pytest.mark.parametrize("columns", [20, 40])
+def test_a_narrow_terminal_is_not_overrun(monkeypatch, columns):
+    screen = looked_at(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    Reporter(Settings()).table(("part", "hangs on"), [("weights", "a long remark " * 5)])
+    bar = Bar()
+    bar("drawing", 3, 1000, "patches", "")
+    bar.pause()
+    plain = re.sub(ESCAPE + r"\[[0-9;?]*[a-zA-Z]", "", screen.written)
+    assert "weights" in plain and "3/1000" in plain
+    assert max(len(line) for line in re.split(r"[\r\n]", plain)) <= columns

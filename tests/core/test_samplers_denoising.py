@@ -1,0 +1,187 @@
+"""The fast head against the head, steps that fall and patches that stop, recordings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from orthus_core.errors import PromptError
+from orthus_core.model.denoising_head import LAYOUTS, DenoisingHead
+from orthus_core.samplers import patch as patch_module
+from orthus_core.samplers.denoising import Denoising
+from orthus_core.samplers.guidance import Guidance, mixing
+from orthus_core.samplers.patch import denoise, denoise_until_settled, patch_plan
+from orthus_core.samplers.presets import PRESETS, preset_of, steps_at
+from orthus_core.samplers.recorded import KEPT, Recordings
+from orthus_core.samplers.settings import Settings
+
+GUIDANCES = [Guidance.text(5.0), Guidance.none(), Guidance.edit(4.0, 1.5)]
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states, noise and weights of three pictures with six streams."""
+    random = torch.Generator().manual_seed(2)
+    hidden_RD, noise_NC = torch.randn(6, 32, generator=random), torch.randn(3, 8, generator=random)
+    return hidden_RD, noise_NC, mixing(GUIDANCES)
+
+
+def alone(inputs, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """One of those pictures by itself."""
+    hidden_RD, noise_NC, _ = inputs
+    first = sum(len(guidance.weights) for guidance in GUIDANCES[:number])
+    streams = slice(first, first + len(GUIDANCES[number].weights))
+    return hidden_RD[streams], noise_NC[number : number + 1], mixing([GUIDANCES[number]])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_fast_head_is_the_head(tiny_model, inputs, layout):
+    hidden_RD, noise_NC, _ = inputs
+    x_RC, times_T = noise_NC.repeat(2, 1), torch.tensor([999, 500, 3])
+    fast = DenoisingHead(tiny_model.mlp_head, layout=layout)
+    amounts_TRA = fast.modulation(fast.times(times_T), fast.condition(hidden_RD))
+    assert amounts_TRA.shape == (3, 6, fast.amounts)
+    for amounts_RA, timestep in zip(amounts_TRA, times_T, strict=True):
+        expected_RC = tiny_model.mlp_head(x_RC, timestep.expand(6), hidden_RD)
+        torch.testing.assert_close(fast.step(x_RC, amounts_RA), expected_RC, atol=1e-5, rtol=1e-4)
+
+
+def test_weights_are_cast_once_and_the_state_stays_fp32(tiny_model, inputs):
+    plan = patch_plan(tiny_model, 10, head=DenoisingHead(tiny_model.mlp_head, dtype=torch.bfloat16))
+    rough, exact = denoise(plan, *inputs), denoise(patch_plan(tiny_model, 10), *inputs)
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.1
+
+
+def test_modulations_in_several_parts_are_the_same(tiny_model, inputs, monkeypatch):
+    plan = patch_plan(tiny_model, 10)
+    whole = denoise(plan, *inputs)
+    assert len(list(plan.stretches(6))) == 1
+    monkeypatch.setattr(patch_module, "MODULATION_BYTES", 3 * 6 * plan.head.amounts * 4)
+    assert [len(stretch) for stretch, _ in plan.stretches(6)] == [3, 3, 3, 1]
+    torch.testing.assert_close(denoise(plan, *inputs), whole, **CLOSE)
+
+
+# Stopping when an estimate has settled
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
+def test_with_no_tolerance_to_speak_of_every_step_is_taken(tiny_model, inputs, scheduler):
+    plan = patch_plan(tiny_model, 25, scheduler)
+    features_NC, steps_N = denoise_until_settled(plan, *inputs, tolerance=0.0)
+    assert steps_N.tolist() == [25, 25, 25]
+    torch.testing.assert_close(features_NC, denoise(plan, *inputs), **CLOSE)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
+def test_a_patch_stops_by_itself_whatever_is_beside_it(tiny_model, inputs, scheduler):
+    plan = patch_plan(tiny_model, 50, scheduler)
+    features_NC, steps_N = denoise_until_settled(plan, *inputs, tolerance=0.1)
+    assert len(set(steps_N.tolist())) > 1, "otherwise nothing leaves before the others"
+    assert max(steps_N) < 50
+    for number in range(3):
+        feature_1C, steps_1 = denoise_until_settled(plan, *alone(inputs, number), tolerance=0.1)
+        assert steps_1.item() == steps_N[number]
+        torch.testing.assert_close(features_NC[number], feature_1C[0], **CLOSE)
+
+
+def test_a_smaller_tolerance_takes_more_steps_and_comes_closer(tiny_model, inputs):
+    plan = patch_plan(tiny_model, 50)
+    exact = denoise(plan, *inputs)
+    taken, errors = [], []
+    for tolerance in (0.3, 0.1, 0.01):
+        features_NC, steps_N = denoise_until_settled(plan, *inputs, tolerance=tolerance)
+        taken.append(int(steps_N.sum()))
+        errors.append(float((features_NC - exact).norm() / exact.norm()))
+    assert taken == sorted(taken) and len(set(taken)) == 3
+    assert errors == sorted(errors, reverse=True) and errors[-1] < 0.05
+
+
+# Steps that fall from patch to patch
+
+
+def test_pictures_at_different_places_take_steps_of_their_own(tiny_model, inputs):
+    brush = Denoising(tiny_model, Settings(steps=12, last_steps=3, scheduler="dpm++"))
+    drawn = [3, 0, 1]  # of 4 patches: 3, 12 and 9 steps
+    together = brush.draw(*inputs, drawn)
+    for number, steps in enumerate([3, 12, 9]):
+        by_itself = brush.draw(*alone(inputs, number), [drawn[number]])
+        torch.testing.assert_close(together[number], by_itself[0], **CLOSE)
+        direct = denoise(patch_plan(tiny_model, steps, "dpm++"), *alone(inputs, number))
+        torch.testing.assert_close(together[number], direct[0], **CLOSE)
+
+
+def test_a_brush_that_is_told_no_place_draws_as_at_the_beginning(tiny_model, inputs):
+    brush = Denoising(tiny_model, Settings(steps=8, last_steps=2))
+    assert torch.equal(brush.draw(*inputs), brush.draw(*inputs, [0, 0, 0]))
+
+
+def test_steps_fall_in_a_straight_line():
+    assert [steps_at(20, 10, patch, 5) for patch in range(5)] == [20, 18, 15, 12, 10]
+    assert steps_at(20, 10, 0, 1) == 20
+    assert {steps_at(7, 7, patch, 9) for patch in range(9)} == {7}
+
+
+def test_presets_never_take_more_steps_than_the_model_itself():
+    assert PRESETS["exact"].first_steps(100) == 100
+    for name in ("fast", "turbo"):
+        preset = preset_of(name)
+        assert preset.first_steps(100) == preset.steps
+        assert preset.first_steps(2) == 2
+        assert 1 <= preset.last_steps(1) <= preset.last_steps(100) <= 100
+    with pytest.raises(PromptError, match="no preset 'slow'"):
+        preset_of("slow")
+
+
+def test_a_scheduler_of_others_draws_but_cannot_stop_early(tiny_model, inputs):
+    settings = Settings(steps=25, scheduler="diffusers.DDIMScheduler")
+    theirs = Denoising(tiny_model, settings).draw(*inputs)
+    ours = Denoising(tiny_model, Settings(steps=25)).draw(*inputs)
+    torch.testing.assert_close(theirs, ours, atol=5e-2, rtol=1e-2)
+    with pytest.raises(PromptError, match="no patch can stop early"):
+        Denoising(tiny_model, Settings(scheduler=settings.scheduler, step_tolerance=0.1))
+
+
+# Recordings
+
+
+def test_a_recording_reads_its_own_buffers_and_gives_the_same(tiny_model, inputs):
+    plan, recordings = patch_plan(tiny_model, 10, "unipc"), Recordings()
+
+    def drawn(*given: torch.Tensor) -> torch.Tensor:
+        return recordings("patch", lambda *tensors: denoise(plan, *tensors), *given)
+
+    hidden_RD, noise_NC, mix_NR = inputs
+    others = hidden_RD.flip(0), noise_NC.flip(0), mix_NR
+    for given in (inputs, others, inputs, others):  # called, recorded, played, played
+        assert torch.equal(drawn(*given), denoise(plan, *given))
+    kept = drawn(*inputs)
+    drawn(*others)
+    assert torch.equal(kept, denoise(plan, *inputs)), "a result is no buffer of the next call"
+
+
+def test_every_shape_is_recorded_for_itself_and_the_oldest_make_room():
+    calls, recordings = [], Recordings()
+
+    def double(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return 2 * x
+
+    for _ in range(3):
+        for length in range(1, KEPT + 3):
+            x = torch.arange(length)
+            assert torch.equal(recordings("double", double, x), 2 * x)
+    assert sorted(set(calls)) == list(range(1, KEPT + 3))
+
+
+@pytest.mark.gpu
+def test_a_recorded_loop_is_the_loop(tiny_model, inputs):
+    model = type(tiny_model)(tiny_model.config)
+    model.load_state_dict(tiny_model.state_dict())
+    model = model.eval().to("cuda")
+    settings = Settings(steps=20)
+    brush, expected = Denoising(model, settings), Denoising(tiny_model, settings).draw(*inputs)
+    for _ in range(4):  # eager, recorded, played, played
+        drawn = brush.draw(*(tensor.to("cuda") for tensor in inputs))
+        torch.testing.assert_close(drawn.cpu(), expected, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,172 @@
+"""`Orthus` from Python: the commands' engine, results that can be saved, events as they happen."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import orthus_core
+from orthus_core import Orthus
+from orthus_core.errors import DataError, PromptError, RecipeError
+from orthus_core.events import ImageDone, Note, PatchDone
+from orthus_core.results.picture import pixel_hash, read_record
+from orthus_core.samplers.story import PanelDone
+from orthus_core.studio.given import given
+from orthus_core.studio.streamed import Stream
+
+
+@pytest.fixture(scope="module")
+def orthus(tiny_folder) -> Orthus:
+    return Orthus.open(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def start(tmp_path) -> Path:
+    path = tmp_path / "start.png"
+    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(path)
+    return path
+
+
+def test_nothing_heavy_is_imported_before_it_is_asked_for():
+    code = (
+        "import sys, orthus_core; dir(orthus_core); "
+        "print(sorted({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert "Orthus" in orthus_core.__all__
+
+
+def test_a_picture_from_words(orthus, tiny_folder, tmp_path):
+    drawn = orthus.generate("a snowman", seed=7)
+    assert drawn.images[0].size == (16, 16) and drawn.seeds == [7]
+    assert drawn.prompts == ["a snowman"]
+    (path,) = drawn.save(tmp_path / "out.png")
+    record = read_record(path)
+    assert record is not None and record["pixels"] == pixel_hash(drawn.images[0])
+    assert record["recipe"]["command"] == "generate" and record["recipe"]["seeds"] == [7]
+    assert record["model"]["name"] == str(tiny_folder)
+
+
+def test_seeds_count_on_for_each_prompt(orthus, tmp_path):
+    drawn = orthus.generate(["a snowman", "a red fox"], num_images=2, seed=5, steps=1)
+    assert drawn.seeds == [5, 6, 5, 6] and drawn.prompts[1:3] == ["a snowman", "a red fox"]
+    saved = drawn.save(tmp_path)
+    assert sorted(path.name for path in saved) == [
+        f"{name}_{seed}.png" for name in ("a_red_fox", "a_snowman") for seed in (5, 6)
+    ]
+    assert orthus.generate("a snowman", seed=[3, 9], steps=1).seeds == [3, 9]
+
+
+def test_events_are_streamed_and_the_result_comes_with_them(orthus):
+    stream = orthus.generate.stream("a snowman", seed=7)
+    first = next(stream)
+    assert isinstance(first, PatchDone) and first.done == 1
+    assert isinstance(list(stream)[-2], ImageDone)
+    whole = orthus.generate("a snowman", seed=7)
+    assert pixel_hash(stream.result.images[0]) == pixel_hash(whole.images[0])
+
+
+def test_the_result_of_a_stream_does_what_is_left(orthus):
+    stream = orthus.generate.stream("a snowman", seed=7)
+    next(stream)
+    assert len(stream.result.images) == 1 and list(stream) == []
+
+
+def test_a_stream_that_was_broken_off_has_no_result(orthus):
+    stream = orthus.generate.stream("a snowman")
+    next(stream)
+    stream.close()
+    with pytest.raises(RuntimeError, match="broken off"):
+        _ = stream.result
+
+    def failing():
+        yield 1
+        raise PromptError("no")
+
+    broken = Stream(failing())
+    with pytest.raises(PromptError):
+        list(broken)
+    with pytest.raises(RuntimeError, match="broken off"):
+        _ = broken.result
+
+
+def test_methods_keep_their_signatures_and_docstrings(orthus):
+    for name in ("generate", "edit", "story", "caption"):
+        unbound, bound = getattr(Orthus, name), getattr(orthus, name)
+        assert "Raises:" in unbound.__doc__ and unbound.__doc__ == bound.__doc__
+        assert [*inspect.signature(unbound).parameters][1:] == [
+            *inspect.signature(bound).parameters
+        ]
+
+
+def test_a_picture_is_edited_from_a_file_its_bytes_or_an_image(orthus, start):
+    with Image.open(start) as image:
+        image.load()
+        sources = [start, str(start), start.read_bytes(), image]
+        edited = [orthus.edit(source, "a red fox", seed=1, steps=1) for source in sources]
+    assert len({pixel_hash(each.images[0]) for each in edited}) == 1
+    assert edited[0].makings[0].files == (str(start),)
+    assert edited[2].makings[0].files == () and len(edited[2].makings[0].inputs) == 1
+
+
+def test_a_picture_is_edited_by_example(orthus, start):
+    example = (Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue"))
+    drawn = orthus.edit(start, example=example, seed=1, steps=1)
+    assert drawn.makings[0].recipe["by_example"] and len(drawn.makings[0].inputs) == 3
+    with pytest.raises(PromptError, match="without words"):
+        orthus.edit(start, "a hat", example=example)
+
+
+def test_a_story_is_told_saved_and_told_on(orthus, start, tmp_path):
+    stream = orthus.story.stream(
+        "a fox", start, panels=2, seed=1, steps=1, max_new_tokens=4, temperature=0.5
+    )
+    events = list(stream)
+    assert sum(isinstance(event, PanelDone) for event in events) == 2
+    story = stream.result
+    assert len(story.images) == len(story.texts) == 2 and all(story.texts)
+    assert story.panels[0].given and story.panels[0].text == "a fox"
+    record = story.save(tmp_path / "told")
+    assert (tmp_path / "told" / "story.html").is_file() and len(record["panels"]) == 3
+
+    more = orthus.story(from_story=tmp_path / "told", panels=3, seed=2)
+    assert len(more.images) == 1, "the first two are the earlier telling's"
+    assert [panel.earlier for panel in more.panels] == [False, True, True, False]
+    assert more.making.recipe["steps"] == 1 and more.making.recipe["text"]["temperature"] == 0.5
+
+
+def test_pictures_are_read(orthus, start):
+    said = orthus.caption([start, start.read_bytes()], max_new_tokens=4)
+    assert len(said.texts) == 2 and said.texts[0] == said.texts[1]
+    assert said.question == "What is this?"
+    assert orthus.caption(start, "a fox?", max_new_tokens=4).question == "a fox?"
+
+
+def test_notes_reach_who_streams(orthus):
+    stream = orthus.story.stream("a fox", panels=30, seed=1, steps=1, max_new_tokens=6)
+    assert any(isinstance(event, Note) and "context is full" in event.message for event in stream)
+
+
+def test_mistakes_are_errors_of_ours(orthus, start):
+    with pytest.raises(RecipeError, match="did you mean 'steps'"):
+        orthus.generate("a fox", step=3)
+    with pytest.raises(RecipeError, match="at least 1"):
+        orthus.edit(start, "a hat", steps=0)
+    with pytest.raises(PromptError, match="something to go on from"):
+        orthus.story()
+    with pytest.raises(DataError, match="cannot be a int"):
+        orthus.caption([3])
+    with pytest.raises(PromptError, match="the prompt is empty"):
+        orthus.generate(" ")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
+def test_images_in_memory_may_be_of_any_kind(mode):
+    image = Image.new("RGB", (5, 4), (200, 30, 30)).convert(mode)
+    assert given(image).image.mode == "RGB" and given(image).image.size == (5, 4)
