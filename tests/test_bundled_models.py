@@ -1,0 +1,73 @@
+"""The two models that come along: what they weigh, what they share, and what they can do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from orthus_cli.app import app
+from orthus_core.checkpoint.folder import open_model
+from orthus_core.checkpoint.hub import resolve
+
+MODELS = ["mini", "chameleon-mini"]
+MB = 10**6
+
+
+def run(*words) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words], prog_name="orthus")
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_each_file_stays_below_15_mb_and_both_models_below_40():
+    sizes = [f.stat().st_size for model in MODELS for f in resolve(model).glob("*.safetensors")]
+    assert max(sizes) < 15 * MB and sum(sizes) < 40 * MB
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_card_tells_data_licence_recipe_and_limits(model):
+    card = (resolve(model) / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    for heading in ("| data |", "| licences |", "| recipes |", "| hardware |", "| time |"):
+        assert heading in card, heading
+    assert "## Measured" in card and "## Limits" in card
+
+
+def test_the_orthus_reads_pictures_as_the_chameleon_it_was_converted_from():
+    orthus, chameleon = (open_model(model, device="cpu").model for model in MODELS)
+    theirs = chameleon.model.vqmodel.state_dict()
+    mine = orthus.model.vqmodel.state_dict()
+    drawing = ("decoder.", "post_quant_conv.")  # what finetune-vae moves
+    shared = [name for name in theirs if name in mine and not name.startswith(drawing)]
+    assert any(name.startswith("encoder.") for name in shared)
+    assert all(torch.equal(mine[name], theirs[name]) for name in shared)
+
+
+def test_a_misspelt_word_gets_a_hint(tmp_path: Path):
+    words = ["generate", "a snwoman", "--seed", "1", "--steps", "1", "-o", str(tmp_path / "a.png")]
+    done = CliRunner().invoke(app, words, prog_name="orthus")
+    assert "snowman" in done.stderr
+
+
+def test_mini_draws_what_it_is_asked_for(tmp_path: Path):
+    run("eval", "mini", "--only", "recall", "--limit", 40, "-o", tmp_path / "report")
+    tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
+    scores = {score["name"]: score["value"] for score in tasks["sprite-recall"]}
+    assert scores["3d"] >= 0.7
+
+
+def test_mini_answers_about_what_it_is_shown(tmp_path: Path):
+    run("eval", "mini", "--only", "vqa", "--limit", 66, "-o", tmp_path / "report")
+    tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
+    overall = tasks["mini-vqa"][0]
+    assert overall["value"] > overall["chance"] + 0.2
+
+
+def test_the_discrete_model_draws_and_answers(tmp_path: Path):
+    out = tmp_path / "out.png"
+    run("generate", "a snowman", "--seed", 1, "-m", "chameleon-mini", "-o", out)
+    assert run("caption", out, "-m", "chameleon-mini").strip()
