@@ -35,6 +35,14 @@ Output = Annotated[
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to make.", show_default=False)
 ]
+Metadata = Annotated[
+    bool | None,
+    typer.Option(
+        "--metadata/--no-metadata",
+        help="How it was made also beside the picture, as JSON; or not even in it.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Images = Annotated[
     list[Path] | None,

@@ -48,14 +48,6 @@ Each = Annotated[
 Compare = Annotated[
     bool, typer.Option("--compare", help="Also before and after side by side, in NAME_compare.png.")
 ]
-Metadata = Annotated[
-    bool | None,
-    typer.Option(
-        "--metadata/--no-metadata",
-        help="How it was made also beside the picture, as JSON; or not even in it.",
-        show_default=False,
-    ),
-]
 
 
 def edit(
@@ -82,7 +74,7 @@ def edit(
     quantize: options.Quantize = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
-    metadata: Metadata = None,
+    metadata: options.Metadata = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Change pictures: orthus edit cat.png "add a hat" -o hat.png

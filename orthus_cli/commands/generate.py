@@ -34,14 +34,6 @@ Grid = Annotated[
     Path | None,
     typer.Option("--grid", metavar="PATH", help="All pictures of this run on one sheet, too."),
 ]
-Metadata = Annotated[
-    bool | None,
-    typer.Option(
-        "--metadata/--no-metadata",
-        help="How it was made also beside the picture, as JSON; or not even in it.",
-        show_default=False,
-    ),
-]
 ConfigFrom = Annotated[
     Path | None,
     typer.Option(
@@ -101,7 +93,7 @@ def generate(
     config_from: ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
-    metadata: Metadata = None,
+    metadata: options.Metadata = None,
     preview: Preview = False,
     overwrite: options.Overwrite = False,
 ) -> None:

@@ -21,7 +21,8 @@ SHARED: dict[str, Any] = {
 def words(option: Any) -> list[str]:
     """The spellings of an option, as in ["-m", "--model"]."""
     about = typing.get_args(option)[1]
-    return [about.default, *about.param_decls]  # in Annotated, the first word is Option's `default`
+    said = [about.default, *about.param_decls]  # in Annotated, the first word is Option's `default`
+    return [spelling for each in said for spelling in each.split("/")]  # as in --yes/--no
 
 
 def app_with(option: Any, default: Any) -> typer.Typer:
