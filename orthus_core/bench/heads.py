@@ -14,8 +14,9 @@ from torch import Tensor
 from orthus_core.bench import released
 from orthus_core.bench.clock import Clock
 from orthus_core.events import Progress
-from orthus_core.model.denoising_head import LAYOUTS, DenoisingHead, Layout
+from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.product import LAYOUTS, Layout, packs
 from orthus_core.model.schedule import make_schedule
 from orthus_core.samplers.ddim import ddim_plan
 from orthus_core.samplers.guidance import Guidance, mixing
@@ -30,14 +31,14 @@ GUIDANCE = Guidance.text(5.0)
 class HeadLap:
     """Patches of so many pictures at once.
 
-    layout: Of the engine's weights.
+    layout: Of the engine's weights; None is its own choice.
     released_seconds, seconds: A patch, by the release's algorithm and by the engine.
     ratio: How many times faster.
     difference: The largest between their features, as the head scales them.
     """
 
     pictures: int
-    layout: Layout
+    layout: Layout | None
     released_seconds: float
     seconds: float
     ratio: float
@@ -55,6 +56,7 @@ def head_laps(
     schedule = make_schedule()
     ddim, solver = ddim_plan(schedule, steps), solver_for(schedule, "ddim", steps)
     recordings = Recordings()
+    layouts = [None, *(each for each in LAYOUTS if each != "packed" or packs(weight))]
     for row, count in enumerate(pictures):
         hidden_RD = torch.randn(2 * count, hidden, generator=random).to(device, dtype)
         noise_NC = torch.randn(count, channels, generator=random).to(device)
@@ -63,9 +65,9 @@ def head_laps(
         def slow(hidden_RD: Tensor = hidden_RD, noise_NC: Tensor = noise_NC) -> Tensor:
             return released.denoise(head, ddim, hidden_RD[:2], noise_NC[:1], GUIDANCE.weights)
 
-        for column, layout in enumerate(LAYOUTS):
+        for column, layout in enumerate(layouts):
             yield Progress(
-                "head", row * len(LAYOUTS) + column, len(pictures) * len(LAYOUTS), "rows"
+                "head", row * len(layouts) + column, len(pictures) * len(layouts), "rows"
             )
             ready = DenoisingHead(head, layout=layout)
             plan = PatchPlan(solver, ready, ready.times(solver.timesteps_T), 1.0)

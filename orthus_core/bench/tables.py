@@ -55,7 +55,7 @@ def head_table(laps: Sequence[HeadLap]) -> Table:
         [
             (
                 str(lap.pictures),
-                lap.layout,
+                lap.layout or "own choice",
                 seconds(lap.released_seconds),
                 seconds(lap.seconds),
                 f"{lap.ratio:.1f}x",

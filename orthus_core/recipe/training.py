@@ -45,6 +45,7 @@ class TaskWeights:
     edit: float = key(0.0, "one sprite and an instruction, then the changed picture", minimum=0)
     scene_edit: float = key(0.0, "a scene and an instruction, then the changed scene", minimum=0)
     story: float = key(0.0, "texts and pictures by turns", minimum=0)
+    copy: float = key(0.0, "a picture, then the same picture: where edits begin", minimum=0)
 
     def __post_init__(self) -> None:
         if sum(asdict(self).values()) <= 0:

@@ -97,9 +97,9 @@ def denoise(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor
         # 2. Modulations of many steps at once.
         amounts_TRA = plan.head.modulation(times_TW, condition_RW)
         # 3. The steps themselves.
-        for step, amounts_RA in zip(stretch, amounts_TRA.unbind(), strict=True):
-            x_RC = plan.solver.seen(step, known)[owner_R]
-            prediction_NC = mix_NR @ plan.head.step(x_RC, amounts_RA)
+        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
+            seen_NC = plan.solver.seen(step, known)
+            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
             known = plan.solver.advance(step, known, prediction_NC)
     # 4. Back to the autoencoder's own scale.
     return known[0] / plan.latent_scale
@@ -127,8 +127,8 @@ def denoise_until_settled(
         amounts_TRA = plan.head.modulation(times_TW, condition_RW)
         for offset, step in enumerate(stretch):
             owner_R = mix_NR.abs().argmax(dim=0)
-            x_RC = solver.seen(step, known)[owner_R]
-            prediction_NC = mix_NR @ plan.head.step(x_RC, amounts_TRA[offset])
+            amounts = amounts_TRA[offset].split(plan.head.width, dim=-1)
+            prediction_NC = mix_NR @ plan.head.step(solver.seen(step, known), amounts, owner_R)
             clean_NC = solver.clean_estimate(step, known, prediction_NC)
             known = solver.advance(step, known, prediction_NC)
             if clean_before_NC is not None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.train.devices import here
+from orthus_core.train.devices import has_bf16, here
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -22,12 +22,30 @@ Encode = Callable[[Tensor], Tensor]
 TOGETHER = 16
 
 
-def feature_cache(vq: OrthusVQ, encode: Encode, folder: Path) -> FeatureCache:
-    """The cache of an autoencoder's features or codes, kept in a training's folder."""
+def feature_cache(
+    vq: OrthusVQ, encode: Encode, folder: Path, *, sixteen_bit: bool = False
+) -> FeatureCache:
+    """The cache of an autoencoder's features or codes, kept in a training's folder.
+
+    Args:
+        sixteen_bit: Encode in bf16 where the processor has it, twice as fast. Features then carry
+            about 1% of rounding, as all else in such a training does; codes might flip.
+    """
     size, device = vq.config.resolution, vq.device
-    return FeatureCache(
-        fingerprint(vq), always_together(encode), size, folder=folder, device=device
-    )
+    weights = fingerprint(vq)
+    if sixteen_bit and has_bf16(device):
+        weights, encode = f"{weights}-bf16", in_bf16(encode, device)
+    return FeatureCache(weights, always_together(encode), size, folder=folder, device=device)
+
+
+def in_bf16(encode: Encode, device: torch.device) -> Encode:
+    """The encoder with its products in bf16."""
+
+    def encoding(pixels_M3HW: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return encode(pixels_M3HW)
+
+    return encoding
 
 
 def always_together(encode: Encode) -> Encode:

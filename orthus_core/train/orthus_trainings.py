@@ -266,4 +266,5 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def cache_of(opened: OpenedOrthus, output: Path) -> FeatureCache:
     """Features of the training's pictures, kept beside the states."""
     vq = opened.model.model.vqmodel
-    return feature_cache(vq, opened.model.encode_images, training_folder(output))
+    encode, folder = opened.model.encode_images, training_folder(output)
+    return feature_cache(vq, encode, folder, sixteen_bit=True)

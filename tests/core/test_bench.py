@@ -15,7 +15,7 @@ from orthus_core.bench.shapes import SHAPES, config_of, model_of, random_head, r
 from orthus_core.bench.tables import head_table, preset_table, race_table
 from orthus_core.errors import OutputError, PromptError
 from orthus_core.events import Progress
-from orthus_core.model.denoising_head import LAYOUTS
+from orthus_core.model.product import LAYOUTS
 from tests.conftest import make_tiny_config
 
 CPU = torch.device("cpu")
@@ -81,7 +81,9 @@ def test_the_head_is_measured_in_every_layout():
     sizes = {"channels": 8, "cond_dim": 12, "width": 16, "depth": 2}
     head = random_head(CPU, torch.float32, sizes)
     laps = result_of(head_laps(head, 4, (1, 3), repeats=1))
-    assert [(lap.pictures, lap.layout) for lap in laps] == [(n, x) for n in (1, 3) for x in LAYOUTS]
+    assert [(lap.pictures, lap.layout) for lap in laps] == [
+        (n, x) for n in (1, 3) for x in (None, *LAYOUTS)
+    ]
     assert all(isinstance(lap, HeadLap) and lap.difference < 1e-3 for lap in laps)
     assert len(head_table(laps).rows) == len(laps)
 

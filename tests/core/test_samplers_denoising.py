@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from orthus_core.errors import PromptError
-from orthus_core.model.denoising_head import LAYOUTS, DenoisingHead
+from orthus_core.model.denoising_head import DenoisingHead
+from orthus_core.model.product import LAYOUTS, Product
 from orthus_core.samplers import patch as patch_module
 from orthus_core.samplers.denoising import Denoising
 from orthus_core.samplers.guidance import Guidance, mixing
@@ -35,16 +36,32 @@ def alone(inputs, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return hidden_RD[streams], noise_NC[number : number + 1], mixing([GUIDANCES[number]])
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [None, *LAYOUTS])
 def test_the_fast_head_is_the_head(tiny_model, inputs, layout):
     hidden_RD, noise_NC, _ = inputs
     x_RC, times_T = noise_NC.repeat(2, 1), torch.tensor([999, 500, 3])
     fast = DenoisingHead(tiny_model.mlp_head, layout=layout)
     amounts_TRA = fast.modulation(fast.times(times_T), fast.condition(hidden_RD))
     assert amounts_TRA.shape == (3, 6, fast.amounts)
-    for amounts_RA, timestep in zip(amounts_TRA, times_T, strict=True):
+    owner_R = torch.arange(3).repeat(2)
+    for amounts, timestep in zip(fast.by_step(amounts_TRA), times_T, strict=True):
         expected_RC = tiny_model.mlp_head(x_RC, timestep.expand(6), hidden_RD)
-        torch.testing.assert_close(fast.step(x_RC, amounts_RA), expected_RC, atol=1e-5, rtol=1e-4)
+        for step_RC in (fast.step(x_RC, amounts), fast.step(noise_NC, amounts, owner_R)):
+            torch.testing.assert_close(step_RC, expected_RC, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [None, *LAYOUTS])
+@pytest.mark.parametrize("rows", [1, 2, 3, 20])
+def test_a_product_is_the_same_in_every_layout(layout, rows):
+    random = torch.Generator().manual_seed(0)
+    # More bytes than stay in a cache, so that the choice between columns and packed is made.
+    weight = torch.randn(1100, 1000, generator=random) / 32
+    bias, x_NI = torch.randn(1100, generator=random), torch.randn(rows, 1000, generator=random)
+    expected = torch.nn.functional.linear(x_NI, weight, bias)
+    torch.testing.assert_close(Product(weight, bias, layout=layout)(x_NI), expected)
+    silu = Product(weight, bias, layout=layout, activation="silu")(x_NI)
+    torch.testing.assert_close(silu, torch.nn.functional.silu(expected))
+    assert silu.is_contiguous()
 
 
 def test_weights_are_cast_once_and_the_state_stays_fp32(tiny_model, inputs):

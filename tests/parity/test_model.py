@@ -121,9 +121,9 @@ def test_a_planned_step_is_the_head_itself(golden, golden_model):
     head, timesteps_T = golden_model.mlp_head, torch.tensor([999, 500, 9])
     ready = DenoisingHead(head)
     amounts_TRA = ready.modulation(ready.times(timesteps_T), ready.condition(golden["f.c"]))
-    for timestep, amounts_RA in zip(timesteps_T, amounts_TRA, strict=True):
+    for timestep, amounts in zip(timesteps_T, ready.by_step(amounts_TRA), strict=True):
         t_N = timestep.expand(len(golden["f.x"]))
-        planned = ready.step(golden["f.x"], amounts_RA)
+        planned = ready.step(golden["f.x"], amounts)
         close(planned, head(golden["f.x"], t_N, golden["f.c"]), atol=1e-5)
 
 

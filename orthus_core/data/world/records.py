@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 
 from orthus_core.data.document import Document, Segment
+from orthus_core.data.world.copies import copy
 from orthus_core.data.world.edits import edit
 from orthus_core.data.world.questions import question
 from orthus_core.data.world.scene_edits import scene_edit
@@ -26,6 +27,7 @@ MAKERS: dict[str, Maker] = {
     "edit": edit,
     "scene_edit": scene_edit,
     "story": story,
+    "copy": copy,
 }
 
 
