@@ -29,7 +29,8 @@ def feature_cache(
 
     Args:
         sixteen_bit: Encode in bf16 where the processor has it, twice as fast. Features then carry
-            about 1% of rounding, as all else in such a training does; codes might flip.
+            half a percent of rounding (`mini`, scenes), little beside that of the training itself;
+            codes might flip.
     """
     size, device = vq.config.resolution, vq.device
     weights = fingerprint(vq)

@@ -61,3 +61,28 @@ def test_features_of_another_autoencoder_are_not_used(tmp_path):
         assert features(one)[1] == 3
         one.encoder.conv_in.weight.add_(1e-3)
         assert features(one)[1] == 0
+
+
+@torch.no_grad()
+def test_features_in_sixteen_bits_are_near_and_kept_apart(tmp_path, monkeypatch):
+    folder = pictures_with_words(tmp_path / "pictures", 3)
+    pictures = [FilePicture(path) for path in sorted(folder.glob("*.png"))]
+    vq = make_tiny_model().model.vqmodel
+
+    def features(**options):
+        cache = feature_cache(vq, vq.features, tmp_path / "training", **options)
+        found = len(cache)
+        with kept(cache):
+            return cache(pictures), found
+
+    exact, _ = features()
+    monkeypatch.setattr("orthus_core.train.features.has_bf16", lambda place: True)
+    rough, found = features(sixteen_bit=True)
+    assert found == 0 and rough.dtype == torch.float32
+    # Weights at random magnify rounding; a trained encoder's features move by half a percent.
+    assert 0 < (rough - exact).norm() / exact.norm() < 0.15
+    assert features()[1] == features(sixteen_bit=True)[1] == 3
+
+    # Where the processor has no bf16 nothing is rounded.
+    monkeypatch.setattr("orthus_core.train.features.has_bf16", lambda place: False)
+    assert torch.equal(features(sixteen_bit=True)[0], exact)

@@ -12,6 +12,7 @@ from orthus_core.data.document import Document
 from orthus_core.data.pictures import SpriteImage
 from orthus_core.data.sprites import SpritePack
 from orthus_core.data.world.casting import COLOURED
+from orthus_core.data.world.copies import KEEP, copy
 from orthus_core.data.world.edits import make_single_edit
 from orthus_core.data.world.scene import LARGE, SMALL, Scene, SceneImage, Thing
 from orthus_core.data.world.scene_edits import (
@@ -63,6 +64,20 @@ def test_an_edit_is_a_scene_words_and_the_changed_scene(world: World):
     assert [segment.type for segment in document.user] == ["image", "text"]
     (after,) = document.model
     assert isinstance(after.value, SceneImage)
+
+
+def test_a_copy_is_a_picture_words_and_the_same_picture(world: World, testing_world: World):
+    for shown in (world, testing_world):
+        rng, kinds = random.Random(2), set()
+        for _ in range(60):
+            document = Document(copy(rng, shown))
+            before, words = document.user
+            (after,) = document.model
+            assert before.value == after.value and words.value in KEEP
+            if isinstance(after.value, SceneImage):
+                assert shown.allows(after.value.scene)
+            kinds.add(type(after.value))
+        assert kinds == {SceneImage, SpriteImage}
 
 
 @pytest.mark.parametrize("kind", KINDS)
