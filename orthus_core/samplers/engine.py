@@ -4,17 +4,18 @@
     hidden_RD = backbone.step(slots, embeds_RD, places)
 
 This is the seam between the story (`interleave.py`) and what makes it fast. Each different prompt
-is read once, however many seeds draw from it; a long one is read in parts, so that memory stays
-bounded; keys and values are written in place; and on a GPU the step is recorded as a CUDA graph,
-without Python between its kernels. None of it changes what is drawn.
+is read once, however many seeds draw from it, and so is what several begin with; a long one is read
+in parts, so that memory stays bounded; keys and values are written in place; and on a GPU the step
+is recorded as a CUDA graph, without Python between its kernels. None of it changes what is drawn.
 
-Legend: N rows, R streams, U different ones among them, T tokens of a pass, S slots, C feature
+Legend: N rows, R streams, U those read side by side, T tokens of a pass, S slots, C feature
     channels, D hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -23,6 +24,7 @@ from transformers import Cache
 
 from orthus_core.errors import CheckpointError
 from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.samplers.prefixes import alike_up_to, numbered, partings
 from orthus_core.samplers.prompt import Stream
 from orthus_core.samplers.recorded import Recordings
 from orthus_core.samplers.slots import Slots
@@ -68,30 +70,33 @@ class Backbone:
 
         Returns: What they remember, and the hidden state of each one's last token, [R, D].
         """
-        # 1. Each once, the longest first: a part of the prompts is then read by the first of them.
-        different = _different(streams)
-        different.sort(key=lambda stream: -len(stream.ids))
-        lengths = [len(stream.ids) for stream in different]
-        embedded = [self._embed(stream) for stream in different]
-        slots = Slots(len(self.model.model.layers), len(different), lengths[0])
-        # 2. As many tokens of all at a time as fit.
-        last_U: dict[int, Tensor] = {}
-        part = max(1, TOKENS_AT_ONCE // len(different))
-        for first in range(0, lengths[0], part):
-            reading = [n for n, length in enumerate(lengths) if length > first]
-            until = min(first + part, lengths[0])
-            hidden_UTD = self._read_part(slots, [embedded[n] for n in reading], first, until)
-            for n in reading:
-                if lengths[n] <= until:
-                    last_U[n] = hidden_UTD[n, lengths[n] - 1 - first].clone()
-        # 3. Every stream goes on from a copy of its own.
-        origins = [
-            next(n for n, known in enumerate(different) if stream.reads_as(known))
-            for stream in streams
-        ]
-        slots.spread(origins, room)
+        # 1. Each different text once, the longest first: a part of them is then the first few.
+        image_id = cast(int, self.model.config.image_token_id)
+        texts = numbered(streams, image_id)
+        owners = dict(zip(texts, streams, strict=True))
+        different = sorted(owners, key=len, reverse=True)
+        embedded = {text: self._embed(owners[text]) for text in different}
+        slots = Slots(len(self.model.model.layers), 1, len(different[0]))
+        rows, last_D = dict.fromkeys(different, 0), {}
+        # 2. From one parting to the next, those that have been alike so far are one row.
+        for first, until in pairwise([0, *partings(different), len(different[0])]):
+            groups = alike_up_to(different, until)
+            leaders = [group[0] for group in groups]
+            slots.spread([rows[leader] for leader in leaders], slots.room)
+            rows = {text: row for row, group in enumerate(groups) for text in group}
+            # 3. As many tokens of all at a time as fit.
+            part = max(1, TOKENS_AT_ONCE // len(leaders))
+            for start in range(first, until, part):
+                end = min(start + part, until)
+                reading = [embedded[leader] for leader in leaders if len(leader) > start]
+                hidden_UTD = self._read_part(slots, reading, start, end)
+                for text in different:
+                    if start < len(text) <= end:
+                        last_D[text] = hidden_UTD[rows[text], len(text) - 1 - start].clone()
+        # 4. Every stream goes on from a copy of its own.
+        slots.spread([rows[text] for text in texts], room)
         self.forget()
-        return slots, torch.stack([last_U[n] for n in origins])
+        return slots, torch.stack([last_D[text] for text in texts])
 
     def step(self, slots: Slots, embeds_RD: Tensor, places: Sequence[int]) -> Tensor:
         """One token of every stream, all in one pass: its hidden state, [R, D].
@@ -183,14 +188,6 @@ class Backbone:
         if features_NC is not None:
             features_NC = features_NC.to(self.model.device)
         return self.model.embed(ids_1S, features_NC)[0]
-
-
-def _different(streams: Sequence[Stream]) -> list[Stream]:
-    kept: list[Stream] = []
-    for stream in streams:
-        if not any(stream.reads_as(known) for known in kept):
-            kept.append(stream)
-    return kept
 
 
 def _is_spread(model: InterleavedModel) -> bool:

@@ -67,13 +67,6 @@ class Stream(NamedTuple):
     anew: int | None = None
     longest: int = 0
 
-    def reads_as(self, other: Stream) -> bool:
-        """Whether both have the same to read, so that one reading serves them."""
-        if self.ids != other.ids or len(self.features) != len(other.features):
-            return False
-        pairs = zip(self.features, other.features, strict=True)
-        return all(mine is theirs or torch.equal(mine, theirs) for mine, theirs in pairs)
-
     @property
     def features_NC(self) -> Tensor | None:
         """All its features as rows; None where it has no patches."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone, TextPiece
-from orthus_core.samplers import engine, streams
+from orthus_core.samplers import engine, prefixes, streams
 from orthus_core.samplers import interleave as loop
 from orthus_core.samplers.engine import Backbone
 from orthus_core.samplers.guidance import Guidance
 from orthus_core.samplers.interleave import interleave
+from orthus_core.samplers.prefixes import numbered, partings
 from orthus_core.samplers.prompt import Context, Prompt, Stream
 from orthus_core.samplers.recorded import Recordings
 from orthus_core.samplers.settings import Settings
@@ -107,11 +108,68 @@ def test_a_pass_over_prompts_has_no_more_tokens_than_allowed(tiny_model, monkeyp
     assert passes.seen[0] == (3, 4 + 1) and passes.seen[-1][0] == 1
 
 
-def test_streams_are_one_only_where_words_and_pictures_are_the_same():
-    same = with_picture(1, 2)
-    assert with_picture(1, 2).reads_as(same)
-    assert not with_picture(3, 2).reads_as(same)
-    assert not with_picture(1, 2, 2).reads_as(same)
+def test_texts_are_equal_only_where_words_and_pictures_are_the_same():
+    first, same, other_picture, longer, words = numbered(
+        [
+            with_picture(1, 2),
+            with_picture(1, 2),
+            with_picture(3, 2),
+            with_picture(1, 2, 2),
+            stream(1),
+        ],
+        IMAGE,
+    )
+    assert first == same and len(first) == len(with_picture(1, 2).ids)
+    assert len({first, other_picture, longer, words}) == 4
+    # Up to its first patch, and in the words after it, another picture is the same.
+    alike = [mine == theirs for mine, theirs in zip(first, other_picture, strict=True)]
+    assert alike == [True, True, *[False] * PATCHES, True, True, True]
+
+
+def test_texts_part_where_reading_them_as_one_is_worth_a_pass():
+    stem, side = tuple(range(100)), tuple(range(500, 560))
+    assert partings([(*stem, 1), (*stem, 2, 3), (9, 9)]) == [100]
+    # A text that ends where others go on, and two partings one after the other.
+    assert partings([stem, (*stem, *side, 1), (*stem, *side, 2), (*stem, 3)]) == [100]
+    assert partings([stem, *((*stem, *side, n) for n in range(3)), (*stem, 3)]) == [100, 160]
+    assert partings([(1, 2), (1, 3), (1, 4)]) == [] and partings([stem]) == []
+
+
+EDIT = [with_picture(1, 2, 3), with_picture(1), stream(), with_picture(1, 2, 4), with_picture(2, 2)]
+
+
+@pytest.mark.parametrize("worth", [1, 3, 10**6])
+@pytest.mark.parametrize("tokens_at_once", [1, 5, 4096])
+@torch.no_grad()
+def test_what_streams_begin_with_is_read_once_and_they_read_as_alone(
+    tiny_model, monkeypatch, worth, tokens_at_once
+):
+    monkeypatch.setattr(prefixes, "TOKENS_WORTH_A_PASS", worth)
+    monkeypatch.setattr(engine, "TOKENS_AT_ONCE", tokens_at_once)
+    backbone = Backbone(tiny_model)
+    slots, hidden_RD = backbone.read([*EDIT, EDIT[0]], 40)
+    for one, hidden_D in zip([*EDIT, EDIT[0]], hidden_RD, strict=True):
+        torch.testing.assert_close(hidden_D, read_whole(tiny_model, one), **CLOSE)
+    lengths = [len(one.ids) for one in [*EDIT, EDIT[0]]]
+    embeds_RD = tiny_model.embed(torch.full((1, 6), WORD + 7))[0]
+    hidden_RD = backbone.step(slots, embeds_RD, lengths)
+    for one, hidden_D in zip(EDIT, hidden_RD, strict=False):
+        torch.testing.assert_close(hidden_D, read_whole(tiny_model, one, WORD + 7), **CLOSE)
+
+
+def test_the_picture_of_an_edit_is_read_once(tiny_model, monkeypatch):
+    monkeypatch.setattr(prefixes, "TOKENS_WORTH_A_PASS", PATCHES)
+    passes = Passes(tiny_model, monkeypatch)
+    features = torch.randn(1, PATCHES, CHANNELS, generator=torch.Generator().manual_seed(1))
+    picture = (BOS, BOI, *[IMAGE] * PATCHES, EOI)
+    prompt = Prompt(
+        Context((*picture, WORD, WORD + 1, SEP), features),
+        guidance=Guidance.edit(4.0, 1.5),
+        against=(Context((*picture, SEP), features), UNCONDITIONAL),
+    )
+    list(interleave(tiny_model, [prompt._replace(seed=n) for n in range(2)], Settings(steps=2)))
+    # The picture beside the unconditional prompt, then what comes after it, then patches.
+    assert passes.seen == [(2, 3 + PATCHES), (2, 3), *[(6, 1)] * PATCHES]
 
 
 @torch.no_grad()
