@@ -13,16 +13,25 @@ import torch
 from torch import Tensor
 
 
-def code_logits(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
+def code_squares(codes_KC: Tensor) -> Tensor:
+    """|c|^2 of every code, in fp32: [K]."""
+    return codes_KC.float().square().sum(-1)
+
+
+def code_logits(z_NC: Tensor, codes_KC: Tensor, squares_K: Tensor | None = None) -> Tensor:
     """-|z - c|^2 up to a constant of the row, in fp32: [N, K].
+
+    Args:
+        squares_K: `code_squares`, where they are known.
 
     |z|^2 is the same for every code, so it leaves softmax and argmax alone, yet in fp32 its size
     drowns the differences between codes (40-220 times the rounding error): it is left out.
     """
     # Autocast would take the product to 16 bits and lose what leaving |z|^2 out has won.
     with torch.autocast(z_NC.device.type, enabled=False):
-        z_NC, codes_KC = z_NC.float(), codes_KC.float()
-        return 2 * z_NC @ codes_KC.T - codes_KC.square().sum(-1)
+        if squares_K is None:
+            squares_K = code_squares(codes_KC)
+        return 2 * z_NC.float() @ codes_KC.float().T - squares_K
 
 
 def released_code_logits(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
@@ -38,6 +47,7 @@ def soft_embed(
     *,
     temperature: float = 1.0,
     distance: str = "exact",
+    squares_K: Tensor | None = None,
 ) -> Tensor:
     """Mixture of table rows weighted by softmax(-|z - c|^2 / temperature): [N, D] in the table's
     dtype.
@@ -48,11 +58,12 @@ def soft_embed(
         table_KD: Input embeddings of the code tokens, row j for code j.
         temperature: tau, in squared feature units; small is close to the nearest code.
         distance: "exact" or "release" (see `released_code_logits`).
+        squares_K: `code_squares`, where they are known; the exact distance uses them.
 
     Source: 2412.00127, eq. 1.
     """
     if distance == "exact":
-        logits_NK = code_logits(z_NC, codes_KC)
+        logits_NK = code_logits(z_NC, codes_KC, squares_K)
     else:
         logits_NK = released_code_logits(z_NC.to(codes_KC.dtype), codes_KC)
     weights_NK = torch.softmax(logits_NK / temperature, dim=-1)

@@ -23,6 +23,7 @@ from torch import Tensor
 from transformers import Cache
 
 from orthus_core.errors import CheckpointError
+from orthus_core.model.few_rows import FewRows
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.prefixes import alike_up_to, numbered, partings
 from orthus_core.samplers.prompt import Stream
@@ -60,6 +61,7 @@ class Backbone:
             self._records = records
         self._recordings = Recordings()
         self._embeddings = Recordings()
+        self._products = FewRows(model.model.layers)
 
     def read(self, streams: Sequence[Stream], room: int) -> tuple[Slots, Tensor]:
         """Reads streams from their beginnings.
@@ -153,13 +155,14 @@ class Backbone:
 
     def _pass(self, slots: Slots, width: int, embeds_RTD: Tensor, places_RT: Tensor) -> Tensor:
         slots.aim(places_RT, width)
-        output = self.model(
-            inputs_embeds=embeds_RTD,
-            attention_mask=self._mask(places_RT, width, embeds_RTD.dtype),
-            position_ids=places_RT,
-            past_key_values=cast(Cache, slots),
-            use_cache=True,
-        )
+        with self._products.faster():
+            output = self.model(
+                inputs_embeds=embeds_RTD,
+                attention_mask=self._mask(places_RT, width, embeds_RTD.dtype),
+                position_ids=places_RT,
+                past_key_values=cast(Cache, slots),
+                use_cache=True,
+            )
         return output.hidden_BSD
 
     def _mask(self, places_RT: Tensor, width: int, dtype: torch.dtype) -> Tensor:

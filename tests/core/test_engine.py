@@ -9,6 +9,7 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone, TextPiece
+from orthus_core.model.few_rows import FewRows
 from orthus_core.samplers import engine, prefixes, streams
 from orthus_core.samplers import interleave as loop
 from orthus_core.samplers.engine import Backbone
@@ -326,3 +327,29 @@ def test_sixteen_bit_models_attend_by_hand_too():
     model.set_attn_implementation("eager")
     _, hidden_RD = Backbone(model).read(STREAMS, 80)
     assert hidden_RD.dtype == torch.bfloat16 and hidden_RD.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (3, 1), (2, 5)])
+@torch.no_grad()
+def test_layers_asked_faster_give_the_same_and_are_left_as_they_were(shape):
+    random = torch.Generator().manual_seed(0)
+    layers = torch.nn.ModuleList([torch.nn.Linear(24, 40), torch.nn.Linear(24, 40, bias=False)])
+    layers.append(torch.nn.Linear(24, 40).bfloat16())
+    x = torch.randn(*shape, 24, generator=random)
+    expected = [layer(x.to(layer.weight.dtype)) for layer in layers]
+    products = FewRows(layers)
+    with products.faster():
+        asked = [layer(x.to(layer.weight.dtype)) for layer in layers]
+        assert ["forward" in vars(layer) for layer in layers] == [True, True, False]
+    for one, other in zip(asked, expected, strict=True):
+        torch.testing.assert_close(one, other)
+        assert one.shape == (*shape, 40)
+    assert not any("forward" in vars(layer) for layer in layers)
+
+
+def test_a_layer_that_others_have_changed_is_left_alone():
+    layer = torch.nn.Linear(4, 4)
+    layer.forward = lambda x: x
+    with FewRows(torch.nn.Sequential(layer)).faster():
+        assert layer(3) == 3
+    assert layer(3) == 3

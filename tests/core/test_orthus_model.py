@@ -122,6 +122,32 @@ def test_a_sharp_softmax_is_the_nearest_code_and_a_soft_one_has_gradients():
     assert z_NC.grad.abs().min() > 0
 
 
+def test_an_embedding_follows_codes_that_have_moved():
+    model, features_NC = make_tiny_model(), torch.randn(3, 8)
+    codes = model.model.codebook_in.weight
+
+    def embedded() -> torch.Tensor:
+        with torch.no_grad():
+            return model.embed_features(features_NC)
+
+    def afresh() -> torch.Tensor:
+        temperature = model.config.embedding_temperature
+        return soft_embed(features_NC, codes, model.code_table_KD, temperature=temperature).detach()
+
+    first = embedded()
+    assert torch.equal(first, afresh()) and torch.equal(embedded(), first)
+    with torch.no_grad():
+        codes.mul_(1.5)
+    assert torch.equal(embedded(), afresh()) and not torch.allclose(embedded(), first)
+    codes.data = torch.randn_like(codes)
+    assert torch.equal(embedded(), afresh())
+    # While they learn, their squares are part of what is learnt.
+    model.embed_features(features_NC).sum().backward()
+    learnt, codes.grad = codes.grad, None
+    soft_embed(features_NC, codes, model.code_table_KD).sum().backward()
+    torch.testing.assert_close(learnt, codes.grad)
+
+
 def test_large_features_keep_their_precision():
     """|z|^2 of 2.6e4 swamps the differences between codes when it is added in fp32."""
     random = torch.Generator().manual_seed(0)
