@@ -134,6 +134,14 @@ Quantize = Annotated[
     int | None,
     typer.Option("--quantize", metavar="4|8", help="Hold the backbone in so many bits."),
 ]
+LowMemory = Annotated[
+    bool | None,
+    typer.Option(
+        "--low-memory",
+        help="Leave the backbone in its files and fetch each layer when it is used: slower.",
+        show_default=False,
+    ),
+]
 
 RecipeFile = Annotated[
     str | None,

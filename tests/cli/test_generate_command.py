@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_core.data.pixels import open_image
+from orthus_core.events import PatchDone
 from orthus_core.results.picture import pixel_hash, read_record
 
 
@@ -156,6 +157,41 @@ def test_a_console_that_knows_no_emoji_still_gets_its_lines(model, tmp_path, mon
     lines = old.buffer.getvalue().decode()  # type: ignore[attr-defined]
     assert lines.startswith("a ?\n")
     assert json.loads(lines.partition("\n")[2])["prompt"] == "a 🦊 \udcff"
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_finished(orthus, model, tmp_path, monkeypatch):
+    from orthus_core.samplers import batches
+
+    whole = batches.in_batches
+
+    def interrupted(*args, **kwargs):
+        for event in whole(*args, **kwargs):
+            yield event
+            if isinstance(event, PatchDone) and event.row == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(batches, "in_batches", interrupted)
+    words = ["generate", "a fox", "-n", 3, "--seed", 1, "--batch-size", 1]
+    done = orthus(*words, "-o", tmp_path / "{seed}.png", *model)
+    assert done.exit_code == 130, done.output
+    # Two are whole, the third leaves nothing.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.png", "2.png"]
+    monkeypatch.undo()
+    orthus("generate", "a fox", "--seed", 2, "-o", tmp_path / "again.png", *model)
+    again, kept = (pixel_hash(open_image(tmp_path / n)) for n in ("again.png", "2.png"))
+    assert again == kept
+
+
+def test_layers_that_stay_in_their_files_draw_the_same_picture(orthus, model, tmp_path):
+    words = ["generate", "a fox", "--seed", 1, *model]
+    assert orthus(*words, "-o", tmp_path / "held.png").exit_code == 0
+    done = orthus(*words, "--low-memory", "-o", tmp_path / "fetched.png")
+    assert done.exit_code == 0, done.stderr
+    assert "layers fetched when they are used" in done.stderr and "meta" not in done.stderr
+    held, fetched = (pixel_hash(open_image(tmp_path / f"{n}.png")) for n in ("held", "fetched"))
+    assert held == fetched
+    refused = orthus(*words, "--low-memory", "--quantize", 8, "-o", tmp_path / "both.png")
+    assert refused.exit_code == 1 and "leave out --quantize, or --low-memory" in refused.stderr
 
 
 def test_a_preview_is_for_terminals_only(orthus, model, tmp_path):
