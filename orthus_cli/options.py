@@ -69,7 +69,7 @@ StepTolerance = Annotated[
     typer.Option(
         "--step-tolerance",
         metavar="SHARE",
-        help="Stop a patch once its estimate can change by no more than this, such as 0.02.",
+        help="Stop a patch once its estimate can change by no more than this, such as 0.05.",
     ),
 ]
 Guidance = Annotated[

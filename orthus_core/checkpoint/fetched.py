@@ -45,14 +45,22 @@ def bring_in(layer: nn.Module) -> None:
             for name, _ in list(module.named_parameters(recurse=False)):
                 weight = hook.weights_map[name]
                 module._parameters[name] = nn.Parameter(weight, requires_grad=False)
-    remove_hook_from_submodules(layer)
+    _without_hooks(layer)
 
 
 def is_all_here(model: InterleavedModel, device: torch.device) -> None:
     """Ends the fetching of a model whose layers have all been brought in."""
-    remove_hook_from_submodules(model)
+    _without_hooks(model)
     # The engine looks here for whether parts of the model are elsewhere.
-    model.hf_device_map = {"": str(device)}
+    setattr(model, "hf_device_map", {"": str(device)})  # noqa: B010, nn.Module's is for tensors
+
+
+def _without_hooks(parent: nn.Module) -> None:
+    remove_hook_from_submodules(parent)
+    for module in parent.modules():
+        # accelerate leaves each module its own bound method, a circle in which weights that nobody
+        # needs would wait for the garbage collector.
+        module.__dict__.pop("forward", None)
 
 
 @contextmanager

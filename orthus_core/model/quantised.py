@@ -85,7 +85,7 @@ class KernelLinear(nn.Module):
         else:
             # Numbers from 0 to 15; beside each scale what is added after it, here nothing.
             levels_OI = whole_OI.int() + 8
-            packed = torch._convert_weight_to_int4pack_for_cpu(levels_OI, 1)
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OI, 1)
             scale_GO = scale_OG.t()
             self.register_buffer("whole", packed)
             self.register_buffer("scale", torch.stack([scale_GO, 0 * scale_GO], -1).contiguous())
@@ -98,9 +98,11 @@ class KernelLinear(nn.Module):
 
     def _product(self, x_RI: Tensor) -> Tensor:
         if self.bits == 4:
-            return torch._weight_int4pack_mm_for_cpu(x_RI, self.whole, self.group, self.scale)
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(
+                x_RI, self.whole, self.group, self.scale
+            )
         if len(x_RI) < MANY_ROWS:
-            return torch._weight_int8pack_mm(x_RI, self.whole, self.scale)
+            return torch.ops.aten._weight_int8pack_mm(x_RI, self.whole, self.scale)
         return F.linear(x_RI, self.whole.to(x_RI.dtype)) * self.scale
 
 
@@ -115,7 +117,7 @@ def has_kernel(layer: nn.Linear, bits: int) -> bool:
         4: ("_weight_int4pack_mm_for_cpu", "_convert_weight_to_int4pack_for_cpu"),
     }[bits]
     fits = layer.out_features % KERNEL_BLOCK == 0 and _kernel_group(layer.in_features) > 0
-    return fits and all(hasattr(torch, name) for name in names)
+    return fits and all(hasattr(torch.ops.aten, name) for name in names)
 
 
 def _kernel_group(inputs: int) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 from accelerate.utils import OffloadedWeightsLoader
@@ -82,3 +85,26 @@ def test_a_model_is_quantised_layer_by_layer_as_it_is_opened(tiny_folder, monkey
     at_once = open_model(tiny_folder, device="cpu", dtype=usual).model
     quantise(at_once, bits)
     assert torch.equal(pictures(opened), pictures(at_once))
+
+
+def test_weights_that_were_quantised_are_let_go_at_once(tiny_folder, monkeypatch):
+    """Not when the garbage collector comes by: until then the whole model would be in memory."""
+    whole: list[weakref.ref] = []
+
+    def watched(model, bits, *, bring):
+        def counted(layer):
+            bring(layer)
+            linears = [m for m in layer.modules() if type(m) is torch.nn.Linear]
+            whole.extend(weakref.ref(linear) for linear in linears)
+
+        quantise(model, bits, bring=counted)
+        assert len(whole) == 7 * model.config.num_hidden_layers
+        assert not any(linear() for linear in whole)
+
+    monkeypatch.setattr(folder, "quantise", watched)
+    gc.disable()
+    try:
+        open_model(tiny_folder, device="cpu", quantize=8)
+    finally:
+        gc.enable()
+    assert whole
