@@ -69,7 +69,7 @@ StepTolerance = Annotated[
     typer.Option(
         "--step-tolerance",
         metavar="SHARE",
-        help="Stop a patch once its estimate can change by no more than this, such as 0.02.",
+        help="Stop a patch once its estimate can change by no more than this, such as 0.05.",
     ),
 ]
 Guidance = Annotated[
@@ -133,6 +133,14 @@ Dtype = Annotated[drawing.Dtype | None, typer.Option("--dtype", help="Precision 
 Quantize = Annotated[
     int | None,
     typer.Option("--quantize", metavar="4|8", help="Hold the backbone in so many bits."),
+]
+LowMemory = Annotated[
+    bool | None,
+    typer.Option(
+        "--low-memory",
+        help="Leave the backbone in its files and fetch each layer when it is used: slower.",
+        show_default=False,
+    ),
 ]
 
 RecipeFile = Annotated[

@@ -51,13 +51,18 @@ def open_studio(r: Reporter, recipe: DrawingRecipe) -> Studio:
     from orthus_core.checkpoint.fingerprint import fingerprint
     from orthus_core.checkpoint.folder import DTYPES, open_model
     from orthus_core.data.known_words import KnownWords
-    from orthus_core.model.quantised import quantise
     from orthus_core.samplers.requests import Asking
+    from orthus_core.samplers.threads import use_allowed_threads
 
-    opened = open_model(recipe.model, device=recipe.device, dtype=recipe.dtype)
+    use_allowed_threads()
+    opened = open_model(
+        recipe.model,
+        device=recipe.device,
+        dtype=recipe.dtype,
+        low_memory=recipe.low_memory,
+        quantize=recipe.quantize,
+    )
     model = opened.model
-    if recipe.quantize:
-        quantise(model, recipe.quantize)
     about = {
         "name": recipe.model,
         "hash": fingerprint(opened.path),
@@ -65,6 +70,7 @@ def open_studio(r: Reporter, recipe: DrawingRecipe) -> Studio:
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
     }
     held = f", backbone in {recipe.quantize} bits" if recipe.quantize else ""
+    held += ", layers fetched when they are used" if recipe.low_memory else ""
     r.say(f"{about['name']} on {about['device']}, {about['dtype']}{held}")
     tokenizer = opened.processor.tokenizer if opened.processor else None
     asking = Asking(model, tokenizer)

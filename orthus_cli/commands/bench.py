@@ -78,8 +78,10 @@ def bench(
     from orthus_core.bench.race import Race, course_of, race
     from orthus_core.bench.shapes import model_of, random_head
     from orthus_core.checkpoint.folder import pick_device, pick_dtype
+    from orthus_core.samplers.threads import use_allowed_threads
 
     # 1. What is measured, where it goes, and on which machine.
+    use_allowed_threads()
     where = pick_device(device or "auto")
     precision = pick_dtype(dtype, where)
     chosen = (shapes or ["mini", "mid"]) if "race" in kinds else []

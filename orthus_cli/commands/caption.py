@@ -50,6 +50,7 @@ def caption(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    low_memory: options.LowMemory = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     overwrite: options.Overwrite = False,
@@ -68,6 +69,7 @@ def caption(
         "device": device,
         "dtype": dtype,
         "quantize": quantize,
+        "low_memory": low_memory,
     }
     # 1. What is asked, about which files.
     resolved = load(CaptionRecipe, recipe, sets or (), flags)

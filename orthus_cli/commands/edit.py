@@ -72,6 +72,7 @@ def edit(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    low_memory: options.LowMemory = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     metadata: options.Metadata = None,
@@ -100,6 +101,7 @@ def edit(
         "device": device,
         "dtype": dtype,
         "quantize": quantize,
+        "low_memory": low_memory,
     }
     # 1. What is asked, and whether there is a place for it.
     resolved = load(EditRecipe, recipe, sets or (), flags)

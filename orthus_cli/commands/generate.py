@@ -88,6 +88,7 @@ def generate(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    low_memory: options.LowMemory = None,
     continued: Continue = None,
     keep_rows: KeepRows = None,
     config_from: ConfigFrom = None,
@@ -117,6 +118,7 @@ def generate(
         "device": device,
         "dtype": dtype,
         "quantize": quantize,
+        "low_memory": low_memory,
     }
     # 1. What is asked, and whether there is a place for it.
     before, stored_prompt = stored_sets(config_from, "generate") if config_from else ([], "")

@@ -66,6 +66,7 @@ def plan(
     quantize: Annotated[
         Literal["8", "4"] | None, typer.Option("--quantize", help="Bits of the layers' weights.")
     ] = None,
+    low_memory: options.LowMemory = None,
     device: options.Device = None,
     memory: Annotated[
         float | None,
@@ -106,7 +107,11 @@ def plan(
     at_once = int(batch_size) if batch_size and batch_size != "auto" else None
     # 2. What it takes, and how long.
     if command in DRAWING:
-        flags = {"pictures": at_once or num_images or _pictures(recipe), "dtype": dtype}
+        flags = {
+            "pictures": at_once or num_images or _pictures(recipe),
+            "dtype": dtype,
+            "low_memory": low_memory,
+        }
         made = _drawing(found.config, recipe, flags, quantize, steps, kind, room, calibrate)
     else:
         made = _training(found.config, command, recipe, at_once, kind, room, calibrate)
@@ -164,6 +169,7 @@ def _drawing(
         pictures=flags["pictures"],
         dtype=usual if said == "auto" else said,
         quantise=int(quantize) if quantize else None,
+        fetched=bool(flags["low_memory"]),
     )
     items = drawing_memory(config, asked, kind)
     bits = (8, 4) if "quantize" in options_of(recipe.command) else ()

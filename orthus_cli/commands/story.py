@@ -69,6 +69,7 @@ def story(
     device: options.Device = None,
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
+    low_memory: options.LowMemory = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     overwrite: options.Overwrite = False,
@@ -99,6 +100,7 @@ def story(
         "device": device,
         "dtype": dtype,
         "quantize": quantize,
+        "low_memory": low_memory,
     }
     from orthus_core.results.files import check_folder
     from orthus_core.results.story import MARK, PAGE

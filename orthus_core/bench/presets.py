@@ -22,7 +22,7 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.samplers.batches import in_batches
 from orthus_core.samplers.requests import Sampling, sampling_of
 
-TOLERANCE = 0.02
+TOLERANCE = 0.05
 
 
 class Way(NamedTuple):

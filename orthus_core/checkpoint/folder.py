@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from transformers import ChameleonProcessor
@@ -25,6 +25,12 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
+from orthus_core.checkpoint.fetched import (
+    bring_in,
+    is_all_here,
+    layers_in_their_files,
+    without_its_warning,
+)
 from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.shapes import Shapes, check_shapes, shapes_of
@@ -35,6 +41,7 @@ from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.quantised import quantise
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -67,6 +74,8 @@ def open_model(
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
+    low_memory: bool = False,
+    quantize: Literal[4, 8] | None = None,
 ) -> Opened:
     """Opens an Orthus or a discrete Chameleon by folder, alias or hub id.
 
@@ -79,20 +88,38 @@ def open_model(
             looked at.
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; transformers' own choice by
             default.
+        low_memory: Leaves the backbone's layers in their files and fetches each when it is used.
+        quantize: Holds the backbone's layers in so many bits (see `quantise`); "auto" is then bf16.
 
     Raises:
-        CheckpointError: When the folder is incomplete, damaged, or neither.
+        CheckpointError: When the folder is incomplete, damaged, or neither, and for layers that are
+            to be quantised and stay in their files.
         HubError: When a hub id cannot be had.
     """
     path = resolve(source)
     place = pick_device(device)
-    return _open(
+    config = read_config(path)
+    if quantize and (low_memory or device_map is not None):
+        raise CheckpointError(
+            "layers that stay in their files, or are spread, cannot be quantised",
+            where="quantize",
+            hint="leave out --quantize, or --low-memory",
+        )
+    if low_memory or quantize:
+        device_map = layers_in_their_files(_skeleton(config), place)
+    if quantize and dtype in (None, "auto"):
+        dtype = "bf16"
+    opened = _open(
         path,
-        read_config(path),
+        config,
         dtype=pick_dtype(dtype, place),
         device_map=device_map if device_map is not None else {"": place},
         attn_implementation=attn_implementation,
     )
+    if quantize:
+        quantise(opened.model, quantize, bring=bring_in)
+        is_all_here(opened.model, place)
+    return opened
 
 
 def open_orthus(
@@ -120,7 +147,7 @@ def open_orthus(
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
-    with _no_bars():
+    with _no_bars(), without_its_warning():
         model = _kind_of(config).from_pretrained(path, config=config, **how)
     return Opened(model.eval(), open_processor(path), path)
 
@@ -157,9 +184,7 @@ def read_config(folder: Path) -> InterleavedConfig:
     check_vocabulary(config, tokenizer, str(file))
     is_discrete = table["model_type"] != "orthus" and not found
     config = discrete_config(config) if is_discrete else config
-    with torch.device("meta"):  # no memory for weights: a 7B takes a tenth of a second
-        expected = shapes_of(_kind_of(config)(config))
-    check_shapes(expected, shapes, str(folder))
+    check_shapes(shapes_of(_skeleton(config)), shapes, str(folder))
     return config
 
 
@@ -175,6 +200,12 @@ def _kind_of(config: InterleavedConfig) -> type[InterleavedModel]:
     return (
         DiscreteChameleon if isinstance(config, DiscreteConfig) else OrthusForConditionalGeneration
     )
+
+
+def _skeleton(config: InterleavedConfig) -> InterleavedModel:
+    """The model without memory for its weights: a 7B takes a tenth of a second."""
+    with torch.device("meta"):
+        return _kind_of(config)(config)
 
 
 def open_processor(folder: Path) -> ChameleonProcessor | None:

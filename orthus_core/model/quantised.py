@@ -1,16 +1,20 @@
 """The backbone's weights in 8 or 4 bits, for machines whose memory is small.
 
-Weights alone are quantised, in groups along a row that share one scale, and each layer is put
-together again in the model's own precision when it is used (2210.17323 and 2306.00978 measure such
-groups). A 7B's backbone takes 6.7 GB with 8 bits and 3.4 with 4, instead of 13.0. This saves
-memory, not time. Embeddings, both heads and the autoencoder stay as they are: they are small, and a
-picture hangs on them.
+Weights alone are quantised, in groups along a row that share one scale (2210.17323 and 2306.00978
+measure such groups). A 7B's backbone takes 6.7 GB with 8 bits and 3.4 with 4, instead of 13.0.
+Embeddings, both heads and the autoencoder stay as they are: they are small, and a picture hangs on
+them.
 
-Legend: O outputs and I inputs of a layer, G groups of a row, W weights of a group.
+On a CPU in bf16 torch has kernels that multiply by such weights as they lie (`KernelLinear`), which
+saves time too where few rows are drawn at once. Elsewhere each layer is put together again in the
+model's own precision when it is used (`QuantisedLinear`): that saves memory, not time.
+
+Legend: O outputs and I inputs of a layer, G groups of a row, W weights of a group, R rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -23,6 +27,10 @@ from orthus_core.model.interleaved import InterleavedModel
 # Weights that share a scale. Fewer would be finer, and their scales weigh more: at 64, a quarter of
 # a bit a weight.
 GROUP = 64
+# Widths of groups that the 4-bit kernel takes, the best first, and the outputs that are its block.
+KERNEL_GROUPS, KERNEL_BLOCK = (64, 32), 16
+# From so many rows on it is faster to put 8-bit weights together and multiply them as usual.
+MANY_ROWS = 32
 
 
 class QuantisedLinear(nn.Module):
@@ -53,13 +61,78 @@ class QuantisedLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-def quantised(weight_OI: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+class KernelLinear(nn.Module):
+    """A linear layer on a CPU in bf16, multiplied by torch's own kernels.
+
+    With 8 bits a whole row shares a scale, since the kernel knows no groups.
+
+    Args:
+        layer: The layer it stands for, which `has_kernel`.
+        bits: 8 or 4.
+    """
+
+    def __init__(self, layer: nn.Linear, bits: Literal[4, 8]) -> None:
+        super().__init__()
+        self.bits, inputs = bits, layer.in_features
+        self.group = inputs if bits == 8 else _kernel_group(inputs)
+        whole_OGW, scale_OG1 = quantised(layer.weight.detach(), bits, self.group)
+        whole_OI, scale_OG = whole_OGW.flatten(1), scale_OG1.flatten(1).to(layer.weight.dtype)
+        self.whole: Tensor
+        self.scale: Tensor
+        if bits == 8:
+            self.register_buffer("whole", whole_OI)
+            self.register_buffer("scale", scale_OG.flatten())
+        else:
+            # Numbers from 0 to 15; beside each scale what is added after it, here nothing.
+            levels_OI = whole_OI.int() + 8
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OI, 1)
+            scale_GO = scale_OG.t()
+            self.register_buffer("whole", packed)
+            self.register_buffer("scale", torch.stack([scale_GO, 0 * scale_GO], -1).contiguous())
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        x_RI = x.reshape(-1, x.shape[-1])
+        y = self._product(x_RI).view(*x.shape[:-1], -1)
+        return y if self.bias is None else y + self.bias
+
+    def _product(self, x_RI: Tensor) -> Tensor:
+        if self.bits == 4:
+            return torch.ops.aten._weight_int4pack_mm_for_cpu(
+                x_RI, self.whole, self.group, self.scale
+            )
+        if len(x_RI) < MANY_ROWS:
+            return torch.ops.aten._weight_int8pack_mm(x_RI, self.whole, self.scale)
+        return F.linear(x_RI, self.whole.to(x_RI.dtype)) * self.scale
+
+
+def has_kernel(layer: nn.Linear, bits: int) -> bool:
+    """Whether torch multiplies by this layer's weights as they lie in so many bits."""
+    weight_OI = layer.weight
+    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16:
+        return False
+    # In fp32 the same kernels take two to seven times as long as whole weights.
+    names = {
+        8: ("_weight_int8pack_mm",),
+        4: ("_weight_int4pack_mm_for_cpu", "_convert_weight_to_int4pack_for_cpu"),
+    }[bits]
+    fits = layer.out_features % KERNEL_BLOCK == 0 and _kernel_group(layer.in_features) > 0
+    return fits and all(hasattr(torch.ops.aten, name) for name in names)
+
+
+def _kernel_group(inputs: int) -> int:
+    """Weights of a group of the 4-bit kernel for rows of this length; 0 where there is none."""
+    return next((width for width in KERNEL_GROUPS if inputs % width == 0), 0)
+
+
+def quantised(weight_OI: Tensor, bits: int, width: int | None = None) -> tuple[Tensor, Tensor]:
     """Whole numbers [O, G, W] and scales fp32 [O, G, 1] whose product is nearest to the weights.
 
-    A group spans the whole row where rows are no multiple of `GROUP`.
+    Args:
+        width: W; by default `GROUP`, or the whole row where rows are no multiple of it.
     """
     outputs, inputs = weight_OI.shape
-    width = GROUP if inputs % GROUP == 0 else inputs
+    width = width or (GROUP if inputs % GROUP == 0 else inputs)
     weight_OGW = weight_OI.float().view(outputs, inputs // width, width)
     largest = 2 ** (bits - 1) - 1
     scale_OG1 = weight_OGW.abs().amax(-1, keepdim=True).clamp(min=1e-12) / largest
@@ -77,21 +150,33 @@ def unpacked(bytes_OGH: Tensor) -> Tensor:
     return torch.cat([bytes_OGH & 15, bytes_OGH >> 4], dim=-1).to(torch.int8) - 8
 
 
-def quantise(model: InterleavedModel, bits: Literal[4, 8]) -> None:
+def quantise(
+    model: InterleavedModel,
+    bits: Literal[4, 8],
+    *,
+    bring: Callable[[nn.Module], None] | None = None,
+) -> None:
     """Quantises the layers of a model's backbone where they stand, one after another.
 
     The model can then be drawn with, but neither trained nor saved.
 
+    Args:
+        bring: Brings a layer's weights into memory, just before it is quantised.
+
     Raises: CheckpointError when it is quantised already.
     """
     layers = model.model.layers
-    if any(isinstance(module, QuantisedLinear) for module in layers.modules()):
+    if any(isinstance(module, (QuantisedLinear, KernelLinear)) for module in layers.modules()):
         raise CheckpointError(
             "the model is quantised already",
             where="quantise",
             hint="open it again to quantise it otherwise",
         )
-    for parent in list(layers.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, QuantisedLinear(child, bits))
+    for layer in layers:
+        if bring is not None:
+            bring(layer)
+        for parent in list(layer.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    kind = KernelLinear if has_kernel(child, bits) else QuantisedLinear
+                    setattr(parent, name, kind(child, bits))

@@ -24,7 +24,8 @@ def drawing_changes(
     *,
     bits: Sequence[int] = (8, 4),
 ) -> list[Change]:
-    """Changes in turn, each on top of the ones before, until the drawing fits into `room` bytes.
+    """Changes in turn, each on top of the ones before, until the drawing fits into `room` bytes;
+    the last is the slowest.
 
     Args:
         bits: To which weights can be quantised, the most first.
@@ -40,6 +41,9 @@ def drawing_changes(
         if not asked.quantise or fewer < asked.quantise:
             asked = asked._replace(quantise=fewer)
             steps.append((f"--quantize {fewer}", asked))
+    if not asked.fetched:
+        # Quantised weights are held, so it is instead of them.
+        steps.append(("--low-memory", asked._replace(quantise=None, fetched=True)))
     return _until(
         [(what, total(drawing_memory(config, each, device))) for what, each in steps], room
     )

@@ -55,6 +55,7 @@ class Drawing(NamedTuple):
     streams: Of a picture: its own, and those it is guided against.
     dtype: Of the weights, as `--dtype` says it.
     quantise: Bits of the matrices, 8 or 4; None leaves them in `dtype`.
+    fetched: Whether layers stay in their files, so that one matrix at a time is held.
     """
 
     pictures: int = 1
@@ -62,6 +63,7 @@ class Drawing(NamedTuple):
     streams: int = STREAMS
     dtype: str = "bf16"
     quantise: int | None = None
+    fetched: bool = False
 
 
 class Training(NamedTuple):
@@ -100,7 +102,7 @@ def drawing_memory(config: InterleavedConfig, asked: Drawing, device: str = "cud
     logits = 4 * config.vocab_size * asked.pictures
     rows = f"{asked.pictures} x {asked.streams} streams of {slots} tokens"
     return [
-        *_weights(config, asked.dtype, asked.quantise),
+        *_weights(config, asked.dtype, asked.quantise, fetched=asked.fetched),
         Item("cache", cache, rows),
         Item("reading the prompt", passed + logits, f"{asked.prompt} tokens"),
         *_head(config, asked, itemsize),
@@ -135,7 +137,9 @@ def total(items: list[Item]) -> int:
     return round(MARGIN * sum(item.bytes for item in items))
 
 
-def _weights(config: InterleavedConfig, dtype: str, quantise: int | None) -> list[Item]:
+def _weights(
+    config: InterleavedConfig, dtype: str, quantise: int | None, *, fetched: bool = False
+) -> list[Item]:
     counts: Counter[str] = Counter()
     bits: Counter[str] = Counter()
     for name, weight in skeleton(config).named_parameters():
@@ -143,7 +147,8 @@ def _weights(config: InterleavedConfig, dtype: str, quantise: int | None) -> lis
         is_matrix = part == "backbone" and weight.ndim == 2
         each = QUANTISED_BITS[quantise] if quantise and is_matrix else 8 * ITEMSIZE[dtype]
         counts[part] += weight.numel()
-        bits[part] += round(each * weight.numel())
+        taken = round(each * weight.numel())
+        bits[part] = max(bits[part], taken) if fetched and is_matrix else bits[part] + taken
     return [
         Item(f"weights: {part}", bits[part] // 8, f"{count:,} parameters")
         for part, count in counts.items()

@@ -19,7 +19,10 @@ Preset = Literal["exact", "fast", "turbo"]
 
 PRESET_DOC = "exact takes the model's own steps; fast and turbo fewer, and fewest in late patches"
 SCHEDULER_DOC = "ddim, dpm++, unipc, or package.module.Class in the manner of diffusers"
-QUANTIZE_DOC = "hold the backbone in so many bits: less memory, not less time"
+QUANTIZE_DOC = (
+    "hold the backbone in so many bits, to take less memory; the rest is then bf16 by itself"
+)
+LOW_MEMORY_DOC = "leave the backbone in its files, and fetch each layer when it is used"
 TOLERANCE_DOC = "a patch stops when its estimate can change by this share; 0 takes all steps"
 
 
@@ -54,6 +57,7 @@ class GenerateRecipe:
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
     quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
+    low_memory: bool = key(False, LOW_MEMORY_DOC)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class EditRecipe:
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
     quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
+    low_memory: bool = key(False, LOW_MEMORY_DOC)
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ class StoryRecipe:
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
     quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
+    low_memory: bool = key(False, LOW_MEMORY_DOC)
 
 
 @dataclass(frozen=True)
@@ -125,3 +131,4 @@ class CaptionRecipe:
     device: Device = key("auto", "where the model runs")
     dtype: Dtype = key("auto", "precision of the weights")
     quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
+    low_memory: bool = key(False, LOW_MEMORY_DOC)

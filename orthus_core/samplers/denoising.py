@@ -20,7 +20,6 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.samplers.patch import (
     PatchPlan,
     denoise,
-    denoise_until_settled,
     on_its_device,
     patch_plan,
     seeded_noise,
@@ -28,6 +27,7 @@ from orthus_core.samplers.patch import (
 from orthus_core.samplers.presets import steps_at
 from orthus_core.samplers.recorded import Recordings
 from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.settling import denoise_until_settled
 from orthus_core.samplers.solvers import LinearSolver
 
 

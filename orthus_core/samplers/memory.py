@@ -27,6 +27,16 @@ DECODER_MAPS = 4
 # Vectors of a token's own, in a layer, besides the wide ones of its MLP.
 VECTORS_OF_A_TOKEN = 8
 
+# The last two are oneDNN's, whose convolutions do not say what kept them from being set up; shapes
+# are the model's own, so it is the memory.
+SIGNS_OF_NO_MEMORY = (
+    "not enough memory",
+    "out of memory",
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not create a memory object",
+)
+
 
 class Need(NamedTuple):
     """Bytes that drawing takes besides the weights.
@@ -100,9 +110,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     # The CPU's allocator has no class of its own ("DefaultCPUAllocator: not enough memory: you
     # tried to allocate ..."), nor has that of Apple's GPUs ("MPS backend out of memory").
     words = str(error)
-    return isinstance(error, RuntimeError) and any(
-        sign in words for sign in ("not enough memory", "out of memory", "can't allocate memory")
-    )
+    return isinstance(error, RuntimeError) and any(sign in words for sign in SIGNS_OF_NO_MEMORY)
 
 
 def release(device: torch.device) -> None:

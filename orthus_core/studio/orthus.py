@@ -30,7 +30,6 @@ from orthus_core.checkpoint.folder import DTYPES, open_model
 from orthus_core.data.pixels import to_image
 from orthus_core.events import ImageDone
 from orthus_core.model.interleaved import InterleavedModel
-from orthus_core.model.quantised import quantise
 from orthus_core.recipe import (
     CaptionRecipe,
     EditRecipe,
@@ -91,20 +90,22 @@ class Orthus:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype | None = None,
         quantize: Literal[4, 8] | None = None,
+        low_memory: bool = False,
     ) -> Orthus:
         """Opens a model by folder, alias or hub id, see `open_model`.
 
         Args:
-            quantize: Hold the backbone's weights in so many bits.
+            quantize: Hold the backbone's weights in so many bits; the rest is then bf16 by default.
+            low_memory: Leave the backbone in its files, and fetch each layer when it is used.
 
         Raises:
             CheckpointError: When the folder is incomplete or damaged, or knows no words.
             HubError: When a hub id cannot be had.
         """
-        opened = open_model(source, device=device, dtype=dtype)
+        opened = open_model(
+            source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
+        )
         model = opened.model
-        if quantize:
-            quantise(model, quantize)
         about = {
             "name": str(source),
             "hash": fingerprint(opened.path),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_core.data.pixels import open_image
+from orthus_core.events import PatchDone
 from orthus_core.results.picture import pixel_hash, read_record
 
 
@@ -156,6 +159,54 @@ def test_a_console_that_knows_no_emoji_still_gets_its_lines(model, tmp_path, mon
     lines = old.buffer.getvalue().decode()  # type: ignore[attr-defined]
     assert lines.startswith("a ?\n")
     assert json.loads(lines.partition("\n")[2])["prompt"] == "a 🦊 \udcff"
+
+
+def test_ctrl_c_keeps_the_pictures_that_are_finished(orthus, model, tmp_path, monkeypatch):
+    from orthus_core.samplers import batches
+
+    whole = batches.in_batches
+
+    def interrupted(*args, **kwargs):
+        for event in whole(*args, **kwargs):
+            yield event
+            if isinstance(event, PatchDone) and event.row == 2:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(batches, "in_batches", interrupted)
+    words = ["generate", "a fox", "-n", 3, "--seed", 1, "--batch-size", 1]
+    done = orthus(*words, "-o", tmp_path / "{seed}.png", *model)
+    assert done.exit_code == 130, done.output
+    # Two are whole, the third leaves nothing.
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.png", "2.png"]
+    monkeypatch.undo()
+    orthus("generate", "a fox", "--seed", 2, "-o", tmp_path / "again.png", *model)
+    again, kept = (pixel_hash(open_image(tmp_path / n)) for n in ("again.png", "2.png"))
+    assert again == kept
+
+
+def test_layers_that_stay_in_their_files_draw_the_same_picture(orthus, model, tmp_path):
+    words = ["generate", "a fox", "--seed", 1, *model]
+    assert orthus(*words, "-o", tmp_path / "held.png").exit_code == 0
+    done = orthus(*words, "--low-memory", "-o", tmp_path / "fetched.png")
+    assert done.exit_code == 0, done.stderr
+    assert "layers fetched when they are used" in done.stderr and "meta" not in done.stderr
+    held, fetched = (pixel_hash(open_image(tmp_path / f"{n}.png")) for n in ("held", "fetched"))
+    assert held == fetched
+    refused = orthus(*words, "--low-memory", "--quantize", 8, "-o", tmp_path / "both.png")
+    assert refused.exit_code == 1 and "leave out --quantize, or --low-memory" in refused.stderr
+
+
+def test_drawing_loads_nothing_that_it_does_not_need(model, tmp_path):
+    words = ["orthus", "generate", "a fox", "-q", "-o", str(tmp_path / "a.png"), *model]
+    code = f"import sys; sys.argv = {words!r}; from orthus_cli.app import main\n"
+    code += "try: main()\nexcept SystemExit: print('\\n'.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines())
+    assert (tmp_path / "a.png").is_file() and {"torch", "orthus_core.samplers.engine"} <= loaded
+    others = {"datasets", "diffusers", "scipy", "sklearn", "pandas", "torchvision", "tensorboard"}
+    ours = {"train", "losses", "evaluation", "bench", "plan"}
+    unneeded = others | {"rich", "torchao"} | {f"orthus_core.{package}" for package in ours}
+    assert not unneeded & loaded
 
 
 def test_a_preview_is_for_terminals_only(orthus, model, tmp_path):

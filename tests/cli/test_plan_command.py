@@ -87,6 +87,18 @@ def test_a_plan_of_a_model_that_is_not_here_needs_no_network(orthus):
     assert small.exit_code == 1 and "does not fit" in small.stdout and "next: " in small.stdout
 
 
+def test_a_7b_in_4_bits_is_planned_in_8_gb_and_fetched_layer_by_layer_in_less(orthus):
+    words = ["plan", "generate", "-m", "base", "--device", "cuda", "--format", "json"]
+    needed = {}
+    for how in (["--dtype", "bf16"], ["--quantize", 4], ["--low-memory"]):
+        needed[how[0]] = json.loads(orthus(*words, *how, "--memory", 99).stdout)["needed"]
+    assert 16 * GB < needed["--dtype"] < 18 * GB
+    assert 6 * GB < needed["--quantize"] < 8 * GB
+    assert needed["--low-memory"] < needed["--quantize"] - 2 * GB
+    least = orthus(*words[:-2], "--memory", 5)
+    assert least.exit_code == 1 and "next: --low-memory takes" in least.stdout
+
+
 def test_a_plan_measures_how_long_it_takes(orthus, tiny_folder):
     done = orthus("plan", "generate", "-m", tiny_folder, "--calibrate", "--format", "json")
     told = json.loads(done.stdout)

@@ -8,7 +8,16 @@ from torch import nn
 
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone
-from orthus_core.model.quantised import QuantisedLinear, packed, quantise, quantised, unpacked
+from orthus_core.model.quantised import (
+    MANY_ROWS,
+    KernelLinear,
+    QuantisedLinear,
+    has_kernel,
+    packed,
+    quantise,
+    quantised,
+    unpacked,
+)
 from orthus_core.samplers.guidance import Guidance
 from orthus_core.samplers.interleave import interleave
 from orthus_core.samplers.prompt import Context, Prompt
@@ -62,6 +71,38 @@ def test_a_layer_gives_nearly_the_same_in_less_memory(bits, error, share):
     assert (less(x).float() - expected).norm() < error * expected.norm()
     assert less(x).dtype == torch.bfloat16
     assert size(less) < share * size(whole)
+
+
+@pytest.mark.parametrize("rows", [1, 6, MANY_ROWS, 3 * MANY_ROWS])
+@pytest.mark.parametrize(("bits", "error", "share"), [(8, 0.015, 0.6), (4, 0.15, 0.35)])
+def test_torchs_kernels_give_nearly_the_same_whatever_the_rows(bits, error, share, rows):
+    whole = layer(dtype=torch.bfloat16)
+    assert has_kernel(whole, bits)
+    less = KernelLinear(whole, bits)
+    x = torch.randn(rows, 2, 256, generator=torch.Generator().manual_seed(1)).bfloat16()
+    expected = whole(x).float()
+    assert less(x).shape == expected.shape and less(x).dtype == torch.bfloat16
+    assert (less(x).float() - expected).norm() < error * expected.norm()
+    assert size(less) < share * size(whole)
+
+
+def test_a_row_of_4_bits_is_what_it_is_put_together_to_be():
+    """How the kernel lays its numbers out is torch's own affair; they are those of `quantised`."""
+    whole = layer(dtype=torch.bfloat16)
+    eye = torch.eye(256, dtype=torch.bfloat16)
+    put_together = QuantisedLinear(whole, 4).weight
+    whole.bias = None
+    # bf16 keeps eight bits of a number.
+    torch.testing.assert_close(KernelLinear(whole, 4)(eye).t(), put_together, atol=0, rtol=2**-8)
+
+
+def test_there_are_kernels_for_bf16_on_a_cpu_in_sizes_that_fit():
+    assert not has_kernel(layer(), 8) and not has_kernel(layer(), 4)
+    odd = layer(50, 90, torch.bfloat16)
+    assert not has_kernel(odd, 8) and not has_kernel(odd, 4)
+    model = make_tiny_model().bfloat16()
+    quantise(model, 4)
+    assert any(isinstance(module, KernelLinear) for module in model.model.layers.modules())
 
 
 @pytest.mark.parametrize(("bits", "error"), [(8, 0.02), (4, 0.3)])

@@ -11,10 +11,11 @@ from orthus_core.model.product import LAYOUTS, Product
 from orthus_core.samplers import patch as patch_module
 from orthus_core.samplers.denoising import Denoising
 from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.patch import denoise, denoise_until_settled, patch_plan
+from orthus_core.samplers.patch import denoise, patch_plan
 from orthus_core.samplers.presets import PRESETS, preset_of, steps_at
 from orthus_core.samplers.recorded import KEPT, Recordings
 from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.settling import denoise_until_settled
 
 GUIDANCES = [Guidance.text(5.0), Guidance.none(), Guidance.edit(4.0, 1.5)]
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
