@@ -38,9 +38,9 @@ def denoise_until_settled(
     for stretch, times_TW in plan.stretches(len(hidden_RD)):
         # Of all steps at once, though some may not be taken: one product is cheaper than several.
         amounts_TRA = plan.head.modulation(times_TW, condition_RW)
-        for step, amounts_RA in zip(stretch, amounts_TRA.unbind(), strict=True):
-            x_RC = solver.seen(step, known)[owner_R]
-            prediction_NC = mix_NR @ plan.head.step(x_RC, amounts_RA)
+        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
+            seen_NC = solver.seen(step, known)
+            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
             clean_NC = solver.clean_estimate(step, known, prediction_NC)
             known = solver.advance(step, known, prediction_NC)
             steps_N += going_N
