@@ -135,6 +135,16 @@ Quantize = Annotated[
     typer.Option("--quantize", metavar="4|8", help="Hold the backbone in so many bits."),
 ]
 
+ConfigFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "-C",
+        "--config-from",
+        metavar="FILE",
+        help="Take words, pictures and values from an earlier result; what is given wins.",
+        show_default=False,
+    ),
+]
 RecipeFile = Annotated[
     str | None,
     typer.Option(

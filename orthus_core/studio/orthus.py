@@ -25,33 +25,29 @@ from typing import Any, Literal, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.folder import DTYPES, open_model
 from orthus_core.data.pixels import to_image
 from orthus_core.events import ImageDone
 from orthus_core.model.interleaved import InterleavedModel
-from orthus_core.model.quantised import quantise
 from orthus_core.recipe import (
     CaptionRecipe,
     EditRecipe,
     GenerateRecipe,
     Recipe,
     StoryRecipe,
-    as_table,
     load,
 )
 from orthus_core.recipe.drawing import TextSampling
-from orthus_core.results.picture import Making
+from orthus_core.results.run import with_run
 from orthus_core.samplers.answers import AnswerDone, answer
 from orthus_core.samplers.batches import in_batches
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.requests import Asking, Sampling, sampling_of
 from orthus_core.samplers.seeds import choose_seeds
-from orthus_core.samplers.settings import Settings
-from orthus_core.studio.asked import sampling_asked
-from orthus_core.studio.drawn import Answers, Pictures
+from orthus_core.studio.asked import answer_settings, sampling_asked
+from orthus_core.studio.drawn import Answers, Pictures, making_of
 from orthus_core.studio.editing import Edit
 from orthus_core.studio.given import PictureLike, all_given
+from orthus_core.studio.opened import opened
 from orthus_core.studio.streamed import Work, streamed
 from orthus_core.studio.telling import Story, Telling, as_before, open_story
 
@@ -68,6 +64,7 @@ class Orthus:
         model: An Orthus or a discrete Chameleon, in evaluation mode.
         tokenizer: Of that model.
         about: Name, hash, device and precision, as results tell them.
+        quantize: Bits that the backbone's weights are held in; None where they are whole.
 
     Raises:
         CheckpointError: When there is no tokenizer.
@@ -78,8 +75,10 @@ class Orthus:
         model: InterleavedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         about: dict[str, str] | None = None,
+        quantize: Literal[4, 8] | None = None,
     ) -> None:
         self.model = model
+        self.quantize = quantize
         self.asking = Asking(model, tokenizer)
         self.about = {"name": "", **(about or {})}
 
@@ -101,17 +100,8 @@ class Orthus:
             CheckpointError: When the folder is incomplete or damaged, or knows no words.
             HubError: When a hub id cannot be had.
         """
-        opened = open_model(source, device=device, dtype=dtype)
-        model = opened.model
-        if quantize:
-            quantise(model, quantize)
-        about = {
-            "name": str(source),
-            "hash": fingerprint(opened.path),
-            "device": str(model.device),
-            "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
-        }
-        return cls(model, opened.processor.tokenizer if opened.processor else None, about)
+        studio = opened(source, device=device, dtype=dtype, quantize=quantize)
+        return cls(studio.model, studio.tokenizer, studio.about, quantize)
 
     @streamed
     def generate(
@@ -230,7 +220,7 @@ class Orthus:
         """
         flags = _of_text({**asked, "panels": panels, "from_panel": from_panel})
         if from_story is not None:
-            flags = as_before(from_story, flags)
+            flags = as_before(from_story, {"model": self.about["name"] or "mini", **flags})
         recipe = self._recipe(StoryRecipe, flags)
         opening = open_story(recipe, prompt, images)
         (chosen,) = _seeds(seed, 1)
@@ -273,12 +263,7 @@ class Orthus:
         )
         given = all_given(pictures)
         seeds = _seeds(seed, len(given))
-        settings = Settings(
-            max_images=0,
-            max_text=recipe.text.max_new_tokens,
-            temperature=recipe.text.temperature,
-            top_p=recipe.text.top_p,
-        )
+        settings = answer_settings(recipe.text)
         texts = [""] * len(given)
         shown = [each.picture for each in given]
         for event in answer(
@@ -291,7 +276,8 @@ class Orthus:
 
     def _recipe(self, schema: type[R], asked: dict[str, Any], **more: Any) -> R:
         """What is asked as the command's own recipe, so that a result can be drawn again by it."""
-        return load(schema, flags={"model": self.about["name"] or None, **asked, **more})
+        opened = {"model": self.about["name"] or None, "quantize": self.quantize}
+        return load(schema, flags={**asked, **more, **opened})
 
     def _draw(
         self,
@@ -306,18 +292,9 @@ class Orthus:
             if isinstance(event, ImageDone):
                 drawn[event.row] = event
             yield event
-        makings = [
-            Making(
-                as_table(dataclasses.replace(recipe, seeds=(prompt.seed,), num_images=1)),
-                of.instruction,
-                prompt.seed,
-                sampling.told(),
-                self.about,
-                inputs=of.inputs,
-                files=of.files,
-            )
-            for prompt, of in asked
-        ]
+        makings = with_run(
+            [making_of(recipe, sampling, self.about, of, prompt.seed) for prompt, of in asked]
+        )
         return Pictures([to_image(drawn[row].pixels_3HW) for row in range(len(asked))], makings)
 
 
