@@ -7,12 +7,14 @@ ask again.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError, OutputError
+from orthus_core.results.files import write_file
 from orthus_core.results.names import check_writable
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
@@ -92,14 +94,14 @@ class Captions:
         line |= {"content": content, "seed": seed, **({"made": self._made} if self._made else {})}
         written = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("wb" if self._anew else "ab") as file:
-                # What an interrupted run left of a last line goes.
-                file.truncate(self._whole)
-                file.write(written)
+            if self._anew:  # what is there goes when the first answer is whole, not before
+                write_file(self.path, written, overwrite=True)
+            else:
+                self._append(written)
         except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise OutputError(
-                f"cannot write there: {error.strerror or error}",
+                "the disk is full" if full else f"cannot write there: {error.strerror or error}",
                 where=str(self.path),
                 hint="make room or rights there; the same command then goes on",
             ) from error
@@ -107,6 +109,22 @@ class Captions:
         self._written.add((image, content))
         self.known[content] = text
         return True
+
+    def _append(self, written: bytes) -> None:
+        """Writes a line behind those that are whole; one that does not fit leaves nothing."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists()
+        with self.path.open("ab") as file:
+            # What an interrupted run left of a last line goes.
+            file.truncate(self._whole)
+            try:
+                file.write(written)
+                file.flush()
+            except OSError:
+                file.truncate(self._whole)
+                if is_new:
+                    self.path.unlink()
+                raise
 
     def _read(self) -> None:
         try:
