@@ -91,10 +91,17 @@ class Orthus:
         dtype: str | torch.dtype | None = None,
         quantize: Literal[4, 8] | None = None,
     ) -> Orthus:
-        """Opens a model by folder, alias or hub id, see `open_model`.
+        """Opens a model by folder, alias or hub id.
 
         Args:
-            quantize: Hold the backbone's weights in so many bits.
+            source: A folder, `mini` or `chameleon-mini` (they come along), `base`, `instruct`,
+                `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
+            device: "auto" takes an accelerator where there is one.
+            dtype: Of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are bf16 on
+                cuda and fp32 elsewhere.
+            quantize: Bits to hold the backbone's weights in; less memory, not less time.
+
+        Returns: The model in evaluation mode, on that device.
 
         Raises:
             CheckpointError: When the folder is incomplete or damaged, or knows no words.
@@ -113,16 +120,18 @@ class Orthus:
         batch_size: Any = None,
         **asked: Any,
     ) -> Work[Pictures]:
-        """Draws pictures from text.
+        """Draws pictures from text (2412.00127).
 
         Args:
             prompts: One, or several.
             num_images: Pictures for each prompt.
-            seed: Each seed is a picture, whatever batch it is drawn in.
-            batch_size: Pictures at once.
+            seed: Each seed is a picture, whatever batch it is drawn in, but for rounding: a colour
+                value may differ by 1 of 255. One counts on for `num_images`.
+            batch_size: Pictures at once; "auto", as None, is as many as fit into memory.
             asked: Keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt ...
 
-        Returns: One RGB image [H, W] a prompt and seed, H and W the model's resolution.
+        Returns: One RGB image [H, W] a prompt and seed, all seeds of the first prompt first; H and
+            W are the model's resolution in pixels, such as 512 for the 7B.
 
         Yields, when streamed: PatchDone and ImageDone (pixels [3, H, W] in [-1, 1]), rows numbered
             as the images.
@@ -154,11 +163,11 @@ class Orthus:
         batch_size: Any = None,
         **asked: Any,
     ) -> Work[Pictures]:
-        """Changes a picture as an instruction says, or as an example was changed.
+        """Changes a picture as an instruction says, or as an example shows (2412.00127, figure 3).
 
         Args:
-            pictures: One, or several that are read together: files, bytes or PIL images of any
-                size, scaled and cropped to the model's square.
+            pictures: One, or several that are read together: files, bytes or PIL images [h, w] of
+                any size, scaled and cropped to the model's square [H, W].
             instruction: In words; left out with an example.
             example: A picture before and after the change.
             num_images, seed, batch_size: As for `generate`.
@@ -195,7 +204,7 @@ class Orthus:
         from_panel: int | None = None,
         **asked: Any,
     ) -> Work[Story]:
-        """Tells a story in words and pictures, every panel with both.
+        """Tells a story in words and pictures by turns, every panel with both.
 
         Args:
             prompt: How it begins, in words.
@@ -208,7 +217,8 @@ class Orthus:
             asked: Further keys of `StoryRecipe`: free, keep_panels, steps, guidance, and of its
                 text: max_new_tokens (of a panel), temperature, top_p.
 
-        Returns: Panels, those that were given first.
+        Returns: Panels, those that were given first; each that was told has a text and an RGB image
+            [H, W], and `images` and `texts` are of these alone.
 
         Yields, when streamed: TextPiece, PatchDone, ImageDone, Note, and a `PanelDone` after each
             panel.
@@ -241,7 +251,7 @@ class Orthus:
         """Says what pictures show, or answers a question about each.
 
         Args:
-            pictures: One, or several.
+            pictures: One, or several: files, bytes or PIL images [h, w] of any size.
             question: What is asked about each; "What is this?" by default.
             seed: For sampled text.
             batch_size: Pictures read at once.
