@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_cli.console import Reporter
-from orthus_cli.stored import stored_sets
+from orthus_cli.stored import Stored, stored
 from orthus_core.errors import DataError, PromptError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from orthus_cli.studio import Studio
     from orthus_core.results.picture import Making
     from orthus_core.results.record import Record
+    from orthus_core.studio.opened import Studio
 
 DRAWN_AGAIN = "drawn again"
 ENCODED = "encoded"
@@ -33,16 +33,14 @@ class Beginning(NamedTuple):
     pixels: Hash of what is seen.
     rows: Of its patches that are kept; None is half of them.
     record: How it was made, where it says so.
-    sets: Its values as `--set` takes them, without its seed.
-    prompt: That it was drawn by; empty where it does not say.
+    stored: What is taken over from it: all but its seed.
     """
 
     path: Path
     pixels: str
     rows: int | None
     record: Record | None
-    sets: list[str]
-    prompt: str
+    stored: Stored = Stored()
 
     def features(self, r: Reporter, studio: Studio) -> Tensor:
         """Features of the rows that are kept, [k, C]; says where they came from.
@@ -126,7 +124,7 @@ def beginning_of(path: Path | None, rows: int | None) -> Beginning:
     except DataError:  # a picture of another tool, or one that keeps it to itself
         record = None
     if record is None or record.command != "generate":
-        return Beginning(path, pixels, rows, record, [], "")
-    sets, prompt = stored_sets(path, "generate")
-    others = [each for each in sets if not each.startswith("seeds=")]
-    return Beginning(path, pixels, rows, record, others, prompt)
+        return Beginning(path, pixels, rows, record)
+    found = stored(path, "generate")
+    others = [each for each in found.sets if not each.startswith("seeds=")]
+    return Beginning(path, pixels, rows, record, found._replace(sets=others))

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Format = Literal["auto", "human", "json", "quiet"]
 E = TypeVar("E")
 
+SHORTEST_BAR, LONGEST_BAR = 8, 40
+"""Columns of a bar: what is said beside it leaves it so many, and it takes no more."""
 LINE_EVERY = 30.0
 """Seconds between two lines of progress where no bar can be drawn."""
 
@@ -283,9 +285,10 @@ class Bar:
         self._running = False
         self._stage: tuple[str, rich.progress.TaskID] | None = None
         console = _console(sys.stderr)
+        self._drawn_bar = BarColumn()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            self._drawn_bar,
             TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[about]}", markup=False),
             console=console,
         )
@@ -299,9 +302,14 @@ class Bar:
         )
 
     def __call__(self, stage: str, done: int, total: int, unit: str, figures: str, /) -> None:
-        about = ", ".join(
-            part for part in (unit, self._pace(stage, done, total, unit), figures) if part
+        rate, _, left = self._pace(stage, done, total, unit).rpartition(", ")
+        of_loss = [figure for figure in figures.split(", ") if not figure.startswith("lr ")]
+        # The name, how far it is, and the spaces between four columns stand in any case.
+        room = self._live.console.width - len(f"{stage} {done}/{total}") - 3
+        about = _fitting(
+            (unit, rate, left, *of_loss), (left, rate, unit, *of_loss), room - SHORTEST_BAR
         )
+        self._drawn_bar.bar_width = max(1, min(LONGEST_BAR, room - len(about)))
         if self._stage is None or self._stage[0] != stage:
             if self._stage is not None:
                 self._progress.remove_task(self._stage[1])
@@ -321,6 +329,15 @@ class Bar:
 
         bar = self._progress.get_renderable()
         return bar if self.picture is None else Group(self.picture, bar)
+
+
+def _fitting(shown: Sequence[str], wanted: Sequence[str], room: int) -> str:
+    """As many parts as there is room for, taken in the order they are wanted."""
+    kept: list[str] = []
+    for part in wanted:
+        if part and len(", ".join([*kept, part])) <= room:
+            kept.append(part)
+    return ", ".join(part for part in shown if part in kept)
 
 
 def printable(text: str) -> str:

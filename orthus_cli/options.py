@@ -143,6 +143,16 @@ LowMemory = Annotated[
     ),
 ]
 
+ConfigFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "-C",
+        "--config-from",
+        metavar="FILE",
+        help="Take words, pictures and values from an earlier result; what is given wins.",
+        show_default=False,
+    ),
+]
 RecipeFile = Annotated[
     str | None,
     typer.Option(

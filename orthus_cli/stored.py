@@ -11,10 +11,10 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.recipe import SCHEMAS, keys
+from orthus_core.recipe import SCHEMAS, Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
 
 if TYPE_CHECKING:
@@ -24,56 +24,62 @@ ASIDE = {"command", "model", "device", "dtype"}
 """Keys that stand first, under the values that the model was opened with."""
 
 
-def stored_sets(path: Path, command: str) -> tuple[list[str], str]:
-    """The values in a picture or its sidecar as `--set` takes them, and its prompt.
+class Stored(NamedTuple):
+    """What a new run takes over from a finished result; nothing, where there is none.
 
-    They go before those that are typed, which win because they come later.
+    sets: Its values as `--set` takes them. They go before those that are typed, which win because
+        they come later.
+    prompt: Its words.
+    record: All that it says of how it was made.
+    """
+
+    sets: list[str] = []
+    prompt: str = ""
+    record: Record | None = None
+
+    def check_harmless(self, recipe: Recipe, named: Iterable[str | None] = ()) -> None:
+        """Whether the recipe that came of it may be followed, as `trusted.check_harmless` says.
+
+        Args:
+            named: What the user typed.
+        """
+        if self.record is not None:
+            from orthus_core.results.trusted import check_harmless
+
+            check_harmless(self.record.path, as_table(recipe), named)
+
+    def inputs(self) -> list[Path]:
+        """The pictures it was made from. Raises: DataError when one is missing or was changed."""
+        from orthus_core.results.inputs import find_inputs
+
+        return find_inputs(self.record) if self.record is not None else []
+
+
+def stored(path: Path | None, command: str) -> Stored:
+    """What a picture, a sidecar, a story or a file of answers says of how it was made.
+
+    Args:
+        path: The file; None where none is named.
+        command: That is going to take it over.
 
     Raises:
         DataError: When it has no record, or one of another command.
     """
+    if path is None:
+        return Stored()
+
     from orthus_core.results.record import asked_of, read_made
 
     record = read_made(path)
     if record.command != command:
         raise DataError(
-            f"this was drawn by `orthus {record.command}`, not by `orthus {command}`",
+            f"this was made by `orthus {record.command}`, not by `orthus {command}`",
             where=str(path),
-            hint=f"orthus replay {shown([str(path)])} draws it again",
+            hint=f"orthus replay {shown([str(path)])} makes it again",
         )
     flat = _flat(asked_of(record))
     sets = [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
-    return sets, record.making.prompt
-
-
-def check_harmless(path: Path, recipe: Mapping[str, Any], named: Iterable[str | None] = ()) -> None:
-    """Whether values that came with a file may be followed. A picture of someone else's must
-    neither choose code to import nor what to fetch.
-
-    Args:
-        path: The picture or its sidecar.
-        recipe: What it says.
-        named: What the user typed, who may choose both.
-
-    Raises: DataError for a scheduler of others and for a model on the hub.
-    """
-    from orthus_core.checkpoint.hub import is_here
-    from orthus_core.samplers.solvers import SOLVERS
-
-    scheduler, model = recipe.get("scheduler"), recipe.get("model", "mini")
-    if scheduler not in (None, *SOLVERS, *named):
-        raise DataError(
-            f"it names a scheduler that is not ours: {scheduler}",
-            where=str(path),
-            hint=f"if you trust that code, run `orthus info {shown([str(path)])}` and the command "
-            "it shows",
-        )
-    if model not in named and not is_here(model):
-        raise DataError(
-            f"it was drawn with a model that is not on this machine: {model}",
-            where=str(path),
-            hint=f"name it yourself to fetch it: -m {shown([str(model)])}",
-        )
+    return Stored(sets, record.making.prompt, record)
 
 
 def words_of(
@@ -122,6 +128,18 @@ def words_of(
     return [record.command, *ordered]
 
 
+def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
+    """The record, with the model where it lies now, on a device that is here."""
+    from orthus_core.plan.machine import is_here
+
+    said = record.making.model
+    kind = device or said.get("device", "auto").partition(":")[0]
+    about = said | {"device": kind if device or is_here(kind) else "auto"}
+    about |= {"dtype": dtype} if dtype else {}
+    recipe = record.making.recipe | ({"model": model} if model else {})
+    return record._replace(making=record.making._replace(recipe=recipe, model=about))
+
+
 def shown(words: Iterable[str]) -> str:
     """Words as a shell reads them back, quoted where that is needed."""
     words = list(words)
@@ -135,6 +153,8 @@ def _subject(
     texts = [prompt for prompt in prompts if prompt]
     if record.command == "edit":
         return [*files, *texts], []
+    if record.command == "caption":  # its question is a key of its recipe
+        return files, []
     if record.making.begun:
         rows = ["--keep-rows", str(record.making.begun.get("rows"))]
         return texts, [*(word for file in files for word in ("--continue", file)), *rows]

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli.console import reporter
+from orthus_cli.options import DryRun, OutputFolder, Overwrite, Resume, Sets
 from orthus_core.errors import TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import Recipe, as_table, dump, load
 
 if TYPE_CHECKING:
     from orthus_core.events import Event
-
-R = TypeVar("R", bound=Recipe)
 
 RecipeArgument = Annotated[
     str | None,
@@ -38,32 +37,71 @@ StartFrom = Annotated[
 Run = Callable[..., "Iterator[Event]"]
 
 
-def train_command(
-    ctx: typer.Context,
-    schema: type[R],
-    recipe: str | None,
-    sets: Sequence[str] | None,
-    *,
-    trainer: Callable[[], Run],
-    output: Path,
-    resume: str | None,
-    overwrite: bool,
-    dry_run: bool,
-    start: Mapping[str, Any] | None = None,
-) -> None:
-    """Load the recipe, run the training with its progress shown, and say what came of it.
+def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., None]:
+    """The command of a training that begins without a model.
 
     Args:
-        trainer: Imports and returns the core function; not called before the recipe has loaded,
-            so that a typo fails at once.
-        start: Further arguments of that function, such as `init_from`.
+        schema: Of its recipe.
+        run: The core function, as `module:name`; imported once the recipe has loaded, so that a
+            typo fails at once.
+        about: What its help says.
     """
-    resolved = load(schema, recipe, sets or ())
+
+    def command(
+        ctx: typer.Context,
+        output: OutputFolder,
+        recipe: RecipeArgument = None,
+        sets: Sets = None,
+        resume: Resume = None,
+        overwrite: Overwrite = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        place = {"output": output, "resume": resume, "overwrite": overwrite}
+        _train(ctx, load(schema, recipe, sets or ()), run, place, dry_run=dry_run)
+
+    command.__doc__ = about
+    return command
+
+
+def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., None]:
+    """The command of a training that goes on from a model, see `from_nothing`."""
+
+    def command(
+        ctx: typer.Context,
+        output: OutputFolder,
+        init_from: StartFrom,
+        recipe: RecipeArgument = None,
+        sets: Sets = None,
+        resume: Resume = None,
+        overwrite: Overwrite = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        place = {"output": output, "resume": resume, "overwrite": overwrite}
+        loaded = load(schema, recipe, sets or ())
+        _train(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
+
+    command.__doc__ = about
+    return command
+
+
+def _train(
+    ctx: typer.Context, recipe: Recipe, run: str, place: dict[str, Any], *, dry_run: bool
+) -> None:
+    """Runs a training with its progress shown, and says what came of it.
+
+    Args:
+        place: Further arguments of the core function: where to, from what, and what may go.
+
+    Raises:
+        TrainingError: When it is to go on from somewhere else than beside the output.
+    """
     r = reporter(ctx)
-    r.detail(dump(resolved))
+    output, resume = place["output"], place["resume"]
     if dry_run:
-        r.result({"dry_run": True, "output": str(output), "recipe": as_table(resolved)})
+        told = {"dry_run": True, "output": str(output), "recipe": as_table(recipe)}
+        r.result(told, text=dump(recipe).rstrip(), quiet=[output])
         return
+    r.detail(dump(recipe))
     if resume not in (None, "auto"):
         raise TrainingError(
             f"--resume {resume}",
@@ -74,13 +112,8 @@ def train_command(
     # A launcher starts a process a device; the first speaks for all.
     is_first = os.environ.get("RANK", "0") == "0"
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
-        events = trainer()(
-            resolved,
-            output=output,
-            resume=resume == "auto",
-            overwrite=overwrite,
-            should_stop=should_stop,
-            **(start or {}),
+        events = _function(run)(
+            recipe, **{**place, "resume": resume == "auto"}, should_stop=should_stop
         )
         for event in r.track(events) if is_first else events:
             if isinstance(event, StepDone):
@@ -90,10 +123,21 @@ def train_command(
     if not is_first:
         return
     r.result(
-        {"output": str(output), "figures": figures, "recipe": as_table(resolved)},
+        {"output": str(output), "figures": figures, "recipe": as_table(recipe)},
         text=str(output),
         quiet=[output],
     )
+
+
+def _function(run: str) -> Run:
+    """What a training is run by; the bars of the libraries below it are left out, it has one."""
+    module, _, name = run.partition(":")
+    found = getattr(importlib.import_module(module), name)
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    return found
 
 
 @contextmanager

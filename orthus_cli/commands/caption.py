@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,11 +10,13 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
+from orthus_cli.stored import stored
 from orthus_cli.studio import open_studio
 from orthus_core.errors import DataError
 from orthus_core.recipe import CaptionRecipe, dump, load
 from orthus_core.results.captions import Captions, Question
 from orthus_core.samplers.seeds import choose_seeds
+from orthus_core.version import __version__
 
 if TYPE_CHECKING:
     from orthus_core.studio.reading import Answered, Broken
@@ -34,6 +37,16 @@ Lines = Annotated[
         show_default=False,
     ),
 ]
+ConfigFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "-C",
+        "--config-from",
+        metavar="FILE",
+        help="Take question and values from an earlier answers.jsonl; options that are given win.",
+        show_default=False,
+    ),
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at a picture that does not read.")]
 
 
@@ -51,6 +64,7 @@ def caption(
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     low_memory: options.LowMemory = None,
+    config_from: ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     overwrite: options.Overwrite = False,
@@ -72,12 +86,14 @@ def caption(
         "low_memory": low_memory,
     }
     # 1. What is asked, about which files.
-    resolved = load(CaptionRecipe, recipe, sets or (), flags)
+    before = stored(config_from, "caption")
+    resolved = load(CaptionRecipe, recipe, [*before.sets, *(sets or ())], flags)
+    before.check_harmless(resolved, named=(model,))
     r = reporter(ctx)
     r.detail(dump(resolved))
 
     from orthus_core.data.listing import picture_files
-    from orthus_core.samplers.settings import Settings
+    from orthus_core.studio.asked import answer_settings
     from orthus_core.studio.reading import Answered, Broken, read_files
 
     files = picture_files(images)
@@ -86,18 +102,14 @@ def caption(
     # 2. The model, and what it answered before.
     studio = open_studio(r, resolved)
     text = resolved.text
-    settings = Settings(
-        max_images=0,
-        max_text=text.max_new_tokens,
-        temperature=text.temperature,
-        top_p=text.top_p,
-    )
+    settings = answer_settings(text)
     store = None
     if output is not None:
-        sampling = {name: getattr(text, name) for name in ("temperature", "top_p")}
-        sampling["max_new_tokens"] = text.max_new_tokens
-        asked = Question(resolved.question, studio.about["hash"], sampling)
-        store = Captions(output, asked, anew=overwrite)
+        asked = Question(resolved.question, studio.about["hash"], dataclasses.asdict(text))
+        bits = {"quantize": resolved.quantize} if resolved.quantize else {}
+        made = {name: value for name, value in studio.about.items() if name != "hash"}
+        made = {"version": __version__, **made, **bits}
+        store = Captions(output, asked, made, anew=overwrite)
     # 3. Answers, each written down when it is there.
     answered: list[Answered] = []
     broken: list[Broken] = []

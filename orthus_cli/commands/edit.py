@@ -11,7 +11,8 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.studio import check_sidecars, hint_at_unknown_words, making, open_studio, save_each
+from orthus_cli.stored import Stored, stored
+from orthus_cli.studio import check_sidecars, hint_at_unknown_words, open_studio, save_each
 from orthus_core.errors import PromptError
 from orthus_core.recipe import EditRecipe, dump, load
 from orthus_core.results.names import Named, check_free, picture_paths
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 TOLD_ONE_BY_ONE = 8
 
 Subject = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="IMAGE... INSTRUCTION",
         help='Pictures or folders to change, then how, such as "make it night".',
@@ -52,7 +53,7 @@ Compare = Annotated[
 
 def edit(
     ctx: typer.Context,
-    subject: Subject,
+    subject: Subject = None,
     example: Example = None,
     each: Each = False,
     output: options.Output = None,
@@ -73,6 +74,7 @@ def edit(
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     low_memory: options.LowMemory = None,
+    config_from: options.ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     metadata: options.Metadata = None,
@@ -83,7 +85,8 @@ def edit(
     Guidance leads towards the instruction, image guidance towards the picture as it was. Several
     pictures are read together, unless --each is given or they are a folder. With --example BEFORE
     AFTER two pictures say what to do. A picture of any size is scaled and cropped to the square
-    that the model sees.
+    that the model sees. With -C hat.png what hat.png was made by is done again, to other pictures
+    or with another instruction where one is given.
     """
     flags = {
         "by_example": True if example else None,
@@ -104,11 +107,13 @@ def edit(
         "low_memory": low_memory,
     }
     # 1. What is asked, and whether there is a place for it.
-    resolved = load(EditRecipe, recipe, sets or (), flags)
+    before = stored(config_from, "edit")
+    resolved = load(EditRecipe, recipe, [*before.sets, *(sets or ())], flags)
+    before.check_harmless(resolved, named=(model, scheduler))
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
-    edits = _read(subject, example, by_example=resolved.by_example, each=each)
+    edits = _read(subject or [], example, before, by_example=resolved.by_example, each=each)
     wanted = [(one, seed) for one in edits for seed in chosen]
     named = [Named(_label(one, among=len(edits)), seed) for one, seed in wanted]
     paths = picture_paths(output, named, overwrite=overwrite)
@@ -121,6 +126,7 @@ def edit(
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
     from orthus_core.studio.asked import sampling_asked
+    from orthus_core.studio.drawn import making_of
 
     # 2. The model, and pictures as it sees them.
     studio = open_studio(r, resolved)
@@ -140,18 +146,7 @@ def edit(
         ),
         named,
         paths,
-        [
-            making(
-                studio,
-                resolved,
-                sampling,
-                one.instruction,
-                seed,
-                one.inputs,
-                [Path(file) for file in one.files],
-            )
-            for one, seed in wanted
-        ],
+        [making_of(resolved, sampling, studio.about, one, seed) for one, seed in wanted],
         overwrite=overwrite,
         metadata=metadata,
     )
@@ -170,32 +165,62 @@ def edit(
 
 
 def _read(
-    subject: Sequence[str], example: tuple[Path, Path] | None, *, by_example: bool, each: bool
+    subject: Sequence[str],
+    example: tuple[Path, Path] | None,
+    before: Stored,
+    *,
+    by_example: bool,
+    each: bool,
 ) -> list[Edit]:
     """The edits that the arguments ask for, their pictures opened."""
     from orthus_core.data.listing import picture_files
     from orthus_core.studio.editing import edits_of
     from orthus_core.studio.given import given
 
-    *named, instruction = [*subject, ""] if by_example else subject
-    if not by_example and os.path.isfile(instruction):
+    named, instruction = ([*subject], "") if by_example else _parted(subject, before)
+    each = each or any(Path(name).is_dir() for name in named)
+    files, shown = picture_files(map(Path, named)), list(example or ())
+    if before.record is not None and not (files and (shown or not by_example)):
+        stored = before.inputs()
+        own = 2 if before.record.making.recipe.get("by_example") else 0
+        files, shown = files or stored[own:], shown or stored[:own]
+    if not files:
         raise PromptError(
-            "the last argument is a picture, so there is no instruction",
-            where=instruction,
-            hint='orthus edit cat.png "add a hat", or --example BEFORE AFTER',
-        )
-    if not named:
-        raise PromptError(
-            "there is an instruction, but no picture",
+            "there is no picture to change",
             where="edit",
             hint='orthus edit cat.png "add a hat"',
         )
-    each = each or any(Path(name).is_dir() for name in named)
-    opened = [given(file) for file in picture_files(map(Path, named))]
-    shown = [given(file) for file in example or ()]
     if by_example and not shown:  # a recipe says so: then the first two are the example
-        shown, opened = opened[:2], opened[2:]
-    return edits_of(opened, instruction.strip(), shown, each=each)
+        shown, files = files[:2], files[2:]
+    return edits_of(
+        [given(file) for file in files],
+        instruction.strip(),
+        [given(file) for file in shown] if by_example else [],
+        each=each,
+    )
+
+
+def _parted(subject: Sequence[str], before: Stored) -> tuple[list[str], str]:
+    """The pictures that are named, and the instruction: the last word, or the one from before."""
+    if not subject:
+        return [], before.prompt
+    *named, last = subject
+    if before.record is not None and (_is_picture(last) or os.path.isdir(last)):
+        return [*subject], before.prompt
+    if _is_picture(last):
+        raise PromptError(
+            "the last argument is a picture, so there is no instruction",
+            where=last,
+            hint='orthus edit cat.png "add a hat", or --example BEFORE AFTER',
+        )
+    return named, last
+
+
+def _is_picture(word: str) -> bool:
+    """Whether somebody who types this means a file; it need not be there."""
+    from orthus_core.data.formats.folder import PICTURE_SUFFIXES
+
+    return os.path.isfile(word) or Path(word).suffix.lower() in PICTURE_SUFFIXES
 
 
 def _label(edit: Edit, *, among: int) -> str:

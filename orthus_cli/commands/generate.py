@@ -12,17 +12,16 @@ from orthus_cli.beginning import beginning_of
 from orthus_cli.console import reporter
 from orthus_cli.preview import previewed
 from orthus_cli.prompts import check_count, read_prompts
-from orthus_cli.stored import check_harmless, stored_sets
+from orthus_cli.stored import stored
 from orthus_cli.studio import (
     check_grid,
     check_sidecars,
     hint_at_unknown_words,
-    making,
     open_studio,
     save_each,
     save_grid,
 )
-from orthus_core.recipe import GenerateRecipe, as_table, dump, load
+from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
@@ -33,15 +32,6 @@ PromptFile = Annotated[
 Grid = Annotated[
     Path | None,
     typer.Option("--grid", metavar="PATH", help="All pictures of this run on one sheet, too."),
-]
-ConfigFrom = Annotated[
-    Path | None,
-    typer.Option(
-        "-C",
-        "--config-from",
-        metavar="FILE",
-        help="Take prompt and values from a picture or its JSON; options that are given win.",
-    ),
 ]
 Continue = Annotated[
     Path | None,
@@ -91,7 +81,7 @@ def generate(
     low_memory: options.LowMemory = None,
     continued: Continue = None,
     keep_rows: KeepRows = None,
-    config_from: ConfigFrom = None,
+    config_from: options.ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     metadata: options.Metadata = None,
@@ -121,14 +111,13 @@ def generate(
         "low_memory": low_memory,
     }
     # 1. What is asked, and whether there is a place for it.
-    before, stored_prompt = stored_sets(config_from, "generate") if config_from else ([], "")
+    before = stored(config_from, "generate")
     beginning = beginning_of(continued, keep_rows) if continued or keep_rows else None
     if beginning and not config_from:
-        before, stored_prompt = beginning.sets, beginning.prompt
-    resolved = load(GenerateRecipe, recipe, [*before, *(sets or ())], flags)
-    if taken_over := config_from or (continued if before else None):
-        check_harmless(taken_over, as_table(resolved), named=(model, scheduler))
-    said = list(prompts or ()) or [stored_prompt] * bool(stored_prompt and prompt_file is None)
+        before = beginning.stored
+    resolved = load(GenerateRecipe, recipe, [*before.sets, *(sets or ())], flags)
+    before.check_harmless(resolved, named=(model, scheduler))
+    said = list(prompts or ()) or [before.prompt] * bool(before.prompt and prompt_file is None)
     texts = read_prompts(said, prompt_file)
     check_count(len(texts), max(resolved.num_images, len(resolved.seeds)))
     r = reporter(ctx)
@@ -144,6 +133,8 @@ def generate(
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
     from orthus_core.studio.asked import sampling_asked
+    from orthus_core.studio.drawn import making_of
+    from orthus_core.studio.editing import Edit
 
     # 2. The model, and prompts as it knows them.
     studio = open_studio(r, resolved)
@@ -160,7 +151,9 @@ def generate(
         sampling.settings(max_images=1),
         resolved.batch_size,
     )
-    makings = [making(studio, resolved, sampling, text, seed) for text, seed in wanted]
+    makings = [
+        making_of(resolved, sampling, studio.about, Edit([], text), seed) for text, seed in wanted
+    ]
     saved = save_each(
         r,
         previewed(r, events, studio.model) if preview else events,

@@ -37,7 +37,7 @@ def _is_result(path: Path) -> bool:
     so that what is broken is complained of as what it claims to be."""
     if os.path.isdir(path):
         return (path / "story.json").is_file()
-    return path.suffix.lower() in (*PICTURES, ".json")
+    return path.suffix.lower() in (*PICTURES, ".json", ".jsonl")
 
 
 def _tell_picture(r: Reporter, path: Path) -> None:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from orthus_core.model.config import InterleavedConfig
     from orthus_core.plan.fit import Change
     from orthus_core.plan.memory import Item
+    from orthus_core.recipe.training import OptimRecipe
 
 DRAWING = ("generate", "edit", "story")
-TRAINING = ("finetune-vae", "build-base", "posttrain")
+TRAINING = ("pretrain", "finetune-vae", "build-base", "posttrain")
 GB = 10**9
 # A row of a training that is not known yet: an edit's two pictures, and some words.
 PICTURES_OF_A_ROW = 2
@@ -31,8 +32,9 @@ WORDS_OF_A_ROW = 64
 
 
 class Plan(NamedTuple):
-    """What was found out of one undertaking.
+    """What was found out of one undertaking, or of one part of it that comes after another.
 
+    name: Of the part.
     items: Its memory, part by part.
     needed: Bytes in all.
     changes: What to change so that it fits.
@@ -40,6 +42,7 @@ class Plan(NamedTuple):
     unit: What takes so long.
     """
 
+    name: str
     items: list[Item]
     needed: int
     changes: list[Change]
@@ -52,7 +55,8 @@ def plan(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="COMMAND|RECIPE", help="generate, edit or story; or a recipe's name or file."
+            metavar="COMMAND|RECIPE",
+            help="A command that draws or trains; or a recipe's name or file.",
         ),
     ],
     model: Annotated[
@@ -94,11 +98,9 @@ def plan(
     recipe: Any = load(SCHEMAS[command], None if is_command else what, sets or ())
 
     from orthus_core.plan.machine import devices
-    from orthus_core.plan.subject import subject
 
     # 1. Of which model, and where.
-    name = model or getattr(recipe, "model", "mini")
-    found = subject(name)
+    config, name, about = _model(command, recipe, model)
     kinds = {each.kind: each for each in reversed(devices())}
     chosen = device or getattr(recipe, "device", "auto")
     kind = chosen if chosen != "auto" else devices()[0].kind
@@ -112,34 +114,88 @@ def plan(
             "dtype": dtype,
             "low_memory": low_memory,
         }
-        made = _drawing(found.config, recipe, flags, quantize, steps, kind, room, calibrate)
+        made = [_drawing(config, recipe, flags, quantize, steps, kind, room, calibrate)]
     else:
-        made = _training(found.config, command, recipe, at_once, kind, room, calibrate)
+        made = [
+            _training(config, part, recipe, at_once, kind, room, calibrate)
+            for part in _parts(command, recipe)
+        ]
     # 3. Tell.
-    fits = None if room is None else made.needed <= room
-    r.table(
-        ("part", "GB", "hangs on"),
-        [(item.name, _gb(item.bytes), item.about) for item in made.items],
-        title=f"{command} with {name}{'' if found.is_here else ', which is not on this machine'}",
-    )
+    largest = max(made, key=lambda each: each.needed)
+    seconds = [each.seconds for each in made if each.seconds is not None]
+    fits = None if room is None else largest.needed <= room
+    for each in made:
+        of = f"{command}: {each.name}" if len(made) > 1 else command
+        r.table(
+            ("part", "GB", "hangs on"),
+            [(item.name, _gb(item.bytes), item.about) for item in each.items],
+            title=f"{of} with {about}",
+        )
     r.result(
         {
             "command": command,
             "model": name,
             "device": kind,
-            "parts": [item._asdict() for item in made.items],
-            "needed": made.needed,
+            "parts": [item._asdict() for item in largest.items],
+            "needed": largest.needed,
             "room": room,
             "fits": fits,
-            "seconds": made.seconds,
-            "unit": made.unit,
-            "changes": [change._asdict() for change in made.changes],
+            "seconds": sum(seconds) if seconds else None,
+            "stages": [
+                {"name": each.name, "needed": each.needed, "seconds": each.seconds} for each in made
+            ],
+            "changes": [change._asdict() for each in made for change in each.changes],
         },
         text="\n".join(_lines(made, room, fits, kind)),
-        quiet=[made.needed],
+        quiet=[largest.needed],
     )
     if fits is False:
         raise typer.Exit(1)
+
+
+def _model(
+    command: str, recipe: Any, named: str | None
+) -> tuple[InterleavedConfig, str | None, str]:
+    """The configuration that counts, its model's name, and what a title says of it.
+
+    Raises:
+        RecipeError: When a model is named for a training that begins from nothing.
+        CheckpointError: When it is not known how large the model is.
+    """
+    from orthus_core.plan.subject import begun, subject
+
+    if command == "pretrain":
+        if named:
+            raise RecipeError(
+                "pretrain begins from nothing, so there is no model whose size could count",
+                where=f"--model {named}",
+                hint="leave it out; the recipe says how large the model becomes",
+            )
+        return begun(recipe), None, "a model from nothing"
+    name = named or getattr(recipe, "model", "mini")
+    found = subject(name)
+    return found.config, name, f"{name}{'' if found.is_here else ', which is not on this machine'}"
+
+
+class Part(NamedTuple):
+    """One training of a command that does one or two.
+
+    name: Of the part.
+    command: As `Training` knows it.
+    optim: How its weights move, and the recipe's table that says so.
+    """
+
+    name: str
+    command: str
+    optim: OptimRecipe
+    table: str
+
+
+def _parts(command: str, recipe: Any) -> list[Part]:
+    if command != "pretrain":
+        return [Part(command, command, recipe.optim, "optim")]
+    first = Part("autoencoder", "autoencoder", recipe.autoencoder.optim, "autoencoder.optim")
+    return [first, Part("transformer", command, recipe.optim, "optim")]
 
 
 def _pictures(recipe: Any) -> int:
@@ -181,12 +237,12 @@ def _drawing(
         seconds = picture_seconds(config, pace, often) / asked.pictures
     needed = total(items)
     fits = room is None or needed <= room
-    return Plan(items, needed, [] if fits else changes, seconds, "a picture")
+    return Plan(recipe.command, items, needed, [] if fits else changes, seconds, "a picture")
 
 
 def _training(
     config: InterleavedConfig,
-    command: str,
+    part: Part,
     recipe: Any,
     batch_size: int | None,
     kind: str,
@@ -197,25 +253,27 @@ def _training(
     from orthus_core.plan.fit import training_changes
     from orthus_core.plan.memory import Training, total, training_memory
 
-    pictures = PICTURES_OF_A_ROW if command == "posttrain" else 1
+    optim = part.optim
+    pictures = PICTURES_OF_A_ROW if part.command in ("pretrain", "posttrain") else 1
     length = pictures * (config.patches + 2) + WORDS_OF_A_ROW
     trained = Training(
-        command=command,
-        batch=batch_size or recipe.optim.batch_size,
+        command=part.command,
+        batch=batch_size or optim.batch_size,
         length=min(length, config.max_position_embeddings),
-        optimiser=recipe.optim.kind,
-        averaged=recipe.optim.ema_decay > 0,
+        optimiser=optim.kind,
+        averaged=optim.ema_decay > 0,
         repeats=getattr(recipe, "repeats", 1),
     )
     items = training_memory(config, trained, kind)
     needed = total(items)
     fits = room is None or needed <= room
-    changes = [] if fits else training_changes(config, trained, room or 0, kind)
+    changes = [] if fits else training_changes(config, trained, room or 0, kind, table=part.table)
     seconds = None
     if calibrate:
-        steps = recipe.optim.steps * recipe.optim.accumulate
+        steps = optim.steps * optim.accumulate
         seconds = step_seconds(config, trained, _device(kind)) * steps
-    return Plan(items, needed, changes, seconds, f"all {recipe.optim.steps} steps")
+    of = f" of the {part.name}" if part.table != "optim" else ""
+    return Plan(part.name, items, needed, changes, seconds, f"all {optim.steps} steps{of}")
 
 
 def _device(kind: str) -> torch.device:
@@ -224,21 +282,27 @@ def _device(kind: str) -> torch.device:
     return pick_device(kind)
 
 
-def _lines(made: Plan, room: int | None, fits: bool | None, kind: str) -> list[str]:
-    needed = f"{_gb(made.needed)} GB"
+def _lines(made: list[Plan], room: int | None, fits: bool | None, kind: str) -> list[str]:
+    most = max(each.needed for each in made)
+    lines = []
+    if len(made) > 1:
+        lines.append(", then ".join(f"{each.name} {_gb(each.needed)} GB" for each in made))
+    needed = f"{_gb(most)} GB"
     if room is None:
-        lines = [f"{needed} are needed; what is free on {kind} is not known"]
+        lines.append(f"{needed} are needed; what is free on {kind} is not known")
     else:
         free = f"{_gb(room)} GB"
-        lines = [f"{needed} are needed, {free} are free on {kind}: it {_verdict(bool(fits))}"]
-    if made.seconds is not None:
-        lines.append(f"about {_duration(made.seconds)} for {made.unit}, measured on {kind}")
-    for change in made.changes:
+        lines.append(f"{needed} are needed, {free} are free on {kind}: it {_verdict(bool(fits))}")
+    for each in made:
+        if each.seconds is not None:
+            lines.append(f"about {_duration(each.seconds)} for {each.unit}, measured on {kind}")
+    changes = [change for each in made for change in each.changes]
+    for change in changes:
         enough = room is not None and change.bytes <= room
         also = "fits" if enough else "does not fit yet"
         lines.append(f"next: {change.what} takes {_gb(change.bytes)} GB, which {also}")
-    if fits is False and not any(change.bytes <= (room or 0) for change in made.changes):
-        least = min([made.needed, *(change.bytes for change in made.changes)])
+    if fits is False and not any(change.bytes <= (room or 0) for change in changes):
+        least = min([most, *(change.bytes for change in changes)])
         lines.append(f"next: a device with {_gb(least)} GB free, or a smaller model such as mini")
     return lines
 

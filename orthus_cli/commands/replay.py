@@ -1,4 +1,4 @@
-"""`orthus replay`: a finished picture drawn again, and compared pixel by pixel."""
+"""`orthus replay`: a finished result made again, and compared pixel by pixel or word by word."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli import options
+from orthus_cli.answers_again import ask_again
 from orthus_cli.console import Reporter, Settings, reporter
-from orthus_cli.stored import check_harmless, shown, words_of
+from orthus_cli.stored import elsewhere, shown, words_of
 from orthus_core.errors import OutputError
+
+ANSWERS = ".jsonl"
 
 if TYPE_CHECKING:
     from orthus_core.results.compare import Difference, Distance
@@ -26,7 +29,9 @@ def replay(
     ctx: typer.Context,
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A picture, its JSON, or a story or its folder."),
+        typer.Argument(
+            metavar="PATH", help="A picture, its JSON, a story or its folder, or answers.jsonl."
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -45,27 +50,41 @@ def replay(
     """
     r = reporter(ctx)
 
+    if path.suffix.lower() == ANSWERS:
+        if output:
+            raise OutputError(
+                "answers are asked again, and no picture is drawn",
+                where=str(output),
+                hint=f"orthus caption -C {shown([str(path)])} IMAGE... -o {output} keeps new ones",
+            )
+        if not ask_again(r, path, images or [], model, device, dtype):
+            raise typer.Exit(1)
+        return
+
     from orthus_core.results.compare import circumstances
     from orthus_core.results.files import write_file
     from orthus_core.results.inputs import find_inputs
     from orthus_core.results.names import check_free
     from orthus_core.results.record import asked_of, read_made, run_of
+    from orthus_core.results.trusted import check_harmless
 
     # 1. How it was made, and whether all that it takes is here.
     record = read_made(path)
     if output:
         _check_output(output, record)
         check_free(output, overwrite=overwrite)
-    then = _elsewhere(record, model, device, dtype)
+    then = elsewhere(record, model, device, dtype)
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     # 2. The same command again, in a place of its own; if need be with all it was drawn with.
     run = _repeatable(run_of(record))
     with tempfile.TemporaryDirectory(prefix="orthus-replay-") as folder:
         drawn = _draw(r, ctx, then, inputs, Path(folder) / "alone", None)
-        same = _are_same(record, drawn)
+        same, among = _are_same(record, drawn), 0
         if not same and run:
-            r.say(f"alone it differs; drawing all {run.pictures} of its run")
+            # Rounding hangs on how many rows a product has, and so on what is drawn beside it.
+            r.say(f"drawn alone it differs, so all {run.pictures} of its run are drawn")
+            among = run.pictures
             several = len(set(run.files)) > 1
             all_inputs = [Path(file) for files in run.files for file in files]
             drawn = _draw(
@@ -79,7 +98,7 @@ def replay(
             write_file(output, next(iter(drawn.values())).read_bytes(), overwrite=overwrite)
     # A result that was replayed elsewhere on purpose still tells what it was made with.
     differences = circumstances(record, again)
-    _tell(r, record, same, differences, apart, output)
+    _tell(r, record, same, among, differences, apart, output)
     if not same:
         raise typer.Exit(1)
 
@@ -93,18 +112,6 @@ def _check_output(output: Path, record: Record) -> None:
         )
     if output.suffix.lower() != ".png":
         raise OutputError("pictures are written as PNG", where=str(output))
-
-
-def _elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
-    """The record, with the model where it lies now, on a device that is here."""
-    from orthus_core.plan.machine import is_here
-
-    said = record.making.model
-    kind = device or said.get("device", "auto").partition(":")[0]
-    about = said | {"device": kind if device or is_here(kind) else "auto"}
-    about |= {"dtype": dtype} if dtype else {}
-    recipe = record.making.recipe | ({"model": model} if model else {})
-    return record._replace(making=record.making._replace(recipe=recipe, model=about))
 
 
 def _run(ctx: typer.Context, words: Sequence[str]) -> None:
@@ -174,11 +181,13 @@ def _tell(
     r: Reporter,
     record: Record,
     same: bool,
+    among: int,
     differences: Sequence[Difference],
     apart: Distance | None,
     output: Path | None,
 ) -> None:
-    lines = ["identical" if same else "not identical"]
+    others = f", drawn with the {among - 1} others of its run" if same and among else ""
+    lines = [f"identical{others}" if same else "not identical"]
     lines += [f"{what}: {then} then, {now} now" for what, then, now in differences]
     if not same and apart is not None:
         lines.append(
@@ -187,12 +196,17 @@ def _tell(
         )
     if not same and not differences:
         lines.append("version, model, device and dtype are the same")
+        if apart is not None and apart.largest == 1:
+            lines.append(
+                "a difference of 1 is rounding, which hangs on how many pictures are drawn at once"
+            )
     if record.seen and record.seen not in record.pixels.values():
         lines.append("the picture in the file was changed after it was drawn")
     r.result(
         {
             "path": str(record.path),
             "identical": same,
+            "drawn_together": among or 1,
             "differences": [each._asdict() for each in differences],
             "distance": apart._asdict() if apart else None,
             "pixels": record.pixels,

@@ -9,6 +9,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
+from orthus_cli.stored import stored
 from orthus_cli.studio import hint_at_unknown_words, open_studio
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
@@ -70,6 +71,7 @@ def story(
     dtype: options.Dtype = None,
     quantize: options.Quantize = None,
     low_memory: options.LowMemory = None,
+    config_from: options.ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     overwrite: options.Overwrite = False,
@@ -108,11 +110,15 @@ def story(
     from orthus_core.studio.telling import Telling, as_before, open_story
 
     # 1. What is given, and whether there is a place for what is made.
-    if from_story is not None and recipe is None:
+    before = stored(config_from, "story")
+    if from_story is not None and recipe is None and before.record is None:
         flags = as_before(from_story, flags)
-    resolved = load(StoryRecipe, recipe, sets or (), flags)
+    resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], flags)
+    before.check_harmless(resolved, named=(model, scheduler))
     r = reporter(ctx)
     r.detail(dump(resolved))
+    if resolved.from_story is None:  # a story that is told on has its own
+        prompt, images = prompt or before.prompt, images or before.inputs()
     opening = open_story(resolved, prompt, images or [])
     (chosen,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     folder = output or Path("story" if from_story is None else f"{from_story.name}-{chosen}")

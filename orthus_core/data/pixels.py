@@ -58,6 +58,12 @@ def open_image(source: ImageSource) -> Image.Image:
         raise
     except FileNotFoundError as error:
         raise DataError("there is no such picture", where=where) from error
+    except IsADirectoryError as error:
+        raise DataError("this is a folder, and not a picture", where=where) from error
+    except PermissionError as error:
+        raise DataError(
+            "the picture may not be read", where=where, hint="change its rights, or copy it"
+        ) from error
     except UnidentifiedImageError as error:
         raise DataError("this is no picture", where=where, hint=KNOWN) from error
     # Pillow's decoders raise almost anything on a damaged file: struct.error, IndexError ...

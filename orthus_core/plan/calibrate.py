@@ -1,5 +1,6 @@
-"""Time, from a short measurement here: one layer and one head of the model's own size, with random
-weights. What a whole model takes is that many times as long; it need not be on this machine.
+"""Time, from a short measurement here: one layer, one head or one autoencoder of the model's own
+size, with random weights. What a whole model takes is that many times as long; it need not be on
+this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from transformers.models.chameleon.modeling_chameleon import (
 
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
-from orthus_core.plan.memory import Drawing, Training
+from orthus_core.model.vision import OrthusVQ
+from orthus_core.plan.memory import AUTOENCODER, OF_PICTURES, Drawing, Training
 
 TRIES = 3
 # A step back costs twice a step forth.
@@ -52,7 +54,12 @@ def picture_seconds(config: InterleavedConfig, pace: Pace, steps: int) -> float:
 
 
 def step_seconds(config: InterleavedConfig, trained: Training, device: torch.device) -> float:
-    """Seconds of a training step, from one layer's forward pass over one row."""
+    """Seconds of a training step, from the forward pass of one layer over one row, or of the
+    autoencoder over one picture."""
+    if trained.command in OF_PICTURES:
+        there, back = _autoencoder_seconds(config, device)
+        moved = FORTH_AND_BACK if trained.command == AUTOENCODER else 1
+        return (there * moved + back * FORTH_AND_BACK) * trained.batch
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     row = _layer_seconds(config, 1, trained.length, device, dtype)
     return row * trained.batch * config.num_hidden_layers * FORTH_AND_BACK
@@ -70,6 +77,18 @@ def _layer_seconds(
     places = torch.arange(length, device=device).expand(rows, -1)
     turned = rotary(hidden, places)
     return _seconds(lambda: layer(hidden, position_ids=places, position_embeddings=turned), device)
+
+
+@torch.no_grad()
+def _autoencoder_seconds(config: InterleavedConfig, device: torch.device) -> tuple[float, float]:
+    """From one picture to features, and back."""
+    with device:
+        vq = OrthusVQ(config.vq_config).eval()
+    side = config.vq_config.resolution
+    pixels_M3HW = torch.rand(1, 3, side, side, device=device)
+    features_MPC = vq.features(pixels_M3HW)
+    there = _seconds(lambda: vq.features(pixels_M3HW), device)
+    return there, _seconds(lambda: vq.pixels(features_MPC), device)
 
 
 @torch.no_grad()

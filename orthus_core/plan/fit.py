@@ -50,21 +50,32 @@ def drawing_changes(
 
 
 def training_changes(
-    config: InterleavedConfig, trained: Training, room: int, device: str = "cuda"
+    config: InterleavedConfig,
+    trained: Training,
+    room: int,
+    device: str = "cuda",
+    *,
+    table: str = "optim",
 ) -> list[Change]:
-    """The same for a training; rows that are not in a batch are accumulated over several."""
+    """The same for a training; rows that are not in a batch are accumulated over several.
+
+    Args:
+        table: Of its recipe that says how weights move.
+    """
     steps: list[tuple[str, Training]] = []
     rows = trained.batch
     while trained.batch > 1:
         trained = trained._replace(batch=trained.batch // 2)
-        what = f"--set optim.batch_size={trained.batch} --set optim.accumulate="
+        what = f"--set {table}.batch_size={trained.batch} --set {table}.accumulate="
         steps.append((f"{what}{-(-rows // trained.batch)}", trained))
     fitting = [(what, total(training_memory(config, each, device))) for what, each in steps]
     # Halving is one change, however often it is done: the first that fits, or the last.
     found = [one for one in fitting if one[1] <= room][:1] or fitting[-1:]
     if trained.averaged and (not found or found[0][1] > room):
         without = trained._replace(averaged=False)
-        found.append(("--set optim.ema_decay=0", total(training_memory(config, without, device))))
+        found.append(
+            (f"--set {table}.ema_decay=0", total(training_memory(config, without, device)))
+        )
     return [Change(*one) for one in found]
 
 

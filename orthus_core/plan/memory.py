@@ -37,6 +37,11 @@ STREAMS = 2
 KEPT_BY_A_LAYER = 12
 # The same in units of its inner width: gate, up and their product.
 KEPT_BY_AN_MLP = 3
+WEIGHTS = "weights: "
+VISION = ("vision encoder", "vision codebook", "pixel decoder")
+# Trainings on pictures alone, which have no rows.
+AUTOENCODER = "autoencoder"
+OF_PICTURES = (AUTOENCODER, "finetune-vae")
 
 
 class Item(NamedTuple):
@@ -69,8 +74,8 @@ class Drawing(NamedTuple):
 class Training(NamedTuple):
     """What is trained, as far as memory hangs on it.
 
-    command: Of its recipe.
-    batch: Rows at once.
+    command: Of its recipe; "autoencoder" is the first half of `pretrain`.
+    batch: Rows at once; pictures, where it is about pictures alone.
     length: Tokens and patches of a row.
     optimiser: "adamw" holds two numbers a trained weight, "muon" one for matrices.
     averaged: Whether an average of the weights is kept.
@@ -117,6 +122,8 @@ def training_memory(
     """What a training takes: weights in fp32, as its loop holds them, and a pass forth and back."""
     moved, kept = _moved(config, trained.command)
     weights = _weights(config, "fp32", None)
+    if trained.command == AUTOENCODER:  # the rest of the model is made after it
+        weights = [item for item in weights if item.name.removeprefix(WEIGHTS) in VISION]
     moments = 2 if trained.optimiser == "adamw" else 1
     return [
         *weights,
@@ -125,8 +132,8 @@ def training_memory(
         *([Item("average of the weights", 4 * moved)] if trained.averaged else []),
         # Autocast keeps a copy of each weight that moves until its gradient is there.
         *([Item("weights in bf16", 2 * moved, "for one pass")] if device == "cuda" else []),
-        Item("activations", kept * trained.batch, f"{trained.batch} rows of {trained.length}")
-        if trained.command == "finetune-vae"
+        Item("activations", kept * trained.batch, f"{trained.batch} pictures")
+        if trained.command in OF_PICTURES
         else _activations(config, trained),
         Item("allocator and driver", DRIVER[device], device),
     ]
@@ -150,7 +157,7 @@ def _weights(
         taken = round(each * weight.numel())
         bits[part] = max(bits[part], taken) if fetched and is_matrix else bits[part] + taken
     return [
-        Item(f"weights: {part}", bits[part] // 8, f"{count:,} parameters")
+        Item(f"{WEIGHTS}{part}", bits[part] // 8, f"{count:,} parameters")
         for part, count in counts.items()
     ]
 
@@ -170,12 +177,13 @@ def _moved(config: InterleavedConfig, command: str) -> tuple[int, int]:
     parts: Mapping[str, int] = Counter()
     for name, weight in skeleton(config).named_parameters():
         parts[part_of(name)] += weight.numel()  # type: ignore[index]
-    vision = ("vision encoder", "vision codebook", "pixel decoder")
+    if command == AUTOENCODER:  # the encoder is as large as the decoder
+        return sum(parts[part] for part in VISION), 2 * _decoding(config)
     if command == "finetune-vae":
         return parts["pixel decoder"], _decoding(config)
     if command == "build-base":  # the table is one weight, though only its codes' rows change
         return sum(parts[p] for p in ("diffusion head", "input codes", "token embeddings")), 0
-    return sum(count for part, count in parts.items() if part not in vision), 0
+    return sum(count for part, count in parts.items() if part not in VISION), 0
 
 
 def _activations(config: InterleavedConfig, trained: Training) -> Item:

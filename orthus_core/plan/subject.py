@@ -12,16 +12,19 @@ from orthus_core.checkpoint.folder import discrete_config, read_config
 from orthus_core.checkpoint.hub import HUB_ALIASES, resolve
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import (
+    DiscreteConfig,
     InterleavedConfig,
     OrthusConfig,
     OrthusVQConfig,
     token_name_of_code,
 )
+from orthus_core.recipe import PretrainRecipe
 
 # Aliases of Orthus; the others are discrete Chameleons of the same size.
 ORTHUS = ("base", "instruct")
-# Chameleon's vocabulary: four special tokens, then the image codes, then text.
+# Chameleon's vocabulary: four special tokens, then the image codes, then four more, then text.
 FIRST_CODE = 4
+BEFORE_TEXT = 4
 
 
 class Subject(NamedTuple):
@@ -60,3 +63,31 @@ def released(is_orthus: bool) -> InterleavedConfig:
     codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vq.num_embeddings)}
     config = OrthusConfig(vq_config=vq, vocabulary_map=codes)
     return config if is_orthus else discrete_config(config)
+
+
+def begun(recipe: PretrainRecipe) -> DiscreteConfig:
+    """The configuration of the model that a training makes from nothing, if its texts give as many
+    tokens as are asked for."""
+    shape, vision = recipe.backbone, recipe.autoencoder
+    codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vision.num_embeddings)}
+    vq = OrthusVQConfig(
+        resolution=vision.resolution,
+        base_channels=vision.base_channels,
+        channel_multiplier=list(vision.channel_multiplier),
+        num_res_blocks=vision.num_res_blocks,
+        embed_dim=vision.embed_dim,
+        latent_channels=vision.latent_channels,
+        num_embeddings=vision.num_embeddings,
+    )
+    config = OrthusConfig(
+        vocab_size=FIRST_CODE + len(codes) + BEFORE_TEXT + recipe.tokenizer.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_attention_heads,
+        max_position_embeddings=shape.max_position_embeddings,
+        vocabulary_map=codes,
+        vq_config=vq,
+    )
+    return discrete_config(config)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.recipe import SCHEMAS, as_table, keys, shape
+from orthus_core.results.captions import MADE, Told, read_answers
 from orthus_core.results.picture import Making, pixel_hash, read_record
 from orthus_core.results.story import MARK
 
@@ -29,6 +30,7 @@ KINDS = {  # what a field of a record must be
     "begun": dict,
     "among": dict,
 }
+ANSWERS = ".jsonl"
 NEEDED = ("recipe", "prompt", "seed", "sampling", "model")
 
 
@@ -56,7 +58,8 @@ class Record(NamedTuple):
     path: The file it was read from.
     making: How.
     version: Of the software that drew it; empty where it does not say.
-    pixels: Hash of each picture it is about: one, or those that a story drew, by panel.
+    pixels: Hash of each picture it is about: one, or those that a story drew, by panel; none for
+        answers about pictures.
     seen: Hash of the picture in the file itself; None for a sidecar, which holds none.
     """
 
@@ -73,7 +76,8 @@ class Record(NamedTuple):
 
 
 def read_made(path: str | Path) -> Record:
-    """The record in a PNG file, in a sidecar or `story.json`, or in a story's folder.
+    """The record in a PNG file, in a sidecar or `story.json`, in a story's folder, or in the last
+    line of a file of answers.
 
     Raises:
         DataError: When there is none, or it does not read.
@@ -81,6 +85,8 @@ def read_made(path: str | Path) -> Record:
     path = Path(path)
     if os.path.isdir(path):  # unlike Path.is_dir, also of a name that no system takes
         path = path / MARK
+    if path.suffix.lower() == ANSWERS:
+        return record_of_answer(path, read_answers(path)[-1])
     if path.suffix.lower() == ".json":
         return _checked(path, _sidecar(path))
     table = read_record(path)
@@ -91,6 +97,33 @@ def read_made(path: str | Path) -> Record:
             hint="only pictures that orthus drew do, and not with --no-metadata",
         )
     return _checked(path, table)._replace(seen=pixel_hash(open_image(path)))
+
+
+def record_of_answer(path: Path, told: Told) -> Record:
+    """How one answer of a file came about.
+
+    Raises:
+        DataError: When it does not say.
+    """
+    asked, made = told.question, told.made
+    if not all(made.get(name) for name in MADE):
+        raise DataError(
+            "these answers do not say how they were made",
+            where=str(path),
+            hint="those of an earlier version do not; ask again with --overwrite",
+        )
+    recipe = {
+        "command": "caption",
+        "model": made["name"],
+        "question": asked.question,
+        "seed": told.seed,
+        "text": asked.sampling,
+        **({"quantize": made["quantize"]} if made.get("quantize") else {}),
+    }
+    about = {"name": made["name"], "hash": asked.model}
+    about |= {name: made[name] for name in ("device", "dtype")}
+    making = Making(recipe, asked.question, told.seed, asked.sampling, about, files=(told.image,))
+    return Record(path, making, made["version"], {})
 
 
 def asked_of(record: Record) -> dict[str, Any]:

@@ -22,6 +22,9 @@ class Figure(NamedTuple):
 
 # Pictures that are narrower are shown smaller, two side by side on a phone.
 SMALL = 160  # pixels
+# So many stand better in rows of two, or of three, than in rows of four.
+IN_TWOS = (1, 2, 4)
+IN_THREES = (3, 5, 6, 9)
 
 # A page that says so cannot fetch anything, whatever words a model wrote into it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -53,7 +56,11 @@ ol {
   list-style: none; margin: 0; padding: 0; display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr));
 }
-ol.small { gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); }
+ol.small {
+  gap: 1rem; max-width: 48rem; margin: 0 auto;
+  grid-template-columns: repeat(auto-fill, minmax(max(9.5rem, 22%), 1fr));
+}
+ol.small.three { max-width: 36rem; }
 ol.few { max-width: 40rem; margin: 0 auto; }
 ol.small.few { max-width: 24rem; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
 li, figure { margin: 0; min-width: 0; }
@@ -95,7 +102,11 @@ def story_page(title: str, figures: Sequence[Figure], how: Mapping[str, str]) ->
     """
     items = "\n".join(_item(number, figure) for number, figure in enumerate(figures, start=1))
     widths = [figure.size[0] for figure in figures if figure.png is not None]
-    kinds = {"few": len(widths) in (1, 2, 4), "small": bool(widths) and max(widths) < SMALL}
+    kinds = {
+        "few": len(widths) in IN_TWOS,
+        "three": len(widths) in IN_THREES,
+        "small": bool(widths) and max(widths) < SMALL,
+    }
     listed = " ".join(kind for kind, holds in kinds.items() if holds)
     made = " · ".join(f"{escape(name)} {escape(value)}" for name, value in how.items())
     return f"""<!DOCTYPE html>

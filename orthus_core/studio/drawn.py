@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
+from orthus_core.recipe import EditRecipe, GenerateRecipe, as_table
 from orthus_core.results.names import Named, picture_paths
 from orthus_core.results.picture import Making, save_picture
+from orthus_core.samplers.requests import Sampling
+from orthus_core.studio.editing import Edit
+
+
+def making_of(
+    recipe: GenerateRecipe | EditRecipe,
+    sampling: Sampling,
+    about: dict[str, str],
+    edit: Edit,
+    seed: int,
+) -> Making:
+    """How one picture is made; its recipe names that one picture's seed only.
+
+    Args:
+        sampling: The values it is sampled with.
+        about: The model, as results tell it.
+        edit: Its words, and the pictures it is made from.
+    """
+    own = dataclasses.replace(recipe, seeds=(seed,), num_images=1)
+    return Making(
+        as_table(own),
+        edit.instruction,
+        seed,
+        sampling.told(),
+        about,
+        inputs=edit.inputs,
+        files=edit.files,
+    )
 
 
 class Pictures(NamedTuple):

@@ -25,8 +25,6 @@ from typing import Any, Literal, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.folder import DTYPES, open_model
 from orthus_core.data.pixels import to_image
 from orthus_core.events import ImageDone
 from orthus_core.model.interleaved import InterleavedModel
@@ -36,21 +34,20 @@ from orthus_core.recipe import (
     GenerateRecipe,
     Recipe,
     StoryRecipe,
-    as_table,
     load,
 )
 from orthus_core.recipe.drawing import TextSampling
-from orthus_core.results.picture import Making
+from orthus_core.results.run import with_run
 from orthus_core.samplers.answers import AnswerDone, answer
 from orthus_core.samplers.batches import in_batches
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.requests import Asking, Sampling, sampling_of
 from orthus_core.samplers.seeds import choose_seeds
-from orthus_core.samplers.settings import Settings
-from orthus_core.studio.asked import sampling_asked
-from orthus_core.studio.drawn import Answers, Pictures
+from orthus_core.studio.asked import answer_settings, sampling_asked
+from orthus_core.studio.drawn import Answers, Pictures, making_of
 from orthus_core.studio.editing import Edit
 from orthus_core.studio.given import PictureLike, all_given
+from orthus_core.studio.opened import opened
 from orthus_core.studio.streamed import Work, streamed
 from orthus_core.studio.telling import Story, Telling, as_before, open_story
 
@@ -67,6 +64,7 @@ class Orthus:
         model: An Orthus or a discrete Chameleon, in evaluation mode.
         tokenizer: Of that model.
         about: Name, hash, device and precision, as results tell them.
+        quantize: Bits that the backbone's weights are held in; None where they are whole.
 
     Raises:
         CheckpointError: When there is no tokenizer.
@@ -77,8 +75,10 @@ class Orthus:
         model: InterleavedModel,
         tokenizer: PreTrainedTokenizerBase | None,
         about: dict[str, str] | None = None,
+        quantize: Literal[4, 8] | None = None,
     ) -> None:
         self.model = model
+        self.quantize = quantize
         self.asking = Asking(model, tokenizer)
         self.about = {"name": "", **(about or {})}
 
@@ -92,27 +92,27 @@ class Orthus:
         quantize: Literal[4, 8] | None = None,
         low_memory: bool = False,
     ) -> Orthus:
-        """Opens a model by folder, alias or hub id, see `open_model`.
+        """Opens a model by folder, alias or hub id.
 
         Args:
+            source: A folder, `mini` or `chameleon-mini` (they come along), `base`, `instruct`,
+                `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
+            device: "auto" takes an accelerator where there is one.
+            dtype: Of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are bf16 on
+                cuda and fp32 elsewhere.
             quantize: Hold the backbone's weights in so many bits; the rest is then bf16 by default.
             low_memory: Leave the backbone in its files, and fetch each layer when it is used.
+
+        Returns: The model in evaluation mode, on that device.
 
         Raises:
             CheckpointError: When the folder is incomplete or damaged, or knows no words.
             HubError: When a hub id cannot be had.
         """
-        opened = open_model(
+        studio = opened(
             source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
         )
-        model = opened.model
-        about = {
-            "name": str(source),
-            "hash": fingerprint(opened.path),
-            "device": str(model.device),
-            "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
-        }
-        return cls(model, opened.processor.tokenizer if opened.processor else None, about)
+        return cls(studio.model, studio.tokenizer, studio.about, quantize)
 
     @streamed
     def generate(
@@ -124,16 +124,18 @@ class Orthus:
         batch_size: Any = None,
         **asked: Any,
     ) -> Work[Pictures]:
-        """Draws pictures from text.
+        """Draws pictures from text (2412.00127).
 
         Args:
             prompts: One, or several.
             num_images: Pictures for each prompt.
-            seed: Each seed is a picture, whatever batch it is drawn in.
-            batch_size: Pictures at once.
+            seed: Each seed is a picture, whatever batch it is drawn in, but for rounding: a colour
+                value may differ by 1 of 255. One counts on for `num_images`.
+            batch_size: Pictures at once; "auto", as None, is as many as fit into memory.
             asked: Keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt ...
 
-        Returns: One RGB image [H, W] a prompt and seed, H and W the model's resolution.
+        Returns: One RGB image [H, W] a prompt and seed, all seeds of the first prompt first; H and
+            W are the model's resolution in pixels, such as 512 for the 7B.
 
         Yields, when streamed: PatchDone and ImageDone (pixels [3, H, W] in [-1, 1]), rows numbered
             as the images.
@@ -165,11 +167,11 @@ class Orthus:
         batch_size: Any = None,
         **asked: Any,
     ) -> Work[Pictures]:
-        """Changes a picture as an instruction says, or as an example was changed.
+        """Changes a picture as an instruction says, or as an example shows (2412.00127, figure 3).
 
         Args:
-            pictures: One, or several that are read together: files, bytes or PIL images of any
-                size, scaled and cropped to the model's square.
+            pictures: One, or several that are read together: files, bytes or PIL images [h, w] of
+                any size, scaled and cropped to the model's square [H, W].
             instruction: In words; left out with an example.
             example: A picture before and after the change.
             num_images, seed, batch_size: As for `generate`.
@@ -206,7 +208,7 @@ class Orthus:
         from_panel: int | None = None,
         **asked: Any,
     ) -> Work[Story]:
-        """Tells a story in words and pictures, every panel with both.
+        """Tells a story in words and pictures by turns, every panel with both.
 
         Args:
             prompt: How it begins, in words.
@@ -219,7 +221,8 @@ class Orthus:
             asked: Further keys of `StoryRecipe`: free, keep_panels, steps, guidance, and of its
                 text: max_new_tokens (of a panel), temperature, top_p.
 
-        Returns: Panels, those that were given first.
+        Returns: Panels, those that were given first; each that was told has a text and an RGB image
+            [H, W], and `images` and `texts` are of these alone.
 
         Yields, when streamed: TextPiece, PatchDone, ImageDone, Note, and a `PanelDone` after each
             panel.
@@ -231,7 +234,7 @@ class Orthus:
         """
         flags = _of_text({**asked, "panels": panels, "from_panel": from_panel})
         if from_story is not None:
-            flags = as_before(from_story, flags)
+            flags = as_before(from_story, {"model": self.about["name"] or "mini", **flags})
         recipe = self._recipe(StoryRecipe, flags)
         opening = open_story(recipe, prompt, images)
         (chosen,) = _seeds(seed, 1)
@@ -252,7 +255,7 @@ class Orthus:
         """Says what pictures show, or answers a question about each.
 
         Args:
-            pictures: One, or several.
+            pictures: One, or several: files, bytes or PIL images [h, w] of any size.
             question: What is asked about each; "What is this?" by default.
             seed: For sampled text.
             batch_size: Pictures read at once.
@@ -274,12 +277,7 @@ class Orthus:
         )
         given = all_given(pictures)
         seeds = _seeds(seed, len(given))
-        settings = Settings(
-            max_images=0,
-            max_text=recipe.text.max_new_tokens,
-            temperature=recipe.text.temperature,
-            top_p=recipe.text.top_p,
-        )
+        settings = answer_settings(recipe.text)
         texts = [""] * len(given)
         shown = [each.picture for each in given]
         for event in answer(
@@ -292,7 +290,8 @@ class Orthus:
 
     def _recipe(self, schema: type[R], asked: dict[str, Any], **more: Any) -> R:
         """What is asked as the command's own recipe, so that a result can be drawn again by it."""
-        return load(schema, flags={"model": self.about["name"] or None, **asked, **more})
+        opened = {"model": self.about["name"] or None, "quantize": self.quantize}
+        return load(schema, flags={**asked, **more, **opened})
 
     def _draw(
         self,
@@ -307,18 +306,9 @@ class Orthus:
             if isinstance(event, ImageDone):
                 drawn[event.row] = event
             yield event
-        makings = [
-            Making(
-                as_table(dataclasses.replace(recipe, seeds=(prompt.seed,), num_images=1)),
-                of.instruction,
-                prompt.seed,
-                sampling.told(),
-                self.about,
-                inputs=of.inputs,
-                files=of.files,
-            )
-            for prompt, of in asked
-        ]
+        makings = with_run(
+            [making_of(recipe, sampling, self.about, of, prompt.seed) for prompt, of in asked]
+        )
         return Pictures([to_image(drawn[row].pixels_3HW) for row in range(len(asked))], makings)
 
 

@@ -16,6 +16,7 @@ from orthus_core.events import Event
 from orthus_core.recipe import StoryRecipe, as_table
 from orthus_core.results.picture import Making
 from orthus_core.results.story import Panel, read_story, write_story
+from orthus_core.results.trusted import check_harmless
 from orthus_core.samplers.requests import Asking, sampling_of
 from orthus_core.samplers.story import PanelDone, Plan, remembered, tell
 from orthus_core.studio.asked import sampling_asked
@@ -106,13 +107,17 @@ def as_before(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, Any]:
 
     The seed is not carried over: the same would tell the same again.
 
-    Raises: DataError when the folder holds no story.
+    Raises:
+        DataError: When the folder holds no story, or one that asks for code or for a model from
+            elsewhere which are not among the flags.
     """
     before = dict(read_story(Path(folder)).record["recipe"])
     for name in ("command", "seed", "from_story", "from_panel"):
         before.pop(name, None)
     text = {f"text.{name}": value for name, value in dict(before.pop("text", {})).items()}
     given = {name: value for name, value in flags.items() if value is not None}
+    named = (given.get("scheduler"), given.get("model"))
+    check_harmless(folder, {**before, **given}, named)
     return {**before, **text, **given, "from_story": str(Path(folder).expanduser().absolute())}
 
 

@@ -3,7 +3,7 @@
 A case is a line of words. `says` is a piece of the error it must end in; None means that it must
 work; ANY that it may do either, which is all that can be asked of damage drawn at random. Words in
 braces are files: `{precious}` is there before, `{folder}` is a folder, `{closed}` is a place where
-nobody may write, `{file}/x.png` lies below a file.
+nobody may write, `{secret.png}` a picture that nobody may read, `{file}/x.png` lies below a file.
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ PROMPTS = [
     case("edit", "{plain.png}", "", says="instruction is empty"),
     case("edit", "{plain.png}", "fox " * 25_000, says="tokens long"),
     case("caption", "{plain.png}", "--question", " ", says="empty"),
+    case("edit", says="no picture to change"),
+    case("edit", "{plain.png}", says="there is no instruction"),
+    case("edit", "add a hat", says="no picture to change"),
 ]
 
 NUMBERS = [
@@ -113,6 +116,36 @@ NUMBERS = [
         (("-C", "{plain.png}"), "does not say how it was made", 1),
         (("--unknown",), "--unknown", 2),
     ]
+]
+
+OTHERS = [  # what holds of generate holds of the others
+    case("edit", "{plain.png}", "a hat", "--image-guidance", "nan", says="finite number"),
+    case("edit", "{plain.png}", "a hat", "--steps", "-5", says="at least 1"),
+    case("edit", "{plain.png}", "a hat", "-n", "1000000000", says="pictures"),
+    case("edit", "{plain.png}", "a hat", "-o", "{precious}", says="already"),
+    case("edit", "{plain.png}", "a hat", "-o", "{closed}/x.png", says="may not be written"),
+    case("edit", "-C", "{plain.png}", says="does not say how it was made"),
+    case("story", "a fox", "--guidance", "nan", says="finite number"),
+    case("story", "a fox", "--panels", "0", says="at least 1"),
+    case("story", "a fox", "-o", "{precious}", says="this is a file"),
+    case("story", "a fox", "-C", "{plain.png}", says="does not say how it was made"),
+    case("story", "--from-story", "{folder}", says="no story.json"),
+    case("caption", "{plain.png}", "-o", "{folder}", says="this is a folder"),
+    case("caption", "{plain.png}", "-o", "{precious}", says="another kind of file"),
+    case("caption", "{plain.png}", "-o", "{closed}/x.jsonl", says="may not be written"),
+    case("caption", "{plain.png}", "--max-new-tokens", "0", says="at least 1"),
+    case("caption", "{plain.png}", "-C", "{plain.png}", says="does not say how it was made"),
+    case("replay", "missing.jsonl", says="no such file"),
+]
+
+# A picture that is there and may not be looked at.
+SECRET = [
+    case("edit", "{secret.png}", "a hat", says="may not be read"),
+    case("generate", "a fox", "--continue", "{secret.png}", says="may not be read"),
+    case("story", "a fox", "--image", "{secret.png}", says="may not be read"),
+    case("caption", "{secret.png}", says="cannot read the picture"),
+    case("info", "{secret.png}", says="may not be read"),
+    case("replay", "{secret.png}", says="may not be read"),
 ]
 
 PLACES = [
@@ -169,4 +202,4 @@ CAPTIONS = [
     for name in (*GOOD, *BROKEN)
 ]
 
-CASES = [*PROMPTS, *NUMBERS, *PLACES, *RESULTS, *PICTURES, *CAPTIONS]
+CASES = [*PROMPTS, *NUMBERS, *OTHERS, *SECRET, *PLACES, *RESULTS, *PICTURES, *CAPTIONS]

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from orthus_cli.commands.plan import TRAINING
 from orthus_core.model.config import OrthusConfig
 from orthus_core.plan.fit import drawing_changes, training_changes
 from orthus_core.plan.memory import (
@@ -16,7 +17,10 @@ from orthus_core.plan.memory import (
     total,
     training_memory,
 )
-from orthus_core.plan.subject import released
+from orthus_core.plan.subject import begun, released, subject
+from orthus_core.recipe import PretrainRecipe, load
+from orthus_core.recipe.load import command_of
+from orthus_core.recipe.shelf import shelved
 from tests.conftest import make_tiny_config
 
 
@@ -113,6 +117,67 @@ def test_a_training_recipe_is_planned_for_the_model_it_starts_from(orthus, tiny_
     assert done.exit_code == 0 and told["command"] == "posttrain"
     assert "average of the weights" in {item["name"] for item in told["parts"]}
     assert told["seconds"] > 0
+
+
+def test_a_model_from_nothing_is_planned_part_by_part(orthus, tmp_path):
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(
+        'command = "pretrain"\n'
+        "[tokenizer]\nvocab_size = 400\n"
+        "[backbone]\nhidden_size = 32\nintermediate_size = 64\nnum_hidden_layers = 2\n"
+        "num_attention_heads = 4\nmax_position_embeddings = 96\n"
+        "[autoencoder]\nresolution = 16\nbase_channels = 32\nchannel_multiplier = [1, 1]\n"
+        "embed_dim = 8\nlatent_channels = 8\nnum_embeddings = 32\n"
+        "[autoencoder.optim]\nsteps = 7\n[optim]\nsteps = 9\n"
+    )
+    words = ["plan", recipe, "--device", "cpu", "--memory", 4]
+    done = orthus(*words, "--calibrate", "--format", "json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [stage["name"] for stage in told["stages"]] == ["autoencoder", "transformer"]
+    assert told["needed"] == max(stage["needed"] for stage in told["stages"])
+    seconds = [stage["seconds"] for stage in told["stages"]]
+    assert all(each > 0 for each in seconds) and told["seconds"] == sum(seconds)
+    plain = orthus(*words, "--format", "human").stdout
+    assert "pretrain: autoencoder with a model from nothing" in plain
+    assert "average of the weights" in plain, "the autoencoder's, by default"
+
+
+def test_a_model_from_nothing_that_does_not_fit_says_which_part_to_change(orthus):
+    done = orthus("plan", "pretrain", "--device", "cpu", "--memory", 0.6)
+    assert done.exit_code == 1 and "does not fit" in done.stdout
+    assert "next: --set autoencoder.optim.batch_size=" in done.stdout
+    assert "next: --set optim.batch_size=" in done.stdout
+    named = orthus("plan", "pretrain", "-m", "mini")
+    assert named.exit_code == 1 and "begins from nothing" in named.stderr
+
+
+def test_the_size_of_a_model_from_nothing_is_that_of_the_one_that_was_made():
+    made = subject("chameleon-mini").config
+    recipe = load(PretrainRecipe, "starter/1-pretrain")
+    planned = begun(recipe)
+    for name in ("hidden_size", "num_hidden_layers", "intermediate_size"):
+        assert getattr(planned, name) == getattr(made, name)
+    assert planned.patches == made.patches
+    # A tokenizer has fewer tokens than it may have when its texts hold no more pairs.
+    assert planned.vocab_size >= made.vocab_size
+    shared = {"backbone", "pixel decoder", "vision encoder", "vision codebook"}
+    weights = [
+        {
+            item.name: item.bytes
+            for item in drawing_memory(config, Drawing(dtype="fp32"), "cpu")
+            if item.name.removeprefix("weights: ") in shared
+        }
+        for config in (planned, made)
+    ]
+    assert weights[0] == weights[1] and len(weights[0]) == len(shared)
+
+
+@pytest.mark.parametrize("name", [each for each in shelved() if command_of(each) in TRAINING])
+def test_every_training_recipe_that_comes_along_has_a_plan(orthus, name):
+    done = orthus("plan", name, "--device", "cpu", "--memory", 1000, "--format", "json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["needed"] > 0
 
 
 def test_a_recipe_without_a_plan_is_refused(orthus):

@@ -224,3 +224,114 @@ def test_a_model_that_the_user_names_may_be_any(orthus, model, tmp_path):
     path = with_recipe(tmp_path / "made.json", sidecar, model="somebody/something")
     done = orthus("replay", path, "-m", model[1])
     assert done.stdout == "identical\n", done.stderr
+
+
+def answered(orthus, model, folder: Path, *words) -> Path:
+    """Answers about two pictures in a file."""
+    pictures = folder / "photos"
+    pictures.mkdir()
+    for shade in (0, 1):
+        Image.new("RGB", (16, 16), (90 * shade, 200, 40)).save(pictures / f"{shade}.png")
+    out = folder / "answers.jsonl"
+    done = orthus("caption", pictures, "-o", out, "--max-new-tokens", 5, *words, *model)
+    assert done.exit_code == 0, done.stderr
+    return out
+
+
+def test_answers_are_replayed_identically(orthus, model, tmp_path):
+    out = answered(orthus, model, tmp_path, "--set", "text.temperature=1.0", "--seed", 4)
+    pictures = tmp_path / "photos"
+    assert orthus("caption", pictures, "-o", out, "--question", "a fox?", *model).exit_code == 0
+    before = out.read_bytes()
+    done = orthus("replay", out)
+    assert done.exit_code == 0 and done.stdout == "identical\n", done.stderr
+    assert out.read_bytes() == before
+    told = json.loads(orthus("replay", out, "--format", "json").stdout)
+    assert told["identical"] and told["answers"] == 4
+
+
+def test_an_answer_that_differs_is_told_with_exit_code_1(orthus, model, tmp_path):
+    out = answered(orthus, model, tmp_path)
+    first, second = (json.loads(line) for line in out.read_text().splitlines())
+    second["text"] = "something else entirely"
+    out.write_text(json.dumps(first) + "\n" + json.dumps(second) + "\n")
+    done = orthus("replay", out)
+    assert done.exit_code == 1, done.output
+    assert done.stdout.startswith("not identical\n1 of 2 answers differ")
+    assert "then: something else entirely" in done.stdout
+
+
+def test_answers_about_a_picture_that_is_gone_say_so(orthus, model, tmp_path):
+    out = answered(orthus, model, tmp_path)
+    moved = (tmp_path / "photos" / "1.png").rename(tmp_path / "elsewhere.png")
+    gone = orthus("replay", out)
+    assert gone.exit_code == 1 and "1.png" in gone.stderr and "--image" in gone.stderr
+    assert orthus("replay", out, "--image", moved).stdout == "identical\n"
+
+
+def test_answers_that_do_not_say_how_they_were_made_are_named(orthus, model, tmp_path):
+    out = answered(orthus, model, tmp_path)
+    entries = [json.loads(line) for line in out.read_text().splitlines()]
+    bare = [{name: each[name] for name in each if name != "made"} for each in entries]
+    out.write_text("".join(json.dumps(each) + "\n" for each in bare))
+    done = orthus("replay", out)
+    assert done.exit_code == 1 and "do not say how they were made" in done.stderr
+    assert orthus("replay", out, "-o", tmp_path / "x.png").exit_code == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}\n", "[1]\n", "no\n", '{"image": 1}\n'])
+def test_what_is_no_file_of_answers_is_named(orthus, tmp_path, content):
+    path = tmp_path / "answers.jsonl"
+    path.write_text(content)
+    for command in ("info", "replay"):
+        done = orthus(command, path)
+        assert done.exit_code == 1 and "no file of answers" in done.stderr, done.output
+
+
+def test_info_tells_how_answers_were_made(orthus, model, tmp_path):
+    out = answered(orthus, model, tmp_path, "--question", "a fox?")
+    done = orthus("info", out)
+    assert done.exit_code == 0 and "a fox?" in done.stdout, done.stderr
+    assert "orthus caption" in done.stdout
+
+
+def test_a_picture_drawn_in_a_batch_that_differs_alone_is_drawn_with_its_run(
+    orthus, model, tmp_path, monkeypatch
+):
+    from orthus_cli.commands import replay as module
+
+    folder = tmp_path / "many"
+    words = ["generate", "a snowman", "a red fox", "-n", 2, "--seed", 5, "-o", folder]
+    assert orthus(*words, *model).exit_code == 0
+    compared = module._are_same
+    alone: list[bool] = []
+
+    def differs_alone(record, drawn):
+        same = compared(record, drawn)
+        alone.append(same)
+        return same and len(alone) > 1  # as rounding may have it
+
+    monkeypatch.setattr(module, "_are_same", differs_alone)
+    done = orthus("replay", folder / "a_red_fox_6.png")
+    assert done.exit_code == 0 and len(alone) == 2, done.stderr
+    assert "all 4 of its run are drawn" in done.stderr
+    assert done.stdout == "identical, drawn with the 3 others of its run\n"
+
+
+def test_a_difference_of_rounding_is_called_that(orthus, model, tmp_path):
+    out = draw(orthus, tmp_path, *model)
+    with Image.open(out) as image:
+        image.load()
+        changed, chunk = image.copy(), json.loads(image.info["orthus"])
+    red, *others = changed.getpixel((0, 0))
+    changed.putpixel((0, 0), (red + 1 if red < 255 else red - 1, *others))
+    chunk["pixels"] = pixel_hash(changed)
+    from PIL import PngImagePlugin
+
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_itxt("orthus", json.dumps(chunk))
+    changed.save(out, pnginfo=chunks)
+    done = orthus("replay", out)
+    assert done.exit_code == 1, done.stderr
+    assert "1 of 768 colour values differ, by at most 1 of 255" in done.stdout
+    assert "a difference of 1 is rounding" in done.stdout

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
-from orthus_cli.console import Bar, Reporter, Settings
+from orthus_cli.console import Bar, Pace, Reporter, Settings
 
 ESCAPE = "\x1b"
 
@@ -93,3 +93,27 @@ def test_a_narrow_terminal_is_not_overrun(monkeypatch, columns):
     plain = re.sub(ESCAPE + r"\[[0-9;?]*[a-zA-Z]", "", screen.written)
     assert "weights" in plain and "3/1000" in plain
     assert max(len(line) for line in re.split(r"[\r\n]", plain)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "seen", "unseen"),
+    [
+        (40, ["training", "27/7500", "left"], ["steps/s", "…"]),
+        (80, ["training", "27/7500 steps", "steps/s", "left", "total 1.235"], ["…", "image"]),
+        (120, ["27/7500 steps", "left, total 1.235, text 0.42, image 0.1"], ["…"]),
+    ],
+)
+def test_a_bar_leaves_out_what_matters_least(monkeypatch, columns, seen, unseen):
+    screen = looked_at(monkeypatch)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bar = Bar()
+    times = iter(range(1000, 100_000))
+    bar._pace = Pace(lambda: next(times) / 2)
+    for step in (1, 27):
+        bar("training", step, 7500, "steps", "lr 0.001, total 1.235, text 0.42, image 0.1")
+    bar.pause()
+    plain = re.sub(ESCAPE + r"\[[0-9;?]*[a-zA-Z]", "", screen.written)
+    line = [line for line in re.split(r"[\r\n]", plain) if "27/7500" in line][-1]
+    assert all(part in line for part in seen), line
+    assert not any(part in line for part in unseen), line
+    assert line.count("━") + line.count("╸") + line.count("╺") >= 8

@@ -8,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -110,6 +111,22 @@ def test_a_browser_shows_all_pictures_side_by_side_within_the_screen(
         colour = Image.new("RGB", (1, 1), name).getpixel((0, 0))
         assert counts.get(colour, 0) > 100 * 100, f"the {name} picture is not to be seen"
     assert counts.get((250, 247, 242), 0), "paper around it"
+
+
+@pytest.mark.parametrize(("count", "rows"), [(3, 1), (6, 2), (12, 3)])
+def test_small_pictures_stand_in_whole_rows_in_the_middle_of_a_wide_screen(
+    browser, tmp_path, count, rows
+):
+    file, shot = tmp_path / "story.html", tmp_path / "shot.png"
+    figures = [Figure("a fox.", png("crimson"), (64, 64))] * count
+    file.write_text(story_page("a fox", figures, {}), encoding="utf-8")
+    _run(browser, tmp_path, "--window-size=1200,1400", f"--screenshot={shot}", file.as_uri())
+    with Image.open(shot) as image:
+        seen = np.asarray(image.convert("RGB"))
+    red = (seen == (220, 20, 60)).all(-1)
+    down, across = red.any(1), np.flatnonzero(red.any(0))
+    assert int((down[1:] & ~down[:-1]).sum()) == rows
+    assert abs(int(across[0]) - (1199 - int(across[-1]))) <= 2
 
 
 def test_a_browser_prints_it(browser, page, tmp_path):
