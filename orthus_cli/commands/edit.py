@@ -133,7 +133,7 @@ def edit(
     hint_at_unknown_words(r, studio, [edits[0].instruction])
     size = studio.model.model.vqmodel.config.resolution
     _tell_framing(r, [given for one in edits for given in one.given], size)
-    sampling = sampling_of(studio.model.config, **sampling_asked(resolved))
+    sampling = sampling_of(studio.model.config, "edit", **sampling_asked(resolved))
     prompts = {id(one): one.prompt(studio.asking, sampling) for one in edits}
     # 3. Results, each saved when it is finished.
     saved = save_each(

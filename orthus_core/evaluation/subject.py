@@ -24,7 +24,7 @@ from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.batches import in_batches
 from orthus_core.samplers.prompt import Prompt
-from orthus_core.samplers.requests import Asking, Sampling, sampling_of
+from orthus_core.samplers.requests import Asking, Sampling, Task, sampling_of
 from orthus_core.samplers.settings import Settings
 from orthus_core.samplers.words import with_words
 
@@ -66,9 +66,9 @@ class Subject:
     def __post_init__(self) -> None:
         self.asking = Asking(self.model, self.tokenizer)
 
-    def sampling(self, *, story: bool = False) -> Sampling:
+    def sampling(self, task: Task = "picture") -> Sampling:
         """What pictures are sampled with: the model's own defaults."""
-        return sampling_of(self.model.config, story=story, steps=self.steps)
+        return sampling_of(self.model.config, task, steps=self.steps)
 
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
         """A picture for each caption."""
@@ -77,7 +77,7 @@ class Subject:
 
     def edit(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[Tensor]]:
         """Each picture changed as its instruction says."""
-        sampling = self.sampling()
+        sampling = self.sampling("edit")
         prompts = [self.asking.edit([picture], words, sampling) for picture, words in asked]
         return self._pictures(prompts, sampling, stage)
 
@@ -99,7 +99,7 @@ class Subject:
         """A story going on from each opening: so many sentences with their pictures, if the model
         draws them.
         """
-        sampling = self.sampling(story=True)
+        sampling = self.sampling("story")
         prompts = self._seeded([self.asking.story(opening, sampling) for opening in openings])
         settings = sampling.settings(max_images=panels, max_text=panels * LONGEST_SENTENCE)
         told = [Told([""], []) for _ in prompts]

@@ -11,7 +11,7 @@ Legend: M images, P patches, C feature channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from orthus_core.samplers.presets import preset_of
 from orthus_core.samplers.prompt import Context, Prompt, without_idle_streams
 from orthus_core.samplers.settings import Settings
 from orthus_core.samplers.solvers import SOLVERS
+
+Task = Literal["picture", "edit", "story"]
 
 # The release guides interleaved writing more gently, and away from other words.
 STORY_GUIDANCE = 3.0
@@ -77,12 +79,13 @@ SETTINGS = (
 )
 
 
-def sampling_of(config: InterleavedConfig, *, story: bool = False, **asked: Any) -> Sampling:
+def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any) -> Sampling:
     """What was asked for, and the model's own defaults for the rest.
 
     Args:
         config: Its `sampling_defaults` fill in.
-        story: Text and pictures by turns, which a model may want to sample otherwise.
+        task: A model may want to be guided otherwise in an edit (`edit_guidance`), and in text and
+            pictures by turns (`story_guidance`, `story_unconditional_prompt`).
         asked: Fields of `Sampling`; None is not asked. A preset gives what is not asked besides.
 
     Raises:
@@ -91,8 +94,10 @@ def sampling_of(config: InterleavedConfig, *, story: bool = False, **asked: Any)
     """
     values = dict(config.sampling_defaults)
     values["negative_prompt"] = values.pop("unconditional_prompt")
-    if story:
-        own = config.sampling or {}
+    own = config.sampling or {}
+    if task == "edit":
+        values["guidance"] = own.get("edit_guidance", values["guidance"])
+    if task == "story":
         values["guidance"] = own.get("story_guidance", own.get("guidance", STORY_GUIDANCE))
         values["negative_prompt"] = own.get(
             "story_unconditional_prompt",

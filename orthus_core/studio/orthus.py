@@ -189,7 +189,7 @@ class Orthus:
         recipe = self._recipe(
             EditRecipe, asked, batch_size=batch_size, by_example=True if example else None
         )
-        sampling = sampling_of(self.model.config, **sampling_asked(recipe))
+        sampling = sampling_of(self.model.config, "edit", **sampling_asked(recipe))
         shown = all_given(example or ())
         edit = Edit([*shown, *all_given(pictures)], instruction.strip(), bool(shown))
         prompt = edit.prompt(self.asking, sampling)

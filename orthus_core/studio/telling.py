@@ -144,7 +144,7 @@ class Telling:
         seed: int,
     ) -> None:
         self._asking, self._recipe, self._opening, self._seed = asking, recipe, opening, seed
-        self.sampling = sampling_of(asking.model.config, story=True, **sampling_asked(recipe))
+        self.sampling = sampling_of(asking.model.config, "story", **sampling_asked(recipe))
         table = as_table(dataclasses.replace(recipe, seed=seed))
         self.making = Making(
             table,

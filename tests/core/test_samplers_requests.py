@@ -88,10 +88,13 @@ def test_values_that_are_not_asked_for_are_the_models_own():
     assert sampling_of(small, steps=None) == Sampling(20, 1.5, 1.5, 1.0, "Generate an image.")
     assert sampling_of(small, steps=5, negative_prompt="fog").steps == 5
     assert sampling_of(small, negative_prompt="fog").negative_prompt == "fog"
-    assert sampling_of(small, story=True).guidance == 1.5
+    assert sampling_of(small, "story").guidance == sampling_of(small, "edit").guidance == 1.5
+    gentle = make_tiny_config(sampling={"guidance": 3.0, "edit_guidance": 2.0})
+    assert [sampling_of(gentle, task).guidance for task in ("picture", "edit")] == [3.0, 2.0]
+    assert sampling_of(gentle, "edit", guidance=4.0).guidance == 4.0
     released = make_tiny_config()
     assert sampling_of(released) == Sampling(100, 5.0, 1.5, 1.0, "Generate an image.")
-    assert sampling_of(released, story=True) == Sampling(100, 3.0, 1.5, 1.0, "generate images")
+    assert sampling_of(released, "story") == Sampling(100, 3.0, 1.5, 1.0, "generate images")
 
 
 def test_a_preset_gives_what_is_not_asked_for():

@@ -21,7 +21,7 @@ def asking(tiny_folder) -> Asking:
 
 
 def told_by(asking: Asking, plan: Plan, *, seed: int = 1, before=(), opening=("a red fox",)):
-    sampling = sampling_of(asking.model.config, story=True, steps=1)
+    sampling = sampling_of(asking.model.config, "story", steps=1)
     return list(tell(asking, list(opening), sampling, plan, seed=seed, before=before))
 
 
