@@ -1,7 +1,7 @@
 """Put a trained model among the bundled ones: python benchmarks/bundle_model.py runs/mini-4 mini
 
-The same weights in files that a git host takes, with all that the training wrote beside them but
-its figures. The model card that is there stays, since people write it; the one of a new model does.
+The same weights in files that a git host takes, with what the training wrote beside them, but not
+its figures. A model card that is there already stays, since people write it.
 """
 
 from __future__ import annotations
