@@ -14,6 +14,7 @@ import torch
 
 from orthus_core.checkpoint.folder import open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
+from orthus_core.version import __version__
 
 
 @torch.no_grad()
@@ -25,11 +26,21 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     first, second = (open_orthus(each, dtype="fp32") for each in (options.first, options.second))
-    theirs = second.model.state_dict()
+    weights = second.model.state_dict()
     for name, weight in first.model.state_dict().items():
         if weight.is_floating_point():
-            weight.lerp_(theirs[name], options.share)
-    first.model.config.sampling = second.model.config.sampling
+            weight.lerp_(weights[name], options.share)
+    config, theirs = first.model.config, second.model.config
+    config.sampling = theirs.sampling
+    before = theirs.origin or {}
+    config.origin = {
+        "made_by": f"benchmarks/average_models.py {__version__}",
+        "made_from": f"{first.path.name} and {second.path.name}",
+        "lineage": [
+            *before.get("lineage", []),
+            f"{before.get('made_by')} from {before.get('made_from')}",
+        ],
+    }
     words = {VOCABULARY: (first.path / VOCABULARY).read_text(encoding="utf-8")}
     save_model(first.model.bfloat16(), first.processor, options.output, texts=words)
     print(options.output)

@@ -19,6 +19,7 @@ from orthus_core.model.config import (
     token_name_of_code,
 )
 from orthus_core.recipe import PretrainRecipe
+from orthus_core.train.autoencoder import vision_config
 
 # Aliases of Orthus; the others are discrete Chameleons of the same size.
 ORTHUS = ("base", "instruct")
@@ -70,15 +71,6 @@ def begun(recipe: PretrainRecipe) -> DiscreteConfig:
     tokens as are asked for."""
     shape, vision = recipe.backbone, recipe.autoencoder
     codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vision.num_embeddings)}
-    vq = OrthusVQConfig(
-        resolution=vision.resolution,
-        base_channels=vision.base_channels,
-        channel_multiplier=list(vision.channel_multiplier),
-        num_res_blocks=vision.num_res_blocks,
-        embed_dim=vision.embed_dim,
-        latent_channels=vision.latent_channels,
-        num_embeddings=vision.num_embeddings,
-    )
     config = OrthusConfig(
         vocab_size=FIRST_CODE + len(codes) + BEFORE_TEXT + recipe.tokenizer.vocab_size,
         hidden_size=shape.hidden_size,
@@ -88,6 +80,6 @@ def begun(recipe: PretrainRecipe) -> DiscreteConfig:
         num_key_value_heads=shape.num_attention_heads,
         max_position_embeddings=shape.max_position_embeddings,
         vocabulary_map=codes,
-        vq_config=vq,
+        vq_config=vision_config(vision),
     )
     return discrete_config(config)

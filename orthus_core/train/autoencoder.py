@@ -59,6 +59,19 @@ class AutoencoderFigures(NamedTuple):
     codes_used: int
 
 
+def vision_config(recipe: AutoencoderRecipe) -> OrthusVQConfig:
+    """The configuration of the recipe's autoencoder."""
+    return OrthusVQConfig(
+        resolution=recipe.resolution,
+        base_channels=recipe.base_channels,
+        channel_multiplier=list(recipe.channel_multiplier),
+        num_res_blocks=recipe.num_res_blocks,
+        embed_dim=recipe.embed_dim,
+        latent_channels=recipe.latent_channels,
+        num_embeddings=recipe.num_embeddings,
+    )
+
+
 def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     """An untrained autoencoder of the recipe's shape, drawn from torch's global generator.
 
@@ -66,17 +79,7 @@ def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     last one of every residual block at zero, so that the network begins as a short chain of plain
     convolutions (1901.09321): without it the first thousand steps only undo the blocks' noise.
     """
-    vq = OrthusVQ(
-        OrthusVQConfig(
-            resolution=recipe.resolution,
-            base_channels=recipe.base_channels,
-            channel_multiplier=list(recipe.channel_multiplier),
-            num_res_blocks=recipe.num_res_blocks,
-            embed_dim=recipe.embed_dim,
-            latent_channels=recipe.latent_channels,
-            num_embeddings=recipe.num_embeddings,
-        )
-    )
+    vq = OrthusVQ(vision_config(recipe))
     for module in vq.modules():
         if isinstance(module, nn.Conv2d):
             module.reset_parameters()
