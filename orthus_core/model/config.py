@@ -109,9 +109,10 @@ class InterleavedConfig(ChameleonConfig):
             self.vq_config, OrthusVQConfig
         ):
             self.vq_config = self.vq_config.to_dict()
-        if isinstance(self.vq_config, dict):
+        if self.vq_config is None or isinstance(self.vq_config, dict):
             # A Chameleon folder names its own class here; ours reads the same fields.
-            self.vq_config = {k: v for k, v in self.vq_config.items() if k != "model_type"}
+            fields = {k: v for k, v in (self.vq_config or {}).items() if k != "model_type"}
+            self.vq_config = OrthusVQConfig(**fields)
         super().__post_init__(**kwargs)
         names = self.vocabulary_map or {}
         if self.boi_token_id is None:
