@@ -13,6 +13,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,8 @@ class SpritePack:
         Raises:
             DataError: if the picture does not read.
         """
-        scaled = self.rgba(sprite).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
-        over_HW4 = np.asarray(scaled, dtype=np.float32)
+        key = sprite.key if isinstance(sprite, Sprite) else sprite
+        over_HW4 = _scaled(self, key, size).astype(np.float32)
         colour_HW3, cover_HW1 = over_HW4[..., :3], over_HW4[..., 3:] / 255.0
         laid_HW3 = colour_HW3 + (1.0 - cover_HW1) * np.asarray(background, dtype=np.float32)
         pixels_HW3 = np.clip(np.rint(laid_HW3), 0, 255).astype(np.uint8)
@@ -156,6 +157,15 @@ class SpritePack:
                 return image.convert("RGBA")
         except (OSError, ValueError, SyntaxError) as error:
             raise DataError(f"cannot read sprite {key!r}: {error}", where=str(self.path)) from error
+
+
+@lru_cache(maxsize=4096)
+def _scaled(pack: SpritePack, key: str, size: int) -> np.ndarray:
+    """A sprite with alpha multiplied in, uint8 [size, size, 4], which is shared: trainings show the
+    same few thousand over and over.
+    """
+    scaled = pack.rgba(key).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
+    return np.array(scaled)
 
 
 def starter_packs() -> dict[str, SpritePack]:

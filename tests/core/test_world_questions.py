@@ -15,7 +15,7 @@ from orthus_core.data.world.company import POPULAR, companions
 from orthus_core.data.world.english import the, with_article
 from orthus_core.data.world.kinds import GROUP_WORDS, KIND_OF_SUBGROUP
 from orthus_core.data.world.questions import Asked, ask_single, caption, question
-from orthus_core.data.world.scene import SceneImage
+from orthus_core.data.world.scene import Scene, SceneImage, Thing
 from orthus_core.data.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
 from orthus_core.data.world.scenes import a_scene
 from orthus_core.data.world.wording import NUMBERS, coloured, describe, place_phrase, plural
@@ -106,6 +106,19 @@ def test_descriptions_counts_and_colours_are_those_of_the_record(world: World):
         named = zip(nouns_of(world, asked), asked.picture.scene.things, strict=True)
         (colour,) = (t.colour for noun, t in named if asked.question.endswith(f" {the(noun)}?"))
         assert asked.answer == colour
+
+
+def test_what_cannot_be_counted_is_never_counted(world: World, monkeypatch):
+    """A scene of grapes and scissors alone comes once in half a million rows, and is drawn anew."""
+
+    def of(*nouns: str) -> Scene:
+        return Scene(things=tuple(Thing(world.cast[noun].key) for noun in nouns))
+
+    scenes = [of("grapes", "scissors"), of("grapes"), of("grapes", "cat", "cat")]
+    monkeypatch.setattr(scene_questions, "a_scene", lambda *_, **__: (scenes.pop(0), "mixed"))
+    asked = ask_scene(random.Random(0), world, "count")
+    assert (asked.question, asked.answer) == ("How many cats are there?", "two")
+    assert not scenes
 
 
 def test_where_and_which_are_each_others_answers(world: World):

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -165,6 +166,15 @@ def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np
     pack = packs.get(thing.style)
     if pack is None or thing.sprite not in pack:
         raise DataError(f"there is no sprite {thing.sprite!r} in style {thing.style!r}")
+    look = replace(thing, x=0, y=0, side=side)
+    return _pixels_of(pack, look).astype(np.float32)
+
+
+@lru_cache(maxsize=4096)
+def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
+    """A thing at the size of its own side, colour times alpha: uint8 [side, side, 4], which is
+    shared. Scenes show few things over and over, and reading and scaling them is most of the work.
+    """
     rgba = pack.rgba(thing.sprite)
     if thing.colour:
         rgba = recoloured(rgba, thing.colour)
@@ -174,8 +184,8 @@ def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np
     if thing.mirror:
         rgba = rgba.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     # Scaled with alpha multiplied in, so that colour under transparent pixels stays out of edges.
-    scaled = rgba.convert("RGBa").resize((side, side), Image.Resampling.LANCZOS)
-    return np.asarray(scaled, dtype=np.float32)
+    scaled = rgba.convert("RGBa").resize((thing.side, thing.side), Image.Resampling.LANCZOS)
+    return np.array(scaled)
 
 
 def _short(thing: Thing) -> dict[str, Any]:

@@ -40,7 +40,10 @@ def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Aske
         kind: Of `KINDS`; drawn by their weights when None.
     """
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
-    scene, _ = a_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
+    while True:
+        scene, _ = a_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
+        if kind != "count" or _countable(world, scene):
+            break
     words, answer = _ASKERS[kind](rng, world, scene)
     return Asked(world.shown(scene), words, answer, kind)
 
@@ -96,9 +99,13 @@ def _describe(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]
 
 
 def _count(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
-    nouns = world.nouns(scene)
-    noun = rng.choice([n for n in dict.fromkeys(nouns) if not is_plural(n)])
-    return HOW_MANY.format(plural(noun)), NUMBERS[nouns.count(noun)]
+    noun = rng.choice(_countable(world, scene))
+    return HOW_MANY.format(plural(noun)), NUMBERS[world.nouns(scene).count(noun)]
+
+
+def _countable(world: World, scene: Scene) -> list[str]:
+    """What a scene shows so many of; one picture of grapes is as many grapes as one likes."""
+    return [noun for noun in dict.fromkeys(world.nouns(scene)) if not is_plural(noun)]
 
 
 def _colour(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
