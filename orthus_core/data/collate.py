@@ -11,8 +11,11 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds, with_codes
+from orthus_core.data.encode import IGNORE, Encoded, TokenIds
 from orthus_core.data.pictures import Picture
+
+# What few shapes are multiples of: lengths of lines, and their number.
+LENGTHS, LINES = 64, 8
 
 FeatureSource = Callable[[Sequence[Picture]], Tensor]
 """Pictures to what stands for them, [M, P, C]: a `FeatureCache` is one."""
@@ -33,6 +36,7 @@ class Batch:
         features_NC: What fills the slots, in the same order; None without pictures.
         pictures: Where they came from, M of them.
         image_targets_N: Whether the patch of each slot is to be predicted; None for all of them.
+        pixels_MHW3: The pictures' uint8 pixels, of a batch whose features are still to be made.
     """
 
     ids_BS: Tensor
@@ -43,11 +47,26 @@ class Batch:
     features_NC: Tensor | None = None
     pictures: tuple[Picture, ...] = ()
     image_targets_N: Tensor | None = None
+    pixels_MHW3: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
+        # From pinned memory a copy to the card need not be waited for.
+        ahead = torch.device(device).type == "cuda"
+        return self._each(lambda tensor: tensor.to(device, non_blocking=ahead))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in memory that a card reads directly; torch's DataLoader asks for it."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{k: v.to(device) for k, v in named.items() if isinstance(v, Tensor)})
+        return replace(self, **{k: change(v) for k, v in named.items() if isinstance(v, Tensor)})
+
+
+def with_features(batch: Batch, features_MPC: Tensor) -> Batch:
+    """A batch without features, its slots filled."""
+    return replace(batch, features_NC=features_MPC.flatten(0, 1), pixels_MHW3=None)
 
 
 def collate(
@@ -57,6 +76,7 @@ def collate(
     *,
     packing: bool = False,
     own_pictures: bool = False,
+    few_shapes: bool = False,
 ) -> Batch:
     """Rows padded on the right to the longest.
 
@@ -66,9 +86,15 @@ def collate(
         features_of: Gives features of the rows' pictures. None leaves `features_NC` out.
         packing: Lay several short documents into one row, as `packed` does.
         own_pictures: Only the model's own pictures are targets; those it is shown are not.
+        few_shapes: Round the length and number of lines up, for a card that is slow to begin with a
+            shape it has not met.
     """
     longest = max(len(row.ids) for row in rows)
+    if few_shapes:
+        longest = rounded_up(longest, LENGTHS)
     lines = packed(rows, longest) if packing else [[row] for row in rows]
+    if few_shapes:
+        lines += [[]] * (rounded_up(len(lines), LINES) - len(lines))
     ids_BS = torch.full((len(lines), longest), ids.pad)
     text_targets_BS = torch.full((len(lines), longest), IGNORE)
     attention_mask_BS = torch.zeros(len(lines), longest, dtype=torch.long)
@@ -84,25 +110,27 @@ def collate(
             start += len(row.ids)
 
     pictures = tuple(picture for line in lines for row in line for picture in row.pictures)
-    features_NC = None
-    if pictures and features_of is not None:
-        features_NC = features_of(pictures).flatten(0, 1)
     slots_N = (ids_BS.flatten() == ids.image).nonzero().flatten()
     image_targets_N = None
     if own_pictures and pictures:
         drawn_M = torch.tensor([drawn for line in lines for row in line for drawn in row.drawn])
         image_targets_N = drawn_M.repeat_interleave(len(slots_N) // len(pictures))
-    return Batch(
+    batch = Batch(
         ids_BS=ids_BS,
         attention_mask_BS=attention_mask_BS,
         position_ids_BS=position_ids_BS,
         text_targets_BS=text_targets_BS,
         # A slot is never first in a document: [BOI] or another slot stands before it.
         image_index_N=slots_N - 1,
-        features_NC=features_NC,
         pictures=pictures,
         image_targets_N=image_targets_N,
     )
+    return with_features(batch, features_of(pictures)) if pictures and features_of else batch
+
+
+def rounded_up(count: int, many: int) -> int:
+    """The next multiple."""
+    return -(-count // many) * many
 
 
 def packed(rows: Sequence[Encoded], length: int) -> list[list[Encoded]]:
@@ -125,26 +153,24 @@ def packed(rows: Sequence[Encoded], length: int) -> list[list[Encoded]]:
     return lines
 
 
-def collate_discrete(
-    rows: Sequence[Encoded],
-    ids: TokenIds,
-    codes_of: FeatureSource,
-    code_token_ids: Sequence[int],
-    *,
-    packing: bool = False,
-) -> Batch:
-    """The same rows for a discrete Chameleon: code tokens stand in the slots and are targets.
+def with_codes(batch: Batch, codes_MP: Tensor, code_token_ids: Sequence[int]) -> Batch:
+    """A batch without features for a discrete Chameleon: code tokens stand in the slots, and each
+    is a target one position before. What it was laid out with is not changed.
 
     Args:
-        rows: Encoded documents, with slots.
-        ids: Of the model.
-        codes_of: Pictures to their codes, [M, P].
+        batch: Of rows with slots.
+        codes_MP: The pictures' codes.
         code_token_ids: Token id of each code.
-        packing: As for `collate`.
     """
-    pictures = [picture for row in rows for picture in row.pictures]
-    codes = iter(codes_of(pictures).tolist() if pictures else [])
-    filled = [
-        with_codes(row, [next(codes) for _ in row.pictures], ids, code_token_ids) for row in rows
-    ]
-    return collate(filled, ids, packing=packing)
+    tokens_N = torch.tensor(code_token_ids)[codes_MP.cpu().flatten()]
+    ids_BS, text_targets_BS = batch.ids_BS.clone(), batch.text_targets_BS.clone()
+    ids_BS.view(-1)[batch.image_index_N + 1] = tokens_N
+    text_targets_BS.view(-1)[batch.image_index_N] = tokens_N
+    return replace(
+        batch,
+        ids_BS=ids_BS,
+        text_targets_BS=text_targets_BS,
+        image_index_N=batch.image_index_N[:0],
+        pictures=(),
+        pixels_MHW3=None,
+    )

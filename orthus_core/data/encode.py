@@ -13,7 +13,6 @@ as the released Orthus scripts use it.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -133,26 +132,6 @@ def encode(
     targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
     drawn = tuple(s.role == "model" for s in document.segments if s.type == "image")
     return Encoded(row, targets, tuple(pictures), drawn)
-
-
-def with_codes(
-    encoded: Encoded, codes: Sequence[Sequence[int]], ids: TokenIds, code_token_ids: Sequence[int]
-) -> Encoded:
-    """The same row for a discrete Chameleon: code tokens fill the slots and are predicted as text.
-
-    Args:
-        encoded: A row with `<image>` slots.
-        codes: For each picture its P codes.
-        ids: Of the model.
-        code_token_ids: Token id of each code.
-    """
-    filling = iter([code_token_ids[code] for picture in codes for code in picture])
-    row = [next(filling) if token == ids.image else token for token in encoded.ids]
-    targets = list(encoded.text_targets)
-    for position, token in enumerate(encoded.ids):
-        if token == ids.image:
-            targets[position - 1] = row[position]
-    return Encoded(row, targets, ())
 
 
 def drop_condition(

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from orthus_core.data.pictures import Picture
-from orthus_core.data.pixels import pack_pixels
+from orthus_core.data.pixels import as_input, pack_pixels
 from orthus_core.errors import DataError, OutputError
 from orthus_core.events import Progress
 
@@ -92,6 +92,14 @@ class FeatureCache:
         for _ in self.fill(pictures):
             pass
         return torch.stack([self._features[picture.key] for picture in pictures])
+
+    def encoded(self, pixels_MHW3: Tensor) -> Tensor:
+        """What stands for pictures that are loaded already, uint8: [M, P, C] or [M, P], on the
+        device. Nothing is looked up or kept.
+        """
+        with torch.no_grad():
+            encoded = self._encode(as_input(pixels_MHW3.to(self._device, non_blocking=True)))
+        return encoded.float() if encoded.is_floating_point() else encoded
 
     def fill(self, pictures: Iterable[Picture]) -> Iterator[Progress]:
         """Compute what is missing, `CHUNK` pictures at a time."""

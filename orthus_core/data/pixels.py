@@ -104,7 +104,11 @@ def to_pixels(image: Image.Image, size: int) -> Tensor:
 
 def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
     """Equal uint8 [H, W, 3] arrays as one batch of the autoencoder's input, [M, 3, H, W]."""
-    pixels_MHW3 = torch.from_numpy(np.stack(squares))
+    return as_input(torch.from_numpy(np.stack(squares)))
+
+
+def as_input(pixels_MHW3: Tensor) -> Tensor:
+    """uint8 pixels as the autoencoder's input, [M, 3, H, W] in [-1, 1]."""
     # In double, then rounded once: the last bit is then the release's too.
     scaled_MHW3 = (pixels_MHW3.double() * RESCALE).float()
     return (scaled_MHW3 - 1.0).permute(0, 3, 1, 2).contiguous()

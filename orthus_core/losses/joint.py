@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from orthus_core.losses.diffusion import diffusion_loss, draw
 from orthus_core.losses.packing import sight
 from orthus_core.losses.text import IGNORE, text_loss
+from orthus_core.model.few_shapes import in_few_shapes
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
 
@@ -129,7 +130,8 @@ class JointLoss(nn.Module):
         """Cross-entropy, where a token is to be predicted."""
         targets_X = rows.text_targets_BS.flatten()
         chosen_X = targets_X != IGNORE
-        return text_loss(self.model.text_logits(hidden_XD[chosen_X]), targets_X[chosen_X])
+        logits_NV = in_few_shapes(self.model.text_logits, hidden_XD[chosen_X])
+        return text_loss(logits_NV, targets_X[chosen_X])
 
     def image(self, hidden_XD: Tensor, rows: Rows) -> Tensor:
         """Diffusion of every patch that is a target, from the hidden state one position before."""
@@ -196,6 +198,6 @@ class DiscreteLoss(nn.Module):
             use_cache=False,
         )
         chosen_BS = rows.text_targets_BS != IGNORE
-        logits_NV = self.lm_head(output.last_hidden_state[chosen_BS])
+        logits_NV = in_few_shapes(self.lm_head, output.last_hidden_state[chosen_BS])
         loss = text_loss(logits_NV, rows.text_targets_BS[chosen_BS])
         return DiscreteLosses(loss * share(own.text, (counts or own).text))

@@ -22,6 +22,7 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonPreTrained
 
 from orthus_core.errors import PromptError
 from orthus_core.model.config import InterleavedConfig
+from orthus_core.model.few_shapes import in_few_shapes
 from orthus_core.model.vision import OrthusVQ
 
 
@@ -116,7 +117,8 @@ class InterleavedModel(InterleavedPreTrainedModel):
             )
         if features is None or not slots:
             return embeds_BSD
-        filled_ND = self.embed_features(features.reshape(-1, features.shape[-1]))
+        rows_NC = features.reshape(-1, features.shape[-1])
+        filled_ND = in_few_shapes(self.embed_features, rows_NC)
         return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD.dtype))
 
     def forward(

@@ -74,6 +74,12 @@ class DataRecipe:
     packing: bool = key(
         False, "lay short rows side by side in one; none sees another, so only the speed changes"
     )
+    workers: int = key(
+        0,
+        "processes that make rows ahead of the steps, for a card that is faster than one; their "
+        "pictures are encoded as they come, and no features are kept",
+        minimum=0,
+    )
     strict: bool = key(
         False, "stop at the first broken record or picture instead of leaving it out"
     )
@@ -164,6 +170,10 @@ class AutoencoderRecipe:
     embed_dim: int = key(64, "channels of a feature", minimum=1)
     latent_channels: int = key(64, "channels the encoder ends in", minimum=1)
     num_embeddings: int = key(1024, "codes in the codebook", minimum=2)
+    taken_from: str = key(
+        "",
+        "a Chameleon whose trained autoencoder is taken as it is; nothing else here is then read",
+    )
     losses: AutoencoderLosses = key(AutoencoderLosses(), "weights of the loss")
     discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
     continuous_steps: int = key(

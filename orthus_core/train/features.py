@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.model.vision import OrthusVQ
+from orthus_core.samplers.recorded import Recordings
 from orthus_core.train.devices import has_bf16, here
 
 Encode = Callable[[Tensor], Tensor]
 
-# Pictures that go through the encoder together, always as many.
+# Pictures that go through the encoder together, always as many: what suits a processor's caches,
+# and what keeps a card busy.
 TOGETHER = 16
+TOGETHER_ON_A_CARD = 256
 
 
 def feature_cache(
@@ -36,20 +40,26 @@ def feature_cache(
     weights = fingerprint(vq)
     if sixteen_bit and has_bf16(device):
         weights, encode = f"{weights}-bf16", in_bf16(encode, device)
-    return FeatureCache(weights, always_together(encode), size, folder=folder, device=device)
+    together = TOGETHER_ON_A_CARD if device.type == "cuda" else TOGETHER
+    if device.type == "cuda":
+        encode = partial(Recordings(), "encode", encode)
+    encode = always_together(encode, together)
+    return FeatureCache(weights, encode, size, folder=folder, device=device)
 
 
 def in_bf16(encode: Encode, device: torch.device) -> Encode:
-    """The encoder with its products in bf16."""
+    """The encoder with its products in bf16, and channels innermost, where bf16 convolutions want
+    them.
+    """
 
     def encoding(pixels_M3HW: Tensor) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            return encode(pixels_M3HW)
+            return encode(pixels_M3HW.contiguous(memory_format=torch.channels_last))
 
     return encoding
 
 
-def always_together(encode: Encode) -> Encode:
+def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
     """The encoder on batches of one size, the last one filled up with its last picture.
 
     A convolution rounds differently for batches of different sizes. Which pictures are still
@@ -59,8 +69,8 @@ def always_together(encode: Encode) -> Encode:
 
     def together(pixels_M3HW: Tensor) -> Tensor:
         count = len(pixels_M3HW)
-        filled_M = torch.arange(-(-count // TOGETHER) * TOGETHER).clamp(max=count - 1)
-        parts = pixels_M3HW[filled_M.to(pixels_M3HW.device)].split(TOGETHER)
+        filled_M = torch.arange(-(-count // many) * many).clamp(max=count - 1)
+        parts = pixels_M3HW[filled_M.to(pixels_M3HW.device)].split(many)
         return torch.cat([encode(part) for part in parts])[:count]
 
     return together

@@ -128,19 +128,22 @@ def train(
         average.restart(stage.begin_step(step))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(optim, step)
-        sums: dict[str, float] = {}
+        parts: list[Losses] = []
         for part, (batch, *more) in enumerate(stage.parts(step, optim.accumulate)):
-            number = step * optim.accumulate + part
             last_part = part + 1 == optim.accumulate
             with nullcontext() if last_part else accelerator.no_sync(objective):
                 with bf16:
                     losses = objective(batch.to(device), *more)
-                check_finite(losses.total, "loss", step, number, folder)
                 accelerator.backward(losses.total / optim.accumulate)
-            add_figures(sums, losses)
+            parts.append(losses)
         # Without a limit the norm is measured all the same: it must be finite before a step.
         norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         assert norm is not None, "only XLA clips without telling"
+        # Asked for last, so that a card has all of the step to do before anyone waits for it.
+        sums: dict[str, float] = {}
+        for number, losses in enumerate(parts, start=step * optim.accumulate):
+            check_finite(losses.total, "loss", step, number, folder)
+            add_figures(sums, losses)
         check_finite(norm, "gradient", step, step * optim.accumulate, folder)
         for optimizer in optimizers:
             optimizer.step()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.recipe.training import OptimRecipe
+from orthus_core.train.muon import batched_muon
 
 # The share of the peak learning rate that a cosine ends at.
 COSINE_FLOOR = 0.02
@@ -51,7 +52,9 @@ def make_optimizers(
     maps = [p for p in parameters if p.ndim == 2 and not getattr(p, "by_row", False)]
     taken = {id(p) for p in maps}
     others = [p for p in parameters if id(p) not in taken]
-    muon = torch.optim.Muon(
+    # A card waits for each of torch's many small products; on a processor they are the work.
+    kind = batched_muon() if maps and maps[0].is_cuda else torch.optim.Muon
+    muon = kind(
         maps, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return [muon, adamw(others, recipe)] if others else [muon]
@@ -91,8 +94,7 @@ class WeightAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        for average, parameter in zip(self.averages, self.parameters, strict=True):
-            average.lerp_(parameter, 1 - decay)
+        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
 
     @torch.no_grad()
     def restart(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -19,10 +19,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from orthus_core.checkpoint.folder import open_model
 from orthus_core.checkpoint.staging import check_free, staged_folder
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
+from orthus_core.errors import CheckpointError
 from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
@@ -31,7 +33,7 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
-from orthus_core.train.devices import here
+from orthus_core.train.devices import device, here
 from orthus_core.train.features import feature_cache, kept
 from orthus_core.train.loop import train
 from orthus_core.train.pictures import read_pictures
@@ -68,44 +70,27 @@ def pretrain(
     work = training_folder(output)
 
     # 1. The words.
+    shape = recipe.autoencoder
+    taken = taken_autoencoder(shape.taken_from) if shape.taken_from else None
     rows = yield from read_rows(recipe.data)
     texts = list(texts_of(rows.train, recipe.tokenizer.rows))
-    tokenizer = train_tokenizer(
-        texts,
-        recipe.tokenizer.vocab_size,
-        recipe.autoencoder.num_embeddings,
-    )
+    codes = taken.config.num_embeddings if taken else shape.num_embeddings
+    tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
 
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
-    vq = fresh_autoencoder(recipe.autoencoder)
+    vq = taken or fresh_autoencoder(shape)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
     rows = yield from usable(rows, row_encoder(tokenizer, config), strict=recipe.data.strict)
-    pictures = yield from read_pictures(recipe.data, recipe.autoencoder.resolution)
-    stage = DiscreteAutoencoderStage(
-        vq,
-        recipe.autoencoder,
-        pictures,
-        seed=recipe.seed,
-        validate_rows=recipe.log.validate_rows,
-    )
-    yield Note("autoencoder: pictures to features and codes, and back")
-    yield from train(
-        stage,
-        optim=recipe.autoencoder.optim,
-        log=recipe.log,
-        seed=recipe.seed,
-        folder=work / "autoencoder",
-        origins=origins(recipe, "seed", "autoencoder", "data"),
-        resume=resume,
-        should_stop=should_stop,
-    )
+    if taken:
+        yield Note(f"autoencoder: that of {shape.taken_from}")
+    else:
+        yield from train_autoencoder(
+            vq, recipe, work / "autoencoder", resume=resume, should_stop=should_stop
+        )
     if should_stop():
         return
-    stage.objective.fold_norm()
     vq.eval().requires_grad_(False)
-    if len(pictures.held_out_M3HW):
-        yield from told(reconstruct(vq, pictures.held_out_M3HW), "trained")
 
     # 3. Both in one sequence.
     torch.manual_seed(recipe.seed + 1)
@@ -140,6 +125,52 @@ def pretrain(
     yield Note(f"wrote {output}")
 
 
+def taken_autoencoder(source: str) -> OrthusVQ:
+    """The autoencoder of a trained model, a folder or an alias.
+
+    Raises: CheckpointError when it has no decoder, without which nothing would ever be drawn.
+    """
+    opened = open_model(source, device=device(), dtype="fp32")
+    vq = opened.model.model.vqmodel
+    if vq.decoder is None:
+        raise CheckpointError(
+            "its autoencoder has no pixel decoder",
+            where=str(opened.path),
+            hint="take one that draws pictures",
+        )
+    return vq
+
+
+def train_autoencoder(
+    vq: OrthusVQ, recipe: PretrainRecipe, folder: Path, *, resume: bool, should_stop: Stop
+) -> Iterator[Event]:
+    """Pictures to features and codes, and back; says how well held-out ones come through."""
+    pictures = yield from read_pictures(recipe.data, recipe.autoencoder.resolution)
+    stage = DiscreteAutoencoderStage(
+        vq,
+        recipe.autoencoder,
+        pictures,
+        seed=recipe.seed,
+        validate_rows=recipe.log.validate_rows,
+    )
+    yield Note("autoencoder: pictures to features and codes, and back")
+    yield from train(
+        stage,
+        optim=recipe.autoencoder.optim,
+        log=recipe.log,
+        seed=recipe.seed,
+        folder=folder,
+        origins=origins(recipe, "seed", "autoencoder", "data"),
+        resume=resume,
+        should_stop=should_stop,
+    )
+    if should_stop():
+        return
+    stage.objective.fold_norm()
+    if len(pictures.held_out_M3HW):
+        yield from told(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
+
+
 def texts_of(source: Source, rows: int) -> Iterator[str]:
     """The texts of the first rows."""
     for document in map(source, itertools.islice(itertools.count(), rows)):
@@ -152,6 +183,8 @@ def discrete_chameleon(
     """An untrained Chameleon around a trained autoencoder, drawn from torch's global generator."""
     model = ChameleonForConditionalGeneration(chameleon_config(recipe, tokenizer, vq))
     model.model.vqmodel = vq  # with its decoder, as Anole's folders have it
+    for table in (model.model.embed_tokens, model.lm_head):
+        table.weight.by_row = True  # type: ignore[attr-defined]  # for Muon
     return model
 
 

@@ -5,18 +5,22 @@ of their pictures.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.collate import Batch, FeatureSource, collate, collate_discrete
+from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, says
 from orthus_core.data.encode import Encoded, TokenIds, encode
 from orthus_core.data.formats import sniff
 from orthus_core.data.formats.reading import Reading
+from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import Picture
 from orthus_core.data.sources import Batches, Shuffled, Source, hold_out
 from orthus_core.data.sprites import starter_packs
@@ -26,6 +30,7 @@ from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
 from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
+from orthus_core.train.ahead import Ahead
 from orthus_core.train.devices import here
 
 SPRITES = "sprites"
@@ -162,28 +167,59 @@ class Laying:
     """How documents become batches.
 
     encode: A document to a row.
-    collate: Rows to a batch.
+    lay: Rows to a batch whose slots are empty.
+    pictures: What stands for pictures, features or codes.
+    fill: A batch with its slots filled by that.
+    side: Of the pictures, in pixels.
     """
 
     encode: Callable[[Document], Encoded]
-    collate: Callable[[list[Encoded]], Batch]
+    lay: Callable[[list[Encoded]], Batch]
+    pictures: FeatureCache
+    fill: Callable[[Batch, Tensor], Batch]
+    side: int
+
+    def collate(self, rows: list[Encoded]) -> Batch:
+        """Rows to a batch."""
+        batch = self.lay(rows)
+        return self.fill(batch, self.pictures(batch.pictures)) if batch.pictures else batch
+
+    def loaded(self, rows: list[Encoded]) -> Batch:
+        """Rows to a batch with pixels in place of pictures: what needs neither model nor card."""
+        batch = self.lay(rows)
+        if not batch.pictures:
+            return batch
+        squares = [picture.load(self.side) for picture in batch.pictures]
+        return replace(batch, pictures=(), pixels_MHW3=torch.from_numpy(np.stack(squares)))
+
+    def finished(self, batch: Batch) -> Batch:
+        """A loaded batch with its slots filled."""
+        pixels_MHW3 = batch.pixels_MHW3
+        return (
+            batch if pixels_MHW3 is None else self.fill(batch, self.pictures.encoded(pixels_MHW3))
+        )
 
     def batches(
         self, rows: Rows, data: DataRecipe, batch_size: int, validate_rows: int
     ) -> RowBatches:
         """Batches of `batch_size` documents, on this process's share of the rows."""
         place = here()
-        train = Batches(
+        window = 1 if data.packing else WINDOW
+        made = Batches(
             source=rows.train,
             encode=self.encode,
-            collate=self.collate,
+            collate=self.loaded if data.workers else self.collate,
             batch_size=batch_size,
             seed=data.seed,
             condition_dropout=data.condition_dropout,
-            window=1 if data.packing else WINDOW,
+            window=window,
             shard=place.shard,
             shards=place.shards,
         )
+        ahead = Ahead(made, data.workers, together=window) if data.workers else None
+
+        def train(number: int) -> Batch:
+            return self.finished(ahead(number)) if ahead else made(number)
 
         def held_out() -> list[Batch]:
             if rows.held_out is None:
@@ -203,35 +239,43 @@ def orthus_laying(
     data: DataRecipe,
     config: OrthusConfig,
     tokenizer: PreTrainedTokenizerBase,
-    features_of: FeatureSource,
+    features: FeatureCache,
 ) -> Laying:
     """Rows with features in the slots."""
-    ids = TokenIds.of(config)
-    fill = partial(
-        collate,
-        ids=ids,
-        features_of=features_of,
-        packing=data.packing,
-        own_pictures=data.own_pictures,
+    return Laying(
+        row_encoder(tokenizer, config),
+        partial(
+            collate,
+            ids=TokenIds.of(config),
+            packing=data.packing,
+            own_pictures=data.own_pictures,
+            few_shapes=torch.cuda.is_available(),
+        ),
+        features,
+        with_features,
+        config.vq_config.resolution,
     )
-    return Laying(row_encoder(tokenizer, config), fill)
 
 
 def discrete_laying(
     data: DataRecipe,
     config: OrthusConfig,
     tokenizer: PreTrainedTokenizerBase,
-    codes_of: FeatureSource,
+    codes: FeatureCache,
 ) -> Laying:
     """Rows for a discrete Chameleon, with code tokens in the slots."""
-    fill = partial(
-        collate_discrete,
-        ids=TokenIds.of(config),
-        codes_of=codes_of,
-        code_token_ids=config.code_token_ids,
-        packing=data.packing,
+    return Laying(
+        row_encoder(tokenizer, config),
+        partial(
+            collate,
+            ids=TokenIds.of(config),
+            packing=data.packing,
+            few_shapes=torch.cuda.is_available(),
+        ),
+        codes,
+        partial(with_codes, code_token_ids=config.code_token_ids),
+        config.vq_config.resolution,
     )
-    return Laying(row_encoder(tokenizer, config), fill)
 
 
 def row_encoder(

@@ -25,6 +25,8 @@ STATES = "states"
 
 # Tables of a recipe that say what is told of a training, and change nothing in it.
 TELLING = ("log",)
+# And those that only say who does the work.
+INDIFFERENT = frozenset({"data.workers"})
 
 
 def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
         key.name: key.default
         for key in keys(recipe)
         if (key.path[0] in tables if tables else key.path[0] not in TELLING)
+        and key.name not in INDIFFERENT
     }
     return json.loads(json.dumps(taken | more))  # as a saved state will hold it
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from orthus_core.data.collate import collate, collate_discrete
+from orthus_core.data.collate import collate, with_codes
 from orthus_core.data.document import Document, says
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds, drop_condition, encode, with_codes
+from orthus_core.data.encode import IGNORE, Encoded, TokenIds, drop_condition, encode
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
 from orthus_core.errors import DataError
 from orthus_core.model.config import OrthusConfig
@@ -136,15 +136,17 @@ def test_codes_fill_the_slots_and_are_predicted_one_position_before(
     tokenizer: PreTrainedTokenizerFast,
 ):
     row = row_of(EDIT, tokenizer)
-    codes = [[1, 2, 3], [4, 5, 6]]
-    discrete = with_codes(row, codes, IDS, CODE_IDS)
-    assert [token for token in discrete.ids if token in CODE_IDS] == [5, 6, 7, 8, 9, 10]
-    assert discrete.pictures == ()
-    for position, token in enumerate(discrete.ids[1:]):
+    batch = collate([row], IDS)
+    discrete = with_codes(batch, torch.tensor([[1, 2, 3], [4, 5, 6]]), CODE_IDS)
+    ids, targets = discrete.ids_BS[0].tolist(), discrete.text_targets_BS[0].tolist()
+    assert [token for token in ids if token in CODE_IDS] == [5, 6, 7, 8, 9, 10]
+    assert discrete.pictures == () and len(discrete.image_index_N) == 0
+    for position, token in enumerate(ids[1:]):
         if token in CODE_IDS:
-            assert discrete.text_targets[position] == token
+            assert targets[position] == token
         else:
-            assert discrete.text_targets[position] == row.text_targets[position]
+            assert targets[position] == row.text_targets[position]
+    assert batch.ids_BS[0].tolist() == row.ids, "what it was made of stays as it was"
 
 
 def test_conditions_are_dropped_as_often_as_asked():
@@ -218,11 +220,10 @@ def test_a_batch_moves_with_all_its_tensors(tokenizer: PreTrainedTokenizerFast):
 
 
 def test_a_discrete_batch_gives_each_picture_its_own_codes(tokenizer: PreTrainedTokenizerFast):
-    def codes_of(pictures) -> Tensor:
-        return torch.tensor([[1, 2, 3] if p == A else [4, 5, 6] for p in pictures])
-
     rows = [row_of(document, tokenizer) for document in (EDIT, DRAW)]
-    batch = collate_discrete(rows, IDS, codes_of, CODE_IDS)
+    empty = collate(rows, IDS)
+    codes_MP = torch.tensor([[1, 2, 3] if p == A else [4, 5, 6] for p in empty.pictures])
+    batch = with_codes(empty, codes_MP, CODE_IDS)
     codes = [[t for t in row if t in CODE_IDS] for row in batch.ids_BS.tolist()]
     assert codes == [[5, 6, 7, 8, 9, 10], [5, 6, 7]]
     assert IDS.image not in batch.ids_BS and batch.features_NC is None

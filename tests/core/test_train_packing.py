@@ -10,6 +10,7 @@ from orthus_core.data.collate import Batch, collate, packed
 from orthus_core.data.encode import IGNORE, Encoded, TokenIds
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
 from orthus_core.losses.packing import sight
+from orthus_core.model import few_shapes
 from tests.conftest import make_tiny_config, make_tiny_model
 
 P, C = 4, 8  # patches and channels of the tiny model
@@ -144,6 +145,53 @@ def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
     assert together_grad.keys() == apart_grad.keys()
     for name, gradient in together_grad.items():
         torch.testing.assert_close(gradient, apart_grad[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture
+def slow_to_meet_shapes(monkeypatch):
+    """This processor, as if it were a card."""
+    monkeypatch.setattr(few_shapes, "meets_shapes_slowly", lambda tensor: True)
+
+
+def test_rows_that_are_added_for_a_card_change_nothing(slow_to_meet_shapes):
+    shapes = []
+
+    def function(x_ND: torch.Tensor, y_N: torch.Tensor) -> torch.Tensor:
+        shapes.append(len(x_ND))
+        return x_ND * y_N[:, None] + 1
+
+    for count in (0, 1, 7, 8, 9):
+        x_ND, y_N = torch.randn(count, 3, requires_grad=True), torch.arange(count)
+        padded = few_shapes.in_few_shapes(function, x_ND, y_N, many=8)
+        assert torch.equal(padded, x_ND * y_N[:, None] + 1)
+        padded.sum().backward()
+        assert torch.equal(x_ND.grad, y_N[:, None].expand(count, 3).float())
+    assert shapes == [0, 8, 8, 8, 16]
+
+
+def test_losses_and_gradients_in_few_shapes_are_the_same(ids, rows, monkeypatch):
+    def losses(packing: bool, few: bool):
+        model = make_tiny_model()
+        batch = collate(rows, ids, features_of, packing=packing, few_shapes=few)
+        torch.manual_seed(3)
+        found = JointLoss(model, lambda_image=2.0, repeats=3)(batch)
+        found.total.backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        return found, gradients, batch
+
+    for packing in (False, True):
+        with monkeypatch.context() as plain:
+            plain.setattr(few_shapes, "meets_shapes_slowly", lambda tensor: False)
+            exact, exact_grad, _ = losses(packing, few=False)
+        with monkeypatch.context() as card:
+            card.setattr(few_shapes, "meets_shapes_slowly", lambda tensor: True)
+            found, found_grad, batch = losses(packing, few=True)
+        assert batch.ids_BS.shape == (8, 64)
+        torch.testing.assert_close(found.text, exact.text)
+        torch.testing.assert_close(found.image, exact.image)
+        assert found_grad.keys() == exact_grad.keys()
+        for name, gradient in found_grad.items():
+            torch.testing.assert_close(gradient, exact_grad[name], rtol=1e-3, atol=1e-5)
 
 
 def test_the_discrete_model_packs_alike(ids, rows):

@@ -1,0 +1,68 @@
+"""Muon for a card: one orthogonalisation for all matrices of a shape."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def orthogonalised(
+    updates_KMN: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> Tensor:
+    """K matrices with their singular values brought near 1, by Newton-Schulz iteration in bf16
+    (Jordan et al., 2024): what torch.optim.Muon computes for one at a time. Returns bf16.
+    """
+    a, b, c = coefficients
+    wide = updates_KMN.shape[1] <= updates_KMN.shape[2]
+    x = (updates_KMN if wide else updates_KMN.mT).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x if wide else x.mT
+
+
+@cache
+def batched_muon() -> type[torch.optim.Optimizer]:
+    """torch.optim.Muon with its matrices taken together; made when asked for, since a torch before
+    2.9 has none. Its state is torch's own.
+    """
+
+    class BatchedMuon(torch.optim.Muon):
+        @torch.no_grad()
+        def step(self, closure=None):  # type: ignore[override]
+            assert closure is None, "the loop computes the loss"
+            for group in self.param_groups:
+                moved = [p for p in group["params"] if p.grad is not None]
+                if moved:
+                    self._move(moved, group)
+
+        def _move(self, moved: list[Tensor], group: dict) -> None:
+            for p in moved:
+                if "momentum_buffer" not in self.state[p]:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
+            gradients = [p.grad for p in moved]
+            momenta = [self.state[p]["momentum_buffer"] for p in moved]
+            momentum = group["momentum"]
+            torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+            wanted = momenta
+            if group["nesterov"]:
+                wanted = torch._foreach_lerp(gradients, momenta, momentum)
+            torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            of_shape = defaultdict(list)
+            for p, update in zip(moved, wanted, strict=True):
+                of_shape[p.shape].append((p, update))
+            for shape, alike in of_shape.items():
+                matrices, updates = zip(*alike, strict=True)
+                steps_KMN = orthogonalised(
+                    torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
+                rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                steps = list(steps_KMN.to(matrices[0].dtype).unbind())
+                torch._foreach_add_(list(matrices), steps, alpha=-rate)
+
+    return BatchedMuon

@@ -1,0 +1,88 @@
+"""Batches made by worker processes are those that the training would have made itself."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+from torch import Tensor
+
+from orthus_core.checkpoint.folder import open_orthus
+from orthus_core.data.collate import Batch
+from orthus_core.events import StepDone
+from orthus_core.recipe import load
+from orthus_core.recipe.training import PosttrainRecipe
+from orthus_core.train.ahead import Ahead
+from orthus_core.train.orthus_trainings import posttrain
+
+
+def batch(number: int) -> Batch:
+    """A batch that says which it is, in every tensor."""
+    row_BS = torch.full((2, 3), number)
+    return Batch(row_BS, row_BS, row_BS, row_BS, row_BS.flatten(), pixels_MHW3=row_BS.byte())
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_batches_come_in_order_from_wherever_one_begins(together):
+    ahead = Ahead(batch, workers=2, together=together)
+    for number in (0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 20, 20, 21):
+        came = ahead(number)
+        named = [getattr(came, field.name) for field in fields(came)]
+        assert all((tensor == number).all() for tensor in named if isinstance(tensor, Tensor))
+
+
+def test_a_worker_that_fails_says_why():
+    def broken(number: int) -> Batch:
+        raise ValueError("no such sprite")
+
+    with pytest.raises(ValueError, match="no such sprite"):
+        Ahead(broken, workers=1)(0)
+
+
+def test_nothing_is_drawn_from_the_generator_that_a_step_seeds():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Ahead(batch, workers=1)(0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("packing", ["true", "false"])
+def test_a_training_with_workers_is_the_training_without(tmp_path, packing):
+    """To the last bit, resumed half-way or not."""
+
+    def losses(name: str, workers: int, stop_after: int | None = None, resume: bool = False):
+        sets = (
+            f"data.workers={workers}",
+            f"data.packing={packing}",
+            "data.own_pictures=true",
+            "optim.steps=4",
+            "optim.batch_size=3",
+            "log.validate_every=0",
+            "log.sample_every=0",
+        )
+        recipe = load(PosttrainRecipe, None, sets)
+        seen: list[dict] = []
+        events = posttrain(
+            recipe,
+            "mini",
+            tmp_path / name,
+            resume=resume,
+            should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
+        )
+        for event in events:
+            if isinstance(event, StepDone):
+                seen.append(dict(event.metrics))
+        return seen
+
+    alone = losses("alone", workers=0)
+    assert losses("helped", workers=2) == alone
+    begun = losses("stopped", workers=2, stop_after=2)
+    assert begun + losses("stopped", workers=2, resume=True) == alone
+    for name in ("helped", "stopped"):
+        one, other = (open_orthus(tmp_path / n, device="cpu").model for n in ("alone", name))
+        for (key, mine), theirs in zip(
+            one.state_dict().items(), other.state_dict().values(), strict=True
+        ):
+            assert torch.equal(mine, theirs), key
