@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 
 from orthus_core.errors import RecipeError
@@ -15,11 +16,20 @@ def shelf() -> Path:
 
 
 def shelved() -> dict[str, Path]:
-    """Every recipe that comes along, name to file, sorted; one in a folder is "folder/name"."""
-    return {
+    """Every recipe that comes along, name to file, sorted with 10 behind 9; one in a folder is
+    "folder/name".
+    """
+    named = {
         path.relative_to(shelf()).with_suffix("").as_posix(): path
-        for path in sorted(shelf().rglob("*.toml"))
+        for path in shelf().rglob("*.toml")
     }
+    return dict(sorted(named.items(), key=lambda item: _with_numbers(item[0])))
+
+
+def _with_numbers(name: str) -> list[tuple[int, str]]:
+    """A name to sort by, each run of digits as its value."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def find(name: str | Path) -> Path:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from orthus_core.checkpoint.convert import convert
 from orthus_core.checkpoint.folder import open_model
-from orthus_core.errors import OutputError, RecipeError
+from orthus_core.errors import CheckpointError, OutputError, RecipeError
 from orthus_core.events import ImageDone, StepDone
 from orthus_core.recipe import (
     BuildBaseRecipe,
@@ -86,6 +86,30 @@ def test_the_discrete_model_opens_in_transformers(line):
 
     model = ChameleonForConditionalGeneration.from_pretrained(line / "chameleon")
     assert model.config.vocabulary_map["IMGIMGAZ"] == 4
+
+
+def test_a_trained_autoencoder_is_taken_as_it_is(line, tmp_path):
+    taken = f"autoencoder.taken_from={line / 'chameleon'}"
+    recipe = load(
+        PretrainRecipe, None, (*SHORT, *TINY, "seed=3", "autoencoder.optim.steps=9", taken)
+    )
+    assert len(run(pretrain(recipe, tmp_path / "second"))) == 2, "the transformer's steps alone"
+    moved = changed(line / "chameleon", tmp_path / "second")
+    assert "lm_head.weight" in moved and not any("vqmodel" in name for name in moved)
+
+
+def test_an_autoencoder_that_cannot_draw_is_not_taken(line, tmp_path, monkeypatch):
+    def without_decoder(source, **how):
+        opened = open_model(source, **how)
+        opened.model.model.vqmodel.decoder = None
+        return opened
+
+    monkeypatch.setattr("orthus_core.train.pretrain.open_model", without_decoder)
+    taken = f"autoencoder.taken_from={line / 'chameleon'}"
+    recipe = load(PretrainRecipe, None, (*SHORT, *TINY, taken))
+    with pytest.raises(CheckpointError, match="no pixel decoder"):
+        run(pretrain(recipe, tmp_path / "second"))
+    assert not (tmp_path / "second").exists()
 
 
 def test_each_stage_moves_its_own_part(line):

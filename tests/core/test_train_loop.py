@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from orthus_core.recipe import key, load
 from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
 from orthus_core.train.figures import Figures as FiguresBook
 from orthus_core.train.loop import train, validate
+from orthus_core.train.muon import batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import origins, saved_steps, state_path
 
@@ -227,6 +229,29 @@ def test_a_torch_without_muon_is_told(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(TrainingError, match="no Muon"):
         make_optimizers([nn.Parameter(torch.zeros(2, 2))], optim(kind="muon"))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_for_a_card_moves_as_torchs_own_does():
+    torch.manual_seed(0)
+    shapes = [(8, 16), (16, 8), (8, 16), (12, 12), (4, 4)]
+    mine, theirs = ([nn.Parameter(torch.empty(s)) for s in shapes] for _ in range(2))
+    for one, other in zip(mine, theirs, strict=True):
+        one.data.normal_()
+        other.data.copy_(one.data)
+    settings = {"lr": 0.02, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    together = batched_muon()(mine, **settings)
+    alone = torch.optim.Muon(theirs, **settings)
+    for step in range(3):
+        for one, other in zip(mine[:-1], theirs[:-1], strict=True):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        together.step()
+        alone.step()
+        if step == 1:  # what one has saved the other goes on from
+            together.load_state_dict(copy.deepcopy(alone.state_dict()))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)  # of steps of 0.01 to 0.06
 
 
 def test_a_step_of_muon_turns_a_matrix_in_all_its_directions_alike():

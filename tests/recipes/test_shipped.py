@@ -34,6 +34,12 @@ def test_every_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
     assert name in first.split()
 
 
+def test_the_tenth_recipe_stands_behind_the_ninth() -> None:
+    starters = [name for name in FILES if name.startswith("starter/")]
+    numbers = [int(name.split("/")[1].split("-")[0]) for name in starters]
+    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 9
+
+
 def test_every_file_of_the_folder_is_a_recipe() -> None:
     files = {path for path in (ROOT / "recipes").rglob("*") if path.is_file()}
     assert files == set(FILES.values())
