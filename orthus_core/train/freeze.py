@@ -35,6 +35,16 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     return [p for p in model.parameters() if p.requires_grad]
 
 
+def mark_rows(backbone: nn.Module, *tables: nn.Module) -> None:
+    """Say of tables, whose rows are words or codes, and of the norms of queries and keys, whose
+    rows are heads, that they map no vector to another: see `make_optimizers`.
+    """
+    norms = (m for name, m in backbone.named_modules() if name.endswith((".q_norm", ".k_norm")))
+    for module in (*tables, *norms):
+        for parameter in module.parameters():
+            parameter.by_row = True  # type: ignore[attr-defined]
+
+
 def all_but_autoencoder(
     model: OrthusForConditionalGeneration, objective: Objective = "both"
 ) -> list[nn.Parameter]:
@@ -43,8 +53,7 @@ def all_but_autoencoder(
     """
     model.requires_grad_(True)
     model.model.vqmodel.requires_grad_(False)
-    for table in (model.model.embed_tokens, model.model.codebook_in, model.lm_head):
-        table.weight.by_row = True  # type: ignore[attr-defined]
+    mark_rows(model.model, model.model.embed_tokens, model.model.codebook_in, model.lm_head)
     if objective == "understanding":
         model.mlp_head.requires_grad_(False)
     if objective == "generation":

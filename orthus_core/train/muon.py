@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from orthus_core.train import each
 
 
 def orthogonalised(
@@ -26,7 +29,7 @@ def orthogonalised(
 
 
 @cache
-def batched_muon() -> type[torch.optim.Optimizer]:
+def batched_muon() -> Callable[..., torch.optim.Optimizer]:
     """torch.optim.Muon with its matrices taken together; made when asked for, since a torch before
     2.9 has none. Its state is torch's own.
     """
@@ -36,22 +39,20 @@ def batched_muon() -> type[torch.optim.Optimizer]:
         def step(self, closure=None):  # type: ignore[override]
             assert closure is None, "the loop computes the loss"
             for group in self.param_groups:
-                moved = [p for p in group["params"] if p.grad is not None]
-                if moved:
-                    self._move(moved, group)
+                pairs = [(p, p.grad) for p in group["params"] if p.grad is not None]
+                if pairs:
+                    moved, gradients = zip(*pairs, strict=True)
+                    self._move(list(moved), list(gradients), group)
 
-        def _move(self, moved: list[Tensor], group: dict) -> None:
+        def _move(self, moved: list[Tensor], gradients: list[Tensor], group: dict) -> None:
             for p in moved:
                 if "momentum_buffer" not in self.state[p]:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p.grad)
-            gradients = [p.grad for p in moved]
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             momenta = [self.state[p]["momentum_buffer"] for p in moved]
             momentum = group["momentum"]
-            torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-            wanted = momenta
-            if group["nesterov"]:
-                wanted = torch._foreach_lerp(gradients, momenta, momentum)
-            torch._foreach_mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            each.lerp_(momenta, gradients, 1 - momentum)
+            wanted = each.lerp(gradients, momenta, momentum) if group["nesterov"] else momenta
+            each.mul_(moved, 1 - group["lr"] * group["weight_decay"])
             of_shape = defaultdict(list)
             for p, update in zip(moved, wanted, strict=True):
                 of_shape[p.shape].append((p, update))
@@ -63,6 +64,6 @@ def batched_muon() -> type[torch.optim.Optimizer]:
                 # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
                 rate = group["lr"] * 0.2 * max(shape) ** 0.5
                 steps = list(steps_KMN.to(matrices[0].dtype).unbind())
-                torch._foreach_add_(list(matrices), steps, alpha=-rate)
+                each.add_(list(matrices), steps, alpha=-rate)
 
     return BatchedMuon

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.recipe.training import OptimRecipe
+from orthus_core.train import each
 from orthus_core.train.muon import batched_muon
 
 # The share of the peak learning rate that a cosine ends at.
@@ -35,9 +36,9 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """One or two optimisers that together hold every parameter once, at one learning rate.
 
-    Muon (Jordan et al., 2024) takes the matrices that map one vector to another. Tables whose rows
-    are words or codes, which say `by_row`, and all that is no matrix stay with AdamW. Its updates
-    are scaled to the size of AdamW's (Liu et al., 2502.16982), so that one rate serves both.
+    Muon (Jordan et al., 2024) takes the matrices that map one vector to another. Those whose rows
+    are words, codes or heads, which say `by_row`, and all that is no matrix stay with AdamW. Its
+    updates have the size of AdamW's (Liu et al., 2502.16982), so that one rate serves both.
 
     Raises: TrainingError when this torch has no Muon.
     """
@@ -94,7 +95,7 @@ class WeightAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.averages, self.parameters, 1 - decay)
+        each.lerp_(self.averages, list[Tensor](self.parameters), 1 - decay)
 
     @torch.no_grad()
     def restart(self, parameters: Sequence[nn.Parameter]) -> None:

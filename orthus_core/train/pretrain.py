@@ -35,6 +35,7 @@ from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
 from orthus_core.train.devices import device, here
 from orthus_core.train.features import feature_cache, kept
+from orthus_core.train.freeze import mark_rows
 from orthus_core.train.loop import train
 from orthus_core.train.pictures import read_pictures
 from orthus_core.train.quality import told
@@ -183,8 +184,7 @@ def discrete_chameleon(
     """An untrained Chameleon around a trained autoencoder, drawn from torch's global generator."""
     model = ChameleonForConditionalGeneration(chameleon_config(recipe, tokenizer, vq))
     model.model.vqmodel = vq  # with its decoder, as Anole's folders have it
-    for table in (model.model.embed_tokens, model.lm_head):
-        table.weight.by_row = True  # type: ignore[attr-defined]  # for Muon
+    mark_rows(model.model, model.model.embed_tokens, model.lm_head)
     return model
 
 

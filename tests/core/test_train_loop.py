@@ -19,6 +19,7 @@ from orthus_core.events import Note, StepDone
 from orthus_core.recipe import key, load
 from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
 from orthus_core.train.figures import Figures as FiguresBook
+from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.loop import train, validate
 from orthus_core.train.muon import batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
@@ -223,6 +224,15 @@ def test_muon_takes_the_maps_and_leaves_tables_and_the_rest_to_adamw():
     assert [p for g in muon.param_groups for p in g["params"]] == [module.weight]
     rest = {id(p): g["weight_decay"] for g in adamw.param_groups for p in g["params"]}
     assert rest == {id(words): 0.5, id(module.bias): 0.0}
+
+
+def test_words_codes_and_heads_are_no_maps(tiny_model):
+    parameters = {id(p): name for name, p in tiny_model.named_parameters()}
+    muon, _ = make_optimizers(all_but_autoencoder(tiny_model), optim(kind="muon"))
+    maps = {parameters[id(p)] for g in muon.param_groups for p in g["params"]}
+    assert "model.layers.0.mlp.up_proj.weight" in maps and "mlp_head.input_proj.weight" in maps
+    tables = ("embed_tokens", "codebook_in", "lm_head", "q_norm", "k_norm")
+    assert not any(table in name for name in maps for table in tables)
 
 
 def test_a_torch_without_muon_is_told(monkeypatch):
