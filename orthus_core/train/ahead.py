@@ -7,6 +7,7 @@ the step alone, so the batches are the same whoever makes them, and in the same 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from orthus_core.data.collate import Batch
+from orthus_core.errors import TrainingError
 
 # Lots that each process may be ahead of the training.
 LOTS_AHEAD = 3
@@ -49,9 +51,17 @@ class Ahead:
         make: Makes a batch, without a device: workers are forked, and must not touch a card.
         workers: How many processes.
         together: Batches that share work, which one process makes.
+
+    Raises: TrainingError where processes do not fork.
     """
 
     def __init__(self, make: Callable[[int], Batch], workers: int, together: int = 1) -> None:
+        if "fork" not in multiprocessing.get_all_start_methods():
+            raise TrainingError(
+                "there are no workers here, since this system does not fork processes",
+                where="data.workers",
+                hint="set data.workers = 0: the training makes its rows itself",
+            )
         self.lots = Lots(make, together)
         self.workers = workers
         self._coming: Iterator[list[Batch]] = iter(())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from dataclasses import fields
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from orthus_core.checkpoint.folder import open_orthus
 from orthus_core.data.collate import Batch
+from orthus_core.errors import TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
@@ -38,6 +40,13 @@ def test_a_worker_that_fails_says_why():
 
     with pytest.raises(ValueError, match="no such sprite"):
         Ahead(broken, workers=1)(0)
+
+
+def test_a_system_that_does_not_fork_is_told_what_to_set(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(TrainingError, match="does not fork") as told:
+        Ahead(batch, workers=2)
+    assert told.value.where == "data.workers" and "data.workers = 0" in told.value.hint
 
 
 def test_nothing_is_drawn_from_the_generator_that_a_step_seeds():
