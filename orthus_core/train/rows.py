@@ -242,19 +242,8 @@ def orthus_laying(
     features: FeatureCache,
 ) -> Laying:
     """Rows with features in the slots."""
-    return Laying(
-        row_encoder(tokenizer, config),
-        partial(
-            collate,
-            ids=TokenIds.of(config),
-            packing=data.packing,
-            own_pictures=data.own_pictures,
-            few_shapes=torch.cuda.is_available(),
-        ),
-        features,
-        with_features,
-        config.vq_config.resolution,
-    )
+    own = data.own_pictures
+    return _laying(data, config, tokenizer, features, with_features, own_pictures=own)
 
 
 def discrete_laying(
@@ -264,18 +253,28 @@ def discrete_laying(
     codes: FeatureCache,
 ) -> Laying:
     """Rows for a discrete Chameleon, with code tokens in the slots."""
-    return Laying(
-        row_encoder(tokenizer, config),
-        partial(
-            collate,
-            ids=TokenIds.of(config),
-            packing=data.packing,
-            few_shapes=torch.cuda.is_available(),
-        ),
-        codes,
-        partial(with_codes, code_token_ids=config.code_token_ids),
-        config.vq_config.resolution,
+    fill = partial(with_codes, code_token_ids=config.code_token_ids)
+    return _laying(data, config, tokenizer, codes, fill)
+
+
+def _laying(
+    data: DataRecipe,
+    config: OrthusConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pictures: FeatureCache,
+    fill: Callable[[Batch, Tensor], Batch],
+    *,
+    own_pictures: bool = False,
+) -> Laying:
+    lay = partial(
+        collate,
+        ids=TokenIds.of(config),
+        packing=data.packing,
+        own_pictures=own_pictures,
+        few_shapes=torch.cuda.is_available(),
     )
+    encode_row = row_encoder(tokenizer, config)
+    return Laying(encode_row, lay, pictures, fill, config.vq_config.resolution)
 
 
 def row_encoder(
