@@ -82,6 +82,14 @@ ImageGuidance = Annotated[
         "--image-guidance", help="Guidance towards the picture that is edited; 1 is none."
     ),
 ]
+MaxText = Annotated[
+    int | None,
+    typer.Option(
+        "--max-text",
+        metavar="TOKENS",
+        help="Words the model may write first, of what the picture will show; 0 is none.",
+    ),
+]
 NoiseScale = Annotated[
     float | None,
     typer.Option(

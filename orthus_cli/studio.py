@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthus_cli.console import Reporter
-from orthus_core.events import Event, ImageDone
+from orthus_core.events import Event, ImageDone, TextPiece
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
 from orthus_core.results.names import Named, check_distinct, check_free
 
@@ -60,7 +60,8 @@ def save_each(
     overwrite: bool,
     metadata: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Saves each picture as it is finished, and returns what there is to say of each.
+    """Saves each picture as it is finished, and returns what there is to say of each: with `text`
+    where the model wrote something before it.
 
     Args:
         metadata: None keeps how it was made in the picture, True also beside it, False nowhere.
@@ -74,8 +75,11 @@ def save_each(
 
     told = with_run(makings)
     saved: dict[int, dict[str, Any]] = {}
+    written: dict[int, str] = {}
     for event in r.track(events, images=len(wanted)):
-        if isinstance(event, ImageDone):
+        if isinstance(event, TextPiece):
+            written[event.row] = written.get(event.row, "") + event.text
+        elif isinstance(event, ImageDone):
             row = event.row
             image, path = to_image(event.pixels_3HW), paths[row]
             made = told[row]
@@ -85,6 +89,8 @@ def save_each(
                 **wanted[row]._asdict(),
                 "pixels": pixel_hash(image),
             }
+            if row in written:
+                saved[row]["text"] = written[row].strip()
             if metadata:
                 save_sidecar(image, path, made, overwrite=overwrite)
                 saved[row]["metadata"] = str(sidecar_of(path))

@@ -67,6 +67,7 @@ def edit(
     step_tolerance: options.StepTolerance = None,
     guidance: options.Guidance = None,
     image_guidance: options.ImageGuidance = None,
+    max_text: options.MaxText = None,
     noise_scale: options.NoiseScale = None,
     batch_size: options.BatchSize = None,
     model: options.Model = None,
@@ -82,7 +83,8 @@ def edit(
 ) -> None:
     """Change pictures: orthus edit cat.png "add a hat" -o hat.png
 
-    Guidance leads towards the instruction, image guidance towards the picture as it was. Several
+    Guidance leads towards the instruction, image guidance towards the picture as it was. A model
+    may say in words first what the new picture will show; --max-text 0 has it draw at once. Several
     pictures are read together, unless --each is given or they are a folder. With --example BEFORE
     AFTER two pictures say what to do. A picture of any size is scaled and cropped to the square
     that the model sees. With -C hat.png what hat.png was made by is done again, to other pictures
@@ -98,6 +100,7 @@ def edit(
         "step_tolerance": step_tolerance,
         "guidance": guidance,
         "image_guidance": image_guidance,
+        "max_text": max_text,
         "noise_scale": noise_scale,
         "batch_size": batch_size,
         "model": model,
@@ -125,6 +128,7 @@ def edit(
 
     from orthus_core.samplers.batches import in_batches
     from orthus_core.samplers.requests import sampling_of
+    from orthus_core.samplers.words import with_words
     from orthus_core.studio.asked import sampling_asked
     from orthus_core.studio.drawn import making_of
 
@@ -138,11 +142,14 @@ def edit(
     # 3. Results, each saved when it is finished.
     saved = save_each(
         r,
-        in_batches(
-            studio.model,
-            [prompts[id(one)]._replace(seed=seed) for one, seed in wanted],
-            sampling.settings(max_images=1),
-            resolved.batch_size,
+        with_words(
+            in_batches(
+                studio.model,
+                [prompts[id(one)]._replace(seed=seed) for one, seed in wanted],
+                sampling.settings(max_images=1),
+                resolved.batch_size,
+            ),
+            studio.asking.tokenizer,
         ),
         named,
         paths,
@@ -158,6 +165,7 @@ def edit(
         {"pictures": told, "sampling": sampling.told(), "model": studio.about},
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
+            + (f"; drawn as: {one['text']}" if one.get("text") else "")
             for one in told
         ),
         quiet=[one["path"] for one in told],

@@ -145,25 +145,28 @@ def drop_condition(
 
     Text to image: the caption becomes the unconditional prompt with `chance`. Edit: the
     instruction, the picture, or both are dropped with `chance` each (2211.09800); without both the
-    unconditional prompt is left. Other documents stay as they are.
+    unconditional prompt is left. What the model says before its picture goes with the words that
+    are dropped. Other documents stay as they are: those of several pictures or none, and those
+    that do not end with theirs.
     """
     user, model = document.user, document.model
-    if not user or not model or model[0].type != "image" or len(model) > 1:
+    shown = [segment.type == "image" for segment in model]
+    if not user or sum(shown) != 1 or not shown[-1]:
         return document
     drawn = rng.random()
     pictures = tuple(segment for segment in user if segment.type == "image")
     texts = tuple(segment for segment in user if segment.type == "text")
     if not pictures:
-        kept = says("user", unconditional) if drawn < chance else user
+        kept = says("user", unconditional) + model[-1:] if drawn < chance else user + model
     elif drawn < chance:
-        kept = pictures
+        kept = pictures + model[-1:]
     elif drawn < 2 * chance:
-        kept = texts
+        kept = texts + model
     elif drawn < 3 * chance:
-        kept = says("user", unconditional)
+        kept = says("user", unconditional) + model[-1:]
     else:
-        kept = user
-    return Document(kept + model, document.id, document.source)
+        kept = user + model
+    return Document(kept, document.id, document.source)
 
 
 def _segment_ids(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from orthus_core.data.world.scene_edits import KINDS, SceneEdit, make_edit
+from orthus_core.data.world.wording import describe_in_places
 from orthus_core.evaluation.bench import Bench, TaskResult, Tile
 from orthus_core.evaluation.detector import Detection, nearest_backdrop
 from orthus_core.evaluation.pictures import psnr
@@ -34,7 +35,8 @@ def run(bench: Bench) -> Work[TaskResult]:
     befores = [world.shown(edit.before) for edit in edits]
     afters = [world.shown(edit.after) for edit in edits]
     asked = [(before, edit.instruction) for before, edit in zip(befores, edits, strict=True)]
-    drawn = yield from subject.edit(asked, NAME)
+    made = yield from subject.edit(asked, NAME)
+    drawn, said = [each.pictures[0] for each in made], [each.texts[0] for each in made]
 
     # 1. What became of the things.
     def verdict(edit: SceneEdit, picture_3HW: Tensor) -> bool:
@@ -69,6 +71,11 @@ def run(bench: Bench) -> Work[TaskResult]:
     def likeness(pictures: list[Tensor]) -> list[float]:
         return [_psnr_within(pictures[i], before_M[i], kept[i]) for i in with_rest]
 
+    # 3. What it said of the new scene before it drew it, if it does.
+    told = [describe_in_places(edit.after, world.nouns(edit.after)) for edit in edits]
+    rightly = [words == true for words, true in zip(said, told, strict=True)]
+    words = [share("said right", rightly, ceiling=1.0)] if any(said) else []
+
     rest = average("untouched, dB", likeness(drawn), ceiling=mean(likeness(decoded_M)))
     decibels = dict(zip(with_rest, likeness(drawn), strict=True))
     samples = [
@@ -78,6 +85,7 @@ def run(bench: Bench) -> Work[TaskResult]:
             "before": edit.before.record(),
             "instruction": edit.instruction,
             "after": edit.after.record(),
+            "said": said[index],
             "right": right[index],
             "untouched_psnr": decibels.get(index),
         }
@@ -88,7 +96,7 @@ def run(bench: Bench) -> Work[TaskResult]:
         + [Tile(drawn[i], right[i]) for i in _numbers(edits, kind)]
         for kind in KINDS
     ]
-    return TaskResult(NAME, [overall(parts), *parts, rest], samples, rows)
+    return TaskResult(NAME, [overall(parts), *parts, rest, *words], samples, rows)
 
 
 def is_made(bench: Bench, edit: SceneEdit, picture_3HW: Tensor) -> bool:

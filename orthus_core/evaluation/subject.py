@@ -73,10 +73,12 @@ class Subject:
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
         """A picture for each caption."""
         sampling = self.sampling()
-        return self._pictures([self._ask_for(c, sampling) for c in captions], sampling, stage)
+        prompts = [self._ask_for(caption, sampling) for caption in captions]
+        drawn = yield from self._pictures(prompts, sampling, stage)
+        return [each.pictures[0] for each in drawn]
 
-    def edit(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[Tensor]]:
-        """Each picture changed as its instruction says."""
+    def edit(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[Told]]:
+        """Each picture changed as its instruction says, and what the model wrote before it."""
         sampling = self.sampling("edit")
         prompts = [self.asking.edit([picture], words, sampling) for picture, words in asked]
         return self._pictures(prompts, sampling, stage)
@@ -143,14 +145,17 @@ class Subject:
 
     def _pictures(
         self, prompts: Sequence[Prompt], sampling: Sampling, stage: str
-    ) -> Work[list[Tensor]]:
+    ) -> Work[list[Told]]:
+        """A picture for each prompt, and what the model wrote before it."""
         events = in_batches(self.model, self._seeded(prompts), sampling.settings(), self.batch_size)
-        drawn: dict[int, Tensor] = {}
-        for event in events:
-            if isinstance(event, ImageDone):
+        texts, drawn = [""] * len(prompts), dict[int, Tensor]()
+        for event in with_words(events, self.tokenizer):
+            if isinstance(event, TextPiece):
+                texts[event.row] += event.text
+            elif isinstance(event, ImageDone):
                 drawn[event.row] = in_unit_range(event.pixels_3HW)
                 yield Progress(stage, len(drawn), len(prompts), "pictures")
-        return [drawn[row] for row in range(len(prompts))]
+        return [Told([text.strip()], [drawn[row]]) for row, text in enumerate(texts)]
 
 
 def in_unit_range(pixels_3HW: Tensor) -> Tensor:

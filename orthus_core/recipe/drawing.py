@@ -23,6 +23,7 @@ QUANTIZE_DOC = (
     "hold the backbone in so many bits, to take less memory; the rest is then bf16 by itself"
 )
 LOW_MEMORY_DOC = "leave the backbone in its files, and fetch each layer when it is used"
+MAX_TEXT_DOC = "words the model may write first, of what the picture will show; 0 is none"
 TOLERANCE_DOC = "a patch stops when its estimate can change by this share; 0 takes all steps"
 
 
@@ -76,6 +77,7 @@ class EditRecipe:
     step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
     guidance: float | None = key(None, "guidance towards the instruction; 1 is none")
     image_guidance: float | None = key(None, "guidance towards the picture; 1 is none")
+    max_text: int | None = key(None, MAX_TEXT_DOC, unit="tokens", minimum=0)
     noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
     seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
     num_images: int = key(1, "pictures, when no seeds are given", minimum=1)

@@ -43,6 +43,8 @@ class Sampling(NamedTuple):
     preset, scheduler, step_tolerance: Of an Orthus; None for a discrete Chameleon. `steps` are
         those of a picture's first patch.
     code_top_k, code_top_p: Of a discrete Chameleon; None for an Orthus, which has no use for them.
+    max_text: Text tokens that the model may write before an edit's picture, with 0 it draws at
+        once; None of all else.
     """
 
     steps: int
@@ -55,6 +57,7 @@ class Sampling(NamedTuple):
     step_tolerance: float | None = 0.0
     code_top_k: int | None = None
     code_top_p: float | None = None
+    max_text: int | None = None
 
     def told(self) -> dict[str, Any]:
         """What results say of it: all that this kind of model samples with."""
@@ -65,7 +68,14 @@ class Sampling(NamedTuple):
         shared = {name: value for name, value in self.told().items() if name in SETTINGS}
         if self.preset is not None:
             shared["last_steps"] = preset_of(self.preset).last_steps(self.steps)
-        return Settings(**shared, **asked)
+        if self.max_text:
+            shared |= {
+                "max_text": self.max_text,
+                "text_before_image": self.max_text,
+                "min_images": 1,
+                "end_with_image": True,
+            }
+        return Settings(**(shared | asked))
 
 
 # What of a `Sampling` the loop itself needs; guidance lies in the prompts.
@@ -84,7 +94,8 @@ def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any)
 
     Args:
         config: Its `sampling_defaults` fill in.
-        task: A model may want to be guided otherwise in an edit (`edit_guidance`), and in text and
+        task: A model may want to be guided otherwise in an edit (`edit_guidance`) and to say first
+            what the picture will show (`edit_max_text`); and be guided otherwise in text and
             pictures by turns (`story_guidance`, `story_unconditional_prompt`).
         asked: Fields of `Sampling`; None is not asked. A preset gives what is not asked besides.
 
@@ -97,6 +108,7 @@ def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any)
     own = config.sampling or {}
     if task == "edit":
         values["guidance"] = own.get("edit_guidance", values["guidance"])
+        values["max_text"] = own.get("edit_max_text", 0)
     if task == "story":
         values["guidance"] = own.get("story_guidance", own.get("guidance", STORY_GUIDANCE))
         values["negative_prompt"] = own.get(

@@ -3,7 +3,7 @@ arithmetic.
 
 [BOI] opens a picture, n patches fill it, [EOI] is appended, and text goes on. A picture is opened
 only when one is wanted and fits the context; when one is owed and the model does not open it, the
-row does.
+row does, at the latest where it just fits.
 """
 
 from __future__ import annotations
@@ -220,8 +220,13 @@ class Row:
 
     @property
     def _image_fits(self) -> bool:
+        return self._room_beside_image >= 0
+
+    @property
+    def _room_beside_image(self) -> int:
+        """Tokens that may still be written if a picture is to fit behind them."""
         longest = max(len(self.ids), *(len(context.ids) for context in self.prompt.contexts))
-        return longest + room_for_image(self._config) <= self._config.max_position_embeddings
+        return self._config.max_position_embeddings - longest - room_for_image(self._config)
 
     @property
     def _owes_image(self) -> bool:
@@ -232,7 +237,7 @@ class Row:
         settings = self._settings
         limit = settings.text_before_image
         enough = limit is not None and self._text_since_image >= limit
-        return enough or self._text >= settings.max_text
+        return enough or self._text >= settings.max_text or self._room_beside_image == 0
 
     @property
     def _was_last_image(self) -> bool:

@@ -46,10 +46,12 @@ class Pictures(NamedTuple):
 
     images: RGB.
     makings: How each was made, its prompt and its seed among it.
+    texts: What the model wrote before each, as it may in an edit.
     """
 
     images: list[Image.Image]
     makings: list[Making]
+    texts: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> list[int]:

@@ -26,7 +26,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.data.pixels import to_image
-from orthus_core.events import ImageDone
+from orthus_core.events import ImageDone, TextPiece
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
     CaptionRecipe,
@@ -43,6 +43,7 @@ from orthus_core.samplers.batches import in_batches
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.requests import Asking, Sampling, sampling_of
 from orthus_core.samplers.seeds import choose_seeds
+from orthus_core.samplers.words import with_words
 from orthus_core.studio.asked import answer_settings, sampling_asked
 from orthus_core.studio.drawn import Answers, Pictures, making_of
 from orthus_core.studio.editing import Edit
@@ -175,11 +176,11 @@ class Orthus:
             instruction: In words; left out with an example.
             example: A picture before and after the change.
             num_images, seed, batch_size: As for `generate`.
-            asked: Keys of `EditRecipe`: steps, guidance, image_guidance, noise_scale ...
+            asked: Keys of `EditRecipe`: steps, guidance, image_guidance, max_text ...
 
-        Returns: One RGB image [H, W] a seed.
+        Returns: One RGB image [H, W] a seed, and in `texts` what the model wrote before each.
 
-        Yields, when streamed: As `generate`.
+        Yields, when streamed: As `generate`; also TextPiece where the model writes first.
 
         Raises:
             PromptError: When there is no picture, or nothing says how to change it.
@@ -302,14 +303,19 @@ class Orthus:
         prompts = [prompt for prompt, _ in asked]
         settings = sampling.settings(max_images=1)
         drawn: dict[int, ImageDone] = {}
-        for event in in_batches(self.model, prompts, settings, recipe.batch_size):
-            if isinstance(event, ImageDone):
+        texts = [""] * len(prompts)
+        events = in_batches(self.model, prompts, settings, recipe.batch_size)
+        for event in with_words(events, self.asking.tokenizer):
+            if isinstance(event, TextPiece):
+                texts[event.row] += event.text
+            elif isinstance(event, ImageDone):
                 drawn[event.row] = event
             yield event
         makings = with_run(
             [making_of(recipe, sampling, self.about, of, prompt.seed) for prompt, of in asked]
         )
-        return Pictures([to_image(drawn[row].pixels_3HW) for row in range(len(asked))], makings)
+        images = [to_image(drawn[row].pixels_3HW) for row in range(len(asked))]
+        return Pictures(images, makings, tuple(text.strip() for text in texts))
 
 
 def _of_text(asked: dict[str, Any]) -> dict[str, Any]:

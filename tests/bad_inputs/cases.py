@@ -121,6 +121,7 @@ NUMBERS = [
 OTHERS = [  # what holds of generate holds of the others
     case("edit", "{plain.png}", "a hat", "--image-guidance", "nan", says="finite number"),
     case("edit", "{plain.png}", "a hat", "--steps", "-5", says="at least 1"),
+    case("edit", "{plain.png}", "a hat", "--max-text", "-1", says="at least 0"),
     case("edit", "{plain.png}", "a hat", "-n", "1000000000", says="pictures"),
     case("edit", "{plain.png}", "a hat", "-o", "{precious}", says="already"),
     case("edit", "{plain.png}", "a hat", "-o", "{closed}/x.png", says="may not be written"),

@@ -39,6 +39,19 @@ def test_edit_changes_a_picture(orthus, model, start, tmp_path):
         assert record["inputs"] == [pixel_hash(image)]
 
 
+def test_words_before_the_picture_are_told_and_drawn_again(orthus, model, start, tmp_path):
+    out = tmp_path / "edited.png"
+    words = ["edit", start, "blue fox", "-o", out, "--max-text", 8, *SEEDED]
+    done = orthus(*words, *model)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith(f"{out}: blue fox, seed 1; drawn as: ")
+    assert read_record(out)["sampling"]["max_text"] == 8
+    assert "identical" in orthus("replay", out).stdout
+    told = json.loads(orthus(*words, "--overwrite", "--format", "json", *model).stdout)
+    assert told["pictures"][0]["text"] and told["sampling"]["max_text"] == 8
+    assert all(each.isprintable() or each.isspace() for each in done.stdout)
+
+
 def test_a_picture_of_another_size_is_brought_to_the_models_with_a_word(
     orthus, model, start, three, tmp_path
 ):

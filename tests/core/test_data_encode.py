@@ -167,6 +167,21 @@ def test_conditions_are_dropped_as_often_as_asked():
     assert all(150 < edits[key] < 250 for key in dropped)
 
 
+def test_what_the_model_says_before_its_picture_is_dropped_with_the_words():
+    told = Document(says("user", A, "mirror it") + says("model", "a cat left", B))
+    rng = random.Random(0)
+    kept = {
+        tuple(segment.value for segment in drop_condition(told, rng, 0.25).segments)
+        for _ in range(200)
+    }
+    assert kept == {
+        (A, "mirror it", "a cat left", B),
+        (A, B),
+        ("mirror it", "a cat left", B),
+        ("Generate an image.", B),
+    }
+
+
 def test_answers_and_stories_keep_their_conditions():
     rng = random.Random(0)
     for document in (ASK, STORY, Document(says("model", A))):

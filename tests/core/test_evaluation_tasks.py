@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from orthus_core.data.pictures import Picture
-from orthus_core.data.world.scene import SceneImage
+from orthus_core.data.world.scene import Scene, SceneImage
 from orthus_core.data.world.stories import tell
+from orthus_core.data.world.wording import describe_in_places
 from orthus_core.errors import RecipeError
 from orthus_core.evaluation import captions, edits, mini_geneval, questions, recall, stories
 from orthus_core.evaluation.bench import Bench, TaskResult, Tile
@@ -92,12 +93,28 @@ def test_edits_that_were_made_score_one_and_pictures_left_alone_chance(bench):
     for kind in edits.KINDS:
         rng = bench.rng(f"{edits.NAME}/{kind}")
         made += [edits.make_edit(rng, bench.world, kind) for _ in range(2)]
-    done = run(edits.run, bench, [seen(bench, edit.after) for edit in made])
+
+    def drawn(scene: Scene, words: str = "") -> Told:
+        return Told([words], [seen(bench, scene)])
+
+    done = run(edits.run, bench, [drawn(edit.after) for edit in made])
     assert done.scores[0].value == 1.0
-    assert done.scores[-1].value == edits.MOST_DECIBELS
-    idle = run(edits.run, bench, [seen(bench, edit.before) for edit in made])
+    assert (done.scores[-1].name, done.scores[-1].value) == ("untouched, dB", edits.MOST_DECIBELS)
+    idle = run(edits.run, bench, [drawn(edit.before) for edit in made])
     assert idle.scores[0].value == idle.scores[0].chance == 0.0
     assert idle.scores[-1].value == edits.MOST_DECIBELS
+
+
+def test_what_is_said_before_an_edit_is_judged_where_something_is(bench):
+    rngs = {kind: bench.rng(f"{edits.NAME}/{kind}") for kind in edits.KINDS}
+    made = [edits.make_edit(rngs[kind], bench.world, kind) for kind in edits.KINDS for _ in "ab"]
+    said = [describe_in_places(edit.after, bench.world.nouns(edit.after)) for edit in made]
+    said[0] = "nothing"
+    given = [Told([w], [seen(bench, e.after)]) for w, e in zip(said, made, strict=True)]
+    done = run(edits.run, bench, given)
+    assert done.scores[-1].name == "said right"
+    assert done.scores[-1].value == pytest.approx(11 / 12)
+    assert [sample["said"] for sample in done.samples] == said
 
 
 def test_stories_as_they_are_told_score_one_and_missing_panels_count_as_wrong(bench):

@@ -14,6 +14,7 @@ from orthus_core.data.pixels import open_image, to_pixels
 from orthus_core.errors import CheckpointError, DataError, PromptError
 from orthus_core.events import ImageDone, RowDone, TextPiece
 from orthus_core.samplers.batches import in_batches
+from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.requests import Asking, Sampling, sampling_of
 from orthus_core.samplers.settings import Settings
 from orthus_core.samplers.words import with_words
@@ -95,6 +96,54 @@ def test_values_that_are_not_asked_for_are_the_models_own():
     released = make_tiny_config()
     assert sampling_of(released) == Sampling(100, 5.0, 1.5, 1.0, "Generate an image.")
     assert sampling_of(released, "story") == Sampling(100, 3.0, 1.5, 1.0, "generate images")
+
+
+def test_words_before_an_edit_are_the_models_own_to_allow():
+    silent, talking = make_tiny_config(), make_tiny_config(sampling={"edit_max_text": 9})
+    assert sampling_of(silent, "edit").max_text == 0
+    assert sampling_of(silent, "edit").settings().max_text == 0
+    assert sampling_of(talking, "picture").max_text is None
+    assert "max_text" not in sampling_of(talking, "story").told()
+    edit = sampling_of(talking, "edit")
+    assert edit.told()["max_text"] == 9
+    settings = edit.settings(max_images=1)
+    assert (settings.max_text, settings.text_before_image, settings.owed_images) == (9, 9, 1)
+    assert settings.end_with_image
+    at_once = sampling_of(talking, "edit", max_text=0)
+    assert at_once.settings() == sampling_of(silent, "edit").settings()
+
+
+def test_what_is_written_before_a_picture_leads_it_but_not_what_it_is_guided_against(
+    opened, asking, picture
+):
+    sampling = sampling_of(opened.model.config, "edit", steps=2, max_text=6)
+    prompts = [asking.edit([picture], word, sampling) for word in ("a fox", "a red fox", "what")]
+    prompts = [prompt._replace(seed=seed) for seed, prompt in enumerate(prompts)]
+
+    def drawn(prompts: list[Prompt], size: int, **asked) -> tuple[dict, dict]:
+        texts, pictures = {}, {}
+        settings = sampling.settings(max_images=1, **asked)
+        for event in in_batches(opened.model, prompts, settings, size):
+            if isinstance(event, TextPiece):
+                texts.setdefault(event.row, []).extend(event.token_ids)
+            elif isinstance(event, ImageDone):
+                pictures[event.row] = event.features_PC
+        return texts, pictures
+
+    texts, pictures = drawn(prompts, 3)
+    assert set(pictures) == {0, 1, 2} and all(0 < len(texts[row]) <= 6 for row in texts)
+    assert texts, "a model that never writes would show nothing here"
+    # 1. One by one they are the same.
+    alone_texts, alone = drawn(prompts, 1)
+    assert alone_texts == texts
+    for row, features_PC in alone.items():
+        torch.testing.assert_close(features_PC, pictures[row], rtol=1e-4, atol=1e-4)
+    # 2. Words that are in the prompt already draw the same, against the same contexts.
+    row = next(iter(texts))
+    context = prompts[row].context
+    said = prompts[row]._replace(context=context._replace(ids=(*context.ids, *texts[row])))
+    _, again = drawn([said], 1, max_text=0)
+    torch.testing.assert_close(again[0], pictures[row], rtol=1e-4, atol=1e-4)
 
 
 def test_a_preset_gives_what_is_not_asked_for():

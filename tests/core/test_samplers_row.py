@@ -120,6 +120,19 @@ def test_an_owed_picture_without_room_ends_the_row_and_says_so():
     assert row.ended == "context"
 
 
+def test_an_owed_picture_begins_where_it_just_fits():
+    settings = Settings(max_images=1, min_images=1, max_text=50, end_with_image=True)
+    row = row_of(CONTEXT - ROOM - 2, settings)
+    row.say(WORD)
+    assert row.turn is Turn.WRITE
+    row.say(WORD)
+    assert row.turn is Turn.OPEN
+    (note,) = row.open()
+    assert "still writing" in note.message
+    fill(row)
+    assert row.ended == "images" and len(row.ids) == CONTEXT - 1, "all but [EOI]"
+
+
 def test_text_ends_at_its_length():
     row = row_of(settings=Settings(max_images=0, max_text=2))
     row.say(WORD)

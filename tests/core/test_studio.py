@@ -115,6 +115,17 @@ def test_a_picture_is_edited_from_a_file_its_bytes_or_an_image(orthus, start):
     assert edited[2].makings[0].files == () and len(edited[2].makings[0].inputs) == 1
 
 
+def test_what_a_model_writes_before_an_edit_is_kept(orthus, start):
+    drawn = orthus.edit(start, "blue fox", num_images=2, seed=1, steps=1, max_text=8)
+    assert len(drawn.images) == len(drawn.texts) == 2 and any(drawn.texts)
+    assert drawn.makings[0].sampling["max_text"] == 8
+    at_once = orthus.edit(start, "blue fox", seed=1, steps=1)
+    assert at_once.texts == ("",)
+    assert pixel_hash(at_once.images[0]) != pixel_hash(drawn.images[0])
+    with pytest.raises(RecipeError, match="max_text"):
+        orthus.edit(start, "a red fox", max_text=-1)
+
+
 def test_a_picture_is_edited_by_example(orthus, start):
     example = (Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue"))
     drawn = orthus.edit(start, example=example, seed=1, steps=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from orthus_core.data.world.splits import (
     scene_held_out,
     style_held_out,
 )
+from orthus_core.data.world.wording import describe_in_places
 from orthus_core.data.world.world import World
 from orthus_core.errors import DataError
 
@@ -62,8 +64,39 @@ def test_a_seed_gives_the_same_edits_again(world: World):
 def test_an_edit_is_a_scene_words_and_the_changed_scene(world: World):
     document = Document(scene_edit(random.Random(1), world))
     assert [segment.type for segment in document.user] == ["image", "text"]
-    (after,) = document.model
+    said, after = document.model
     assert isinstance(after.value, SceneImage)
+    nouns = world.nouns(after.value.scene)
+    assert said.value == describe_in_places(after.value.scene, nouns)
+
+
+def test_words_for_the_changed_scene_tell_it_from_every_other(world: World):
+    said: dict[str, object] = {}
+    for made in edits(world, count=1500):
+        for scene in (made.before, made.after):
+            words = describe_in_places(scene, world.nouns(scene))
+            shown = (scene.backdrop, frozenset(scene.things))
+            assert said.setdefault(words, shown) == shown, words
+
+
+def test_words_name_places_where_there_are_several(world: World):
+    dog, cat = (Thing(world.cast[noun].key) for noun in ("dog", "cat"))
+    alone = Scene("white", (dog,))
+    assert describe_in_places(alone, ["dog"]) == "a dog"
+    large = replace(dog, x=16, y=16, side=LARGE, style="flat")
+    assert (
+        describe_in_places(Scene("meadow night", (large,)), ["dog"])
+        == "a large dog bottom right, in a meadow at night, in flat style"
+    )
+    small = (
+        replace(dog, x=32, y=32, side=SMALL, colour="red"),
+        replace(cat, x=16, y=0, side=SMALL),
+        replace(cat, x=16, y=16, side=SMALL),
+    )
+    assert (
+        describe_in_places(Scene("blue", small), ["dog", "cat", "cat"])
+        == "a cat top, a cat middle, a red dog bottom right, on a blue background"
+    )
 
 
 def test_a_copy_is_a_picture_words_and_the_same_picture(world: World, testing_world: World):

@@ -26,7 +26,7 @@ from orthus_core.data.world.english import is_plural, the, with_article
 from orthus_core.data.world.recolour import HUES
 from orthus_core.data.world.scene import SMALL, UNITS, Scene, Thing
 from orthus_core.data.world.splits import edit_held_out, scene_held_out
-from orthus_core.data.world.wording import coloured, place_phrase
+from orthus_core.data.world.wording import coloured, describe_in_places, place_phrase
 from orthus_core.data.world.world import World
 from orthus_core.errors import DataError
 
@@ -101,10 +101,15 @@ class SceneEdit(NamedTuple):
 
 
 def scene_edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A scene, an instruction and the changed scene."""
+    """A scene and an instruction; then what the changed scene shows, in words, and the scene.
+
+    In words first, since what stands where is more easily changed there than in a picture, and a
+    picture more easily drawn from words.
+    """
     made = make_edit(rng, world)
+    told = describe_in_places(made.after, world.nouns(made.after))
     before, after = world.shown(made.before), world.shown(made.after)
-    return says("user", before, made.instruction) + says("model", after)
+    return says("user", before, made.instruction) + says("model", told, after)
 
 
 def make_edit(rng: random.Random, world: World, kind: str | None = None) -> SceneEdit:

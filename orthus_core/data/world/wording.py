@@ -12,7 +12,7 @@ from orthus_core.data.world.backdrops import (
     place_of,
 )
 from orthus_core.data.world.english import is_plural, listed, with_article
-from orthus_core.data.world.scene import Scene
+from orthus_core.data.world.scene import SMALL, UNITS, WHOLE, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four")
 # What an s alone does not make plural.
@@ -77,3 +77,26 @@ def describe(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> st
     return (
         f"{things_phrase(scene, nouns, relation=relation)} {place_phrase(scene.backdrop)}".strip()
     )
+
+
+def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
+    """Everything there is to say of a scene, in reading order: "a dog top left, a blue car right,
+    in a meadow at night". A scene can be drawn again from it.
+    """
+    named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: (each[0].y, each[0].x))
+    phrases = [_placed(thing, coloured(noun, thing.colour)) for thing, noun in named]
+    phrases.append(place_phrase(scene.backdrop))
+    if (style := scene.things[0].style) != "3d":
+        phrases.append(f"in {style} style")
+    return ", ".join(phrase for phrase in phrases if phrase)
+
+
+def _placed(thing: Thing, name: str) -> str:
+    """A thing with its size and place, where it has room to be elsewhere: "a large dog left"."""
+    if thing.side == WHOLE:
+        return with_article(name)
+    size = "" if thing.side == SMALL else "large "
+    far = UNITS - thing.side
+    down, across = {0: "top", far: "bottom"}, {0: "left", far: "right"}
+    place = f"{down.get(thing.y, '')} {across.get(thing.x, '')}".strip() or "middle"
+    return f"{with_article(size + name)} {place}"
