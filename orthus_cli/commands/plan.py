@@ -171,7 +171,9 @@ def _model(
                 where=f"--model {named}",
                 hint="leave it out; the recipe says how large the model becomes",
             )
-        return begun(recipe), None, "a model from nothing"
+        taken = recipe.autoencoder.taken_from
+        about = f"a model on the autoencoder of {taken}" if taken else "a model from nothing"
+        return begun(recipe), None, about
     name = named or getattr(recipe, "model", "mini")
     found = subject(name)
     return found.config, name, f"{name}{'' if found.is_here else ', which is not on this machine'}"
@@ -194,8 +196,11 @@ class Part(NamedTuple):
 def _parts(command: str, recipe: Any) -> list[Part]:
     if command != "pretrain":
         return [Part(command, command, recipe.optim, "optim")]
+    transformer = Part("transformer", command, recipe.optim, "optim")
+    if recipe.autoencoder.taken_from:
+        return [transformer]
     first = Part("autoencoder", "autoencoder", recipe.autoencoder.optim, "autoencoder.optim")
-    return [first, Part("transformer", command, recipe.optim, "optim")]
+    return [first, transformer]
 
 
 def _pictures(recipe: Any) -> int:

@@ -1,4 +1,4 @@
-"""Rows of different lengths as one batch of tensors, with the features of their pictures.
+"""Rows of different lengths as one batch of tensors; the features of their pictures come later.
 
 Legend: B batch, S sequence, M images, P patches an image, C feature channels, N = M P slots.
 """
@@ -16,9 +16,6 @@ from orthus_core.data.pictures import Picture
 
 # What few shapes are multiples of: lengths of lines, and their number.
 LENGTHS, LINES = 64, 8
-
-FeatureSource = Callable[[Sequence[Picture]], Tensor]
-"""Pictures to what stands for them, [M, P, C]: a `FeatureCache` is one."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +62,13 @@ class Batch:
 
 
 def with_features(batch: Batch, features_MPC: Tensor) -> Batch:
-    """A batch without features, its slots filled."""
+    """A batch with its slots filled."""
     return replace(batch, features_NC=features_MPC.flatten(0, 1), pixels_MHW3=None)
 
 
 def collate(
     rows: Sequence[Encoded],
     ids: TokenIds,
-    features_of: FeatureSource | None = None,
     *,
     packing: bool = False,
     own_pictures: bool = False,
@@ -83,7 +79,6 @@ def collate(
     Args:
         rows: Encoded documents.
         ids: Of the model; `pad` and `image` are used.
-        features_of: Gives features of the rows' pictures. None leaves `features_NC` out.
         packing: Lay several short documents into one row, as `packed` does.
         own_pictures: Only the model's own pictures are targets; those it is shown are not.
         few_shapes: Round the length and number of lines up, for a card that is slow to begin with a
@@ -115,7 +110,7 @@ def collate(
     if own_pictures and pictures:
         drawn_M = torch.tensor([drawn for line in lines for row in line for drawn in row.drawn])
         image_targets_N = drawn_M.repeat_interleave(len(slots_N) // len(pictures))
-    batch = Batch(
+    return Batch(
         ids_BS=ids_BS,
         attention_mask_BS=attention_mask_BS,
         position_ids_BS=position_ids_BS,
@@ -125,7 +120,6 @@ def collate(
         pictures=pictures,
         image_targets_N=image_targets_N,
     )
-    return with_features(batch, features_of(pictures)) if pictures and features_of else batch
 
 
 def rounded_up(count: int, many: int) -> int:

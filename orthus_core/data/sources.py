@@ -73,7 +73,7 @@ class Batches:
     Attributes:
         source: The rows.
         encode: A document to a row: `partial(encode, tokenizer=..., ids=..., patches=...)`.
-        collate: Rows to a batch: `partial(collate, ids=..., features_of=...)`.
+        collate: Rows to a batch: `partial(collate, ids=...)`.
         batch_size: Rows a step on each device.
         seed: Of the condition dropout and of the order inside a window.
         condition_dropout: See `drop_condition`.

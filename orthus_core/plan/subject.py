@@ -67,9 +67,13 @@ def released(is_orthus: bool) -> InterleavedConfig:
 
 
 def begun(recipe: PretrainRecipe) -> DiscreteConfig:
-    """The configuration of the model that a training makes from nothing, if its texts give as many
-    tokens as are asked for."""
-    shape, vision = recipe.backbone, recipe.autoencoder
+    """The configuration of the model that a training makes from nothing, or of a taken autoencoder,
+    if its texts give as many tokens as are asked for.
+
+    Raises: CheckpointError as `subject`, of the model whose autoencoder is taken.
+    """
+    shape, taken = recipe.backbone, recipe.autoencoder.taken_from
+    vision = subject(taken).config.vq_config if taken else vision_config(recipe.autoencoder)
     codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vision.num_embeddings)}
     config = OrthusConfig(
         vocab_size=FIRST_CODE + len(codes) + BEFORE_TEXT + recipe.tokenizer.vocab_size,
@@ -80,6 +84,6 @@ def begun(recipe: PretrainRecipe) -> DiscreteConfig:
         num_key_value_heads=shape.num_attention_heads,
         max_position_embeddings=shape.max_position_embeddings,
         vocabulary_map=codes,
-        vq_config=vision_config(vision),
+        vq_config=vision,
     )
     return discrete_config(config)

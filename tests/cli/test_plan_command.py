@@ -143,6 +143,18 @@ def test_a_model_from_nothing_is_planned_part_by_part(orthus, tmp_path):
     assert "average of the weights" in plain, "the autoencoder's, by default"
 
 
+def test_a_taken_autoencoder_is_not_trained(orthus):
+    taken = ["plan", "starter/1-pretrain", "--set", "autoencoder.taken_from=chameleon-mini"]
+    told = json.loads(orthus(*taken, "--device", "cpu", "--format", "json").stdout)
+    assert [stage["name"] for stage in told["stages"]] == ["transformer"]
+    plain = orthus(*taken, "--device", "cpu", "--format", "human").stdout
+    assert "a model on the autoencoder of chameleon-mini" in plain
+    recipe = load(PretrainRecipe, "starter/1-pretrain", ["autoencoder.taken_from=chameleon-mini"])
+    assert begun(recipe).vq_config == subject("chameleon-mini").config.vq_config
+    missing = orthus("plan", "starter/1-pretrain", "--set", "autoencoder.taken_from=nowhere")
+    assert missing.exit_code == 1 and "nowhere" in missing.stderr
+
+
 def test_a_model_from_nothing_that_does_not_fit_says_which_part_to_change(orthus):
     done = orthus("plan", "pretrain", "--device", "cpu", "--memory", 0.6)
     assert done.exit_code == 1 and "does not fit" in done.stdout

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from orthus_core.data.collate import collate, with_codes
+from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, says
 from orthus_core.data.encode import IGNORE, Encoded, TokenIds, drop_condition, encode
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
@@ -192,16 +191,16 @@ def test_nothing_is_dropped_at_chance_zero():
     assert drop_condition(EDIT, random.Random(0), 0.0) == EDIT
 
 
-def features_of(pictures) -> Tensor:
-    """[M, P, 1]: a hundred for each letter of the alphabet, and the patch."""
-    return torch.tensor(
-        [[[100.0 * (ord(p.key) - ord("a")) + patch] for patch in range(PATCHES)] for p in pictures]
-    )
+def filled(batch: Batch) -> Batch:
+    """With features [M, P, 1]: a hundred for each letter of the alphabet, and the patch."""
+    firsts = [100.0 * (ord(picture.key) - ord("a")) for picture in batch.pictures]
+    features = [[[first + patch] for patch in range(PATCHES)] for first in firsts]
+    return with_features(batch, torch.tensor(features))
 
 
 def test_a_batch_pads_right_and_masks_what_it_padded(tokenizer: PreTrainedTokenizerFast):
     rows = [row_of(document, tokenizer) for document in (DRAW, STORY)]
-    batch = collate(rows, IDS, features_of)
+    batch = filled(collate(rows, IDS))
     short, long = len(rows[0].ids), len(rows[1].ids)
     assert batch.ids_BS.shape == (2, long)
     assert batch.ids_BS[0].tolist() == rows[0].ids + [IDS.pad] * (long - short)
@@ -212,7 +211,7 @@ def test_a_batch_pads_right_and_masks_what_it_padded(tokenizer: PreTrainedTokeni
 
 def test_each_patch_is_predicted_from_the_position_before_it(tokenizer: PreTrainedTokenizerFast):
     rows = [row_of(document, tokenizer) for document in (EDIT, DRAW, ASK)]
-    batch = collate(rows, IDS, features_of)
+    batch = filled(collate(rows, IDS))
     flat = batch.ids_BS.flatten()
     assert flat[batch.image_index_N + 1].eq(IDS.image).all()
     assert flat[batch.image_index_N[::PATCHES]].eq(IDS.boi).all()
@@ -224,12 +223,12 @@ def test_each_patch_is_predicted_from_the_position_before_it(tokenizer: PreTrain
 
 def test_a_batch_without_pictures_has_no_features(tokenizer: PreTrainedTokenizerFast):
     row = row_of(Document(says("user", "hello") + says("model", "you")), tokenizer)
-    batch = collate([row], IDS, features_of)
+    batch = collate([row], IDS)
     assert batch.features_NC is None and len(batch.image_index_N) == 0
 
 
 def test_a_batch_moves_with_all_its_tensors(tokenizer: PreTrainedTokenizerFast):
-    batch = collate([row_of(DRAW, tokenizer)], IDS, features_of).to("meta")
+    batch = filled(collate([row_of(DRAW, tokenizer)], IDS)).to("meta")
     assert batch.ids_BS.is_meta and batch.features_NC is not None and batch.features_NC.is_meta
     assert batch.pictures == (A,)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
-from orthus_core.data.collate import Batch, collate, packed
+from orthus_core.data.collate import Batch, collate, packed, with_features
 from orthus_core.data.encode import IGNORE, Encoded, TokenIds
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
 from orthus_core.losses.packing import sight
@@ -25,10 +25,13 @@ class Drawing:
         self.key = str(number)
 
 
-def features_of(pictures) -> torch.Tensor:
-    return torch.stack(
-        [torch.randn(P, C, generator=torch.Generator().manual_seed(p.number)) for p in pictures]
-    )
+def filled(batch: Batch) -> Batch:
+    """With the features of its pictures, if it has any."""
+    features = [
+        torch.randn(P, C, generator=torch.Generator().manual_seed(picture.number))
+        for picture in batch.pictures
+    ]
+    return with_features(batch, torch.stack(features)) if features else batch
 
 
 def document(ids: TokenIds, number: int, words: int, picture: bool) -> Encoded:
@@ -90,7 +93,7 @@ def test_one_document_a_row_keeps_the_plain_mask():
 def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, rows, attention):
     model = make_tiny_model()
     model.model.set_attn_implementation(attention)
-    batch = collate(rows, ids, features_of, packing=True)
+    batch = filled(collate(rows, ids, packing=True))
     assert batch.attention_mask_BS.max() > 1
     mask, position_ids = sight(batch.attention_mask_BS, model.dtype)
     assert torch.equal(
@@ -102,7 +105,7 @@ def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, row
     ).hidden_BSD
     ordered = in_order(rows, batch.ids_BS.shape[1])
     for row, together_SD in zip(ordered, by_document(ordered, batch, hidden_BSD), strict=True):
-        single = collate([row], ids, features_of)
+        single = filled(collate([row], ids))
         alone_SD = model(single.ids_BS, single.features_NC).hidden_BSD[0]
         torch.testing.assert_close(together_SD, alone_SD, rtol=1e-4, atol=1e-5)
 
@@ -112,7 +115,7 @@ def test_nothing_of_a_document_reaches_its_neighbours(ids, rows):
     model = make_tiny_model()
 
     def hidden(changed: list[Encoded]) -> list[torch.Tensor]:
-        batch = collate(changed, ids, features_of, packing=True)
+        batch = filled(collate(changed, ids, packing=True))
         mask, position_ids = sight(batch.attention_mask_BS, model.dtype)
         hidden_BSD = model(
             batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
@@ -131,7 +134,7 @@ def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
     def losses(packing: bool):
         model = make_tiny_model()
         longest = max(len(row.ids) for row in rows)
-        batch = collate(in_order(rows, longest), ids, features_of, packing=packing)
+        batch = filled(collate(in_order(rows, longest), ids, packing=packing))
         torch.manual_seed(3)
         found = JointLoss(model, lambda_image=2.0, repeats=3)(batch)
         found.total.backward()
@@ -172,7 +175,7 @@ def test_rows_that_are_added_for_a_card_change_nothing(slow_to_meet_shapes):
 def test_losses_and_gradients_in_few_shapes_are_the_same(ids, rows, monkeypatch):
     def losses(packing: bool, few: bool):
         model = make_tiny_model()
-        batch = collate(rows, ids, features_of, packing=packing, few_shapes=few)
+        batch = filled(collate(rows, ids, packing=packing, few_shapes=few))
         torch.manual_seed(3)
         found = JointLoss(model, lambda_image=2.0, repeats=3)(batch)
         found.total.backward()
@@ -233,7 +236,7 @@ def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     loss = JointLoss(model, repeats=1)
 
     def image_loss(rows: list[Encoded], **options) -> tuple[float, float]:
-        batch = collate(rows, ids, features_of, packing=packing, **options)
+        batch = filled(collate(rows, ids, packing=packing, **options))
         torch.manual_seed(3)
         return counts_of(batch).image, float(loss(batch).image.detach())
 
@@ -241,5 +244,5 @@ def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     count, value = image_loss(rows, own_pictures=True)
     assert count == P
     assert value == pytest.approx(image_loss(rows[1:])[1], rel=1e-4)
-    nothing = collate(rows[:1], ids, features_of, own_pictures=True)
+    nothing = filled(collate(rows[:1], ids, own_pictures=True))
     assert float(loss(nothing).image) == 0
