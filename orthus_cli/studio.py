@@ -82,15 +82,15 @@ def save_each(
         elif isinstance(event, ImageDone):
             row = event.row
             image, path = to_image(event.pixels_3HW), paths[row]
-            made = told[row]
+            made = told[row]._replace(text=written.get(row, "").strip() or None)
             save_picture(image, path, None if metadata is False else made, overwrite=overwrite)
             saved[row] = {
                 "path": str(path),
                 **wanted[row]._asdict(),
                 "pixels": pixel_hash(image),
             }
-            if row in written:
-                saved[row]["text"] = written[row].strip()
+            if made.text:
+                saved[row]["text"] = made.text
             if metadata:
                 save_sidecar(image, path, made, overwrite=overwrite)
                 saved[row]["metadata"] = str(sidecar_of(path))

@@ -165,7 +165,7 @@ def edit(
         {"pictures": told, "sampling": sampling.told(), "model": studio.about},
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
-            + (f"; drawn as: {one['text']}" if one.get("text") else "")
+            + (f"; drawn as: {one['text']}" if "text" in one else "")
             for one in told
         ),
         quiet=[one["path"] for one in told],

@@ -62,6 +62,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
     as_drawn = record.seen in record.pixels.values() if record.seen else None
     facts = {
         "prompt": making.prompt,
+        "drawn as": making.text,
         "seed": making.seed,
         **{name: value for name, value in asked_of(record).items() if name in making.sampling},
         "model": making.model.get("name"),

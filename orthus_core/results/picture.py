@@ -38,6 +38,7 @@ class Making(NamedTuple):
         where their features came from; None for one that was drawn from its first patch on.
     among: Prompts, files and seeds of all that were drawn with it, each subject with each seed:
         rounding depends on how many rows a product has, so the last bit may hang on them.
+    text: What the model wrote before it drew; None where it did not.
     """
 
     recipe: dict[str, Any]
@@ -50,6 +51,7 @@ class Making(NamedTuple):
     panel: int | None = None
     begun: dict[str, Any] | None = None
     among: dict[str, Any] | None = None
+    text: str | None = None
 
 
 def pixel_hash(image: Image.Image) -> str:

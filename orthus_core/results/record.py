@@ -29,6 +29,7 @@ KINDS = {  # what a field of a record must be
     "panel": int,
     "begun": dict,
     "among": dict,
+    "text": str,
 }
 ANSWERS = ".jsonl"
 NEEDED = ("recipe", "prompt", "seed", "sampling", "model")

@@ -102,10 +102,12 @@ def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any)
     Raises:
         PromptError: For a preset that is none, and when a discrete Chameleon is asked for several
             steps a patch or for anything about them.
+        CheckpointError: When a value that the model names cannot be one.
     """
+    own = config.sampling or {}
+    _check_own(own)
     values = dict(config.sampling_defaults)
     values["negative_prompt"] = values.pop("unconditional_prompt")
-    own = config.sampling or {}
     if task == "edit":
         values["guidance"] = own.get("edit_guidance", values["guidance"])
         values["max_text"] = own.get("edit_max_text", 0)
@@ -124,6 +126,37 @@ def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any)
         values["steps"] = preset.first_steps(values["steps"])
         values |= {"scheduler": preset.scheduler or _own_scheduler(values)} | asked
     return Sampling(**{name: values[name] for name in Sampling._fields if name in values})
+
+
+# What a model's folder may name of its own, and the kind of each.
+NUMBER = (int, float)
+OWN: dict[str, type | tuple[type, ...]] = {
+    "steps": int,
+    "guidance": NUMBER,
+    "edit_guidance": NUMBER,
+    "edit_max_text": int,
+    "story_guidance": NUMBER,
+    "image_guidance": NUMBER,
+    "noise_scale": NUMBER,
+    "step_tolerance": NUMBER,
+    "code_top_k": int,
+    "code_top_p": NUMBER,
+    "scheduler": str,
+    "unconditional_prompt": str,
+    "story_unconditional_prompt": str,
+}
+
+
+def _check_own(sampling: dict[str, Any]) -> None:
+    """Raises: CheckpointError for a text where a number belongs, and the like."""
+    for name, kind in OWN.items():
+        value = sampling.get(name, ())
+        if value != () and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise CheckpointError(
+                f"the model names {value!r} as its {name}",
+                where=f"config.json: sampling.{name}",
+                hint=f"set it to {'a text' if kind is str else 'a number'}, or leave it out",
+            )
 
 
 def _own_scheduler(values: dict[str, Any]) -> str:

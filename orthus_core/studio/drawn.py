@@ -46,12 +46,10 @@ class Pictures(NamedTuple):
 
     images: RGB.
     makings: How each was made, its prompt and its seed among it.
-    texts: What the model wrote before each, as it may in an edit.
     """
 
     images: list[Image.Image]
     makings: list[Making]
-    texts: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> list[int]:
@@ -62,6 +60,11 @@ class Pictures(NamedTuple):
     def prompts(self) -> list[str]:
         """The words of each picture."""
         return [making.prompt for making in self.makings]
+
+    @property
+    def texts(self) -> list[str]:
+        """What the model wrote before each picture, as it may in an edit; else empty."""
+        return [making.text or "" for making in self.makings]
 
     def save(self, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
         """Writes PNG files that know how they were made, and returns where they are.

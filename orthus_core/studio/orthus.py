@@ -311,11 +311,14 @@ class Orthus:
             elif isinstance(event, ImageDone):
                 drawn[event.row] = event
             yield event
-        makings = with_run(
-            [making_of(recipe, sampling, self.about, of, prompt.seed) for prompt, of in asked]
-        )
+        makings = [
+            making_of(recipe, sampling, self.about, of, prompt.seed)._replace(
+                text=text.strip() or None
+            )
+            for (prompt, of), text in zip(asked, texts, strict=True)
+        ]
         images = [to_image(drawn[row].pixels_3HW) for row in range(len(asked))]
-        return Pictures(images, makings, tuple(text.strip() for text in texts))
+        return Pictures(images, with_run(makings))
 
 
 def _of_text(asked: dict[str, Any]) -> dict[str, Any]:

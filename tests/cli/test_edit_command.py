@@ -48,7 +48,10 @@ def test_words_before_the_picture_are_told_and_drawn_again(orthus, model, start,
     assert read_record(out)["sampling"]["max_text"] == 8
     assert "identical" in orthus("replay", out).stdout
     told = json.loads(orthus(*words, "--overwrite", "--format", "json", *model).stdout)
-    assert told["pictures"][0]["text"] and told["sampling"]["max_text"] == 8
+    said = told["pictures"][0]["text"]
+    assert said and read_record(out)["text"] == said
+    assert "drawn as" in orthus("info", out).stdout
+    assert told["sampling"]["max_text"] == 8
     assert all(each.isprintable() or each.isspace() for each in done.stdout)
 
 

@@ -98,6 +98,17 @@ def test_values_that_are_not_asked_for_are_the_models_own():
     assert sampling_of(released, "story") == Sampling(100, 3.0, 1.5, 1.0, "generate images")
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("steps", 2.5), ("guidance", "3"), ("edit_max_text", None), ("noise_scale", True)],
+)
+def test_a_model_that_names_no_value_where_one_belongs_is_refused(name, value):
+    with pytest.raises(CheckpointError, match=f"as its {name}"):
+        sampling_of(make_tiny_config(sampling={name: value}), "edit")
+    with pytest.raises(CheckpointError, match="scheduler"):
+        sampling_of(make_tiny_config(sampling={"scheduler": 3}))
+
+
 def test_words_before_an_edit_are_the_models_own_to_allow():
     silent, talking = make_tiny_config(), make_tiny_config(sampling={"edit_max_text": 9})
     assert sampling_of(silent, "edit").max_text == 0

@@ -120,7 +120,7 @@ def test_what_a_model_writes_before_an_edit_is_kept(orthus, start):
     assert len(drawn.images) == len(drawn.texts) == 2 and any(drawn.texts)
     assert drawn.makings[0].sampling["max_text"] == 8
     at_once = orthus.edit(start, "blue fox", seed=1, steps=1)
-    assert at_once.texts == ("",)
+    assert at_once.texts == [""]
     assert pixel_hash(at_once.images[0]) != pixel_hash(drawn.images[0])
     with pytest.raises(RecipeError, match="max_text"):
         orthus.edit(start, "a red fox", max_text=-1)
