@@ -1,8 +1,8 @@
 """The mean of two trainings of one model: python benchmarks/average_models.py A B -o runs/mean
 
 Two models that were trained from the same weights often have a mean that is better at what each of
-them is good at than the other is (2203.05482, 2109.01903). It begins the last of the starter
-recipes: one training draws better, the other describes.
+them is good at than the other is (2203.05482, 2109.01903). So it is among the starter recipes: what
+a training for one thing made the model forget comes back, and most of what it learnt stays.
 """
 
 from __future__ import annotations
