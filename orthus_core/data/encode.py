@@ -3,6 +3,7 @@
     text to image   <s> text SEP | [BOI] patches [EOI] </s>
     understanding   <s> [BOI] patches [EOI] question SEP | answer </s>
     edit            <s> [BOI] patches [EOI] instruction SEP | [BOI] patches [EOI] </s>
+                    ... SEP | what it will show [BOI] patches [EOI] </s>, said first
     story           <s> the user's texts and pictures SEP | text [BOI] patches [EOI] text ... </s>
 
 Everything after SEP is the model's. `<image>` stands in each patch's slot; the patches themselves

@@ -149,9 +149,9 @@ OWN: dict[str, type | tuple[type, ...]] = {
 
 def _check_own(sampling: dict[str, Any]) -> None:
     """Raises: CheckpointError for a text where a number belongs, and the like."""
-    for name, kind in OWN.items():
-        value = sampling.get(name, ())
-        if value != () and (not isinstance(value, kind) or isinstance(value, bool)):
+    for name in (name for name in OWN if name in sampling):
+        value, kind = sampling[name], OWN[name]
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise CheckpointError(
                 f"the model names {value!r} as its {name}",
                 where=f"config.json: sampling.{name}",
