@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from orthus_core.recipe.document import document
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.schema import keys, members
 from orthus_core.recipe.shelf import find, shelf, shelved
+from orthus_core.recipe.training import PosttrainRecipe
 
 ROOT = Path(__file__).parents[2]
 FILES = shelved()
@@ -38,6 +40,16 @@ def test_the_tenth_recipe_stands_behind_the_ninth() -> None:
     starters = [name for name in FILES if name.startswith("starter/")]
     numbers = [int(name.split("/")[1].split("-")[0]) for name in starters]
     assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 9
+
+
+def test_the_starter_recipes_one_after_the_other_leave_the_sampling_that_mini_has() -> None:
+    starters = [name for name in FILES if name.startswith("starter/")]
+    left = {}
+    for name in starters:
+        if command_of(name) == "posttrain":
+            left |= load(PosttrainRecipe, name).sampling
+    bundled = json.loads((ROOT / "orthus_core" / "starter" / "mini" / "config.json").read_text())
+    assert left == bundled["sampling"]
 
 
 def test_every_file_of_the_folder_is_a_recipe() -> None:
