@@ -52,7 +52,13 @@ def test_pixels_from_features_and_from_codes(golden, golden_model):
 
 def test_soft_embedding_is_exact_without_the_cancelling_square(golden, golden_exact, golden_model):
     ours = golden_model.embed_features(golden["c.latents"])
-    close(ours, golden_exact["c_exact.soft_embeds"], atol=1e-6)
+    # Distances in the thousands have fp32 steps of 1e-4 and more, so the fifth digit of the mixture
+    # depends on the processor: the recorded tensor and ours are each held to the sum in float64.
+    z_NC, codes_KC = golden["c.latents"].double(), golden_model.model.codebook_in.weight.double()
+    weights_NK = (2 * z_NC @ codes_KC.T - codes_KC.square().sum(1)).softmax(-1)
+    exact_ND = weights_NK @ golden_model.code_table_KD.double()
+    close(golden_exact["c_exact.soft_embeds"].double(), exact_ND, atol=2e-5)
+    close(ours.double(), exact_ND, atol=2e-5)
     # The release's own rounding moved the same embeddings by up to 1.2e-3.
     close(ours, golden["c.soft_embeds"], atol=1.2e-2)
 
@@ -129,8 +135,10 @@ def test_a_planned_step_is_the_head_itself(golden, golden_model):
 
 def test_schedule(golden, golden_model):
     alphas_T = golden_model.schedule.alphas_cumprod_T
-    close(alphas_T, golden["sched.alphas_cumprod_train"], atol=1e-7)
-    close(alphas_T, golden["sched.alphas_cumprod_sample"], atol=1e-7)
+    # A product of 1000 fp32 factors, whose last digits depend on the processor: the recorded and
+    # our product are each 4e-7 to 5e-7 from the product in float64.
+    close(alphas_T, golden["sched.alphas_cumprod_train"], atol=1e-6)
+    close(alphas_T, golden["sched.alphas_cumprod_sample"], atol=1e-6)
     assert alphas_T[-1] == 0
 
 
