@@ -10,7 +10,7 @@ import torch
 from orthus_core.data.collate import collate
 from orthus_core.data.document import Document, says
 from orthus_core.data.encode import Encoded, TokenIds
-from orthus_core.data.sources import Batches, Shuffled
+from orthus_core.data.sources import Batches, Shuffled, hold_out
 from orthus_core.errors import DataError
 
 IDS = TokenIds(bos=0, eos=1, pad=2, sep=3, boi=4, eoi=5, image=6)
@@ -79,3 +79,16 @@ def test_an_epoch_shows_every_document_once_in_its_own_order():
 def test_no_documents_are_refused():
     with pytest.raises(DataError, match="no documents"):
         Shuffled([], seed=0)
+
+
+@pytest.mark.parametrize("share, held", [(0.0, 0), (0.2, 7), (0.5, 18)])
+def test_every_item_is_either_trained_on_or_held_out(share: float, held: int):
+    items = [f"item {number}" for number in range(37)]
+    kept, apart = hold_out(items, share, seed=3)
+    assert len(apart) == held, "the share, rounded down"
+    assert sorted(kept + apart, key=items.index) == items, "each once, and in one of both only"
+    assert kept == sorted(kept, key=items.index) and apart == sorted(apart, key=items.index)
+    assert hold_out(items, share, seed=3) == (kept, apart)
+    if held:
+        assert hold_out(items, share, seed=4)[1] != apart
+        assert apart != items[:held] and apart != items[-held:]

@@ -68,7 +68,12 @@ def test_a_seed_says_the_same_again():
 
 
 def test_the_largest_seed_can_be_used():
-    text_generator(2**63 - 1)
+    def stream(seed: int) -> tuple[float, ...]:
+        return tuple(torch.rand(3, generator=text_generator(seed)).tolist())
+
+    largest = 2**63 - 1
+    assert stream(largest) == stream(largest)
+    assert len({stream(seed) for seed in (0, 1, largest - 1, largest)}) == 4
 
 
 def test_boi_is_for_rows_that_may_draw_and_eoi_for_none():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -18,9 +19,10 @@ from orthus_core.errors import TrainingError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import key, load
 from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
+from orthus_core.train.devices import Place
 from orthus_core.train.figures import Figures as FiguresBook
 from orthus_core.train.freeze import all_but_autoencoder
-from orthus_core.train.loop import train, validate
+from orthus_core.train.loop import seed_step, train, validate
 from orthus_core.train.muon import batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import origins, saved_steps, state_path
@@ -103,6 +105,29 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop_after, 
         (tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "parts")
     ]
     assert lines[0] == lines[1]
+
+
+def test_every_device_draws_noise_of_its_own_and_the_same_again(tmp_path, monkeypatch):
+    """On one batch of rows losses differ by nothing but the noise."""
+
+    def totals(shard, again=0):
+        monkeypatch.setattr("orthus_core.train.loop.here", lambda: Place(shard, 2))
+        folder = tmp_path / f"{shard}-{again}"
+        events = train(Fit(), optim=optim(steps=2), log=LOG, seed=3, folder=folder)
+        return [event.metrics["total"] for event in events if isinstance(event, StepDone)]
+
+    first = totals(0)
+    assert totals(0, again=1) == first
+    assert not set(first) & set(totals(1)), "neither of this step nor of the next"
+
+
+def test_noise_differs_by_seed_step_and_shard():
+    drawn = set()
+    places = list(itertools.product((0, 1, 7), (0, 1, 500), (0, 1, 7)))
+    for seed, step, shard in places:
+        seed_step(seed, step, shard)
+        drawn.add(torch.rand(()).item())
+    assert len(drawn) == len(places)
 
 
 def test_a_finished_training_resumes_to_the_same_weights(tmp_path):
@@ -203,17 +228,46 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     rates = [learning_rate(recipe, step) for step in range(20)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert rates[-1] == pytest.approx(0.02, abs=0.02)
-    assert learning_rate(optim(lr=1.0, schedule="constant", warmup_steps=0), 7) == 1.0
+    # Half a cosine from 1 to a floor of 0.02, by hand: a quarter, a half, and all of its way.
+    assert rates[8] == pytest.approx(0.02 + 0.98 * (2 + 2**0.5) / 4, abs=1e-6)
+    assert rates[12] == pytest.approx(0.51, abs=1e-6)
+    assert learning_rate(recipe, 20) == pytest.approx(0.02, abs=1e-6)
+    constant = [learning_rate(optim(lr=1.0, schedule="constant"), step) for step in range(8)]
+    assert constant == [0.5, *[1.0] * 7]
+    assert learning_rate(optim(lr=1.0, schedule="constant", warmup_steps=0), 0) == 1.0
 
 
 def test_only_matrices_decay():
     module = nn.Linear(3, 3)
-    frozen_rows = nn.Parameter(torch.zeros(3, 3))
+    frozen_rows = nn.Parameter(torch.ones(3, 3))
     frozen_rows.no_decay = True
-    (optimizer,) = make_optimizers([*module.parameters(), frozen_rows], optim(weight_decay=0.5))
-    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
-    assert decays == {id(module.weight): 0.5, id(module.bias): 0.0, id(frozen_rows): 0.0}
+    parameters = [*module.parameters(), frozen_rows]
+    before = [parameter.detach().clone() for parameter in parameters]
+    (optimizer,) = make_optimizers(parameters, optim(lr=0.1, weight_decay=0.5))
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    torch.testing.assert_close(module.weight.detach(), before[0] * (1 - 0.1 * 0.5))
+    assert torch.equal(module.bias, before[1]) and torch.equal(frozen_rows, before[2])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_adamw_averages_over_as_many_steps_as_the_recipe_says(kind):
+    words = nn.Parameter(torch.zeros(3, 3))
+    words.by_row = True
+    parameters = [nn.Parameter(torch.zeros(3, 3)), words, nn.Parameter(torch.zeros(3))]
+    adamw = make_optimizers(parameters, optim(kind=kind, betas=(0.25, 0.5)))[-1]
+    for gradient in (1.0, -3.0):
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, gradient)
+        adamw.step()
+    for parameter in (words, parameters[2]):
+        state = adamw.state[parameter]
+        # Each average moves by 1 - beta towards the gradient and towards its square.
+        wanted = torch.full_like(parameter, 0.25 * 0.75 * 1.0 + 0.75 * -3.0)
+        torch.testing.assert_close(state["exp_avg"], wanted)
+        wanted = torch.full_like(parameter, 0.5 * 0.5 * 1.0 + 0.5 * 9.0)
+        torch.testing.assert_close(state["exp_avg_sq"], wanted)
 
 
 def test_muon_takes_the_maps_and_leaves_tables_and_the_rest_to_adamw():
@@ -310,19 +364,48 @@ class Exact(nn.Module):
         return Figures((self.linear(x) - x).square().mean())
 
 
-def test_accumulated_batches_step_as_one_large_batch(tmp_path):
+def test_accumulated_batches_step_as_one_large_batch(tmp_path, monkeypatch):
+    """By plain steps along a gradient that is not clipped: Adam and a clipped norm would forgive a
+    factor on it.
+    """
+
+    def plain(parameters, recipe):
+        return [torch.optim.SGD(parameters, lr=recipe.lr)]
+
+    monkeypatch.setattr("orthus_core.train.loop.make_optimizers", plain)
+
     def weights(parts):
         stage = Skewed()
         torch.manual_seed(0)
         stage.objective = Exact()
-        recipe = optim(accumulate=parts, ema_decay=0.0)
+        recipe = optim(lr=0.1, accumulate=parts, ema_decay=0.0, clip_norm=0.0)
         events = list(train(stage, optim=recipe, log=LOG, seed=0, folder=tmp_path / str(parts)))
-        totals = [e.metrics["total"] for e in events if isinstance(e, StepDone)]
-        return stage.objective.linear.weight, totals
+        steps = [event.metrics for event in events if isinstance(event, StepDone)]
+        return stage.objective.linear.weight, steps
 
-    (whole, totals), (halves, halves_totals) = weights(1), weights(4)
-    torch.testing.assert_close(halves, whole, rtol=1e-5, atol=1e-6)
-    assert halves_totals == pytest.approx(totals, rel=1e-5)
+    (whole, steps), (quarters, quarters_steps) = weights(1), weights(4)
+    torch.testing.assert_close(quarters, whole, rtol=1e-5, atol=1e-6)
+    for figure in ("total", "grad_norm"):
+        wanted = [metrics[figure] for metrics in steps]
+        assert [m[figure] for m in quarters_steps] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_gradient_is_clipped_after_its_batches_are_summed(tmp_path, monkeypatch):
+    """The whole step's gradient gets the largest norm; told is the norm it had before."""
+
+    def plain(parameters, recipe):
+        return [torch.optim.SGD(parameters, lr=recipe.lr)]
+
+    monkeypatch.setattr("orthus_core.train.loop.make_optimizers", plain)
+    stage = Skewed()
+    stage.objective = Exact()
+    before = [p.detach().clone() for p in stage.trainable()]
+    recipe = optim(lr=1.0, steps=1, accumulate=4, warmup_steps=0, ema_decay=0.0, clip_norm=0.01)
+    events = list(train(stage, optim=recipe, log=LOG, seed=0, folder=tmp_path))
+    (done,) = [event for event in events if isinstance(event, StepDone)]
+    moved = [p.detach() - b for p, b in zip(stage.trainable(), before, strict=True)]
+    length = torch.cat([change.flatten() for change in moved]).norm()
+    assert length == pytest.approx(0.01, rel=1e-3) and done.metrics["grad_norm"] > 0.1
 
 
 class Exploding(nn.Module):

@@ -246,3 +246,16 @@ def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     assert value == pytest.approx(image_loss(rows[1:])[1], rel=1e-4)
     nothing = filled(collate(rows[:1], ids, own_pictures=True))
     assert float(loss(nothing).image) == 0
+
+
+def test_each_picture_is_read_with_an_amount_of_noise_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # so that what is added is the amount
+    loss = JointLoss(make_tiny_model(), prefix_noise=0.5).train()
+    features_NC = torch.randn(200 * P, C)
+    torch.manual_seed(0)
+    added_MX = (loss.as_read(features_NC) - features_NC).view(200, P * C)
+    amounts_M = added_MX.mean(1)
+    torch.testing.assert_close(added_MX, amounts_M[:, None].expand_as(added_MX))
+    assert len(amounts_M.unique()) == 200
+    assert 0 <= amounts_M.min() < 0.05 and 0.45 < amounts_M.max() < 0.5
+    assert torch.equal(loss.eval().as_read(features_NC), features_NC), "measured without noise"
