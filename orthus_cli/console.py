@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO, TypeVar
 import typer
 
 from orthus_core.errors import OrthusError
-from orthus_core.events import Note, PatchDone, Progress, StepDone
+from orthus_core.events import ImageBegun, Note, PatchDone, Progress, StepDone
 
 if TYPE_CHECKING:
     import rich.console
@@ -163,7 +163,8 @@ class Reporter:
             self._bar.picture = picture
 
     def track(self, events: Iterable[E], *, images: int | None = None) -> Iterator[E]:
-        """Hands events on while their progress is shown; notes among them are said.
+        """Hands events on while their progress is shown; notes among them are said, and where a
+        picture was begun for the model.
 
         Args:
             events: What core yields.
@@ -175,6 +176,8 @@ class Reporter:
             for event in events:
                 if isinstance(event, Note):
                     self.say(event.message)
+                elif isinstance(event, ImageBegun) and event.forced:
+                    self.say(begun_for_the_model(event))
                 elif isinstance(event, Progress):
                     show(event.stage, event.done, event.total, event.unit, "")
                 elif isinstance(event, StepDone):
@@ -338,6 +341,13 @@ def _fitting(shown: Sequence[str], wanted: Sequence[str], room: int) -> str:
         if part and len(", ".join([*kept, part])) <= room:
             kept.append(part)
     return ", ".join(part for part in shown if part in kept)
+
+
+def begun_for_the_model(event: ImageBegun) -> str:
+    """What there is to say of a picture that the model did not begin itself."""
+    number = event.image + 1 if event.panel is None else event.panel
+    instead = "would have ended" if event.ending else "was still writing"
+    return f"picture {number} was begun for the model, which {instead}"
 
 
 def printable(text: str) -> str:

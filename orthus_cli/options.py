@@ -176,7 +176,12 @@ Sets = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
 Resume = Annotated[
     str | None,
-    typer.Option("--resume", metavar="auto|PATH", help="Go on with a run that was stopped."),
+    typer.Option(
+        "--resume",
+        metavar="auto|PATH",
+        help="Go on from a saved state: the newest beside the output (auto), or PATH, a state such "
+        "as OUTPUT.training/states/step-000500, or a run's OUTPUT for its newest.",
+    ),
 ]
 InitFrom = Annotated[
     str | None, typer.Option("--init-from", metavar="MODEL", help="Model to start from.")

@@ -7,13 +7,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli.console import reporter
 from orthus_cli.options import DryRun, OutputFolder, Overwrite, Resume, Sets
-from orthus_core.errors import TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import Recipe, as_table, dump, load
 
@@ -91,9 +91,6 @@ def _train(
 
     Args:
         place: Further arguments of the core function: where to, from what, and what may go.
-
-    Raises:
-        TrainingError: When it is to go on from somewhere else than beside the output.
     """
     r = reporter(ctx)
     output, resume = place["output"], place["resume"]
@@ -102,18 +99,12 @@ def _train(
         r.result(told, text=dump(recipe).rstrip(), quiet=[output])
         return
     r.detail(dump(recipe))
-    if resume not in (None, "auto"):
-        raise TrainingError(
-            f"--resume {resume}",
-            where="--resume",
-            hint="states are found beside the output: use --resume auto",
-        )
     figures: dict[str, float] = {}
     # A launcher starts a process a device; the first speaks for all.
     is_first = os.environ.get("RANK", "0") == "0"
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
         events = _function(run)(
-            recipe, **{**place, "resume": resume == "auto"}, should_stop=should_stop
+            recipe, **{**place, "resume": _resume(resume)}, should_stop=should_stop
         )
         for event in r.track(events) if is_first else events:
             if isinstance(event, StepDone):
@@ -127,6 +118,11 @@ def _train(
         text=str(output),
         quiet=[output],
     )
+
+
+def _resume(typed: str | None) -> bool | Path:
+    """What the core functions take: whether to go on from beside the output, or from where."""
+    return typed == "auto" if typed in (None, "auto") else Path(typed).expanduser()
 
 
 def _function(run: str) -> Run:

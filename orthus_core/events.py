@@ -40,6 +40,23 @@ class TextPiece:
 
 
 @dataclass(frozen=True)
+class ImageBegun:
+    """A row began its picture number `image`.
+
+    forced: Whether it was begun for the model, which would have gone on without one.
+    ending: Of a forced one, whether the model would have ended its text there; otherwise it was
+        still writing.
+    panel: Of a story, the number by which people know this picture's panel, the opening counted.
+    """
+
+    row: int
+    image: int
+    forced: bool = False
+    ending: bool = False
+    panel: int | None = None
+
+
+@dataclass(frozen=True)
 class PatchDone:
     """A row drew one patch: `done` of `total` of its picture number `image`.
 
@@ -80,4 +97,4 @@ class StepDone:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-Event = Progress | Note | TextPiece | PatchDone | ImageDone | RowDone | StepDone
+Event = Progress | Note | TextPiece | ImageBegun | PatchDone | ImageDone | RowDone | StepDone

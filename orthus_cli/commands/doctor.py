@@ -87,7 +87,12 @@ def doctor(
             "models": models,
             "cache": {"folder": str(cache_folder()), "free": disk},
             "offline": _is_offline(),
-            "hub": [each._asdict() for each in answers] if hub else None,
+            "hub": [
+                {"alias": each.alias, "hub_id": each.hub_id, "answer": each.answer}
+                for each in answers
+            ]
+            if hub
+            else None,
             "next": advice,
         },
         text="\n".join(f"next: {line}" for line in advice) or "all is well",
@@ -108,7 +113,7 @@ def _advice(here: list[Any], answers: list[Any]) -> list[str]:
             f"{_size(best.free)} are free on {best.name}; "
             "orthus plan generate -m instruct says how the 7B fits"
         )
-    unreached = [each for each in answers if each.answer.startswith("out of reach")]
+    unreached = [each for each in answers if not each.reached]
     if unreached and _is_offline():
         advice.append("HF_HUB_OFFLINE is set; unset it to reach the hub")
     elif unreached:

@@ -9,11 +9,16 @@ from orthus_core.checkpoint.hub import HUB_ALIASES
 
 
 class Reach(NamedTuple):
-    """What the hub answered about one model: "yes", or why not."""
+    """What the hub answered about one model.
+
+    answer: "yes", or why not, in words.
+    reached: Whether anybody answered.
+    """
 
     alias: str
     hub_id: str
     answer: str
+    reached: bool = True
 
 
 def cached() -> dict[str, bool]:
@@ -48,7 +53,8 @@ def reach() -> list[Reach]:
             answer = "not there, or private: `hf auth login`"
         # The transport's own errors are of many kinds, and all mean that nobody answered.
         except Exception as error:
-            found.append(Reach(alias, hub_id, f"out of reach: {type(error).__name__}"))
+            why = f"out of reach: {type(error).__name__}"
+            found.append(Reach(alias, hub_id, why, reached=False))
             break
         found.append(Reach(alias, hub_id, answer))
     return found

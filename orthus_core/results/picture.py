@@ -21,6 +21,8 @@ from orthus_core.version import __version__
 
 OUR_CHUNK = "orthus"
 COMMON_CHUNK = "parameters"
+# Our schedulers as web interfaces call them in `parameters`.
+COMMON_SAMPLERS = {"ddim": "DDIM", "dpm++": "DPM++ 2M", "unipc": "UniPC"}
 
 
 class Making(NamedTuple):
@@ -135,11 +137,13 @@ def common_text(image: Image.Image, making: Making) -> str:
     """Prompt, negative prompt, then one line of `Name: value`, as web interfaces write it."""
     sampling = making.sampling
     negative = sampling.get("negative_prompt")
+    # Every task's sampling has an image guidance; an edit alone is guided by it.
+    is_edit = making.recipe.get("command") == "edit"
     facts = {
         "Steps": sampling.get("steps"),
-        "Sampler": "DDIM" if sampling.get("steps") else None,
+        "Sampler": common_sampler(sampling.get("scheduler")),
         "CFG scale": sampling.get("guidance"),
-        "Image CFG scale": sampling.get("image_guidance"),
+        "Image CFG scale": sampling.get("image_guidance") if is_edit else None,
         "Seed": making.seed,
         "Size": f"{image.width}x{image.height}",
         "Model hash": making.model.get("hash", "")[:10],
@@ -149,3 +153,12 @@ def common_text(image: Image.Image, making: Making) -> str:
     line = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
     parts = [making.prompt, f"Negative prompt: {negative}" if negative else "", line]
     return "\n".join(part for part in parts if part)
+
+
+def common_sampler(scheduler: str | None) -> str | None:
+    """A scheduler's name in `parameters`: that of web interfaces for ours, the class name for
+    `pkg.mod.Class`, None where nothing is denoised (a discrete Chameleon).
+    """
+    if scheduler is None:
+        return None
+    return COMMON_SAMPLERS.get(scheduler, scheduler.rpartition(".")[2])

@@ -72,8 +72,8 @@ def interleave(
         settings: How much text and how many pictures, and how both are sampled.
         processors: Transformers' logits processors for the text; each sees one row's tokens so far.
 
-    Yields: TextPiece (token ids; the words are the tokenizer's to say), PatchDone, ImageDone, Note,
-        one RowDone a row.
+    Yields: TextPiece (token ids; the words are the tokenizer's to say), ImageBegun, PatchDone,
+        ImageDone, one RowDone a row.
 
     Raises:
         PromptError: When a prompt does not fit the model (see `check_prompt`).

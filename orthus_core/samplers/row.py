@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orthus_core.errors import PromptError
-from orthus_core.events import Event, Note, PatchDone, TextPiece
+from orthus_core.events import Event, ImageBegun, PatchDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.samplers.brush import Brush
 from orthus_core.samplers.prompt import Context, Prompt, Stream, room_for_image
@@ -150,7 +150,7 @@ class Row:
             return self.open()
         if token in ends(self._config):
             if self._owes_image and self._image_fits:
-                return [self._begun_for_it("would have ended"), *self.open()]
+                return [self._begin_image(forced=True, ending=True)]
             self.turn = self._end("end")
             return []
         self._read_next(token)
@@ -161,12 +161,14 @@ class Row:
 
     def open(self) -> list[Event]:
         """Says [BOI], in an OPEN turn or by the model's own choice."""
-        forced = self.turn is Turn.OPEN and self._text_since_image > 0
+        return [self._begin_image(forced=self.turn is Turn.OPEN and self._text_since_image > 0)]
+
+    def _begin_image(self, *, forced: bool, ending: bool = False) -> ImageBegun:
         self._read_next(self._config.boi_token_id)
         self._earlier += self.patches
         self.patches = []
         self.turn = Turn.DRAW
-        return [self._begun_for_it("was still writing")] if forced else []
+        return ImageBegun(self.number, self.images, forced, ending)
 
     def draw(self, feature_C: Tensor) -> list[Event]:
         """Takes the patch drawn in a DRAW turn."""
@@ -244,9 +246,6 @@ class Row:
         settings = self._settings
         no_text = self._text >= settings.max_text
         return self.images == settings.max_images and (settings.end_with_image or no_text)
-
-    def _begun_for_it(self, instead: str) -> Note:
-        return Note(f"picture {self.images + 1} was begun for the model, which {instead}")
 
 
 def _features(context: Context) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
-from orthus_core.events import Event, ImageDone, Note, PatchDone, RowDone, TextPiece
+from orthus_core.events import Event, ImageBegun, ImageDone, Note, PatchDone, RowDone, TextPiece
 from orthus_core.samplers.direction import Direction
 from orthus_core.samplers.interleave import interleave
 from orthus_core.samplers.requests import Asking, Sampling
@@ -108,11 +108,10 @@ def tell(
         plan: How many panels, and how long.
         seed: Each panel's own is made from it, see `panel_seed`.
         before: The first panels, from an earlier telling.
-        first: What the first panel after the opening is called in notes.
+        first: What the first panel after the opening is called in notes, and in ImageBegun.
 
     Yields: What `interleave` yields but RowDone, pictures numbered through the story; a PanelDone
-        after each panel; a Note where a picture had to be begun for the model, where the story
-        would have ended, and where the context is full.
+        after each panel; a Note where the story would have ended, and where the context is full.
 
     Raises:
         PromptError: When there is no opening, or it leaves no room for a panel.
@@ -146,10 +145,8 @@ def tell(
             top_p=plan.top_p,
         )
         events = interleave(asking.model, [asked], settings, processors=[direction])
-        panel = yield from _panel(with_words(events, asking.tokenizer), drawn, name)
+        panel = yield from _panel(with_words(events, asking.tokenizer), direction, drawn, name)
         # 3. Where it was led, that is said; where it ends without a picture, so does the story.
-        if direction.began:
-            yield Note(f"picture {name} was begun for the model, which was still writing")
         if direction.went_on and not went_on:
             went_on = True
             yield Note(
@@ -162,17 +159,13 @@ def tell(
                 number,
                 panel.text,
                 None if panel.image is None else panel.image.pixels_3HW,
-                forced=panel.forced or direction.began,
+                forced=panel.forced,
                 went_on=direction.went_on,
                 kept=kept,
                 told=panel.told,
             )
         if panel.image is None:
             return
-
-
-# What a row says when it begins its picture for the model; each panel's row counts its own.
-_FIRST = "picture 1 was begun"
 
 
 class _Panel(NamedTuple):
@@ -186,15 +179,18 @@ class _Panel(NamedTuple):
         return Told(self.ids, None if self.image is None else self.image.features_PC)
 
 
-def _panel(events: Iterator[Event], drawn: int, name: int) -> Generator[Event, None, _Panel]:
+def _panel(
+    events: Iterator[Event], direction: Direction, drawn: int, name: int
+) -> Generator[Event, None, _Panel]:
     """Hands on the events of one panel, pictures numbered through the story, and gathers it."""
     text, ids, image, forced = "", [], None, False
     for event in events:
         if isinstance(event, TextPiece):
             text, ids = text + event.text, [*ids, *event.token_ids]
-        elif isinstance(event, Note) and event.message.startswith(_FIRST):
-            forced = True
-            event = Note(event.message.replace(_FIRST, f"picture {name} was begun"))
+        elif isinstance(event, ImageBegun):
+            # To the row, a beginning that the direction left no choice about is the model's own.
+            forced = event.forced or direction.began
+            event = replace(event, image=drawn, forced=forced, panel=name)
         elif isinstance(event, (PatchDone, ImageDone)):
             event = replace(event, image=drawn)
             image = event if isinstance(event, ImageDone) else None

@@ -225,8 +225,8 @@ class Orthus:
         Returns: Panels, those that were given first; each that was told has a text and an RGB image
             [H, W], and `images` and `texts` are of these alone.
 
-        Yields, when streamed: TextPiece, PatchDone, ImageDone, Note, and a `PanelDone` after each
-            panel.
+        Yields, when streamed: TextPiece, ImageBegun, PatchDone, ImageDone, Note, and a `PanelDone`
+            after each panel.
 
         Raises:
             PromptError: When there is nothing to go on from, or it leaves no room for a panel.

@@ -22,16 +22,24 @@ class Figures:
         folder: Of the training.
         start: Steps already done.
         tensorboard: Whether to write for TensorBoard too; "auto" does where it can be imported.
+        earlier: The folder of the run that did those steps; this one by default.
 
     Raises:
         TrainingError: when TensorBoard is asked for and is not installed.
     """
 
-    def __init__(self, folder: Path, start: int, tensorboard: Literal["auto"] | bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        tensorboard: Literal["auto"] | bool,
+        earlier: Path | None = None,
+    ) -> None:
         self.path = folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(line + "\n" for line in lines_until(self.path, start)))
+        lines = lines_until((earlier or folder) / METRICS, start)
+        partial.write_text("".join(line + "\n" for line in lines))
         os.replace(partial, self.path)
         self.board = open_board(folder / BOARD, start, tensorboard)
 

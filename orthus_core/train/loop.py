@@ -24,7 +24,7 @@ from orthus_core.train.devices import accelerator as make_accelerator
 from orthus_core.train.devices import has_bf16, here, over_all
 from orthus_core.train.figures import Figures
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
-from orthus_core.train.state import load_state, save_state, saved_steps, state_path
+from orthus_core.train.state import Resume, load_state, save_state, saved_steps, state_to_resume
 
 # Held-out rows are measured with the same noise each time, so that the figures compare.
 VALIDATION_SEED = 20_241_200_127
@@ -86,7 +86,7 @@ def train(
     seed: int,
     folder: Path,
     origins: Mapping[str, Any] | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields a StepDone a step and Notes between.
@@ -96,10 +96,12 @@ def train(
             write.
         origins: All that decides how the training goes (`state.origins`). A state that was saved
             with other ones is not resumed from.
-        resume: Go on from the newest saved state, if there is one.
+        resume: True goes on from the newest saved state in `folder`, if there is one; a path from
+            the state there (`state_at`), whose run's figures so far are taken over.
         should_stop: Asked after each step; when true the state is saved and the generator ends.
 
-    Raises: TrainingError when a loss or a gradient is not finite; the last saved state stays.
+    Raises: TrainingError when a loss or a gradient is not finite (the last saved state stays), or
+        when there is no state to resume from or it is of another training.
     """
     # 1. Everything that moves.
     place, accelerator = here(), make_accelerator()
@@ -115,12 +117,12 @@ def train(
     origins = {**(origins or {}), "devices": place.shards}
 
     # 2. Where an earlier run left off.
-    start = 0
-    if resume and (done := saved_steps(folder)):
-        path = state_path(folder, done[-1])
-        start = load_state(path, stage.objective, optimizers, average, origins=origins)
+    start, state = 0, state_to_resume(resume, folder)
+    if state is not None:
+        start = load_state(state, stage.objective, optimizers, average, origins=origins)
         yield Note(f"resuming after step {start} of {optim.steps}")
-    book = Figures(folder, start, log.tensorboard) if place.is_first else None
+    earlier = folder if state is None else state.parents[1]
+    book = Figures(folder, start, log.tensorboard, earlier) if place.is_first else None
 
     # 3. The steps.
     for step in range(start, optim.steps):

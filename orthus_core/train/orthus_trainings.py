@@ -39,7 +39,7 @@ from orthus_core.train.freeze import (
 )
 from orthus_core.train.loop import Stage, train
 from orthus_core.train.pictures import read_pictures
-from orthus_core.train.pretrain import Stop, training_folder
+from orthus_core.train.pretrain import Stop
 from orthus_core.train.quality import QUALITY, in_words, report, told
 from orthus_core.train.rows import (
     last_picture,
@@ -50,7 +50,7 @@ from orthus_core.train.rows import (
     usable,
 )
 from orthus_core.train.stages import BuildBaseStage, RowsStage
-from orthus_core.train.state import origins
+from orthus_core.train.state import Resume, check_resume, origins, training_folder
 from orthus_core.train.watch import draw_words
 from orthus_core.version import __version__
 
@@ -69,6 +69,7 @@ def finetune_vae(
     Raises: CheckpointError when the model has no decoder to train.
     """
     check_free(output, overwrite=options.get("overwrite", False))
+    check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
@@ -107,6 +108,7 @@ def build_base(
     Raises: TrainingError when anything that text depends on has moved.
     """
     check_free(output, overwrite=options.get("overwrite", False))
+    check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
@@ -143,6 +145,7 @@ def posttrain(
     Raises: DataError when no row fits the model's context.
     """
     check_free(output, overwrite=options.get("overwrite", False))
+    check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     rows = yield from read_rows(recipe.data)
@@ -190,7 +193,7 @@ def run(
     opened: OpenedOrthus,
     output: Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
     finish: Callable[[], Generator[Event, None, Extras]] = nothing_more,
@@ -198,12 +201,13 @@ def run(
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
     Args:
-        resume: Go on from the newest saved state beside `output`.
+        resume: True goes on from the newest saved state beside `output`, a path from the state
+            there (see `state_at`).
         overwrite: Replace a model folder at `output`.
         should_stop: Asked after each step; a stopped training has saved its state.
         finish: Called before saving; raises when the result must not be saved.
 
-    Raises: OutputError when `output` is taken; TrainingError when a loss is not finite.
+    Raises: OutputError when `output` is taken; TrainingError as `train`.
     """
     work = training_folder(output)
     start = fingerprint(opened.path)

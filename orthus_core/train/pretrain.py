@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import (
@@ -24,7 +25,7 @@ from orthus_core.checkpoint.staging import check_free, staged_folder
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
-from orthus_core.errors import CheckpointError
+from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
@@ -41,33 +42,33 @@ from orthus_core.train.pictures import read_pictures
 from orthus_core.train.quality import told
 from orthus_core.train.rows import discrete_laying, read_rows, row_encoder, usable
 from orthus_core.train.stages import RowsStage
-from orthus_core.train.state import origins
+from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
 
 Stop = Callable[[], bool]
 
-
-def training_folder(output: Path) -> Path:
-    """Where states, figures and samples of the training that makes `output` lie: beside it."""
-    return output.with_name(output.name + ".training")
+# Its two trainings, and their folders in that of the run.
+AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
 
 
 def pretrain(
     recipe: PretrainRecipe,
     output: Path,
     *,
-    resume: bool = False,
+    resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Train a discrete Chameleon and write it to `output` when it is done.
 
     Args:
-        resume: Go on from the newest saved states beside `output`.
+        resume: True goes on from the newest saved states beside `output`, a path from those that
+            `states_of` finds there.
         should_stop: Asked after each step; a stopped training has saved its state.
 
-    Raises: OutputError when `output` is taken; TrainingError when a loss is not finite.
+    Raises: OutputError when `output` is taken; TrainingError as `train` and `states_of`.
     """
     check_free(output, overwrite=overwrite)
+    of_autoencoder, of_transformer = states_of(resume)
     work = training_folder(output)
 
     # 1. The words.
@@ -87,7 +88,7 @@ def pretrain(
         yield Note(f"autoencoder: that of {shape.taken_from}")
     else:
         yield from train_autoencoder(
-            vq, recipe, work / "autoencoder", resume=resume, should_stop=should_stop
+            vq, recipe, work / AUTOENCODER, resume=of_autoencoder, should_stop=should_stop
         )
     if should_stop():
         return
@@ -108,9 +109,9 @@ def pretrain(
             optim=recipe.optim,
             log=recipe.log,
             seed=recipe.seed,
-            folder=work / "transformer",
+            folder=work / TRANSFORMER,
             origins=origins(recipe),
-            resume=resume,
+            resume=of_transformer,
             should_stop=should_stop,
         )
     if should_stop() or not here().is_first:
@@ -124,6 +125,44 @@ def pretrain(
         (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
         save_recipe(recipe, staged / "recipe.json")
     yield Note(f"wrote {output}")
+
+
+class Resumes(NamedTuple):
+    """What each of the two trainings continues from."""
+
+    autoencoder: Resume
+    transformer: Resume
+
+
+def states_of(resume: Resume) -> Resumes:
+    """What each of the two trainings continues from.
+
+    Args:
+        resume: True for the newest states beside the output. A run (its output, or its training
+            folder) stands for the newest states of both; a state of the transformer for itself and
+            the newest one of its run's autoencoder; a state of the autoencoder for itself, and the
+            transformer begins anew.
+
+    Raises: TrainingError when there is no state, or it lies in no run of `pretrain`.
+    """
+    if isinstance(resume, bool):
+        return Resumes(resume, resume)
+    for run in (resume, training_folder(resume.absolute())):
+        found = [run / name if saved_steps(run / name) else False for name in Resumes._fields]
+        if any(found):
+            return Resumes(*found)
+    state = state_at(resume)
+    training = state.parents[1]
+    if training.name == AUTOENCODER:
+        return Resumes(state, False)
+    if training.name == TRANSFORMER:
+        return Resumes(training.with_name(AUTOENCODER), state)
+    raise TrainingError(
+        "this state is none of a pretrain run's two trainings",
+        where=str(state),
+        hint=f"give one where it was saved, in OUTPUT.training/{AUTOENCODER} or "
+        f"OUTPUT.training/{TRANSFORMER}, or the run's OUTPUT",
+    )
 
 
 def taken_autoencoder(source: str) -> OrthusVQ:
@@ -143,7 +182,7 @@ def taken_autoencoder(source: str) -> OrthusVQ:
 
 
 def train_autoencoder(
-    vq: OrthusVQ, recipe: PretrainRecipe, folder: Path, *, resume: bool, should_stop: Stop
+    vq: OrthusVQ, recipe: PretrainRecipe, folder: Path, *, resume: Resume, should_stop: Stop
 ) -> Iterator[Event]:
     """Pictures to features and codes, and back; says how well held-out ones come through."""
     pictures = yield from read_pictures(recipe.data, recipe.autoencoder.resolution)

@@ -22,6 +22,11 @@ from orthus_core.recipe import Recipe, keys
 from orthus_core.train.optim import WeightAverage
 
 STATES = "states"
+# What a state folder says of itself: its step, and what the training was started with.
+ABOUT = "about.json"
+
+# What to continue from: nothing, the newest state beside the output, or a path for `state_at`.
+Resume = bool | Path
 
 # Tables of a recipe that say what is told of a training, and change nothing in it.
 TELLING = ("log",)
@@ -59,6 +64,53 @@ def state_path(folder: Path, step: int) -> Path:
     return folder / STATES / f"step-{step:06d}"
 
 
+def training_folder(output: Path) -> Path:
+    """Where states, figures and samples of the training that makes `output` lie: beside it."""
+    return output.with_name(output.name + ".training")
+
+
+def state_at(path: Path) -> Path:
+    """The state folder that a path means: itself, or the newest state of a run.
+
+    Args:
+        path: A state folder, the training folder with its `states`, or the output beside which
+            that lies.
+
+    Raises: TrainingError when it is none of these, or has no state.
+    """
+    path = path.absolute()
+    if (path / ABOUT).is_file():
+        return path
+    for folder in (path, training_folder(path)):
+        if steps := saved_steps(folder):
+            return state_path(folder, steps[-1])
+    raise TrainingError(
+        "this is no saved state, nor a run that has one"
+        if path.exists()
+        else "there is no such folder",
+        where=str(path),
+        hint="give a state such as OUTPUT.training/states/step-000500, or the run's OUTPUT; "
+        "--resume auto takes the newest state beside the output",
+    )
+
+
+def state_to_resume(resume: Resume, folder: Path) -> Path | None:
+    """The state that a training in `folder` continues from; None to start anew.
+
+    Raises: TrainingError as `state_at`.
+    """
+    if isinstance(resume, Path):
+        return state_at(resume)
+    steps = saved_steps(folder) if resume else []
+    return state_path(folder, steps[-1]) if steps else None
+
+
+def check_resume(resume: Resume) -> None:
+    """Raises: TrainingError as `state_at`, before there is any work."""
+    if isinstance(resume, Path):
+        state_at(resume)
+
+
 def save_state(
     folder: Path,
     step: int,
@@ -70,7 +122,7 @@ def save_state(
     origins: Mapping[str, Any],
 ) -> Path:
     """Write the state after `step` steps beside its place, then rename it in; drop states older
-    than `keep_last`.
+    than the `keep_last` up to this step. Later ones, of a run that this one branched off, stay.
 
     Raises: OutputError when the disk will not take it; states that were there stay.
     """
@@ -86,7 +138,7 @@ def save_state(
         }
         torch.save(state, partial / "state.pt")
         about = {"step": step, "origins": dict(origins)}
-        (partial / "about.json").write_text(json.dumps(about, indent=2))
+        (partial / ABOUT).write_text(json.dumps(about, indent=2))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
     except OSError as error:
@@ -96,7 +148,7 @@ def save_state(
             where=str(final),
             hint="free some space, then run the same command with --resume auto",
         ) from error
-    for old in saved_steps(folder)[:-keep_last]:
+    for old in [each for each in saved_steps(folder) if each <= step][:-keep_last]:
         shutil.rmtree(state_path(folder, old), ignore_errors=True)
     return final
 
@@ -115,7 +167,7 @@ def load_state(
         anything else.
     """
     try:
-        known = json.loads((path / "about.json").read_text())
+        known = json.loads((path / ABOUT).read_text())
         step, before = int(known["step"]), known["origins"]
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the broken file makes it raise

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orthus_cli.console import LINE_EVERY, Lines, Pace, Reporter, Settings, printable
-from orthus_core.events import Note, PatchDone, Progress, RowDone, StepDone
+from orthus_core.events import ImageBegun, Note, PatchDone, Progress, RowDone, StepDone
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,6 +110,7 @@ def test_every_event_is_handed_on_in_order(capsys: pytest.CaptureFixture[str]) -
         PatchDone(0, 0, 2, 2),
         PatchDone(1, 0, 2, 2),
         RowDone(0, "end"),
+        ImageBegun(0, 1),
         StepDone(1, 1, {"loss": 0.25, "rate": 3.0}),
         object(),
     ]
@@ -118,6 +119,19 @@ def test_every_event_is_handed_on_in_order(capsys: pytest.CaptureFixture[str]) -
         "begin",
         "drawing: 4/4 patches",
         "training: 1/1 steps, loss 0.25, rate 3",
+    ]
+
+
+def test_a_picture_that_was_begun_for_the_model_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    events = [
+        ImageBegun(0, 0),
+        ImageBegun(0, 1, forced=True),
+        ImageBegun(0, 2, forced=True, ending=True, panel=5),
+    ]
+    assert list(reporter().track(events)) == events
+    assert capsys.readouterr().err.splitlines() == [
+        "picture 2 was begun for the model, which was still writing",
+        "picture 5 was begun for the model, which would have ended",
     ]
 
 

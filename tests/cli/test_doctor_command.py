@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from orthus_core.plan import software
-from orthus_core.plan.hub import reach
+from orthus_core.plan import hub, software
+from orthus_core.plan.hub import Reach, reach
 from orthus_core.plan.software import Package, numbers
 
 
@@ -48,7 +48,21 @@ def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch):
     monkeypatch.setattr(HfApi, "auth_check", silent)
     answers = reach()
     assert len(asked) == len(answers) == 1
-    assert answers[0].answer == "out of reach: ConnectionError"
+    assert answers[0].answer == "out of reach: ConnectionError" and not answers[0].reached
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_hub_out_of_reach_is_known_by_its_answer_and_not_by_the_words(
+    orthus, monkeypatch, reached
+):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    answer = Reach("base", "some/model", "kein Anschluss", reached=reached)
+    monkeypatch.setattr(hub, "reach", lambda: [answer])
+    told = json.loads(orthus("doctor", "--hub", "--format", "json").stdout)
+    assert any("out of reach" in line for line in told["next"]) is not reached
+    assert told["hub"] == [
+        {"alias": "base", "hub_id": "some/model", "answer": "kein Anschluss"},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,11 +56,30 @@ def test_a_training_that_needs_a_model_asks_for_one(orthus, command):
 
 
 @pytest.mark.parametrize("command", TRAININGS)
-def test_a_run_goes_on_from_beside_its_output_only(orthus, tmp_path, monkeypatch, command):
+def test_a_run_that_is_not_there_is_not_gone_on_from(orthus, tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     done = orthus(*words(command, "--resume", "elsewhere"))
-    assert done.exit_code == 1 and "--resume auto" in done.stderr
+    assert done.exit_code == 1 and "there is no such folder" in done.stderr
+    assert "--resume auto" in done.stderr and str(tmp_path / "elsewhere") in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", TRAININGS)
+@pytest.mark.parametrize(
+    ("typed", "resume"),
+    [([], False), (["auto"], True), (["./auto"], Path("auto")), (["a/b"], Path("a/b"))],
+)
+def test_a_run_goes_on_from_where_it_is_told_to(orthus, monkeypatch, command, typed, resume):
+    asked = []
+
+    def run(recipe, **options):
+        asked.append(options["resume"])
+        return iter(())
+
+    monkeypatch.setattr("orthus_cli.training._function", lambda run_by: run)
+    done = orthus(*words(command, *(["--resume", *typed] if typed else [])))
+    assert done.exit_code == 0, done.stderr
+    assert asked == [resume]
 
 
 @pytest.mark.parametrize("command", TRAININGS)

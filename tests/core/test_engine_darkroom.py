@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orthus_core.events import Event, ImageDone, PatchDone, RowDone, TextPiece
+from orthus_core.events import Event, ImageBegun, ImageDone, PatchDone, RowDone, TextPiece
 from orthus_core.samplers import darkroom, tiles
 from orthus_core.samplers import interleave as loop
 from orthus_core.samplers.darkroom import Darkroom, Full, in_order
@@ -78,7 +78,8 @@ def test_the_drawing_goes_on_while_a_picture_is_developed(tiny_model, monkeypatc
     events = list(interleave(tiny_model, prompts(1), Settings(max_images=2, steps=2)))
     # Told in order all the same: the second picture's patches wait for the first one's pixels.
     kinds = [type(event) for event in events]
-    assert kinds == [*[PatchDone] * PATCHES, ImageDone, *[PatchDone] * PATCHES, ImageDone, RowDone]
+    picture = [ImageBegun, *[PatchDone] * PATCHES, ImageDone]
+    assert kinds == [*picture, *picture, RowDone]
 
 
 def full(row: int, pixels: Future) -> Full:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from orthus_core.checkpoint.convert import convert
 from orthus_core.checkpoint.folder import open_model
-from orthus_core.errors import CheckpointError, OutputError, RecipeError
+from orthus_core.errors import CheckpointError, OutputError, RecipeError, TrainingError
 from orthus_core.events import ImageDone, StepDone
 from orthus_core.recipe import (
     BuildBaseRecipe,
@@ -25,7 +25,8 @@ from orthus_core.samplers.interleave import interleave
 from orthus_core.samplers.requests import Asking, sampling_of
 from orthus_core.samplers.settings import Settings
 from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
-from orthus_core.train.pretrain import pretrain, training_folder
+from orthus_core.train.pretrain import pretrain, states_of
+from orthus_core.train.state import state_path, training_folder
 
 SHORT = (
     "optim.steps=2",
@@ -151,6 +152,54 @@ def test_a_stopped_posttrain_resumes_to_the_same_file(line, tmp_path):
     assert not parts.exists() and training_folder(parts).exists()
     run(posttrain(recipe, line / "base", parts, resume=True))
     assert changed(whole, parts) == set()
+
+
+def test_a_posttrain_goes_on_from_another_runs_state(line, tmp_path):
+    recipe = load(PosttrainRecipe, None, SHORT + ("optim.steps=4",))
+    whole, parts, branch = tmp_path / "whole", tmp_path / "parts", tmp_path / "branch"
+    run(posttrain(recipe, line / "base", whole))
+    run(posttrain(recipe, line / "base", parts, should_stop=lambda: True))
+    steps = run(posttrain(recipe, line / "base", branch, resume=parts))
+    assert [event.step for event in steps] == [2, 3, 4]
+    assert changed(whole, branch) == set()
+    assert (whole / "metrics.jsonl").read_text() == (branch / "metrics.jsonl").read_text()
+    with pytest.raises(TrainingError, match=r"optim.lr = \S+, now 0.5"):
+        other = load(PosttrainRecipe, None, (*SHORT, "optim.steps=4", "optim.lr=0.5"))
+        run(posttrain(other, line / "base", tmp_path / "other", resume=parts))
+
+
+@pytest.mark.parametrize("by", ["run", "transformer"])
+def test_a_pretrain_goes_on_from_another_runs_states(line, tmp_path, by):
+    recipe = load(PretrainRecipe, None, (*SHORT, *TINY))
+    parts, branch, seen = tmp_path / "parts", tmp_path / "branch", []
+    for event in pretrain(recipe, parts, should_stop=lambda: len(seen) == 4):
+        if isinstance(event, StepDone):
+            seen.append(event)
+    assert not parts.exists()
+    folder = training_folder(parts)
+    place = {"run": parts, "transformer": state_path(folder / "transformer", 1)}
+    steps = run(pretrain(recipe, branch, resume=place[by]))
+    assert [event.step for event in steps] == [2], "the autoencoder was through"
+    assert changed(line / "chameleon", branch) == set()
+
+
+def test_a_path_names_the_states_of_both_trainings_of_a_pretrain(tmp_path):
+    output = tmp_path / "out"
+    folder = training_folder(output)
+    for name, step in (("autoencoder", 3), ("autoencoder", 5), ("transformer", 2)):
+        state_path(folder / name, step).mkdir(parents=True)
+        (state_path(folder / name, step) / "about.json").touch()
+    both = (folder / "autoencoder", folder / "transformer")
+    assert states_of(output) == states_of(folder) == both
+    of_autoencoder = state_path(folder / "autoencoder", 3)
+    assert states_of(of_autoencoder) == (of_autoencoder, False)
+    of_transformer = state_path(folder / "transformer", 2)
+    assert states_of(of_transformer) == (folder / "autoencoder", of_transformer)
+    assert states_of(True) == (True, True) and states_of(False) == (False, False)
+    of_transformer.rename(tmp_path / "alone")
+    assert states_of(output) == (folder / "autoencoder", False)
+    with pytest.raises(TrainingError, match="none of a pretrain run"):
+        states_of(tmp_path / "alone")
 
 
 def test_a_taken_output_is_found_before_the_training(line):

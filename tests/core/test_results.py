@@ -15,15 +15,28 @@ from orthus_core.checkpoint.folder import open_model, save_model
 from orthus_core.errors import DataError, OutputError, PromptError
 from orthus_core.results.files import write_file, write_folder
 from orthus_core.results.names import Named, picture_paths, slug
-from orthus_core.results.picture import Making, pixel_hash, read_record, save_picture
+from orthus_core.results.picture import (
+    Making,
+    common_text,
+    pixel_hash,
+    read_record,
+    save_picture,
+)
 from orthus_core.results.story import Panel, write_story
 from orthus_core.samplers.seeds import choose_seeds
+from orthus_core.samplers.solvers import SOLVERS
 
 MAKING = Making(
     recipe={"command": "generate", "seeds": [7]},
     prompt="a snowman ☃",
     seed=7,
-    sampling={"steps": 10, "guidance": 1.5, "image_guidance": 1.5, "negative_prompt": "Nothing."},
+    sampling={
+        "steps": 10,
+        "guidance": 1.5,
+        "image_guidance": 1.5,
+        "negative_prompt": "Nothing.",
+        "scheduler": "dpm++",
+    },
     model={"name": "mini", "hash": "0123456789abcdef"},
 )
 
@@ -150,8 +163,35 @@ def test_a_picture_carries_how_it_was_made(tmp_path, image):
         "Negative prompt: Nothing.",
         text.splitlines()[2],
     ]
-    assert "Steps: 10, Sampler: DDIM, CFG scale: 1.5" in text
-    assert "Seed: 7, Size: 16x16, Model hash: 0123456789, Model: mini" in text
+    assert "Steps: 10, Sampler: DPM++ 2M, CFG scale: 1.5, Seed: 7, Size: 16x16, " in text
+    assert "Model hash: 0123456789, Model: mini" in text
+
+
+COMMON_NAMES = {
+    "ddim": "DDIM",
+    "dpm++": "DPM++ 2M",
+    "unipc": "UniPC",
+    "diffusers.HeunDiscreteScheduler": "HeunDiscreteScheduler",
+}
+
+
+@pytest.mark.parametrize("scheduler", [*SOLVERS, "diffusers.HeunDiscreteScheduler"])
+def test_other_tools_read_the_sampler_by_the_name_they_know(image, scheduler):
+    making = MAKING._replace(sampling={**MAKING.sampling, "scheduler": scheduler})
+    assert f"Sampler: {COMMON_NAMES[scheduler]}, CFG scale" in common_text(image, making)
+
+
+def test_other_tools_read_no_sampler_of_a_model_that_denoises_nothing(image):
+    making = MAKING._replace(sampling={"steps": 1, "guidance": 1.5, "image_guidance": 1.0})
+    assert "Steps: 1, CFG scale: 1.5, Seed: 7" in common_text(image, making)
+
+
+def test_other_tools_read_an_image_guidance_of_edits_alone(image):
+    edit = MAKING._replace(recipe={"command": "edit", "seeds": [7]})
+    assert "CFG scale: 1.5, Image CFG scale: 1.5, Seed: 7" in common_text(image, edit)
+    for command in ("generate", "story"):
+        making = MAKING._replace(recipe={"command": command})
+        assert "Image CFG" not in common_text(image, making)
 
 
 def test_pictures_of_others_have_no_record_and_damaged_ones_are_named(tmp_path, image):

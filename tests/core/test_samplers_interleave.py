@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
-from orthus_core.events import Event, ImageDone, Note, PatchDone, RowDone, TextPiece
+from orthus_core.events import Event, ImageBegun, ImageDone, PatchDone, RowDone, TextPiece
 from orthus_core.samplers.ddim import ddim_plan
 from orthus_core.samplers.guidance import Guidance, mixing
 from orthus_core.samplers.interleave import interleave
@@ -210,11 +210,13 @@ def test_noise_scale_scales_the_noise(tiny_model):
 
 def test_what_a_row_does_is_told_in_order(tiny_model):
     events = run(tiny_model, [Prompt(words(1))], Settings(max_images=1, steps=2))
-    assert events[:PATCHES] == [PatchDone(0, 0, n + 1, PATCHES) for n in range(PATCHES)]
-    assert isinstance(events[PATCHES], ImageDone)
-    assert events[PATCHES].pixels_3HW.shape == (3, 16, 16)
-    assert events[PATCHES].features_PC.shape == (PATCHES, CHANNELS)
-    assert events[PATCHES + 1 :] == [RowDone(0, "images")]
+    begun, *patches, image, end = events
+    assert begun == ImageBegun(0, 0, forced=False)
+    assert patches == [PatchDone(0, 0, n + 1, PATCHES) for n in range(PATCHES)]
+    assert isinstance(image, ImageDone)
+    assert image.pixels_3HW.shape == (3, 16, 16)
+    assert image.features_PC.shape == (PATCHES, CHANNELS)
+    assert end == RowDone(0, "images")
 
 
 class Watching:
@@ -241,10 +243,8 @@ def test_a_picture_that_is_owed_is_begun_for_the_model(tiny_model):
     settings = Settings(max_images=3, min_images=3, text_before_image=4, max_text=30, steps=2)
     events = run(tiny_model, [Prompt(words(1))], settings)
     assert len(images_of(events)) == 3
-    assert sum(isinstance(event, Note) for event in events) == 3
-    assert "picture 1 was begun for the model" in next(
-        event.message for event in events if isinstance(event, Note)
-    )
+    begun = [event for event in events if isinstance(event, ImageBegun)]
+    assert begun == [ImageBegun(0, number, forced=True) for number in range(3)]
 
 
 def test_a_row_may_end_with_its_last_picture(tiny_model):

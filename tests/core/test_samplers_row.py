@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from orthus_core.events import Note, PatchDone, TextPiece
+from orthus_core.events import ImageBegun, PatchDone, TextPiece
 from orthus_core.samplers.prompt import Context, Prompt
 from orthus_core.samplers.row import Row, Turn
 from orthus_core.samplers.settings import Settings
@@ -49,7 +49,8 @@ def test_pictures_alone_open_at_once_and_end_the_row():
     row = row_of(settings=Settings(max_images=2))
     for image in range(2):
         assert row.turn is Turn.OPEN
-        assert row.open() == []  # nothing was forced on the model: no text was wanted
+        # Nothing was forced on the model: no text was wanted.
+        assert row.open() == [ImageBegun(0, row.images, forced=False)]
         events = fill(row)
         assert events[-1] == PatchDone(0, image, PATCHES, PATCHES)
         if row.turn is Turn.CLOSE:
@@ -61,7 +62,7 @@ def test_pictures_alone_open_at_once_and_end_the_row():
 def test_text_goes_on_after_a_picture_with_eoi():
     row = row_of()
     row.say(WORD)
-    row.say(BOI)
+    assert row.say(BOI) == [ImageBegun(0, 0, forced=False)]
     fill(row)
     assert row.turn is Turn.CLOSE
     row.close()
@@ -75,8 +76,7 @@ def test_the_end_is_the_end_unless_a_picture_is_owed():
         row = row_of()
         assert row.say(end) == [] and row.ended == "end"
         owing = row_of(settings=Settings(max_images=1, min_images=1, max_text=10))
-        (note,) = owing.say(end)
-        assert isinstance(note, Note) and "would have ended" in note.message
+        assert owing.say(end) == [ImageBegun(0, 0, forced=True, ending=True)]
         assert owing.turn is Turn.DRAW and owing.ids[-1] == BOI
 
 
@@ -96,8 +96,7 @@ def test_an_owed_picture_comes_after_so_much_text_and_the_count_begins_again_aft
         assert row.say(WORD) == [TextPiece(0, "", (WORD,))]
         row.say(WORD)
         assert row.turn is Turn.OPEN
-        (note,) = row.open()
-        assert "still writing" in note.message
+        assert row.open() == [ImageBegun(0, row.images, forced=True)]
         fill(row)
         row.close()
     assert row.turn is Turn.WRITE
@@ -127,8 +126,7 @@ def test_an_owed_picture_begins_where_it_just_fits():
     assert row.turn is Turn.WRITE
     row.say(WORD)
     assert row.turn is Turn.OPEN
-    (note,) = row.open()
-    assert "still writing" in note.message
+    assert row.open() == [ImageBegun(0, 0, forced=True)]
     fill(row)
     assert row.ended == "images" and len(row.ids) == CONTEXT - 1, "all but [EOI]"
 

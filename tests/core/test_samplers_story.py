@@ -7,7 +7,7 @@ import torch
 
 from orthus_core.checkpoint.folder import open_model
 from orthus_core.errors import PromptError
-from orthus_core.events import ImageDone, Note, PatchDone
+from orthus_core.events import ImageBegun, ImageDone, Note, PatchDone
 from orthus_core.samplers.direction import Direction
 from orthus_core.samplers.requests import Asking, sampling_of
 from orthus_core.samplers.story import PanelDone, Plan, panel_seed, tell
@@ -20,9 +20,11 @@ def asking(tiny_folder) -> Asking:
     return Asking(opened.model, opened.processor.tokenizer)
 
 
-def told_by(asking: Asking, plan: Plan, *, seed: int = 1, before=(), opening=("a red fox",)):
+def told_by(
+    asking: Asking, plan: Plan, *, seed: int = 1, before=(), opening=("a red fox",), first=1
+):
     sampling = sampling_of(asking.model.config, "story", steps=1)
-    return list(tell(asking, list(opening), sampling, plan, seed=seed, before=before))
+    return list(tell(asking, list(opening), sampling, plan, seed=seed, before=before, first=first))
 
 
 def panels_of(events) -> list[PanelDone]:
@@ -31,6 +33,10 @@ def panels_of(events) -> list[PanelDone]:
 
 def notes_of(events) -> list[str]:
     return [event.message for event in events if isinstance(event, Note)]
+
+
+def begun_by(events) -> list[ImageBegun]:
+    return [event for event in events if isinstance(event, ImageBegun)]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -77,7 +83,7 @@ def test_a_model_that_would_end_is_led_on_and_that_is_said(asking, monkeypatch):
         "the model would have ended the story before panel 1; it goes on, because 3 pictures are "
         "asked for"
     ]
-    assert "picture 3 was begun for the model, which would have ended" in notes_of(events)
+    assert begun_by(events)[2] == ImageBegun(0, 2, forced=True, ending=True, panel=3)
 
 
 def test_a_model_that_would_only_draw_says_a_word_first(asking, monkeypatch):
@@ -85,6 +91,7 @@ def test_a_model_that_would_only_draw_says_a_word_first(asking, monkeypatch):
     events = told_by(asking, Plan(panels=3, longest_text=8))
     assert all(panel.text and not panel.forced for panel in panels_of(events))
     assert notes_of(events) == []
+    assert not any(event.forced for event in begun_by(events)) and len(begun_by(events)) == 3
 
 
 def test_a_model_that_would_only_write_is_interrupted(asking, monkeypatch):
@@ -95,8 +102,10 @@ def test_a_model_that_would_only_write_is_interrupted(asking, monkeypatch):
         panels = panels_of(events)
         assert [len(panel.told.ids) for panel in panels] == [5, 5, 5]
         assert all(panel.forced for panel in panels)
-        told = [f"picture {n} was begun for the model, which was still writing" for n in (1, 2, 3)]
-        assert notes_of(events) == told
+        assert begun_by(events) == [
+            ImageBegun(0, n, forced=True, ending=False, panel=n + 1) for n in range(3)
+        ]
+        assert notes_of(events) == []
 
 
 def test_a_free_story_ends_when_the_model_ends_it_but_not_before_it_drew(asking, monkeypatch):
@@ -110,6 +119,17 @@ def test_pictures_are_numbered_through_the_story(asking):
     images = [event.image for event in events if isinstance(event, ImageDone)]
     patches = sorted({event.image for event in events if isinstance(event, PatchDone)})
     assert images == patches == [0, 1, 2]
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_a_forced_picture_is_known_by_its_event(asking, monkeypatch, free):
+    word = asking.tokenizer("fox", add_special_tokens=False).input_ids[0]
+    Wanting(asking, monkeypatch, word)
+    for first in (1, 4):  # with an opening of three panels the first is called 4
+        events = told_by(asking, Plan(panels=2, longest_text=3, free=free), first=first)
+        assert [event.panel for event in begun_by(events)] == [first, first + 1]
+        assert [panel.forced for panel in panels_of(events)] == [True, True]
+        assert notes_of(events) == []
 
 
 def test_a_story_does_not_depend_on_how_long_it_will_be(asking):

@@ -13,7 +13,7 @@ from PIL import Image
 import orthus_core
 from orthus_core import Orthus
 from orthus_core.errors import DataError, PromptError, RecipeError
-from orthus_core.events import ImageDone, Note, PatchDone
+from orthus_core.events import ImageBegun, ImageDone, Note, PatchDone
 from orthus_core.results.picture import pixel_hash, read_record
 from orthus_core.samplers.story import PanelDone
 from orthus_core.studio.given import given
@@ -65,6 +65,7 @@ def test_seeds_count_on_for_each_prompt(orthus, tmp_path):
 
 def test_events_are_streamed_and_the_result_comes_with_them(orthus):
     stream = orthus.generate.stream("a snowman", seed=7)
+    assert next(stream) == ImageBegun(0, 0, forced=False)
     first = next(stream)
     assert isinstance(first, PatchDone) and first.done == 1
     assert isinstance(list(stream)[-2], ImageDone)

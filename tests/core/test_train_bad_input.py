@@ -21,7 +21,8 @@ from orthus_core.recipe import (
     load,
 )
 from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
-from orthus_core.train.pretrain import pretrain, training_folder
+from orthus_core.train.pretrain import pretrain
+from orthus_core.train.state import training_folder
 from tests.conftest import make_tiny_model
 from tests.core.toy_data import SHORT, interleaved, pictures_with_words, words
 

@@ -25,7 +25,7 @@ from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.loop import seed_step, train, validate
 from orthus_core.train.muon import batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
-from orthus_core.train.state import origins, saved_steps, state_path
+from orthus_core.train.state import origins, saved_steps, state_path, training_folder
 
 LOG = LogRecipe(every=1, sample_every=0, save_every=3, keep_last=2)
 
@@ -130,6 +130,41 @@ def test_noise_differs_by_seed_step_and_shard():
     assert len(drawn) == len(places)
 
 
+@pytest.mark.parametrize("place", ["state", "training folder", "output"])
+def test_a_path_resumes_as_auto_does_from_the_same_state(place, tmp_path):
+    whole, _ = weights_after(tmp_path / "whole")
+    folder = training_folder(tmp_path / "parts")
+    weights_after(folder, stop_after=4)
+    path = {"state": state_path(folder, 4), "training folder": folder, "output": tmp_path / "parts"}
+    branch, rest = weights_after(tmp_path / "branch", resume=path[place])
+    assert [event.step for event in rest] == [5, 6, 7, 8]
+    resumed, _ = weights_after(folder, resume=True)
+    for name in whole:
+        assert torch.equal(whole[name], branch[name]) and torch.equal(branch[name], resumed[name])
+    metrics = [run / "metrics.jsonl" for run in (tmp_path / "whole", tmp_path / "branch", folder)]
+    assert len({path.read_text() for path in metrics}) == 1, "with the figures of the steps before"
+
+
+def test_an_earlier_state_of_a_run_is_resumed_from_where_later_ones_lie(tmp_path):
+    whole, _ = weights_after(tmp_path)
+    assert saved_steps(tmp_path) == [6, 8]
+    again, rest = weights_after(tmp_path, resume=state_path(tmp_path, 6))
+    assert [event.step for event in rest] == [7, 8]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    _, rest = weights_after(tmp_path, stop_after=1, resume=state_path(tmp_path, 6))
+    assert saved_steps(tmp_path) == [6, 7, 8], "a new state is not dropped for a later one"
+
+
+def test_a_path_that_is_no_state_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, told in (("nowhere", "no such folder"), ("empty", "no saved state")):
+        with pytest.raises(TrainingError, match=told) as caught:
+            weights_after(tmp_path / "run", resume=tmp_path / path)
+        assert str(tmp_path / path) in caught.value.where
+        assert "--resume auto" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_finished_training_resumes_to_the_same_weights(tmp_path):
     whole, _ = weights_after(tmp_path)
     again, steps = weights_after(tmp_path, resume=True)
@@ -193,6 +228,8 @@ def test_a_state_of_another_recipe_is_refused_and_the_key_named(change, told, tm
     fit_by(tmp_path)
     with pytest.raises(TrainingError, match=told):
         fit_by(tmp_path, change, resume=True)
+    with pytest.raises(TrainingError, match=told):
+        fit_by(tmp_path / "new", change, resume=tmp_path)
 
 
 def test_a_state_from_another_model_is_refused(tmp_path):
