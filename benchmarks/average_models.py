@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from orthus_core.checkpoint.folder import open_orthus, save_model
+from orthus_core.checkpoint.model_folder import open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
 from orthus_core.version import __version__
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from orthus_core.checkpoint.folder import open_orthus, save_model
+from orthus_core.checkpoint.model_folder import open_orthus, save_model
 
 STARTER = Path(__file__).parents[1] / "orthus_core" / "starter"
 LARGEST_FILE = "13MB"

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from orthus_core.checkpoint.folder import open_model
+from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.events import ImageDone
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.requests import Asking, sampling_of
-from orthus_core.samplers.settings import Settings
-from orthus_core.train.sheet import sheet
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.train.sample_grid import sheet
 
 PROMPTS = (
     "a snowman, a red apple, a cat, a rocket, a pizza, a sunflower, a guitar, a fish",
@@ -39,11 +39,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     model, processor, _ = open_model(options.model, dtype="fp32")
-    asking, sampling = Asking(model, processor.tokenizer), sampling_of(model.config)
-    settings = Settings(steps=sampling.steps, noise_scale=sampling.noise_scale)
+    builder, sampling = PromptBuilder(model, processor.tokenizer), sampling_of(model.config)
+    settings = SamplingParams(steps=sampling.steps, noise_scale=sampling.noise_scale)
 
     def drawn(asked: list[tuple[str, int]]) -> torch.Tensor:
-        prompts = [asking.picture(text, sampling)._replace(seed=seed) for text, seed in asked]
+        prompts = [builder.picture(text, sampling)._replace(seed=seed) for text, seed in asked]
         events = interleave(model, prompts, settings)
         done = {e.row: e.pixels_3HW for e in events if isinstance(e, ImageDone)}
         return torch.stack([done[row] for row in range(len(asked))])

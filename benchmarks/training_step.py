@@ -16,18 +16,18 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from orthus_core.checkpoint.folder import open_orthus
+from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.data.collate import Batch
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
-from orthus_core.train.ahead import Ahead
-from orthus_core.train.devices import device, has_bf16
+from orthus_core.train.batches import orthus_batch_builder, read_rows
+from orthus_core.train.distributed import device, has_bf16
 from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.optim import WeightAverage, make_optimizers
-from orthus_core.train.orthus_trainings import cache_of
-from orthus_core.train.rows import orthus_laying, read_rows
-from orthus_core.train.stages import weighed
+from orthus_core.train.prefetch import Prefetcher
+from orthus_core.train.stages import with_counts
+from orthus_core.train.trainings import cache_of
 
 STEPS = 6
 
@@ -69,7 +69,7 @@ def main() -> None:
     rows = next(stop.value for stop in _ends(reading))
     with TemporaryDirectory() as folder:
         cache = cache_of(opened, Path(folder) / "out")
-    laying = orthus_laying(recipe.data, model.config, tokenizer, cache)
+    laying = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     objective = JointLoss(model, lambda_image=1, text_weight=0.5, repeats=4, prefix_noise=0.2)
     objective.to(place).train()
     parameters = all_but_autoencoder(model)
@@ -83,7 +83,7 @@ def main() -> None:
 
     def step(batch: Batch, parts: Parts) -> None:
         with parts.part("features"):
-            ((batch, counts),) = weighed([laying.finished(batch)])
+            ((batch, counts),) = with_counts([laying.finished(batch)])
             batch = batch.to(place)
         with parts.part("forward"), torch.autocast(place.type, torch.bfloat16, has_bf16(place)):
             losses = objective(batch, counts)
@@ -113,7 +113,7 @@ def main() -> None:
         print(f"memory: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
 
     # 3. Rows alone.
-    ahead = Ahead(made, options.workers)
+    ahead = Prefetcher(made, options.workers)
     for number in range(2 * options.workers):
         ahead(number)
     begun = time.perf_counter()

@@ -11,9 +11,8 @@ from orthus_cli.stored import elsewhere
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
-    from orthus_core.results.captions import Told
-    from orthus_core.results.compare import Difference
-    from orthus_core.results.record import Record
+    from orthus_core.results.answer_file import StoredAnswer
+    from orthus_core.results.record import Difference, Record
 
 
 def ask_again(
@@ -34,7 +33,7 @@ def ask_again(
         DataError: When a picture is missing or is another, or the file asks for a model that is
             not on this machine.
     """
-    from orthus_core.results.captions import read_answers
+    from orthus_core.results.answer_file import read_answers
     from orthus_core.results.record import asked_of, record_of_answer
     from orthus_core.results.trusted import check_harmless
 
@@ -73,7 +72,7 @@ def ask_again(
     return not changed
 
 
-def _alike(told: Sequence[Told]) -> Iterable[list[int]]:
+def _alike(told: Sequence[StoredAnswer]) -> Iterable[list[int]]:
     """The numbers of the answers that one question to one model gave."""
     groups: dict[str, list[int]] = {}
     for number, each in enumerate(told):
@@ -81,9 +80,9 @@ def _alike(told: Sequence[Told]) -> Iterable[list[int]]:
     return groups.values()
 
 
-def _found(path: Path, told: Told, images: Sequence[Path]) -> Path:
+def _found(path: Path, told: StoredAnswer, images: Sequence[Path]) -> Path:
     """The picture of an answer: among those given, where it lay, or beside the answers."""
-    from orthus_core.studio.reading import content_hash
+    from orthus_core.api.caption_files import content_hash
 
     lay = Path(told.image)
     for place in (*images, lay, path.parent / lay.name):
@@ -103,21 +102,20 @@ def _ask(
     r: Reporter, record: Record, asked: Sequence[tuple[int, Path, int]]
 ) -> tuple[dict[int, str], list[Difference]]:
     """The new answers by number, and what was different about making them."""
-    from orthus_cli.studio import open_studio
+    from orthus_cli.drawing import open_model
+    from orthus_core.api.caption_files import Answered, Broken, read_files
     from orthus_core.recipe import CaptionRecipe, shape
-    from orthus_core.results.compare import circumstances
-    from orthus_core.results.record import asked_of
-    from orthus_core.studio.asked import answer_settings
-    from orthus_core.studio.reading import Answered, Broken, read_files
+    from orthus_core.results.record import asked_of, circumstances
+    from orthus_core.samplers.params import answer_settings
     from orthus_core.version import __version__
 
-    table = asked_of(record) | {name: record.making.model[name] for name in ("device", "dtype")}
+    table = asked_of(record) | {name: record.info.model[name] for name in ("device", "dtype")}
     recipe = shape(CaptionRecipe, table)
-    studio = open_studio(r, recipe)
-    now = record._replace(version=__version__, making=record.making._replace(model=studio.about))
+    loaded = open_model(r, recipe)
+    now = record._replace(version=__version__, info=record.info._replace(model=loaded.about))
     texts: dict[int, str] = {}
     events = read_files(
-        studio.asking,
+        loaded.builder,
         [file for _, file, _ in asked],
         recipe.question,
         answer_settings(recipe.text),

@@ -50,7 +50,7 @@ class Stored(NamedTuple):
 
     def inputs(self) -> list[Path]:
         """The pictures it was made from. Raises: DataError when one is missing or was changed."""
-        from orthus_core.results.inputs import find_inputs
+        from orthus_core.results.record import find_inputs
 
         return find_inputs(self.record) if self.record is not None else []
 
@@ -79,7 +79,7 @@ def stored(path: Path | None, command: str) -> Stored:
         )
     flat = _flat(asked_of(record))
     sets = [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
-    return Stored(sets, record.making.prompt, record)
+    return Stored(sets, record.info.prompt, record)
 
 
 def words_of(
@@ -100,7 +100,7 @@ def words_of(
     from orthus_core.results.record import asked_of
 
     options = options_of(record.command)
-    asked, about = asked_of(record), record.making.model
+    asked, about = asked_of(record), record.info.model
     opened = {
         "model": asked["model"],
         "device": str(about.get("device", asked["device"])).partition(":")[0],
@@ -117,7 +117,7 @@ def words_of(
     words = []
     for name, value in {**changed, **opened}.items():
         words += _spoken(name, value, options)
-    prompts = dict.fromkeys(run.prompts) if run else (record.making.prompt,)
+    prompts = dict.fromkeys(run.prompts) if run else (record.info.prompt,)
     texts, pictures = _subject(record, prompts, [str(file) for file in files])
     if run and len(set(run.files)) > 1:
         words.append("--each")
@@ -130,14 +130,14 @@ def words_of(
 
 def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
     """The record, with the model where it lies now, on a device that is here."""
-    from orthus_core.plan.machine import is_here
+    from orthus_core.device import is_here
 
-    said = record.making.model
+    said = record.info.model
     kind = device or said.get("device", "auto").partition(":")[0]
     about = said | {"device": kind if device or is_here(kind) else "auto"}
     about |= {"dtype": dtype} if dtype else {}
-    recipe = record.making.recipe | ({"model": model} if model else {})
-    return record._replace(making=record.making._replace(recipe=recipe, model=about))
+    recipe = record.info.recipe | ({"model": model} if model else {})
+    return record._replace(info=record.info._replace(recipe=recipe, model=about))
 
 
 def shown(words: Iterable[str]) -> str:
@@ -155,8 +155,8 @@ def _subject(
         return [*files, *texts], []
     if record.command == "caption":  # its question is a key of its recipe
         return files, []
-    if record.making.begun:
-        rows = ["--keep-rows", str(record.making.begun.get("rows"))]
+    if record.info.begun:
+        rows = ["--keep-rows", str(record.info.begun.get("rows"))]
         return texts, [*(word for file in files for word in ("--continue", file)), *rows]
     return texts, [word for file in files for word in ("--image", file)]
 

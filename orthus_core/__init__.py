@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Any
 from orthus_core.version import __version__
 
 if TYPE_CHECKING:
-    from orthus_core.checkpoint.folder import open_model, save_model
+    from orthus_core.api.pipeline import Orthus
+    from orthus_core.checkpoint.model_folder import open_model, save_model
     from orthus_core.errors import OrthusError
     from orthus_core.model.config import OrthusConfig
     from orthus_core.model.diffusion_head import DiffusionHead
     from orthus_core.model.orthus import OrthusForConditionalGeneration
     from orthus_core.model.soft_embedding import soft_embed
     from orthus_core.recipe import load
-    from orthus_core.studio.orthus import Orthus
 
 _HOMES = {
     "DiffusionHead": "orthus_core.model.diffusion_head",
-    "Orthus": "orthus_core.studio.orthus",
+    "Orthus": "orthus_core.api.pipeline",
     "OrthusConfig": "orthus_core.model.config",
     "OrthusError": "orthus_core.errors",
     "OrthusForConditionalGeneration": "orthus_core.model.orthus",
     "load": "orthus_core.recipe",
-    "open_model": "orthus_core.checkpoint.folder",
-    "save_model": "orthus_core.checkpoint.folder",
+    "open_model": "orthus_core.checkpoint.model_folder",
+    "save_model": "orthus_core.checkpoint.model_folder",
     "soft_embed": "orthus_core.model.soft_embedding",
 }
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import ChameleonImageProcessorPil, ChameleonProcessor
 
-from orthus_core.checkpoint.folder import save_model
+from orthus_core.checkpoint.model_folder import save_model
 from orthus_core.data.tokenizer import train_tokenizer
 from orthus_core.model.config import OrthusConfig, OrthusVQConfig, token_name_of_code
 from orthus_core.model.orthus import OrthusForConditionalGeneration

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import ChameleonProcessor
 
-from orthus_core.checkpoint.folder import discrete_config
+from orthus_core.checkpoint.model_folder import discrete_config
 from orthus_core.model.chameleon import DiscreteChameleon
 from tests.conftest import make_tiny_config
 

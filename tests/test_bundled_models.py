@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
-from orthus_core.checkpoint.folder import open_model
 from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import open_model
 
 MODELS = ["mini", "chameleon-mini"]
 MB = 10**6

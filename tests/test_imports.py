@@ -13,23 +13,28 @@ import orthus_core
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "rich", "accelerate", "datasets", "diffusers", "numpy", "PIL"}
 
-GROUND = {"errors", "events", "version"}
+GROUND = {"errors", "events", "version", "device", "atomic", "image_grid"}
 USES = {  # a package of orthus_core: what it may import beside itself
     "errors": set(),
     "events": set(),
     "version": set(),
+    "device": {"errors"},
+    "atomic": {"errors"},
+    "image_grid": {"errors"},
     "recipe": GROUND,
     "model": GROUND,
     "losses": GROUND | {"recipe", "model"},
-    "data": GROUND | {"recipe", "model"},
-    "samplers": GROUND | {"recipe", "model", "data", "checkpoint"},
+    "data": GROUND | {"recipe", "model", "world"},  # until the world registers its kinds
+    "samplers": GROUND | {"recipe", "model", "data"},
     "checkpoint": GROUND | {"recipe", "model", "data"},
-    "evaluation": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint"},
+    "evaluation": GROUND | {"model", "data"},
     "results": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
     "bench": GROUND | {"model", "samplers", "checkpoint"},
+    "world": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
     "plan": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
-    "studio": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results"},
-    "train": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
+    "api": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results"},
+    "train": GROUND
+    | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation", "world"},
 }
 
 

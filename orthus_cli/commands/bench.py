@@ -73,12 +73,12 @@ def bench(
 
     from orthus_core.bench import tables
     from orthus_core.bench.heads import head_laps
+    from orthus_core.bench.model_sizes import model_of, random_head
     from orthus_core.bench.page import check_page, write_sections
-    from orthus_core.bench.presets import preset_laps
+    from orthus_core.bench.preset_timings import preset_laps
     from orthus_core.bench.race import Race, course_of, race
-    from orthus_core.bench.shapes import model_of, random_head
-    from orthus_core.checkpoint.folder import pick_device, pick_dtype
-    from orthus_core.samplers.threads import use_allowed_threads
+    from orthus_core.checkpoint.model_folder import pick_device, pick_dtype
+    from orthus_core.device import use_allowed_threads
 
     # 1. What is measured, where it goes, and on which machine.
     use_allowed_threads()

@@ -10,16 +10,16 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
+from orthus_cli.drawing import open_model
 from orthus_cli.stored import stored
-from orthus_cli.studio import open_studio
 from orthus_core.errors import DataError
 from orthus_core.recipe import CaptionRecipe, dump, load
-from orthus_core.results.captions import Captions, Question
+from orthus_core.results.answer_file import AnswerFile, Question
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.version import __version__
 
 if TYPE_CHECKING:
-    from orthus_core.studio.reading import Answered, Broken
+    from orthus_core.api.caption_files import Answered, Broken
 
 Pictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Pictures to read, or folders of them.")
@@ -92,29 +92,29 @@ def caption(
     r = reporter(ctx)
     r.detail(dump(resolved))
 
+    from orthus_core.api.caption_files import Answered, Broken, read_files
     from orthus_core.data.listing import picture_files
-    from orthus_core.studio.asked import answer_settings
-    from orthus_core.studio.reading import Answered, Broken, read_files
+    from orthus_core.samplers.params import answer_settings
 
     files = picture_files(images)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
     # 2. The model, and what it answered before.
-    studio = open_studio(r, resolved)
+    loaded = open_model(r, resolved)
     text = resolved.text
     settings = answer_settings(text)
     store = None
     if output is not None:
-        asked = Question(resolved.question, studio.about["hash"], dataclasses.asdict(text))
+        asked = Question(resolved.question, loaded.about["hash"], dataclasses.asdict(text))
         bits = {"quantize": resolved.quantize} if resolved.quantize else {}
-        made = {name: value for name, value in studio.about.items() if name != "hash"}
+        made = {name: value for name, value in loaded.about.items() if name != "hash"}
         made = {"version": __version__, **made, **bits}
-        store = Captions(output, asked, made, anew=overwrite)
+        store = AnswerFile(output, asked, made, anew=overwrite)
     # 3. Answers, each written down when it is there.
     answered: list[Answered] = []
     broken: list[Broken] = []
     events = read_files(
-        studio.asking,
+        loaded.builder,
         files,
         resolved.question,
         settings,
@@ -141,7 +141,7 @@ def caption(
     if not answered:
         raise _none_reads(broken)
     answered.sort(key=lambda one: one.number)
-    _say(r, resolved, studio.about, store, answered, broken)
+    _say(r, resolved, loaded.about, store, answered, broken)
 
 
 def _none_reads(broken: list[Broken]) -> DataError:
@@ -155,7 +155,7 @@ def _say(
     r: Any,
     recipe: CaptionRecipe,
     about: dict[str, str],
-    store: Captions | None,
+    store: AnswerFile | None,
     answered: list[Answered],
     broken: list[Broken],
 ) -> None:

@@ -15,7 +15,7 @@ from orthus_core.recipe import ConvertRecipe, as_table, dump, load
 if TYPE_CHECKING:
     from orthus_core.checkpoint.convert import Converted
     from orthus_core.checkpoint.parts import Part
-    from orthus_core.checkpoint.proof import Proof
+    from orthus_core.checkpoint.verify import Proof
 
 
 def convert(

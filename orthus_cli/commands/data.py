@@ -34,7 +34,7 @@ def check(
     Ends with exit code 1 when a record cannot be used.
     """
     from orthus_core.data.formats.sniff import read
-    from orthus_core.data.sprites import starter_packs
+    from orthus_core.world.sprites import starter_packs
 
     r = reporter(ctx)
     packs = starter_packs()
@@ -94,7 +94,7 @@ def prepare_emoji(
 
     Drawing flat and noto needs the package resvg-py.
     """
-    from orthus_core.data.emoji import build_pack, fluent_3d, iconify
+    from orthus_core.world.emoji import build_pack, fluent_3d, iconify
 
     if output.exists() and not overwrite:
         raise OutputError(
@@ -141,9 +141,9 @@ def prepare_world(
     The trainings need no such folder, they make rows as they go; it is for looking at them, and for
     other tools. The same seed gives the same rows.
     """
-    from orthus_core.data.world.export import export
-    from orthus_core.data.world.records import MAKERS
-    from orthus_core.data.world.world import World
+    from orthus_core.world.export import export
+    from orthus_core.world.records import MAKERS
+    from orthus_core.world.world import World
 
     if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
         raise OutputError(

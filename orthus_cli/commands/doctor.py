@@ -29,9 +29,8 @@ def doctor(
     """
     r = reporter(ctx)
 
-    from orthus_core.checkpoint.hub import BUNDLED
-    from orthus_core.plan.hub import cache_folder, cached, reach
-    from orthus_core.plan.machine import devices, free_disk
+    from orthus_core.checkpoint.hub import BUNDLED, cache_folder, cached, reach
+    from orthus_core.device import devices, free_disk
     from orthus_core.plan.software import optional, required
 
     # 1. Look.

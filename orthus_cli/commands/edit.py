@@ -11,16 +11,15 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import Reporter, reporter
+from orthus_cli.drawing import check_sidecars, hint_at_unknown_words, open_model, save_each
 from orthus_cli.stored import Stored, stored
-from orthus_cli.studio import check_sidecars, hint_at_unknown_words, open_studio, save_each
 from orthus_core.errors import PromptError
 from orthus_core.recipe import EditRecipe, dump, load
-from orthus_core.results.names import Named, check_free, picture_paths
+from orthus_core.results.output_names import Named, check_free, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
 if TYPE_CHECKING:
-    from orthus_core.studio.editing import Edit
-    from orthus_core.studio.given import Given
+    from orthus_core.api.inputs import Edit, InputImage
 
 # More pictures than this are not told of one by one.
 TOLD_ONE_BY_ONE = 8
@@ -126,34 +125,33 @@ def edit(
     if metadata:
         check_sidecars(paths, overwrite=overwrite)
 
-    from orthus_core.samplers.batches import in_batches
-    from orthus_core.samplers.requests import sampling_of
-    from orthus_core.samplers.words import with_words
-    from orthus_core.studio.asked import sampling_asked
-    from orthus_core.studio.drawn import making_of
+    from orthus_core.api.images import info_of
+    from orthus_core.samplers.generate import generate
+    from orthus_core.samplers.params import sampling_asked, sampling_of
+    from orthus_core.samplers.text import with_words
 
     # 2. The model, and pictures as it sees them.
-    studio = open_studio(r, resolved)
-    hint_at_unknown_words(r, studio, [edits[0].instruction])
-    size = studio.model.model.vqmodel.config.resolution
-    _tell_framing(r, [given for one in edits for given in one.given], size)
-    sampling = sampling_of(studio.model.config, "edit", **sampling_asked(resolved))
-    prompts = {id(one): one.prompt(studio.asking, sampling) for one in edits}
+    loaded = open_model(r, resolved)
+    hint_at_unknown_words(r, loaded, [edits[0].instruction])
+    size = loaded.model.model.vqmodel.config.resolution
+    _tell_framing(r, [input_image for one in edits for input_image in one.given], size)
+    sampling = sampling_of(loaded.model.config, "edit", **sampling_asked(resolved))
+    prompts = {id(one): one.prompt(loaded.builder, sampling) for one in edits}
     # 3. Results, each saved when it is finished.
     saved = save_each(
         r,
         with_words(
-            in_batches(
-                studio.model,
+            generate(
+                loaded.model,
                 [prompts[id(one)]._replace(seed=seed) for one, seed in wanted],
                 sampling.settings(max_images=1),
                 resolved.batch_size,
             ),
-            studio.asking.tokenizer,
+            loaded.builder.tokenizer,
         ),
         named,
         paths,
-        [making_of(resolved, sampling, studio.about, one, seed) for one, seed in wanted],
+        [info_of(resolved, sampling, loaded.about, one, seed) for one, seed in wanted],
         overwrite=overwrite,
         metadata=metadata,
     )
@@ -162,7 +160,7 @@ def edit(
         _save_comparison(one, Path(entry["path"]), path, overwrite=overwrite)
         entry["compare"] = str(path)
     r.result(
-        {"pictures": told, "sampling": sampling.told(), "model": studio.about},
+        {"pictures": told, "sampling": sampling.told(), "model": loaded.about},
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
             + (f"; drawn as: {one['text']}" if "text" in one else "")
@@ -181,16 +179,15 @@ def _read(
     each: bool,
 ) -> list[Edit]:
     """The edits that the arguments ask for, their pictures opened."""
+    from orthus_core.api.inputs import edits_of, input_image
     from orthus_core.data.listing import picture_files
-    from orthus_core.studio.editing import edits_of
-    from orthus_core.studio.given import given
 
     named, instruction = ([*subject], "") if by_example else _parted(subject, before)
     each = each or any(Path(name).is_dir() for name in named)
     files, shown = picture_files(map(Path, named)), list(example or ())
     if before.record is not None and not (files and (shown or not by_example)):
         stored = before.inputs()
-        own = 2 if before.record.making.recipe.get("by_example") else 0
+        own = 2 if before.record.info.recipe.get("by_example") else 0
         files, shown = files or stored[own:], shown or stored[:own]
     if not files:
         raise PromptError(
@@ -201,9 +198,9 @@ def _read(
     if by_example and not shown:  # a recipe says so: then the first two are the example
         shown, files = files[:2], files[2:]
     return edits_of(
-        [given(file) for file in files],
+        [input_image(file) for file in files],
         instruction.strip(),
-        [given(file) for file in shown] if by_example else [],
+        [input_image(file) for file in shown] if by_example else [],
         each=each,
     )
 
@@ -226,7 +223,7 @@ def _parted(subject: Sequence[str], before: Stored) -> tuple[list[str], str]:
 
 def _is_picture(word: str) -> bool:
     """Whether somebody who types this means a file; it need not be there."""
-    from orthus_core.data.formats.folder import PICTURE_SUFFIXES
+    from orthus_core.data.formats.image_folder import PICTURE_SUFFIXES
 
     return os.path.isfile(word) or Path(word).suffix.lower() in PICTURE_SUFFIXES
 
@@ -240,7 +237,7 @@ def _label(edit: Edit, *, among: int) -> str:
     return edit.instruction if among == 1 else f"{stem} {edit.instruction}"
 
 
-def _tell_framing(r: Reporter, pictures: Sequence[Given], size: int) -> None:
+def _tell_framing(r: Reporter, pictures: Sequence[InputImage], size: int) -> None:
     """A word about each picture that is scaled or cropped, or about how many."""
     from orthus_core.data.framing import framing
 
@@ -266,10 +263,10 @@ def _save_comparison(edit: Edit, result: Path, path: Path, *, overwrite: bool) -
     from PIL import Image
 
     from orthus_core.data.pixels import open_image, square
-    from orthus_core.results.picture import save_picture
-    from orthus_core.results.sheet import contact_sheet
+    from orthus_core.image_grid import contact_sheet
+    from orthus_core.results.metadata import save_picture
 
     after = open_image(result)
-    before = [Image.fromarray(square(given.image, after.width)) for given in edit.given]
+    before = [Image.fromarray(square(input_image.image, after.width)) for input_image in edit.given]
     sheet = contact_sheet([*before, after], columns=len(before) + 1)
     save_picture(sheet, path, None, overwrite=overwrite)

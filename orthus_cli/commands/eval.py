@@ -9,11 +9,11 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.studio import open_studio
+from orthus_cli.drawing import open_model
 from orthus_core.recipe import CaptionRecipe
 
 if TYPE_CHECKING:
-    from orthus_core.evaluation.bench import TaskResult
+    from orthus_core.world.benchmark.context import TaskResult
 
 app = typer.Typer(help="Measure how good a model is.", rich_markup_mode=None, no_args_is_help=True)
 
@@ -52,20 +52,20 @@ def mini(
     stands beside chance, the judge's verdict on true pictures, and on true pictures that went
     through the model's autoencoder, which no drawing can be expected to pass.
     """
-    from orthus_core.evaluation.bench import Bench, TaskResult
-    from orthus_core.evaluation.mini import chosen, evaluate
-    from orthus_core.evaluation.report import RESULT, report_files, told
-    from orthus_core.evaluation.subject import Subject
     from orthus_core.results.files import check_folder, write_folder
+    from orthus_core.world.benchmark.context import EvalContext, TaskResult
+    from orthus_core.world.benchmark.mini import chosen, evaluate
+    from orthus_core.world.benchmark.model_under_test import ModelUnderTest
+    from orthus_core.world.benchmark.report import RESULT, report_files, score_table
 
     r = reporter(ctx)
     tasks = chosen([name.strip() for name in only.split(",") if name.strip()])
     check_folder(output, mark=RESULT, overwrite=overwrite)
     given = {"model": model, "device": device, "dtype": dtype}
     named = {name: value for name, value in given.items() if value is not None}
-    studio = open_studio(r, CaptionRecipe(**named))  # type: ignore[arg-type]
-    subject = Subject(studio.model, studio.tokenizer, batch_size, seed, steps)
-    bench = Bench(subject, limit=limit, seed=seed)
+    loaded = open_model(r, CaptionRecipe(**named))  # type: ignore[arg-type]
+    subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps)
+    bench = EvalContext(subject, limit=limit, seed=seed)
     asked = {"seed": seed, "limit": limit, "tasks": tasks, "sampling": subject.sampling().told()}
 
     results: list[TaskResult] = []
@@ -77,16 +77,18 @@ def mini(
     finally:
         # What was measured before Ctrl-C is worth keeping.
         if results:
-            files = report_files(results, studio.about, asked)
+            files = report_files(results, loaded.about, asked)
             write_folder(output, files, mark=RESULT, overwrite=overwrite)
 
     r.table(COLUMNS, [row for result in results for row in _rows(result)])
     r.result(
         {
             "folder": str(output),
-            "model": studio.about,
+            "model": loaded.about,
             **asked,
-            "scores": {result.task: [told(score) for score in result.scores] for result in results},
+            "scores": {
+                result.task: [score_table(score) for score in result.scores] for result in results
+            },
         },
         text=f"{output}: {RESULT}, samples.jsonl and a sheet of each task",
         quiet=[output],

@@ -7,7 +7,7 @@ from orthus_core.recipe import FinetuneVaeRecipe
 
 finetune_vae = from_a_model(
     FinetuneVaeRecipe,
-    "orthus_core.train.orthus_trainings:finetune_vae",
+    "orthus_core.train.trainings:finetune_vae",
     """Train the pixel decoder on features that were not snapped to codes.
 
     The encoder stays as it is. Ctrl-C saves, --resume auto goes on.

@@ -8,21 +8,21 @@ from typing import Annotated
 import typer
 
 from orthus_cli import options
-from orthus_cli.beginning import beginning_of
 from orthus_cli.console import reporter
-from orthus_cli.preview import previewed
-from orthus_cli.prompts import check_count, read_prompts
-from orthus_cli.stored import stored
-from orthus_cli.studio import (
+from orthus_cli.continuing import beginning_of
+from orthus_cli.drawing import (
     check_grid,
     check_sidecars,
     hint_at_unknown_words,
-    open_studio,
+    open_model,
     save_each,
     save_grid,
 )
+from orthus_cli.preview import previewed
+from orthus_cli.prompts import check_count, read_prompts
+from orthus_cli.stored import stored
 from orthus_core.recipe import GenerateRecipe, dump, load
-from orthus_core.results.names import Named, picture_paths
+from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
 PromptFile = Annotated[
@@ -130,36 +130,35 @@ def generate(
     if grid:
         check_grid(grid, paths, metadata=metadata, overwrite=overwrite)
 
-    from orthus_core.samplers.batches import in_batches
-    from orthus_core.samplers.requests import sampling_of
-    from orthus_core.studio.asked import sampling_asked
-    from orthus_core.studio.drawn import making_of
-    from orthus_core.studio.editing import Edit
+    from orthus_core.api.images import info_of
+    from orthus_core.api.inputs import Edit
+    from orthus_core.samplers.generate import generate
+    from orthus_core.samplers.params import sampling_asked, sampling_of
 
     # 2. The model, and prompts as it knows them.
-    studio = open_studio(r, resolved)
-    hint_at_unknown_words(r, studio, texts)
-    sampling = sampling_of(studio.model.config, **sampling_asked(resolved))
-    asked = {text: studio.asking.picture(text, sampling) for text in texts}
+    loaded = open_model(r, resolved)
+    hint_at_unknown_words(r, loaded, texts)
+    sampling = sampling_of(loaded.model.config, **sampling_asked(resolved))
+    asked = {text: loaded.builder.picture(text, sampling) for text in texts}
     if beginning:
-        begun = beginning.features(r, studio)
+        begun = beginning.features(r, loaded)
         asked = {text: prompt._replace(begun=begun) for text, prompt in asked.items()}
     # 3. Pictures, each saved when it is finished.
-    events = in_batches(
-        studio.model,
+    events = generate(
+        loaded.model,
         [asked[text]._replace(seed=seed) for text, seed in wanted],
         sampling.settings(max_images=1),
         resolved.batch_size,
     )
-    makings = [
-        making_of(resolved, sampling, studio.about, Edit([], text), seed) for text, seed in wanted
+    infos = [
+        info_of(resolved, sampling, loaded.about, Edit([], text), seed) for text, seed in wanted
     ]
     saved = save_each(
         r,
-        previewed(r, events, studio.model) if preview else events,
+        previewed(r, events, loaded.model) if preview else events,
         wanted,
         paths,
-        [beginning.told(made, studio) for made in makings] if beginning else makings,
+        [beginning.told(made, loaded) for made in infos] if beginning else infos,
         overwrite=overwrite,
         metadata=metadata,
     )
@@ -170,7 +169,7 @@ def generate(
             "pictures": saved,
             **({"grid": str(grid)} if grid else {}),
             "sampling": sampling.told(),
-            "model": studio.about,
+            "model": loaded.about,
         },
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),
         quiet=[one["path"] for one in saved],

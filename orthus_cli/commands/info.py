@@ -42,7 +42,7 @@ def _is_result(path: Path) -> bool:
 
 def _tell_picture(r: Reporter, path: Path) -> None:
     from orthus_core.data.pixels import open_image
-    from orthus_core.results.picture import COMMON_CHUNK, read_record
+    from orthus_core.results.metadata import COMMON_CHUNK, read_record
     from orthus_core.results.record import asked_of, read_made
 
     if path.suffix.lower() in PICTURES and read_record(path) is None:
@@ -57,21 +57,21 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         )
         return
     record = read_made(path)
-    making = record.making
-    command = shown(["orthus", *words_of(record, making.files)])
+    info = record.info
+    command = shown(["orthus", *words_of(record, info.files)])
     as_drawn = record.seen in record.pixels.values() if record.seen else None
     facts = {
-        "prompt": making.prompt,
-        "drawn as": making.text,
-        "seed": making.seed,
-        **{name: value for name, value in asked_of(record).items() if name in making.sampling},
-        "model": making.model.get("name"),
-        "model hash": making.model.get("hash", "")[:10],
-        "device": making.model.get("device"),
-        "dtype": making.model.get("dtype"),
+        "prompt": info.prompt,
+        "drawn as": info.text,
+        "seed": info.seed,
+        **{name: value for name, value in asked_of(record).items() if name in info.sampling},
+        "model": info.model.get("name"),
+        "model hash": info.model.get("hash", "")[:10],
+        "device": info.model.get("device"),
+        "dtype": info.model.get("dtype"),
         "version": record.version or None,
-        "panel": making.panel,
-        "made from": list(making.files or making.inputs) or None,
+        "panel": info.panel,
+        "made from": list(info.files or info.inputs) or None,
         "pixels": {True: "as drawn", False: "changed since they were drawn", None: None}[as_drawn],
     }
     r.table(
@@ -82,7 +82,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         {
             "path": str(record.path),
             "kind": "picture" if record.seen else "record",
-            "record": {**making._asdict(), "version": record.version, "pixels": record.pixels},
+            "record": {**info._asdict(), "version": record.version, "pixels": record.pixels},
             "as_drawn": as_drawn,
             "command": command,
         },

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from orthus_core.model.config import InterleavedConfig
     from orthus_core.plan.fit import Change
-    from orthus_core.plan.memory import Item
+    from orthus_core.plan.memory_parts import MemoryItem
     from orthus_core.recipe.training import OptimRecipe
 
 DRAWING = ("generate", "edit", "story")
@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     """
 
     name: str
-    items: list[Item]
+    items: list[MemoryItem]
     needed: int
     changes: list[Change]
     seconds: float | None
@@ -97,7 +97,7 @@ def plan(
         )
     recipe: Any = load(SCHEMAS[command], None if is_command else what, sets or ())
 
-    from orthus_core.plan.machine import devices
+    from orthus_core.device import devices
 
     # 1. Of which model, and where.
     config, name, about = _model(command, recipe, model)
@@ -162,7 +162,7 @@ def _model(
         RecipeError: When a model is named for a training that begins from nothing.
         CheckpointError: When it is not known how large the model is.
     """
-    from orthus_core.plan.subject import begun, subject
+    from orthus_core.plan.planned_model import planned_model, pretrain_config
 
     if command == "pretrain":
         if named:
@@ -173,9 +173,9 @@ def _model(
             )
         taken = recipe.autoencoder.taken_from
         about = f"a model on the autoencoder of {taken}" if taken else "a model from nothing"
-        return begun(recipe), None, about
+        return pretrain_config(recipe), None, about
     name = named or getattr(recipe, "model", "mini")
-    found = subject(name)
+    found = planned_model(name)
     return found.config, name, f"{name}{'' if found.is_here else ', which is not on this machine'}"
 
 
@@ -222,7 +222,7 @@ def _drawing(
 ) -> Plan:
     from orthus_core.plan.calibrate import drawing_pace, picture_seconds
     from orthus_core.plan.fit import drawing_changes
-    from orthus_core.plan.memory import Drawing, drawing_memory, total
+    from orthus_core.plan.memory_parts import Drawing, drawing_memory, total
 
     said = flags["dtype"] or recipe.dtype
     usual = "bf16" if kind == "cuda" or quantize else "fp32"
@@ -256,7 +256,7 @@ def _training(
 ) -> Plan:
     from orthus_core.plan.calibrate import step_seconds
     from orthus_core.plan.fit import training_changes
-    from orthus_core.plan.memory import Training, total, training_memory
+    from orthus_core.plan.memory_parts import Training, total, training_memory
 
     optim = part.optim
     pictures = PICTURES_OF_A_ROW if part.command in ("pretrain", "posttrain") else 1
@@ -282,7 +282,7 @@ def _training(
 
 
 def _device(kind: str) -> torch.device:
-    from orthus_core.checkpoint.folder import pick_device
+    from orthus_core.checkpoint.model_folder import pick_device
 
     return pick_device(kind)
 

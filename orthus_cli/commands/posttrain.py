@@ -7,7 +7,7 @@ from orthus_core.recipe import PosttrainRecipe
 
 posttrain = from_a_model(
     PosttrainRecipe,
-    "orthus_core.train.orthus_trainings:posttrain",
+    "orthus_core.train.trainings:posttrain",
     """Train on mixed rows: text by cross-entropy, pictures by diffusion.
 
     States, figures and samples lie in OUTPUT.training; Ctrl-C saves, --resume auto goes on.

@@ -11,7 +11,7 @@ from orthus_cli.console import reporter
 from orthus_cli.options import Overwrite
 from orthus_core.errors import OutputError, RecipeError
 from orthus_core.recipe import SCHEMAS, as_table, keys, load
-from orthus_core.recipe.document import default_text, type_text
+from orthus_core.recipe.docs import default_text, type_text
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.save import write_whole
 from orthus_core.recipe.shelf import find, shelved

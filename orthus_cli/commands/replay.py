@@ -21,8 +21,7 @@ from orthus_core.errors import OutputError
 ANSWERS = ".jsonl"
 
 if TYPE_CHECKING:
-    from orthus_core.results.compare import Difference, Distance
-    from orthus_core.results.record import Record, Run
+    from orthus_core.results.record import Difference, Distance, Record, Run
 
 
 def replay(
@@ -61,11 +60,9 @@ def replay(
             raise typer.Exit(1)
         return
 
-    from orthus_core.results.compare import circumstances
     from orthus_core.results.files import write_file
-    from orthus_core.results.inputs import find_inputs
-    from orthus_core.results.names import check_free
-    from orthus_core.results.record import asked_of, read_made, run_of
+    from orthus_core.results.output_names import check_free
+    from orthus_core.results.record import asked_of, circumstances, find_inputs, read_made, run_of
     from orthus_core.results.trusted import check_harmless
 
     # 1. How it was made, and whether all that it takes is here.
@@ -159,7 +156,7 @@ def _draw(
 
 def _are_same(record: Record, drawn: dict[int, Path]) -> bool:
     from orthus_core.data.pixels import open_image
-    from orthus_core.results.picture import pixel_hash
+    from orthus_core.results.metadata import pixel_hash
 
     return all(
         drawn[number].is_file() and pixel_hash(open_image(drawn[number])) == digest
@@ -170,7 +167,7 @@ def _are_same(record: Record, drawn: dict[int, Path]) -> bool:
 def _distance(record: Record, drawn: dict[int, Path]) -> Distance | None:
     """How far the new picture is from the one in the file; None where the file holds none."""
     from orthus_core.data.pixels import open_image
-    from orthus_core.results.compare import distance
+    from orthus_core.results.record import distance
 
     if record.seen is None:
         return None

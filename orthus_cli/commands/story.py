@@ -9,8 +9,8 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
+from orthus_cli.drawing import hint_at_unknown_words, open_model
 from orthus_cli.stored import stored
-from orthus_cli.studio import hint_at_unknown_words, open_studio
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
 
@@ -104,10 +104,10 @@ def story(
         "quantize": quantize,
         "low_memory": low_memory,
     }
+    from orthus_core.api.stories import Telling, as_before, open_story
     from orthus_core.results.files import check_folder
-    from orthus_core.results.story import MARK, PAGE
+    from orthus_core.results.story_folder import MARK, PAGE
     from orthus_core.samplers.story import PanelDone
-    from orthus_core.studio.telling import Telling, as_before, open_story
 
     # 1. What is given, and whether there is a place for what is made.
     before = stored(config_from, "story")
@@ -123,10 +123,10 @@ def story(
     (chosen,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     folder = output or Path("story" if from_story is None else f"{from_story.name}-{chosen}")
     check_folder(folder, mark=MARK, overwrite=overwrite)
-    studio = open_studio(r, resolved)
-    hint_at_unknown_words(r, studio, [prompt])
+    loaded = open_model(r, resolved)
+    hint_at_unknown_words(r, loaded, [prompt])
     # 2. The model goes on from it, panel by panel.
-    telling = Telling(studio.asking, studio.about, resolved, opening, chosen)
+    telling = Telling(loaded.builder, loaded.about, resolved, opening, chosen)
     try:
         for event in r.track(telling.events(), images=telling.to_draw):
             if isinstance(event, PanelDone):

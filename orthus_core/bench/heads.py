@@ -14,15 +14,14 @@ from torch import Tensor
 from orthus_core.bench import released
 from orthus_core.bench.clock import Clock
 from orthus_core.events import Progress
+from orthus_core.model.cpu_linear import LAYOUTS, Layout, packs
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.diffusion_head import DiffusionHead
-from orthus_core.model.product import LAYOUTS, Layout, packs
 from orthus_core.model.schedule import make_schedule
-from orthus_core.samplers.ddim import ddim_plan
-from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.patch import PatchPlan, denoise
-from orthus_core.samplers.recorded import Recordings
-from orthus_core.samplers.solvers import solver_for
+from orthus_core.samplers.cuda_graph import CUDAGraphCache
+from orthus_core.samplers.patch_sampler import PatchPlan, denoise
+from orthus_core.samplers.prompt import Guidance, mixing
+from orthus_core.samplers.solvers import ddim_plan, solver_for
 
 GUIDANCE = Guidance.text(5.0)
 
@@ -55,7 +54,7 @@ def head_laps(
     random = torch.Generator().manual_seed(0)
     schedule = make_schedule()
     ddim, solver = ddim_plan(schedule, steps), solver_for(schedule, "ddim", steps)
-    recordings = Recordings()
+    recordings = CUDAGraphCache()
     layouts = [None, *(each for each in LAYOUTS if each != "packed" or packs(weight))]
     for row, count in enumerate(pictures):
         hidden_RD = torch.randn(2 * count, hidden, generator=random).to(device, dtype)

@@ -23,14 +23,11 @@ from orthus_core.bench.roofline import backbone_traffic, head_traffic
 from orthus_core.errors import PromptError
 from orthus_core.events import ImageDone, PatchDone, Progress
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.darkroom import in_order
-from orthus_core.samplers.guidance import Guidance
-from orthus_core.samplers.interleave import begin, go_on
-from orthus_core.samplers.patch import seeded_noise
-from orthus_core.samplers.prompt import Context, Prompt
-from orthus_core.samplers.requests import sampling_of
-from orthus_core.samplers.settings import Settings
-from orthus_core.samplers.tiles import decode
+from orthus_core.samplers.decode import decode, ordered_events
+from orthus_core.samplers.generate import prepare_batch, run_batch
+from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.patch_sampler import seeded_noise
+from orthus_core.samplers.prompt import Context, Guidance, Prompt
 
 # A prompt of usual length, and the release's unconditional one.
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 16, 6
@@ -217,18 +214,18 @@ def _engine(
 ) -> tuple[Tensor, Tensor]:
     """As `interleave` does, stopped after so many patches."""
     noise_scale = sampling_of(model.config).noise_scale
-    settings = Settings(max_images=1, steps=course.steps, noise_scale=noise_scale)
-    job, rows = begin(model, prompts, settings)
+    settings = SamplingParams(max_images=1, steps=course.steps, noise_scale=noise_scale)
+    job, rows = prepare_batch(model, prompts, settings)
     timed = job._replace(
-        brush=clock.around(job.brush, draw="head"),
+        patch_sampler=clock.around(job.patch_sampler, draw="head"),
         backbone=clock.around(job.backbone, read="prefill", step="backbone"),
-        darkroom=clock.around(job.darkroom, develop="decode"),
+        decoder=clock.around(job.decoder, submit="decode"),
     )
     patches = course.patches or model.config.patches
     made: list[list[Tensor]] = [[] for _ in prompts]
     pixels: dict[int, Tensor] = {}
-    with job.darkroom:
-        events = in_order(go_on(timed, rows))
+    with job.decoder:
+        events = ordered_events(run_batch(timed, rows))
         for event in events:
             if isinstance(event, PatchDone) and event.feature_C is not None:
                 made[event.row].append(event.feature_C)

@@ -19,8 +19,8 @@ from torch import Tensor
 from orthus_core.bench.clock import Clock
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.ddim import DDIMPlan, ddim_plan
 from orthus_core.samplers.prompt import Prompt
+from orthus_core.samplers.solvers import DDIMPlan, ddim_plan
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import nn
 
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.memory import cache_bytes
+from orthus_core.samplers.memory_estimate import cache_bytes
 
 
 class Traffic(NamedTuple):

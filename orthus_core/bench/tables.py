@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from orthus_core.bench.heads import HeadLap
-from orthus_core.bench.presets import PresetLap
+from orthus_core.bench.preset_timings import PresetLap
 from orthus_core.bench.race import Race
 
 GIB = 2**30

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from orthus_core.checkpoint import names
+from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.headers import INDEX, PICKLED_INDEX, PICKLED_WEIGHTS, WEIGHTS
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_folder
 from orthus_core.checkpoint.pickled import pickled_folder
-from orthus_core.checkpoint.source import Source, Stack, read_json
+from orthus_core.checkpoint.source import LayerwiseModel, Source, read_json
 from orthus_core.errors import CheckpointError
 
 # Files that a tokenizer, a picture processor or a licence may consist of; the words a model knows.
@@ -51,7 +51,9 @@ def open_folder(folder: Path) -> Source:
     check_family(config, folder)
     pickled = has_pickled(folder) and not has_safetensors(folder)
     read = pickled_folder if pickled else safetensors_folder
-    found = {names.from_hugging_face(name): tensor for name, tensor in read(folder).items()}
+    found = {
+        parameter_names.from_hugging_face(name): tensor for name, tensor in read(folder).items()
+    }
     tensors = {name: tensor for name, tensor in found.items() if name is not None}
     if not config.get("vocabulary_map"):
         config["vocabulary_map"] = tokenizer_vocabulary(folder)
@@ -68,9 +70,9 @@ def open_folder(folder: Path) -> Source:
 
 def _stack(
     config: dict[str, Any], tensors: dict[str, LazyTensor], dtype: torch.dtype | None
-) -> Stack:
+) -> LayerwiseModel:
     # Imported when it runs: `orthus info` opens folders too, and shall not wait for model code.
-    from orthus_core.checkpoint.chameleon_stack import stack
+    from orthus_core.checkpoint.chameleon_layerwise import stack
 
     return stack(config, tensors, dtype)
 

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orthus_core.checkpoint import meta_files, names
+from orthus_core.checkpoint import meta_files, parameter_names
 from orthus_core.checkpoint.lazy import LazyTensor, averaged, joined, rows
 from orthus_core.checkpoint.meta_files import Params
-from orthus_core.checkpoint.meta_stack import stack
+from orthus_core.checkpoint.meta_layerwise import stack
 from orthus_core.checkpoint.pickled import pickled_file
 from orthus_core.checkpoint.processor import tokenizer_files
 from orthus_core.checkpoint.source import Source, vqgan_tensors
@@ -141,7 +141,7 @@ def _under_our_names(
     """All files' tensors as one model's; unknown names stay, for the error that will list them."""
     tensors: dict[str, LazyTensor] = {}
     for name in shards[0]:
-        if names.from_hugging_face(name) is None:
+        if parameter_names.from_hugging_face(name) is None:
             continue  # rope.freqs, which the config tells
         without = [number for number, shard in enumerate(shards) if name not in shard]
         if without:
@@ -154,15 +154,17 @@ def _under_our_names(
         layer = number[1] if number else ""
         pattern = _LAYER_NUMBER.sub("layers.{}.", name)
         parts = [shard[name] for shard in shards]
-        if pattern in names.META_NAMES:
-            ours, split, rotary = names.META_NAMES[pattern]
+        if pattern in parameter_names.META_NAMES:
+            ours, split, rotary = parameter_names.META_NAMES[pattern]
             whole = averaged(parts) if split is None else joined(parts, split)
             if rotary:
                 whole = _reordered(whole, params.heads if ".wq." in pattern else params.kv_heads)
             tensors[ours.format(layer)] = whole
-        elif pattern in names.META_HEAD_NORMS:
+        elif pattern in parameter_names.META_HEAD_NORMS:
             heads = params.heads if ".q_normalization." in pattern else params.kv_heads
-            tensors[names.META_HEAD_NORMS[pattern].format(layer)] = _head_norm(parts, heads)
+            tensors[parameter_names.META_HEAD_NORMS[pattern].format(layer)] = _head_norm(
+                parts, heads
+            )
         else:
             tensors[name] = parts[0]
     return tensors

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers.configuration_utils import PreTrainedConfig
 
-from orthus_core.checkpoint import names
+from orthus_core.checkpoint import parameter_names
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import OrthusConfig, OrthusVQConfig, code_of_token_name
 
@@ -32,12 +32,12 @@ _KINDS = {
 
 def released_fields(shapes: Shapes) -> dict[str, Any]:
     """What a released `config.json` lacks, read off the weights; {} without a diffusion head."""
-    projection = shapes.get(names.DIFFUSION_HEAD + "input_proj.weight")
+    projection = shapes.get(parameter_names.DIFFUSION_HEAD + "input_proj.weight")
     if projection is None:
         return {}
-    prefix = names.DIFFUSION_HEAD + "res_blocks."
+    prefix = parameter_names.DIFFUSION_HEAD + "res_blocks."
     blocks = {name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)}
-    linear = any(name.startswith(names.LINEAR_EMBEDDING) for name in shapes)
+    linear = any(name.startswith(parameter_names.LINEAR_EMBEDDING) for name in shapes)
     return {
         "head_width": projection[0],
         "head_depth": len(blocks),
@@ -47,7 +47,7 @@ def released_fields(shapes: Shapes) -> dict[str, Any]:
 
 def has_decoder(tensors: Iterable[str]) -> bool:
     """Whether the pixel decoder is among tensors of these names."""
-    return any(name.startswith(names.VQ_DECODER) for name in tensors)
+    return any(name.startswith(parameter_names.VQ_DECODER) for name in tensors)
 
 
 def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> OrthusConfig:

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.checkpoint import chameleon_hf, chameleon_meta, names
+from orthus_core.atomic import check_free, check_room, staged_folder
+from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
     check_vocabulary,
@@ -29,10 +30,9 @@ from orthus_core.checkpoint.headers import listed
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.processor import picture_files
-from orthus_core.checkpoint.proof import Proof, prove
-from orthus_core.checkpoint.shapes import check_shapes, shapes_of, skeleton
+from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, read_json, vqgan_tensors
-from orthus_core.checkpoint.staging import check_free, check_room, staged_folder
+from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
@@ -72,7 +72,7 @@ class Converted:
         return sum(part.bytes for part in self.parts)
 
 
-class Plan(NamedTuple):
+class ConversionPlan(NamedTuple):
     """What a conversion will write, and out of what."""
 
     source: Source
@@ -151,7 +151,7 @@ def convert(
     )
 
 
-def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> Plan:
+def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> ConversionPlan:
     """Every tensor of the new model, known by shape and checked, before any is read.
 
     Raises:
@@ -162,7 +162,7 @@ def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> P
         source = _with_decoder(source, vqgan)
     config = plan_config(source, recipe)
     check_vocabulary(config, _tokenizer_of(source), str(folder / "config.json"))
-    return Plan(source, config, plan_tensors(source, config, recipe))
+    return ConversionPlan(source, config, plan_tensors(source, config, recipe))
 
 
 def open_source(folder: Path) -> Source:
@@ -203,7 +203,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
     config = orthus_config(
         source.config, str(source.path), has_decoder=source.has_decoder, **chosen
     )
-    embeddings = source.tensors.get(names.EMBEDDINGS)
+    embeddings = source.tensors.get(parameter_names.EMBEDDINGS)
     config.dtype = DTYPES[recipe.dtype] or (embeddings.dtype if embeddings else torch.float32)
     return config
 
@@ -221,8 +221,8 @@ def plan_tensors(
     shapes = shapes_of(model)
     available = dict(source.tensors)
     if not source.is_orthus:
-        if names.VQ_CODEBOOK in available:
-            available[names.CODEBOOK_IN] = available[names.VQ_CODEBOOK]
+        if parameter_names.VQ_CODEBOOK in available:
+            available[parameter_names.CODEBOOK_IN] = available[parameter_names.VQ_CODEBOOK]
         assert isinstance(config.dtype, torch.dtype)
         available |= _fresh_parts(model, recipe.head.seed, config.dtype)
     found = {name: tensor.shape for name, tensor in available.items()}
@@ -245,9 +245,9 @@ def _fresh_parts(
 
     No other part of the model is given memory.
     """
-    modules = {names.DIFFUSION_HEAD: model.get_submodule("mlp_head")}
+    modules = {parameter_names.DIFFUSION_HEAD: model.get_submodule("mlp_head")}
     if model.config.embedding == "linear":
-        modules[names.LINEAR_EMBEDDING] = model.get_submodule("model.feature_in")
+        modules[parameter_names.LINEAR_EMBEDDING] = model.get_submodule("model.feature_in")
     tensors: dict[str, LazyTensor] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -261,9 +261,9 @@ def _fresh_parts(
 def _with_decoder(source: Source, vqgan: Path) -> Source:
     """The source with the pixel decoder of a VQGAN, if that autoencoder is the source's own."""
     tensors = vqgan_tensors(vqgan)
-    if names.VQ_CODEBOOK in source.tensors:
-        theirs = tensors[names.VQ_CODEBOOK].read().float()
-        ours = source.tensors[names.VQ_CODEBOOK].read().float()
+    if parameter_names.VQ_CODEBOOK in source.tensors:
+        theirs = tensors[parameter_names.VQ_CODEBOOK].read().float()
+        ours = source.tensors[parameter_names.VQ_CODEBOOK].read().float()
         # A source in bf16 has the codes rounded to 8 bits.
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=2**-7, atol=1e-6):
             raise CheckpointError(

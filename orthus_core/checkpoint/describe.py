@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orthus_core.checkpoint import chameleon_hf, chameleon_meta, names
+from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.configuration import (
     has_decoder,
     orthus_config,
@@ -168,7 +168,7 @@ def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
 
 def _missing(path: Path, tensors: Mapping[str, Tensor], has_tokenizer: bool) -> tuple[Missing, ...]:
     missing = []
-    if not any(name.startswith(names.DIFFUSION_HEAD) for name in tensors):
+    if not any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in tensors):
         missing.append(Missing("diffusion head", f"orthus convert {path} -o DIR"))
         if not has_decoder(tensors):
             missing.append(Missing("pixel decoder", "orthus convert ... --vqgan vqgan.ckpt"))

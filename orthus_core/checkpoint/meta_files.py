@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orthus_core.checkpoint import names
+from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.lazy import LazyTensor
 from orthus_core.checkpoint.source import read_json
 from orthus_core.errors import CheckpointError
@@ -60,16 +60,16 @@ def config(
     Raises:
         CheckpointError: When the weights that tell the sizes are missing.
     """
-    needed = (names.EMBEDDINGS, "model.layers.0.mlp.gate_proj.weight")
+    needed = (parameter_names.EMBEDDINGS, "model.layers.0.mlp.gate_proj.weight")
     for name in needed:
         if name not in tensors:
             raise CheckpointError(
                 f"the weights lack what becomes {name}",
-                where=tensors[names.VQ_CODEBOOK].source,
+                where=tensors[parameter_names.VQ_CODEBOOK].source,
                 hint="give the folder of a Chameleon as Meta published it",
             )
     vocabulary = tokenizer["model"]["vocab"]
-    embeddings = tensors[names.EMBEDDINGS]
+    embeddings = tensors[parameter_names.EMBEDDINGS]
     layers = {name.split(".")[2] for name in tensors if name.startswith("model.layers.")}
     return {
         "model_type": "chameleon",

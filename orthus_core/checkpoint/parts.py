@@ -6,21 +6,21 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from orthus_core.checkpoint import names
+from orthus_core.checkpoint import parameter_names
 
 # First match wins; the order is that of reports.
 _PARTS = {
-    "token embeddings": (names.EMBEDDINGS,),
-    "backbone": ("model.layers.", names.FINAL_NORM),
-    "LM head": (names.LM_HEAD,),
-    "diffusion head": (names.DIFFUSION_HEAD,),
-    "input codes": (names.CODEBOOK_IN, names.LINEAR_EMBEDDING),
+    "token embeddings": (parameter_names.EMBEDDINGS,),
+    "backbone": ("model.layers.", parameter_names.FINAL_NORM),
+    "LM head": (parameter_names.LM_HEAD,),
+    "diffusion head": (parameter_names.DIFFUSION_HEAD,),
+    "input codes": (parameter_names.CODEBOOK_IN, parameter_names.LINEAR_EMBEDDING),
     # post_quant_conv is there even where the decoder it feeds is not.
     "vision encoder": tuple(
-        names.VQ + part for part in ("encoder.", "quant_conv.", "post_quant_conv.")
+        parameter_names.VQ + part for part in ("encoder.", "quant_conv.", "post_quant_conv.")
     ),
-    "vision codebook": (names.VQ_CODEBOOK,),
-    "pixel decoder": (names.VQ_DECODER,),
+    "vision codebook": (parameter_names.VQ_CODEBOOK,),
+    "pixel decoder": (parameter_names.VQ_DECODER,),
 }
 OTHER = "other"
 

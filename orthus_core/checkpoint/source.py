@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from orthus_core.checkpoint import names
+from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import has_decoder
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_file
 from orthus_core.checkpoint.pickled import pickled_file
@@ -21,7 +21,7 @@ from orthus_core.errors import CheckpointError
 _HEAD_ROWS = 8192
 
 
-class Stack(NamedTuple):
+class LayerwiseModel(NamedTuple):
     """A transformer that reads its weights one layer at a time, in fp32: what the proof runs.
 
     embed: Token ids [S] to input embeddings [S, D].
@@ -62,12 +62,12 @@ class Source:
     tensors: dict[str, LazyTensor]
     keep: tuple[Path, ...]
     texts: dict[str, str]
-    stack: Callable[[torch.dtype | None], Stack]
+    stack: Callable[[torch.dtype | None], LayerwiseModel]
 
     @property
     def is_orthus(self) -> bool:
         """Whether it is one already: it then keeps its head and its own input codes."""
-        return any(name.startswith(names.DIFFUSION_HEAD) for name in self.tensors)
+        return any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in self.tensors)
 
     @property
     def has_decoder(self) -> bool:
@@ -85,9 +85,9 @@ def vqgan_tensors(file: Path) -> dict[str, LazyTensor]:
             "there is no such file", where=str(file), hint="give the path of a vqgan.ckpt"
         )
     read = safetensors_file if file.suffix == ".safetensors" else pickled_file
-    found = {names.from_vqgan(name): tensor for name, tensor in read(file).items()}
+    found = {parameter_names.from_vqgan(name): tensor for name, tensor in read(file).items()}
     tensors = {name: tensor for name, tensor in found.items() if name is not None}
-    if names.VQ_CODEBOOK not in tensors:
+    if parameter_names.VQ_CODEBOOK not in tensors:
         raise CheckpointError(
             "this file holds no VQGAN: it has no quantize.embedding",
             where=str(file),

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orthus_core.data.pictures import BytesPicture, FilePicture, Picture, SpriteImage
-from orthus_core.data.sprites import WHITE, SpritePack
-from orthus_core.data.world.scene import Scene, SceneImage
 from orthus_core.errors import DataError
+from orthus_core.world.scene import Scene, SceneImage
+from orthus_core.world.sprites import WHITE, SpritePack
 
 Role = Literal["user", "model"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from orthus_core.data.formats.folder import PICTURE_SUFFIXES
+from orthus_core.data.formats.image_folder import PICTURE_SUFFIXES
 from orthus_core.errors import DataError
 
 

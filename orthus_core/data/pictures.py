@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from orthus_core.data.pixels import open_image, square
-from orthus_core.data.sprites import WHITE, Colour, SpritePack
 from orthus_core.errors import DataError
+from orthus_core.world.sprites import WHITE, Colour, SpritePack
 
 
 @runtime_checkable

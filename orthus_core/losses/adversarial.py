@@ -54,12 +54,12 @@ class PatchDiscriminator(nn.Module):
         return self.layers(pixels_M3HW)
 
 
-def fooling(scores_of_decoded: Tensor) -> Tensor:
+def generator_loss(scores_of_decoded: Tensor) -> Tensor:
     """What the decoder minimises: minus the mean score of its pictures."""
     return -scores_of_decoded.float().mean()
 
 
-def telling_apart(scores_of_true: Tensor, scores_of_decoded: Tensor) -> Tensor:
+def discriminator_loss(scores_of_true: Tensor, scores_of_decoded: Tensor) -> Tensor:
     """What the discriminator minimises, the hinge: true patches above 1, decoded ones below -1."""
     true = F.relu(1 - scores_of_true.float()).mean()
     return 0.5 * (true + F.relu(1 + scores_of_decoded.float()).mean())

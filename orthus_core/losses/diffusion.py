@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from orthus_core.model.diffusion_head import DiffusionHead
-from orthus_core.model.few_shapes import in_few_shapes
+from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import Schedule, add_noise, target
 
 
@@ -54,5 +54,5 @@ def diffusion_loss(
     clean, cond = clean_NC.float().repeat(repeats, 1), cond_ND.repeat(repeats, 1)
     noisy = add_noise(schedule, clean, draws.noise, draws.timesteps)
     wanted = target(schedule, clean, draws.noise, draws.timesteps)
-    predicted = in_few_shapes(head, noisy.to(cond.dtype), draws.timesteps, cond)
+    predicted = with_padded_rows(head, noisy.to(cond.dtype), draws.timesteps, cond)
     return F.mse_loss(predicted.float(), wanted)

@@ -1,7 +1,8 @@
 """L_ar + lambda L_diff over a batch of interleaved rows, as one module that a training prepares and
-calls.
+calls (2412.00127, eq. 2 and 3).
 
-Legend: B batch, S sequence, D hidden, N patches, C feature channels.
+Legend: B batch, S sequence, D hidden, N patches or predicted positions, C feature channels, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -9,16 +10,26 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orthus_core.losses.diffusion import diffusion_loss, draw
-from orthus_core.losses.packing import sight
-from orthus_core.losses.text import IGNORE, text_loss
-from orthus_core.model.few_shapes import in_few_shapes
+from orthus_core.model.attention_mask import packed_mask
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.padded_rows import with_padded_rows
+
+# Stands in targets where nothing is to be predicted.
+IGNORE = -100
 
 
-class Rows(Protocol):
+def text_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """Mean over the rows in fp32; 0 (with a gradient of 0) when there is no row."""
+    if not len(targets_N):
+        return logits_NV.sum() * 0
+    return F.cross_entropy(logits_NV.float(), targets_N)
+
+
+class BatchLike(Protocol):
     """A batch of rows as the losses read it; `orthus_core.data.collate.Batch` is one.
 
     ids_BS: Token ids, `<image>` in each patch's slot.
@@ -55,7 +66,7 @@ class Counts(NamedTuple):
     image: float
 
 
-def counts_of(rows: Rows) -> Counts:
+def counts_of(rows: BatchLike) -> Counts:
     """The rows' own counts."""
     wanted_N = rows.image_targets_N
     patches = len(rows.image_index_N) if wanted_N is None else int(wanted_N.sum())
@@ -102,7 +113,7 @@ class JointLoss(nn.Module):
         self.repeats = repeats
         self.prefix_noise = prefix_noise
 
-    def forward(self, rows: Rows, counts: Counts | None = None) -> JointLosses:
+    def forward(self, rows: BatchLike, counts: Counts | None = None) -> JointLosses:
         """Losses of a batch; noise and timesteps come from torch's global generator.
 
         Args:
@@ -114,7 +125,7 @@ class JointLoss(nn.Module):
         # 1. One pass over everything that is read.
         model = self.model
         read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC)
-        mask, position_ids_BS = sight(rows.attention_mask_BS, model.dtype)
+        mask, position_ids_BS = packed_mask(rows.attention_mask_BS, model.dtype)
         hidden_XD = model(
             rows.ids_BS, read_NC, attention_mask=mask, position_ids=position_ids_BS
         ).hidden_BSD.flatten(0, 1)
@@ -126,14 +137,14 @@ class JointLoss(nn.Module):
             image = self.image(hidden_XD, rows) * share(own.image, counts.image)
         return JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
 
-    def text(self, hidden_XD: Tensor, rows: Rows) -> Tensor:
+    def text(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
         """Cross-entropy, where a token is to be predicted."""
         targets_X = rows.text_targets_BS.flatten()
         chosen_X = targets_X != IGNORE
-        logits_NV = in_few_shapes(self.model.text_logits, hidden_XD[chosen_X])
+        logits_NV = with_padded_rows(self.model.text_logits, hidden_XD[chosen_X])
         return text_loss(logits_NV, targets_X[chosen_X])
 
-    def image(self, hidden_XD: Tensor, rows: Rows) -> Tensor:
+    def image(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
         """Diffusion of every patch that is a target, from the hidden state one position before."""
         model, config = self.model, self.model.config
         features_NC = rows.features_NC
@@ -187,10 +198,10 @@ class DiscreteLoss(nn.Module):
         self.backbone = backbone
         self.lm_head = lm_head
 
-    def forward(self, rows: Rows, counts: Counts | None = None) -> DiscreteLosses:
+    def forward(self, rows: BatchLike, counts: Counts | None = None) -> DiscreteLosses:
         """Loss of a batch, as a mean over `counts.text` tokens; over the rows' own by default."""
         own = counts_of(rows)
-        mask, position_ids_BS = sight(rows.attention_mask_BS, self.lm_head.weight.dtype)
+        mask, position_ids_BS = packed_mask(rows.attention_mask_BS, self.lm_head.weight.dtype)
         output = self.backbone(
             input_ids=rows.ids_BS,
             attention_mask=mask,
@@ -198,6 +209,6 @@ class DiscreteLoss(nn.Module):
             use_cache=False,
         )
         chosen_BS = rows.text_targets_BS != IGNORE
-        logits_NV = in_few_shapes(self.lm_head, output.last_hidden_state[chosen_BS])
+        logits_NV = with_padded_rows(self.lm_head, output.last_hidden_state[chosen_BS])
         loss = text_loss(logits_NV, rows.text_targets_BS[chosen_BS])
         return DiscreteLosses(loss * share(own.text, (counts or own).text))

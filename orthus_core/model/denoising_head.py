@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orthus_core.model.cpu_linear import Activation, FastLinear, Layout
 from orthus_core.model.diffusion_head import HEAD_EPS, DiffusionHead
-from orthus_core.model.product import Activation, Layout, Product
 
 
 class DenoisingHead:
@@ -29,7 +29,7 @@ class DenoisingHead:
     Args:
         head: Whose weights are read, never changed.
         dtype: Of products; by default the weights' own.
-        layout: Of a step's products; by default the fastest on this processor (see `Product`).
+        layout: Of a step's products; by default the fastest on this processor (see `FastLinear`).
     """
 
     @torch.no_grad()
@@ -40,20 +40,20 @@ class DenoisingHead:
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self._time_embed, self.width = head.time_embed, head.width
 
-        def ready(layer: nn.Linear, activation: Activation = "none") -> Product:
-            return Product(
+        def ready(layer: nn.Linear, activation: Activation = "none") -> FastLinear:
+            return FastLinear(
                 layer.weight, layer.bias, dtype=self.dtype, layout=layout, activation=activation
             )
 
         modulations = [
             cast(nn.Linear, owner.adaLN_modulation[1]) for owner in (*head.blocks, head.final_layer)
         ]
-        self._modulations = Product(
+        self._modulations = FastLinear(
             torch.cat([layer.weight for layer in modulations]),
             torch.cat([layer.bias for layer in modulations]),
             dtype=self.dtype,
         )
-        self._condition = Product(head.cond_embed.weight, head.cond_embed.bias, dtype=self.dtype)
+        self._condition = FastLinear(head.cond_embed.weight, head.cond_embed.bias, dtype=self.dtype)
         self._input, self._output = ready(head.input_proj), ready(head.final_layer.linear)
         self._blocks = [
             (

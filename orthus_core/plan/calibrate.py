@@ -19,7 +19,7 @@ from transformers.models.chameleon.modeling_chameleon import (
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.plan.memory import AUTOENCODER, OF_PICTURES, Drawing, Training
+from orthus_core.plan.memory_parts import AUTOENCODER, OF_PICTURES, Drawing, Training
 
 TRIES = 3
 # A step back costs twice a step forth.
@@ -40,10 +40,10 @@ class Pace(NamedTuple):
 def drawing_pace(config: InterleavedConfig, asked: Drawing, device: torch.device) -> Pace:
     """Measures one step of one layer, and of the head, at this many streams."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked.dtype]
-    streams = asked.pictures * asked.streams
+    branches = asked.pictures * asked.branches
     return Pace(
-        _layer_seconds(config, streams, 1, device, dtype),
-        _head_seconds(config, streams, device, dtype),
+        _layer_seconds(config, branches, 1, device, dtype),
+        _head_seconds(config, branches, device, dtype),
     )
 
 

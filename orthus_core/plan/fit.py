@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from orthus_core.model.config import InterleavedConfig
-from orthus_core.plan.memory import Drawing, Training, drawing_memory, total, training_memory
+from orthus_core.plan.memory_parts import Drawing, Training, drawing_memory, total, training_memory
 
 
 class Change(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from orthus_core.errors import OutputError
-from orthus_core.results.names import check_free
+from orthus_core.results.output_names import check_free
 
 
 def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
 
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.recipe import SCHEMAS, as_table, keys, shape
-from orthus_core.results.captions import MADE, Told, read_answers
-from orthus_core.results.picture import Making, pixel_hash, read_record
-from orthus_core.results.story import MARK
+from orthus_core.results.answer_file import MADE, StoredAnswer, read_answers
+from orthus_core.results.metadata import GenerationInfo, pixel_hash, read_record
+from orthus_core.results.story_folder import MARK
 
 KINDS = {  # what a field of a record must be
     "recipe": dict,
@@ -65,7 +68,7 @@ class Record(NamedTuple):
     """
 
     path: Path
-    making: Making
+    info: GenerationInfo
     version: str
     pixels: dict[int, str]
     seen: str | None = None
@@ -73,7 +76,7 @@ class Record(NamedTuple):
     @property
     def command(self) -> str:
         """Which command drew it."""
-        return self.making.recipe["command"]
+        return self.info.recipe["command"]
 
 
 def read_made(path: str | Path) -> Record:
@@ -100,7 +103,7 @@ def read_made(path: str | Path) -> Record:
     return _checked(path, table)._replace(seen=pixel_hash(open_image(path)))
 
 
-def record_of_answer(path: Path, told: Told) -> Record:
+def record_of_answer(path: Path, told: StoredAnswer) -> Record:
     """How one answer of a file came about.
 
     Raises:
@@ -123,8 +126,10 @@ def record_of_answer(path: Path, told: Told) -> Record:
     }
     about = {"name": made["name"], "hash": asked.model}
     about |= {name: made[name] for name in ("device", "dtype")}
-    making = Making(recipe, asked.question, told.seed, asked.sampling, about, files=(told.image,))
-    return Record(path, making, made["version"], {})
+    info = GenerationInfo(
+        recipe, asked.question, told.seed, asked.sampling, about, files=(told.image,)
+    )
+    return Record(path, info, made["version"], {})
 
 
 def asked_of(record: Record) -> dict[str, Any]:
@@ -135,7 +140,7 @@ def asked_of(record: Record) -> dict[str, Any]:
     Raises:
         RecipeError: When the record's recipe is none of ours any more.
     """
-    recipe, sampling = record.making.recipe, record.making.sampling
+    recipe, sampling = record.info.recipe, record.info.sampling
     schema = SCHEMAS[record.command]
     known = {key.name for key in keys(schema)}
     filled = {name: value for name, value in sampling.items() if name in known}
@@ -144,17 +149,17 @@ def asked_of(record: Record) -> dict[str, Any]:
 
 def run_of(record: Record) -> Run | None:
     """The run that a picture was drawn in; None when it was drawn alone, or that is not known."""
-    among, making = record.making.among or {}, record.making
+    among, info = record.info.among or {}, record.info
     prompts, seeds = among.get("prompts"), among.get("seeds")
     if not (isinstance(prompts, list) and isinstance(seeds, list)):
         return None
-    named = among.get("files") or [list(making.files)] * len(prompts)
+    named = among.get("files") or [list(info.files)] * len(prompts)
     if not isinstance(named, list) or not all(_is(list, files) for files in named):
         return None
     files = [tuple(each) for each in named]
     subjects = list(zip(prompts, files, strict=False))
     drawn = [(*subject, seed) for subject in subjects for seed in seeds]
-    this = (making.prompt, making.files, making.seed)
+    this = (info.prompt, info.files, info.seed)
     if this not in drawn or len(drawn) < 2:
         return None
     return Run(tuple(prompts), tuple(files), tuple(seeds), drawn.index(this))
@@ -194,7 +199,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
     for name in ("inputs", "files"):
         fields[name] = tuple(fields.get(name, ()))
     version = table.get("version", "")
-    return Record(path, Making(**fields), str(version), _pixels(path, table))
+    return Record(path, GenerationInfo(**fields), str(version), _pixels(path, table))
 
 
 def _is(kind: type, value: Any) -> bool:
@@ -216,3 +221,84 @@ def _pixels(path: Path, table: Mapping[str, Any]) -> dict[int, str]:
         for number, panel in enumerate(panels, start=1)
         if isinstance(panel.get("pixels"), str) and not panel.get("given")
     }
+
+
+class Difference(NamedTuple):
+    """Something that was not the same in both drawings."""
+
+    what: str
+    then: str
+    now: str
+
+
+class Distance(NamedTuple):
+    """How far apart two pictures of one size are.
+
+    values: How many of their colour values differ, of `total`.
+    largest: The largest difference of two values, of 255.
+    """
+
+    values: int
+    total: int
+    largest: int
+
+
+def circumstances(then: Record, now: Record) -> list[Difference]:
+    """What of version, model, device and precision is another now."""
+    pairs = [
+        ("version", then.version, now.version),
+        *(
+            (name, then.info.model.get(key, ""), now.info.model.get(key, ""))
+            for name, key in (
+                ("model hash", "hash"),
+                ("device", "device"),
+                ("dtype", "dtype"),
+            )
+        ),
+    ]
+    return [Difference(what, str(a), str(b)) for what, a, b in pairs if a and a != b]
+
+
+def distance(one: Image.Image, other: Image.Image) -> Distance | None:
+    """None where the sizes differ."""
+    if one.size != other.size:
+        return None
+    apart = np.abs(
+        np.asarray(one.convert("RGB"), np.int16) - np.asarray(other.convert("RGB"), np.int16)
+    )
+    return Distance(int((apart > 0).sum()), apart.size, int(apart.max(initial=0)))
+
+
+def find_inputs(record: Record, given: Sequence[Path] = ()) -> list[Path]:
+    """A file for each picture that a result was made from, in order.
+
+    Each is looked for among those that are given, where it lay, and beside the result; a file
+    counts only when its pixels are the same.
+
+    Raises:
+        DataError: When one is missing, or all that could be it are other pictures.
+    """
+    info = record.info
+    found = []
+    for place, digest in enumerate(info.inputs):
+        lay = [Path(info.files[place])] if place < len(info.files) else []
+        beside = [record.path.parent / path.name for path in lay]
+        fitting = [path for path in (*given, *lay, *beside) if _shows(path, digest)]
+        if not fitting:
+            name = f"{lay[0]} " if lay else ""
+            changed = any(os.path.isfile(path) for path in (*lay, *beside))
+            raise DataError(
+                f"picture {place + 1} that it was made from is missing: {name}"
+                + (f"is there with other pixels than {digest[:10]}" if changed else "is gone"),
+                where=str(record.path),
+                hint="name the file with --image; it is known by its pixels",
+            )
+        found.append(fitting[0])
+    return found
+
+
+def _shows(path: Path, digest: str) -> bool:
+    try:
+        return os.path.isfile(path) and pixel_hash(open_image(path)) == digest
+    except DataError:
+        return False

@@ -3,7 +3,7 @@
     slots, hidden_RD = backbone.read(streams, room)
     hidden_RD = backbone.step(slots, embeds_RD, places)
 
-This is the seam between the story (`interleave.py`) and what makes it fast. Each different prompt
+This is the seam between the story (`generate.py`) and what makes it fast. Each different prompt
 is read once, however many seeds draw from it, and so is what several begin with; a long one is read
 in parts, so that memory stays bounded; keys and values are written in place; and on a GPU the step
 is recorded as a CUDA graph, without Python between its kernels. None of it changes what is drawn.
@@ -23,12 +23,12 @@ from torch import Tensor
 from transformers import Cache
 
 from orthus_core.errors import CheckpointError
-from orthus_core.model.few_rows import FewRows
+from orthus_core.model.cpu_linear import FewRowLinears
 from orthus_core.model.interleaved import InterleavedModel
-from orthus_core.samplers.prefixes import alike_up_to, numbered, partings
-from orthus_core.samplers.prompt import Stream
-from orthus_core.samplers.recorded import Recordings
-from orthus_core.samplers.slots import Slots
+from orthus_core.samplers.cuda_graph import CUDAGraphCache
+from orthus_core.samplers.kv_cache import KVCache
+from orthus_core.samplers.prefix_sharing import group_by_prefix, numbered, shared_prefix_lengths
+from orthus_core.samplers.prompt import Branch
 
 # Tokens of all prompts that one pass reads: the activations of a 7B's layer stay below half a GB.
 TOKENS_AT_ONCE = 2048
@@ -59,11 +59,11 @@ class Backbone:
         self._records = on_one_gpu == {"cuda"} and not _is_spread(model)
         if records is not None:
             self._records = records
-        self._recordings = Recordings()
-        self._embeddings = Recordings()
-        self._products = FewRows(model.model.layers)
+        self._recordings = CUDAGraphCache()
+        self._embeddings = CUDAGraphCache()
+        self._products = FewRowLinears(model.model.layers)
 
-    def read(self, streams: Sequence[Stream], room: int) -> tuple[Slots, Tensor]:
+    def read(self, branches: Sequence[Branch], capacity: int) -> tuple[KVCache, Tensor]:
         """Reads streams from their beginnings.
 
         Args:
@@ -74,17 +74,17 @@ class Backbone:
         """
         # 1. Each different text once, the longest first: a part of them is then the first few.
         image_id = cast(int, self.model.config.image_token_id)
-        texts = numbered(streams, image_id)
-        owners = dict(zip(texts, streams, strict=True))
+        texts = numbered(branches, image_id)
+        owners = dict(zip(texts, branches, strict=True))
         different = sorted(owners, key=len, reverse=True)
         embedded = {text: self._embed(owners[text]) for text in different}
-        slots = Slots(len(self.model.model.layers), 1, len(different[0]))
+        slots = KVCache(len(self.model.model.layers), 1, len(different[0]))
         rows, last_D = dict.fromkeys(different, 0), {}
         # 2. From one parting to the next, those that have been alike so far are one row.
-        for first, until in pairwise([0, *partings(different), len(different[0])]):
-            groups = alike_up_to(different, until)
+        for first, until in pairwise([0, *shared_prefix_lengths(different), len(different[0])]):
+            groups = group_by_prefix(different, until)
             leaders = [group[0] for group in groups]
-            slots.spread([rows[leader] for leader in leaders], slots.room)
+            slots.reorder([rows[leader] for leader in leaders], slots.capacity)
             rows = {text: row for row, group in enumerate(groups) for text in group}
             # 3. As many tokens of all at a time as fit.
             part = max(1, TOKENS_AT_ONCE // len(leaders))
@@ -96,11 +96,11 @@ class Backbone:
                     if start < len(text) <= end:
                         last_D[text] = hidden_UTD[rows[text], len(text) - 1 - start].clone()
         # 4. Every stream goes on from a copy of its own.
-        slots.spread([rows[text] for text in texts], room)
+        slots.reorder([rows[text] for text in texts], capacity)
         self.forget()
         return slots, torch.stack([last_D[text] for text in texts])
 
-    def step(self, slots: Slots, embeds_RD: Tensor, places: Sequence[int]) -> Tensor:
+    def step(self, slots: KVCache, embeds_RD: Tensor, positions: Sequence[int]) -> Tensor:
         """One token of every stream, all in one pass: its hidden state, [R, D].
 
         Args:
@@ -108,16 +108,16 @@ class Backbone:
             embeds_RD: The embedded tokens.
             places: The slot of each; it looks at that and all before it.
         """
-        width = max(places) + 1
-        places_R = torch.tensor(places, device=embeds_RD.device)
+        width = max(positions) + 1
+        positions_R = torch.tensor(positions, device=embeds_RD.device)
         if not self._records:
-            return self._step(slots, width, embeds_RD, places_R)
-        width = min(slots.room, -(-width // RECORDED_WIDTH) * RECORDED_WIDTH)
+            return self._step(slots, width, embeds_RD, positions_R)
+        width = min(slots.capacity, -(-width // RECORDED_WIDTH) * RECORDED_WIDTH)
 
-        def step(embeds_RD: Tensor, places_R: Tensor) -> Tensor:
-            return self._step(slots, width, embeds_RD, places_R)
+        def step(embeds_RD: Tensor, positions_R: Tensor) -> Tensor:
+            return self._step(slots, width, embeds_RD, positions_R)
 
-        return self._recordings(width, step, embeds_RD, places_R)
+        return self._recordings(width, step, embeds_RD, positions_R)
 
     def embed(self, newest: Sequence[int | Tensor]) -> Tensor:
         """Each row's newest token, or the feature [C] drawn in its place, as it is read: [N, D].
@@ -129,46 +129,46 @@ class Backbone:
         embedded = iter(self._embed_patches(torch.stack(patches)) if patches else ())
         return torch.stack(
             [
-                next(embedded) if isinstance(each, Tensor) else self._embed(Stream((each,)))[0]
+                next(embedded) if isinstance(each, Tensor) else self._embed(Branch((each,)))[0]
                 for each in newest
             ]
         )
 
     def forget(self) -> None:
         """Drops what was recorded; to be called when slots have moved."""
-        self._recordings = Recordings()
+        self._recordings = CUDAGraphCache()
 
-    def _step(self, slots: Slots, width: int, embeds_RD: Tensor, places_R: Tensor) -> Tensor:
+    def _step(self, slots: KVCache, width: int, embeds_RD: Tensor, positions_R: Tensor) -> Tensor:
         """The step as a function of tensors: the same kernels whatever their values."""
-        return self._pass(slots, width, embeds_RD.unsqueeze(1), places_R.unsqueeze(1))[:, 0]
+        return self._pass(slots, width, embeds_RD.unsqueeze(1), positions_R.unsqueeze(1))[:, 0]
 
     def _read_part(
-        self, slots: Slots, embedded: Sequence[Tensor], first: int, until: int
+        self, slots: KVCache, embedded: Sequence[Tensor], first: int, until: int
     ) -> Tensor:
         """Tokens `first` to `until` of the first few streams. Shorter ones end in nothing, where
         their next tokens will be."""
         parts = [stream_SD[first:until] for stream_SD in embedded]
         embeds_UTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        places_T = torch.arange(first, first + embeds_UTD.shape[1], device=embeds_UTD.device)
-        places_UT = places_T.expand(len(parts), -1)
-        return self._pass(slots, first + embeds_UTD.shape[1], embeds_UTD, places_UT)
+        positions_T = torch.arange(first, first + embeds_UTD.shape[1], device=embeds_UTD.device)
+        positions_UT = positions_T.expand(len(parts), -1)
+        return self._pass(slots, first + embeds_UTD.shape[1], embeds_UTD, positions_UT)
 
-    def _pass(self, slots: Slots, width: int, embeds_RTD: Tensor, places_RT: Tensor) -> Tensor:
-        slots.aim(places_RT, width)
+    def _pass(self, slots: KVCache, width: int, embeds_RTD: Tensor, positions_RT: Tensor) -> Tensor:
+        slots.set_positions(positions_RT, width)
         with self._products.faster():
             output = self.model(
                 inputs_embeds=embeds_RTD,
-                attention_mask=self._mask(places_RT, width, embeds_RTD.dtype),
-                position_ids=places_RT,
+                attention_mask=self._mask(positions_RT, width, embeds_RTD.dtype),
+                position_ids=positions_RT,
                 past_key_values=cast(Cache, slots),
                 use_cache=True,
             )
         return output.hidden_BSD
 
-    def _mask(self, places_RT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    def _mask(self, positions_RT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
         """Each token sees its own slot and all before it: [R, 1, T, width]."""
-        slots_S = torch.arange(width, device=places_RT.device)
-        seen_R1TS = (slots_S <= places_RT.unsqueeze(-1)).unsqueeze(1)
+        slots_S = torch.arange(width, device=positions_RT.device)
+        seen_R1TS = (slots_S <= positions_RT.unsqueeze(-1)).unsqueeze(1)
         if self.model.config._attn_implementation == "sdpa":
             return seen_R1TS
         unseen = torch.finfo(dtype).min
@@ -184,10 +184,10 @@ class Backbone:
             return embed(features_NC)
         return self._embeddings(None, embed, features_NC)
 
-    def _embed(self, stream: Stream) -> Tensor:
+    def _embed(self, branch: Branch) -> Tensor:
         """By itself, since rounding depends on how many rows a product has: [S, D]."""
-        ids_1S = torch.tensor([stream.ids], device=self.model.device)
-        features_NC = stream.features_NC
+        ids_1S = torch.tensor([branch.ids], device=self.model.device)
+        features_NC = branch.features_NC
         if features_NC is not None:
             features_NC = features_NC.to(self.model.device)
         return self.model.embed(ids_1S, features_NC)[0]

@@ -1,8 +1,16 @@
-"""What is asked of the model: a sequence to go on from, what it is guided against, and a seed."""
+"""What is asked of the model: a context to continue, the contexts it is guided against, and a seed.
+
+Classifier-free guidance is one weighted sum over branches (2207.12598; two conditions: 2211.09800,
+eq. 3). A branch is one way of asking for the same image: with the whole prompt, without its words,
+without anything. The head predicts once a branch, from the same noisy feature, and the predictions
+are added with weights of sum 1.
+
+Legend: N images being drawn, R branches of all of them, C feature channels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +18,32 @@ from torch import Tensor
 
 from orthus_core.errors import PromptError
 from orthus_core.model.config import InterleavedConfig
-from orthus_core.samplers.guidance import Guidance
+
+
+class Guidance(NamedTuple):
+    """The weight of each stream; the first is the whole prompt. They sum to 1."""
+
+    weights: tuple[float, ...]
+
+    @classmethod
+    def none(cls) -> Guidance:
+        """The prompt alone."""
+        return cls((1.0,))
+
+    @classmethod
+    def text(cls, scale: float) -> Guidance:
+        """v = vu + s (vc - vu), over (whole prompt, unconditional)."""
+        return cls((scale, 1.0 - scale))
+
+    @classmethod
+    def edit(cls, text: float, image: float) -> Guidance:
+        """v = vu + si (vi - vu) + st (vc - vi), over (whole prompt, image only, unconditional)."""
+        return cls((text, image - text, 1.0 - image))
+
+
+def mixing(guidances: Sequence[Guidance]) -> Tensor:
+    """The weighted sums of several pictures as one matrix, block by block: fp32 [N, R]."""
+    return torch.block_diag(*(torch.tensor([guidance.weights]) for guidance in guidances))
 
 
 class Context(NamedTuple):
@@ -40,17 +73,17 @@ class Prompt(NamedTuple):
     context: Context
     seed: int = 0
     guidance: Guidance = Guidance.none()
-    against: tuple[Context, ...] = ()
+    negatives: tuple[Context, ...] = ()
     noise: Iterator[Tensor] | None = None
     begun: Tensor | None = None
 
     @property
     def contexts(self) -> tuple[Context, ...]:
         """All streams of the row, the one that writes first."""
-        return (self.context, *self.against)
+        return (self.context, *self.negatives)
 
 
-class Stream(NamedTuple):
+class Branch(NamedTuple):
     """A sequence as far as it has come, to be read before it goes on.
 
     A stream of a row that has only begun is a context of its prompt; a row that had to leave its
@@ -75,17 +108,17 @@ class Stream(NamedTuple):
         return torch.cat([each.reshape(-1, each.shape[-1]) for each in self.features])
 
 
-def without_idle_streams(prompt: Prompt) -> Prompt:
+def without_idle_branches(prompt: Prompt) -> Prompt:
     """The prompt without contexts of weight 0, which would be read for nothing (guidance 1)."""
     own, *others = prompt.guidance.weights
     kept = [
         (weight, context)
-        for weight, context in zip(others, prompt.against, strict=True)
+        for weight, context in zip(others, prompt.negatives, strict=True)
         if weight != 0
     ]
     return prompt._replace(
         guidance=Guidance((own, *(weight for weight, _ in kept))),
-        against=tuple(context for _, context in kept),
+        negatives=tuple(context for _, context in kept),
     )
 
 

@@ -1,14 +1,26 @@
 """Solvers by name: how a sample goes from noise to a clean feature, one prediction a step.
 
-All of ours are linear: what is known after a step (the sample, and what a multistep solver
-remembers) is a weighted sum of what was known before it and the new prediction. So a run is a short
-table of numbers a step, computed in float64 before the first patch, and nothing about time is left
-to do in the loop:
+Every solver here is linear: what is known after a step (the sample, and what a multistep solver
+remembers) is a weighted sum of what was known before it and of the new prediction. A run is
+therefore a short table of numbers a step, computed in float64 before the first patch, and nothing
+about time is left to do in the loop:
 
     known = solver.start(noise)                       # [x, memory ...]
     for step in range(solver.steps):
         known = solver.advance(step, known, head(solver.seen(step, known), time of step))
     x = known[0]
+
+DDIM is the table of one row: x becomes keep * x + push * prediction (deterministic, unclipped,
+timesteps "trailing", the last step to a_t = 1, as the release samples). DPM-Solver++ and UniPC are
+written in rho = signal / noise. With D the head's estimate of the clean feature, the path is an
+integral (2211.01095, there written with lambda = log rho):
+
+    x(t) / noise(t) = x(s) / noise(s) + integral of D d rho  from rho(s) to rho(t)
+
+A multistep solver puts a polynomial through the D it has seen. Both papers do so in lambda; at zero
+terminal SNR the first lambda is minus infinity, and a polynomial in lambda can know nothing of that
+point. In rho it is just 0. So the first step is DDIM's, which is exact there, and intervals that
+look back at the starting point measure distances in rho; all others are as published.
 
 Legend: N rows, C feature channels, T steps of a run.
 """
@@ -21,21 +33,221 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from orthus_core.errors import PromptError
+from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.schedule import Schedule
-from orthus_core.samplers.ddim import ddim_plan, trailing_timesteps
-from orthus_core.samplers.foreign import foreign_solver
-from orthus_core.samplers.multistep import (
-    Numbers,
-    clean_estimates,
-    ddim,
-    dpm_plus_plus,
-    thinning_timesteps,
-    unipc,
-)
+from orthus_core.samplers.external_scheduler import external_scheduler
+
+
+class DDIMPlan(NamedTuple):
+    """A denoising run: the timestep the head is told at each step, and how the sample moves on.
+
+    timesteps_T: int64, falling.
+    keep, push: x_next = keep * x + push * prediction.
+    """
+
+    timesteps_T: Tensor
+    keep: tuple[float, ...]
+    push: tuple[float, ...]
+
+
+def trailing_timesteps(num_timesteps: int, steps: int) -> Tensor:
+    """`steps` timesteps evenly spaced, ending the schedule's last: int64 (2305.08891, table 2)."""
+    spaced = torch.arange(steps, dtype=torch.float64) * (num_timesteps / steps)
+    return (num_timesteps - spaced).round().long() - 1
+
+
+def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
+    """`steps` trailing steps of deterministic DDIM.
+
+    Raises:
+        PromptError: When `steps` is below 1 or more than the schedule has.
+        CheckpointError: For epsilon on a schedule without signal at its end: the noise alone is no
+            clue to x0.
+    """
+    if not 1 <= steps <= schedule.num_timesteps:
+        raise PromptError(
+            f"{steps} sampling steps",
+            where="steps",
+            hint=f"give a number from 1 to {schedule.num_timesteps}",
+        )
+    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
+        raise CheckpointError(
+            "a head that predicts noise cannot start from a step without any signal",
+            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
+            hint='train with prediction = "v", or with zero_terminal_snr = false',
+        )
+    return ddim_over(schedule, trailing_timesteps(schedule.num_timesteps, steps))
+
+
+def ddim_over(schedule: Schedule, timesteps_T: Tensor) -> DDIMPlan:
+    """The coefficients of deterministic DDIM (2010.02502, eq. 12 with eta 0) over these timesteps.
+
+    With a the signal left at this step, b at the next, and n(a) = sqrt(1 - a), the clean feature
+    and the noise that the prediction implies are put together again at b:
+        v:        x0 = sqrt(a) x - n(a) v,          eps = n(a) x + sqrt(a) v
+        epsilon:  x0 = (x - n(a) eps) / sqrt(a)
+        next      = sqrt(b) x0 + n(b) eps
+    """
+    # In float64: the coefficients are differences of nearly equal numbers.
+    now_T = schedule.alphas_cumprod_T.to("cpu", torch.float64)[timesteps_T]
+    next_T = torch.cat([now_T[1:], now_T.new_ones(1)])
+    signal_T, noise_T = now_T.sqrt(), (1 - now_T).sqrt()
+    next_signal_T, next_noise_T = next_T.sqrt(), (1 - next_T).sqrt()
+    if schedule.prediction == "v":
+        keep_T = next_signal_T * signal_T + next_noise_T * noise_T
+        push_T = next_noise_T * signal_T - next_signal_T * noise_T
+    else:
+        keep_T = next_signal_T / signal_T
+        push_T = next_noise_T - keep_T * noise_T
+    return DDIMPlan(timesteps_T, tuple(keep_T.tolist()), tuple(push_T.tolist()))
+
+
+# Rows of weights: each makes one tensor out of those known and, last, the prediction.
+Numbers = tuple[tuple[float, ...], ...]
+
+
+class Point(NamedTuple):
+    """A time of the run: sample = signal * clean + noise * eps."""
+
+    signal: float
+    noise: float
+
+    @property
+    def rho(self) -> float:
+        return self.signal / self.noise if self.noise else math.inf
+
+    @property
+    def log_rho(self) -> float:
+        return math.log(self.rho) if self.rho > 0 else -math.inf
+
+
+def points(schedule: Schedule, timesteps_T: Tensor) -> list[Point]:
+    """The times of a run and its end, where all is signal; in float64, because what follows takes
+    differences of nearly equal numbers.
+    """
+    alphas = schedule.alphas_cumprod_T.to("cpu").double()[timesteps_T].tolist()
+    return [Point(math.sqrt(a), math.sqrt(1 - a)) for a in [*alphas, 1.0]]
+
+
+def clean_estimates(schedule: Schedule, timesteps_T: Tensor) -> list[tuple[float, float]]:
+    """Of each step, the weights of sample and prediction in the clean feature they imply
+    (2202.00512).
+    """
+    times = points(schedule, timesteps_T)[:-1]
+    if schedule.prediction == "v":
+        return [(time.signal, -time.noise) for time in times]
+    return [(1 / time.signal, -time.noise / time.signal) for time in times]
+
+
+def thinning_timesteps(num_timesteps: int, steps: int) -> Tensor:
+    """`steps` timesteps that lie the closer the less noise is left, T u^2 for u from 1 down: int64,
+    strictly falling from the schedule's last.
+
+    The last step, to where no noise is left, is of the first order whatever the solver. Evenly
+    spaced it is so wide that it decides the error; here it is 1 / steps^2 of the way.
+    """
+    left = torch.arange(steps, 0, -1, dtype=torch.float64)
+    wanted = (num_timesteps * (left / steps) ** 2).round().long() - 1
+    # Near the end there may be more steps than timesteps; then one each.
+    return torch.maximum(wanted, left.long() - 1)
+
+
+def ddim_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
+    """DDIM, which remembers nothing. Known: the sample."""
+    plan = ddim_over(schedule, timesteps_T)
+    return [((keep, push),) for keep, push in zip(plan.keep, plan.push, strict=True)]
+
+
+def dpm_plus_plus(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
+    """DPM-Solver++ (2M) (2211.01095, algorithm 2). Known: the sample, and the last clean estimate.
+
+    The last step, to where no noise is left, takes the clean estimate itself, as DDIM does.
+    """
+    times = points(schedule, timesteps_T)
+    updates = []
+    for step, (see, hear) in enumerate(clean_estimates(schedule, timesteps_T)):
+        clean = np.array([see, 0.0, hear])
+        carry, gain = _interval(times[step], times[step + 1])
+        weights = _forward_weights(times, step)
+        seen = np.array([[0.0, 1.0, 0.0], clean])  # the estimates, older first
+        sample = carry * np.array([1.0, 0.0, 0.0]) + gain * weights @ seen[-len(weights) :]
+        updates.append(_numbers(sample, clean))
+    return updates
+
+
+def unipc(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
+    """UniPC of order 2, with B2(h) (2302.04867).
+
+    Each estimate serves twice: it corrects the sample it was made from, and leads on from there.
+    Known: the sample, the one before as corrected, and the last two clean estimates.
+    """
+    times = points(schedule, timesteps_T)
+    updates = []
+    for step, (see, hear) in enumerate(clean_estimates(schedule, timesteps_T)):
+        x, before, last, older, prediction = np.eye(5)
+        clean = see * x + hear * prediction
+        # 1. The sample again, now that the estimate at its end is known.
+        if step > 0:
+            carry, gain = _interval(times[step - 1], times[step])
+            weights = _correcting_weights(times, step)
+            x = carry * before + gain * weights @ np.stack([older, last, clean])[-len(weights) :]
+        # 2. On from there.
+        carry, gain = _interval(times[step], times[step + 1])
+        weights = _forward_weights(times, step)
+        ahead = carry * x + gain * weights @ np.stack([last, clean])[-len(weights) :]
+        updates.append(_numbers(ahead, x, clean, last))
+    return updates
+
+
+def _interval(start: Point, end: Point) -> tuple[float, float]:
+    """x(end) = carry * x(start) + gain * (mean of D over rho)."""
+    carry = end.noise / start.noise
+    return carry, end.signal - carry * start.signal
+
+
+def _forward_weights(times: Sequence[Point], step: int) -> np.ndarray:
+    """Weights of the last estimates in the mean of D over the interval ahead, older first."""
+    if step == 0 or step == len(times) - 2:
+        return np.ones(1)
+    nodes, _ = _clocked(times[step - 1], times[step], times[step + 1])
+    # Half the way for the mean of a straight line, as both papers have it: exact in rho, and in
+    # lambda up to terms of the next order.
+    return _weights([nodes, 0.0], [1.0, 0.5])
+
+
+def _correcting_weights(times: Sequence[Point], step: int) -> np.ndarray:
+    """The same for the interval that ended at `step`, whose end is known now; older first."""
+    if step == 1:
+        return _weights([0.0, 1.0], [1.0, 0.5])
+    node, moments = _clocked(times[step - 2], times[step - 1], times[step])
+    return _weights([node, 0.0, 1.0], moments)
+
+
+def _clocked(older: Point, start: Point, end: Point) -> tuple[float, list[float]]:
+    """Where an older point lies when the interval runs from 0 to 1, and the means of 1, r and r^2
+    over rho in it.
+
+    The clock is lambda, or rho where lambda would put the older point infinitely far away.
+    """
+    if older.rho == 0:
+        return -start.rho / (end.rho - start.rho), [1.0, 1 / 2, 1 / 3]
+    h = end.log_rho - start.log_rho
+    first = -1 / math.expm1(-h) - 1 / h
+    second = -1 / math.expm1(-h) - 2 / h * first
+    return (older.log_rho - start.log_rho) / h, [1.0, first, second]
+
+
+def _weights(nodes: Sequence[float], moments: Sequence[float]) -> np.ndarray:
+    """Weights with which values at these nodes give the mean of the polynomial through them."""
+    return np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
+
+
+def _numbers(*rows: np.ndarray) -> Numbers:
+    return tuple(tuple(row.tolist()) for row in rows)
 
 
 class Solver(Protocol):
@@ -127,7 +339,7 @@ class Method(NamedTuple):
 
 # The names that `--scheduler` takes beside `pkg.mod.Class`.
 SOLVERS = {
-    "ddim": Method(trailing_timesteps, ddim),
+    "ddim": Method(trailing_timesteps, ddim_updates),
     "dpm++": Method(thinning_timesteps, dpm_plus_plus),
     "unipc": Method(thinning_timesteps, unipc),
 }
@@ -149,7 +361,7 @@ def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
         timesteps_T = SOLVERS[name].timesteps(schedule.num_timesteps, steps)
         return linear_solver(schedule, name, timesteps_T)
     if "." in name:
-        return foreign_solver(schedule, name, steps)
+        return external_scheduler(schedule, name, steps)
     raise PromptError(
         f"there is no scheduler {name!r}",
         where="scheduler",

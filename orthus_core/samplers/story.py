@@ -1,12 +1,14 @@
-"""Stories of any length: panel by panel, each from the opening and the latest panels.
+"""Stories of any length, panel by panel: each continues the opening and the latest panels.
 
-    for event in tell(asking, opening, sampling, Plan(panels=12), seed=1): ...
+    for event in tell(builder, opening, params, StoryPlan(panels=12), seed=1): ...
 
-A panel is a row of its own: what the model sees is put together anew, so that a full context moves
-on and no panel needs more than what it sees and its own seed. So a story can be rewound to any
-panel, and told on from there.
+A panel is a sequence of its own. Its context is put together anew: the opening and as many of the
+latest panels as fit. No panel needs more than that context and its own seed, so a story can be
+rewound to any panel and continued from there. A logits processor holds the rules for a panel's
+text: words come first, an image comes in time.
 
-Legend: P patches, C feature channels, H height, W width.
+Legend: M images, P patches, C feature channels, H height, W width, S tokens of one sequence, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -14,21 +16,178 @@ from __future__ import annotations
 import random
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
+from orthus_core.errors import PromptError
 from orthus_core.events import Event, ImageBegun, ImageDone, Note, PatchDone, RowDone, TextPiece
-from orthus_core.samplers.direction import Direction
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.requests import Asking, Sampling
-from orthus_core.samplers.window import Told, longest_text, window
-from orthus_core.samplers.words import with_words
+from orthus_core.model.config import InterleavedConfig
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.prompt import Context, room_for_image
+from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.samplers.sequence import ends
+from orthus_core.samplers.text import with_words
 
 
-class Plan(NamedTuple):
+class PanelContext(NamedTuple):
+    """A panel as the model reads it again.
+
+    ids: Token ids of its words.
+    features_PC: Of its picture; None where it has none.
+    """
+
+    ids: tuple[int, ...]
+    features_PC: Tensor | None = None
+
+
+class ContextWindow(NamedTuple):
+    """A context to go on from, and the number of panels that it still holds."""
+
+    context: Context
+    kept: int
+
+
+def longest_text(config: InterleavedConfig, opening: Context, wanted: int) -> int:
+    """Text tokens that a panel may have, so that its picture fits behind the opening.
+
+    Raises: PromptError when the opening leaves no room for a word and a picture.
+    """
+    room = config.max_position_embeddings - len(opening.ids) - room_for_image(config)
+    if room < 1:
+        raise PromptError(
+            f"the opening is {len(opening.ids)} tokens long, a panel takes at least "
+            f"{room_for_image(config) + 1} more, and the model reads "
+            f"{config.max_position_embeddings} in all",
+            where="story",
+            hint="begin with fewer words or fewer pictures",
+        )
+    return min(wanted, room)
+
+
+def context_window(
+    config: InterleavedConfig,
+    opening: Context,
+    told: Sequence[PanelContext],
+    longest: int,
+    *,
+    most: int | None = None,
+) -> ContextWindow:
+    """The opening and as many of the latest panels as leave room for the next one.
+
+    Args:
+        config: Of the model.
+        opening: Up to SEP; always kept.
+        told: All panels after it.
+        longest: Text tokens of the next panel, as `longest_text` says.
+        most: Panels to keep at most.
+    """
+    room = config.max_position_embeddings - len(opening.ids) - longest - room_for_image(config)
+    kept, most = 0, len(told) if most is None else min(most, len(told))
+    while kept < most and (size := _size(config, told[-kept - 1])) <= room:
+        room, kept = room - size, kept + 1
+    return ContextWindow(_joined(config, opening, told[len(told) - kept :]), kept)
+
+
+def _size(config: InterleavedConfig, panel: PanelContext) -> int:
+    return len(panel.ids) + (0 if panel.features_PC is None else room_for_image(config))
+
+
+def _joined(config: InterleavedConfig, opening: Context, told: Sequence[PanelContext]) -> Context:
+    """Words, [BOI], patches and [EOI] of each panel, after the opening."""
+    boi, eoi, image = config.boi_token_id, config.eoi_token_id, config.image_token_id
+    assert boi is not None and eoi is not None and image is not None
+    ids, features = list(opening.ids), []
+    if opening.features_MPC is not None:
+        features.append(opening.features_MPC)
+    for panel in told:
+        ids += panel.ids
+        if panel.features_PC is not None:
+            ids += [boi, *[image] * config.patches, eoi]
+            features.append(panel.features_PC.unsqueeze(0))
+    device = features[0].device if features else None
+    return Context(tuple(ids), torch.cat([f.to(device) for f in features]) if features else None)
+
+
+NEVER = float("-inf")
+
+
+class StoryLogitsProcessor(LogitsProcessor):
+    """Rules for the text of one panel.
+
+    Args:
+        config, tokenizer: Of the model.
+        longest: Tokens the text may have; the last of them is a word if none was said before.
+        may_end: Whether the row may end here without a picture. Then it is also here, rather than
+            in the row, that a picture is begun when the text is at its longest.
+
+    went_on: Whether the model would have ended before it said a word, and was not let.
+    began: Whether a picture was begun for it here.
+    """
+
+    def __init__(
+        self,
+        config: InterleavedConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        longest: int,
+        may_end: bool = False,
+    ) -> None:
+        assert config.boi_token_id is not None, "a configuration without [BOI] tells no stories"
+        self._tokenizer, self._longest, self._may_end = tokenizer, longest, may_end
+        self._boi = config.boi_token_id
+        self._ends = [token for token in ends(config) if token is not None]
+        self._marks = {config.sep_token_id, config.eoi_token_id}
+        self.went_on = self.began = False
+
+    def __call__(self, ids_1S: Tensor, scores_1V: Tensor) -> Tensor:  # type: ignore[override]
+        said = self._since_last_mark(ids_1S[0].tolist())
+        if not self._has_words(said):
+            return self._words_first(scores_1V, is_last=len(said) + 1 >= self._longest)
+        if self._may_end and len(said) >= self._longest:
+            self.began = int(scores_1V.argmax()) != self._boi
+            return _only(scores_1V, [self._boi])
+        return scores_1V
+
+    def _words_first(self, scores_1V: Tensor, *, is_last: bool) -> Tensor:
+        if not self._may_end and int(scores_1V.argmax()) in self._ends:
+            self.went_on = True
+        if is_last:
+            scores_1V = _only(scores_1V, [*self._words, *self._ends])
+        special = {*self._tokenizer.all_special_ids, self._boi, *self._ends}
+        ruled_out = sorted(special - set(self._ends) if self._may_end else special)
+        return scores_1V.index_fill(1, torch.tensor(ruled_out, device=scores_1V.device), NEVER)
+
+    def _since_last_mark(self, ids: Sequence[int]) -> list[int]:
+        """The tokens after SEP, or after the last picture."""
+        marked = [place for place, token in enumerate(ids) if token in self._marks]
+        return list(ids[marked[-1] + 1 :]) if marked else list(ids)
+
+    def _has_words(self, tokens: Sequence[int]) -> bool:
+        text = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return any(char.isalnum() for char in str(text))
+
+    @cached_property
+    def _words(self) -> list[int]:
+        """The tokens that are words, or parts of words, by themselves."""
+        special = set(self._tokenizer.all_special_ids)
+        every = [token for token in range(len(self._tokenizer)) if token not in special]
+        return [token for token in every if self._has_words([token])]
+
+
+def _only(scores_1V: Tensor, allowed: Sequence[int]) -> Tensor:
+    """The scores of these tokens; no other can be chosen."""
+    index_N = torch.tensor(list(allowed), device=scores_1V.device)
+    return torch.full_like(scores_1V, NEVER).index_copy(1, index_N, scores_1V[:, index_N])
+
+
+class StoryPlan(NamedTuple):
     """How a story goes.
 
     panels: Pictures, those of an earlier telling among them; at most so many when free.
@@ -66,7 +225,7 @@ class PanelDone:
     forced: bool
     went_on: bool
     kept: int
-    told: Told
+    told: PanelContext
 
 
 def panel_seed(seed: int, number: int) -> int:
@@ -76,27 +235,27 @@ def panel_seed(seed: int, number: int) -> int:
     return random.Random(f"{seed}/{number}").getrandbits(63)
 
 
-def remembered(asking: Asking, text: str, picture: Picture | None) -> Told:
+def remembered(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:
     """A panel of an earlier telling, read again from its words and its picture.
 
     Raises: DataError when the picture does not read.
     """
-    ids = tuple(text_ids(asking.tokenizer, text)) if text else ()
+    ids = tuple(text_ids(builder.tokenizer, text)) if text else ()
     if picture is None:
-        return Told(ids)
-    features_MPC = asking.context(picture).features_MPC
+        return PanelContext(ids)
+    features_MPC = builder.context(picture).features_MPC
     assert features_MPC is not None, "a context with a picture has features"
-    return Told(ids, features_MPC[0])
+    return PanelContext(ids, features_MPC[0])
 
 
 def tell(
-    asking: Asking,
+    builder: PromptBuilder,
     opening: Sequence[str | Picture],
     sampling: Sampling,
-    plan: Plan,
+    plan: StoryPlan,
     *,
     seed: int,
-    before: Sequence[Told] = (),
+    before: Sequence[PanelContext] = (),
     first: int = 1,
 ) -> Iterator[Event | PanelDone]:
     """Tells a story from an opening, and yields what happens as it happens.
@@ -118,14 +277,14 @@ def tell(
         CheckpointError: When the model cannot draw.
         DataError: When a picture of the opening does not read.
     """
-    config = asking.model.config
-    prompt = asking.story(opening, sampling)
+    config = builder.model.config
+    prompt = builder.story(opening, sampling)
     longest = longest_text(config, prompt.context, plan.longest_text)
     told, is_full, went_on = list(before), False, False
     while (drawn := sum(panel.features_PC is not None for panel in told)) < plan.panels:
         number, name = len(told) + 1, len(told) + first
         # 1. What the model sees of the story so far.
-        context, kept = window(config, prompt.context, told, longest, most=plan.keep_panels)
+        context, kept = context_window(config, prompt.context, told, longest, most=plan.keep_panels)
         if not is_full and kept < _wanted(told, plan):
             is_full = True
             yield Note(
@@ -134,7 +293,9 @@ def tell(
             )
         # 2. It writes and draws one panel.
         may_end = plan.free and drawn > 0
-        direction = Direction(config, asking.tokenizer, longest=longest, may_end=may_end)
+        direction = StoryLogitsProcessor(
+            config, builder.tokenizer, longest=longest, may_end=may_end
+        )
         asked = prompt._replace(context=context, seed=panel_seed(seed, number))
         settings = sampling.settings(
             max_images=1,
@@ -144,8 +305,8 @@ def tell(
             temperature=plan.temperature,
             top_p=plan.top_p,
         )
-        events = interleave(asking.model, [asked], settings, processors=[direction])
-        panel = yield from _panel(with_words(events, asking.tokenizer), direction, drawn, name)
+        events = interleave(builder.model, [asked], settings, processors=[direction])
+        panel = yield from _panel(with_words(events, builder.tokenizer), direction, drawn, name)
         # 3. Where it was led, that is said; where it ends without a picture, so does the story.
         if direction.went_on and not went_on:
             went_on = True
@@ -175,12 +336,12 @@ class _Panel(NamedTuple):
     forced: bool
 
     @property
-    def told(self) -> Told:
-        return Told(self.ids, None if self.image is None else self.image.features_PC)
+    def told(self) -> PanelContext:
+        return PanelContext(self.ids, None if self.image is None else self.image.features_PC)
 
 
 def _panel(
-    events: Iterator[Event], direction: Direction, drawn: int, name: int
+    events: Iterator[Event], direction: StoryLogitsProcessor, drawn: int, name: int
 ) -> Generator[Event, None, _Panel]:
     """Hands on the events of one panel, pictures numbered through the story, and gathers it."""
     text, ids, image, forced = "", [], None, False
@@ -201,6 +362,6 @@ def _panel(
     return _Panel(said.strip(), tuple(ids), image, forced)
 
 
-def _wanted(told: Sequence[Told], plan: Plan) -> int:
+def _wanted(told: Sequence[PanelContext], plan: StoryPlan) -> int:
     """Panels that the model would see if there were room."""
     return len(told) if plan.keep_panels is None else min(plan.keep_panels, len(told))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from orthus_core.errors import RecipeError
 from orthus_core.losses.adversarial import PatchDiscriminator
-from orthus_core.losses.pictures import PictureFigures, PictureLoss
+from orthus_core.losses.picture_loss import PictureFigures, PictureLoss
 from orthus_core.losses.quantisation import kmeans, quantise
 from orthus_core.model.config import OrthusVQConfig
 from orthus_core.model.vision import OrthusVQ
@@ -25,10 +25,10 @@ from orthus_core.recipe.training import (
     DiscriminatorRecipe,
     FinetuneVaeRecipe,
 )
-from orthus_core.train.devices import here
-from orthus_core.train.pictures import Pictures
-from orthus_core.train.sheet import sheet
-from orthus_core.train.world_pictures import MEASURED_SEED
+from orthus_core.train.distributed import current_rank
+from orthus_core.train.picture_source import PictureSource
+from orthus_core.train.sample_grid import sheet
+from orthus_core.world.world_pictures import MEASURED_SEED
 
 # Pictures whose features start the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024
@@ -214,12 +214,14 @@ class PicturesStage:
 
     sixteen_bit = True
 
-    def __init__(self, pictures: Pictures, batch_size: int, seed: int, validate_rows: int) -> None:
+    def __init__(
+        self, pictures: PictureSource, batch_size: int, seed: int, validate_rows: int
+    ) -> None:
         self.pictures = pictures
         self.batch_size = batch_size
         self.seed = seed
         self.validate_rows = validate_rows
-        self.place = here()
+        self.place = current_rank()
 
     def generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
@@ -249,7 +251,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         self,
         vq: OrthusVQ,
         recipe: AutoencoderRecipe,
-        pictures: Pictures,
+        pictures: PictureSource,
         *,
         seed: int,
         validate_rows: int = 64,
@@ -306,7 +308,7 @@ class DecoderObjective(nn.Module):
 class DecoderStage(PicturesStage):
     """`finetune-vae`: only post_quant_conv and the decoder move, and the discriminator's own."""
 
-    def __init__(self, vq: OrthusVQ, recipe: FinetuneVaeRecipe, pictures: Pictures) -> None:
+    def __init__(self, vq: OrthusVQ, recipe: FinetuneVaeRecipe, pictures: PictureSource) -> None:
         super().__init__(pictures, recipe.optim.batch_size, recipe.seed, recipe.log.validate_rows)
         vq.requires_grad_(False)
         assert vq.decoder is not None, "the command checks that there is a decoder"

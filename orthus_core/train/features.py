@@ -15,8 +15,8 @@ from torch import Tensor
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.samplers.recorded import Recordings
-from orthus_core.train.devices import has_bf16, here
+from orthus_core.samplers.cuda_graph import CUDAGraphCache
+from orthus_core.train.distributed import current_rank, has_bf16
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -42,7 +42,7 @@ def feature_cache(
         weights, encode = f"{weights}-bf16", in_bf16(encode, device)
     together = TOGETHER_ON_A_CARD if device.type == "cuda" else TOGETHER
     if device.type == "cuda":
-        encode = partial(Recordings(), "encode", encode)
+        encode = partial(CUDAGraphCache(), "encode", encode)
     encode = always_together(encode, together)
     return FeatureCache(weights, encode, size, folder=folder, device=device)
 
@@ -82,5 +82,5 @@ def kept(cache: FeatureCache) -> Iterator[None]:
     try:
         yield
     finally:
-        if here().is_first:
+        if current_rank().is_first:
             cache.save()

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from orthus_core.errors import TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
-from orthus_core.train.devices import accelerator as make_accelerator
-from orthus_core.train.devices import has_bf16, here, over_all
-from orthus_core.train.figures import Figures
+from orthus_core.train.distributed import accelerator as make_accelerator
+from orthus_core.train.distributed import all_reduce_sum, current_rank, has_bf16
+from orthus_core.train.metrics import MetricsLogger
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps, state_to_resume
 
@@ -104,7 +104,7 @@ def train(
         when there is no state to resume from or it is of another training.
     """
     # 1. Everything that moves.
-    place, accelerator = here(), make_accelerator()
+    place, accelerator = current_rank(), make_accelerator()
     device = accelerator.device
     bf16 = torch.autocast(
         device.type, torch.bfloat16, enabled=stage.sixteen_bit and has_bf16(device)
@@ -122,7 +122,7 @@ def train(
         start = load_state(state, stage.objective, optimizers, average, origins=origins)
         yield Note(f"resuming after step {start} of {optim.steps}")
     earlier = folder if state is None else state.parents[1]
-    book = Figures(folder, start, log.tensorboard, earlier) if place.is_first else None
+    book = MetricsLogger(folder, start, log.tensorboard, earlier) if place.is_first else None
 
     # 3. The steps.
     for step in range(start, optim.steps):
@@ -173,7 +173,7 @@ def train(
             average.swap()
             save_samples(stage, folder / "samples", done)
             average.swap()
-        stopping = over_all(torch.tensor(float(should_stop()))).item() > 0
+        stopping = all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0
         if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
             save_state(
                 folder,

@@ -1,4 +1,6 @@
-"""Muon for a card: one orthogonalisation for all matrices of a shape."""
+"""Muon for a card: one orthogonalisation for all matrices of a shape, and operations on many
+tensors at once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from orthus_core.train import each
+from orthus_core.train import muon
+
+add_ = torch._foreach_add_  # type: ignore[reportPrivateImportUsage]
+lerp = torch._foreach_lerp  # type: ignore[reportPrivateImportUsage]
+lerp_ = torch._foreach_lerp_  # type: ignore[reportPrivateImportUsage]
+mul_ = torch._foreach_mul_  # type: ignore[reportPrivateImportUsage]
 
 
 def orthogonalised(
@@ -50,9 +57,9 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
             momenta = [self.state[p]["momentum_buffer"] for p in moved]
             momentum = group["momentum"]
-            each.lerp_(momenta, gradients, 1 - momentum)
-            wanted = each.lerp(gradients, momenta, momentum) if group["nesterov"] else momenta
-            each.mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            muon.lerp_(momenta, gradients, 1 - momentum)
+            wanted = muon.lerp(gradients, momenta, momentum) if group["nesterov"] else momenta
+            muon.mul_(moved, 1 - group["lr"] * group["weight_decay"])
             of_shape = defaultdict(list)
             for p, update in zip(moved, wanted, strict=True):
                 of_shape[p.shape].append((p, update))
@@ -64,6 +71,6 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
                 # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
                 rate = group["lr"] * 0.2 * max(shape) ** 0.5
                 steps = list(steps_KMN.to(matrices[0].dtype).unbind())
-                each.add_(list(matrices), steps, alpha=-rate)
+                muon.add_(list(matrices), steps, alpha=-rate)
 
     return BatchedMuon

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.recipe.training import OptimRecipe
-from orthus_core.train import each
+from orthus_core.train import muon
 from orthus_core.train.muon import batched_muon
 
 # The share of the peak learning rate that a cosine ends at.
@@ -95,7 +95,7 @@ class WeightAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        each.lerp_(self.averages, list[Tensor](self.parameters), 1 - decay)
+        muon.lerp_(self.averages, list[Tensor](self.parameters), 1 - decay)
 
     @torch.no_grad()
     def restart(self, parameters: Sequence[nn.Parameter]) -> None:

@@ -20,13 +20,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from orthus_core.checkpoint.folder import open_model
-from orthus_core.checkpoint.staging import check_free, staged_folder
+from orthus_core.atomic import check_free, staged_folder
+from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
-from orthus_core.evaluation.reconstruction import reconstruct
+from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
 from orthus_core.model.config import OrthusConfig
@@ -34,13 +34,12 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
-from orthus_core.train.devices import device, here
+from orthus_core.train.batches import discrete_batch_builder, read_rows, row_encoder, usable
+from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, kept
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.loop import train
-from orthus_core.train.pictures import read_pictures
-from orthus_core.train.quality import told
-from orthus_core.train.rows import discrete_laying, read_rows, row_encoder, usable
+from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
 
@@ -98,7 +97,7 @@ def pretrain(
     torch.manual_seed(recipe.seed + 1)
     model = discrete_chameleon(recipe, tokenizer, vq)
     cache = feature_cache(vq, vq.codes, work)
-    laying = discrete_laying(recipe.data, config, tokenizer, cache)
+    laying = discrete_batch_builder(recipe.data, config, tokenizer, cache)
     batches = laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows)
     objective = DiscreteLoss(model.model, model.lm_head)
     trainable = [p for p in objective.parameters() if p.requires_grad]
@@ -114,7 +113,7 @@ def pretrain(
             resume=of_transformer,
             should_stop=should_stop,
         )
-    if should_stop() or not here().is_first:
+    if should_stop() or not current_rank().is_first:
         return
 
     # 4. One folder.
@@ -208,7 +207,7 @@ def train_autoencoder(
         return
     stage.objective.fold_norm()
     if len(pictures.held_out_M3HW):
-        yield from told(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
+        yield from quality_notes(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
 
 
 def texts_of(source: Source, rows: int) -> Iterator[str]:

@@ -17,8 +17,8 @@ from orthus_core.data.collate import Batch
 from orthus_core.losses.joint import Counts, JointLoss, counts_of
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.training import TemperatureRecipe
-from orthus_core.train.devices import here, over_all
-from orthus_core.train.rows import RowBatches
+from orthus_core.train.batches import RowBatches
+from orthus_core.train.distributed import all_reduce_sum, current_rank
 
 Draw = Callable[[], "Image.Image | None"]
 Part = tuple[Batch, Counts]
@@ -58,14 +58,14 @@ class RowsStage:
         return self._trainable
 
     def parts(self, step: int, count: int) -> Sequence[Part]:
-        return weighed([self._batches.train(step * count + part) for part in range(count)])
+        return with_counts([self._batches.train(step * count + part) for part in range(count)])
 
     def held_out(self) -> Sequence[Part]:
         return self._held_out
 
     @cached_property
     def _held_out(self) -> list[Part]:
-        return weighed(self._batches.held_out())
+        return with_counts(self._batches.held_out())
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
         return []
@@ -74,15 +74,15 @@ class RowsStage:
         return self._draw()
 
 
-def weighed(batches: Sequence[Batch]) -> list[Part]:
+def with_counts(batches: Sequence[Batch]) -> list[Part]:
     """The batches of a step with the counts of an average one, those of all devices among them.
 
     Divided by these, their losses average to that of one batch that holds all their rows.
     """
     if not batches:
         return []
-    totals = over_all(torch.tensor([counts_of(batch) for batch in batches]).sum(0))
-    counts = Counts(*(totals / (len(batches) * here().shards)).tolist())
+    totals = all_reduce_sum(torch.tensor([counts_of(batch) for batch in batches]).sum(0))
+    counts = Counts(*(totals / (len(batches) * current_rank().shards)).tolist())
     return [(batch, counts) for batch in batches]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from orthus_cli.app import app
-from orthus_core.checkpoint import folder as model_folder
+from orthus_core.checkpoint import model_folder as model_folder
 from tests.bad_inputs.cases import ANY, CASES, DAMAGED, DAMAGED_RECORDS, Case
 from tests.bad_inputs.pictures import BROKEN, GOOD, damaged, damaged_record, with_record
 

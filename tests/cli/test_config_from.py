@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from orthus_core.data.pixels import open_image
-from orthus_core.results.picture import pixel_hash, read_record
+from orthus_core.results.metadata import pixel_hash, read_record
 
 QUICK = ["--steps", 1, "--max-new-tokens", 6]
 

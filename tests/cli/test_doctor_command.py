@@ -7,8 +7,9 @@ import socket
 
 import pytest
 
-from orthus_core.plan import hub, software
-from orthus_core.plan.hub import Reach, reach
+from orthus_core.checkpoint import hub
+from orthus_core.checkpoint.hub import Reach, reach
+from orthus_core.plan import software
 from orthus_core.plan.software import Package, numbers
 
 

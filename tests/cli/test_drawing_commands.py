@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orthus_core.results.picture import pixel_hash, read_record
+from orthus_core.results.metadata import pixel_hash, read_record
 from tests.discrete import write_tiny_chameleon
 
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from orthus_cli.app import app
 from orthus_core.data.pixels import open_image
 from orthus_core.events import PatchDone
-from orthus_core.results.picture import pixel_hash, read_record
+from orthus_core.results.metadata import pixel_hash, read_record
 
 
 @pytest.fixture
@@ -162,9 +162,9 @@ def test_a_console_that_knows_no_emoji_still_gets_its_lines(model, tmp_path, mon
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_finished(orthus, model, tmp_path, monkeypatch):
-    from orthus_core.samplers import batches
+    from orthus_core.samplers import generate as loop
 
-    whole = batches.in_batches
+    whole = loop.generate
 
     def interrupted(*args, **kwargs):
         for event in whole(*args, **kwargs):
@@ -172,7 +172,7 @@ def test_ctrl_c_keeps_the_pictures_that_are_finished(orthus, model, tmp_path, mo
             if isinstance(event, PatchDone) and event.row == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(batches, "in_batches", interrupted)
+    monkeypatch.setattr(loop, "generate", interrupted)
     words = ["generate", "a fox", "-n", 3, "--seed", 1, "--batch-size", 1]
     done = orthus(*words, "-o", tmp_path / "{seed}.png", *model)
     assert done.exit_code == 130, done.output

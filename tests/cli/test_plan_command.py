@@ -9,7 +9,7 @@ import pytest
 from orthus_cli.commands.plan import TRAINING
 from orthus_core.model.config import OrthusConfig
 from orthus_core.plan.fit import drawing_changes, training_changes
-from orthus_core.plan.memory import (
+from orthus_core.plan.memory_parts import (
     GB,
     Drawing,
     Training,
@@ -17,7 +17,7 @@ from orthus_core.plan.memory import (
     total,
     training_memory,
 )
-from orthus_core.plan.subject import begun, released, subject
+from orthus_core.plan.planned_model import planned_model, pretrain_config, released
 from orthus_core.recipe import PretrainRecipe, load
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.shelf import shelved
@@ -150,7 +150,7 @@ def test_a_taken_autoencoder_is_not_trained(orthus):
     plain = orthus(*taken, "--device", "cpu", "--format", "human").stdout
     assert "a model on the autoencoder of chameleon-mini" in plain
     recipe = load(PretrainRecipe, "starter/1-pretrain", ["autoencoder.taken_from=chameleon-mini"])
-    assert begun(recipe).vq_config == subject("chameleon-mini").config.vq_config
+    assert pretrain_config(recipe).vq_config == planned_model("chameleon-mini").config.vq_config
     missing = orthus("plan", "starter/1-pretrain", "--set", "autoencoder.taken_from=nowhere")
     assert missing.exit_code == 1 and "nowhere" in missing.stderr
 
@@ -165,9 +165,9 @@ def test_a_model_from_nothing_that_does_not_fit_says_which_part_to_change(orthus
 
 
 def test_the_size_of_a_model_from_nothing_is_that_of_the_one_that_was_made():
-    made = subject("chameleon-mini").config
+    made = planned_model("chameleon-mini").config
     recipe = load(PretrainRecipe, "starter/1-pretrain")
-    planned = begun(recipe)
+    planned = pretrain_config(recipe)
     for name in ("hidden_size", "num_hidden_layers", "intermediate_size"):
         assert getattr(planned, name) == getattr(made, name)
     assert planned.patches == made.patches

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from orthus_core.recipe import drawing
-from orthus_core.samplers.presets import PRESETS
+from orthus_core.samplers.params import PRESETS
 from tests.discrete import write_tiny_chameleon
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from orthus_core.data.pixels import open_image
-from orthus_core.results.picture import pixel_hash
+from orthus_core.results.metadata import pixel_hash
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orthus_core.results.picture import pixel_hash, read_record
+from orthus_core.results.metadata import pixel_hash, read_record
 
 QUICK = ["--steps", 1, "--max-new-tokens", 6]
 
@@ -150,17 +150,17 @@ def test_a_story_whose_picture_was_changed_is_not_told_on(orthus, model, tmp_pat
 
 
 def test_ctrl_c_leaves_the_panels_that_are_finished(orthus, model, tmp_path, monkeypatch):
-    from orthus_core.studio import telling
+    from orthus_core.api import stories
 
-    whole = telling.tell
+    whole = stories.tell
 
     def interrupted(*args, **kwargs):
         for event in whole(*args, **kwargs):
             yield event
-            if isinstance(event, telling.PanelDone):
+            if isinstance(event, stories.PanelDone):
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(telling, "tell", interrupted)
+    monkeypatch.setattr(stories, "tell", interrupted)
     folder = tmp_path / "told"
     done = orthus("story", "a fox", "--panels", 3, "-o", folder, *QUICK, *model)
     assert done.exit_code == 130

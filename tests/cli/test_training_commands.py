@@ -88,6 +88,6 @@ def test_each_runs_a_function_that_is_there(command):
 
     about = discover()[command].command.help
     assert about and "Ctrl-C saves" in about
-    module = "pretrain" if command == "pretrain" else "orthus_trainings"
+    module = "pretrain" if command == "pretrain" else "trainings"
     found = _function(f"orthus_core.train.{module}:{command.replace('-', '_')}")
     assert callable(found) and SCHEMAS[command].command == command

@@ -7,15 +7,15 @@ import torch
 
 from orthus_core.bench.clock import Clock, copy_bandwidth, peak_memory
 from orthus_core.bench.heads import HeadLap, head_laps
+from orthus_core.bench.model_sizes import SHAPES, config_of, model_of, random_head, random_model
 from orthus_core.bench.page import check_page, write_sections
-from orthus_core.bench.presets import WAYS, PresetLap, preset_laps
+from orthus_core.bench.preset_timings import WAYS, PresetLap, preset_laps
 from orthus_core.bench.race import Course, Race, course_of, prompts_of, race
 from orthus_core.bench.roofline import Traffic, backbone_traffic, head_traffic
-from orthus_core.bench.shapes import SHAPES, config_of, model_of, random_head, random_model
 from orthus_core.bench.tables import head_table, preset_table, race_table
 from orthus_core.errors import OutputError, PromptError
 from orthus_core.events import Progress
-from orthus_core.model.product import LAYOUTS
+from orthus_core.model.cpu_linear import LAYOUTS
 from tests.conftest import make_tiny_config
 
 CPU = torch.device("cpu")

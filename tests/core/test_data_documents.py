@@ -13,9 +13,9 @@ from PIL import Image
 from orthus_core.data.document import Document, Segment, from_record, says, to_record
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.pictures import BytesPicture, FilePicture, SpriteImage
-from orthus_core.data.sprites import STARTER_STYLES, SpritePack
-from orthus_core.data.world.scene import Scene, SceneImage, Thing
 from orthus_core.errors import DataError
+from orthus_core.world.scene import Scene, SceneImage, Thing
+from orthus_core.world.sprites import STARTER_STYLES, SpritePack
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 from orthus_cli.commands.data import app
 from orthus_core.data.document import says, to_record
-from orthus_core.data.formats.folder import read_folder
+from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.sniff import read
 from orthus_core.data.pictures import FilePicture, SpriteImage
-from orthus_core.data.sprites import SpritePack
-from orthus_core.data.world.records import record
-from orthus_core.data.world.world import World
 from orthus_core.errors import DataError
+from orthus_core.world.records import record
+from orthus_core.world.sprites import SpritePack
+from orthus_core.world.world import World
 
 
 def draw(path: Path, words: str | None = None) -> Path:

@@ -7,14 +7,14 @@ from collections import Counter
 
 import pytest
 
-from orthus_core.data.sprites import Sprite
-from orthus_core.data.world.english import listed, with_article
-from orthus_core.data.world.everyday import EVERYDAY_NAMES, PLAIN_NAMES
-from orthus_core.data.world.kinds import GROUP_WORDS, KIND_OF_SUBGROUP
-from orthus_core.data.world.names import name_sprites, plain_name
-from orthus_core.data.world.records import MAKERS, record, records
-from orthus_core.data.world.world import COLOURS, World, stable_share
 from orthus_core.errors import DataError
+from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
+from orthus_core.world.english import listed, with_article
+from orthus_core.world.everyday_names import EVERYDAY_NAMES, PLAIN_NAMES
+from orthus_core.world.records import MAKERS, record, records
+from orthus_core.world.sprite_names import name_sprites, plain_name
+from orthus_core.world.sprites import Sprite
+from orthus_core.world.world import COLOURS, World, stable_share
 
 ALL_TASKS = dict.fromkeys(MAKERS, 1.0)
 
@@ -127,10 +127,10 @@ def test_the_later_of_two_sprites_with_one_name_is_left_out():
 
 
 def test_a_row_depends_on_seed_and_number_alone(world: World):
-    in_order = list(itertools.islice(records(world, ALL_TASKS, seed=1, start=5), 20))
+    ordered_events = list(itertools.islice(records(world, ALL_TASKS, seed=1, start=5), 20))
     alone = [record(world, ALL_TASKS, 1, number) for number in reversed(range(5, 25))]
-    assert in_order == alone[::-1]
-    assert in_order != list(itertools.islice(records(world, ALL_TASKS, seed=2, start=5), 20))
+    assert ordered_events == alone[::-1]
+    assert ordered_events != list(itertools.islice(records(world, ALL_TASKS, seed=2, start=5), 20))
 
 
 def test_tasks_come_as_often_as_their_weights_say(world: World):

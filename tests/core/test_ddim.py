@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.schedule import add_noise, make_schedule, target
-from orthus_core.samplers.ddim import ddim_plan, trailing_timesteps
+from orthus_core.samplers.solvers import ddim_plan, trailing_timesteps
 
 CASES = [
     ("v", True, "scaled_linear"),

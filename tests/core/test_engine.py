@@ -9,16 +9,15 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone, TextPiece
-from orthus_core.model.few_rows import FewRows
-from orthus_core.samplers import engine, prefixes, streams
-from orthus_core.samplers import interleave as loop
+from orthus_core.model.cpu_linear import FewRowLinears
+from orthus_core.samplers import branches, engine, prefix_sharing
+from orthus_core.samplers import generate as loop
+from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.engine import Backbone
-from orthus_core.samplers.guidance import Guidance
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.prefixes import numbered, partings
-from orthus_core.samplers.prompt import Context, Prompt, Stream
-from orthus_core.samplers.recorded import Recordings
-from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.prefix_sharing import numbered, shared_prefix_lengths
+from orthus_core.samplers.prompt import Branch, Context, Guidance, Prompt
 from tests.conftest import make_tiny_model
 
 BOS, EOI, BOI, SEP, IMAGE, WORD = 0, 36, 37, 38, 39, 40
@@ -26,21 +25,21 @@ PATCHES, CHANNELS = 4, 8
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-def stream(*numbers: int) -> Stream:
-    return Stream((BOS, *(WORD + number for number in numbers), SEP))
+def branch(*numbers: int) -> Branch:
+    return Branch((BOS, *(WORD + number for number in numbers), SEP))
 
 
-def with_picture(seed: int, *numbers: int) -> Stream:
+def with_picture(seed: int, *numbers: int) -> Branch:
     features = torch.randn(1, PATCHES, CHANNELS, generator=torch.Generator().manual_seed(seed))
     picture = (BOI, *[IMAGE] * PATCHES, EOI)
-    return Stream((BOS, *picture, *(WORD + number for number in numbers), SEP), (features,))
+    return Branch((BOS, *picture, *(WORD + number for number in numbers), SEP), (features,))
 
 
 UNCONDITIONAL = Context((BOS, SEP))
-STREAMS = [stream(1), stream(*range(30), *range(30)), with_picture(1, 2), stream(1), stream(3, 4)]
+STREAMS = [branch(1), branch(*range(30), *range(30)), with_picture(1, 2), branch(1), branch(3, 4)]
 
 
-def read_whole(model, one: Stream, *more: int) -> Tensor:
+def read_whole(model, one: Branch, *more: int) -> Tensor:
     """Hidden state after a stream and further tokens, all read at once, without a cache: [D]."""
     ids = torch.tensor([[*one.ids, *more]])
     with torch.no_grad():
@@ -88,12 +87,12 @@ def test_seeds_of_a_prompt_and_what_they_are_guided_against_are_read_once(tiny_m
     prompts = [
         Prompt(context, seed, Guidance.text(3.0), (Context((BOS, SEP)),)) for seed in range(64)
     ]
-    events = interleave(tiny_model, prompts, Settings(max_images=1, steps=2))
+    events = interleave(tiny_model, prompts, SamplingParams(max_images=1, steps=2))
     pictures = {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
     assert passes.seen == [(2, 22), *[(128, 1)] * PATCHES]
     monkeypatch.undo()
     for row in (0, 37, 63):
-        alone = interleave(tiny_model, [prompts[row]], Settings(max_images=1, steps=2))
+        alone = interleave(tiny_model, [prompts[row]], SamplingParams(max_images=1, steps=2))
         (done,) = (event for event in alone if isinstance(event, ImageDone))
         torch.testing.assert_close(pictures[row], done.features_PC, atol=2e-4, rtol=1e-4)
     assert not torch.allclose(pictures[0], pictures[1], atol=0.1)
@@ -103,7 +102,7 @@ def test_a_pass_over_prompts_has_no_more_tokens_than_allowed(tiny_model, monkeyp
     monkeypatch.setattr(engine, "TOKENS_AT_ONCE", 16)
     passes = Passes(tiny_model, monkeypatch)
     with torch.no_grad():
-        Backbone(tiny_model).read([stream(*range(40)), stream(1, 2), stream(3)], 60)
+        Backbone(tiny_model).read([branch(*range(40)), branch(1, 2), branch(3)], 60)
     assert all(rows * tokens <= 16 for rows, tokens in passes.seen)
     # The short ones leave: the tail of the long prompt is read alone.
     assert passes.seen[0] == (3, 4 + 1) and passes.seen[-1][0] == 1
@@ -116,7 +115,7 @@ def test_texts_are_equal_only_where_words_and_pictures_are_the_same():
             with_picture(1, 2),
             with_picture(3, 2),
             with_picture(1, 2, 2),
-            stream(1),
+            branch(1),
         ],
         IMAGE,
     )
@@ -129,14 +128,20 @@ def test_texts_are_equal_only_where_words_and_pictures_are_the_same():
 
 def test_texts_part_where_reading_them_as_one_is_worth_a_pass():
     stem, side = tuple(range(100)), tuple(range(500, 560))
-    assert partings([(*stem, 1), (*stem, 2, 3), (9, 9)]) == [100]
+    assert shared_prefix_lengths([(*stem, 1), (*stem, 2, 3), (9, 9)]) == [100]
     # A text that ends where others go on, and two partings one after the other.
-    assert partings([stem, (*stem, *side, 1), (*stem, *side, 2), (*stem, 3)]) == [100]
-    assert partings([stem, *((*stem, *side, n) for n in range(3)), (*stem, 3)]) == [100, 160]
-    assert partings([(1, 2), (1, 3), (1, 4)]) == [] and partings([stem]) == []
+    assert shared_prefix_lengths([stem, (*stem, *side, 1), (*stem, *side, 2), (*stem, 3)]) == [100]
+    assert shared_prefix_lengths([stem, *((*stem, *side, n) for n in range(3)), (*stem, 3)]) == [
+        100,
+        160,
+    ]
+    assert (
+        shared_prefix_lengths([(1, 2), (1, 3), (1, 4)]) == []
+        and shared_prefix_lengths([stem]) == []
+    )
 
 
-EDIT = [with_picture(1, 2, 3), with_picture(1), stream(), with_picture(1, 2, 4), with_picture(2, 2)]
+EDIT = [with_picture(1, 2, 3), with_picture(1), branch(), with_picture(1, 2, 4), with_picture(2, 2)]
 
 
 @pytest.mark.parametrize("worth", [1, 3, 10**6])
@@ -145,7 +150,7 @@ EDIT = [with_picture(1, 2, 3), with_picture(1), stream(), with_picture(1, 2, 4),
 def test_what_streams_begin_with_is_read_once_and_they_read_as_alone(
     tiny_model, monkeypatch, worth, tokens_at_once
 ):
-    monkeypatch.setattr(prefixes, "TOKENS_WORTH_A_PASS", worth)
+    monkeypatch.setattr(prefix_sharing, "TOKENS_WORTH_A_PASS", worth)
     monkeypatch.setattr(engine, "TOKENS_AT_ONCE", tokens_at_once)
     backbone = Backbone(tiny_model)
     slots, hidden_RD = backbone.read([*EDIT, EDIT[0]], 40)
@@ -159,16 +164,18 @@ def test_what_streams_begin_with_is_read_once_and_they_read_as_alone(
 
 
 def test_the_picture_of_an_edit_is_read_once(tiny_model, monkeypatch):
-    monkeypatch.setattr(prefixes, "TOKENS_WORTH_A_PASS", PATCHES)
+    monkeypatch.setattr(prefix_sharing, "TOKENS_WORTH_A_PASS", PATCHES)
     passes = Passes(tiny_model, monkeypatch)
     features = torch.randn(1, PATCHES, CHANNELS, generator=torch.Generator().manual_seed(1))
     picture = (BOS, BOI, *[IMAGE] * PATCHES, EOI)
     prompt = Prompt(
         Context((*picture, WORD, WORD + 1, SEP), features),
         guidance=Guidance.edit(4.0, 1.5),
-        against=(Context((*picture, SEP), features), UNCONDITIONAL),
+        negatives=(Context((*picture, SEP), features), UNCONDITIONAL),
     )
-    list(interleave(tiny_model, [prompt._replace(seed=n) for n in range(2)], Settings(steps=2)))
+    list(
+        interleave(tiny_model, [prompt._replace(seed=n) for n in range(2)], SamplingParams(steps=2))
+    )
     # The picture beside the unconditional prompt, then what comes after it, then patches.
     assert passes.seen == [(2, 3 + PATCHES), (2, 3), *[(6, 1)] * PATCHES]
 
@@ -196,7 +203,7 @@ def test_a_picture_through_recordings_is_the_picture(tiny_model, monkeypatch):
     ]
 
     def pictures() -> Tensor:
-        events = interleave(tiny_model, prompts, Settings(max_images=2, steps=5))
+        events = interleave(tiny_model, prompts, SamplingParams(max_images=2, steps=5))
         return torch.stack([e.features_PC for e in events if isinstance(e, ImageDone)])
 
     plain = pictures()
@@ -236,20 +243,20 @@ class Everything:
 def test_a_recording_serves_many_lengths(tiny_model, monkeypatch):
     monkeypatch.setattr(engine, "RECORDED_WIDTH", 32)
     backbone = Backbone(tiny_model, records=True)
-    slots, _ = backbone.read([stream(1)], 80)
+    slots, _ = backbone.read([branch(1)], 80)
     backbone._recordings = recordings = Everything()  # type: ignore[assignment]
     embeds_RD = tiny_model.embed(torch.tensor([[WORD]]))[0]
     for length in range(3, 79):
         backbone.step(slots, embeds_RD, [length])
     assert recordings.keys == {32, 64, 80}
     backbone.forget()
-    assert isinstance(backbone._recordings, Recordings)
+    assert isinstance(backbone._recordings, CUDAGraphCache)
 
 
 @torch.no_grad()
 def test_keys_and_values_are_written_where_they_are(tiny_model):
     backbone = Backbone(tiny_model)
-    slots, hidden_RD = backbone.read([stream(1), stream(2)], 20)
+    slots, hidden_RD = backbone.read([branch(1), branch(2)], 20)
     before = [keys.data_ptr() for keys in slots._keys if keys is not None]
     for length in range(3, 20):
         backbone.step(slots, torch.zeros_like(hidden_RD), [length, length])
@@ -261,7 +268,7 @@ def test_keys_and_values_are_written_where_they_are(tiny_model):
 def test_what_a_stream_forgot_leaves_no_trace(tiny_model):
     """It goes back, and what it reads anew is what it would have read at first."""
     backbone = Backbone(tiny_model)
-    slots, _ = backbone.read([stream(1, 2), stream(3)], 40)
+    slots, _ = backbone.read([branch(1, 2), branch(3)], 40)
     embeds = {word: tiny_model.embed(torch.tensor([[WORD + word] * 2]))[0] for word in range(9)}
     first = [backbone.step(slots, embeds[word], [4 + word, 3 + word]) for word in (0, 1, 2)]
     for word in (7, 8, 6, 5):
@@ -283,7 +290,7 @@ def test_pictures_of_a_row_reuse_the_slots_of_what_they_are_guided_against(tiny_
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "step", watched)
-        list(interleave(tiny_model, [prompt], Settings(max_images=3, steps=2)))
+        list(interleave(tiny_model, [prompt], SamplingParams(max_images=3, steps=2)))
     # [BOI] and all patches but the last, from the end of the prompt on; the last patch and [EOI]
     # are not read.
     anew = [4, 5, 6, 7]
@@ -294,7 +301,7 @@ def test_a_text_longer_than_the_room_made_ahead_is_the_same(tiny_model, monkeypa
     prompts = [Prompt(Context((BOS, WORD + n, SEP)), n) for n in range(3)]
 
     def texts() -> list[tuple[int, int]]:
-        settings = Settings(max_images=0, max_text=60)
+        settings = SamplingParams(max_images=0, max_text=60)
         events = interleave(tiny_model, prompts, settings)
         return [(e.row, *e.token_ids) for e in events if isinstance(e, TextPiece)]
 
@@ -302,9 +309,9 @@ def test_a_text_longer_than_the_room_made_ahead_is_the_same(tiny_model, monkeypa
     rooms: list[int] = []
     step = Backbone.step
     monkeypatch.setattr(
-        Backbone, "step", lambda self, s, *rest: rooms.append(s.room) or step(self, s, *rest)
+        Backbone, "step", lambda self, s, *rest: rooms.append(s.capacity) or step(self, s, *rest)
     )
-    monkeypatch.setattr(streams, "ROOM_AHEAD", 0)
+    monkeypatch.setattr(branches, "ROOM_AHEAD", 0)
     assert texts() == at_once
     assert len(set(rooms)) > 2 and max(rooms) <= 3 + 60 + 1
 
@@ -337,7 +344,7 @@ def test_layers_asked_faster_give_the_same_and_are_left_as_they_were(shape):
     layers.append(torch.nn.Linear(24, 40).bfloat16())
     x = torch.randn(*shape, 24, generator=random)
     expected = [layer(x.to(layer.weight.dtype)) for layer in layers]
-    products = FewRows(layers)
+    products = FewRowLinears(layers)
     with products.faster():
         asked = [layer(x.to(layer.weight.dtype)) for layer in layers]
         assert ["forward" in vars(layer) for layer in layers] == [True, True, False]
@@ -350,6 +357,6 @@ def test_layers_asked_faster_give_the_same_and_are_left_as_they_were(shape):
 def test_a_layer_that_others_have_changed_is_left_alone():
     layer = torch.nn.Linear(4, 4)
     layer.forward = lambda x: x
-    with FewRows(torch.nn.Sequential(layer)).faster():
+    with FewRowLinears(torch.nn.Sequential(layer)).faster():
         assert layer(3) == 3
     assert layer(3) == 3

@@ -11,20 +11,18 @@ import torch
 
 from orthus_core.errors import PromptError
 from orthus_core.events import Event, ImageDone, Note, PatchDone, RowDone, TextPiece
-from orthus_core.samplers import batches, darkroom
-from orthus_core.samplers import interleave as loop
-from orthus_core.samplers.batches import fitting, in_batches
-from orthus_core.samplers.denoising import Denoising
+from orthus_core.samplers import decode as decoding
+from orthus_core.samplers import generate as loop
 from orthus_core.samplers.engine import Backbone
-from orthus_core.samplers.guidance import Guidance
-from orthus_core.samplers.interleave import begin, interleave
-from orthus_core.samplers.prompt import Context, Prompt
-from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.generate import fitting_batch_size, generate, interleave, prepare_batch
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.patch_sampler import DiffusionPatchSampler
+from orthus_core.samplers.prompt import Context, Guidance, Prompt
 from tests.conftest import make_tiny_model
 
 BOS, SEP, WORD, PATCHES = 0, 38, 40, 4
-PICTURE = Settings(max_images=1, steps=3)
-STORY = Settings(
+PICTURE = SamplingParams(max_images=1, steps=3)
+STORY = SamplingParams(
     max_images=2, min_images=2, max_text=9, text_before_image=3, steps=3, temperature=1.0
 )
 
@@ -42,7 +40,7 @@ def prompts(count: int) -> list[Prompt]:
             Context((BOS, *[WORD + n] * (1 + n % 3), SEP)),
             seed=n,
             guidance=Guidance.text(3.0),
-            against=(Context((BOS, WORD + 9, SEP)),),
+            negatives=(Context((BOS, WORD + 9, SEP)),),
         )
         for n in range(count)
     ]
@@ -94,14 +92,14 @@ CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you t
 def test_any_size_of_batch_tells_the_same(model, settings, size):
     asked = prompts(5)
     whole = list(interleave(model, asked, settings))
-    assert_same_rows(list(in_batches(model, asked, settings, size)), whole, 5)
+    assert_same_rows(list(generate(model, asked, settings, size)), whole, 5)
 
 
 @pytest.mark.parametrize("error", [CUDA, CPU], ids=["cuda", "cpu"])
 @pytest.mark.parametrize("settings", [PICTURE, STORY], ids=["picture", "story"])
 @pytest.mark.parametrize(
     ("owner", "method", "first"),
-    [(Backbone, "read", 1), (Backbone, "step", 3), (Denoising, "draw", 3)],
+    [(Backbone, "read", 1), (Backbone, "step", 3), (DiffusionPatchSampler, "draw", 3)],
     ids=["prompt", "step", "patch"],
 )
 def test_out_of_memory_halves_the_batch_and_goes_on_from_there(
@@ -111,7 +109,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on_from_there(
     whole = list(interleave(model, asked, settings))
     fails = Fails(owner, method, lambda call, _: call == first, error)
     fails.install(monkeypatch)
-    events = list(in_batches(model, asked, settings, None))
+    events = list(generate(model, asked, settings, None))
     assert fails.failed == 1
     notes = [event.message for event in events if isinstance(event, Note)]
     assert "memory does not hold 5 at once: going on with 2" in notes
@@ -127,7 +125,7 @@ def test_a_batch_is_halved_until_it_fits(model, monkeypatch):
     fails = Fails(Backbone, "step", too_many, CUDA)
     fails.install(monkeypatch)
     asked = prompts(8)
-    events = list(in_batches(model, asked, PICTURE, 8))
+    events = list(generate(model, asked, PICTURE, 8))
     sizes = [event.message.split()[-1] for event in events if isinstance(event, Note)]
     assert sizes == ["4", "2", "1"]
     monkeypatch.undo()
@@ -135,15 +133,15 @@ def test_a_batch_is_halved_until_it_fits(model, monkeypatch):
 
 
 def test_a_picture_is_not_lost_when_there_is_no_memory_to_decode_it(model, monkeypatch):
-    fails = Fails(darkroom.Darkroom, "_pixels", lambda call, _: call == 1, CUDA)
+    fails = Fails(decoding.ImageDecoder, "_pixels", lambda call, _: call == 1, CUDA)
     fails.install(monkeypatch)
-    events = list(in_batches(model, prompts(4), PICTURE, 4))
+    events = list(generate(model, prompts(4), PICTURE, 4))
     monkeypatch.undo()
     assert_same_rows(events, list(interleave(model, prompts(4), PICTURE)), 4)
 
 
 def test_pictures_are_decoded_one_by_one_where_all_do_not_fit(model, monkeypatch):
-    decode, sizes = darkroom.decode, []
+    decode, sizes = decoding.decode, []
 
     def failing(model_, features_MPC):
         sizes.append(len(features_MPC))
@@ -151,8 +149,8 @@ def test_pictures_are_decoded_one_by_one_where_all_do_not_fit(model, monkeypatch
             raise CUDA
         return decode(model_, features_MPC)
 
-    monkeypatch.setattr(darkroom, "decode", failing)
-    events = list(in_batches(model, prompts(3), PICTURE, 3))
+    monkeypatch.setattr(decoding, "decode", failing)
+    events = list(generate(model, prompts(3), PICTURE, 3))
     assert sizes == [3, 1, 1, 1]
     monkeypatch.undo()
     assert_same_rows(events, list(interleave(model, prompts(3), PICTURE)), 3)
@@ -160,10 +158,12 @@ def test_pictures_are_decoded_one_by_one_where_all_do_not_fit(model, monkeypatch
 
 
 def test_a_worker_without_memory_says_so_too(model, monkeypatch):
-    monkeypatch.setattr(loop, "Darkroom", lambda model: darkroom.Darkroom(model, beside=True))
-    Fails(darkroom.Darkroom, "_pixels", lambda *_: True, CUDA).install(monkeypatch)
+    monkeypatch.setattr(
+        loop, "ImageDecoder", lambda model: decoding.ImageDecoder(model, beside=True)
+    )
+    Fails(decoding.ImageDecoder, "_pixels", lambda *_: True, CUDA).install(monkeypatch)
     with pytest.raises(PromptError, match="not enough memory"):
-        list(in_batches(model, prompts(2), PICTURE, 2))
+        list(generate(model, prompts(2), PICTURE, 2))
 
 
 def test_where_one_does_not_fit_it_says_so_after_what_was_finished(model, monkeypatch):
@@ -172,7 +172,7 @@ def test_where_one_does_not_fit_it_says_so_after_what_was_finished(model, monkey
     fails.install(monkeypatch)
     events: list[Event] = []
     with pytest.raises(PromptError, match="not enough memory on cpu for one"):
-        for event in in_batches(model, asked, PICTURE, 1):
+        for event in generate(model, asked, PICTURE, 1):
             events.append(event)
     assert [event.row for event in events if isinstance(event, ImageDone)] == [0]
 
@@ -180,33 +180,33 @@ def test_where_one_does_not_fit_it_says_so_after_what_was_finished(model, monkey
 def test_another_error_is_no_lack_of_memory(model, monkeypatch):
     Fails(Backbone, "step", lambda *_: True, RuntimeError("shapes differ")).install(monkeypatch)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        list(in_batches(model, prompts(2), PICTURE))
+        list(generate(model, prompts(2), PICTURE))
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_any_batch_is_drawn(model):
     asked = [*prompts(2), Prompt(Context((BOS, *[WORD] * 200, SEP)))]
     with pytest.raises(PromptError, match="tokens long"):
-        next(in_batches(model, asked, PICTURE, 1))
+        next(generate(model, asked, PICTURE, 1))
 
 
 @pytest.mark.parametrize(
-    ("free", "expected"), [(0, 1), (10**13, batches.MOST_AT_ONCE), (None, batches.CAUTIOUS)]
+    ("free", "expected"), [(0, 1), (10**13, loop.MOST_AT_ONCE), (None, loop.CAUTIOUS)]
 )
 def test_a_batch_is_as_large_as_memory_allows(model, monkeypatch, free, expected):
-    monkeypatch.setattr(batches, "free_bytes", lambda _: free)
-    job, rows = begin(model, prompts(5), PICTURE)
-    assert fitting(job, rows) == expected
+    monkeypatch.setattr(loop, "free_bytes", lambda _: free)
+    job, rows = prepare_batch(model, prompts(5), PICTURE)
+    assert fitting_batch_size(job, rows) == expected
 
 
 def test_twice_the_memory_left_for_rows_is_twice_the_rows(model, monkeypatch):
-    job, rows = begin(model, prompts(5), PICTURE)
+    job, rows = prepare_batch(model, prompts(5), PICTURE)
     asked: dict[str, Any] = {}
-    need = batches.need
-    monkeypatch.setattr(batches, "need", lambda *a, **how: asked.update(how) or need(*a, **how))
-    monkeypatch.setattr(batches, "free_bytes", lambda _: 0)
-    fitting(job, rows)
+    need = loop.need
+    monkeypatch.setattr(loop, "need", lambda *a, **how: asked.update(how) or need(*a, **how))
+    monkeypatch.setattr(loop, "free_bytes", lambda _: 0)
+    fitting_batch_size(job, rows)
     # A row and what it is guided against; the longest prompt, [BOI], the patches, [EOI], one more.
-    assert asked["streams"] == 2 and asked["slots"] == 5 + PATCHES + 2 + 1
+    assert asked["branches"] == 2 and asked["slots"] == 5 + PATCHES + 2 + 1
     needed = need(model, **asked)
     for count in (3, 6, 12):
         free = (needed.fixed + count * needed.row) / (1 - 0.2) + 1000
@@ -215,11 +215,11 @@ def test_twice_the_memory_left_for_rows_is_twice_the_rows(model, monkeypatch):
 
 def test_a_text_goes_on_where_memory_ran_out(model, monkeypatch):
     """Sampled text too: a token that was said is not drawn again."""
-    asked = [prompt._replace(guidance=Guidance.none(), against=()) for prompt in prompts(4)]
-    settings = Settings(max_images=0, max_text=8, temperature=1.0)
+    asked = [prompt._replace(guidance=Guidance.none(), negatives=()) for prompt in prompts(4)]
+    settings = SamplingParams(max_images=0, max_text=8, temperature=1.0)
     whole = list(interleave(model, asked, settings))
     Fails(Backbone, "step", lambda call, _: call == 4, CUDA).install(monkeypatch)
-    events = list(in_batches(model, asked, settings, None))
+    events = list(generate(model, asked, settings, None))
     assert_same_rows(events, whole, 4)
     assert any(isinstance(event, TextPiece) for event in events)
     assert sum(isinstance(event, RowDone) for event in events) == 4

@@ -13,16 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from orthus_core.events import Event, ImageBegun, ImageDone, PatchDone, RowDone, TextPiece
-from orthus_core.samplers import darkroom, tiles
-from orthus_core.samplers import interleave as loop
-from orthus_core.samplers.darkroom import Darkroom, Full, in_order
-from orthus_core.samplers.interleave import interleave
+from orthus_core.samplers import decode as decoding
+from orthus_core.samplers import generate as loop
+from orthus_core.samplers.decode import ImageDecoder, PendingImage, ordered_events
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Prompt
-from orthus_core.samplers.settings import Settings
 from tests.conftest import make_tiny_model
 
 BOS, SEP, WORD, PATCHES, CHANNELS = 0, 38, 40, 4, 8
-STORY = Settings(max_images=2, min_images=2, max_text=6, text_before_image=2, steps=2)
+STORY = SamplingParams(max_images=2, min_images=2, max_text=6, text_before_image=2, steps=2)
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -43,7 +43,7 @@ def of_row(events: list[Event], row: int) -> list[Event]:
 
 def test_a_worker_beside_the_drawing_changes_nothing(tiny_model, monkeypatch):
     plain = list(interleave(tiny_model, prompts(3), STORY))
-    monkeypatch.setattr(loop, "Darkroom", lambda model: Darkroom(model, beside=True))
+    monkeypatch.setattr(loop, "ImageDecoder", lambda model: ImageDecoder(model, beside=True))
     beside = list(interleave(tiny_model, prompts(3), STORY))
     for row in range(3):
         assert told(of_row(beside, row)) == told(of_row(plain, row))
@@ -58,32 +58,32 @@ def test_a_worker_beside_the_drawing_changes_nothing(tiny_model, monkeypatch):
 def test_the_drawing_goes_on_while_a_picture_is_developed(tiny_model, monkeypatch):
     """The worker waits for the next picture to have begun, which would never be were it awaited."""
     goes_on = threading.Event()
-    decode = darkroom.decode
+    decode = decoding.decode
 
     def slow(model, features_MPC: Tensor) -> Tensor:
         assert goes_on.wait(timeout=60)
         return decode(model, features_MPC)
 
-    monkeypatch.setattr(darkroom, "decode", slow)
-    monkeypatch.setattr(loop, "Darkroom", lambda model: Darkroom(model, beside=True))
+    monkeypatch.setattr(decoding, "decode", slow)
+    monkeypatch.setattr(loop, "ImageDecoder", lambda model: ImageDecoder(model, beside=True))
     draw, drawn = loop._draw, []
 
-    def watched(job, streams, rows) -> Iterator[Event]:
+    def watched(job, branches, rows) -> Iterator[Event]:
         drawn.extend(row.number for row in rows)
         if len(drawn) > PATCHES:
             goes_on.set()
-        yield from draw(job, streams, rows)
+        yield from draw(job, branches, rows)
 
     monkeypatch.setattr(loop, "_draw", watched)
-    events = list(interleave(tiny_model, prompts(1), Settings(max_images=2, steps=2)))
+    events = list(interleave(tiny_model, prompts(1), SamplingParams(max_images=2, steps=2)))
     # Told in order all the same: the second picture's patches wait for the first one's pixels.
     kinds = [type(event) for event in events]
     picture = [ImageBegun, *[PatchDone] * PATCHES, ImageDone]
     assert kinds == [*picture, *picture, RowDone]
 
 
-def full(row: int, pixels: Future) -> Full:
-    return Full(row, 0, torch.zeros(PATCHES, CHANNELS), pixels, 0)
+def full(row: int, pixels: Future) -> PendingImage:
+    return PendingImage(row, 0, torch.zeros(PATCHES, CHANNELS), pixels, 0)
 
 
 def ready() -> Future:
@@ -96,27 +96,32 @@ def test_other_rows_do_not_wait_for_a_picture():
     later: Future = Future()
     said = [TextPiece(0, "", (1,)), TextPiece(1, "", (2,))]
 
-    def events() -> Iterator[Event | Full]:
+    def events() -> Iterator[Event | PendingImage]:
         yield full(0, later)
         yield from said
         later.set_result([torch.zeros(3, 16, 16)])
         yield TextPiece(1, "", (3,))
 
-    assert told(in_order(events())) == [said[1], TextPiece(1, "", (3,)), (0, "picture", 0), said[0]]
+    assert told(ordered_events(events())) == [
+        said[1],
+        TextPiece(1, "", (3,)),
+        (0, "picture", 0),
+        said[0],
+    ]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 def test_a_full_picture_outlives_what_stops_the_drawing(error):
     later: Future = Future()
 
-    def events() -> Iterator[Event | Full]:
+    def events() -> Iterator[Event | PendingImage]:
         yield full(0, later)
         threading.Timer(0.05, later.set_result, [[torch.zeros(3, 16, 16)]]).start()
         raise error
 
     seen: list[Event] = []
     with pytest.raises(error):
-        for event in in_order(events()):
+        for event in ordered_events(events()):
             seen.append(event)
     assert told(seen) == [(0, "picture", 0)]
 
@@ -125,7 +130,7 @@ def test_a_full_picture_outlives_what_stops_the_drawing(error):
 def test_a_generator_closed_in_the_middle_keeps_what_it_told_and_stops_its_worker(
     tiny_model, monkeypatch, beside
 ):
-    monkeypatch.setattr(loop, "Darkroom", lambda model: Darkroom(model, beside=beside))
+    monkeypatch.setattr(loop, "ImageDecoder", lambda model: ImageDecoder(model, beside=beside))
     threads = set(threading.enumerate())
     kept: list[ImageDone] = []
     # The first row ends long before the others.
@@ -150,13 +155,13 @@ def test_no_more_than_a_few_batches_wait_for_the_worker(tiny_model, monkeypatch)
         assert finish.acquire(timeout=60)
         return torch.zeros(len(features_MPC), 3, 16, 16)
 
-    monkeypatch.setattr(darkroom, "decode", slow)
+    monkeypatch.setattr(decoding, "decode", slow)
     features = torch.zeros(1, PATCHES, CHANNELS)
-    with Darkroom(tiny_model, beside=True) as room:
-        taken = [room.develop([n], [0], features)[0] for n in range(darkroom.WAITING_AT_MOST)]
+    with ImageDecoder(tiny_model, beside=True) as capacity:
+        taken = [capacity.submit([n], [0], features)[0] for n in range(decoding.MAX_PENDING)]
         assert not any(picture.pixels.done() for picture in taken)
         threading.Timer(0.05, finish.release).start()
-        taken += room.develop([9], [0], features)
+        taken += capacity.submit([9], [0], features)
         assert taken[0].pixels.done()
         finish.release(5)
         assert [picture.done().row for picture in taken] == [0, 1, 9]
@@ -177,7 +182,7 @@ def enlarged(tile_MhwC: Tensor) -> Tensor:
 @pytest.mark.parametrize("grid", [(6, 6), (8, 8), (9, 23), (20, 5), (17, 16)])
 def test_tiles_of_a_decoder_that_looks_at_its_patch_alone_are_the_whole(grid):
     grid_MhwC = patterned(*grid)
-    pixels = tiles.in_tiles(enlarged, grid_MhwC, tile=8, overlap=3)
+    pixels = decoding.in_tiles(enlarged, grid_MhwC, tile=8, overlap=3)
     torch.testing.assert_close(pixels, enlarged(grid_MhwC))
 
 
@@ -188,7 +193,7 @@ def test_no_tile_is_larger_than_asked_for():
         sizes.append(tuple(tile_MhwC.shape[1:3]))
         return enlarged(tile_MhwC)
 
-    tiles.in_tiles(watched, patterned(20, 11), tile=8, overlap=2)
+    decoding.in_tiles(watched, patterned(20, 11), tile=8, overlap=2)
     assert set(sizes) == {(8, 8)}
 
 
@@ -199,7 +204,7 @@ def test_tiles_that_disagree_are_blended_without_a_seam():
     def shaded(tile_MhwC: Tensor) -> Tensor:
         return torch.full((1, 3, 4 * tile_MhwC.shape[1], 4 * tile_MhwC.shape[2]), next(shades))
 
-    pixels = tiles.in_tiles(shaded, patterned(8, 20), tile=8, overlap=4)
+    pixels = decoding.in_tiles(shaded, patterned(8, 20), tile=8, overlap=4)
     steps = pixels[0, 0, 0].diff()
     assert steps.abs().max() < 0.13
     assert pixels.max().item() == pytest.approx(next(shades) - 1)
@@ -210,11 +215,11 @@ def test_a_small_picture_is_never_tiled_and_a_large_one_is(monkeypatch):
     model.config.vq_config.resolution = 48  # a grid of 6 x 6 patches
     features = torch.randn(1, 36, CHANNELS, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        whole = tiles.decode(model, features)
+        whole = decoding.decode(model, features)
         assert torch.equal(whole, model.decode_images(features))
-        monkeypatch.setattr(tiles, "LARGEST_WHOLE", 5)
-        torch.testing.assert_close(tiles.decode(model, features), whole)  # a single tile
-        monkeypatch.setattr(tiles, "TILE", 4)
-        monkeypatch.setattr(tiles, "OVERLAP", 2)
-        tiled = tiles.decode(model, features)
+        monkeypatch.setattr(decoding, "LARGEST_WHOLE", 5)
+        torch.testing.assert_close(decoding.decode(model, features), whole)  # a single tile
+        monkeypatch.setattr(decoding, "TILE", 4)
+        monkeypatch.setattr(decoding, "OVERLAP", 2)
+        tiled = decoding.decode(model, features)
     assert tiled.shape == whole.shape and not torch.allclose(tiled, whole, atol=1e-4)

@@ -7,16 +7,18 @@ import sys
 import pytest
 import torch
 
-from orthus_core.samplers import memory
+from orthus_core import device
+from orthus_core.device import free_bytes, is_out_of_memory
+from orthus_core.samplers import memory_estimate
 from orthus_core.samplers.engine import Backbone
-from orthus_core.samplers.memory import cache_bytes, free_bytes, is_out_of_memory, need
-from orthus_core.samplers.prompt import Stream
+from orthus_core.samplers.memory_estimate import cache_bytes, need
+from orthus_core.samplers.prompt import Branch
 from tests.conftest import make_tiny_config, make_tiny_model
 
 
 def test_the_cache_takes_what_was_computed(tiny_model):
     with torch.no_grad():
-        slots, _ = Backbone(tiny_model).read([Stream((0, 40, 38)), Stream((0, 41, 38))], 50)
+        slots, _ = Backbone(tiny_model).read([Branch((0, 40, 38)), Branch((0, 41, 38))], 50)
     held = [*slots._keys, *slots._values]
     taken = sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
     assert taken == 2 * cache_bytes(tiny_model.config, 50, 4)
@@ -29,13 +31,13 @@ def test_the_released_model_takes_half_a_megabyte_a_slot_and_half_a_gigabyte_to_
     assert cache_bytes(config, 1, 2) == 2 * 32 * 4096 * 2
     config.vq_config.base_channels, config.vq_config.channel_multiplier = 128, [1, 1, 2, 2, 4]
     config.vq_config.resolution = 512
-    assert memory.decoder_bytes(config, 4) == 4 * 128 * 512 * 512 * 4
+    assert memory_estimate.decoder_bytes(config, 4) == 4 * 128 * 512 * 512 * 4
 
 
 def test_longer_rows_with_more_streams_need_more(tiny_model):
-    fields = {"slots": 20, "streams": 2, "tokens_at_once": 64, "decoded_at_once": 1}
+    fields = {"slots": 20, "branches": 2, "tokens_at_once": 64, "decoded_at_once": 1}
     least = need(tiny_model, **fields)
-    for name in ("slots", "streams"):
+    for name in ("slots", "branches"):
         assert need(tiny_model, **(fields | {name: 40})).row > least.row
     for name in ("tokens_at_once", "decoded_at_once"):
         assert need(tiny_model, **(fields | {name: 640})).fixed > least.fixed
@@ -51,10 +53,10 @@ def test_a_containers_limit_counts(tmp_path):
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 200000\n")
-    assert memory._free_of_the_group(tmp_path) == 500000
+    assert device._free_of_the_group(tmp_path) == 500000
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._free_of_the_group(tmp_path) is None
-    assert memory._free_of_the_group(tmp_path / "nowhere") is None
+    assert device._free_of_the_group(tmp_path) is None
+    assert device._free_of_the_group(tmp_path / "nowhere") is None
 
 
 def test_an_allocation_that_failed_is_out_of_memory_and_other_errors_are_not():
@@ -80,5 +82,5 @@ def test_a_gpu_says_how_much_is_free():
 
 
 def test_what_was_freed_is_given_back_without_complaint():
-    memory.release(torch.device("cpu"))
+    device.release(torch.device("cpu"))
     assert make_tiny_model().device == torch.device("cpu")

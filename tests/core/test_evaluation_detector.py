@@ -8,13 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from orthus_core.data.world.arrange import arrange
-from orthus_core.data.world.backdrops import BACKDROPS, paint
-from orthus_core.data.world.casting import COLOURED
-from orthus_core.data.world.recolour import HUES
-from orthus_core.data.world.scene import Scene, Thing
-from orthus_core.data.world.world import World
-from orthus_core.evaluation.detector import (
+from orthus_core.world.arrange import arrange
+from orthus_core.world.backdrops import BACKDROPS, paint
+from orthus_core.world.benchmark.detector import (
     Detection,
     Detector,
     in_unit_range,
@@ -22,6 +18,10 @@ from orthus_core.evaluation.detector import (
     shared,
     suppressed,
 )
+from orthus_core.world.cast import COLOURED
+from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")

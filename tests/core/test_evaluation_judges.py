@@ -7,18 +7,18 @@ import random
 import pytest
 import torch
 
-from orthus_core.data.world.backdrops import BACKDROPS
-from orthus_core.data.world.geneval import geneval_prompts
-from orthus_core.data.world.scene import Scene, Thing
-from orthus_core.data.world.wording import describe
-from orthus_core.data.world.world import World
-from orthus_core.evaluation.detector import Detection
-from orthus_core.evaluation.edits import untouched
-from orthus_core.evaluation.geneval import judge, relations, scene_of
-from orthus_core.evaluation.questions import plain
-from orthus_core.evaluation.scores import F1, average, bootstrap, mean, overall, share, wilson
-from orthus_core.evaluation.slots import Slot, slot_f1, slots
-from orthus_core.evaluation.stories import hero_after, named_in, shows_cast
+from orthus_core.world.backdrops import BACKDROPS
+from orthus_core.world.benchmark.caption_slots import Slot, slot_f1, slots
+from orthus_core.world.benchmark.detector import Detection
+from orthus_core.world.benchmark.edit_task import untouched
+from orthus_core.world.benchmark.geneval_rule import judge, relations, scene_of
+from orthus_core.world.benchmark.question_task import plain
+from orthus_core.world.benchmark.scores import F1, average, bootstrap, mean, overall, share, wilson
+from orthus_core.world.benchmark.story_task import hero_after, named_in, shows_cast
+from orthus_core.world.geneval_prompts import geneval_prompts
+from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.wording import describe
+from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from orthus_core.data.pixels import pack_pixels
-from orthus_core.evaluation.pictures import psnr, ssim, window_mean
-from orthus_core.evaluation.reconstruction import levels, reconstruct
+from orthus_core.evaluation.reconstruction import levels, psnr, reconstruct, ssim, window_mean
 from tests.conftest import make_tiny_model
 
 

@@ -10,17 +10,24 @@ import torch
 from torch import Tensor
 
 from orthus_core.data.pictures import Picture
-from orthus_core.data.world.scene import Scene, SceneImage
-from orthus_core.data.world.stories import tell
-from orthus_core.data.world.wording import describe_in_places
 from orthus_core.errors import RecipeError
-from orthus_core.evaluation import captions, edits, mini_geneval, questions, recall, stories
-from orthus_core.evaluation.bench import Bench, TaskResult, Tile
-from orthus_core.evaluation.detector import in_unit_range
-from orthus_core.evaluation.mini import TASKS, chosen
-from orthus_core.evaluation.report import contact_sheet, framed, report_files
-from orthus_core.evaluation.subject import Told
 from orthus_core.events import Progress
+from orthus_core.world.benchmark import (
+    caption_task,
+    edit_task,
+    mini_geneval,
+    question_task,
+    sprite_recall,
+    story_task,
+)
+from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
+from orthus_core.world.benchmark.detector import in_unit_range
+from orthus_core.world.benchmark.mini import TASKS, chosen
+from orthus_core.world.benchmark.model_under_test import GeneratedStory
+from orthus_core.world.benchmark.report import contact_sheet, framed, report_files
+from orthus_core.world.scene import Scene, SceneImage
+from orthus_core.world.story_rows import tell
+from orthus_core.world.wording import describe_in_places
 
 
 class Oracle:
@@ -48,11 +55,11 @@ class Oracle:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench(cast(Any, Oracle([])), limit=12)
+def bench() -> EvalContext:
+    return EvalContext(cast(Any, Oracle([])), limit=12)
 
 
-def run(task, bench: Bench, given: Sequence[Any]) -> TaskResult:
+def run(task, bench: EvalContext, given: Sequence[Any]) -> TaskResult:
     bench.subject = cast(Any, Oracle(given))
     work = task(bench)
     try:
@@ -62,7 +69,7 @@ def run(task, bench: Bench, given: Sequence[Any]) -> TaskResult:
         return stop.value
 
 
-def seen(bench: Bench, scene) -> Tensor:
+def seen(bench: EvalContext, scene) -> Tensor:
     return in_unit_range(bench.world.shown(scene).load(64))
 
 
@@ -80,59 +87,66 @@ def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
 
 
 def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench):
-    wanted = recall.choose(bench)
+    wanted = sprite_recall.choose(bench)
     pictures = [in_unit_range(w.picture(bench.world).load(64)) for w in wanted]
-    result = run(recall.run, bench, pictures)
-    assert {score.name: score.value for score in result.scores} == dict.fromkeys(recall.ASKED, 1.0)
+    result = run(sprite_recall.run, bench, pictures)
+    assert {score.name: score.value for score in result.scores} == dict.fromkeys(
+        sprite_recall.ASKED, 1.0
+    )
     held_out = [w for w in wanted if w.part == "held out"]
     assert held_out and all(w.style != "3d" for w in held_out)
 
 
 def test_edits_that_were_made_score_one_and_pictures_left_alone_chance(bench):
     made = []
-    for kind in edits.KINDS:
-        rng = bench.rng(f"{edits.NAME}/{kind}")
-        made += [edits.make_edit(rng, bench.world, kind) for _ in range(2)]
+    for kind in edit_task.KINDS:
+        rng = bench.rng(f"{edit_task.NAME}/{kind}")
+        made += [edit_task.make_edit(rng, bench.world, kind) for _ in range(2)]
 
-    def drawn(scene: Scene, words: str = "") -> Told:
-        return Told([words], [seen(bench, scene)])
+    def drawn(scene: Scene, words: str = "") -> GeneratedStory:
+        return GeneratedStory([words], [seen(bench, scene)])
 
-    done = run(edits.run, bench, [drawn(edit.after) for edit in made])
+    done = run(edit_task.run, bench, [drawn(edit.after) for edit in made])
     assert done.scores[0].value == 1.0
-    assert (done.scores[-1].name, done.scores[-1].value) == ("untouched, dB", edits.MOST_DECIBELS)
-    idle = run(edits.run, bench, [drawn(edit.before) for edit in made])
+    assert (done.scores[-1].name, done.scores[-1].value) == (
+        "untouched, dB",
+        edit_task.MOST_DECIBELS,
+    )
+    idle = run(edit_task.run, bench, [drawn(edit.before) for edit in made])
     assert idle.scores[0].value == idle.scores[0].chance == 0.0
-    assert idle.scores[-1].value == edits.MOST_DECIBELS
+    assert idle.scores[-1].value == edit_task.MOST_DECIBELS
 
 
 def test_what_is_said_before_an_edit_is_judged_where_something_is(bench):
-    rngs = {kind: bench.rng(f"{edits.NAME}/{kind}") for kind in edits.KINDS}
-    made = [edits.make_edit(rngs[kind], bench.world, kind) for kind in edits.KINDS for _ in "ab"]
+    rngs = {kind: bench.rng(f"{edit_task.NAME}/{kind}") for kind in edit_task.KINDS}
+    made = [
+        edit_task.make_edit(rngs[kind], bench.world, kind) for kind in edit_task.KINDS for _ in "ab"
+    ]
     said = [describe_in_places(edit.after, bench.world.nouns(edit.after)) for edit in made]
     said[0] = "nothing"
-    given = [Told([w], [seen(bench, e.after)]) for w, e in zip(said, made, strict=True)]
-    done = run(edits.run, bench, given)
+    given = [GeneratedStory([w], [seen(bench, e.after)]) for w, e in zip(said, made, strict=True)]
+    done = run(edit_task.run, bench, given)
     assert done.scores[-1].name == "said right"
     assert done.scores[-1].value == pytest.approx(11 / 12)
     assert [sample["said"] for sample in done.samples] == said
 
 
 def test_stories_as_they_are_told_score_one_and_missing_panels_count_as_wrong(bench):
-    rng = bench.rng(stories.NAME)
-    true = [tell(rng, bench.world, stories.PANELS + 1) for _ in range(12)]
+    rng = bench.rng(story_task.NAME)
+    true = [tell(rng, bench.world, story_task.PANELS + 1) for _ in range(12)]
     told = [
-        Told([p.text for p in s.panels[1:]], [seen(bench, p.scene) for p in s.panels[1:]])
+        GeneratedStory([p.text for p in s.panels[1:]], [seen(bench, p.scene) for p in s.panels[1:]])
         for s in true
     ]
-    result = run(stories.run, bench, told)
+    result = run(story_task.run, bench, told)
     assert [score.value for score in result.scores] == [1.0] * 3
-    shorter = [Told(t.texts[:2], t.pictures[:2]) for t in told]
-    right, drawn, whole = run(stories.run, bench, shorter).scores
+    shorter = [GeneratedStory(t.texts[:2], t.pictures[:2]) for t in told]
+    right, drawn, whole = run(story_task.run, bench, shorter).scores
     assert right.value == drawn.value == pytest.approx(2 / 3) and whole.value == 0
 
 
 def test_true_answers_score_one_and_none_at_all_scores_nothing(bench):
-    for task in (captions.run, questions.vqa, questions.pope):
+    for task in (caption_task.run, question_task.vqa, question_task.pope):
         probe = Recorder()
         bench.subject = cast(Any, probe)
         with pytest.raises(Recorder.Asked):
@@ -165,7 +179,7 @@ def test_everything_that_is_asked_about_scenes_was_held_out(bench):
     probe = Recorder()
     bench.subject = cast(Any, probe)
     with pytest.raises(Recorder.Asked):
-        next(captions.run(bench))
+        next(caption_task.run(bench))
     scenes = [picture.scene for picture, _ in probe.asked if isinstance(picture, SceneImage)]
     assert len(scenes) == 12
     assert all(bench.world.allows(scene) and bench.world.testing for scene in scenes)

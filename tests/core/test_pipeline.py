@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from orthus_core.checkpoint.convert import convert
-from orthus_core.checkpoint.folder import open_model
+from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import CheckpointError, OutputError, RecipeError, TrainingError
 from orthus_core.events import ImageDone, StepDone
 from orthus_core.recipe import (
@@ -21,12 +21,12 @@ from orthus_core.recipe import (
     PretrainRecipe,
     load,
 )
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.requests import Asking, sampling_of
-from orthus_core.samplers.settings import Settings
-from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.train.pretrain import pretrain, states_of
 from orthus_core.train.state import state_path, training_folder
+from orthus_core.train.trainings import build_base, finetune_vae, posttrain
 
 SHORT = (
     "optim.steps=2",
@@ -127,8 +127,8 @@ def test_the_result_draws_with_its_own_settings(line):
     assert model.config.embedding_temperature == 16.0
     sampling = sampling_of(model.config)
     assert sampling.steps == 3
-    prompt = Asking(model, processor.tokenizer).picture("a snowman", sampling)
-    settings = Settings(steps=sampling.steps)
+    prompt = PromptBuilder(model, processor.tokenizer).picture("a snowman", sampling)
+    settings = SamplingParams(steps=sampling.steps)
     (image,) = [e for e in interleave(model, [prompt], settings) if isinstance(e, ImageDone)]
     assert image.pixels_3HW.shape == (3, 16, 16) and image.pixels_3HW.isfinite().all()
 

@@ -11,22 +11,22 @@ import pytest
 from PIL import Image
 
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.folder import open_model, save_model
+from orthus_core.checkpoint.model_folder import open_model, save_model
 from orthus_core.errors import DataError, OutputError, PromptError
 from orthus_core.results.files import write_file, write_folder
-from orthus_core.results.names import Named, picture_paths, slug
-from orthus_core.results.picture import (
-    Making,
+from orthus_core.results.metadata import (
+    GenerationInfo,
     common_text,
     pixel_hash,
     read_record,
     save_picture,
 )
-from orthus_core.results.story import Panel, write_story
+from orthus_core.results.output_names import Named, picture_paths, slug
+from orthus_core.results.story_folder import Panel, write_story
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.samplers.solvers import SOLVERS
 
-MAKING = Making(
+MAKING = GenerationInfo(
     recipe={"command": "generate", "seeds": [7]},
     prompt="a snowman ☃",
     seed=7,
@@ -177,21 +177,21 @@ COMMON_NAMES = {
 
 @pytest.mark.parametrize("scheduler", [*SOLVERS, "diffusers.HeunDiscreteScheduler"])
 def test_other_tools_read_the_sampler_by_the_name_they_know(image, scheduler):
-    making = MAKING._replace(sampling={**MAKING.sampling, "scheduler": scheduler})
-    assert f"Sampler: {COMMON_NAMES[scheduler]}, CFG scale" in common_text(image, making)
+    info = MAKING._replace(sampling={**MAKING.sampling, "scheduler": scheduler})
+    assert f"Sampler: {COMMON_NAMES[scheduler]}, CFG scale" in common_text(image, info)
 
 
 def test_other_tools_read_no_sampler_of_a_model_that_denoises_nothing(image):
-    making = MAKING._replace(sampling={"steps": 1, "guidance": 1.5, "image_guidance": 1.0})
-    assert "Steps: 1, CFG scale: 1.5, Seed: 7" in common_text(image, making)
+    info = MAKING._replace(sampling={"steps": 1, "guidance": 1.5, "image_guidance": 1.0})
+    assert "Steps: 1, CFG scale: 1.5, Seed: 7" in common_text(image, info)
 
 
 def test_other_tools_read_an_image_guidance_of_edits_alone(image):
     edit = MAKING._replace(recipe={"command": "edit", "seeds": [7]})
     assert "CFG scale: 1.5, Image CFG scale: 1.5, Seed: 7" in common_text(image, edit)
     for command in ("generate", "story"):
-        making = MAKING._replace(recipe={"command": command})
-        assert "Image CFG" not in common_text(image, making)
+        info = MAKING._replace(recipe={"command": command})
+        assert "Image CFG" not in common_text(image, info)
 
 
 def test_pictures_of_others_have_no_record_and_damaged_ones_are_named(tmp_path, image):

@@ -8,14 +8,19 @@ import pytest
 from PIL import Image
 
 from orthus_core.errors import DataError, OutputError
-from orthus_core.results.compare import circumstances, distance
-from orthus_core.results.inputs import find_inputs
-from orthus_core.results.names import check_distinct, check_free, slug
-from orthus_core.results.picture import Making, pixel_hash, save_picture, save_sidecar
-from orthus_core.results.record import asked_of, read_made, run_of
-from orthus_core.results.sheet import GAP, columns_for, contact_sheet
+from orthus_core.image_grid import GAP, columns_for, contact_sheet
+from orthus_core.results.metadata import GenerationInfo, pixel_hash, save_picture, save_sidecar
+from orthus_core.results.output_names import check_distinct, check_free, slug
+from orthus_core.results.record import (
+    asked_of,
+    circumstances,
+    distance,
+    find_inputs,
+    read_made,
+    run_of,
+)
 
-MAKING = Making(
+MAKING = GenerationInfo(
     recipe={"command": "generate", "model": "mini", "seeds": [7]},
     prompt="a snowman ☃",
     seed=7,
@@ -34,7 +39,7 @@ def test_a_picture_and_its_sidecar_say_the_same(tmp_path, image):
     save_picture(image, path, MAKING)
     save_sidecar(image, path, MAKING)
     inside, beside = read_made(path), read_made(tmp_path / "out.json")
-    assert inside.making == beside.making == MAKING
+    assert inside.info == beside.info == MAKING
     assert inside.pixels == beside.pixels == {1: pixel_hash(image)}
     assert inside.seen == pixel_hash(image) and beside.seen is None
 
@@ -81,9 +86,9 @@ def test_a_record_that_cannot_be_is_named(tmp_path, image, change, message):
 
 def test_inputs_are_known_by_their_pixels_wherever_they_lie(tmp_path, image):
     lay = tmp_path / "before" / "cat.png"
-    making = MAKING._replace(inputs=(pixel_hash(image),), files=(str(lay),))
+    info = MAKING._replace(inputs=(pixel_hash(image),), files=(str(lay),))
     out = tmp_path / "out.png"
-    save_picture(image, out, making)
+    save_picture(image, out, info)
     record = read_made(out)
     with pytest.raises(DataError, match=r"cat\.png is gone"):
         find_inputs(record)

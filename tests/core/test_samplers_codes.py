@@ -15,19 +15,17 @@ from orthus_core.events import Event, ImageDone, RowDone, TextPiece
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import token_name_of_code
 from orthus_core.model.soft_embedding import nearest_code
-from orthus_core.samplers.codes import choose_codes, seeded_gumbel
-from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.prompt import Context, Prompt
-from orthus_core.samplers.requests import sampling_of
-from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.code_sampler import choose_codes, seeded_gumbel
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
 from tests.discrete import make_tiny_chameleon
 
 # Ids of the tiny vocabulary: bos, codes from 4 on, the special tokens after them, then words.
 BOS, CODE, EOI, BOI, SEP, IMAGE, WORD = 0, 4, 36, 37, 38, 39, 40
 PATCHES, CODES, CHANNELS = 4, 32, 8
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
-ONE_PICTURE = Settings(max_images=1, noise_scale=0.7, code_top_p=0.9)
+ONE_PICTURE = SamplingParams(max_images=1, noise_scale=0.7, code_top_p=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,9 @@ def edited(chameleon: DiscreteChameleon, seed: int) -> Prompt:
     return Prompt(seen[0], seed, Guidance.edit(3.0, 1.2), (seen[1], words(7)))
 
 
-def run(model: DiscreteChameleon, prompts: Sequence[Prompt], settings: Settings) -> list[Event]:
+def run(
+    model: DiscreteChameleon, prompts: Sequence[Prompt], settings: SamplingParams
+) -> list[Event]:
     return list(interleave(model, prompts, settings))
 
 
@@ -110,7 +110,9 @@ def test_a_seed_gives_the_same_noise_again_and_other_noise_for_every_patch():
 # The loop
 
 
-def without_a_cache(model: DiscreteChameleon, prompt: Prompt, settings: Settings) -> list[int]:
+def without_a_cache(
+    model: DiscreteChameleon, prompt: Prompt, settings: SamplingParams
+) -> list[int]:
     """One picture, everything read again for every patch, its codes fed as tokens of the table."""
     noise = seeded_gumbel(prompt.seed, CODES)
     codes: list[int] = []
@@ -154,7 +156,7 @@ def test_pictures_and_words_are_the_same_in_a_batch_as_alone(chameleon):
         drawn(words(1, 2), 14),
         drawn(words(1, 2), 15),
     ]
-    settings = Settings(
+    settings = SamplingParams(
         max_images=2, min_images=2, text_before_image=3, max_text=9, temperature=1.0
     )
     together = run(chameleon, prompts, settings)
@@ -176,7 +178,7 @@ def test_a_seed_is_a_picture(chameleon):
 
 
 def test_without_noise_every_seed_is_the_same_picture(chameleon):
-    calm = Settings(max_images=1, noise_scale=0.0)
+    calm = SamplingParams(max_images=1, noise_scale=0.0)
     pictures = {
         str(codes_of(chameleon, run(chameleon, [drawn(words(1), seed)], calm))) for seed in range(4)
     }
@@ -214,7 +216,9 @@ def test_patches_are_codes_and_words_are_not_whatever_the_head_would_rather_say(
         model.image_logits(hidden), model.lm_head(hidden)[:, CODE : CODE + CODES]
     )
     codebook = {tuple(code) for code in model.codebook_KC.tolist()}
-    settings = Settings(max_images=2, min_images=2, max_text=12, text_before_image=4, temperature=3)
+    settings = SamplingParams(
+        max_images=2, min_images=2, max_text=12, text_before_image=4, temperature=3
+    )
     events = run(model, [drawn(words(1), seed) for seed in range(3)], settings)
     features = [
         tuple(f) for e in events if isinstance(e, ImageDone) for f in e.features_PC.tolist()
@@ -260,7 +264,7 @@ def test_its_own_sampling_values_go_before_those_of_its_kind():
     }
     own = make_tiny_chameleon(sampling={"noise_scale": 1.0, "code_top_k": 5}).config
     settings = sampling_of(own, guidance=2.0).settings(max_images=3)
-    assert settings == Settings(max_images=3, steps=1, code_top_k=5, code_top_p=0.9)
+    assert settings == SamplingParams(max_images=3, steps=1, code_top_k=5, code_top_p=0.9)
 
 
 def test_steps_are_for_an_orthus():
@@ -273,6 +277,6 @@ def test_without_a_decoder_it_writes_and_says_where_pictures_come_from():
     model = make_tiny_chameleon()
     model.model.vqmodel.decoder = None
     with pytest.raises(CheckpointError, match="no pixel decoder") as caught:
-        run(model, [Prompt(words(1))], Settings(max_images=1))
+        run(model, [Prompt(words(1))], SamplingParams(max_images=1))
     assert "--vqgan vqgan.ckpt" in caught.value.hint and "anole-7b" in caught.value.hint
-    assert run(model, [Prompt(words(1))], Settings(max_images=0, max_text=2))
+    assert run(model, [Prompt(words(1))], SamplingParams(max_images=0, max_text=2))

@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from orthus_core.errors import PromptError
+from orthus_core.model.cpu_linear import LAYOUTS, FastLinear
 from orthus_core.model.denoising_head import DenoisingHead
-from orthus_core.model.product import LAYOUTS, Product
-from orthus_core.samplers import patch as patch_module
-from orthus_core.samplers.denoising import Denoising
-from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.patch import denoise, patch_plan
-from orthus_core.samplers.presets import PRESETS, preset_of, steps_at
-from orthus_core.samplers.recorded import KEPT, Recordings
-from orthus_core.samplers.settings import Settings
-from orthus_core.samplers.settling import denoise_until_settled
+from orthus_core.samplers import patch_sampler as patch_module
+from orthus_core.samplers.cuda_graph import KEPT, CUDAGraphCache
+from orthus_core.samplers.params import PRESETS, SamplingParams, preset_of, steps_at
+from orthus_core.samplers.patch_sampler import (
+    DiffusionPatchSampler,
+    denoise,
+    denoise_with_early_stop,
+    patch_plan,
+)
+from orthus_core.samplers.prompt import Guidance, mixing
 
 GUIDANCES = [Guidance.text(5.0), Guidance.none(), Guidance.edit(4.0, 1.5)]
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
@@ -33,8 +35,8 @@ def alone(inputs, number: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     """One of those pictures by itself."""
     hidden_RD, noise_NC, _ = inputs
     first = sum(len(guidance.weights) for guidance in GUIDANCES[:number])
-    streams = slice(first, first + len(GUIDANCES[number].weights))
-    return hidden_RD[streams], noise_NC[number : number + 1], mixing([GUIDANCES[number]])
+    branches = slice(first, first + len(GUIDANCES[number].weights))
+    return hidden_RD[branches], noise_NC[number : number + 1], mixing([GUIDANCES[number]])
 
 
 @pytest.mark.parametrize("layout", [None, *LAYOUTS])
@@ -58,8 +60,8 @@ def test_a_product_is_the_same_in_every_layout(layout, rows):
     weight = torch.randn(110, 100, generator=random) / 10
     bias, x_NI = torch.randn(110, generator=random), torch.randn(rows, 100, generator=random)
     expected = torch.nn.functional.linear(x_NI, weight, bias)
-    torch.testing.assert_close(Product(weight, bias, layout=layout)(x_NI), expected)
-    silu = Product(weight, bias, layout=layout, activation="silu")(x_NI)
+    torch.testing.assert_close(FastLinear(weight, bias, layout=layout)(x_NI), expected)
+    silu = FastLinear(weight, bias, layout=layout, activation="silu")(x_NI)
     torch.testing.assert_close(silu, torch.nn.functional.silu(expected))
     assert silu.is_contiguous()
 
@@ -86,7 +88,7 @@ def test_modulations_in_several_parts_are_the_same(tiny_model, inputs, monkeypat
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
 def test_with_no_tolerance_to_speak_of_every_step_is_taken(tiny_model, inputs, scheduler):
     plan = patch_plan(tiny_model, 25, scheduler)
-    features_NC, steps_N = denoise_until_settled(plan, *inputs, tolerance=0.0)
+    features_NC, steps_N = denoise_with_early_stop(plan, *inputs, tolerance=0.0)
     assert steps_N.tolist() == [25, 25, 25]
     torch.testing.assert_close(features_NC, denoise(plan, *inputs), **CLOSE)
 
@@ -94,11 +96,11 @@ def test_with_no_tolerance_to_speak_of_every_step_is_taken(tiny_model, inputs, s
 @pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
 def test_a_patch_stops_by_itself_whatever_is_beside_it(tiny_model, inputs, scheduler):
     plan = patch_plan(tiny_model, 50, scheduler)
-    features_NC, steps_N = denoise_until_settled(plan, *inputs, tolerance=0.1)
+    features_NC, steps_N = denoise_with_early_stop(plan, *inputs, tolerance=0.1)
     assert len(set(steps_N.tolist())) > 1, "otherwise nothing leaves before the others"
     assert max(steps_N) < 50
     for number in range(3):
-        feature_1C, steps_1 = denoise_until_settled(plan, *alone(inputs, number), tolerance=0.1)
+        feature_1C, steps_1 = denoise_with_early_stop(plan, *alone(inputs, number), tolerance=0.1)
         assert steps_1.item() == steps_N[number]
         torch.testing.assert_close(features_NC[number], feature_1C[0], **CLOSE)
 
@@ -108,7 +110,7 @@ def test_a_smaller_tolerance_takes_more_steps_and_comes_closer(tiny_model, input
     exact = denoise(plan, *inputs)
     taken, errors = [], []
     for tolerance in (0.3, 0.1, 0.01):
-        features_NC, steps_N = denoise_until_settled(plan, *inputs, tolerance=tolerance)
+        features_NC, steps_N = denoise_with_early_stop(plan, *inputs, tolerance=tolerance)
         taken.append(int(steps_N.sum()))
         errors.append(float((features_NC - exact).norm() / exact.norm()))
     assert taken == sorted(taken) and len(set(taken)) == 3
@@ -119,19 +121,21 @@ def test_a_smaller_tolerance_takes_more_steps_and_comes_closer(tiny_model, input
 
 
 def test_pictures_at_different_places_take_steps_of_their_own(tiny_model, inputs):
-    brush = Denoising(tiny_model, Settings(steps=12, last_steps=3, scheduler="dpm++"))
+    patch_sampler = DiffusionPatchSampler(
+        tiny_model, SamplingParams(steps=12, last_steps=3, scheduler="dpm++")
+    )
     drawn = [3, 0, 1]  # of 4 patches: 3, 12 and 9 steps
-    together = brush.draw(*inputs, drawn)
+    together = patch_sampler.draw(*inputs, drawn)
     for number, steps in enumerate([3, 12, 9]):
-        by_itself = brush.draw(*alone(inputs, number), [drawn[number]])
+        by_itself = patch_sampler.draw(*alone(inputs, number), [drawn[number]])
         torch.testing.assert_close(together[number], by_itself[0], **CLOSE)
         direct = denoise(patch_plan(tiny_model, steps, "dpm++"), *alone(inputs, number))
         torch.testing.assert_close(together[number], direct[0], **CLOSE)
 
 
 def test_a_brush_that_is_told_no_place_draws_as_at_the_beginning(tiny_model, inputs):
-    brush = Denoising(tiny_model, Settings(steps=8, last_steps=2))
-    assert torch.equal(brush.draw(*inputs), brush.draw(*inputs, [0, 0, 0]))
+    patch_sampler = DiffusionPatchSampler(tiny_model, SamplingParams(steps=8, last_steps=2))
+    assert torch.equal(patch_sampler.draw(*inputs), patch_sampler.draw(*inputs, [0, 0, 0]))
 
 
 def test_steps_fall_in_a_straight_line():
@@ -152,19 +156,21 @@ def test_presets_never_take_more_steps_than_the_model_itself():
 
 
 def test_a_scheduler_of_others_draws_but_cannot_stop_early(tiny_model, inputs):
-    settings = Settings(steps=25, scheduler="diffusers.DDIMScheduler")
-    theirs = Denoising(tiny_model, settings).draw(*inputs)
-    ours = Denoising(tiny_model, Settings(steps=25)).draw(*inputs)
+    settings = SamplingParams(steps=25, scheduler="diffusers.DDIMScheduler")
+    theirs = DiffusionPatchSampler(tiny_model, settings).draw(*inputs)
+    ours = DiffusionPatchSampler(tiny_model, SamplingParams(steps=25)).draw(*inputs)
     torch.testing.assert_close(theirs, ours, atol=5e-2, rtol=1e-2)
     with pytest.raises(PromptError, match="no patch can stop early"):
-        Denoising(tiny_model, Settings(scheduler=settings.scheduler, step_tolerance=0.1))
+        DiffusionPatchSampler(
+            tiny_model, SamplingParams(scheduler=settings.scheduler, step_tolerance=0.1)
+        )
 
 
 # Recordings
 
 
 def test_a_recording_reads_its_own_buffers_and_gives_the_same(tiny_model, inputs):
-    plan, recordings = patch_plan(tiny_model, 10, "unipc"), Recordings()
+    plan, recordings = patch_plan(tiny_model, 10, "unipc"), CUDAGraphCache()
 
     def drawn(*given: torch.Tensor) -> torch.Tensor:
         return recordings("patch", lambda *tensors: denoise(plan, *tensors), *given)
@@ -179,7 +185,7 @@ def test_a_recording_reads_its_own_buffers_and_gives_the_same(tiny_model, inputs
 
 
 def test_every_shape_is_recorded_for_itself_and_the_oldest_make_room():
-    calls, recordings = [], Recordings()
+    calls, recordings = [], CUDAGraphCache()
 
     def double(x: torch.Tensor) -> torch.Tensor:
         calls.append(len(x))
@@ -197,8 +203,11 @@ def test_a_recorded_loop_is_the_loop(tiny_model, inputs):
     model = type(tiny_model)(tiny_model.config)
     model.load_state_dict(tiny_model.state_dict())
     model = model.eval().to("cuda")
-    settings = Settings(steps=20)
-    brush, expected = Denoising(model, settings), Denoising(tiny_model, settings).draw(*inputs)
+    settings = SamplingParams(steps=20)
+    patch_sampler, expected = (
+        DiffusionPatchSampler(model, settings),
+        DiffusionPatchSampler(tiny_model, settings).draw(*inputs),
+    )
     for _ in range(4):  # eager, recorded, played, played
-        drawn = brush.draw(*(tensor.to("cuda") for tensor in inputs))
+        drawn = patch_sampler.draw(*(tensor.to("cuda") for tensor in inputs))
         torch.testing.assert_close(drawn.cpu(), expected, atol=1e-3, rtol=1e-3)

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.events import Event, ImageBegun, ImageDone, PatchDone, RowDone, TextPiece
-from orthus_core.samplers.ddim import ddim_plan
-from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.patch import seeded_noise
-from orthus_core.samplers.prompt import Context, Prompt
-from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.patch_sampler import seeded_noise
+from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
+from orthus_core.samplers.solvers import ddim_plan
 from tests.conftest import make_tiny_model
 
 # Ids of the tiny vocabulary: bos, eos, the special tokens after its 32 codes, then words.
@@ -48,8 +47,8 @@ def drawn(context: Context, seed: int, scale: float = 3.0) -> Prompt:
 
 
 def edited(image: int, seed: int, *numbers: int) -> Prompt:
-    against = (with_image(image), Context((BOS, SEP)))
-    return Prompt(with_image(image, *numbers), seed, Guidance.edit(3.0, 1.5), against)
+    negatives = (with_image(image), Context((BOS, SEP)))
+    return Prompt(with_image(image, *numbers), seed, Guidance.edit(3.0, 1.5), negatives)
 
 
 class Leaning:
@@ -65,7 +64,7 @@ class Leaning:
         return scores_1V
 
 
-def run(model, prompts: Sequence[Prompt], settings: Settings, processors=()) -> list[Event]:
+def run(model, prompts: Sequence[Prompt], settings: SamplingParams, processors=()) -> list[Event]:
     return list(interleave(model, prompts, settings, processors=processors))
 
 
@@ -100,7 +99,7 @@ def without_a_cache(model, prompt: Prompt, pictures: int, steps: int) -> Tensor:
         patches: list[Tensor] = []
         for _ in range(PATCHES):
             hidden = []
-            for context in (own, *prompt.against):
+            for context in (own, *prompt.negatives):
                 ids = [*context.ids, BOI, *[IMAGE] * len(patches)]
                 given = [] if context.features_MPC is None else list(context.features_MPC)
                 features = [*given, *(patch.unsqueeze(0) for patch in patches)]
@@ -128,7 +127,7 @@ def without_a_cache(model, prompt: Prompt, pictures: int, steps: int) -> Tensor:
     ids=["plain", "guided", "edit"],
 )
 def test_cached_equals_uncached(tiny_model, prompt):
-    events = run(tiny_model, [prompt], Settings(max_images=2, steps=10))
+    events = run(tiny_model, [prompt], SamplingParams(max_images=2, steps=10))
     expected = without_a_cache(tiny_model, prompt, 2, 10)
     for event, picture in zip(images_of(events), expected, strict=True):
         torch.testing.assert_close(event.features_PC, picture, **CLOSE)
@@ -136,7 +135,7 @@ def test_cached_equals_uncached(tiny_model, prompt):
 
 def test_greedy_text_equals_reading_everything_again(tiny_model):
     prompt = Prompt(with_image(1, 2, 3))
-    events = run(tiny_model, [prompt], Settings(max_images=0, max_text=12))
+    events = run(tiny_model, [prompt], SamplingParams(max_images=0, max_text=12))
     ids = list(prompt.context.ids)
     for token in tokens_of(events):
         hidden = tiny_model(torch.tensor([ids]), prompt.context.features_MPC).hidden_BSD[:, -1]
@@ -155,7 +154,7 @@ def test_pictures_are_the_same_in_a_batch_as_alone(precise_model):
         drawn(words(1, 2), 15, 7.5),
         drawn(words(1, 2), 16, 7.5),
     ]
-    settings = Settings(max_images=2, steps=10)
+    settings = SamplingParams(max_images=2, steps=10)
     together = run(precise_model, prompts, settings)
     for row, prompt in enumerate(prompts):
         assert_same_row(of_row(together, row), run(precise_model, [prompt], settings))
@@ -172,7 +171,9 @@ def test_rows_at_different_places_do_not_disturb_each_other(tiny_model, temperat
         Prompt(words(6, 7, 8, 9, 10, 11), 25),
         Prompt(words(6, 7, 8, 9, 10, 11), 26),
     ]
-    settings = Settings(max_images=2, max_text=18, steps=5, temperature=temperature, top_p=0.95)
+    settings = SamplingParams(
+        max_images=2, max_text=18, steps=5, temperature=temperature, top_p=0.95
+    )
     together = run(tiny_model, prompts, settings, [Leaning()])
     for row, prompt in enumerate(prompts):
         alone = run(tiny_model, [prompt], settings, [Leaning()])
@@ -185,16 +186,16 @@ def test_rows_at_different_places_do_not_disturb_each_other(tiny_model, temperat
 
 def test_left_padded_equals_unpadded(tiny_model):
     short, long = Prompt(words(1), 31), Prompt(words(*range(20)), 32)
-    settings = Settings(max_images=1, steps=5)
+    settings = SamplingParams(max_images=1, steps=5)
     padded = run(tiny_model, [short, long], settings)
     assert_same_row(of_row(padded, 0), run(tiny_model, [short], settings))
-    texts = Settings(max_images=0, max_text=10)
+    texts = SamplingParams(max_images=0, max_text=10)
     padded = run(tiny_model, [short, long], texts)
     assert tokens_of(of_row(padded, 0)) == tokens_of(run(tiny_model, [short], texts))
 
 
 def test_a_seed_is_a_picture(tiny_model):
-    settings = Settings(max_images=1, steps=5)
+    settings = SamplingParams(max_images=1, steps=5)
     first, again = (run(tiny_model, [drawn(words(1), 41)], settings) for _ in range(2))
     assert torch.equal(images_of(first)[0].pixels_3HW, images_of(again)[0].pixels_3HW)
 
@@ -203,13 +204,13 @@ def test_noise_scale_scales_the_noise(tiny_model):
     noise = torch.randn(PATCHES, CHANNELS, generator=torch.Generator().manual_seed(0))
     half = Prompt(words(1), noise=iter(noise / 2))
     whole = Prompt(words(1), noise=iter(noise))
-    by_hand = run(tiny_model, [half], Settings(max_images=1, steps=5))
-    by_setting = run(tiny_model, [whole], Settings(max_images=1, steps=5, noise_scale=0.5))
+    by_hand = run(tiny_model, [half], SamplingParams(max_images=1, steps=5))
+    by_setting = run(tiny_model, [whole], SamplingParams(max_images=1, steps=5, noise_scale=0.5))
     assert_same_row(by_setting, by_hand)
 
 
 def test_what_a_row_does_is_told_in_order(tiny_model):
-    events = run(tiny_model, [Prompt(words(1))], Settings(max_images=1, steps=2))
+    events = run(tiny_model, [Prompt(words(1))], SamplingParams(max_images=1, steps=2))
     begun, *patches, image, end = events
     assert begun == ImageBegun(0, 0, forced=False)
     assert patches == [PatchDone(0, 0, n + 1, PATCHES) for n in range(PATCHES)]
@@ -232,7 +233,7 @@ class Watching:
 
 def test_after_the_last_patch_eoi_is_appended_and_text_goes_on(tiny_model):
     watching = Watching()
-    settings = Settings(max_images=1, min_images=1, text_before_image=2, max_text=5, steps=2)
+    settings = SamplingParams(max_images=1, min_images=1, text_before_image=2, max_text=5, steps=2)
     run(tiny_model, [Prompt(words(1))], settings, [watching])
     after_image = watching.seen[2]
     assert after_image[3 + 2 :] == [BOI, *[IMAGE] * PATCHES, EOI]
@@ -240,7 +241,7 @@ def test_after_the_last_patch_eoi_is_appended_and_text_goes_on(tiny_model):
 
 
 def test_a_picture_that_is_owed_is_begun_for_the_model(tiny_model):
-    settings = Settings(max_images=3, min_images=3, text_before_image=4, max_text=30, steps=2)
+    settings = SamplingParams(max_images=3, min_images=3, text_before_image=4, max_text=30, steps=2)
     events = run(tiny_model, [Prompt(words(1))], settings)
     assert len(images_of(events)) == 3
     begun = [event for event in events if isinstance(event, ImageBegun)]
@@ -248,7 +249,7 @@ def test_a_picture_that_is_owed_is_begun_for_the_model(tiny_model):
 
 
 def test_a_row_may_end_with_its_last_picture(tiny_model):
-    settings = Settings(
+    settings = SamplingParams(
         max_images=2, min_images=2, text_before_image=3, max_text=30, end_with_image=True, steps=2
     )
     events = run(tiny_model, [Prompt(words(1))], settings)
@@ -258,7 +259,7 @@ def test_a_row_may_end_with_its_last_picture(tiny_model):
 
 def test_a_text_ends_with_the_context(tiny_model):
     prompt = Prompt(words(*range(40), *range(40)))
-    events = run(tiny_model, [prompt], Settings(max_images=0, max_text=1000), [NoEnd()])
+    events = run(tiny_model, [prompt], SamplingParams(max_images=0, max_text=1000), [NoEnd()])
     assert len(prompt.context.ids) + len(tokens_of(events)) == CONTEXT
     assert events[-1] == RowDone(0, "context")
 
@@ -269,9 +270,9 @@ def test_the_head_of_words_runs_for_words_only(tiny_model, monkeypatch):
     monkeypatch.setattr(
         tiny_model, "text_logits", lambda hidden: calls.append(len(hidden)) or text_logits(hidden)
     )
-    run(tiny_model, [drawn(words(1), 1), drawn(words(2), 2)], Settings(max_images=1, steps=2))
+    run(tiny_model, [drawn(words(1), 1), drawn(words(2), 2)], SamplingParams(max_images=1, steps=2))
     assert calls == []
-    run(tiny_model, [Prompt(words(1))], Settings(max_images=0, max_text=3), [Leaning()])
+    run(tiny_model, [Prompt(words(1))], SamplingParams(max_images=0, max_text=3), [Leaning()])
     assert calls == [1, 1, 1]
 
 
@@ -281,7 +282,7 @@ def test_only_the_new_feature_is_embedded(tiny_model, monkeypatch):
     monkeypatch.setattr(
         tiny_model, "embed_features", lambda z: rows.append(len(z)) or embed_features(z)
     )
-    run(tiny_model, [edited(1, 2, 3)], Settings(max_images=1, steps=2))
+    run(tiny_model, [edited(1, 2, 3)], SamplingParams(max_images=1, steps=2))
     # The pictures of the prompt's streams once; then each new patch once, the last one never.
     assert rows == [PATCHES, PATCHES, *[1] * (PATCHES - 1)]
 
@@ -298,7 +299,7 @@ def test_rows_that_ended_leave_the_batch(tiny_model, monkeypatch):
     monkeypatch.setattr(type(tiny_model), "forward", watched)
     long = Prompt(words(1), 51)
     short = Prompt(Context(tuple([BOS, *[WORD] * (CONTEXT - 4), SEP])), 52)
-    run(tiny_model, [short, long], Settings(max_images=0, max_text=9), [NoEnd()])
+    run(tiny_model, [short, long], SamplingParams(max_images=0, max_text=9), [NoEnd()])
     assert batches[0] == 2 and batches[-1] == 1
 
 
@@ -309,7 +310,9 @@ class NoEnd:
 
 def test_gradients_are_off_inside_and_as_they_were_outside(tiny_model):
     with torch.enable_grad():
-        for event in interleave(tiny_model, [Prompt(words(1))], Settings(max_images=1, steps=2)):
+        for event in interleave(
+            tiny_model, [Prompt(words(1))], SamplingParams(max_images=1, steps=2)
+        ):
             assert torch.is_grad_enabled()
             if isinstance(event, ImageDone):
                 assert not event.features_PC.requires_grad
@@ -317,10 +320,10 @@ def test_gradients_are_off_inside_and_as_they_were_outside(tiny_model):
 
 def test_sixteen_bit_weights_draw_whole_numbers_of_patches_with_an_fp32_state():
     model = make_tiny_model().to(torch.bfloat16)
-    (done,) = images_of(run(model, [drawn(words(1), 1)], Settings(max_images=1, steps=5)))
+    (done,) = images_of(run(model, [drawn(words(1), 1)], SamplingParams(max_images=1, steps=5)))
     assert done.features_PC.dtype == torch.float32 and done.features_PC.isfinite().all()
     reference = images_of(
-        run(make_tiny_model(), [drawn(words(1), 1)], Settings(max_images=1, steps=5))
+        run(make_tiny_model(), [drawn(words(1), 1)], SamplingParams(max_images=1, steps=5))
     )[0]
     error = (done.features_PC - reference.features_PC).abs().mean()
     assert error < 0.1 * reference.features_PC.abs().mean()
@@ -340,21 +343,23 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_drawn(
     tiny_model, prompt, message
 ):
     with pytest.raises(PromptError, match=message):
-        run(tiny_model, [prompt], Settings(max_images=1, steps=2))
+        run(tiny_model, [prompt], SamplingParams(max_images=1, steps=2))
 
 
 def test_noise_that_is_used_up_is_named(tiny_model):
     prompt = Prompt(words(1), noise=iter(torch.randn(3, CHANNELS)))
     with pytest.raises(PromptError, match="used up after 3 patches of picture 1"):
-        run(tiny_model, [prompt], Settings(max_images=1, steps=2))
+        run(tiny_model, [prompt], SamplingParams(max_images=1, steps=2))
 
 
 def test_a_model_without_a_decoder_writes_but_does_not_draw():
     model = make_tiny_model()
     model.model.vqmodel.decoder = None
     with pytest.raises(CheckpointError, match="no pixel decoder"):
-        run(model, [Prompt(words(1))], Settings(max_images=1))
-    assert tokens_of(run(model, [Prompt(words(1))], Settings(max_images=0, max_text=2), [NoEnd()]))
+        run(model, [Prompt(words(1))], SamplingParams(max_images=1))
+    assert tokens_of(
+        run(model, [Prompt(words(1))], SamplingParams(max_images=0, max_text=2), [NoEnd()])
+    )
 
 
 @pytest.mark.parametrize(
@@ -371,4 +376,4 @@ def test_a_model_without_a_decoder_writes_but_does_not_draw():
 )
 def test_settings_that_cannot_be_are_named(field, value):
     with pytest.raises(PromptError, match=field):
-        Settings(**{field: value})
+        SamplingParams(**{field: value})

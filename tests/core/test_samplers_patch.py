@@ -7,9 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
-from orthus_core.samplers.ddim import ddim_plan
-from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.patch import draw_patches, patch_plan, seeded_noise
+from orthus_core.samplers.patch_sampler import draw_patches, patch_plan, seeded_noise
+from orthus_core.samplers.prompt import Guidance, mixing
+from orthus_core.samplers.solvers import ddim_plan
 
 
 def test_guidance_weights_are_the_formulas_and_sum_to_one():
@@ -52,8 +52,8 @@ def test_a_patch_is_the_same_alone_and_among_others(tiny_model):
     together = draw_patches(plan, hidden, noise, mixing(guidances))
     first = 0
     for number, guidance in enumerate(guidances):
-        streams = slice(first, first := first + len(guidance.weights))
-        alone = draw_patches(plan, hidden[streams], noise[number : number + 1], mixing([guidance]))
+        branches = slice(first, first := first + len(guidance.weights))
+        alone = draw_patches(plan, hidden[branches], noise[number : number + 1], mixing([guidance]))
         torch.testing.assert_close(together[number], alone[0], atol=1e-4, rtol=1e-4)
 
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from orthus_core.checkpoint.folder import Opened, open_model
+from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.pixels import open_image, to_pixels
 from orthus_core.errors import CheckpointError, DataError, PromptError
 from orthus_core.events import ImageDone, RowDone, TextPiece
-from orthus_core.samplers.batches import in_batches
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import Sampling, SamplingParams, sampling_of
 from orthus_core.samplers.prompt import Prompt
-from orthus_core.samplers.requests import Asking, Sampling, sampling_of
-from orthus_core.samplers.settings import Settings
-from orthus_core.samplers.words import with_words
+from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.samplers.text import with_words
 from tests.conftest import make_tiny_config
 
 SAMPLING = Sampling(
@@ -31,8 +31,8 @@ def opened(tiny_folder) -> Opened:
 
 
 @pytest.fixture(scope="module")
-def asking(opened) -> Asking:
-    return Asking(opened.model, opened.processor.tokenizer)
+def builder(opened) -> PromptBuilder:
+    return PromptBuilder(opened.model, opened.processor.tokenizer)
 
 
 @pytest.fixture
@@ -46,42 +46,42 @@ def words(opened, text: str) -> list[int]:
     return opened.processor.tokenizer(text, add_special_tokens=False).input_ids
 
 
-def test_a_picture_is_asked_for_as_training_lays_it_out(opened, asking):
+def test_a_picture_is_asked_for_as_training_lays_it_out(opened, builder):
     config = opened.model.config
-    prompt = asking.picture("a snowman", SAMPLING)
+    prompt = builder.picture("a snowman", SAMPLING)
     bos, sep = config.bos_token_id, config.sep_token_id
     assert prompt.context.ids == (bos, *words(opened, "a snowman"), sep)
-    assert [context.ids for context in prompt.against] == [(bos, *words(opened, "what"), sep)]
+    assert [context.ids for context in prompt.negatives] == [(bos, *words(opened, "what"), sep)]
     assert prompt.guidance.weights == (3.0, -2.0)
 
 
-def test_an_edit_compares_with_the_picture_alone_and_with_nothing(opened, asking, picture):
+def test_an_edit_compares_with_the_picture_alone_and_with_nothing(opened, builder, picture):
     config = opened.model.config
-    prompt = asking.edit([picture], "a red fox", SAMPLING)
+    prompt = builder.edit([picture], "a red fox", SAMPLING)
     shown = (config.boi_token_id, *[config.image_token_id] * 4, config.eoi_token_id)
     bos, sep = config.bos_token_id, config.sep_token_id
     assert prompt.context.ids == (bos, *shown, *words(opened, "a red fox"), sep)
-    assert prompt.against[0].ids == (bos, *shown, sep)
-    assert prompt.against[1].ids == (bos, *words(opened, "what"), sep)
+    assert prompt.negatives[0].ids == (bos, *shown, sep)
+    assert prompt.negatives[1].ids == (bos, *words(opened, "what"), sep)
     assert prompt.guidance.weights == (3.0, -1.5, -0.5)
     pixels = to_pixels(open_image(picture.path), 16).unsqueeze(0)
     with torch.no_grad():
         expected = opened.model.encode_images(pixels)
-    for context in (prompt.context, prompt.against[0]):
+    for context in (prompt.context, prompt.negatives[0]):
         torch.testing.assert_close(context.features_MPC, expected)
-    assert prompt.against[1].features_MPC is None
+    assert prompt.negatives[1].features_MPC is None
 
 
-def test_a_story_goes_on_from_pictures_and_words(opened, asking, picture):
-    prompt = asking.story([picture, "a snowman"], SAMPLING)
+def test_a_story_goes_on_from_pictures_and_words(opened, builder, picture):
+    prompt = builder.story([picture, "a snowman"], SAMPLING)
     assert prompt.context.features_MPC.shape == (1, 4, 8)
     assert prompt.context.ids[-1] == opened.model.config.sep_token_id
 
 
-def test_guidance_of_one_reads_no_other_stream(asking, picture):
-    assert asking.picture("a fox", SAMPLING._replace(guidance=1.0)).against == ()
-    both = asking.edit([picture], "a fox", SAMPLING._replace(guidance=2.0, image_guidance=1.0))
-    assert both.guidance.weights == (2.0, -1.0) and len(both.against) == 1
+def test_guidance_of_one_reads_no_other_stream(builder, picture):
+    assert builder.picture("a fox", SAMPLING._replace(guidance=1.0)).negatives == ()
+    both = builder.edit([picture], "a fox", SAMPLING._replace(guidance=2.0, image_guidance=1.0))
+    assert both.guidance.weights == (2.0, -1.0) and len(both.negatives) == 1
 
 
 def test_values_that_are_not_asked_for_are_the_models_own():
@@ -125,16 +125,16 @@ def test_words_before_an_edit_are_the_models_own_to_allow():
 
 
 def test_what_is_written_before_a_picture_leads_it_but_not_what_it_is_guided_against(
-    opened, asking, picture
+    opened, builder, picture
 ):
     sampling = sampling_of(opened.model.config, "edit", steps=2, max_text=6)
-    prompts = [asking.edit([picture], word, sampling) for word in ("a fox", "a red fox", "what")]
+    prompts = [builder.edit([picture], word, sampling) for word in ("a fox", "a red fox", "what")]
     prompts = [prompt._replace(seed=seed) for seed, prompt in enumerate(prompts)]
 
     def drawn(prompts: list[Prompt], size: int, **asked) -> tuple[dict, dict]:
         texts, pictures = {}, {}
         settings = sampling.settings(max_images=1, **asked)
-        for event in in_batches(opened.model, prompts, settings, size):
+        for event in generate(opened.model, prompts, settings, size):
             if isinstance(event, TextPiece):
                 texts.setdefault(event.row, []).extend(event.token_ids)
             elif isinstance(event, ImageDone):
@@ -181,12 +181,12 @@ def test_the_loop_is_told_the_preset_as_steps():
     assert (turbo.step_tolerance, turbo.max_images) == (0.05, 2)
 
 
-def test_pictures_of_a_preset_do_not_depend_on_the_batch(opened, asking):
+def test_pictures_of_a_preset_do_not_depend_on_the_batch(opened, builder):
     sampling = sampling_of(opened.model.config, preset="fast", step_tolerance=0.02)
-    prompts = [asking.picture("a fox", sampling)._replace(seed=seed) for seed in range(3)]
+    prompts = [builder.picture("a fox", sampling)._replace(seed=seed) for seed in range(3)]
 
     def pictures(size: int) -> dict[int, torch.Tensor]:
-        events = in_batches(opened.model, prompts, sampling.settings(max_images=1), size)
+        events = generate(opened.model, prompts, sampling.settings(max_images=1), size)
         return {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
 
     whole = pictures(3)
@@ -194,33 +194,33 @@ def test_pictures_of_a_preset_do_not_depend_on_the_batch(opened, asking):
         torch.testing.assert_close(features, whole[row], atol=1e-3, rtol=1e-3)
 
 
-def test_asking_for_nothing_is_an_error_that_says_so(opened, asking, picture):
+def test_asking_for_nothing_is_an_error_that_says_so(opened, builder, picture):
     with pytest.raises(PromptError, match="prompt is empty"):
-        asking.picture("  ", SAMPLING)
+        builder.picture("  ", SAMPLING)
     with pytest.raises(PromptError, match="instruction is empty"):
-        asking.edit([picture], "", SAMPLING)
+        builder.edit([picture], "", SAMPLING)
     with pytest.raises(PromptError, match="question is empty"):
-        asking.question(picture, "")
+        builder.question(picture, "")
     with pytest.raises(PromptError, match="something to go on from"):
-        asking.story([], SAMPLING)
+        builder.story([], SAMPLING)
     with pytest.raises(DataError, match="no such picture"):
-        asking.question(FilePicture(Path("missing.png")), "what is this?")
+        builder.question(FilePicture(Path("missing.png")), "what is this?")
     with pytest.raises(CheckpointError, match="no tokenizer"):
-        Asking(opened.model, None)
+        PromptBuilder(opened.model, None)
 
 
-def test_a_text_cannot_smuggle_in_a_picture(opened, asking):
-    prompt = asking.picture("a fox <image><racm3:break>", SAMPLING)
+def test_a_text_cannot_smuggle_in_a_picture(opened, builder):
+    prompt = builder.picture("a fox <image><racm3:break>", SAMPLING)
     config = opened.model.config
     assert not {config.image_token_id, config.boi_token_id} & set(prompt.context.ids)
 
 
-def test_batches_number_rows_through_and_change_nothing(opened, asking):
-    prompts = [asking.picture("a fox", SAMPLING)._replace(seed=seed) for seed in range(5)]
-    settings = Settings(max_images=1, steps=2)
+def test_batches_number_rows_through_and_change_nothing(opened, builder):
+    prompts = [builder.picture("a fox", SAMPLING)._replace(seed=seed) for seed in range(5)]
+    settings = SamplingParams(max_images=1, steps=2)
 
     def pictures(size: int | None) -> dict[int, torch.Tensor]:
-        events = in_batches(opened.model, prompts, settings, size)
+        events = generate(opened.model, prompts, settings, size)
         return {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
 
     whole = pictures(None)

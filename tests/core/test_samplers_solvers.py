@@ -13,9 +13,16 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.schedule import Schedule, add_noise, make_schedule, target
-from orthus_core.samplers.ddim import ddim_over, trailing_timesteps
-from orthus_core.samplers.multistep import thinning_timesteps
-from orthus_core.samplers.solvers import SOLVERS, LinearSolver, Solver, linear_solver, solver_for
+from orthus_core.samplers.solvers import (
+    SOLVERS,
+    LinearSolver,
+    Solver,
+    ddim_over,
+    linear_solver,
+    solver_for,
+    thinning_timesteps,
+    trailing_timesteps,
+)
 
 RELEASED = make_schedule()
 SPREAD, MEAN = 0.4, 1.5
@@ -254,7 +261,7 @@ def test_what_is_no_scheduler_says_so(name, message, monkeypatch):
 
 def test_our_own_schedulers_import_nothing(monkeypatch):
     monkeypatch.setattr(
-        "orthus_core.samplers.foreign.import_module", lambda name: pytest.fail(name)
+        "orthus_core.samplers.external_scheduler.import_module", lambda name: pytest.fail(name)
     )
     for name in SOLVERS:
         assert len(solver_for(RELEASED, name, 4).timesteps_T) == 4

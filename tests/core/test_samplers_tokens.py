@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from orthus_core.samplers.tokens import choose_token, never_chosen, text_generator, warpers
+from orthus_core.samplers.text import choose_token, never_chosen, text_generator, warpers
 from tests.conftest import make_tiny_config
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 3.0])
@@ -68,12 +68,12 @@ def test_a_seed_says_the_same_again():
 
 
 def test_the_largest_seed_can_be_used():
-    def stream(seed: int) -> tuple[float, ...]:
+    def branch(seed: int) -> tuple[float, ...]:
         return tuple(torch.rand(3, generator=text_generator(seed)).tolist())
 
     largest = 2**63 - 1
-    assert stream(largest) == stream(largest)
-    assert len({stream(seed) for seed in (0, 1, largest - 1, largest)}) == 4
+    assert branch(largest) == branch(largest)
+    assert len({branch(seed) for seed in (0, 1, largest - 1, largest)}) == 4
 
 
 def test_boi_is_for_rows_that_may_draw_and_eoi_for_none():

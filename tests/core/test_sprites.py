@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orthus_core.data.emoji import build_pack, fluent_3d, iconify
-from orthus_core.data.sprites import MAX_NAMES_BYTES, STARTER_PACK, STARTER_STYLES, SpritePack
 from orthus_core.errors import DataError
+from orthus_core.world.emoji import build_pack, fluent_3d, iconify
+from orthus_core.world.sprites import MAX_NAMES_BYTES, STARTER_PACK, STARTER_STYLES, SpritePack
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orthus_core.results.story import title_of
+from orthus_core.results.story_folder import title_of
 from orthus_core.results.story_page import Figure, story_page
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

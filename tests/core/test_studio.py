@@ -12,12 +12,12 @@ from PIL import Image
 
 import orthus_core
 from orthus_core import Orthus
+from orthus_core.api.inputs import input_image
+from orthus_core.api.streamed import EventStream
 from orthus_core.errors import DataError, PromptError, RecipeError
 from orthus_core.events import ImageBegun, ImageDone, Note, PatchDone
-from orthus_core.results.picture import pixel_hash, read_record
+from orthus_core.results.metadata import pixel_hash, read_record
 from orthus_core.samplers.story import PanelDone
-from orthus_core.studio.given import given
-from orthus_core.studio.streamed import Stream
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_stream_that_was_broken_off_has_no_result(orthus):
         yield 1
         raise PromptError("no")
 
-    broken = Stream(failing())
+    broken = EventStream(failing())
     with pytest.raises(PromptError):
         list(broken)
     with pytest.raises(RuntimeError, match="broken off"):
@@ -112,14 +112,14 @@ def test_a_picture_is_edited_from_a_file_its_bytes_or_an_image(orthus, start):
         sources = [start, str(start), start.read_bytes(), image]
         edited = [orthus.edit(source, "a red fox", seed=1, steps=1) for source in sources]
     assert len({pixel_hash(each.images[0]) for each in edited}) == 1
-    assert edited[0].makings[0].files == (str(start),)
-    assert edited[2].makings[0].files == () and len(edited[2].makings[0].inputs) == 1
+    assert edited[0].infos[0].files == (str(start),)
+    assert edited[2].infos[0].files == () and len(edited[2].infos[0].inputs) == 1
 
 
 def test_what_a_model_writes_before_an_edit_is_kept(orthus, start):
     drawn = orthus.edit(start, "blue fox", num_images=2, seed=1, steps=1, max_text=8)
     assert len(drawn.images) == len(drawn.texts) == 2 and any(drawn.texts)
-    assert drawn.makings[0].sampling["max_text"] == 8
+    assert drawn.infos[0].sampling["max_text"] == 8
     at_once = orthus.edit(start, "blue fox", seed=1, steps=1)
     assert at_once.texts == [""]
     assert pixel_hash(at_once.images[0]) != pixel_hash(drawn.images[0])
@@ -130,7 +130,7 @@ def test_what_a_model_writes_before_an_edit_is_kept(orthus, start):
 def test_a_picture_is_edited_by_example(orthus, start):
     example = (Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue"))
     drawn = orthus.edit(start, example=example, seed=1, steps=1)
-    assert drawn.makings[0].recipe["by_example"] and len(drawn.makings[0].inputs) == 3
+    assert drawn.infos[0].recipe["by_example"] and len(drawn.infos[0].inputs) == 3
     with pytest.raises(PromptError, match="without words"):
         orthus.edit(start, "a hat", example=example)
 
@@ -150,7 +150,7 @@ def test_a_story_is_told_saved_and_told_on(orthus, start, tmp_path):
     more = orthus.story(from_story=tmp_path / "told", panels=3, seed=2)
     assert len(more.images) == 1, "the first two are the earlier telling's"
     assert [panel.earlier for panel in more.panels] == [False, True, True, False]
-    assert more.making.recipe["steps"] == 1 and more.making.recipe["text"]["temperature"] == 0.5
+    assert more.info.recipe["steps"] == 1 and more.info.recipe["text"]["temperature"] == 0.5
 
 
 def test_pictures_are_read(orthus, start):
@@ -181,4 +181,4 @@ def test_mistakes_are_errors_of_ours(orthus, start):
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])
 def test_images_in_memory_may_be_of_any_kind(mode):
     image = Image.new("RGB", (5, 4), (200, 30, 30)).convert(mode)
-    assert given(image).image.mode == "RGB" and given(image).image.size == (5, 4)
+    assert input_image(image).image.mode == "RGB" and input_image(image).image.size == (5, 4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orthus_core.samplers.threads import allowed_processors, use_allowed_threads
+from orthus_core.device import allowed_processors, use_allowed_threads
 
 
 @pytest.mark.parametrize(

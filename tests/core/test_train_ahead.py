@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from orthus_core.checkpoint.folder import open_orthus
+from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.data.collate import Batch
 from orthus_core.errors import TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
-from orthus_core.train.ahead import Ahead
-from orthus_core.train.orthus_trainings import posttrain
+from orthus_core.train.prefetch import Prefetcher
+from orthus_core.train.trainings import posttrain
 
 
 def batch(number: int) -> Batch:
@@ -27,7 +27,7 @@ def batch(number: int) -> Batch:
 
 @pytest.mark.parametrize("together", [1, 3])
 def test_batches_come_in_order_from_wherever_one_begins(together):
-    ahead = Ahead(batch, workers=2, together=together)
+    ahead = Prefetcher(batch, workers=2, together=together)
     for number in (0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 20, 20, 21):
         came = ahead(number)
         named = [getattr(came, field.name) for field in fields(came)]
@@ -39,13 +39,13 @@ def test_a_worker_that_fails_says_why():
         raise ValueError("no such sprite")
 
     with pytest.raises(ValueError, match="no such sprite"):
-        Ahead(broken, workers=1)(0)
+        Prefetcher(broken, workers=1)(0)
 
 
 def test_a_system_that_does_not_fork_is_told_what_to_set(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(TrainingError, match="does not fork") as told:
-        Ahead(batch, workers=2)
+        Prefetcher(batch, workers=2)
     assert told.value.where == "data.workers" and "data.workers = 0" in told.value.hint
 
 
@@ -53,7 +53,7 @@ def test_nothing_is_drawn_from_the_generator_that_a_step_seeds():
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    Ahead(batch, workers=1)(0)
+    Prefetcher(batch, workers=1)(0)
     assert torch.equal(torch.rand(3), expected)
 
 

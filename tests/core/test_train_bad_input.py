@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
-from orthus_core.checkpoint.folder import open_orthus, save_model
+from orthus_core.checkpoint.model_folder import open_orthus, save_model
 from orthus_core.errors import CheckpointError, DataError, OutputError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import (
@@ -20,9 +20,9 @@ from orthus_core.recipe import (
     PretrainRecipe,
     load,
 )
-from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
 from orthus_core.train.pretrain import pretrain
 from orthus_core.train.state import training_folder
+from orthus_core.train.trainings import build_base, finetune_vae, posttrain
 from tests.conftest import make_tiny_model
 from tests.core.toy_data import SHORT, interleaved, pictures_with_words, words
 

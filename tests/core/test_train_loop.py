@@ -19,10 +19,10 @@ from orthus_core.errors import TrainingError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import key, load
 from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
-from orthus_core.train.devices import Place
-from orthus_core.train.figures import Figures as FiguresBook
+from orthus_core.train.distributed import Rank
 from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.loop import seed_step, train, validate
+from orthus_core.train.metrics import MetricsLogger as FiguresBook
 from orthus_core.train.muon import batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import origins, saved_steps, state_path, training_folder
@@ -30,7 +30,7 @@ from orthus_core.train.state import origins, saved_steps, state_path, training_f
 LOG = LogRecipe(every=1, sample_every=0, save_every=3, keep_last=2)
 
 
-class Figures(NamedTuple):
+class MetricsLogger(NamedTuple):
     total: Tensor
 
 
@@ -41,8 +41,8 @@ class Noisy(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 4)
 
-    def forward(self, x: Tensor) -> Figures:
-        return Figures((self.linear(x + 0.1 * torch.randn_like(x)) - x).square().mean())
+    def forward(self, x: Tensor) -> MetricsLogger:
+        return MetricsLogger((self.linear(x + 0.1 * torch.randn_like(x)) - x).square().mean())
 
 
 class Fit:
@@ -111,7 +111,7 @@ def test_every_device_draws_noise_of_its_own_and_the_same_again(tmp_path, monkey
     """On one batch of rows losses differ by nothing but the noise."""
 
     def totals(shard, again=0):
-        monkeypatch.setattr("orthus_core.train.loop.here", lambda: Place(shard, 2))
+        monkeypatch.setattr("orthus_core.train.loop.current_rank", lambda: Rank(shard, 2))
         folder = tmp_path / f"{shard}-{again}"
         events = train(Fit(), optim=optim(steps=2), log=LOG, seed=3, folder=folder)
         return [event.metrics["total"] for event in events if isinstance(event, StepDone)]
@@ -397,8 +397,8 @@ class Exact(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 4)
 
-    def forward(self, x: Tensor) -> Figures:
-        return Figures((self.linear(x) - x).square().mean())
+    def forward(self, x: Tensor) -> MetricsLogger:
+        return MetricsLogger((self.linear(x) - x).square().mean())
 
 
 def test_accumulated_batches_step_as_one_large_batch(tmp_path, monkeypatch):
@@ -452,8 +452,8 @@ class Exploding(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 4)
 
-    def forward(self, x: Tensor) -> Figures:
-        return Figures((self.linear(x) * 0).square().sum().sqrt())
+    def forward(self, x: Tensor) -> MetricsLogger:
+        return MetricsLogger((self.linear(x) * 0).square().sum().sqrt())
 
 
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])

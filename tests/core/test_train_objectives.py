@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orthus_core.checkpoint.folder import open_orthus
+from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Note, StepDone
 from orthus_core.losses.joint import Counts, JointLoss, counts_of
 from orthus_core.recipe import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe, load
-from orthus_core.train.orthus_trainings import build_base, finetune_vae, posttrain
-from orthus_core.train.pictures import read_pictures
-from orthus_core.train.rows import orthus_laying, read_rows
-from orthus_core.train.stages import weighed
+from orthus_core.train.batches import orthus_batch_builder, read_rows
+from orthus_core.train.picture_source import read_pictures
+from orthus_core.train.stages import with_counts
+from orthus_core.train.trainings import build_base, finetune_vae, posttrain
 from tests.core.toy_data import SHORT, interleaved, pictures_with_words
 
 
@@ -108,13 +108,15 @@ def test_parts_of_a_step_weigh_by_what_they_hold(tiny_folder, records):
     model, tokenizer = opened.model, opened.processor.tokenizer
     data = load(PosttrainRecipe, None, (f"data.source={json.dumps(str(records))}",)).data
     rows = drained(read_rows(data))
-    laying = orthus_laying(data, model.config, tokenizer, lambda ps: torch.ones(len(ps), 4, 8))
+    laying = orthus_batch_builder(
+        data, model.config, tokenizer, lambda ps: torch.ones(len(ps), 4, 8)
+    )
     encoded = [laying.encode(rows.train(number)) for number in range(7)]
     whole, parts = (
         [laying.collate(some) for some in split]
         for split in ([encoded], [encoded[:1], encoded[1:]])
     )
-    counts = weighed(parts)[0][1]
+    counts = with_counts(parts)[0][1]
     assert counts == Counts(*(n / 2 for n in counts_of(whole[0])))
     objective = JointLoss(model, lambda_image=0.0)
 

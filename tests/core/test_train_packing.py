@@ -9,8 +9,8 @@ from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from orthus_core.data.collate import Batch, collate, packed, with_features
 from orthus_core.data.encode import IGNORE, Encoded, TokenIds
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
-from orthus_core.losses.packing import sight
-from orthus_core.model import few_shapes
+from orthus_core.model import padded_rows
+from orthus_core.model.attention_mask import packed_mask
 from tests.conftest import make_tiny_config, make_tiny_model
 
 P, C = 4, 8  # patches and channels of the tiny model
@@ -62,7 +62,7 @@ def by_document(rows: list[Encoded], batch: Batch, values_BSX: torch.Tensor) -> 
     return [values_BSX[line][numbers[line] == n] for line, n in places]
 
 
-def in_order(rows: list[Encoded], longest: int) -> list[Encoded]:
+def ordered_events(rows: list[Encoded], longest: int) -> list[Encoded]:
     return [row for line in packed(rows, longest) for row in line]
 
 
@@ -75,7 +75,7 @@ def test_packing_fills_lines_and_loses_nothing(rows):
 
 def test_sight_restarts_with_every_document_and_ends_at_its_border():
     documents_BS = torch.tensor([[1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 1]])
-    mask, positions_BS = sight(documents_BS, torch.float32)
+    mask, positions_BS = packed_mask(documents_BS, torch.float32)
     assert positions_BS.tolist() == [[0, 1, 0, 1, 2, 0], [0, 1, 2, 3, 4, 5]]
     assert mask.shape == (2, 1, 6, 6)
     seen = [[column for column in range(6) if mask[0, 0, row, column] == 0] for row in range(6)]
@@ -85,7 +85,7 @@ def test_sight_restarts_with_every_document_and_ends_at_its_border():
 
 def test_one_document_a_row_keeps_the_plain_mask():
     documents_BS = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    assert sight(documents_BS, torch.float32).mask is documents_BS
+    assert packed_mask(documents_BS, torch.float32).mask is documents_BS
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -95,7 +95,7 @@ def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, row
     model.model.set_attn_implementation(attention)
     batch = filled(collate(rows, ids, packing=True))
     assert batch.attention_mask_BS.max() > 1
-    mask, position_ids = sight(batch.attention_mask_BS, model.dtype)
+    mask, position_ids = packed_mask(batch.attention_mask_BS, model.dtype)
     assert torch.equal(
         position_ids * (batch.attention_mask_BS > 0),
         batch.position_ids_BS * (batch.attention_mask_BS > 0),
@@ -103,7 +103,7 @@ def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, row
     hidden_BSD = model(
         batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
     ).hidden_BSD
-    ordered = in_order(rows, batch.ids_BS.shape[1])
+    ordered = ordered_events(rows, batch.ids_BS.shape[1])
     for row, together_SD in zip(ordered, by_document(ordered, batch, hidden_BSD), strict=True):
         single = filled(collate([row], ids))
         alone_SD = model(single.ids_BS, single.features_NC).hidden_BSD[0]
@@ -116,16 +116,16 @@ def test_nothing_of_a_document_reaches_its_neighbours(ids, rows):
 
     def hidden(changed: list[Encoded]) -> list[torch.Tensor]:
         batch = filled(collate(changed, ids, packing=True))
-        mask, position_ids = sight(batch.attention_mask_BS, model.dtype)
+        mask, position_ids = packed_mask(batch.attention_mask_BS, model.dtype)
         hidden_BSD = model(
             batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
         ).hidden_BSD
-        return by_document(in_order(changed, batch.ids_BS.shape[1]), batch, hidden_BSD)
+        return by_document(ordered_events(changed, batch.ids_BS.shape[1]), batch, hidden_BSD)
 
     before = hidden(rows)
     other = document(ids, 23, 5, True)  # as long as rows[2], with other words and patches
     after = hidden([other if row is rows[2] else row for row in rows])
-    place = [len(row.ids) for row in in_order(rows, 27)].index(len(other.ids))
+    place = [len(row.ids) for row in ordered_events(rows, 27)].index(len(other.ids))
     same = [torch.equal(one, two) for one, two in zip(before, after, strict=True)]
     assert same == [number != place for number in range(len(rows))]
 
@@ -134,7 +134,7 @@ def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
     def losses(packing: bool):
         model = make_tiny_model()
         longest = max(len(row.ids) for row in rows)
-        batch = filled(collate(in_order(rows, longest), ids, packing=packing))
+        batch = filled(collate(ordered_events(rows, longest), ids, packing=packing))
         torch.manual_seed(3)
         found = JointLoss(model, lambda_image=2.0, repeats=3)(batch)
         found.total.backward()
@@ -153,7 +153,7 @@ def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
 @pytest.fixture
 def slow_to_meet_shapes(monkeypatch):
     """This processor, as if it were a card."""
-    monkeypatch.setattr(few_shapes, "meets_shapes_slowly", lambda tensor: True)
+    monkeypatch.setattr(padded_rows, "meets_shapes_slowly", lambda tensor: True)
 
 
 def test_rows_that_are_added_for_a_card_change_nothing(slow_to_meet_shapes):
@@ -165,7 +165,7 @@ def test_rows_that_are_added_for_a_card_change_nothing(slow_to_meet_shapes):
 
     for count in (0, 1, 7, 8, 9):
         x_ND, y_N = torch.randn(count, 3, requires_grad=True), torch.arange(count)
-        padded = few_shapes.in_few_shapes(function, x_ND, y_N, many=8)
+        padded = padded_rows.with_padded_rows(function, x_ND, y_N, many=8)
         assert torch.equal(padded, x_ND * y_N[:, None] + 1)
         padded.sum().backward()
         assert torch.equal(x_ND.grad, y_N[:, None].expand(count, 3).float())
@@ -184,10 +184,10 @@ def test_losses_and_gradients_in_few_shapes_are_the_same(ids, rows, monkeypatch)
 
     for packing in (False, True):
         with monkeypatch.context() as plain:
-            plain.setattr(few_shapes, "meets_shapes_slowly", lambda tensor: False)
+            plain.setattr(padded_rows, "meets_shapes_slowly", lambda tensor: False)
             exact, exact_grad, _ = losses(packing, few=False)
         with monkeypatch.context() as card:
-            card.setattr(few_shapes, "meets_shapes_slowly", lambda tensor: True)
+            card.setattr(padded_rows, "meets_shapes_slowly", lambda tensor: True)
             found, found_grad, batch = losses(packing, few=True)
         assert batch.ids_BS.shape == (8, 64)
         torch.testing.assert_close(found.text, exact.text)

@@ -12,12 +12,11 @@ from orthus_core.events import StepDone
 from orthus_core.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
-    fooling,
-    telling_apart,
+    discriminator_loss,
+    generator_loss,
 )
 from orthus_core.losses.perceptual import encoder_maps, held, perceptual
-from orthus_core.losses.pictures import PictureLoss
-from orthus_core.losses.reconstruction import multi_scale
+from orthus_core.losses.picture_loss import PictureLoss, multi_scale
 from orthus_core.recipe.training import (
     AutoencoderLosses,
     AutoencoderRecipe,
@@ -33,7 +32,7 @@ from orthus_core.train.autoencoder import (
     picture_loss,
 )
 from orthus_core.train.loop import train
-from orthus_core.train.world_pictures import SpritePictures
+from orthus_core.world.world_pictures import SpritePictures
 
 SHAPE = AutoencoderRecipe(
     resolution=16,
@@ -130,8 +129,8 @@ def test_a_score_judges_the_patch_its_level_promises():
 
 def test_the_hinge_by_hand():
     true, decoded = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
-    assert telling_apart(true, decoded).item() == pytest.approx(0.5 * (0.25 + 0.5))
-    assert fooling(decoded).item() == pytest.approx(1.5)
+    assert discriminator_loss(true, decoded).item() == pytest.approx(0.5 * (0.25 + 0.5))
+    assert generator_loss(decoded).item() == pytest.approx(1.5)
 
 
 def test_the_adaptive_weight_makes_both_gradients_equal():
@@ -169,7 +168,7 @@ def test_each_side_learns_from_its_own_aim_alone(vq, pixels):
     loss.zero_grad()
     with torch.no_grad():
         decoded = vq.pixels(vq.features(pixels))
-    telling_apart(loss.discriminator(pixels), loss.discriminator(decoded)).backward()
+    discriminator_loss(loss.discriminator(pixels), loss.discriminator(decoded)).backward()
     for mine, parameter in zip(of_the_sum, loss.discriminator.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-7)
 

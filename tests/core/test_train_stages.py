@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orthus_core.data.augment import random_pictures
 from orthus_core.errors import TrainingError
+from orthus_core.losses.picture_loss import reconstruction
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.losses.reconstruction import reconstruction
 from orthus_core.recipe.training import AutoencoderRecipe, OptimRecipe, TemperatureRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
 from orthus_core.train.freeze import (
@@ -19,7 +18,8 @@ from orthus_core.train.freeze import (
 )
 from orthus_core.train.optim import make_optimizers
 from orthus_core.train.stages import temperature_at
-from orthus_core.train.world_pictures import SpritePictures
+from orthus_core.world.augment import random_pictures
+from orthus_core.world.world_pictures import SpritePictures
 from tests.conftest import make_tiny_model
 
 SHAPE = AutoencoderRecipe(

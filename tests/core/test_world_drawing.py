@@ -8,21 +8,21 @@ from collections import Counter
 import pytest
 
 from orthus_core.data.pictures import SpriteImage
-from orthus_core.data.sprites import SpritePack
-from orthus_core.data.world.arrange import relation_between
-from orthus_core.data.world.backdrops import is_outdoors, place_of
-from orthus_core.data.world.casting import CAST
-from orthus_core.data.world.company import POPULAR, companions
-from orthus_core.data.world.geneval import TAGS, Prompt, geneval_prompts
-from orthus_core.data.world.recolour import HUES
-from orthus_core.data.world.scene import SceneImage
-from orthus_core.data.world.scenes import CATEGORIES, a_scene, caption_of, scene_picture
-from orthus_core.data.world.singles import spoken_names
-from orthus_core.data.world.splits import count_held_out, pair_held_out, scene_held_out
-from orthus_core.data.world.text_to_image import text_to_image
-from orthus_core.data.world.wording import describe
-from orthus_core.data.world.world import GROUNDS, World
 from orthus_core.errors import DataError
+from orthus_core.world.arrange import relation_between
+from orthus_core.world.backdrops import is_outdoors, place_of
+from orthus_core.world.cast import CAST
+from orthus_core.world.co_occurrence import POPULAR, companions
+from orthus_core.world.geneval_prompts import TAGS, GenevalPrompt, geneval_prompts
+from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import SceneImage
+from orthus_core.world.scenes import CATEGORIES, a_scene, caption_of, scene_picture
+from orthus_core.world.single_sprites import spoken_names
+from orthus_core.world.splits import count_held_out, pair_held_out, scene_held_out
+from orthus_core.world.sprites import SpritePack
+from orthus_core.world.text_to_image import text_to_image
+from orthus_core.world.wording import describe
+from orthus_core.world.world import GROUNDS, World
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def testing_world(world: World) -> World:
 
 
 @pytest.fixture(scope="module")
-def prompts(world: World) -> list[Prompt]:
+def prompts(world: World) -> list[GenevalPrompt]:
     return geneval_prompts(world, 40, seed=0)
 
 
@@ -156,7 +156,7 @@ def test_companions_never_change_and_are_never_held_out():
 
 
 def test_geneval_prompts_are_all_different_and_the_same_for_a_seed(
-    world: World, prompts: list[Prompt]
+    world: World, prompts: list[GenevalPrompt]
 ):
     assert len({prompt.prompt for prompt in prompts}) == len(prompts)
     assert geneval_prompts(world, 40, seed=0) == prompts != geneval_prompts(world, 40, seed=1)
@@ -164,7 +164,7 @@ def test_geneval_prompts_are_all_different_and_the_same_for_a_seed(
     assert tuple(counts) == TAGS and max(counts.values()) == 40 and min(counts.values()) > 12
 
 
-def test_combining_prompts_ask_for_what_is_held_out(world: World, prompts: list[Prompt]):
+def test_combining_prompts_ask_for_what_is_held_out(world: World, prompts: list[GenevalPrompt]):
     for prompt in prompts:
         held_out = scene_held_out(prompt.scene, world.nouns(prompt.scene))
         assert held_out == (prompt.tag != "single_object"), prompt
@@ -172,7 +172,7 @@ def test_combining_prompts_ask_for_what_is_held_out(world: World, prompts: list[
         assert prompt.prompt == caption_of(world, prompt.scene, prompt.tag)
 
 
-def test_prompts_are_in_the_official_schema(world: World, prompts: list[Prompt]):
+def test_prompts_are_in_the_official_schema(world: World, prompts: list[GenevalPrompt]):
     by_tag = {prompt.tag: prompt.record() for prompt in prompts}
     for tag, record in by_tag.items():
         assert record["tag"] == tag and isinstance(record["prompt"], str)

@@ -11,12 +11,11 @@ import pytest
 
 from orthus_core.data.document import Document
 from orthus_core.data.pictures import SpriteImage
-from orthus_core.data.sprites import SpritePack
-from orthus_core.data.world.casting import COLOURED
-from orthus_core.data.world.copies import KEEP, copy
-from orthus_core.data.world.edits import make_single_edit
-from orthus_core.data.world.scene import LARGE, SMALL, Scene, SceneImage, Thing
-from orthus_core.data.world.scene_edits import (
+from orthus_core.errors import DataError
+from orthus_core.world.cast import COLOURED
+from orthus_core.world.copy_task import KEEP, copy
+from orthus_core.world.scene import LARGE, SMALL, Scene, SceneImage, Thing
+from orthus_core.world.scene_edits import (
     KINDS,
     OWN_COLOURS,
     SKY_EDITS,
@@ -25,15 +24,16 @@ from orthus_core.data.world.scene_edits import (
     place_for,
     scene_edit,
 )
-from orthus_core.data.world.splits import (
+from orthus_core.world.splits import (
     colour_held_out,
     edit_held_out,
     scene_held_out,
     style_held_out,
 )
-from orthus_core.data.world.wording import describe_in_places
-from orthus_core.data.world.world import World
-from orthus_core.errors import DataError
+from orthus_core.world.sprite_edits import make_single_edit
+from orthus_core.world.sprites import SpritePack
+from orthus_core.world.wording import describe_in_places
+from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from orthus_cli.app import app
 from orthus_core.data.formats.sniff import read
 from orthus_core.data.pictures import Picture
-from orthus_core.data.world.export import export
-from orthus_core.data.world.records import MAKERS, record
-from orthus_core.data.world.scene import Scene
-from orthus_core.data.world.world import World
+from orthus_core.world.export import export
+from orthus_core.world.records import MAKERS, record
+from orthus_core.world.scene import Scene
+from orthus_core.world.world import World
 
 ROWS = 12
 

@@ -8,18 +8,18 @@ from collections import Counter
 import pytest
 
 from orthus_core.data.pictures import SpriteImage
-from orthus_core.data.world import questions, scene_questions
-from orthus_core.data.world.arrange import relation_between
-from orthus_core.data.world.backdrops import is_outdoors
-from orthus_core.data.world.company import POPULAR, companions
-from orthus_core.data.world.english import the, with_article
-from orthus_core.data.world.kinds import GROUP_WORDS, KIND_OF_SUBGROUP
-from orthus_core.data.world.questions import Asked, ask_single, caption, question
-from orthus_core.data.world.scene import Scene, SceneImage, Thing
-from orthus_core.data.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
-from orthus_core.data.world.scenes import a_scene
-from orthus_core.data.world.wording import NUMBERS, coloured, describe, place_phrase, plural
-from orthus_core.data.world.world import GROUNDS, World
+from orthus_core.world import scene_questions, sprite_questions
+from orthus_core.world.arrange import relation_between
+from orthus_core.world.backdrops import is_outdoors
+from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
+from orthus_core.world.co_occurrence import POPULAR, companions
+from orthus_core.world.english import the, with_article
+from orthus_core.world.scene import Scene, SceneImage, Thing
+from orthus_core.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
+from orthus_core.world.scenes import a_scene
+from orthus_core.world.sprite_questions import Asked, ask_single, caption, question
+from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase, plural
+from orthus_core.world.world import GROUNDS, World
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_training_questions_say_yes_half_of_the_time(world: World, split: str):
 
 def test_questions_come_as_often_as_their_weights_say(world: World):
     rng = random.Random(0)
-    for kinds, ask in ((questions.KINDS, ask_single), (scene_questions.KINDS, ask_scene)):
+    for kinds, ask in ((sprite_questions.KINDS, ask_single), (scene_questions.KINDS, ask_scene)):
         drawn = Counter(ask(rng, world).kind for _ in range(1000))
         assert drawn.keys() == kinds.keys()
         assert sum(kinds.values()) == pytest.approx(1.0)

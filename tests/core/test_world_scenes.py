@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orthus_core.data.world import splits
-from orthus_core.data.world.arrange import OPPOSITE, RELATIONS, arrange, free_places
-from orthus_core.data.world.arrange import relation_between as between
-from orthus_core.data.world.backdrops import BACKDROPS, OUTDOORS, PLAIN, paint
-from orthus_core.data.world.casting import CAST, COLOURED
-from orthus_core.data.world.recolour import HUES, recoloured
-from orthus_core.data.world.scene import SMALL, UNITS, Scene, Thing, thing_pixels
-from orthus_core.data.world.wording import counted, describe, place_phrase, plural
-from orthus_core.data.world.world import World
 from orthus_core.errors import DataError
+from orthus_core.world import splits
+from orthus_core.world.arrange import OPPOSITE, RELATIONS, arrange, free_places
+from orthus_core.world.arrange import relation_between as between
+from orthus_core.world.backdrops import BACKDROPS, OUTDOORS, PLAIN, paint
+from orthus_core.world.cast import CAST, COLOURED
+from orthus_core.world.recolour import HUES, recoloured
+from orthus_core.world.scene import SMALL, UNITS, Scene, Thing, thing_pixels
+from orthus_core.world.wording import counted, describe, place_phrase, plural
+from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from itertools import pairwise
 import pytest
 
 from orthus_core.data.document import Document, Segment
-from orthus_core.data.sprites import SpritePack
-from orthus_core.data.world.backdrops import GROUND_WORDS, place_of
-from orthus_core.data.world.casting import ACTORS, FOOD
-from orthus_core.data.world.events import EVENTS, State, shown
-from orthus_core.data.world.scene import LARGE, SMALL, WHOLE, Scene, SceneImage
-from orthus_core.data.world.splits import scene_held_out, story_held_out
-from orthus_core.data.world.stories import CONTINUE, Story, story, tell
-from orthus_core.data.world.world import World
 from orthus_core.errors import DataError
+from orthus_core.world.backdrops import GROUND_WORDS, place_of
+from orthus_core.world.cast import ACTORS, FOOD
+from orthus_core.world.scene import LARGE, SMALL, WHOLE, Scene, SceneImage
+from orthus_core.world.splits import scene_held_out, story_held_out
+from orthus_core.world.sprites import SpritePack
+from orthus_core.world.story_events import EVENTS, State, shown
+from orthus_core.world.story_rows import CONTINUE, WorldStory, story, tell
+from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def testing_world() -> World:
 
 
 @pytest.fixture(scope="module")
-def stories(world: World) -> list[Story]:
+def stories(world: World) -> list[WorldStory]:
     rng = random.Random(2)
     return [tell(rng, world, rng.randint(2, 8)) for _ in range(250)]
 

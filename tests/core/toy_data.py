@@ -77,7 +77,7 @@ def begin_orthus(words: list[str], log: Path, **environment: str) -> ForkServerP
     It is forked from a server that has imported all it needs once, so it starts in a moment.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.core.toy_data", "orthus_core.train.orthus_trainings"])
+    context.set_forkserver_preload(["tests.core.toy_data", "orthus_core.train.trainings"])
     process = context.Process(target=_orthus, args=(words, str(log), environment))
     process.start()
     return process

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from orthus_core.checkpoint.convert import Converted, convert
-from orthus_core.checkpoint.folder import open_model
+from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import ConvertRecipe, load
 

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from orthus_core.events import Event, ImageDone, RowDone, TextPiece
-from orthus_core.samplers.ddim import ddim_plan
-from orthus_core.samplers.guidance import Guidance, mixing
-from orthus_core.samplers.interleave import interleave
-from orthus_core.samplers.patch import draw_patches, patch_plan
-from orthus_core.samplers.prompt import Context, Prompt
-from orthus_core.samplers.settings import Settings
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.patch_sampler import draw_patches, patch_plan
+from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
+from orthus_core.samplers.solvers import ddim_plan
 
 # REFERENCE: latents of std 11 within 5e-3 of the exact file; pixels follow at about a thousandth.
 LATENTS = {"atol": 5e-3, "rtol": 0}
@@ -53,7 +52,7 @@ def text_prompt(golden) -> Prompt:
     return Prompt(
         context(ids[0]),
         guidance=Guidance.text(5.0),
-        against=(context(ids[1], mask=mask[1]),),
+        negatives=(context(ids[1], mask=mask[1]),),
         noise=iter(golden["i.noise"][:, 0]),
     )
 
@@ -72,7 +71,7 @@ def edit_prompt(golden) -> Prompt:
     return Prompt(
         context(ids[0], images[0], mask[0]),
         guidance=Guidance.edit(5.0, 1.5),
-        against=(context(ids[1], images[1], mask[1]), context(ids[2], mask=mask[2])),
+        negatives=(context(ids[1], images[1], mask[1]), context(ids[2], mask=mask[2])),
         noise=iter(golden["i.noise"][:, 0]),
     )
 
@@ -94,7 +93,7 @@ def test_the_schedule_is_the_released_one(golden, golden_model):
 
 
 @pytest.mark.parametrize(
-    ("name", "streams", "guidance"),
+    ("name", "branches", "guidance"),
     [
         ("g.nocfg_latents", ["g.z_cond"], Guidance.none()),
         ("g.cfg1_latents", ["g.z_cond", "g.z_uncond"], Guidance.text(1.0)),
@@ -106,10 +105,10 @@ def test_the_schedule_is_the_released_one(golden, golden_model):
         ),
     ],
 )
-def test_a_patch_in_100_steps_is_the_released_one(golden, golden_model, name, streams, guidance):
+def test_a_patch_in_100_steps_is_the_released_one(golden, golden_model, name, branches, guidance):
     feature = draw_patches(
         patch_plan(golden_model, 100),
-        torch.cat([golden[stream] for stream in streams]),
+        torch.cat([golden[branch] for branch in branches]),
         golden["g.noise"],
         mixing([guidance]),
     )
@@ -141,18 +140,18 @@ def test_a_whole_picture_is_the_released_one(
     request, golden, golden_exact, golden_model, golden_model_release, prompt, exact, rounded
 ):
     prompt = request.getfixturevalue(prompt)
-    events = list(interleave(golden_model, [prompt], Settings(max_images=1)))
+    events = list(interleave(golden_model, [prompt], SamplingParams(max_images=1)))
     torch.testing.assert_close(features_of(events), golden_exact[exact], **LATENTS)
     torch.testing.assert_close(features_of(events), golden[rounded], **ROUNDED_LATENTS)
     assert events[-1] == RowDone(0, "images")
 
     prompt = prompt._replace(noise=iter(golden["i.noise"][:, 0]))
-    events = list(interleave(golden_model_release, [prompt], Settings(max_images=1)))
+    events = list(interleave(golden_model_release, [prompt], SamplingParams(max_images=1)))
     torch.testing.assert_close(features_of(events), golden[rounded], **LATENTS)
 
 
 def test_its_pixels_are_the_released_ones(golden, golden_exact, golden_model, text_prompt):
-    events = list(interleave(golden_model, [text_prompt], Settings(max_images=1)))
+    events = list(interleave(golden_model, [text_prompt], SamplingParams(max_images=1)))
     (done,) = (event for event in events if isinstance(event, ImageDone))
     torch.testing.assert_close(done.pixels_3HW, golden_exact["i_exact.cfg5_pixels"][0], **PIXELS)
     torch.testing.assert_close(done.pixels_3HW, golden["i.cfg5_pixels"][0], **ROUNDED_PIXELS)
@@ -162,7 +161,7 @@ def test_all_three_tasks_in_one_batch_are_the_released_ones(
     golden, golden_exact, golden_model, text_prompt, plain_prompt, edit_prompt
 ):
     prompts = [edit_prompt, plain_prompt, text_prompt]
-    events = list(interleave(golden_model, prompts, Settings(max_images=1)))
+    events = list(interleave(golden_model, prompts, SamplingParams(max_images=1)))
     names = ["edit_latents", "nocfg_latents", "cfg5_latents"]
     for row, name in enumerate(names):
         mine = [event for event in events if getattr(event, "row", None) == row]
@@ -176,7 +175,7 @@ def test_text_is_the_released_one(golden, golden_model, group):
         "i_text": context(golden["d.input_ids"]),
     }[group]
     expected = golden[f"{group}.output_ids"][0, len(asked.ids) :].tolist()
-    settings = Settings(max_images=0, max_text=len(expected))
+    settings = SamplingParams(max_images=0, max_text=len(expected))
     events = list(interleave(golden_model, [Prompt(asked)], settings))
     assert tokens_of(events) == expected
     assert events[-1] == RowDone(0, "length")
@@ -207,10 +206,10 @@ def test_text_and_pictures_by_turns_are_the_released_ones(
     prompt = Prompt(
         context(golden["i_inter.cond_ids"]),
         guidance=Guidance.text(3.0),
-        against=(context(golden["i_inter.uncond_ids"]),),
+        negatives=(context(golden["i_inter.uncond_ids"]),),
         noise=iter(golden["i_inter.noise"][:, 0]),
     )
-    settings = Settings(max_images=2, max_text=100)
+    settings = SamplingParams(max_images=2, max_text=100)
     events = list(interleave(model, [prompt], settings, processors=[dictated]))
 
     # The release's tokens hold [BOI], patch slots, [EOI] and the [SEP] that ends the row as well.

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from orthus_core.losses.diffusion import Draws, diffusion_loss
-from orthus_core.losses.joint import JointLoss
-from orthus_core.losses.text import IGNORE
+from orthus_core.losses.joint import IGNORE, JointLoss
 from orthus_core.model.schedule import add_noise, velocity
 
 BOI = 8197

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orthus_core.recipe import SCHEMAS, load
-from orthus_core.recipe.document import document
+from orthus_core.recipe.docs import document
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.schema import keys, members
 from orthus_core.recipe.shelf import find, shelf, shelved
@@ -59,7 +59,7 @@ def test_every_file_of_the_folder_is_a_recipe() -> None:
 
 def test_the_page_about_recipes_is_current() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
-    assert page == document(), "python -m orthus_core.recipe.document > docs/recipes.md"
+    assert page == document(), "python -m orthus_core.recipe.docs > docs/recipes.md"
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)

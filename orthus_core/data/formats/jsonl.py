@@ -9,8 +9,8 @@ from typing import Any
 
 from orthus_core.data.document import from_record
 from orthus_core.data.formats.reading import Reading
-from orthus_core.data.sprites import SpritePack
 from orthus_core.errors import DataError
+from orthus_core.world.sprites import SpritePack
 
 
 def objects(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from orthus_core.data.formats.folder import read_folder
+from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.formats.reading import Reading
-from orthus_core.data.sprites import SpritePack
 from orthus_core.errors import DataError
+from orthus_core.world.sprites import SpritePack
 
 RECORDS = "records.jsonl"
 

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from orthus_core.checkpoint import chameleon_meta, proof
+from orthus_core.checkpoint import chameleon_meta, verify
 from orthus_core.checkpoint.convert import plan
-from orthus_core.checkpoint.folder import open_model
+from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import CheckpointError, OutputError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -271,7 +271,7 @@ def test_the_proof_finds_a_wrong_tensor_on_disk(
         wrong = lazy._replace(read=lambda: lazy.read().flatten().flip(0).view(lazy.shape))
         yield from prove(source, {**written, name: wrong}, config, **how)
 
-    prove = proof.prove
+    prove = verify.prove
     monkeypatch.setattr("orthus_core.checkpoint.convert.prove", tampered)
     with pytest.raises(CheckpointError, match="not the one it was made from"):
         converted(chameleon_folder)

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orthus_core.checkpoint import hub
-from orthus_core.checkpoint.folder import open_model, open_orthus, pick_dtype, save_model
 from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import open_model, open_orthus, pick_dtype, save_model
 from orthus_core.errors import CheckpointError, HubError, OutputError
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.orthus import OrthusForConditionalGeneration

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orthus_core.checkpoint.staging import check_room, staged_folder
+from orthus_core.atomic import check_room, staged_folder
 from orthus_core.errors import OutputError
 
 

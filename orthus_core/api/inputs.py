@@ -1,0 +1,139 @@
+"""Images as users pass them (a path, bytes, or an image in memory), and edits made of them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from orthus_core.data.pictures import BytesPicture, FilePicture
+from orthus_core.data.pixels import open_image
+from orthus_core.errors import DataError, PromptError
+from orthus_core.results.metadata import pixel_hash
+from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.prompt import Prompt
+from orthus_core.samplers.prompt_builder import PromptBuilder, by_example
+
+PictureLike = str | os.PathLike[str] | bytes | Image.Image
+
+
+class InputImage(NamedTuple):
+    """A picture that the model is given.
+
+    picture: As prompts take it.
+    image: As a viewer shows it, RGB.
+    file: Its file, where it has one.
+    """
+
+    picture: FilePicture | BytesPicture
+    image: Image.Image
+    file: Path | None
+
+    @property
+    def pixels(self) -> str:
+        """The hash of its pixels."""
+        return pixel_hash(self.image)
+
+
+def input_image(source: PictureLike) -> InputImage:
+    """A picture, opened.
+
+    Raises:
+        DataError: When it is no picture, or does not read.
+    """
+    if isinstance(source, Image.Image):
+        file = io.BytesIO()
+        # PNG holds neither CMYK nor floats; with transparency it is laid over white, as in files.
+        mode = "RGBA" if source.has_transparency_data else "RGB"
+        source.convert(mode).save(file, "PNG")
+        source = file.getvalue()
+    if isinstance(source, bytes):
+        return InputImage(BytesPicture(source), open_image(source), None)
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source).expanduser()
+        return InputImage(FilePicture(path), open_image(path), path)
+    raise DataError(
+        f"a picture cannot be a {type(source).__name__}",
+        hint="give a file's name, its bytes, or a PIL image",
+    )
+
+
+def input_images(sources: PictureLike | Sequence[PictureLike]) -> list[InputImage]:
+    """One picture, or several. Raises: DataError as `given`."""
+    one = isinstance(sources, (str, os.PathLike, bytes, Image.Image))
+    return [input_image(source) for source in ([sources] if one else sources)]  # type: ignore[list-item]
+
+
+def hashes_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:
+    """The hash of each picture's pixels."""
+    return tuple(picture.pixels for picture in pictures)
+
+
+def files_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:
+    """Where the pictures lie; none unless all have files, because a place stands for its number."""
+    files = [picture.file for picture in pictures]
+    return tuple(str(file.absolute()) for file in files if file) if all(files) else ()
+
+
+class Edit(NamedTuple):
+    """One picture to be drawn.
+
+    given: What it is made from, in the order the model reads it: the example before and after,
+        where there is one, then the pictures that are changed.
+    instruction: In words; empty where an example says it.
+    has_example: Whether the first two are an example.
+    """
+
+    given: list[InputImage]
+    instruction: str
+    has_example: bool = False
+
+    def prompt(self, builder: PromptBuilder, sampling: Sampling) -> Prompt:
+        """The prompt that asks for it, without a seed.
+
+        Raises:
+            PromptError: When there is no picture to change, or nothing says how.
+        """
+        pictures = [each.picture for each in self.given]
+        if not self.has_example:
+            return builder.edit(pictures, self.instruction, sampling)
+        if self.instruction:
+            raise PromptError(
+                "an example says what to do without words",
+                where="edit",
+                hint="leave out the instruction, or the example",
+            )
+        if len(pictures) < 3:
+            raise PromptError(
+                "an example is two pictures, and there must be one more to change",
+                where="edit",
+                hint="orthus edit PICTURE --example BEFORE AFTER",
+            )
+        before, after, *rest = pictures
+        return by_example(builder, before, after, rest, sampling)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Hashes of the pixels of all it is made from."""
+        return hashes_of(self.given)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Where all it is made from lies."""
+        return files_of(self.given)
+
+
+def edits_of(
+    pictures: Sequence[InputImage],
+    instruction: str,
+    example: Sequence[InputImage] = (),
+    *,
+    each: bool,
+) -> list[Edit]:
+    """One edit of all the pictures together, or one of each."""
+    groups = [[picture] for picture in pictures] if each else [list(pictures)]
+    return [Edit([*example, *group], instruction, bool(example)) for group in groups]

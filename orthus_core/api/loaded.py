@@ -1,0 +1,69 @@
+"""A model that is open: whoever asks it, and what results tell of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from orthus_core.checkpoint import model_folder
+from orthus_core.checkpoint.fingerprint import fingerprint
+from orthus_core.data.known_words import KnownWords
+from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.samplers.prompt_builder import PromptBuilder
+
+
+class LoadedModel(NamedTuple):
+    """An open model and what it takes to ask it.
+
+    asking: The model with its tokenizer.
+    about: Name, hash, device and precision, as results tell them.
+    known: The words it was trained on, where its folder tells them.
+    """
+
+    builder: PromptBuilder
+    about: dict[str, str]
+    known: KnownWords | None
+
+    @property
+    def model(self) -> InterleavedModel:
+        return self.builder.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.builder.tokenizer
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    quantize: Literal[4, 8] | None = None,
+    low_memory: bool = False,
+) -> LoadedModel:
+    """Opens a model to ask it.
+
+    Args:
+        source: Folder, alias or hub id, as `open_model` takes it.
+        quantize: Bits to hold the backbone's weights in, 4 or 8.
+        low_memory: Leaves the backbone in its files, and fetches each layer when it is used.
+
+    Raises:
+        CheckpointError: When the folder is incomplete or damaged, or knows no words.
+        HubError: When a hub id cannot be had.
+    """
+    found = model_folder.open_model(
+        source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
+    )
+    model = found.model
+    builder = PromptBuilder(model, found.processor.tokenizer if found.processor else None)
+    about = {
+        "name": str(source),
+        "hash": fingerprint(found.path),
+        "device": str(model.device),
+        "dtype": next(name for name, dtype in model_folder.DTYPES.items() if dtype == model.dtype),
+    }
+    return LoadedModel(builder, about, KnownWords.of(found.path))

@@ -1,0 +1,330 @@
+"""A model to draw, edit, tell and read with, from Python.
+
+    from orthus_core import Orthus
+
+    orthus = Orthus.open("mini")
+    orthus.generate("a snowman").images[0]
+    orthus.edit("cat.png", "make it night", seed=1).save("night.png")
+    orthus.story("a story about a fox", panels=3).save("story")
+    orthus.caption("cat.png").texts[0]
+
+    for event in orthus.generate.stream("a snowman"):  # PatchDone, ImageDone ...
+        ...
+
+Values have the names of the commands' recipe keys (docs/recipes.md); those that are not given are
+the model's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from orthus_core.api.images import Answers, Images, info_of
+from orthus_core.api.inputs import Edit, PictureLike, input_images
+from orthus_core.api.loaded import load_model
+from orthus_core.api.stories import Story, Telling, as_before, open_story
+from orthus_core.api.streamed import Work, streamed
+from orthus_core.data.pixels import to_image
+from orthus_core.events import ImageDone, TextPiece
+from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.recipe import (
+    CaptionRecipe,
+    EditRecipe,
+    GenerateRecipe,
+    Recipe,
+    StoryRecipe,
+    load,
+)
+from orthus_core.recipe.drawing import TextSampling
+from orthus_core.results.metadata import with_batch
+from orthus_core.samplers.captioning import AnswerDone, answer
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import Sampling, answer_settings, sampling_asked, sampling_of
+from orthus_core.samplers.prompt import Prompt
+from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.samplers.seeds import choose_seeds
+from orthus_core.samplers.text import with_words
+
+R = TypeVar("R", bound=Recipe)
+Seed = int | Sequence[int] | None
+"""One seed counts on from it, several stand for themselves, None draws them."""
+TEXT_KEYS = [field.name for field in dataclasses.fields(TextSampling)]
+
+
+class Orthus:
+    """A model that is open, and what it takes to ask it.
+
+    Args:
+        model: An Orthus or a discrete Chameleon, in evaluation mode.
+        tokenizer: Of that model.
+        about: Name, hash, device and precision, as results tell them.
+        quantize: Bits that the backbone's weights are held in; None where they are whole.
+
+    Raises:
+        CheckpointError: When there is no tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: InterleavedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        about: dict[str, str] | None = None,
+        quantize: Literal[4, 8] | None = None,
+    ) -> None:
+        self.model = model
+        self.quantize = quantize
+        self.builder = PromptBuilder(model, tokenizer)
+        self.about = {"name": "", **(about or {})}
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path = "mini",
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype | None = None,
+        quantize: Literal[4, 8] | None = None,
+        low_memory: bool = False,
+    ) -> Orthus:
+        """Opens a model by folder, alias or hub id.
+
+        Args:
+            source: A folder, `mini` or `chameleon-mini` (they come along), `base`, `instruct`,
+                `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
+            device: "auto" takes an accelerator where there is one.
+            dtype: Of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are bf16 on
+                cuda and fp32 elsewhere.
+            quantize: Hold the backbone's weights in so many bits; the rest is then bf16 by default.
+            low_memory: Leave the backbone in its files, and fetch each layer when it is used.
+
+        Returns: The model in evaluation mode, on that device.
+
+        Raises:
+            CheckpointError: When the folder is incomplete or damaged, or knows no words.
+            HubError: When a hub id cannot be had.
+        """
+        loaded = load_model(
+            source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
+        )
+        return cls(loaded.model, loaded.tokenizer, loaded.about, quantize)
+
+    @streamed
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        num_images: int = 1,
+        seed: Seed = None,
+        batch_size: Any = None,
+        **asked: Any,
+    ) -> Work[Images]:
+        """Draws pictures from text (2412.00127).
+
+        Args:
+            prompts: One, or several.
+            num_images: Pictures for each prompt.
+            seed: Each seed is a picture, whatever batch it is drawn in, but for rounding: a colour
+                value may differ by 1 of 255. One counts on for `num_images`.
+            batch_size: Pictures at once; "auto", as None, is as many as fit into memory.
+            asked: Keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt ...
+
+        Returns: One RGB image [H, W] a prompt and seed, all seeds of the first prompt first; H and
+            W are the model's resolution in pixels, such as 512 for the 7B.
+
+        Yields, when streamed: PatchDone and ImageDone (pixels [3, H, W] in [-1, 1]), rows numbered
+            as the images.
+
+        Raises:
+            PromptError: When a prompt is empty or too long.
+            RecipeError: For a value that is unknown or out of its range.
+            CheckpointError: When the model has no pixel decoder.
+        """
+        recipe = self._recipe(GenerateRecipe, asked, batch_size=batch_size)
+        sampling = sampling_of(self.model.config, **sampling_asked(recipe))
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        asked_for = [
+            (self.builder.picture(text, sampling)._replace(seed=one), Edit([], text))
+            for text in texts
+            for one in _seeds(seed, num_images)
+        ]
+        return (yield from self._draw(recipe, sampling, asked_for))
+
+    @streamed
+    def edit(
+        self,
+        pictures: PictureLike | Sequence[PictureLike],
+        instruction: str = "",
+        *,
+        example: tuple[PictureLike, PictureLike] | None = None,
+        num_images: int = 1,
+        seed: Seed = None,
+        batch_size: Any = None,
+        **asked: Any,
+    ) -> Work[Images]:
+        """Changes a picture as an instruction says, or as an example shows (2412.00127, figure 3).
+
+        Args:
+            pictures: One, or several that are read together: files, bytes or PIL images [h, w] of
+                any size, scaled and cropped to the model's square [H, W].
+            instruction: In words; left out with an example.
+            example: A picture before and after the change.
+            num_images, seed, batch_size: As for `generate`.
+            asked: Keys of `EditRecipe`: steps, guidance, image_guidance, max_text ...
+
+        Returns: One RGB image [H, W] a seed, and in `texts` what the model wrote before each.
+
+        Yields, when streamed: As `generate`; also TextPiece where the model writes first.
+
+        Raises:
+            PromptError: When there is no picture, or nothing says how to change it.
+            DataError: When a picture does not read.
+            RecipeError, CheckpointError: As `generate`.
+        """
+        recipe = self._recipe(
+            EditRecipe, asked, batch_size=batch_size, by_example=True if example else None
+        )
+        sampling = sampling_of(self.model.config, "edit", **sampling_asked(recipe))
+        shown = input_images(example or ())
+        edit = Edit([*shown, *input_images(pictures)], instruction.strip(), bool(shown))
+        prompt = edit.prompt(self.builder, sampling)
+        asked_for = [(prompt._replace(seed=one), edit) for one in _seeds(seed, num_images)]
+        return (yield from self._draw(recipe, sampling, asked_for))
+
+    @streamed
+    def story(
+        self,
+        prompt: str = "",
+        images: PictureLike | Sequence[PictureLike] = (),
+        *,
+        panels: int | None = None,
+        seed: int | None = None,
+        from_story: str | Path | None = None,
+        from_panel: int | None = None,
+        **asked: Any,
+    ) -> Work[Story]:
+        """Tells a story in words and pictures by turns, every panel with both.
+
+        Args:
+            prompt: How it begins, in words.
+            images: How it begins, in pictures.
+            panels: Pictures to draw, 3 by default.
+            seed: Of the story; drawn when it is None.
+            from_story: Folder of an earlier story to tell on from, with its values where none are
+                given; without `from_panel` from its end.
+            from_panel: Its first panel that is told anew.
+            asked: Further keys of `StoryRecipe`: free, keep_panels, steps, guidance, and of its
+                text: max_new_tokens (of a panel), temperature, top_p.
+
+        Returns: Panels, those that were given first; each that was told has a text and an RGB image
+            [H, W], and `images` and `texts` are of these alone.
+
+        Yields, when streamed: TextPiece, ImageBegun, PatchDone, ImageDone, Note, and a `PanelDone`
+            after each panel.
+
+        Raises:
+            PromptError: When there is nothing to go on from, or it leaves no room for a panel.
+            DataError: When a picture or the earlier story does not read.
+            RecipeError, CheckpointError: As `generate`.
+        """
+        flags = _of_text({**asked, "panels": panels, "from_panel": from_panel})
+        if from_story is not None:
+            flags = as_before(from_story, {"model": self.about["name"] or "mini", **flags})
+        recipe = self._recipe(StoryRecipe, flags)
+        opening = open_story(recipe, prompt, images)
+        (chosen,) = _seeds(seed, 1)
+        telling = Telling(self.builder, self.about, recipe, opening, chosen)
+        yield from telling.events()
+        return telling.story
+
+    @streamed
+    def caption(
+        self,
+        pictures: PictureLike | Sequence[PictureLike],
+        question: str | None = None,
+        *,
+        seed: Seed = None,
+        batch_size: Any = None,
+        **asked: Any,
+    ) -> Work[Answers]:
+        """Says what pictures show, or answers a question about each.
+
+        Args:
+            pictures: One, or several: files, bytes or PIL images [h, w] of any size.
+            question: What is asked about each; "What is this?" by default.
+            seed: For sampled text.
+            batch_size: Pictures read at once.
+            asked: Keys of the text: max_new_tokens, temperature (0 takes the likeliest words),
+                top_p.
+
+        Returns: One text a picture.
+
+        Yields, when streamed: TextPiece, RowDone and an `AnswerDone` for each row, which is a
+            picture.
+
+        Raises:
+            PromptError: When nothing is asked, or it does not fit the context.
+            DataError: When a picture does not read.
+            RecipeError: As `generate`.
+        """
+        recipe = self._recipe(
+            CaptionRecipe, _of_text(asked), question=question, batch_size=batch_size
+        )
+        given = input_images(pictures)
+        seeds = _seeds(seed, len(given))
+        settings = answer_settings(recipe.text)
+        texts = [""] * len(given)
+        shown = [each.picture for each in given]
+        for event in answer(
+            self.builder, shown, recipe.question, settings, seeds, recipe.batch_size
+        ):
+            if isinstance(event, AnswerDone):
+                texts[event.row] = event.text
+            yield event
+        return Answers(texts, recipe.question, seeds)
+
+    def _recipe(self, schema: type[R], asked: dict[str, Any], **more: Any) -> R:
+        """What is asked as the command's own recipe, so that a result can be drawn again by it."""
+        load_model = {"model": self.about["name"] or None, "quantize": self.quantize}
+        return load(schema, flags={**asked, **more, **load_model})
+
+    def _draw(
+        self,
+        recipe: GenerateRecipe | EditRecipe,
+        sampling: Sampling,
+        asked: list[tuple[Prompt, Edit]],
+    ) -> Work[Images]:
+        prompts = [prompt for prompt, _ in asked]
+        settings = sampling.settings(max_images=1)
+        drawn: dict[int, ImageDone] = {}
+        texts = [""] * len(prompts)
+        events = generate(self.model, prompts, settings, recipe.batch_size)
+        for event in with_words(events, self.builder.tokenizer):
+            if isinstance(event, TextPiece):
+                texts[event.row] += event.text
+            elif isinstance(event, ImageDone):
+                drawn[event.row] = event
+            yield event
+        infos = [
+            info_of(recipe, sampling, self.about, of, prompt.seed)._replace(
+                text=text.strip() or None
+            )
+            for (prompt, of), text in zip(asked, texts, strict=True)
+        ]
+        images = [to_image(drawn[row].pixels_3HW) for row in range(len(asked))]
+        return Images(images, with_batch(infos))
+
+
+def _of_text(asked: dict[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe's text by the names they have there."""
+    return {f"text.{name}" if name in TEXT_KEYS else name: asked[name] for name in asked}
+
+
+def _seeds(seed: Seed, count: int) -> list[int]:
+    given = () if seed is None else (seed,) if isinstance(seed, int) else tuple(seed)
+    return choose_seeds(given, count)

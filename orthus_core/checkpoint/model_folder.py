@@ -1,0 +1,304 @@
+"""A model folder opened and saved: weights, configuration, tokenizer, picture processor together.
+
+A folder of ours, a released Orthus and a discrete Chameleon open alike. Whatever is wrong with one
+is found from its headers, before the weights are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from transformers import ChameleonProcessor
+from transformers.utils import logging
+
+from orthus_core.atomic import staged_folder
+from orthus_core.checkpoint import chameleon_hf, chameleon_meta
+from orthus_core.checkpoint.card import model_card
+from orthus_core.checkpoint.configuration import (
+    check_keys,
+    check_vocabulary,
+    has_decoder,
+    orthus_config,
+    released_fields,
+)
+from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.offload import (
+    bring_in,
+    is_all_here,
+    layers_in_their_files,
+    without_its_warning,
+)
+from orthus_core.checkpoint.skeleton import Shapes, check_shapes, shapes_of
+from orthus_core.checkpoint.source import read_json
+from orthus_core.errors import CheckpointError
+from orthus_core.model.chameleon import DiscreteChameleon
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
+from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.quantised import quantise
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class Opened(NamedTuple):
+    """A model ready to use.
+
+    model: In evaluation mode, on its device.
+    processor: Tokenizer and picture processor; None for a folder without a tokenizer.
+    path: The folder it came from.
+    """
+
+    model: InterleavedModel
+    processor: ChameleonProcessor | None
+    path: Path
+
+
+class OpenedOrthus(NamedTuple):
+    """The same, known to be an Orthus."""
+
+    model: OrthusForConditionalGeneration
+    processor: ChameleonProcessor | None
+    path: Path
+
+
+def open_model(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
+    low_memory: bool = False,
+    quantize: Literal[4, 8] | None = None,
+) -> Opened:
+    """Opens an Orthus or a discrete Chameleon by folder, alias or hub id.
+
+    Args:
+        source: As `resolve` takes it.
+        device: Where to; "auto" is cuda, then mps, then cpu.
+        dtype: Precision of the weights ("bf16", "fp16", "fp32" or torch's); None and "auto" are
+            bf16 on cuda and fp32 elsewhere.
+        device_map: Spreads a large model over devices (see transformers); `device` is then not
+            looked at.
+        attn_implementation: "sdpa", "eager" or "flash_attention_2"; transformers' own choice by
+            default.
+        low_memory: Leaves the backbone's layers in their files and fetches each when it is used.
+        quantize: Holds the backbone's layers in so many bits (see `quantise`); "auto" is then bf16.
+
+    Raises:
+        CheckpointError: When the folder is incomplete, damaged, or neither, and for layers that are
+            to be quantised and stay in their files.
+        HubError: When a hub id cannot be had.
+    """
+    path = resolve(source)
+    place = pick_device(device)
+    config = read_config(path)
+    if quantize and (low_memory or device_map is not None):
+        raise CheckpointError(
+            "layers that stay in their files, or are spread, cannot be quantised",
+            where="quantize",
+            hint="leave out --quantize, or --low-memory",
+        )
+    if low_memory or quantize:
+        device_map = layers_in_their_files(_skeleton(config), place)
+    if quantize and dtype in (None, "auto"):
+        dtype = "bf16"
+    opened = _open(
+        path,
+        config,
+        dtype=pick_dtype(dtype, place),
+        device_map=device_map if device_map is not None else {"": place},
+        attn_implementation=attn_implementation,
+    )
+    if quantize:
+        quantise(opened.model, quantize, bring=bring_in)
+        is_all_here(opened.model, place)
+    return opened
+
+
+def open_orthus(
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype | None = None,
+) -> OpenedOrthus:
+    """`open_model` where nothing but an Orthus will do, as in its trainings.
+
+    Raises:
+        CheckpointError, HubError: As `open_model`, and for a discrete Chameleon.
+    """
+    path = resolve(source)
+    config = read_config(path)
+    if not isinstance(config, OrthusConfig):
+        raise CheckpointError(
+            "this is a discrete Chameleon, not yet an Orthus",
+            where=str(path),
+            hint=f"orthus convert {path} -o DIR",
+        )
+    place = pick_device(device)
+    opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
+    return cast(OpenedOrthus, opened)
+
+
+def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
+    with _no_bars(), without_its_warning():
+        model = _kind_of(config).from_pretrained(path, config=config, **how)
+    return Opened(model.eval(), open_processor(path), path)
+
+
+def read_config(folder: Path) -> InterleavedConfig:
+    """The configuration of a model folder, checked against the headers of its weights.
+
+    Returns: An `OrthusConfig`, or a `DiscreteConfig` where there is no diffusion head. A released
+        folder says `chameleon` and leaves out the head's size, which is read off the weights.
+
+    Raises:
+        CheckpointError: When the folder is incomplete, damaged, or neither.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise _no_config(folder)
+    table = read_json(file)
+    chameleon_hf.check_family(table, folder)
+    if not chameleon_hf.has_safetensors(folder) and chameleon_hf.has_pickled(folder):
+        raise CheckpointError(
+            "the weights are pickled, and only safetensors are opened",
+            where=str(folder),
+            hint=f"orthus convert {folder} -o DIR",
+        )
+    shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
+    tokenizer = chameleon_hf.tokenizer_vocabulary(folder)
+    found = released_fields(shapes)
+    if table["model_type"] == "orthus":
+        check_keys(table, str(file))
+        config = orthus_config(table, str(file))
+    else:
+        names = {"vocabulary_map": table.get("vocabulary_map") or tokenizer}
+        config = orthus_config(table | names, str(file), has_decoder=has_decoder(shapes), **found)
+    check_vocabulary(config, tokenizer, str(file))
+    is_discrete = table["model_type"] != "orthus" and not found
+    config = discrete_config(config) if is_discrete else config
+    check_shapes(shapes_of(_skeleton(config)), shapes, str(folder))
+    return config
+
+
+def discrete_config(config: OrthusConfig) -> DiscreteConfig:
+    """A Chameleon's configuration without what only an Orthus has."""
+    shared = {field.name for field in dataclasses.fields(DiscreteConfig)}
+    table = config.to_dict()
+    return DiscreteConfig(**{name: value for name, value in table.items() if name in shared})
+
+
+def _kind_of(config: InterleavedConfig) -> type[InterleavedModel]:
+    """The class of the model that a configuration is of."""
+    return (
+        DiscreteChameleon if isinstance(config, DiscreteConfig) else OrthusForConditionalGeneration
+    )
+
+
+def _skeleton(config: InterleavedConfig) -> InterleavedModel:
+    """The model without memory for its weights: a 7B takes a tenth of a second."""
+    with torch.device("meta"):
+        return _kind_of(config)(config)
+
+
+def open_processor(folder: Path) -> ChameleonProcessor | None:
+    """Tokenizer and picture processor of a folder, or None where there is no tokenizer.
+
+    Raises:
+        CheckpointError: When they are there and do not open.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    try:
+        return ChameleonProcessor.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare ones
+        raise CheckpointError(
+            f"tokenizer or picture processor do not open: {str(error).strip().splitlines()[0]}",
+            where=str(folder),
+            hint="copy the tokenizer and preprocessor files of the model it came from",
+        ) from error
+
+
+def save_model(
+    model: OrthusForConditionalGeneration,
+    processor: ChameleonProcessor | None,
+    folder: str | Path,
+    *,
+    texts: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Saves a model as a folder that is there whole or not at all.
+
+    Args:
+        model: What to save; its configuration's `origin` should tell what it was made from.
+        processor: Its tokenizer and picture processor.
+        folder: Where to.
+        texts: Further files by name, such as the recipe it was trained by.
+        overwrite: Replace a model folder that is there.
+        max_shard_size: Largest weight file.
+
+    Raises:
+        OutputError: When the place is taken, cannot be written to, or is full.
+    """
+    folder = Path(folder)
+    with staged_folder(folder, overwrite=overwrite) as staged:
+        with _no_bars():
+            model.save_pretrained(staged, max_shard_size=max_shard_size)
+        if processor is not None:
+            processor.save_pretrained(staged)
+        card = {"README.md": model_card(model.config, folder.absolute().name)}
+        for name, text in (card | dict(texts or {})).items():
+            (staged / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """A device by name; "auto" is the fastest that is there."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """A precision by name; None and "auto" are bf16 on cuda and fp32 elsewhere."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype in (None, "auto"):
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers draws its own progress bars, and core says nothing by itself."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _no_config(folder: Path) -> CheckpointError:
+    if chameleon_meta.is_here(folder):
+        return CheckpointError(
+            "this is a Chameleon in Meta's own layout, not yet an Orthus",
+            where=str(folder),
+            hint=f"orthus convert {folder} -o DIR",
+        )
+    return CheckpointError(
+        "this is no model folder: it has no config.json",
+        where=str(folder),
+        hint="give the folder that holds config.json and the weights",
+    )

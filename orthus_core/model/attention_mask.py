@@ -1,0 +1,51 @@
+"""Several documents in one row, none of which sees another.
+
+A packed row's mask holds the number of the document at each position, from 1; 0 is padding. With
+one document a row that is the usual mask of ones.
+
+Legend: B batch, S sequence.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PackedMask(NamedTuple):
+    """What the backbone needs to know of a batch.
+
+    mask: [B, S] for one document a row; for packed rows [B, 1, S, S], added to the attention's
+        scores: 0 where a position may look, -inf elsewhere.
+    position_ids_BS: 0, 1, 2 ... in every document.
+    """
+
+    mask: Tensor
+    position_ids_BS: Tensor
+
+
+def packed_mask(documents_BS: Tensor, dtype: torch.dtype) -> PackedMask:
+    """The mask and positions of rows whose positions belong to these documents.
+
+    Args:
+        documents_BS: The document's number, from 1, in runs; 0 is padding.
+        dtype: Of the scores that a packed mask is added to.
+    """
+    index_BS = torch.arange(documents_BS.shape[1], device=documents_BS.device).expand_as(
+        documents_BS
+    )
+    starts_BS = torch.ones_like(documents_BS, dtype=torch.bool)
+    starts_BS[:, 1:] = documents_BS[:, 1:] != documents_BS[:, :-1]
+    position_ids_BS = index_BS - torch.where(starts_BS, index_BS, 0).cummax(1).values
+    if documents_BS.max() <= 1:
+        return PackedMask(documents_BS, position_ids_BS)
+    # Padding counts as one more document: each of its positions sees at least itself, without
+    # which a softmax over nothing would be NaN.
+    same_BSS = documents_BS[:, :, None] == documents_BS[:, None, :]
+    past_SS = index_BS[0][:, None] >= index_BS[0][None, :]
+    mask_BSS = torch.zeros(same_BSS.shape, dtype=dtype, device=documents_BS.device)
+    return PackedMask(
+        mask_BSS.masked_fill(~(same_BSS & past_SS), float("-inf"))[:, None], position_ids_BS
+    )

@@ -1,0 +1,89 @@
+"""The configuration of the model that is planned for: of a folder, or of a released model that is
+not here yet. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from orthus_core.checkpoint.hub import HUB_ALIASES, resolve
+from orthus_core.checkpoint.model_folder import discrete_config, read_config
+from orthus_core.errors import CheckpointError
+from orthus_core.model.config import (
+    DiscreteConfig,
+    InterleavedConfig,
+    OrthusConfig,
+    OrthusVQConfig,
+    token_name_of_code,
+)
+from orthus_core.recipe import PretrainRecipe
+from orthus_core.train.autoencoder import vision_config
+
+# Aliases of Orthus; the others are discrete Chameleons of the same size.
+ORTHUS = ("base", "instruct")
+# Chameleon's vocabulary: four special tokens, then the image codes, then four more, then text.
+FIRST_CODE = 4
+BEFORE_TEXT = 4
+
+
+class PlannedModel(NamedTuple):
+    """A configuration, and whether it was read from a folder rather than known."""
+
+    config: InterleavedConfig
+    is_here: bool
+
+
+def planned_model(model: str) -> PlannedModel:
+    """The configuration that a model's name means.
+
+    Raises:
+        CheckpointError: When it is a hub model that is not here and not one of the released ones.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    hub_id = HUB_ALIASES.get(model, model)
+    if os.path.isdir(Path(model).expanduser()) or "/" not in hub_id:
+        return PlannedModel(read_config(resolve(model)), True)
+    config = try_to_load_from_cache(hub_id, "config.json")
+    if isinstance(config, str):
+        return PlannedModel(read_config(Path(config).parent), True)
+    if hub_id not in HUB_ALIASES.values():
+        raise CheckpointError(
+            f"{model} is not on this machine, and a plan downloads nothing",
+            where=model,
+            hint=f"run `hf download {model}` first, or name a folder",
+        )
+    return PlannedModel(released(hub_id in (HUB_ALIASES[name] for name in ORTHUS)), False)
+
+
+def released(is_orthus: bool) -> InterleavedConfig:
+    """The configuration of the released 7B, as far as sizes go (2412.00127; 2405.09818)."""
+    vq = OrthusVQConfig()
+    codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vq.num_embeddings)}
+    config = OrthusConfig(vq_config=vq, vocabulary_map=codes)
+    return config if is_orthus else discrete_config(config)
+
+
+def pretrain_config(recipe: PretrainRecipe) -> DiscreteConfig:
+    """The configuration of the model that a training makes from nothing, or of a taken autoencoder,
+    if its texts give as many tokens as are asked for.
+
+    Raises: CheckpointError as `subject`, of the model whose autoencoder is taken.
+    """
+    shape, taken = recipe.backbone, recipe.autoencoder.taken_from
+    vision = planned_model(taken).config.vq_config if taken else vision_config(recipe.autoencoder)
+    codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vision.num_embeddings)}
+    config = OrthusConfig(
+        vocab_size=FIRST_CODE + len(codes) + BEFORE_TEXT + recipe.tokenizer.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_attention_heads,
+        max_position_embeddings=shape.max_position_embeddings,
+        vocabulary_map=codes,
+        vq_config=vision,
+    )
+    return discrete_config(config)

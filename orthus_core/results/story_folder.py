@@ -1,0 +1,194 @@
+"""A story as a folder: numbered pictures, `story.md` and `story.html` to read, `story.json` for
+programs, and for going on from any of its panels.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from orthus_core.data.pixels import open_image
+from orthus_core.errors import DataError
+from orthus_core.results.files import write_folder
+from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
+from orthus_core.results.story_page import Figure, story_page
+from orthus_core.version import __version__
+
+MARK = "story.json"
+PAGE = "story.html"
+# What Markdown reads as more than a letter.
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
+# Words of a title; the rest is in the story.
+TITLE_WORDS = 8
+
+
+class Panel(NamedTuple):
+    """One step of a story: its words, and its picture if it has one.
+
+    given: Whether the user brought it, or an earlier telling did.
+    earlier: Whether it is of an earlier telling.
+    forced: Whether the picture was begun for the model rather than by it.
+    went_on: Whether the model would have ended the story before this panel.
+    kept: Panels after the opening that the model saw when it told this one; None where it told
+        none.
+    png: Its picture as a file, for one that keeps what it says of itself.
+    """
+
+    text: str
+    image: Image.Image | None
+    given: bool = False
+    earlier: bool = False
+    forced: bool = False
+    went_on: bool = False
+    kept: int | None = None
+    png: bytes | None = None
+
+
+class Earlier(NamedTuple):
+    """A story read from its folder.
+
+    record: What `story.json` says.
+    opening: The panels that the user brought.
+    panels: Those that were told, in order.
+    """
+
+    record: dict[str, Any]
+    opening: list[Panel]
+    panels: list[Panel]
+
+
+def write_story(
+    folder: Path, panels: Sequence[Panel], info: GenerationInfo, *, overwrite: bool = False
+) -> dict[str, Any]:
+    """Writes the folder, whole or not at all, and returns what `story.json` says.
+
+    Raises:
+        OutputError: When the folder is taken or cannot be written to.
+    """
+    files: dict[str, bytes] = {}
+    entries: list[dict[str, Any]] = []
+    for number, panel in enumerate(panels, start=1):
+        entry: dict[str, Any] = {"text": panel.text, "given": panel.given}
+        if panel.image is not None:
+            name = f"{number:02}.png"
+            made = None if panel.given else info._replace(panel=number)
+            files[name] = panel.png or png_bytes(panel.image, made)
+            entry |= {"image": name, "pixels": pixel_hash(panel.image), "forced": panel.forced}
+        if panel.kept is not None:
+            entry |= {"went_on": panel.went_on, "kept": panel.kept}
+        if panel.earlier:
+            entry["earlier"] = True
+        entries.append(entry)
+    said = {name: value for name, value in info._asdict().items() if value not in (None, ())}
+    title = title_of(info.prompt)
+    record = {"version": __version__, **said, "title": title, "panels": entries}
+    figures = [
+        Figure(panel.text, files.get(entry.get("image", "")), _size(panel.image))
+        for panel, entry in zip(panels, entries, strict=True)
+        if panel.image is not None or panel.text != title  # words alone that are the title's
+    ]
+    texts = {
+        "story.md": _markdown(title, entries),
+        PAGE: story_page(title, figures, _how(info)),
+        MARK: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+    }
+    # A prompt may hold bytes that are no text.
+    files |= {name: text.encode(errors="replace") for name, text in texts.items()}
+    write_folder(folder, files, mark=MARK, overwrite=overwrite)
+    return record
+
+
+def read_story(folder: Path) -> Earlier:
+    """A story from its folder, to go on from.
+
+    Raises:
+        DataError: When the folder holds no story, its `story.json` does not read, or a picture is
+            missing or is no longer the one that was drawn.
+    """
+    path = folder / MARK
+    try:
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        entries = [dict(entry) for entry in record["panels"]]
+        recipe, words = record["recipe"], [entry["text"] for entry in entries]
+        if not (isinstance(recipe, dict) and all(isinstance(text, str) for text in words)):
+            raise ValueError("its recipe or its texts are missing")
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no {MARK} in this folder",
+            where=str(folder),
+            hint="give a folder that `orthus story` wrote",
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DataError(f"the story does not read: {error}", where=str(path)) from error
+    panels = [_read_panel(folder, entry) for entry in entries]
+    is_opening = [panel.given and not panel.earlier for panel in panels]
+    return Earlier(
+        record,
+        [panel for panel, opens in zip(panels, is_opening, strict=True) if opens],
+        [panel for panel, opens in zip(panels, is_opening, strict=True) if not opens],
+    )
+
+
+def title_of(prompt: str) -> str:
+    """A story's title, from the words it was asked for with."""
+    words = prompt.split()
+    title = " ".join(words[:TITLE_WORDS]).rstrip(".,;:")
+    return f"{title} …" if len(words) > TITLE_WORDS else title or "A story"
+
+
+def _read_panel(folder: Path, entry: dict[str, Any]) -> Panel:
+    panel = Panel(
+        entry["text"],
+        None,
+        given=bool(entry.get("given")),
+        earlier=bool(entry.get("earlier")),
+        forced=bool(entry.get("forced")),
+        went_on=bool(entry.get("went_on")),
+        kept=entry.get("kept"),
+    )
+    if "image" not in entry:
+        return panel
+    path = folder / Path(str(entry["image"])).name  # never out of the folder
+    image = open_image(path)
+    if pixel_hash(image) != entry.get("pixels"):
+        raise DataError(
+            "this is not the picture that the story was told with",
+            where=str(path),
+            hint="put the story's own picture back, or tell it anew",
+        )
+    return panel._replace(image=image, png=path.read_bytes())
+
+
+def _size(image: Image.Image | None) -> tuple[int, int]:
+    return (0, 0) if image is None else image.size
+
+
+def _how(info: GenerationInfo) -> dict[str, str]:
+    """What the page says of how the story was made."""
+    told = {
+        "model": info.model.get("name"),
+        "seed": info.seed,
+        "steps": info.sampling.get("steps"),
+        "guidance": info.sampling.get("guidance"),
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+def _markdown(title: str, entries: Sequence[dict[str, Any]]) -> str:
+    lines = [f"# {_plain(title)}"]
+    for number, entry in enumerate(entries, start=1):
+        if "image" in entry:
+            lines.append(f"![Picture {number}]({entry['image']})")
+        if entry["text"] and entry["text"] != title:
+            lines.append(_plain(entry["text"]))
+    return "\n\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Words that Markdown shows as they are."""
+    return _MARKUP.sub(r"\\\1", text)

@@ -1,0 +1,126 @@
+"""Schedulers of others, named as `pkg.mod.Class`: any with diffusers' `set_timesteps` and `step`.
+
+Only the named module is imported. The class is told this model's noise schedule in diffusers'
+words, and what it takes and gives is what diffusers' own schedulers take and give.
+
+Legend: N rows, C feature channels, T steps of a run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import zlib
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orthus_core.errors import PromptError
+from orthus_core.model.schedule import Schedule
+
+# Signal left at a step that should have none, so that its logarithm is a number (as diffusers').
+ALMOST_NO_SIGNAL = 2.0**-24
+HINT = "the class needs set_timesteps(n), timesteps and step(prediction, t, sample), as diffusers'"
+
+
+def external_scheduler(schedule: Schedule, name: str, steps: int) -> ExternalScheduler:
+    """The scheduler of this name, told our schedule and made ready for `steps` steps.
+
+    Args:
+        name: Such as `diffusers.HeunDiscreteScheduler`.
+
+    Raises:
+        PromptError: When it cannot be imported, is no such scheduler, or cannot follow this
+            model's schedule.
+    """
+    scheduler_class = _found(name)
+    taken = inspect.signature(scheduler_class).parameters
+    if "prediction_type" not in taken:
+        raise PromptError(
+            f"{name} cannot be told what the head predicts: it takes no prediction_type",
+            where="scheduler",
+            hint=HINT,
+        )
+    said = {key: value for key, value in _in_their_words(schedule).items() if key in taken}
+    try:
+        scheduler = scheduler_class(**said)
+        scheduler.set_timesteps(steps)
+    except (TypeError, ValueError, NotImplementedError, ImportError) as error:
+        raise PromptError(
+            f"{name} does not take this model's schedule: {error}", where="scheduler", hint=HINT
+        ) from error
+    if not callable(getattr(scheduler, "step", None)) or not hasattr(scheduler, "timesteps"):
+        raise PromptError(f"{name} has no step or timesteps", where="scheduler", hint=HINT)
+    return ExternalScheduler(scheduler, steps)
+
+
+class ExternalScheduler:
+    """A scheduler object as a `Solver`. It remembers within itself, so one run ends before the next
+    begins.
+
+    Args:
+        scheduler: Told the schedule already.
+        steps: Asked of it; some take more calls of the head than that.
+    """
+
+    def __init__(self, scheduler: Any, steps: int) -> None:
+        self._scheduler, self._steps = scheduler, steps
+        self.timesteps_T: Tensor = torch.as_tensor(scheduler.timesteps).cpu()
+        self._draws = "generator" in inspect.signature(scheduler.step).parameters
+        self._generators: list[torch.Generator] = []
+
+    def start(self, noise_NC: Tensor) -> list[Tensor]:
+        self._scheduler.set_timesteps(self._steps)
+        self._generators = [_generator_of(noise_C) for noise_C in noise_NC] if self._draws else []
+        return [noise_NC * float(getattr(self._scheduler, "init_noise_sigma", 1.0))]
+
+    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
+        scale = getattr(self._scheduler, "scale_model_input", None)
+        return known[0] if scale is None else scale(known[0], self._scheduler.timesteps[step])
+
+    def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:
+        drawing = {"generator": self._generators} if self._draws else {}
+        moved = self._scheduler.step(
+            prediction_NC, self._scheduler.timesteps[step], known[0], **drawing
+        )
+        return [moved.prev_sample if hasattr(moved, "prev_sample") else moved[0]]
+
+
+def _found(name: str) -> Any:
+    module_name, _, class_name = name.rpartition(".")
+    try:
+        found = getattr(import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise PromptError(
+            f"there is no scheduler {name}: {error}",
+            where="scheduler",
+            hint="install its package, or mind the spelling of package.module.Class",
+        ) from error
+    if not isinstance(found, type):
+        raise PromptError(f"{name} is no class", where="scheduler", hint=HINT)
+    return found
+
+
+def _in_their_words(schedule: Schedule) -> dict[str, Any]:
+    """All that any scheduler of diffusers might be told; each takes what it knows.
+
+    The betas themselves rather than their recipe, so that nothing has to be guessed.
+    """
+    alphas_T = schedule.alphas_cumprod_T.double().clamp_min(ALMOST_NO_SIGNAL)
+    before_T = torch.cat([alphas_T.new_ones(1), alphas_T[:-1]])
+    return {
+        "num_train_timesteps": schedule.num_timesteps,
+        "trained_betas": (1 - alphas_T / before_T).tolist(),
+        "prediction_type": {"v": "v_prediction", "epsilon": "epsilon"}[schedule.prediction],
+        "timestep_spacing": "trailing",
+        "clip_sample": False,
+        "set_alpha_to_one": True,
+    }
+
+
+def _generator_of(noise_C: Tensor) -> torch.Generator:
+    """Randomness for one row's steps that follows from its own starting noise alone."""
+    seed = zlib.crc32(noise_C.detach().float().cpu().numpy().tobytes())
+    return torch.Generator().manual_seed(seed)

@@ -1,0 +1,292 @@
+"""The rows a transformer trains on: documents of a recipe's data, encoded, with features or codes
+of their pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from orthus_core.data.collate import Batch, collate, with_codes, with_features
+from orthus_core.data.document import Document, says
+from orthus_core.data.encode import Encoded, TokenIds, encode
+from orthus_core.data.formats import sniff
+from orthus_core.data.formats.reading import Reading
+from orthus_core.data.latent_cache import FeatureCache
+from orthus_core.data.pictures import Picture
+from orthus_core.data.sources import Batches, Shuffled, Source, hold_out
+from orthus_core.errors import DataError
+from orthus_core.events import Event, Note
+from orthus_core.model.config import OrthusConfig
+from orthus_core.recipe.training import DataRecipe, TaskWeights
+from orthus_core.train.distributed import current_rank
+from orthus_core.train.prefetch import Prefetcher
+from orthus_core.world.records import record
+from orthus_core.world.sprites import starter_packs
+from orthus_core.world.world import World
+
+SPRITES = "sprites"
+
+# Steps whose rows are sorted by length among each other; packed rows need no sorting.
+WINDOW = 8
+
+
+class RowSources(NamedTuple):
+    """Documents without end: number n = 0, 1, 2 ...
+
+    held_out: Those that are never trained on; None when nothing is kept back.
+    """
+
+    train: Source
+    held_out: Source | None
+
+
+def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
+    """The tasks that are drawn at all, with their weights."""
+    return {name: weight for name, weight in asdict(tasks).items() if weight > 0}
+
+
+def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
+    """The recipe's data, divided; says what had to be left out.
+
+    Raises: DataError when the source is missing or holds nothing, and at the first broken record or
+        picture when the recipe is strict.
+    """
+    if data.source == SPRITES:
+        weights = task_weights(data.tasks)
+
+        def made(testing: bool) -> Source:
+            world = World.open(held_out=data.held_out, testing=testing)
+            return returning(partial(record, world, weights, data.seed), data.rows)
+
+        return RowSources(made(False), made(True) if data.held_out else None)
+    documents = yield from read_documents(data)
+    kept, held_out = hold_out(documents, data.held_out, data.seed)
+    return RowSources(
+        Shuffled(kept, data.seed, where=data.source),
+        Shuffled(held_out, data.seed) if held_out else None,
+    )
+
+
+def returning(source: Source, rows: int) -> Source:
+    """The source's first `rows` documents over and over; all of them when 0."""
+    return (lambda number: source(number % rows)) if rows else source
+
+
+def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
+    """The documents on disk whose records and pictures all read; raises as `read_rows`."""
+    packs = starter_packs()
+    reading = sniff.read(Path(data.source), strict=data.strict, pack=packs["3d"], styles=packs)
+    yield from reading.check_pictures()
+    yield from left_out(reading)
+    return reading.documents
+
+
+def usable(
+    rows: RowSources, check: Callable[[Document], object], *, strict: bool
+) -> Generator[Event, None, RowSources]:
+    """The rows without documents that a training cannot use. What is made without end stays as it
+    is, and has to be right by itself.
+
+    Args:
+        rows: As read.
+        check: Raises DataError for a document that cannot be used.
+        strict: Whether the first such document ends the training.
+
+    Raises: DataError when none is left, and at the first one when strict.
+    """
+    if not isinstance(rows.train, Shuffled):
+        return rows
+    reading, where = Reading(strict), Path(rows.train.where)
+    held_out = rows.held_out.documents if isinstance(rows.held_out, Shuffled) else []
+    apart = {id(document) for document in held_out}
+    for document in (*rows.train.documents, *held_out):
+        try:
+            check(document)
+            reading.documents.append(document)
+        except DataError as error:
+            reading.leave_out(where / document.id, 0, error)
+    yield from left_out(reading)
+    kept = [document for document in reading.documents if id(document) not in apart]
+    measured = [document for document in reading.documents if id(document) in apart]
+    seed = rows.train.seed
+    return RowSources(
+        Shuffled(kept, seed, str(where)), Shuffled(measured, seed) if measured else None
+    )
+
+
+def left_out(reading: Reading) -> Iterator[Note]:
+    """What a reading could not use: how much, and the first of it."""
+    if reading.fault_count:
+        found = reading.fault_count + len(reading.documents)
+        yield Note(f"{reading.fault_count} of {found} records are left out")
+        yield from (Note(f"  {fault}") for fault in reading.faults)
+
+
+def last_picture(document: Document) -> Picture:
+    """The picture that `build-base` learns to draw. Raises: DataError when there is none."""
+    for segment in reversed(document.segments):
+        if isinstance(segment.value, Picture):
+            return segment.value
+    raise DataError("there is no picture in it", where=document.id)
+
+
+def picture_alone(document: Document) -> Document:
+    """The last picture of a document with nothing said about it."""
+    return Document(says("model", last_picture(document)), document.id, document.source)
+
+
+def pictures_alone(rows: RowSources) -> RowSources:
+    """The last picture of each document, as `build-base` reads them."""
+
+    def alone(source: Source) -> Source:
+        return lambda number: picture_alone(source(number))
+
+    return RowSources(alone(rows.train), alone(rows.held_out) if rows.held_out else None)
+
+
+class RowBatches(NamedTuple):
+    """Batches of rows.
+
+    train: Batch number n, n = 0, 1, 2 ...
+    held_out: Makes the batches to measure with, the same on every device; [] without held-out rows.
+    """
+
+    train: Callable[[int], Batch]
+    held_out: Callable[[], list[Batch]]
+
+
+@dataclass(frozen=True)
+class BatchBuilder:
+    """How documents become batches.
+
+    encode: A document to a row.
+    lay: Rows to a batch whose slots are empty.
+    pictures: What stands for pictures, features or codes.
+    fill: A batch with its slots filled by that.
+    side: Of the pictures, in pixels.
+    """
+
+    encode: Callable[[Document], Encoded]
+    lay: Callable[[list[Encoded]], Batch]
+    pictures: FeatureCache
+    fill: Callable[[Batch, Tensor], Batch]
+    side: int
+
+    def collate(self, rows: list[Encoded]) -> Batch:
+        """Rows to a batch."""
+        batch = self.lay(rows)
+        return self.fill(batch, self.pictures(batch.pictures)) if batch.pictures else batch
+
+    def loaded(self, rows: list[Encoded]) -> Batch:
+        """Rows to a batch with pixels in place of pictures: what needs neither model nor card."""
+        batch = self.lay(rows)
+        if not batch.pictures:
+            return batch
+        squares = [picture.load(self.side) for picture in batch.pictures]
+        return replace(batch, pictures=(), pixels_MHW3=torch.from_numpy(np.stack(squares)))
+
+    def finished(self, batch: Batch) -> Batch:
+        """A loaded batch with its slots filled."""
+        pixels_MHW3 = batch.pixels_MHW3
+        return (
+            batch if pixels_MHW3 is None else self.fill(batch, self.pictures.encoded(pixels_MHW3))
+        )
+
+    def batches(
+        self, rows: RowSources, data: DataRecipe, batch_size: int, validate_rows: int
+    ) -> RowBatches:
+        """Batches of `batch_size` documents, on this process's share of the rows."""
+        place = current_rank()
+        window = 1 if data.packing else WINDOW
+        made = Batches(
+            source=rows.train,
+            encode=self.encode,
+            collate=self.loaded if data.workers else self.collate,
+            batch_size=batch_size,
+            seed=data.seed,
+            condition_dropout=data.condition_dropout,
+            window=window,
+            shard=place.shard,
+            shards=place.shards,
+        )
+        ahead = Prefetcher(made, data.workers, together=window) if data.workers else None
+
+        def train(number: int) -> Batch:
+            return self.finished(ahead(number)) if ahead else made(number)
+
+        def held_out() -> list[Batch]:
+            if rows.held_out is None:
+                return []
+            most = len(rows.held_out) if isinstance(rows.held_out, Shuffled) else validate_rows
+            numbers = range(min(most, validate_rows))
+            measured = [self.encode(rows.held_out(number)) for number in numbers]
+            return [
+                self.collate(measured[at : at + batch_size])
+                for at in range(0, len(measured), batch_size)
+            ]
+
+        return RowBatches(train, held_out)
+
+
+def orthus_batch_builder(
+    data: DataRecipe,
+    config: OrthusConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    features: FeatureCache,
+) -> BatchBuilder:
+    """Rows with features in the slots."""
+    own = data.own_pictures
+    return _laying(data, config, tokenizer, features, with_features, own_pictures=own)
+
+
+def discrete_batch_builder(
+    data: DataRecipe,
+    config: OrthusConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    codes: FeatureCache,
+) -> BatchBuilder:
+    """Rows for a discrete Chameleon, with code tokens in the slots."""
+    fill = partial(with_codes, code_token_ids=config.code_token_ids)
+    return _laying(data, config, tokenizer, codes, fill)
+
+
+def _laying(
+    data: DataRecipe,
+    config: OrthusConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pictures: FeatureCache,
+    fill: Callable[[Batch, Tensor], Batch],
+    *,
+    own_pictures: bool = False,
+) -> BatchBuilder:
+    lay = partial(
+        collate,
+        ids=TokenIds.of(config),
+        packing=data.packing,
+        own_pictures=own_pictures,
+        few_shapes=torch.cuda.is_available(),
+    )
+    encode_row = row_encoder(tokenizer, config)
+    return BatchBuilder(encode_row, lay, pictures, fill, config.vq_config.resolution)
+
+
+def row_encoder(
+    tokenizer: PreTrainedTokenizerBase, config: OrthusConfig
+) -> Callable[[Document], Encoded]:
+    """A document to a row of a model; DataError when it does not fit the context."""
+    return partial(
+        encode,
+        tokenizer=tokenizer,
+        ids=TokenIds.of(config),
+        patches=config.patches,
+        longest=config.max_position_embeddings,
+    )

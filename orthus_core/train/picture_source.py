@@ -1,0 +1,93 @@
+"""The pictures an autoencoder trains on, and those it is measured with.
+
+Legend: M pictures, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from orthus_core.data.document import Document
+from orthus_core.data.pictures import Picture
+from orthus_core.data.pixels import pack_pixels
+from orthus_core.data.sources import hold_out
+from orthus_core.errors import DataError
+from orthus_core.events import Event
+from orthus_core.recipe.training import DataRecipe
+from orthus_core.train.batches import SPRITES, read_documents
+from orthus_core.world.world import World
+from orthus_core.world.world_pictures import MEASURED, WorldPictures
+
+
+class PictureSource(Protocol):
+    """Random pictures as the processor makes them.
+
+    held_out_M3HW: Pictures that `draw` never gives; [0, 3, H, W] when nothing is kept back.
+    """
+
+    @property
+    def held_out_M3HW(self) -> Tensor: ...
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Float [count, 3, H, W]."""
+        ...
+
+
+class FilePictures:
+    """Pictures of someone's own, half of them seen in a mirror.
+
+    Args:
+        pictures: To draw from.
+        held_out: Never drawn.
+        size: Side in pixels.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], held_out: Sequence[Picture], size: int) -> None:
+        self.pictures = pictures
+        self.size = size
+        squares = [picture.load(size) for picture in held_out[:MEASURED]]
+        self.held_out_M3HW = pack_pixels(squares) if squares else torch.empty(0, 3, size, size)
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        picked = torch.randint(len(self.pictures), (count,), generator=generator).tolist()
+        mirrored_M = torch.rand(count, generator=generator) < 0.5
+        pixels_M3HW = pack_pixels([self.pictures[number].load(self.size) for number in picked])
+        pixels_M3HW[mirrored_M] = pixels_M3HW[mirrored_M].flip(-1)
+        return pixels_M3HW
+
+
+def read_pictures(data: DataRecipe, size: int) -> Generator[Event, None, PictureSource]:
+    """The pictures of the recipe's data.
+
+    Args:
+        data: What is read.
+        size: Side in pixels.
+
+    Raises: DataError when there is none, and at the first broken one when the recipe is strict.
+    """
+    if data.source == SPRITES:
+        return WorldPictures(World.open(held_out=data.held_out), size)
+    documents = yield from read_documents(data)
+    kept, held_out = hold_out(pictures_of(documents), data.held_out, data.seed)
+    if not kept:
+        raise DataError(
+            "there are no pictures to train on",
+            where=data.source,
+            hint="`orthus data check` says what is wrong with each record",
+        )
+    return FilePictures(kept, held_out, size)
+
+
+def pictures_of(documents: Sequence[Document]) -> list[Picture]:
+    """Each picture of the documents once, in order."""
+    found = {
+        segment.value.key: segment.value
+        for document in documents
+        for segment in document.segments
+        if isinstance(segment.value, Picture)
+    }
+    return list(found.values())

@@ -1,0 +1,67 @@
+"""What a training of Orthus is watched by: a sheet of pictures for fixed words and fixed seeds,
+drawn with guidance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from orthus_core.events import ImageDone
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.prompt_builder import PromptBuilder
+
+
+def sheet(rows: Sequence[Tensor]) -> Image.Image:
+    """Rows of pictures [M, 3, H, W] in [-1, 1], all of one size, as one picture."""
+    lines = [torch.cat(list(row.detach().float().cpu()), dim=-1) for row in rows]
+    pixels_3HW = torch.cat(lines, dim=-2)
+    bytes_HW3 = ((pixels_3HW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
+    return Image.fromarray(bytes_HW3.numpy())
+
+
+WORDS = (
+    "a snowman",
+    "a red apple",
+    "a dog",
+    "a sailboat",
+    "a pizza",
+    "a rocket",
+    "a sunflower",
+    "a guitar",
+    "a cat",
+    "a house",
+    "a robot on a blue background",
+    "an octopus",
+)
+
+
+@torch.no_grad()
+def draw_words(
+    model: OrthusForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    words: Sequence[str] = WORDS,
+    *,
+    seed: int = 1,
+    steps: int = 25,
+) -> Image.Image:
+    """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
+    sampling = sampling_of(model.config, steps=steps)
+    builder = PromptBuilder(model, tokenizer)
+    prompts = [
+        builder.picture(phrase, sampling)._replace(seed=seed + index)
+        for index, phrase in enumerate(words)
+    ]
+    settings = SamplingParams(steps=sampling.steps, noise_scale=sampling.noise_scale)
+    pictures = {
+        event.row: event.pixels_3HW
+        for event in interleave(model, prompts, settings)
+        if isinstance(event, ImageDone)
+    }
+    return sheet([torch.stack([pictures[row] for row in range(len(prompts))])])

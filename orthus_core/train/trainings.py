@@ -1,0 +1,279 @@
+"""The three trainings of an Orthus, each from one model folder to the next.
+
+`finetune-vae` teaches the decoder to draw from features, `build-base` opens the soft embedding and
+trains the diffusion head on pictures alone, `posttrain` trains everything but the autoencoder on
+interleaved rows (2412.00127, section 3.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from orthus_core.atomic import check_free
+from orthus_core.checkpoint.fingerprint import fingerprint
+from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.lazy import TORCH_DTYPES
+from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
+from orthus_core.data.known_words import VOCABULARY
+from orthus_core.data.latent_cache import FeatureCache
+from orthus_core.errors import CheckpointError
+from orthus_core.evaluation.reconstruction import (
+    QUALITY,
+    in_words,
+    quality_notes,
+    reconstruct,
+    report,
+)
+from orthus_core.events import Event, Note
+from orthus_core.losses.joint import JointLoss
+from orthus_core.recipe import dump
+from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
+from orthus_core.train.autoencoder import DecoderStage
+from orthus_core.train.batches import (
+    last_picture,
+    orthus_batch_builder,
+    pictures_alone,
+    read_rows,
+    row_encoder,
+    usable,
+)
+from orthus_core.train.distributed import current_rank, device
+from orthus_core.train.features import feature_cache, kept
+from orthus_core.train.freeze import (
+    all_but_autoencoder,
+    check_text_untouched,
+    only_image_parts,
+    text_fingerprint,
+)
+from orthus_core.train.loop import Stage, train
+from orthus_core.train.metrics import METRICS
+from orthus_core.train.picture_source import read_pictures
+from orthus_core.train.pretrain import Stop
+from orthus_core.train.sample_grid import draw_words
+from orthus_core.train.stages import BuildBaseStage, RowsStage
+from orthus_core.train.state import Resume, check_resume, origins, training_folder
+from orthus_core.version import __version__
+
+# What each objective of `posttrain` leaves of (lambda_image, text_weight).
+OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
+
+
+def finetune_vae(
+    recipe: FinetuneVaeRecipe, init_from: str | Path, output: Path, **options
+) -> Iterator[Event]:
+    """Train the pixel decoder on features that were not snapped to codes; options as for `run`.
+
+    What held-out pictures lose through codes and through features is measured before and after,
+    and written to quality.json.
+
+    Raises: CheckpointError when the model has no decoder to train.
+    """
+    check_free(output, overwrite=options.get("overwrite", False))
+    check_resume(options.get("resume", False))
+    opened = open_orthus(init_from, device=device(), dtype="fp32")
+    vq = opened.model.model.vqmodel
+    if vq.decoder is None:
+        raise CheckpointError(
+            "this model has no pixel decoder to go on from",
+            where=str(opened.path),
+            hint="convert again with --vqgan vqgan.ckpt",
+        )
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution)
+    measured = pictures.held_out_M3HW
+    before = reconstruct(vq, measured) if len(measured) else None
+    if before:
+        yield from quality_notes(before, "before")
+    else:
+        yield Note("no pictures are held out (data.held_out), so the quality is not measured")
+
+    def finish() -> Generator[Event, None, Extras]:
+        if before is None:
+            return Extras()
+        after = reconstruct(vq, measured)
+        yield from quality_notes(after, "after")
+        return Extras(
+            files={QUALITY: report(before, after, len(measured))},
+            origin={"reconstruction": in_words(after)},
+        )
+
+    stage = DecoderStage(vq, recipe, pictures)
+    yield from run(stage, recipe, opened, output, finish=finish, **options)
+
+
+def build_base(
+    recipe: BuildBaseRecipe, init_from: str | Path, output: Path, **options
+) -> Iterator[Event]:
+    """Train the soft embedding and the diffusion head on pictures alone; options as for `run`.
+
+    Raises: TrainingError when anything that text depends on has moved.
+    """
+    check_free(output, overwrite=options.get("overwrite", False))
+    check_resume(options.get("resume", False))
+    opened = open_orthus(init_from, device=device(), dtype="fp32")
+    model, tokenizer = words_of(opened)
+    before = text_fingerprint(model)
+    rows = yield from read_rows(recipe.data)
+    rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
+    cache = cache_of(opened, output)
+    laying = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+    stage = BuildBaseStage(
+        JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
+        only_image_parts(model),
+        laying.batches(
+            pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
+        ),
+        temperature=recipe.temperature,
+        steps=recipe.optim.steps,
+    )
+
+    def finish() -> Generator[Event, None, Extras]:
+        check_text_untouched(before, model)
+        # A training that was resumed at its end has made no step that could have set it.
+        model.config.embedding_temperature = recipe.temperature.end
+        yield Note("nothing that text depends on has moved")
+        return Extras()
+
+    with kept(cache):
+        yield from run(stage, recipe, opened, output, finish=finish, **options)
+
+
+def posttrain(
+    recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
+) -> Iterator[Event]:
+    """Train everything but the autoencoder on interleaved rows; options as for `run`.
+
+    Raises: DataError when no row fits the model's context.
+    """
+    check_free(output, overwrite=options.get("overwrite", False))
+    check_resume(options.get("resume", False))
+    opened = open_orthus(init_from, device=device(), dtype="fp32")
+    model, tokenizer = words_of(opened)
+    rows = yield from read_rows(recipe.data)
+    rows = yield from usable(rows, row_encoder(tokenizer, model.config), strict=recipe.data.strict)
+    image, text = OBJECTIVES[recipe.objective]
+    model.config.sampling = (model.config.sampling or {}) | recipe.sampling
+    cache = cache_of(opened, output)
+    laying = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+    stage = RowsStage(
+        JointLoss(
+            model,
+            lambda_image=image * recipe.lambda_image,
+            text_weight=text * recipe.text_weight,
+            repeats=recipe.repeats,
+            prefix_noise=recipe.prefix_noise,
+        ),
+        all_but_autoencoder(model, objective=recipe.objective),
+        laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
+        draw=partial(draw_words, model, tokenizer),
+    )
+    with kept(cache):
+        yield from run(stage, recipe, opened, output, **options)
+
+
+class Extras(NamedTuple):
+    """What a finished training adds to the model's folder.
+
+    files: Texts by name.
+    origin: What the model's card tells of its making.
+    """
+
+    files: Mapping[str, str] = {}
+    origin: Mapping[str, Any] = {}
+
+
+def nothing_more() -> Generator[Event, None, Extras]:
+    """The end of a training that adds nothing."""
+    yield from ()
+    return Extras()
+
+
+def run(
+    stage: Stage,
+    recipe: FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe,
+    opened: OpenedOrthus,
+    output: Path,
+    *,
+    resume: Resume = False,
+    overwrite: bool = False,
+    should_stop: Stop = lambda: False,
+    finish: Callable[[], Generator[Event, None, Extras]] = nothing_more,
+) -> Iterator[Event]:
+    """Train a stage of an opened model, finish it, and write the model to `output`.
+
+    Args:
+        resume: True goes on from the newest saved state beside `output`, a path from the state
+            there (see `state_at`).
+        overwrite: Replace a model folder at `output`.
+        should_stop: Asked after each step; a stopped training has saved its state.
+        finish: Called before saving; raises when the result must not be saved.
+
+    Raises: OutputError when `output` is taken; TrainingError as `train`.
+    """
+    work = training_folder(output)
+    start = fingerprint(opened.path)
+    yield from train(
+        stage,
+        optim=recipe.optim,
+        log=recipe.log,
+        seed=recipe.seed,
+        folder=work,
+        origins=origins(recipe, init_from=start),
+        resume=resume,
+        should_stop=should_stop,
+    )
+    if should_stop():
+        return
+    extras = yield from finish()
+    if not current_rank().is_first:
+        return
+    model = opened.model.eval()
+    model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
+    files = {"recipe.toml": dump(recipe), METRICS: (work / METRICS).read_text(), **extras.files}
+    if (words := opened.path / VOCABULARY).is_file():
+        files[VOCABULARY] = words.read_text(encoding="utf-8")
+    model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
+    save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
+    yield Note(f"wrote {output}")
+
+
+def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
+    """What the new model was made by and from, with every step before it."""
+    before = opened.model.config.origin or {}
+    lineage = list(before.get("lineage", []))
+    if before:
+        lineage.append(f"{before.get('made_by')} from {before.get('made_from')}")
+    return {
+        "made_by": f"orthus {command} {__version__}",
+        "made_from": opened.path.name,
+        "lineage": lineage,
+    }
+
+
+def words_of(opened: OpenedOrthus):
+    """Model and tokenizer of a folder. Raises: CheckpointError when there is no tokenizer."""
+    if opened.processor is None:
+        raise CheckpointError(
+            "this model folder has no tokenizer, so it cannot be trained on words",
+            where=str(opened.path),
+            hint="copy the tokenizer and preprocessor files of the model it came from",
+        )
+    return opened.model, opened.processor.tokenizer
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The precision a model's weights are stored in. A training keeps it: rounding them anew would
+    move those that it must not.
+    """
+    return TORCH_DTYPES[read_folder(folder)["lm_head.weight"].dtype]
+
+
+def cache_of(opened: OpenedOrthus, output: Path) -> FeatureCache:
+    """Features of the training's pictures, kept beside the states."""
+    vq = opened.model.model.vqmodel
+    encode, folder = opened.model.encode_images, training_folder(output)
+    return feature_cache(vq, encode, folder, sixteen_bit=True)

@@ -1,0 +1,138 @@
+"""mini-edit: does the picture become what the instruction says, and stay as it was elsewhere?"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from orthus_core.evaluation.reconstruction import psnr
+from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
+from orthus_core.world.benchmark.detector import Detection, nearest_backdrop
+from orthus_core.world.benchmark.model_under_test import Work
+from orthus_core.world.benchmark.scores import average, mean, overall, share
+from orthus_core.world.scene_edits import KINDS, SceneEdit, make_edit
+from orthus_core.world.wording import describe_in_places
+
+NAME = "mini-edit"
+OF_A_KIND = 30
+# How far from its place a thing may be found, in 64ths of the picture's side.
+NEAR = 8.0
+# An edit that leaves less than this share of the pixels alone has no untouched region.
+LEAST_UNTOUCHED = 0.05
+# Of pictures that agree to the last bit, as a rounded byte would differ.
+MOST_DECIBELS = 60.0
+
+
+def run(bench: EvalContext) -> Work[TaskResult]:
+    """A share for each kind of edit and their mean; then the PSNR of what was to stay. Chance is
+    the picture left as it was.
+    """
+    world, subject = bench.world, bench.subject
+    edits: list[SceneEdit] = []
+    for kind in KINDS:
+        rng = bench.rng(f"{NAME}/{kind}")
+        wanted = bench.count(OF_A_KIND, parts=len(KINDS))
+        edits += [make_edit(rng, world, kind) for _ in range(wanted)]
+    befores = [world.shown(edit.before) for edit in edits]
+    afters = [world.shown(edit.after) for edit in edits]
+    asked = [(before, edit.instruction) for before, edit in zip(befores, edits, strict=True)]
+    made = yield from subject.edit(asked, NAME)
+    drawn, said = [each.pictures[0] for each in made], [each.texts[0] for each in made]
+
+    # 1. What became of the things.
+    def verdict(edit: SceneEdit, picture_3HW: Tensor) -> bool:
+        return is_made(bench, edit, picture_3HW)
+
+    before_M, after_M = subject.seen(befores), subject.seen(afters)
+    decoded_M = subject.decoded(afters)
+    right = yield from bench.judged(verdict, edits, drawn, NAME)
+    left = yield from bench.judged(verdict, edits, before_M, f"{NAME} by chance")
+    truth = yield from bench.judged(verdict, edits, after_M, f"{NAME} on truth")
+    ceiling = yield from bench.judged(verdict, edits, decoded_M, f"{NAME}, ceiling")
+
+    def of_kind(outcomes: list[bool], kind: str) -> list[bool]:
+        return [done for done, edit in zip(outcomes, edits, strict=True) if edit.kind == kind]
+
+    groups = [of_kind(right, kind) for kind in KINDS]
+    parts = [
+        share(
+            kind,
+            group,
+            chance=mean(of_kind(left, kind)),
+            truth=mean(of_kind(truth, kind)),
+            ceiling=mean(of_kind(ceiling, kind)),
+        )
+        for kind, group in zip(KINDS, groups, strict=True)
+    ]
+
+    # 2. What became of the rest.
+    kept = [untouched(b, a) for b, a in zip(before_M, after_M, strict=True)]
+    with_rest = [index for index, mask_HW in enumerate(kept) if mask_HW is not None]
+
+    def likeness(pictures: list[Tensor]) -> list[float]:
+        return [_psnr_within(pictures[i], before_M[i], kept[i]) for i in with_rest]
+
+    # 3. What it said of the new scene before it drew it, if it does.
+    told = [describe_in_places(edit.after, world.nouns(edit.after)) for edit in edits]
+    rightly = [words == true for words, true in zip(said, told, strict=True)]
+    words = [share("said right", rightly, ceiling=1.0)] if any(said) else []
+
+    rest = average("untouched, dB", likeness(drawn), ceiling=mean(likeness(decoded_M)))
+    decibels = dict(zip(with_rest, likeness(drawn), strict=True))
+    samples = [
+        {
+            "seed": subject.seed + index,
+            "kind": edit.kind,
+            "before": edit.before.record(),
+            "instruction": edit.instruction,
+            "after": edit.after.record(),
+            "said": said[index],
+            "right": right[index],
+            "untouched_psnr": decibels.get(index),
+        }
+        for index, edit in enumerate(edits)
+    ]
+    rows = [
+        [Tile(before_M[i]) for i in _numbers(edits, kind)]
+        + [Tile(drawn[i], right[i]) for i in _numbers(edits, kind)]
+        for kind in KINDS
+    ]
+    return TaskResult(NAME, [overall(parts), *parts, rest, *words], samples, rows)
+
+
+def is_made(bench: EvalContext, edit: SceneEdit, picture_3HW: Tensor) -> bool:
+    """Whether a picture shows the things of the scene an edit leads to, each in its place, colour
+    and style, and nothing else; of an edit of the background, that background too.
+    """
+    scene = edit.after
+    if edit.kind == "background" and nearest_backdrop(picture_3HW) != scene.backdrop:
+        return False
+    detector = bench.detector(scene.things[0].style)
+    found = detector.find(picture_3HW)
+    wanted = detector.truth(bench.world, scene)
+    for thing in wanted:
+        match = next((each for each in found if _same(each, thing)), None)
+        if match is None:
+            return False
+        found.remove(match)
+    return not found
+
+
+def _same(found: Detection, wanted: Detection) -> bool:
+    off = max(abs(m - n) for m, n in zip(found.centre, wanted.centre, strict=True))
+    return (found.noun, found.colour) == (wanted.noun, wanted.colour) and off <= NEAR
+
+
+def untouched(before_3HW: Tensor, after_3HW: Tensor) -> Tensor | None:
+    """The pixels that are the same in the true pictures: bool [H, W], or None if too few are."""
+    same_HW = (before_3HW == after_3HW).all(0)
+    return same_HW if same_HW.float().mean() >= LEAST_UNTOUCHED else None
+
+
+def _psnr_within(picture_3HW: Tensor, true_3HW: Tensor, mask_HW: Tensor | None) -> float:
+    assert mask_HW is not None
+    inside = (picture_3HW[:, mask_HW][None], true_3HW[:, mask_HW][None])
+    return float(psnr(*inside, data_range=1.0).clamp_max(MOST_DECIBELS))
+
+
+def _numbers(edits: list[SceneEdit], kind: str) -> list[int]:
+    return [index for index, edit in enumerate(edits) if edit.kind == kind]

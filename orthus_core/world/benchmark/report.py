@@ -1,0 +1,104 @@
+"""What a benchmark leaves behind: result.json, samples.jsonl, and a sheet of pictures a task."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from orthus_core.version import __version__
+from orthus_core.world.benchmark.context import TaskResult, Tile
+from orthus_core.world.benchmark.scores import Score
+
+RESULT = "result.json"
+SAMPLES = "samples.jsonl"
+# Tiles of a sheet beside each other at most; a longer row goes on below.
+ACROSS = 20
+# Width of a tile's frame, and what it says.
+FRAME = 2
+WHITE, GREEN, RED = (1.0, 1.0, 1.0), (0.1, 0.65, 0.2), (0.85, 0.15, 0.15)
+
+
+def report_files(
+    results: Sequence[TaskResult], about: Mapping[str, Any], asked: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The content of the report's files by name.
+
+    Args:
+        results: In order.
+        about: The model: name, hash, device, precision.
+        asked: How it was run: seed, limit, tasks, sampling.
+    """
+    table = {
+        "benchmark": "mini",
+        "version": __version__,
+        "model": dict(about),
+        "run": dict(asked),
+        "tasks": {
+            result.task: [score_table(score) for score in result.scores] for result in results
+        },
+    }
+    lines = [
+        json.dumps({"task": result.task, **sample}, ensure_ascii=False)
+        for result in results
+        for sample in result.samples
+    ]
+    files = {
+        RESULT: (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode(),
+        SAMPLES: ("\n".join(lines) + "\n").encode(),
+    }
+    for result in results:
+        file = io.BytesIO()
+        contact_sheet(result.sheet).save(file, "PNG")
+        files[f"{result.task}.png"] = file.getvalue()
+    return files
+
+
+def score_table(score: Score) -> dict[str, Any]:
+    """A score as JSON holds it: null where there is no number."""
+    return {
+        "name": score.name,
+        "value": _number(score.value),
+        "n": score.n,
+        "interval": [_number(bound) for bound in score.interval],
+        "chance": _number(score.chance),
+        "truth": _number(score.truth),
+        "ceiling": _number(score.ceiling),
+    }
+
+
+def contact_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
+    """Rows of pictures in one, green frames round what is right and red ones round what is not."""
+    lines = [
+        [framed(tile) for tile in row[first : first + ACROSS]]
+        for row in rows
+        for first in range(0, len(row), ACROSS)
+    ]
+    if not lines:
+        return Image.new("RGB", (1, 1), "white")
+    across = max(map(len, lines))
+    blank = torch.ones_like(lines[0][0])
+    filled = [torch.cat([*line, *[blank] * (across - len(line))], dim=2) for line in lines]
+    bytes_HW3 = (torch.cat(filled, dim=1) * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(bytes_HW3.contiguous().numpy())
+
+
+def framed(tile: Tile) -> Tensor:
+    """The picture with a frame in the colour of its verdict: [3, H + 2 F, W + 2 F]."""
+    colour = {None: WHITE, True: GREEN, False: RED}[tile.right]
+    channels = [
+        F.pad(channel_HW, (FRAME,) * 4, value=value)
+        for channel_HW, value in zip(tile.picture_3HW, colour, strict=True)
+    ]
+    return torch.stack(channels)
+
+
+def _number(value: float | None) -> float | None:
+    return round(value, 6) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,58 @@
+"""Rows of the small world written out, for other tools and to look at: records beside their
+pictures, in the format that `orthus_core.data.formats.jsonl` reads back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from orthus_core.data.document import Document, to_record
+from orthus_core.data.formats.sniff import RECORDS
+from orthus_core.data.pictures import Picture
+from orthus_core.errors import OutputError
+from orthus_core.events import Progress
+from orthus_core.world.records import record
+from orthus_core.world.scene import SceneImage
+from orthus_core.world.world import World
+
+IMAGES = "images"
+
+
+def export(
+    world: World, tasks: Mapping[str, float], folder: Path, *, rows: int, size: int, seed: int
+) -> Iterator[Progress]:
+    """Write `rows` rows into a folder: records.jsonl, one row a line as it is made, and
+    images/ROW-NUMBER.png. A picture of a scene keeps its exact truth under "scene".
+
+    Raises:
+        OutputError: when the folder cannot be written.
+    """
+    try:
+        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+        with (folder / RECORDS).open("w", encoding="utf-8") as file:
+            for number in range(rows):
+                row = _written(record(world, tasks, seed, number), number, folder, size)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                yield Progress("rows", number + 1, rows, unit="rows")
+    except OSError as error:
+        raise OutputError(f"the rows were not written: {error}", where=str(folder)) from error
+
+
+def _written(document: Document, number: int, folder: Path, size: int) -> dict[str, Any]:
+    """The row's record, once its pictures are saved."""
+    row = to_record(document)
+    for index, segment in enumerate(document.segments):
+        if not isinstance(segment.value, Picture):
+            continue
+        name = f"{IMAGES}/{number:06d}-{index}.png"
+        Image.fromarray(segment.value.load(size)).save(folder / name)
+        written: dict[str, Any] = {"type": "image", "role": segment.role, "path": name}
+        if isinstance(segment.value, SceneImage):
+            written["scene"] = segment.value.scene.record()
+        row["segments"][index] = written
+    return row

@@ -1,0 +1,119 @@
+"""GenEval's six kinds of prompts (2310.11513) over the small world, in that benchmark's own schema.
+
+All but those of one thing ask for a cell that training never shows: a pair, a count or a colour.
+Each comes with a scene that is right, on which whoever judges pictures can be tried.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any, NamedTuple
+
+from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange, relation_between
+from orthus_core.world.english import is_plural
+from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.scenes import caption_of, coloured_nouns
+from orthus_core.world.splits import colour_held_out, count_held_out, pair_held_out
+from orthus_core.world.world import World
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+@dataclass(frozen=True)
+class GenevalPrompt:
+    """What is asked for, and what the picture then has to show.
+
+    Attributes:
+        tag: Of `TAGS`.
+        prompt: The words.
+        scene: One that is right: 3d, on white.
+        include: Things that have to be there: "class" and "count", perhaps "color", perhaps
+            "position": a relation and the index of the thing it is to.
+        exclude: Counts that would be too many.
+    """
+
+    tag: str
+    prompt: str
+    scene: Scene
+    include: tuple[Mapping[str, Any], ...]
+    exclude: tuple[Mapping[str, Any], ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """It as a line of the benchmark's evaluation_metadata.jsonl."""
+        record: dict[str, Any] = {"tag": self.tag, "include": [dict(i) for i in self.include]}
+        if self.exclude:
+            record["exclude"] = [dict(e) for e in self.exclude]
+        return record | {"prompt": self.prompt}
+
+
+class _Cell(NamedTuple):
+    """What can be asked for: nouns with their colours, and how the first stands to the second."""
+
+    named: tuple[tuple[str, str], ...]
+    relation: str = "left of"
+
+
+def geneval_prompts(world: World, per_category: int, seed: int) -> list[GenevalPrompt]:
+    """Prompts by category in the order of `TAGS`, none twice; fewer where fewer are held out.
+
+    Args:
+        world: Whose cast plays; whether it is for testing makes no difference.
+    """
+    rng = random.Random(f"geneval/{seed}")
+    chosen = []
+    for tag in TAGS:
+        cells = _cells(world, tag)
+        for named, relation in rng.sample(cells, min(per_category, len(cells))):
+            things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in named]
+            chosen.append(_prompt(world, tag, arrange(rng, things, "white", relation)))
+    return chosen
+
+
+def _cells(world: World, tag: str) -> list[_Cell]:
+    """All that may be asked for in a category."""
+    if tag == "single_object":
+        return [_Cell(((noun, ""),)) for noun in world.cast]
+    if tag == "counting":
+        return [
+            _Cell(((noun, ""),) * count)
+            for noun in world.cast
+            for count in range(2, MOST_THINGS + 1)
+            if count_held_out(noun, count) and not is_plural(noun)
+        ]
+    painted = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
+    if tag == "colors":
+        return [_Cell((cell,)) for cell in painted if colour_held_out(*cell)]
+    if tag == "color_attr":
+        return [
+            _Cell((one, other))
+            for one, other in permutations(painted, 2)
+            if one[0] != other[0] and one[1] != other[1]
+            if pair_held_out(one[0], other[0]) or colour_held_out(*one) or colour_held_out(*other)
+        ]
+    return [
+        _Cell(((noun, ""), (other, "")), relation)
+        for noun, other in permutations(world.cast, 2)
+        if pair_held_out(noun, other)
+        for relation in (RELATIONS if tag == "position" else ("left of",))
+    ]
+
+
+def _prompt(world: World, tag: str, scene: Scene) -> GenevalPrompt:
+    words = caption_of(world, scene, tag)
+    named = list(zip(world.nouns(scene), (thing.colour for thing in scene.things), strict=True))
+    include: list[dict[str, Any]] = []
+    for noun, colour in dict.fromkeys(named):
+        asked: dict[str, Any] = {"class": noun, "count": named.count((noun, colour))}
+        include.append(asked | ({"color": colour} if colour else {}))
+    exclude: tuple[dict[str, Any], ...] = ()
+    if tag == "counting":
+        exclude = (include[0] | {"count": len(named) + 1},)
+    if tag == "position":
+        # The official records name first what the other is placed by.
+        placed, other = include
+        include = [other, placed | {"position": [relation_between(*scene.things), 0]}]
+    return GenevalPrompt(tag, words, scene, tuple(include), exclude)

@@ -1,0 +1,194 @@
+"""A scene: a backdrop and the things on it. The record is exact, so every question has one answer.
+
+Places and sizes are in 64ths of the picture's side, and things stand on a raster of sixteenths of
+64 (0, 16, 32): two 32 wide things fit beside each other, four fit in all. With 16x16 pixels a patch
+at 64x64, a thing then fills whole patches, which is what makes scenes learnable for a small model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from orthus_core.errors import DataError
+from orthus_core.world.backdrops import BACKDROPS, paint
+from orthus_core.world.recolour import HUES, recoloured
+from orthus_core.world.sprites import SpritePack
+
+UNITS = 64
+STEP = 16
+SMALL, LARGE, WHOLE = 32, 48, 64
+STYLES = ("3d", "flat", "noto")
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One sprite in a scene.
+
+    Attributes:
+        sprite: Its key in the packs.
+        x, y: Its left and upper edge, in 64ths of the picture's side.
+        side: Its width and height, likewise.
+        colour: "" as it is, or a colour of `recolour.HUES`.
+        style: "3d", "flat" or "noto".
+        mirror, grey: Whether left and right are swapped; whether it has no colour.
+    """
+
+    sprite: str
+    x: int = 0
+    y: int = 0
+    side: int = WHOLE
+    colour: str = ""
+    style: str = "3d"
+    mirror: bool = False
+    grey: bool = False
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Its middle, (x, y)."""
+        return self.x + self.side / 2, self.y + self.side / 2
+
+    def overlaps(self, other: Thing) -> bool:
+        """Whether the two squares share more than an edge."""
+        return (
+            self.x < other.x + other.side
+            and other.x < self.x + self.side
+            and self.y < other.y + other.side
+            and other.y < self.y + self.side
+        )
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a picture shows: a backdrop of `BACKDROPS`, and things, later ones in front."""
+
+    backdrop: str = "white"
+    things: tuple[Thing, ...] = ()
+
+    def with_thing(self, index: int, **changes: Any) -> Scene:
+        """The scene with one thing changed."""
+        things = list(self.things)
+        things[index] = replace(things[index], **changes)
+        return replace(self, things=tuple(things))
+
+    def without(self, index: int) -> Scene:
+        """The scene with one thing taken away."""
+        return replace(self, things=self.things[:index] + self.things[index + 1 :])
+
+    def plus(self, thing: Thing) -> Scene:
+        """The scene with one more thing, in front."""
+        return replace(self, things=(*self.things, thing))
+
+    def record(self) -> dict[str, Any]:
+        """The scene as JSON holds it; `Scene.of` reads it back."""
+        return {"backdrop": self.backdrop, "things": [_short(thing) for thing in self.things]}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Scene:
+        """A scene out of its record.
+
+        Raises:
+            DataError: naming what is wrong.
+        """
+        try:
+            things = tuple(Thing(**thing) for thing in record.get("things", ()))
+            scene = cls(str(record.get("backdrop", "white")), things)
+        except TypeError as error:
+            raise DataError(f"the scene does not read: {error}") from error
+        scene.check()
+        return scene
+
+    def check(self) -> None:
+        """Raises: DataError when a name is unknown or a thing is not inside the picture."""
+        if self.backdrop not in BACKDROPS:
+            raise DataError(f"there is no backdrop {self.backdrop!r}")
+        for thing in self.things:
+            places = (thing.x, thing.y, thing.side)
+            if not all(isinstance(place, int) for place in places):
+                raise DataError("'x', 'y' and 'side' must be whole numbers")
+            inside = 0 <= thing.x <= UNITS - thing.side and 0 <= thing.y <= UNITS - thing.side
+            if thing.side <= 0 or not inside:
+                raise DataError(f"the thing at {places} is not inside the picture")
+            if not (isinstance(thing.colour, str) and isinstance(thing.style, str)):
+                raise DataError("'colour' and 'style' must be words")
+            if thing.colour and thing.colour not in HUES:
+                raise DataError(f"there is no colour {thing.colour!r}")
+            if thing.style not in STYLES:
+                raise DataError(f"there is no style {thing.style!r}")
+
+
+@dataclass(frozen=True)
+class SceneImage:
+    """A scene as a picture.
+
+    Attributes:
+        packs: The sprites by style.
+        scene: What is shown.
+    """
+
+    packs: Mapping[str, SpritePack] = field(repr=False, compare=False)
+    scene: Scene
+
+    @property
+    def key(self) -> str:
+        shown = json.dumps(self.scene.record(), sort_keys=True)
+        styles = sorted({thing.style for thing in self.scene.things})
+        packs = ",".join(self.packs[style].digest[:16] for style in styles)
+        return f"scene:{hashlib.sha256(f'{packs}{shown}'.encode()).hexdigest()}"
+
+    def load(self, size: int) -> np.ndarray:
+        """The pixels as uint8 [size, size, 3]. Raises: DataError when a sprite does not read."""
+        canvas_HW3 = paint(self.scene.backdrop, size).astype(np.float32)
+        for thing in self.scene.things:
+            left, top = round(thing.x * size / UNITS), round(thing.y * size / UNITS)
+            side = max(1, round(thing.side * size / UNITS))
+            over_hw4 = thing_pixels(self.packs, thing, side)
+            part_hw3 = canvas_HW3[top : top + side, left : left + side]
+            over_hw4 = over_hw4[: part_hw3.shape[0], : part_hw3.shape[1]]
+            part_hw3 *= 1 - over_hw4[..., 3:] / 255
+            part_hw3 += over_hw4[..., :3]
+        return np.clip(np.rint(canvas_HW3), 0, 255).astype(np.uint8)
+
+
+def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np.ndarray:
+    """A thing as it is laid over a backdrop, colour times alpha: float32 [side, side, 4], 0..255.
+
+    Raises:
+        DataError: when its style or sprite is not in the packs, or does not read.
+    """
+    pack = packs.get(thing.style)
+    if pack is None or thing.sprite not in pack:
+        raise DataError(f"there is no sprite {thing.sprite!r} in style {thing.style!r}")
+    look = replace(thing, x=0, y=0, side=side)
+    return _pixels_of(pack, look).astype(np.float32)
+
+
+@lru_cache(maxsize=4096)
+def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
+    """A thing at the size of its own side, colour times alpha: uint8 [side, side, 4], which is
+    shared. Scenes show few things over and over, and reading and scaling them is most of the work.
+    """
+    rgba = pack.rgba(thing.sprite)
+    if thing.colour:
+        rgba = recoloured(rgba, thing.colour)
+    if thing.grey:
+        grey, alpha = rgba.convert("L"), rgba.getchannel("A")
+        rgba = Image.merge("RGBA", (grey, grey, grey, alpha))
+    if thing.mirror:
+        rgba = rgba.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    # Scaled with alpha multiplied in, so that colour under transparent pixels stays out of edges.
+    scaled = rgba.convert("RGBa").resize((thing.side, thing.side), Image.Resampling.LANCZOS)
+    return np.array(scaled)
+
+
+def _short(thing: Thing) -> dict[str, Any]:
+    """A thing without what is at its default."""
+    plain = asdict(Thing(thing.sprite))
+    return {k: v for k, v in asdict(thing).items() if k == "sprite" or v != plain[k]}

@@ -1,0 +1,314 @@
+"""Edits of scenes: one thing about a scene changes, and everything else stays to the pixel.
+
+Each instruction has one right answer: a thing that is added takes the place that `place_for` gives,
+a thing that is moved goes as far as the picture does.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from orthus_core.data.document import Segment, says
+from orthus_core.errors import DataError
+from orthus_core.world.arrange import MOST_THINGS, arrange, free_places
+from orthus_core.world.backdrops import (
+    COLOURS,
+    GROUND_WORDS,
+    OUTDOORS,
+    SKY_WORDS,
+    is_outdoors,
+    place_of,
+)
+from orthus_core.world.cast import COLOURED
+from orthus_core.world.english import is_plural, the, with_article
+from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import SMALL, UNITS, Scene, Thing
+from orthus_core.world.splits import edit_held_out, scene_held_out
+from orthus_core.world.wording import coloured, describe_in_places, place_phrase
+from orthus_core.world.world import World
+
+ADD = ("add {}",)
+REMOVE = ("remove {}",)
+REPLACE = ("replace {} with {}", "turn {} into {}")
+MOVE = ("move {} {}",)
+SWAP = ("swap {} and {}",)
+RECOLOUR = ("make {} {}", "change {} to {}")
+CLEAR_BACKGROUND = ("remove the background", "make the background white")
+SET_BACKGROUND = ("make the background {}", "change the background to {}")
+SKY_EDITS = {
+    "day": "make it day",
+    "sunset": "make it sunset",
+    "night": "make it night",
+    "rain": "make it rain",
+}
+DIRECTIONS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
+
+# What has a colour of `HUES` before one is laid on: "make the star yellow" would change nothing.
+OWN_COLOURS: Mapping[str, str] = {
+    "apple": "red",
+    "balloon": "red",
+    "book": "red",
+    "circle": "red",
+    "crab": "red",
+    "dress": "blue",
+    "fish": "blue",
+    "heart": "red",
+    "key": "yellow",
+    "mushroom": "red",
+    "octopus": "pink",
+    "star": "yellow",
+    "tulip": "pink",
+    "umbrella": "purple",
+}
+
+# Shares of backdrops; what is left is white.
+OUTDOORS_CHANCE = 0.45
+PLAIN_CHANCE = 0.25
+# Of background edits out of doors, how many change the sky alone.
+SKY_CHANCE = 0.3
+CLEAR_CHANCE = 0.15
+COLOUR_CHANCE = 0.3
+SWAP_CHANCE = 0.5
+# The whole scene is drawn in one style.
+STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.9, "flat": 0.05, "noto": 0.05}
+# How often to draw anew before a pack is said to have no such edit; one in twenty is held out.
+MOST_TRIES = 10_000
+
+
+class SceneEdit(NamedTuple):
+    """A scene, an instruction, and the one scene that comes of it.
+
+    before, after: They differ in what the instruction names alone.
+    kind: A name of `KINDS`.
+    noun: The thing that is changed, the first of all when the background is.
+    to: What it becomes: a noun, a colour, a direction or a backdrop; "" when nothing is said of it.
+    """
+
+    before: Scene
+    instruction: str
+    after: Scene
+    kind: str
+    noun: str
+    to: str = ""
+
+    @property
+    def cell(self) -> tuple[str, str, str]:
+        """What is held out together: kind, noun and what it becomes."""
+        return self.kind, self.noun, self.to
+
+
+def scene_edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
+    """A scene and an instruction; then what the changed scene shows, in words, and the scene.
+
+    In words first, since what stands where is more easily changed there than in a picture, and a
+    picture more easily drawn from words.
+    """
+    made = make_edit(rng, world)
+    told = describe_in_places(made.after, world.nouns(made.after))
+    before, after = world.shown(made.before), world.shown(made.after)
+    return says("user", before, made.instruction) + says("model", told, after)
+
+
+def make_edit(rng: random.Random, world: World, kind: str | None = None) -> SceneEdit:
+    """An edit that this world may show.
+
+    It starts from a scene that training may show. When training, neither the edit nor what comes
+    of it is held out; when testing, one of them is.
+
+    Args:
+        kind: A name of `KINDS`; drawn by their weights when None.
+
+    Raises:
+        DataError: if the pack has too few of the sprites that play in scenes.
+    """
+    kind = kind or rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
+    maker, _ = KINDS[kind]
+    for _ in range(MOST_TRIES if len(world.cast) > MOST_THINGS else 0):
+        made = maker(rng, world)
+        style = rng.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
+        made = made and _in_style(world, made, style)
+        if made and _fits(world, made):
+            return made
+    raise DataError(
+        f"the sprite pack has nothing to make scene edits of (kind {kind!r})",
+        where=str(world.pack.path),
+        hint="leave the task 'scene_edit' out, or use the bundled pack",
+    )
+
+
+def place_for(scene: Scene) -> tuple[int, int] | None:
+    """Where a thing that is added stands: in the first thing's row if it fits there, else in the
+    first free place from the upper left; None when there is no room.
+    """
+    row = scene.things[0].y
+    return min(free_places(scene), key=lambda place: (place[1] != row, place[1]), default=None)
+
+
+def _in_style(world: World, made: SceneEdit, style: str) -> SceneEdit:
+    """The edit with everything drawn in a style; as it is where something is not drawn in it."""
+    things = made.before.things + made.after.things
+    if any(thing.sprite not in world.styles.get(style, ()) for thing in things):
+        return made
+
+    def drawn(scene: Scene) -> Scene:
+        things = tuple(replace(thing, style=style) for thing in scene.things)
+        return replace(scene, things=things)
+
+    return made._replace(before=drawn(made.before), after=drawn(made.after))
+
+
+def _fits(world: World, made: SceneEdit) -> bool:
+    """Whether something changes, all of it is to be seen, and it may be shown in this world."""
+    scenes = made.before, made.after
+    if made.before == made.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
+        return False
+    if scene_held_out(made.before, world.nouns(made.before)):
+        return False
+    held_out = edit_held_out(*made.cell) or scene_held_out(made.after, world.nouns(made.after))
+    return held_out == world.testing
+
+
+def _add(rng: random.Random, world: World) -> SceneEdit | None:
+    nouns, things = _things(rng, world, rng.randint(2, 4))
+    # A lone thing that is added to must be small already: arranged as two, one of them left out.
+    before = arrange(rng, things[:-1] if len(things) > 2 else things, _backdrop(rng))
+    before = before if len(things) > 2 else before.without(1)
+    place = place_for(before)
+    if place is None:
+        return None
+    x, y = place
+    noun, new = nouns[-1], replace(things[-1], x=x, y=y, side=SMALL)
+    words = rng.choice(ADD).format(with_article(coloured(noun, new.colour)))
+    return SceneEdit(before, words, before.plus(new), "add", noun, new.colour)
+
+
+def _remove(rng: random.Random, world: World) -> SceneEdit:
+    nouns, before = _scene(rng, world, rng.choice((2, 2, 3)))
+    which = rng.randrange(len(nouns))
+    words = rng.choice(REMOVE).format(the(nouns[which]))
+    return SceneEdit(before, words, before.without(which), "remove", nouns[which])
+
+
+def _replace(rng: random.Random, world: World) -> SceneEdit:
+    count = rng.choice((1, 2, 2, 3))
+    nouns, things = _things(rng, world, count + 1)
+    before = arrange(rng, things[:count], _backdrop(rng))
+    which, other, new = rng.randrange(count), nouns[count], things[count]
+    after = before.with_thing(which, sprite=new.sprite, colour=new.colour)
+    phrase = with_article(coloured(other, new.colour))
+    words = rng.choice(REPLACE).format(the(nouns[which]), phrase)
+    return SceneEdit(before, words, after, "replace", nouns[which], other)
+
+
+def _move(rng: random.Random, world: World) -> SceneEdit | None:
+    if rng.random() < SWAP_CHANCE:
+        return _swap(rng, world)
+    # Two arranged and one left out: a small thing has room to go.
+    nouns, before = _scene(rng, world, rng.choice((1, 2, 2, 3)))
+    if len(nouns) == 2 and rng.random() < 0.6:
+        nouns, before = nouns[:1], before.without(1)
+    which = rng.randrange(len(nouns))
+    thing, rest = before.things[which], before.without(which)
+    far = UNITS - thing.side
+    # Out of doors nothing is lifted into the sky.
+    ways = {"left": {"x": 0}, "right": {"x": far}}
+    if not is_outdoors(before.backdrop):
+        ways |= {"up": {"y": 0}, "down": {"y": far}}
+    way = rng.choice(list(ways))
+    moved = replace(thing, **ways[way])
+    if moved == thing or any(moved.overlaps(other) for other in rest.things):
+        return None
+    words = rng.choice(MOVE).format(the(nouns[which]), DIRECTIONS[way])
+    return SceneEdit(
+        before, words, before.with_thing(which, **ways[way]), "move", nouns[which], way
+    )
+
+
+def _swap(rng: random.Random, world: World) -> SceneEdit:
+    nouns, before = _scene(rng, world, rng.choice((2, 2, 3)))
+    i, j = rng.sample(range(len(nouns)), 2)
+    one, other = before.things[i], before.things[j]
+    after = before.with_thing(i, x=other.x, y=other.y).with_thing(j, x=one.x, y=one.y)
+    words = rng.choice(SWAP).format(the(nouns[i]), the(nouns[j]))
+    first, second = sorted((nouns[i], nouns[j]))
+    return SceneEdit(before, words, after, "move", first, second)
+
+
+def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
+    paintable = [noun for noun in COLOURED if noun in world.cast]
+    if not paintable:
+        return None
+    others, things = _things(rng, world, rng.choice((0, 1, 1, 2)))
+    noun = rng.choice([noun for noun in paintable if noun not in others] or paintable)
+    colour = rng.choice([*HUES])
+    own = rng.choice([*HUES]) if rng.random() < COLOUR_CHANCE else ""
+    if colour == (own or OWN_COLOURS.get(noun)):
+        return None
+    before = arrange(rng, [Thing(world.cast[noun].key, colour=own), *things], _backdrop(rng))
+    words = rng.choice(RECOLOUR).format(the(noun), colour)
+    return SceneEdit(before, words, before.with_thing(0, colour=colour), "recolour", noun, colour)
+
+
+def _background(rng: random.Random, world: World) -> SceneEdit:
+    nouns, before = _scene(rng, world, rng.choice((1, 1, 2, 3)))
+    put = f"put {'them' if len(nouns) > 1 or is_plural(nouns[0]) else 'it'}"
+    if is_outdoors(before.backdrop) and rng.random() < SKY_CHANCE:
+        ground, _ = place_of(before.backdrop)
+        sky = rng.choice(list(SKY_WORDS))
+        backdrop, words = f"{ground} {sky}", SKY_EDITS[sky]
+    elif before.backdrop != "white" and rng.random() < CLEAR_CHANCE:
+        backdrop, words = "white", rng.choice(CLEAR_BACKGROUND)
+    else:
+        backdrop = rng.choice(OUTDOORS if rng.random() < 0.5 else list(COLOURS))
+        way = rng.choice((*SET_BACKGROUND, f"{put} {place_phrase(backdrop)}"))
+        words = way.format(_named(backdrop))
+    after = replace(before, backdrop=backdrop)
+    return SceneEdit(before, words, after, "background", nouns[0], backdrop)
+
+
+def _named(backdrop: str) -> str:
+    """A backdrop as a noun: "blue", "a beach at night"."""
+    if not is_outdoors(backdrop):
+        return backdrop
+    ground, sky = place_of(backdrop)
+    _, place = GROUND_WORDS[ground].split(maxsplit=1)
+    return f"{place} {SKY_WORDS[sky]}"
+
+
+def _scene(rng: random.Random, world: World, count: int) -> tuple[list[str], Scene]:
+    nouns, things = _things(rng, world, count)
+    return nouns, arrange(rng, things, _backdrop(rng))
+
+
+def _things(rng: random.Random, world: World, count: int) -> tuple[list[str], list[Thing]]:
+    """So many different things, not placed yet, and their nouns."""
+    nouns = rng.sample(list(world.cast), count)
+    things = []
+    for noun in nouns:
+        painted = noun in COLOURED and rng.random() < COLOUR_CHANCE
+        colour = rng.choice([*HUES]) if painted else ""
+        things.append(Thing(world.cast[noun].key, colour=colour))
+    return nouns, things
+
+
+def _backdrop(rng: random.Random) -> str:
+    drawn = rng.random()
+    if drawn < OUTDOORS_CHANCE:
+        return rng.choice(OUTDOORS)
+    return rng.choice(list(COLOURS)) if drawn < OUTDOORS_CHANCE + PLAIN_CHANCE else "white"
+
+
+Maker = Callable[[random.Random, World], "SceneEdit | None"]
+
+# What an edit does, and how often.
+KINDS: Mapping[str, tuple[Maker, float]] = {
+    "add": (_add, 0.2),
+    "remove": (_remove, 0.2),
+    "replace": (_replace, 0.2),
+    "move": (_move, 0.12),
+    "recolour": (_recolour, 0.13),
+    "background": (_background, 0.15),
+}

@@ -1,0 +1,177 @@
+"""Questions about a scene: what it shows, how many, which colour, where, and whether it is there.
+
+Whether something is there is asked as POPE asks it (2305.10355): half of the things asked for are
+there, and those that are not are drawn at random, from the most popular things, or from what most
+often stands beside a thing that is there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from orthus_core.data.document import Segment
+from orthus_core.world.arrange import relation_between
+from orthus_core.world.co_occurrence import POPULAR, companions
+from orthus_core.world.english import is_plural, the, with_article
+from orthus_core.world.scene import Scene
+from orthus_core.world.scenes import CATEGORIES, a_scene
+from orthus_core.world.sprite_questions import Asked
+from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase, plural
+from orthus_core.world.world import World
+
+DESCRIBE = ("Describe the picture.", "What is in the picture?")
+HOW_MANY = "How many {} are there?"
+WHICH_COLOUR = ("What colour is {}?", "What color is {}?")
+WHERE_IS_THIS = ("Where is this?", "Which place is this?")
+
+SPLITS = ("random", "popular", "adversarial")
+
+
+def scene_question(rng: random.Random, world: World) -> tuple[Segment, ...]:
+    """A scene, a question and its one right answer."""
+    return ask_scene(rng, world).segments()
+
+
+def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Asked:
+    """A question about a scene; when testing, something the scene shows is held out.
+
+    Args:
+        kind: Of `KINDS`; drawn by their weights when None.
+    """
+    kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
+    while True:
+        scene, _ = a_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
+        if kind != "count" or _countable(world, scene):
+            break
+    words, answer = _ASKERS[kind](rng, world, scene)
+    return Asked(world.shown(scene), words, answer, kind)
+
+
+def pope_questions(
+    rng: random.Random, world: World, scene: Scene, split: str, pairs: int = 1
+) -> list[Asked]:
+    """Questions for what is there and what is not by turns, as many of either.
+
+    Args:
+        split: Of `SPLITS`: how what is not there is chosen.
+        pairs: Questions of either answer; fewer when the scene has fewer different things.
+    """
+    present = list(dict.fromkeys(world.nouns(scene)))
+    there = rng.sample(present, min(pairs, len(present)))
+    absent = _absent(rng, world, present, split, len(there))
+    picture, kind = world.shown(scene), f"pope_{split}"
+    return [
+        Asked(picture, _is_there(noun), answer, kind)
+        for pair in zip(there, absent, strict=True)
+        for noun, answer in zip(pair, ("yes", "no"), strict=True)
+    ]
+
+
+def _absent(
+    rng: random.Random, world: World, present: Sequence[str], split: str, count: int
+) -> list[str]:
+    """Nouns of which nothing is in the picture, all different."""
+    absent = [noun for noun in world.cast if noun not in present]
+    if split == "popular":
+        likely = [noun for noun in absent if noun in POPULAR]
+    elif split == "adversarial":
+        beside = {other for noun in present for other in companions(noun)}
+        likely = [noun for noun in absent if noun in beside]
+    else:
+        likely = absent
+    chosen = rng.sample(likely, min(count, len(likely)))
+    # A small pack may lack a thing's companions.
+    rest = [noun for noun in absent if noun not in chosen]
+    return chosen + rng.sample(rest, count - len(chosen))
+
+
+def _pope(split: str) -> Asker:
+    def ask(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+        asked = rng.choice(pope_questions(rng, world, scene, split))
+        return asked.question, asked.answer
+
+    return ask
+
+
+def _describe(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+    return rng.choice(DESCRIBE), describe(scene, world.nouns(scene))
+
+
+def _count(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+    noun = rng.choice(_countable(world, scene))
+    return HOW_MANY.format(plural(noun)), NUMBERS[world.nouns(scene).count(noun)]
+
+
+def _countable(world: World, scene: Scene) -> list[str]:
+    """What a scene shows so many of; one picture of grapes is as many grapes as one likes."""
+    return [noun for noun in dict.fromkeys(world.nouns(scene)) if not is_plural(noun)]
+
+
+def _colour(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+    thing = rng.choice(scene.things)
+    return rng.choice(WHICH_COLOUR).format(the(world.noun(thing.sprite))), thing.colour
+
+
+def _where(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+    thing, other = rng.sample(scene.things, 2)
+    noun = world.noun(thing.sprite)
+    relation = relation_between(thing, other)
+    answer = f"{relation} {the(world.noun(other.sprite))}"
+    return f"Where {_be(noun)} {the(noun)}?", answer
+
+
+def _which(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+    thing, other = rng.sample(scene.things, 2)
+    answer = with_article(coloured(world.noun(thing.sprite), thing.colour))
+    relation = relation_between(thing, other)
+    return f"What is {relation} {the(world.noun(other.sprite))}?", answer
+
+
+def _place(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+    return rng.choice(WHERE_IS_THIS), place_phrase(scene.backdrop)
+
+
+def _is_there(noun: str) -> str:
+    return f"{_be(noun).capitalize()} there {with_article(noun)}?"
+
+
+def _be(noun: str) -> str:
+    return "are" if is_plural(noun) else "is"
+
+
+Asker = Callable[[random.Random, World, Scene], tuple[str, str]]
+
+# What is asked, and how often.
+KINDS: Mapping[str, float] = {
+    "description": 0.36,
+    "count": 0.12,
+    "colour": 0.1,
+    "where": 0.1,
+    "which": 0.08,
+    "place": 0.06,
+    "pope_random": 0.06,
+    "pope_popular": 0.06,
+    "pope_adversarial": 0.06,
+}
+_ASKERS: Mapping[str, Asker] = {
+    "description": _describe,
+    "count": _count,
+    "colour": _colour,
+    "where": _where,
+    "which": _which,
+    "place": _place,
+    **{f"pope_{split}": _pope(split) for split in SPLITS},
+}
+_EVERY = tuple(CATEGORIES)
+_PAIRS = ("two_object", "position")
+# Which scenes have an answer to each.
+_CATEGORIES: Mapping[str, tuple[str, ...]] = {
+    "description": _EVERY,
+    "count": ("counting", "mixed", "two_object"),
+    "colour": ("colors", "color_attr"),
+    "where": _PAIRS,
+    "which": _PAIRS,
+    "place": ("single_object", *_PAIRS),
+    **{f"pope_{split}": _EVERY for split in SPLITS},
+}

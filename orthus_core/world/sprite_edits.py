@@ -1,0 +1,195 @@
+"""Rows that change one sprite alone: its ground, its style, its colour, its skin, or what it is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from orthus_core.data.document import Segment, says
+from orthus_core.data.pictures import Picture
+from orthus_core.world.cast import COLOURED
+from orthus_core.world.english import with_article
+from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.scene_edits import OWN_COLOURS
+from orthus_core.world.single_sprites import Single, any_single
+from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
+from orthus_core.world.world import World
+
+COLOURED_CHANCE = 0.3
+# Of edits of a person, how many change the skin or the gender; the rest are as for other things.
+PERSON_EDIT_CHANCE = 0.5
+# Of edits of a coloured ground, how many make it white.
+CLEAR_CHANCE = 0.3
+# Of recolourings, how many start from a colour that was laid on before.
+LAID_ON_CHANCE = 0.3
+
+TONE_SCALE = ("", "light", "medium", "dark")
+
+SET_GROUND = (
+    "put it on {a} background",
+    "make the background {name}",
+    "change the background to {name}",
+    "{name} background",
+)
+CLEAR_GROUND = ("remove the background", "make the background white", "put it on white")
+MIRROR = ("mirror it", "flip it", "flip it horizontally", "mirror the picture")
+TO_GREY = ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale")
+REPLACE = ("turn it into {}", "replace it with {}", "make it {}", "change it to {}")
+RECOLOUR = ("make it {}", "change its colour to {}")
+SET_STYLE = ("make it {}", "{} style", "draw it in {} style")
+SET_TONE = ("make the skin {}", "change the skin to {}", "give it {} skin")
+DARKER = ("make the skin darker", "darker skin")
+LIGHTER = ("make the skin lighter", "lighter skin")
+SET_GENDER = ("make it a {}", "turn it into a {}", "change it to a {}")
+
+
+class SpriteEdit(NamedTuple):
+    """A picture, an instruction, and the picture that comes of it.
+
+    cell: Kind, noun and what it becomes, as `edit_held_out` takes them; None where the edit is the
+        same for every sprite, so that none is held out.
+    """
+
+    before: Picture
+    instruction: str
+    after: Picture
+    cell: tuple[str, str, str] | None = None
+
+
+def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
+    """A picture, an instruction and the changed picture; what is not named stays as it was."""
+    made = make_single_edit(rng, world)
+    return says("user", made.before, made.instruction) + says("model", made.after)
+
+
+def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
+    """An edit of one sprite that this world may show.
+
+    When testing, the ground, the style or the colour it ends with is held out, or the edit is.
+    """
+    while True:
+        kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
+        made = KINDS[kind][0](rng, world)
+        if world.testing or made.cell is None or not edit_held_out(*made.cell):
+            return made
+
+
+def _of_any(rng: random.Random, world: World) -> SpriteEdit:
+    single = any_single(rng, world, COLOURED_CHANCE)
+    makers: list[Changer] = [_mirror, _to_grey, _replace]
+    of_people: list[Changer] = []
+    if single.style == "3d":  # the only style with coloured grounds, tones and twins
+        makers.append(_set_ground)
+        if len(world.tones(single.sprite)) > 1:
+            of_people.append(_set_tone)
+        if len(world.twins(single.sprite)) > 1 and not single.sprite.skin:
+            of_people.append(_set_gender)
+    if of_people and rng.random() < PERSON_EDIT_CHANCE:
+        makers = of_people
+    return rng.choice(makers)(rng, world, single)
+
+
+def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
+    noun = world.noun(single.sprite.key)
+    if single.ground != "white" and rng.random() < CLEAR_CHANCE:
+        after = single._replace(ground="white")
+        words = rng.choice(CLEAR_GROUND)
+    else:
+        # What is held out is where it ends, so a test starts on white.
+        single = single._replace(ground="white") if world.testing else single
+        colours = [c for c in world.colours(single.sprite) if c != single.ground]
+        after = single._replace(ground=rng.choice(colours))
+        words = rng.choice(SET_GROUND).format(a=with_article(after.ground), name=after.ground)
+    cell = ("background", noun, after.ground)
+    return SpriteEdit(single.picture(world), words, after.picture(world), cell)
+
+
+def _mirror(rng: random.Random, world: World, single: Single) -> SpriteEdit:
+    before = single.picture(world)
+    return SpriteEdit(before, rng.choice(MIRROR), replace(before, mirror=True))
+
+
+def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
+    before = single.picture(world)
+    return SpriteEdit(before, rng.choice(TO_GREY), replace(before, grey=True))
+
+
+def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
+    other = single
+    # Another that may be shown in this style, on this ground.
+    while other.sprite.base == single.sprite.base or other[1:] != single[1:]:
+        other = any_single(rng, world, float(single.ground != "white"))
+    words = rng.choice(REPLACE).format(world.names(other.sprite).phrase)
+    cell = ("replace", world.noun(single.sprite.key), world.noun(other.sprite.key))
+    return SpriteEdit(single.picture(world), words, other.picture(world), cell)
+
+
+def _set_tone(rng: random.Random, world: World, single: Single) -> SpriteEdit:
+    skin, tones = single.sprite.skin, world.tones(single.sprite)
+    ways = [(rng.choice(SET_TONE).format(tone or "yellow"), tone) for tone in TONE_SCALE]
+    # From yellow, "darker" and "lighter" go to the end of the scale; else one step along it.
+    ways.append((rng.choice(DARKER), {"": "dark", "light": "medium"}.get(skin, "dark")))
+    ways.append((rng.choice(LIGHTER), {"": "light", "dark": "medium"}.get(skin, "light")))
+    words, tone = rng.choice([way for way in ways if way[1] in tones and way[1] != skin])
+    after = single._replace(sprite=tones[tone])
+    return SpriteEdit(single.picture(world), words, after.picture(world))
+
+
+def _set_gender(rng: random.Random, world: World, single: Single) -> SpriteEdit:
+    twins = world.twins(single.sprite)
+    gender = rng.choice([gender for gender in twins if gender != single.sprite.gender])
+    words = rng.choice(SET_GENDER).format(gender or "person")
+    after = single._replace(sprite=twins[gender])
+    return SpriteEdit(single.picture(world), words, after.picture(world))
+
+
+def _set_style(rng: random.Random, world: World) -> SpriteEdit:
+    """The same thing in another style; when testing, in one it is never drawn in."""
+    # In 3d nothing is held out.
+    targets = [style for style in world.styles if not (world.testing and style == "3d")]
+    if not targets or len(world.styles) == 1:
+        return _of_any(rng, world)
+    style = rng.choice(targets)
+    while True:
+        after = any_single(rng, world, 0.0)
+        key = after.sprite.key
+        others = [
+            other
+            for other, pack in world.styles.items()
+            if other != style and key in pack and not style_held_out(key, other)
+        ]
+        if after.style == style and others:
+            before = after._replace(style=rng.choice(others))
+            words = rng.choice(SET_STYLE).format(style)
+            return SpriteEdit(before.picture(world), words, after.picture(world))
+
+
+def _recolour(rng: random.Random, world: World) -> SpriteEdit:
+    """A thing of one colour gets another; when testing, one that it never has."""
+    nouns = [noun for noun in COLOURED if noun in world.cast]
+    cells = [(noun, c) for noun in nouns for c in HUES if colour_held_out(noun, c) == world.testing]
+    if not cells:
+        return _of_any(rng, world)
+    noun, colour = rng.choice(cells)
+    laid_on = [c for c in HUES if c != colour and not colour_held_out(noun, c)]
+    own = rng.choice(laid_on) if rng.random() < LAID_ON_CHANCE else ""
+    if not own and OWN_COLOURS.get(noun) == colour:
+        own = rng.choice(laid_on)
+    before = Scene(things=(Thing(world.cast[noun].key, colour=own),))
+    words = rng.choice(RECOLOUR).format(colour)
+    after = world.shown(before.with_thing(0, colour=colour))
+    return SpriteEdit(world.shown(before), words, after, ("recolour", noun, colour))
+
+
+Changer = Callable[[random.Random, World, Single], SpriteEdit]
+Maker = Callable[[random.Random, World], SpriteEdit]
+
+# What an edit does, and how often.
+KINDS: Mapping[str, tuple[Maker, float]] = {
+    "any": (_of_any, 0.7),
+    "style": (_set_style, 0.18),
+    "recolour": (_recolour, 0.12),
+}

@@ -1,0 +1,145 @@
+"""Questions about one sprite: its name, group, kind and colour, and whether it is this or that."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from orthus_core.data.document import Segment, says
+from orthus_core.data.pictures import Picture
+from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
+from orthus_core.world.english import with_article
+from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.scenes import coloured_nouns
+from orthus_core.world.single_sprites import any_single
+from orthus_core.world.sprites import Sprite
+from orthus_core.world.world import World
+
+WHAT_IS_IT = ("What is this?", "Describe the picture.", "What do you see?")
+WHICH_GROUP = ("Which group is it from?", "Which group is this from?")
+WHICH_KIND = ("What kind of thing is it?", "What kind of thing is this?")
+WHICH_COLOUR = ("What colour is it?", "What color is it?")
+WHICH_GROUND = ("What colour is the background?", "What color is the background?")
+IS_IT = ("Is this {}?", "Is it {}?")
+
+COLOURED_CHANCE = 0.25
+# A wrong guess is half the time of the right kind.
+NEAR_MISS_CHANCE = 0.5
+
+
+class Asked(NamedTuple):
+    """A question about a picture.
+
+    Attributes:
+        picture: What it is about.
+        question: As a user puts it.
+        answer: The one right answer.
+        kind: Of `KINDS` here or in `scene_questions`, for a score of each.
+    """
+
+    picture: Picture
+    question: str
+    answer: str
+    kind: str
+
+    def segments(self) -> tuple[Segment, ...]:
+        """It as a row."""
+        return says("user", self.picture, self.question) + says("model", self.answer)
+
+
+def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
+    """A picture of one sprite, a question and its one right answer."""
+    return ask_single(rng, world).segments()
+
+
+def ask_single(rng: random.Random, world: World, kind: str | None = None) -> Asked:
+    """A question about one sprite. When testing, what the picture shows is held out: a ground, a
+    style or a colour; asked for group and kind, the sprite itself.
+
+    Args:
+        kind: Of `KINDS`; drawn by their weights when None.
+    """
+    kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
+    return _ASKERS[kind](rng, world)
+
+
+def caption(world: World, sprite: Sprite, ground: str = "white") -> str:
+    """The one right description: "an apple", "an apple on a blue background"."""
+    phrase = with_article(world.noun(sprite.key))
+    return phrase if ground == "white" else f"{phrase} on {with_article(ground)} background"
+
+
+def _name(rng: random.Random, world: World) -> Asked:
+    single = any_single(rng, world, COLOURED_CHANCE)
+    answer = caption(world, single.sprite, single.ground)
+    return Asked(single.picture(world), rng.choice(WHAT_IS_IT), answer, "name")
+
+
+def _group(rng: random.Random, world: World) -> Asked:
+    sprite, picture = _to_be_grouped(rng, world)
+    return Asked(picture, rng.choice(WHICH_GROUP), GROUP_WORDS[sprite.group], "group")
+
+
+def _kind(rng: random.Random, world: World) -> Asked:
+    sprite, picture = _to_be_grouped(rng, world)
+    return Asked(picture, rng.choice(WHICH_KIND), KIND_OF_SUBGROUP[sprite.subgroup], "kind")
+
+
+def _colour(rng: random.Random, world: World) -> Asked:
+    nouns = coloured_nouns(world)
+    while True:
+        colour = rng.choice(list(HUES))
+        scene = Scene(things=(Thing(world.cast[rng.choice(nouns)].key, colour=colour),))
+        if world.allows(scene):
+            return Asked(world.shown(scene), rng.choice(WHICH_COLOUR), colour, "colour")
+
+
+def _yes_or_no(rng: random.Random, world: World) -> Asked:
+    single = any_single(rng, world, COLOURED_CHANCE)
+    truly = rng.random() < 0.5
+    guess = single.sprite if truly else _wrong_guess(rng, world, single.sprite)
+    words = rng.choice(IS_IT).format(caption(world, guess))
+    return Asked(single.picture(world), words, "yes" if truly else "no", "yes_or_no")
+
+
+def _background(rng: random.Random, world: World) -> Asked:
+    single = any_single(rng, world, COLOURED_CHANCE)
+    return Asked(single.picture(world), rng.choice(WHICH_GROUND), single.ground, "background")
+
+
+# What is asked, and how often.
+KINDS: Mapping[str, float] = {
+    "name": 0.5,
+    "group": 0.08,
+    "kind": 0.12,
+    "colour": 0.06,
+    "yes_or_no": 0.16,
+    "background": 0.08,
+}
+_ASKERS: Mapping[str, Callable[[random.Random, World], Asked]] = {
+    "name": _name,
+    "group": _group,
+    "kind": _kind,
+    "colour": _colour,
+    "yes_or_no": _yes_or_no,
+    "background": _background,
+}
+
+
+def _to_be_grouped(rng: random.Random, world: World) -> tuple[Sprite, Picture]:
+    if world.testing and world.unseen:
+        sprite = rng.choice(world.unseen)
+        return sprite, world.picture(sprite)
+    single = any_single(rng, world, COLOURED_CHANCE)
+    return single.sprite, single.picture(world)
+
+
+def _wrong_guess(rng: random.Random, world: World, sprite: Sprite) -> Sprite:
+    near = world.others_of_kind(sprite)
+    if near and rng.random() < NEAR_MISS_CHANCE:
+        return rng.choice(near)
+    while (guess := world.any_sprite(rng)).base == sprite.base:
+        pass
+    return guess

@@ -1,0 +1,55 @@
+"""Rows that ask for one sprite: the user's caption, then the sprite it names."""
+
+from __future__ import annotations
+
+import random
+
+from orthus_core.data.document import Segment, says
+from orthus_core.world.english import with_article
+from orthus_core.world.single_sprites import any_single, spoken_names
+from orthus_core.world.world import World
+
+# How people ask, and how often: {name} bare, {a_name} with its article. No style means 3d.
+PHRASINGS: dict[str, float] = {
+    "{name}": 0.26,
+    "{a_name}": 0.36,
+    "a picture of {a_name}": 0.08,
+    "draw {a_name}": 0.08,
+    "an emoji of {a_name}": 0.06,
+    "{a_styled_name}": 0.05,
+    "{name}, {tags}": 0.08,
+    "{hint}": 0.03,
+}
+# Another style has to be asked for.
+STYLED_PHRASINGS: dict[str, float] = {"{a_styled_name}": 0.6, "{a_name} in {style} style": 0.4}
+GROUND_PHRASINGS = ("on {a_colour} background", "with {a_colour} background")
+
+# Everyday names together come up about as often as the plain one.
+PLAIN_NAME_CHANCE = 0.6
+COLOURED_CHANCE = 0.15
+FULL_STOP_CHANCE = 0.05
+MOST_TAGS = 2
+
+
+def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
+    """A caption and its picture; about one in eight asks for a coloured ground."""
+    single = any_single(rng, world, COLOURED_CHANCE)
+    sprite, style, ground = single
+    name, *others = spoken_names(world, sprite)
+    if others and rng.random() >= PLAIN_NAME_CHANCE:
+        name = rng.choice(others)
+    hints = world.names(sprite).hints
+    phrasings = PHRASINGS if style == "3d" else STYLED_PHRASINGS
+    caption = rng.choices(list(phrasings), list(phrasings.values()))[0].format(
+        name=name,
+        a_name=with_article(name),
+        style=style,
+        a_styled_name=with_article(f"{style} {name}"),
+        tags=", ".join(rng.sample(sprite.tags, min(MOST_TAGS, len(sprite.tags)))) or "emoji",
+        hint=rng.choice(hints) if hints else name,
+    )
+    if ground != "white":
+        caption = f"{caption} {rng.choice(GROUND_PHRASINGS).format(a_colour=with_article(ground))}"
+    if rng.random() < FULL_STOP_CHANCE:
+        caption += "."
+    return says("user", caption) + says("model", single.picture(world))

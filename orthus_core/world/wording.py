@@ -1,0 +1,102 @@
+"""Scenes in words: things, counts, relations and places, as captions and answers name them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orthus_core.world.arrange import relation_between
+from orthus_core.world.backdrops import (
+    GROUND_WORDS,
+    SKY_WORDS,
+    is_outdoors,
+    place_of,
+)
+from orthus_core.world.english import is_plural, listed, with_article
+from orthus_core.world.scene import SMALL, UNITS, WHOLE, Scene, Thing
+
+NUMBERS = ("no", "one", "two", "three", "four")
+# What an s alone does not make plural.
+_PLURALS = {
+    "fish": "fish",
+    "knife": "knives",
+    "mouse": "mice",
+    "sheep": "sheep",
+    "snowman": "snowmen",
+    "wolf": "wolves",
+}
+
+
+def plural(noun: str) -> str:
+    """More than one of it: "dogs", "cherries", "boxes"."""
+    if noun in _PLURALS:
+        return _PLURALS[noun]
+    if is_plural(noun):
+        return noun
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+
+
+def counted(noun: str, count: int) -> str:
+    """A number of things: "a dog", "three dogs"."""
+    return with_article(noun) if count == 1 else f"{NUMBERS[count]} {plural(noun)}"
+
+
+def coloured(noun: str, colour: str) -> str:
+    """A noun with its colour, if it has one laid on: "blue car"."""
+    return f"{colour} {noun}" if colour else noun
+
+
+def place_phrase(backdrop: str) -> str:
+    """Where a scene is: "in a meadow at night", "on a blue background", "" on white."""
+    if is_outdoors(backdrop):
+        ground, sky = place_of(backdrop)
+        return f"{GROUND_WORDS[ground]} {SKY_WORDS[sky]}"
+    return "" if backdrop == "white" else f"on {with_article(backdrop)} background"
+
+
+def things_phrase(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
+    """The things of a scene: "two dogs and a blue car", "a dog left of a cat".
+
+    Args:
+        nouns: What each thing is called, in the scene's order, without its colour.
+        relation: Whether two different things are told by how they stand to each other.
+    """
+    named = [coloured(noun, t.colour) for noun, t in zip(nouns, scene.things, strict=True)]
+    counts = {name: named.count(name) for name in named}
+    phrases = [counted(name, count) for name, count in counts.items()]
+    if relation and len(scene.things) == 2 == len(counts):
+        stands = relation_between(*scene.things)
+        if stands:
+            return f"{phrases[0]} {stands} {phrases[1]}"
+    return listed(phrases) if phrases else "nothing"
+
+
+def describe(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
+    """The one right caption: "a dog left of a cat in a meadow at night"."""
+    return (
+        f"{things_phrase(scene, nouns, relation=relation)} {place_phrase(scene.backdrop)}".strip()
+    )
+
+
+def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
+    """Everything there is to say of a scene, in reading order: "a dog top left, a blue car right,
+    in a meadow at night". A scene can be drawn again from it.
+    """
+    named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: (each[0].y, each[0].x))
+    phrases = [_placed(thing, coloured(noun, thing.colour)) for thing, noun in named]
+    phrases.append(place_phrase(scene.backdrop))
+    if (style := scene.things[0].style) != "3d":
+        phrases.append(f"in {style} style")
+    return ", ".join(phrase for phrase in phrases if phrase)
+
+
+def _placed(thing: Thing, name: str) -> str:
+    """A thing with its size and place, where it has room to be elsewhere: "a large dog left"."""
+    if thing.side == WHOLE:
+        return with_article(name)
+    size = "" if thing.side == SMALL else "large "
+    far = UNITS - thing.side
+    down, across = {0: "top", far: "bottom"}, {0: "left", far: "right"}
+    place = f"{down.get(thing.y, '')} {across.get(thing.x, '')}".strip() or "middle"
+    return f"{with_article(size + name)} {place}"
