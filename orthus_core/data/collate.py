@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds
+from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds
 from orthus_core.data.pictures import Picture
 
 # What few shapes are multiples of: lengths of lines, and their number.
@@ -67,7 +67,7 @@ def with_features(batch: Batch, features_MPC: Tensor) -> Batch:
 
 
 def collate(
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedRow],
     ids: TokenIds,
     *,
     packing: bool = False,
@@ -79,17 +79,17 @@ def collate(
     Args:
         rows: Encoded documents.
         ids: Of the model; `pad` and `image` are used.
-        packing: Lay several short documents into one row, as `packed` does.
+        packing: Lay several short documents into one row, as `pack_rows` does.
         own_pictures: Only the model's own pictures are targets; those it is shown are not.
         few_shapes: Round the length and number of lines up, for a card that is slow to begin with a
             shape it has not met.
     """
     longest = max(len(row.ids) for row in rows)
     if few_shapes:
-        longest = rounded_up(longest, LENGTHS)
-    lines = packed(rows, longest) if packing else [[row] for row in rows]
+        longest = round_up(longest, LENGTHS)
+    lines = pack_rows(rows, longest) if packing else [[row] for row in rows]
     if few_shapes:
-        lines += [[]] * (rounded_up(len(lines), LINES) - len(lines))
+        lines += [[]] * (round_up(len(lines), LINES) - len(lines))
     ids_BS = torch.full((len(lines), longest), ids.pad)
     text_targets_BS = torch.full((len(lines), longest), IGNORE)
     attention_mask_BS = torch.zeros(len(lines), longest, dtype=torch.long)
@@ -108,7 +108,9 @@ def collate(
     slots_N = (ids_BS.flatten() == ids.image).nonzero().flatten()
     image_targets_N = None
     if own_pictures and pictures:
-        drawn_M = torch.tensor([drawn for line in lines for row in line for drawn in row.drawn])
+        drawn_M = torch.tensor(
+            [drawn for line in lines for row in line for drawn in row.from_model]
+        )
         image_targets_N = drawn_M.repeat_interleave(len(slots_N) // len(pictures))
     return Batch(
         ids_BS=ids_BS,
@@ -122,19 +124,19 @@ def collate(
     )
 
 
-def rounded_up(count: int, many: int) -> int:
+def round_up(count: int, many: int) -> int:
     """The next multiple."""
     return -(-count // many) * many
 
 
-def packed(rows: Sequence[Encoded], length: int) -> list[list[Encoded]]:
+def pack_rows(rows: Sequence[EncodedRow], length: int) -> list[list[EncodedRow]]:
     """The rows laid into lines of at most `length` positions: longest first, each into the first
     line with room, which never needs more than about 11/9 of the fewest lines (Johnson 1973).
 
     Lines as long as the longest document cost no more attention than padding it away did, and
     leave the fewest empty places.
     """
-    lines: list[list[Encoded]] = []
+    lines: list[list[EncodedRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=lambda row: -len(row.ids)):
         fits = next((line for line, free in enumerate(room) if free >= len(row.ids)), None)

@@ -85,7 +85,7 @@ class Document:
         return tuple(segment for segment in self.segments if segment.role == "model")
 
 
-def says(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
+def turn(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
     """Texts and pictures in a row, all of one role."""
     return tuple(Segment("text" if isinstance(v, str) else "image", role, v) for v in values)
 
@@ -122,7 +122,7 @@ def to_record(document: Document) -> dict[str, Any]:
     }
 
 
-def inside(root: Path, name: str) -> Path:
+def path_inside(root: Path, name: str) -> Path:
     """The path `name` under `root`.
 
     Raises:
@@ -150,7 +150,7 @@ def _segment_from(segment: Any, root: Path | None) -> Segment:
 
 def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
     if isinstance(path := segment.get("path"), str):
-        return FilePicture(Path(path) if root is None else inside(root, path))
+        return FilePicture(Path(path) if root is None else path_inside(root, path))
     content = segment.get("bytes")
     if isinstance(content, str):
         try:

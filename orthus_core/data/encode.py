@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.document import Document, Segment, says
+from orthus_core.data.document import Document, Segment, turn
 from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
 from orthus_core.errors import DataError
@@ -69,7 +69,7 @@ class TokenIds(NamedTuple):
         return cls(**ids)
 
 
-class Encoded(NamedTuple):
+class EncodedRow(NamedTuple):
     """One row.
 
     Attributes:
@@ -82,7 +82,7 @@ class Encoded(NamedTuple):
     ids: list[int]
     text_targets: list[int]
     pictures: tuple[Picture, ...]
-    drawn: tuple[bool, ...] = ()
+    from_model: tuple[bool, ...] = ()
 
 
 def encode(
@@ -93,7 +93,7 @@ def encode(
     *,
     train_on: Literal["model", "all"] = "model",
     longest: int | None = None,
-) -> Encoded:
+) -> EncodedRow:
     """A document as one row.
 
     Args:
@@ -131,8 +131,8 @@ def encode(
         )
     follows = [*zip(row[1:], predicted[1:], strict=True), (ids.image, False)]
     targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
-    drawn = tuple(s.role == "model" for s in document.segments if s.type == "image")
-    return Encoded(row, targets, tuple(pictures), drawn)
+    from_model = tuple(s.role == "model" for s in document.segments if s.type == "image")
+    return EncodedRow(row, targets, tuple(pictures), from_model)
 
 
 def drop_condition(
@@ -154,17 +154,17 @@ def drop_condition(
     shown = [segment.type == "image" for segment in model]
     if not user or sum(shown) != 1 or not shown[-1]:
         return document
-    drawn = rng.random()
+    uniform = rng.random()
     pictures = tuple(segment for segment in user if segment.type == "image")
     texts = tuple(segment for segment in user if segment.type == "text")
     if not pictures:
-        kept = says("user", unconditional) + model[-1:] if drawn < chance else user + model
-    elif drawn < chance:
+        kept = turn("user", unconditional) + model[-1:] if uniform < chance else user + model
+    elif uniform < chance:
         kept = pictures + model[-1:]
-    elif drawn < 2 * chance:
+    elif uniform < 2 * chance:
         kept = texts + model
-    elif drawn < 3 * chance:
-        kept = says("user", unconditional) + model[-1:]
+    elif uniform < 3 * chance:
+        kept = turn("user", unconditional) + model[-1:]
     else:
         kept = user + model
     return Document(kept, document.id, document.source)

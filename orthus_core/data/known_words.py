@@ -42,7 +42,7 @@ STOP_WORDS = frozenset(
 )
 
 
-class Unknown(NamedTuple):
+class UnknownWord(NamedTuple):
     """A word that the model does not know, and the known word or phrase that is most like it."""
 
     word: str
@@ -61,7 +61,7 @@ class KnownWords:
     """
 
     def __init__(self, phrases: Iterable[str]) -> None:
-        kept = {_folded(phrase) for phrase in phrases}
+        kept = {_normalise(phrase) for phrase in phrases}
         self.words = {word for phrase in kept for word in words_of(phrase)}
         self._named = sorted((kept | self.words) - {""})
 
@@ -73,11 +73,11 @@ class KnownWords:
             return None
         return cls(file.read_text(encoding="utf-8", errors="replace").splitlines())
 
-    def unknown(self, text: str) -> list[Unknown]:
+    def unknown(self, text: str) -> list[UnknownWord]:
         """The words of a text that are not known, each once, in the order of the text."""
         asked = dict.fromkeys(words_of(text))
         return [
-            Unknown(word, self._nearest(word))
+            UnknownWord(word, self._nearest(word))
             for word in asked
             if word not in self.words and word not in STOP_WORDS
         ]
@@ -89,10 +89,10 @@ class KnownWords:
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case: `words_of("3 Snow-men!") == ["snow", "men"]`."""
-    return [word for word in _WORD.findall(_folded(text)) if len(word) > 1]
+    return [word for word in _WORD.findall(_normalise(text)) if len(word) > 1]
 
 
-def _folded(text: str) -> str:
+def _normalise(text: str) -> str:
     """As a small model's tokenizer folds it, and with single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
@@ -105,5 +105,5 @@ def vocabulary_of(texts: Iterable[str], phrases: Iterable[str] = ()) -> str:
         phrases: Names of several words, listed whole besides, so that "icecream" finds "ice cream".
     """
     listed = {word for text in texts for word in words_of(text)}
-    listed |= {_folded(phrase) for phrase in phrases}
+    listed |= {_normalise(phrase) for phrase in phrases}
     return "".join(f"{phrase}\n" for phrase in sorted(listed - {""}))

@@ -93,7 +93,7 @@ class FeatureCache:
             pass
         return torch.stack([self._features[picture.key] for picture in pictures])
 
-    def encoded(self, pixels_MHW3: Tensor) -> Tensor:
+    def encode_pixels(self, pixels_MHW3: Tensor) -> Tensor:
         """What stands for pictures that are loaded already, uint8: [M, P, C] or [M, P], on the
         device. Nothing is looked up or kept.
         """

@@ -27,7 +27,7 @@ MAX_PIXELS = 64_000_000
 # Formats decoded inside Pillow. Others start foreign programs (EPS) or are rarely pictures.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-KNOWN = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
+FORMATS_HINT = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -65,13 +65,13 @@ def open_image(source: ImageSource) -> Image.Image:
             "the picture may not be read", where=where, hint="change its rights, or copy it"
         ) from error
     except UnidentifiedImageError as error:
-        raise DataError("this is no picture", where=where, hint=KNOWN) from error
+        raise DataError("this is no picture", where=where, hint=FORMATS_HINT) from error
     # Pillow's decoders raise almost anything on a damaged file: struct.error, IndexError ...
     except Exception as error:
         raise DataError(
             f"cannot read the picture: {error}",
             where=where,
-            hint=KNOWN,
+            hint=FORMATS_HINT,
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from orthus_core.data.collate import Batch
 from orthus_core.data.document import Document
-from orthus_core.data.encode import Encoded, drop_condition
+from orthus_core.data.encode import EncodedRow, drop_condition
 from orthus_core.errors import DataError
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ Source = Callable[[int], Document]
 """Row number n of a run, n = 0, 1, 2 ... without end."""
 
 
-class Shuffled:
+class ShuffledSource:
     """A finite set of documents as an endless source: every epoch all of them, in its own order.
 
     Args:
@@ -83,8 +83,8 @@ class Batches:
     """
 
     source: Source
-    encode: Callable[[Document], Encoded]
-    collate: Callable[[list[Encoded]], Batch]
+    encode: Callable[[Document], EncodedRow]
+    collate: Callable[[list[EncodedRow]], Batch]
     batch_size: int
     seed: int = 0
     condition_dropout: float = 0.0
@@ -92,13 +92,13 @@ class Batches:
     shard: int = 0
     shards: int = 1
     _window_at: int = field(default=-1, init=False, repr=False)
-    _rows_of_window: list[list[Encoded]] = field(default_factory=list, init=False, repr=False)
+    _rows_of_window: list[list[EncodedRow]] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, step: int) -> Batch:
         """The batch of a step, the same whichever steps were asked for before."""
         return self.collate(self.rows(step))
 
-    def rows(self, step: int) -> list[Encoded]:
+    def rows(self, step: int) -> list[EncodedRow]:
         """The rows of a step."""
         window, place = divmod(step, self.window)
         if window != self._window_at:
@@ -106,7 +106,7 @@ class Batches:
             self._window_at = window
         return self._rows_of_window[place]
 
-    def _sorted_rows(self, window: int) -> list[list[Encoded]]:
+    def _sorted_rows(self, window: int) -> list[list[EncodedRow]]:
         count = self.window * self.batch_size
         first = (window * self.shards + self.shard) * count
         rows = [self._row(number) for number in range(first, first + count)]
@@ -117,7 +117,7 @@ class Batches:
         random.Random(f"{self.seed}/window/{window}").shuffle(batches)
         return batches
 
-    def _row(self, number: int) -> Encoded:
+    def _row(self, number: int) -> EncodedRow:
         document = self.source(number)
         rng = random.Random(f"{self.seed}/dropout/{number}")
         return self.encode(drop_condition(document, rng, self.condition_dropout))

@@ -67,12 +67,12 @@ def window_mean(x_McHW: Tensor) -> Tensor:
 # Pixels are measured on the scale of bytes, before they are rounded to bytes.
 BYTE_RANGE = 255.0
 # Held-out images that an autoencoder is measured on, and the seed that chooses them.
-MEASURED = 256
-MEASURED_SEED = 7
+HELD_OUT_IMAGES = 256
+HELD_OUT_SEED = 7
 CHUNK = 32  # pictures decoded at once
 
 
-class Likeness(NamedTuple):
+class Similarity(NamedTuple):
     """Means over pictures: PSNR in decibels and SSIM."""
 
     psnr: float
@@ -87,8 +87,8 @@ class ReconstructionScores(NamedTuple):
     features: Features decoded as they are, as an Orthus draws.
     """
 
-    codes: Likeness
-    features: Likeness
+    codes: Similarity
+    features: Similarity
 
 
 @torch.no_grad()
@@ -97,13 +97,13 @@ def reconstruct(vq: OrthusVQ, pixels_M3HW: Tensor) -> ReconstructionScores:
     11 pixels a side.
     """
 
-    def through(path: Callable[[Tensor], Tensor]) -> Likeness:
+    def through(path: Callable[[Tensor], Tensor]) -> Similarity:
         decibels, similarities = [], []
         for part_M3HW in pixels_M3HW.split(CHUNK):
-            decoded = levels(path(part_M3HW.to(vq.device)))
-            decibels.append(psnr(decoded, levels(part_M3HW), data_range=BYTE_RANGE))
-            similarities.append(ssim(decoded, levels(part_M3HW), data_range=BYTE_RANGE))
-        return Likeness(*(torch.cat(each).mean().item() for each in (decibels, similarities)))
+            decoded = to_byte_levels(path(part_M3HW.to(vq.device)))
+            decibels.append(psnr(decoded, to_byte_levels(part_M3HW), data_range=BYTE_RANGE))
+            similarities.append(ssim(decoded, to_byte_levels(part_M3HW), data_range=BYTE_RANGE))
+        return Similarity(*(torch.cat(each).mean().item() for each in (decibels, similarities)))
 
     return ReconstructionScores(
         codes=through(lambda pixels: vq.pixels_of_codes(vq.codes(pixels))),
@@ -111,7 +111,7 @@ def reconstruct(vq: OrthusVQ, pixels_M3HW: Tensor) -> ReconstructionScores:
     )
 
 
-def levels(pixels_M3HW: Tensor) -> Tensor:
+def to_byte_levels(pixels_M3HW: Tensor) -> Tensor:
     """Pixels as levels of 0 to 255 on the CPU, what lies outside clipped."""
     return ((pixels_M3HW.cpu().double() + 1) / RESCALE).clamp(0, BYTE_RANGE)
 
@@ -121,19 +121,19 @@ QUALITY = "quality.json"
 
 def quality_notes(quality: ReconstructionScores, when: str) -> Iterator[Note]:
     """One line about both paths."""
-    yield Note(f"held-out pictures, {when}: {in_words(quality)}")
+    yield Note(f"held-out pictures, {when}: {format_scores(quality)}")
 
 
-def in_words(quality: ReconstructionScores) -> str:
+def format_scores(quality: ReconstructionScores) -> str:
     """Such as `21.30 dB, SSIM 0.710 from codes; 28.10 dB, SSIM 0.930 from features`."""
 
-    def words(likeness: Likeness) -> str:
+    def words(likeness: Similarity) -> str:
         return f"{likeness.psnr:.2f} dB, SSIM {likeness.ssim:.3f}"
 
     return f"{words(quality.codes)} from codes; {words(quality.features)} from features"
 
 
-def report(before: ReconstructionScores, after: ReconstructionScores, pictures: int) -> str:
+def quality_json(before: ReconstructionScores, after: ReconstructionScores, pictures: int) -> str:
     """The content of quality.json."""
     table: dict[str, Any] = {
         "what": "means over held-out pictures: PSNR in dB, SSIM by Wang et al. (2004)",

@@ -24,7 +24,7 @@ SMALLEST_ZOOM = 0.5
 PIXEL_STEP = 0.0078
 
 
-def premultiplied(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
+def premultiply_sprites(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
     """All sprites at one size, colour times alpha, as uint8 [M, 4, size, size]."""
     pictures = [
         np.asarray(pack.rgba(sprite).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS))
@@ -49,18 +49,18 @@ def random_pictures(sprites_M4HW: Tensor, count: int, generator: torch.Generator
         over_M4HW[zoomed] = random_zoom(over_M4HW[zoomed], generator)
     background_M3 = torch.rand(count, 3, generator=generator)
     background_M3[chance(WHITE_CHANCE)] = 1.0
-    pixels_M3HW = laid_over(over_M4HW, background_M3[:, :, None, None])
+    pixels_M3HW = composite_over(over_M4HW, background_M3[:, :, None, None])
     grey = chance(GREY_CHANCE)
     pixels_M3HW[grey] = pixels_M3HW[grey].mean(1, keepdim=True)
-    return scaled(pixels_M3HW)
+    return normalise(pixels_M3HW)
 
 
-def laid_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
+def composite_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
     """Pictures with colour times alpha and alpha, over others: [M, 3, H, W] in 0..1."""
     return over_M4HW[:, :3] + (1 - over_M4HW[:, 3:]) * under_M3HW
 
 
-def scaled(pixels_M3HW: Tensor) -> Tensor:
+def normalise(pixels_M3HW: Tensor) -> Tensor:
     """Colours in 0..1 as Chameleon's processor scales them."""
     return pixels_M3HW.clamp(0, 1) * (255 * PIXEL_STEP) - 1
 

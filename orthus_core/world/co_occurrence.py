@@ -28,15 +28,15 @@ def companions(noun: str) -> tuple[str, ...]:
     return tuple(sorted(others, key=lambda o: stable_share("companion", noun, o))[:COMPANIONS])
 
 
-def a_noun(rng: random.Random, nouns: Collection[str]) -> str:
+def sample_noun(rng: random.Random, nouns: Collection[str]) -> str:
     """One of the nouns, popular ones more often."""
     nouns = list(nouns)
     return rng.choices(nouns, [POPULAR_WEIGHT if n in POPULAR else 1.0 for n in nouns])[0]
 
 
-def a_noun_beside(rng: random.Random, noun: str, nouns: Collection[str]) -> str:
+def sample_companion(rng: random.Random, noun: str, nouns: Collection[str]) -> str:
     """Another of the nouns to stand beside a first, its companions more often."""
     near = [other for other in companions(noun) if other in nouns]
     if near and rng.random() < COMPANION_CHANCE:
         return rng.choice(near)
-    return a_noun(rng, [other for other in nouns if other != noun])
+    return sample_noun(rng, [other for other in nouns if other != noun])

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
-from orthus_core.world.scenes import a_scene
-from orthus_core.world.single_sprites import any_single
+from orthus_core.world.scenes import sample_scene
+from orthus_core.world.single_sprites import sample_single
 from orthus_core.world.world import World
 
 KEEP = (
@@ -32,7 +32,7 @@ def copy(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A picture, words that ask for nothing new, and the picture."""
     picture: Picture
     if rng.random() < SCENE_CHANCE:
-        picture = world.shown(a_scene(rng, world).scene)
+        picture = world.scene_image(sample_scene(rng, world).scene)
     else:
-        picture = any_single(rng, world, COLOURED_CHANCE).picture(world)
-    return says("user", picture, rng.choice(KEEP)) + says("model", picture)
+        picture = sample_single(rng, world, COLOURED_CHANCE).picture(world)
+    return turn("user", picture, rng.choice(KEEP)) + turn("model", picture)

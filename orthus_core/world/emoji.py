@@ -53,17 +53,17 @@ class PackSummary:
     without_picture: tuple[str, ...]
 
 
-Drawn = Callable[[int], Image.Image]
+Renderer = Callable[[int], Image.Image]
 """A side in pixels to a square picture with alpha."""
 
 
-def fluent_3d(assets_dir: Path) -> dict[str, Drawn]:
+def fluent_3d(assets_dir: Path) -> dict[str, Renderer]:
     """The pictures of a folder of `<hex code>.webp`, by hex code.
 
     Raises: DataError if there are none.
     """
     pictures = {
-        _plain(path.stem): partial(_scaled_webp, path) for path in assets_dir.glob("*.webp")
+        _normalise_hex(path.stem): partial(_resize_webp, path) for path in assets_dir.glob("*.webp")
     }
     if not pictures:
         raise DataError(
@@ -74,7 +74,7 @@ def fluent_3d(assets_dir: Path) -> dict[str, Drawn]:
     return pictures
 
 
-def iconify(package_dir: Path) -> dict[str, Drawn]:
+def iconify(package_dir: Path) -> dict[str, Renderer]:
     """The drawings of an unpacked `@iconify-json` package of emoji, by hex code.
 
     Raises: DataError if the package is incomplete or nothing is installed that draws SVG.
@@ -87,7 +87,7 @@ def iconify(package_dir: Path) -> dict[str, Drawn]:
         )
     icons = _read_json(package_dir / "icons.json")
     hexcodes = _read_json(package_dir / "chars.json")
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, Renderer] = {}
     for hexcode, name in hexcodes.items():
         icon = icons["icons"].get(name)
         if icon is None:
@@ -98,12 +98,12 @@ def iconify(package_dir: Path) -> dict[str, Drawn]:
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
         )
-        drawn[_plain(hexcode)] = partial(_rendered_svg, svg, f"{package_dir}: {name}")
+        drawn[_normalise_hex(hexcode)] = partial(_render_svg, svg, f"{package_dir}: {name}")
     return drawn
 
 
 def build_pack(
-    pictures: Mapping[str, Drawn],
+    pictures: Mapping[str, Renderer],
     emojibase_dir: Path,
     out: Path,
     size: int = 128,
@@ -125,7 +125,7 @@ def build_pack(
         DataError: if a source file is missing or does not read.
         OutputError: if `out` cannot be written.
     """
-    named = [meta for meta in _named_sprites(emojibase_dir) if tones or not meta["skin"]]
+    named = [meta for meta in _sprite_metadata(emojibase_dir) if tones or not meta["skin"]]
     kept = sorted((m for m in named if m["key"] in pictures), key=lambda meta: meta["key"])
 
     unfinished = out.with_name(out.name + ".part")
@@ -149,16 +149,16 @@ def build_pack(
     return PackSummary(out, len(kept) - toned, toned, out.stat().st_size, missing)
 
 
-def _named_sprites(emojibase_dir: Path) -> Iterator[dict]:
+def _sprite_metadata(emojibase_dir: Path) -> Iterator[dict]:
     """Each emoji and kept tone, as the names that go into its json member."""
     groups = _read_json(emojibase_dir / "meta" / "groups.json")
     entries = _read_json(emojibase_dir / "en" / "data.json")
-    known = {_plain(entry["hexcode"]) for entry in entries}
+    known = {_normalise_hex(entry["hexcode"]) for entry in entries}
     for entry in entries:
         group = groups["groups"].get(str(entry.get("group")))
         if group is None or group in LEFT_OUT_GROUPS:
             continue
-        key = _plain(entry["hexcode"])
+        key = _normalise_hex(entry["hexcode"])
         gender, neutral = _gender(key, known)
         meta = {
             "key": key,
@@ -177,7 +177,11 @@ def _named_sprites(emojibase_dir: Path) -> Iterator[dict]:
                 # A couple of two tones has a list here.
                 tone = TONES.get(toned["tone"]) if isinstance(toned["tone"], int) else None
                 if tone:
-                    yield meta | {"key": _plain(toned["hexcode"]), "skin": tone, "base": key}
+                    yield meta | {
+                        "key": _normalise_hex(toned["hexcode"]),
+                        "skin": tone,
+                        "base": key,
+                    }
 
 
 def _gender(key: str, known: set[str]) -> tuple[str, str]:
@@ -191,7 +195,7 @@ def _gender(key: str, known: set[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _plain(hexcode: str) -> str:
+def _normalise_hex(hexcode: str) -> str:
     """The hex code in lower case, without the variation selectors that the sources disagree on."""
     return hexcode.lower().replace("-fe0f", "")
 
@@ -207,7 +211,7 @@ def _read_json(path: Path):
         ) from error
 
 
-def _scaled_webp(path: Path, size: int) -> Image.Image:
+def _resize_webp(path: Path, size: int) -> Image.Image:
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             rgba = image.convert("RGBA")
@@ -217,7 +221,7 @@ def _scaled_webp(path: Path, size: int) -> Image.Image:
     return rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
 
 
-def _rendered_svg(svg: str, where: str, size: int) -> Image.Image:
+def _render_svg(svg: str, where: str, size: int) -> Image.Image:
     resvg_py = importlib.import_module("resvg_py")
     try:
         content = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)

@@ -81,7 +81,7 @@ def head_of(name: str) -> str:
     return words[-1]
 
 
-def listed(items: list[str]) -> str:
+def join_list(items: list[str]) -> str:
     """Items as a sentence lists them: "a man, a woman and a boy"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 

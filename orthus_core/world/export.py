@@ -36,14 +36,14 @@ def export(
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         with (folder / RECORDS).open("w", encoding="utf-8") as file:
             for number in range(rows):
-                row = _written(record(world, tasks, seed, number), number, folder, size)
+                row = _write_row(record(world, tasks, seed, number), number, folder, size)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 yield Progress("rows", number + 1, rows, unit="rows")
     except OSError as error:
         raise OutputError(f"the rows were not written: {error}", where=str(folder)) from error
 
 
-def _written(document: Document, number: int, folder: Path, size: int) -> dict[str, Any]:
+def _write_row(document: Document, number: int, folder: Path, size: int) -> dict[str, Any]:
     """The row's record, once its pictures are saved."""
     row = to_record(document)
     for index, segment in enumerate(document.segments):
@@ -51,8 +51,8 @@ def _written(document: Document, number: int, folder: Path, size: int) -> dict[s
             continue
         name = f"{IMAGES}/{number:06d}-{index}.png"
         Image.fromarray(segment.value.load(size)).save(folder / name)
-        written: dict[str, Any] = {"type": "image", "role": segment.role, "path": name}
+        segment_record: dict[str, Any] = {"type": "image", "role": segment.role, "path": name}
         if isinstance(segment.value, SceneImage):
-            written["scene"] = segment.value.scene.record()
-        row["segments"][index] = written
+            segment_record["scene"] = segment.value.scene.record()
+        row["segments"][index] = segment_record
     return row

@@ -53,7 +53,7 @@ class GenevalPrompt:
 class _Cell(NamedTuple):
     """What can be asked for: nouns with their colours, and how the first stands to the second."""
 
-    named: tuple[tuple[str, str], ...]
+    looks: tuple[tuple[str, str], ...]
     relation: str = "left of"
 
 
@@ -67,8 +67,8 @@ def geneval_prompts(world: World, per_category: int, seed: int) -> list[GenevalP
     chosen = []
     for tag in TAGS:
         cells = _cells(world, tag)
-        for named, relation in rng.sample(cells, min(per_category, len(cells))):
-            things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in named]
+        for looks, relation in rng.sample(cells, min(per_category, len(cells))):
+            things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in looks]
             chosen.append(_prompt(world, tag, arrange(rng, things, "white", relation)))
     return chosen
 
@@ -84,13 +84,13 @@ def _cells(world: World, tag: str) -> list[_Cell]:
             for count in range(2, MOST_THINGS + 1)
             if count_held_out(noun, count) and not is_plural(noun)
         ]
-    painted = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
+    coloured = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
     if tag == "colors":
-        return [_Cell((cell,)) for cell in painted if colour_held_out(*cell)]
+        return [_Cell((cell,)) for cell in coloured if colour_held_out(*cell)]
     if tag == "color_attr":
         return [
             _Cell((one, other))
-            for one, other in permutations(painted, 2)
+            for one, other in permutations(coloured, 2)
             if one[0] != other[0] and one[1] != other[1]
             if pair_held_out(one[0], other[0]) or colour_held_out(*one) or colour_held_out(*other)
         ]
@@ -104,14 +104,14 @@ def _cells(world: World, tag: str) -> list[_Cell]:
 
 def _prompt(world: World, tag: str, scene: Scene) -> GenevalPrompt:
     words = caption_of(world, scene, tag)
-    named = list(zip(world.nouns(scene), (thing.colour for thing in scene.things), strict=True))
+    looks = list(zip(world.nouns(scene), (thing.colour for thing in scene.things), strict=True))
     include: list[dict[str, Any]] = []
-    for noun, colour in dict.fromkeys(named):
-        asked: dict[str, Any] = {"class": noun, "count": named.count((noun, colour))}
+    for noun, colour in dict.fromkeys(looks):
+        asked: dict[str, Any] = {"class": noun, "count": looks.count((noun, colour))}
         include.append(asked | ({"color": colour} if colour else {}))
     exclude: tuple[dict[str, Any], ...] = ()
     if tag == "counting":
-        exclude = (include[0] | {"count": len(named) + 1},)
+        exclude = (include[0] | {"count": len(looks) + 1},)
     if tag == "position":
         # The official records name first what the other is placed by.
         placed, other = include

@@ -31,7 +31,7 @@ HUES: Mapping[str, Hue] = {
 PALE = 0.22
 
 
-def recoloured(rgba: Image.Image, colour: str) -> Image.Image:
+def recolour(rgba: Image.Image, colour: str) -> Image.Image:
     """A picture with alpha, its coloured parts in another colour of `HUES`."""
     target = HUES[colour]
     alpha = rgba.getchannel("A")

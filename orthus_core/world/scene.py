@@ -19,7 +19,7 @@ from PIL import Image
 
 from orthus_core.errors import DataError
 from orthus_core.world.backdrops import BACKDROPS, paint
-from orthus_core.world.recolour import HUES, recoloured
+from orthus_core.world.recolour import HUES, recolour
 from orthus_core.world.sprites import SpritePack
 
 UNITS = 64
@@ -88,7 +88,10 @@ class Scene:
 
     def record(self) -> dict[str, Any]:
         """The scene as JSON holds it; `Scene.of` reads it back."""
-        return {"backdrop": self.backdrop, "things": [_short(thing) for thing in self.things]}
+        return {
+            "backdrop": self.backdrop,
+            "things": [_without_defaults(thing) for thing in self.things],
+        }
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Scene:
@@ -138,10 +141,10 @@ class SceneImage:
 
     @property
     def key(self) -> str:
-        shown = json.dumps(self.scene.record(), sort_keys=True)
+        record_json = json.dumps(self.scene.record(), sort_keys=True)
         styles = sorted({thing.style for thing in self.scene.things})
         packs = ",".join(self.packs[style].digest[:16] for style in styles)
-        return f"scene:{hashlib.sha256(f'{packs}{shown}'.encode()).hexdigest()}"
+        return f"scene:{hashlib.sha256(f'{packs}{record_json}'.encode()).hexdigest()}"
 
     @property
     def record_value(self) -> dict[str, Any]:
@@ -182,7 +185,7 @@ def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
     """
     rgba = pack.rgba(thing.sprite)
     if thing.colour:
-        rgba = recoloured(rgba, thing.colour)
+        rgba = recolour(rgba, thing.colour)
     if thing.grey:
         grey, alpha = rgba.convert("L"), rgba.getchannel("A")
         rgba = Image.merge("RGBA", (grey, grey, grey, alpha))
@@ -193,7 +196,7 @@ def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
     return np.array(scaled)
 
 
-def _short(thing: Thing) -> dict[str, Any]:
+def _without_defaults(thing: Thing) -> dict[str, Any]:
     """A thing without what is at its default."""
     plain = asdict(Thing(thing.sprite))
     return {k: v for k, v in asdict(thing).items() if k == "sprite" or v != plain[k]}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import MOST_THINGS, arrange, free_places
 from orthus_core.world.backdrops import (
@@ -27,7 +27,7 @@ from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SMALL, UNITS, Scene, Thing
 from orthus_core.world.splits import edit_held_out, scene_held_out
-from orthus_core.world.wording import coloured, describe_in_places, place_phrase
+from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
 from orthus_core.world.world import World
 
 ADD = ("add {}",)
@@ -106,10 +106,10 @@ def scene_edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
     In words first, since what stands where is more easily changed there than in a picture, and a
     picture more easily drawn from words.
     """
-    made = make_edit(rng, world)
-    told = describe_in_places(made.after, world.nouns(made.after))
-    before, after = world.shown(made.before), world.shown(made.after)
-    return says("user", before, made.instruction) + says("model", told, after)
+    edit = make_edit(rng, world)
+    description = describe_in_places(edit.after, world.nouns(edit.after))
+    before, after = world.scene_image(edit.before), world.scene_image(edit.after)
+    return turn("user", before, edit.instruction) + turn("model", description, after)
 
 
 def make_edit(rng: random.Random, world: World, kind: str | None = None) -> SceneEdit:
@@ -127,11 +127,11 @@ def make_edit(rng: random.Random, world: World, kind: str | None = None) -> Scen
     kind = kind or rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
     maker, _ = KINDS[kind]
     for _ in range(MOST_TRIES if len(world.cast) > MOST_THINGS else 0):
-        made = maker(rng, world)
+        edit = maker(rng, world)
         style = rng.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
-        made = made and _in_style(world, made, style)
-        if made and _fits(world, made):
-            return made
+        edit = edit and _in_style(world, edit, style)
+        if edit and _fits(world, edit):
+            return edit
     raise DataError(
         f"the sprite pack has nothing to make scene edits of (kind {kind!r})",
         where=str(world.pack.path),
@@ -147,27 +147,27 @@ def place_for(scene: Scene) -> tuple[int, int] | None:
     return min(free_places(scene), key=lambda place: (place[1] != row, place[1]), default=None)
 
 
-def _in_style(world: World, made: SceneEdit, style: str) -> SceneEdit:
+def _in_style(world: World, edit: SceneEdit, style: str) -> SceneEdit:
     """The edit with everything drawn in a style; as it is where something is not drawn in it."""
-    things = made.before.things + made.after.things
+    things = edit.before.things + edit.after.things
     if any(thing.sprite not in world.styles.get(style, ()) for thing in things):
-        return made
+        return edit
 
     def drawn(scene: Scene) -> Scene:
         things = tuple(replace(thing, style=style) for thing in scene.things)
         return replace(scene, things=things)
 
-    return made._replace(before=drawn(made.before), after=drawn(made.after))
+    return edit._replace(before=drawn(edit.before), after=drawn(edit.after))
 
 
-def _fits(world: World, made: SceneEdit) -> bool:
+def _fits(world: World, edit: SceneEdit) -> bool:
     """Whether something changes, all of it is to be seen, and it may be shown in this world."""
-    scenes = made.before, made.after
-    if made.before == made.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
+    scenes = edit.before, edit.after
+    if edit.before == edit.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
         return False
-    if scene_held_out(made.before, world.nouns(made.before)):
+    if scene_held_out(edit.before, world.nouns(edit.before)):
         return False
-    held_out = edit_held_out(*made.cell) or scene_held_out(made.after, world.nouns(made.after))
+    held_out = edit_held_out(*edit.cell) or scene_held_out(edit.after, world.nouns(edit.after))
     return held_out == world.testing
 
 
@@ -181,7 +181,7 @@ def _add(rng: random.Random, world: World) -> SceneEdit | None:
         return None
     x, y = place
     noun, new = nouns[-1], replace(things[-1], x=x, y=y, side=SMALL)
-    words = rng.choice(ADD).format(with_article(coloured(noun, new.colour)))
+    words = rng.choice(ADD).format(with_article(with_colour(noun, new.colour)))
     return SceneEdit(before, words, before.plus(new), "add", noun, new.colour)
 
 
@@ -198,7 +198,7 @@ def _replace(rng: random.Random, world: World) -> SceneEdit:
     before = arrange(rng, things[:count], _backdrop(rng))
     which, other, new = rng.randrange(count), nouns[count], things[count]
     after = before.with_thing(which, sprite=new.sprite, colour=new.colour)
-    phrase = with_article(coloured(other, new.colour))
+    phrase = with_article(with_colour(other, new.colour))
     words = rng.choice(REPLACE).format(the(nouns[which]), phrase)
     return SceneEdit(before, words, after, "replace", nouns[which], other)
 
@@ -264,12 +264,12 @@ def _background(rng: random.Random, world: World) -> SceneEdit:
     else:
         backdrop = rng.choice(OUTDOORS if rng.random() < 0.5 else list(COLOURS))
         way = rng.choice((*SET_BACKGROUND, f"{put} {place_phrase(backdrop)}"))
-        words = way.format(_named(backdrop))
+        words = way.format(_backdrop_noun(backdrop))
     after = replace(before, backdrop=backdrop)
     return SceneEdit(before, words, after, "background", nouns[0], backdrop)
 
 
-def _named(backdrop: str) -> str:
+def _backdrop_noun(backdrop: str) -> str:
     """A backdrop as a noun: "blue", "a beach at night"."""
     if not is_outdoors(backdrop):
         return backdrop

@@ -15,9 +15,9 @@ from orthus_core.world.arrange import relation_between
 from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.scene import Scene
-from orthus_core.world.scenes import CATEGORIES, a_scene
-from orthus_core.world.sprite_questions import Asked
-from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase, plural
+from orthus_core.world.scenes import CATEGORIES, sample_scene
+from orthus_core.world.sprite_questions import PictureQuestion
+from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
 from orthus_core.world.world import World
 
 DESCRIBE = ("Describe the picture.", "What is in the picture?")
@@ -33,7 +33,7 @@ def scene_question(rng: random.Random, world: World) -> tuple[Segment, ...]:
     return ask_scene(rng, world).segments()
 
 
-def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Asked:
+def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
     """A question about a scene; when testing, something the scene shows is held out.
 
     Args:
@@ -41,16 +41,16 @@ def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Aske
     """
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     while True:
-        scene, _ = a_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
+        scene, _ = sample_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
         if kind != "count" or _countable(world, scene):
             break
     words, answer = _ASKERS[kind](rng, world, scene)
-    return Asked(world.shown(scene), words, answer, kind)
+    return PictureQuestion(world.scene_image(scene), words, answer, kind)
 
 
 def pope_questions(
     rng: random.Random, world: World, scene: Scene, split: str, pairs: int = 1
-) -> list[Asked]:
+) -> list[PictureQuestion]:
     """Questions for what is there and what is not by turns, as many of either.
 
     Args:
@@ -60,9 +60,9 @@ def pope_questions(
     present = list(dict.fromkeys(world.nouns(scene)))
     there = rng.sample(present, min(pairs, len(present)))
     absent = _absent(rng, world, present, split, len(there))
-    picture, kind = world.shown(scene), f"pope_{split}"
+    picture, kind = world.scene_image(scene), f"pope_{split}"
     return [
-        Asked(picture, _is_there(noun), answer, kind)
+        PictureQuestion(picture, _is_there(noun), answer, kind)
         for pair in zip(there, absent, strict=True)
         for noun, answer in zip(pair, ("yes", "no"), strict=True)
     ]
@@ -123,7 +123,7 @@ def _where(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
 
 def _which(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
     thing, other = rng.sample(scene.things, 2)
-    answer = with_article(coloured(world.noun(thing.sprite), thing.colour))
+    answer = with_article(with_colour(world.noun(thing.sprite), thing.colour))
     relation = relation_between(thing, other)
     return f"What is {relation} {the(world.noun(other.sprite))}?", answer
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange
 from orthus_core.world.backdrops import COLOURS, OUTDOORS
 from orthus_core.world.cast import COLOURED
-from orthus_core.world.co_occurrence import a_noun, a_noun_beside
+from orthus_core.world.co_occurrence import sample_companion, sample_noun
 from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
@@ -48,7 +48,7 @@ PHRASINGS: Mapping[str, float] = {
 }
 
 
-class Drawn(NamedTuple):
+class SceneSample(NamedTuple):
     """A scene and the category it was drawn for."""
 
     scene: Scene
@@ -57,22 +57,22 @@ class Drawn(NamedTuple):
 
 def scene_picture(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A caption and the scene it describes."""
-    scene, category = a_scene(rng, world)
+    scene, category = sample_scene(rng, world)
     phrasing = rng.choices(list(PHRASINGS), list(PHRASINGS.values()))[0]
     words = phrasing.format(caption=caption_of(world, scene, category))
     style = scene.things[0].style
     if style != "3d":
         words = f"{words} in {style} style"
-    return says("user", words) + says("model", world.shown(scene))
+    return turn("user", words) + turn("model", world.scene_image(scene))
 
 
-def a_scene(
+def sample_scene(
     rng: random.Random,
     world: World,
     categories: Sequence[str] = tuple(CATEGORIES),
     *,
     outdoors: bool = False,
-) -> Drawn:
+) -> SceneSample:
     """A scene that may be shown here, of one of the categories by their weights.
 
     Args:
@@ -84,9 +84,9 @@ def a_scene(
     """
     category = rng.choices(categories, [CATEGORIES[c] for c in categories])[0]
     for _ in range(MOST_TRIES if len(world.cast) > 4 else 0):
-        scene = _draw(rng, world, category, outdoors)
+        scene = _sample(rng, world, category, outdoors)
         if scene and world.allows(scene):
-            return Drawn(scene, category)
+            return SceneSample(scene, category)
     raise DataError(
         f"the sprite pack has nothing to make scenes of (category {category!r})",
         where=str(world.pack.path),
@@ -104,7 +104,7 @@ def coloured_nouns(world: World) -> list[str]:
     return [noun for noun in COLOURED if noun in world.cast]
 
 
-def _draw(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
+def _sample(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
     """A scene of a category, whether or not it may be shown; None when the pack cannot."""
     things = _CASTS[category](rng, world)
     style = _style(rng, world, category)
@@ -117,43 +117,43 @@ def _draw(rng: random.Random, world: World, category: str, outdoors: bool) -> Sc
 
 
 def _one(rng: random.Random, world: World) -> list[Thing]:
-    return [_thing(world, a_noun(rng, world.cast))]
+    return [_thing(world, sample_noun(rng, world.cast))]
 
 
 def _two(rng: random.Random, world: World) -> list[Thing]:
-    noun = a_noun(rng, world.cast)
-    return [_thing(world, noun), _thing(world, a_noun_beside(rng, noun, world.cast))]
+    noun = sample_noun(rng, world.cast)
+    return [_thing(world, noun), _thing(world, sample_companion(rng, noun, world.cast))]
 
 
 def _many(rng: random.Random, world: World) -> list[Thing]:
     return [_countable(rng, world)] * rng.randint(2, MOST_THINGS)
 
 
-def _coloured(rng: random.Random, world: World) -> list[Thing]:
+def _one_coloured(rng: random.Random, world: World) -> list[Thing]:
     nouns = coloured_nouns(world)
-    return [_thing(world, a_noun(rng, nouns), rng.choice(list(HUES)))] if nouns else []
+    return [_thing(world, sample_noun(rng, nouns), rng.choice(list(HUES)))] if nouns else []
 
 
 def _two_coloured(rng: random.Random, world: World) -> list[Thing]:
     if len(nouns := coloured_nouns(world)) < 2:
         return []
-    noun = a_noun(rng, nouns)
+    noun = sample_noun(rng, nouns)
     colour, other_colour = rng.sample(list(HUES), 2)
-    other = a_noun_beside(rng, noun, nouns)
+    other = sample_companion(rng, noun, nouns)
     return [_thing(world, noun, colour), _thing(world, other, other_colour)]
 
 
 def _mixed(rng: random.Random, world: World) -> list[Thing]:
     things = [_countable(rng, world)] * rng.randint(2, MOST_THINGS - 1)
     noun = world.noun(things[0].sprite)
-    return [*things, _thing(world, a_noun_beside(rng, noun, world.cast))]
+    return [*things, _thing(world, sample_companion(rng, noun, world.cast))]
 
 
 _CASTS: Mapping[str, Callable[[random.Random, World], list[Thing]]] = {
     "single_object": _one,
     "two_object": _two,
     "counting": _many,
-    "colors": _coloured,
+    "colors": _one_coloured,
     "position": _two,
     "color_attr": _two_coloured,
     "mixed": _mixed,
@@ -166,7 +166,7 @@ def _thing(world: World, noun: str, colour: str = "") -> Thing:
 
 def _countable(rng: random.Random, world: World) -> Thing:
     # "two cherries" would be both one sprite and two of them.
-    return _thing(world, a_noun(rng, [noun for noun in world.cast if not is_plural(noun)]))
+    return _thing(world, sample_noun(rng, [noun for noun in world.cast if not is_plural(noun)]))
 
 
 def _style(rng: random.Random, world: World, category: str) -> str:
@@ -176,7 +176,7 @@ def _style(rng: random.Random, world: World, category: str) -> str:
     return rng.choices(list(styles), list(styles.values()))[0] if styles else "3d"
 
 
-def _backdrop(rng: random.Random, category: str, worn: set[str], outdoors: bool) -> str:
+def _backdrop(rng: random.Random, category: str, colours: set[str], outdoors: bool) -> str:
     if outdoors or category == "single_object":
         return rng.choice(OUTDOORS)
     # One coloured thing is learnt as it is tested: whole, on white.
@@ -185,4 +185,4 @@ def _backdrop(rng: random.Random, category: str, worn: set[str], outdoors: bool)
     if rng.random() < OUTDOORS_CHANCE / (1 - WHITE_CHANCE):
         return rng.choice(OUTDOORS)
     # A blue car on blue would be hard to tell apart.
-    return rng.choice([colour for colour in COLOURS if colour not in worn])
+    return rng.choice([colour for colour in COLOURS if colour not in colours])

@@ -28,7 +28,7 @@ class Single(NamedTuple):
         return SpriteImage(world.styles[self.style], self.sprite.key, GROUNDS[self.ground])
 
 
-def any_single(rng: random.Random, world: World, coloured: float) -> Single:
+def sample_single(rng: random.Random, world: World, coloured: float) -> Single:
     """A sprite that may be shown here: when testing its ground or its style is held out.
 
     Args:
@@ -38,9 +38,9 @@ def any_single(rng: random.Random, world: World, coloured: float) -> Single:
     style = rng.choices(list(weights), list(weights.values()))[0]
     while True:
         if style == "3d":
-            sprite, ground = world.any_shown(rng, coloured)
+            sprite, ground = world.sample_sprite_and_ground(rng, coloured)
         else:
-            sprite, ground = world.any_sprite(rng), "white"
+            sprite, ground = world.sample_sprite(rng), "white"
             if style_held_out(sprite.key, style) != world.testing:
                 continue
         drawn = sprite.key in world.styles[style]
@@ -48,7 +48,7 @@ def any_single(rng: random.Random, world: World, coloured: float) -> Single:
             return Single(sprite, style, ground)
 
 
-def spoken_names(world: World, sprite: Sprite) -> list[str]:
+def caption_names(world: World, sprite: Sprite) -> list[str]:
     """What a sprite may be called, the plain name first. "blue car" is left to the car that was
     made blue, where the sprite has another name.
     """

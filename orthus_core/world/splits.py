@@ -70,7 +70,7 @@ def story_held_out(actor: str, event: str) -> bool:
     return stable_share("story", actor, event) < HELD_OUT
 
 
-def unseen(sprite: str) -> bool:
+def sprite_held_out(sprite: str) -> bool:
     """Whether a sprite (its key) is for understanding only: never named, never asked for."""
     return stable_share("unseen", sprite) < UNSEEN
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.scene_edits import OWN_COLOURS
-from orthus_core.world.single_sprites import Single, any_single
+from orthus_core.world.single_sprites import Single, sample_single
 from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
 from orthus_core.world.world import World
 
@@ -61,8 +61,8 @@ class SpriteEdit(NamedTuple):
 
 def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A picture, an instruction and the changed picture; what is not named stays as it was."""
-    made = make_single_edit(rng, world)
-    return says("user", made.before, made.instruction) + says("model", made.after)
+    candidate = make_single_edit(rng, world)
+    return turn("user", candidate.before, candidate.instruction) + turn("model", candidate.after)
 
 
 def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
@@ -72,13 +72,13 @@ def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
     """
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
-        made = KINDS[kind][0](rng, world)
-        if world.testing or made.cell is None or not edit_held_out(*made.cell):
-            return made
+        candidate = KINDS[kind][0](rng, world)
+        if world.testing or candidate.cell is None or not edit_held_out(*candidate.cell):
+            return candidate
 
 
 def _of_any(rng: random.Random, world: World) -> SpriteEdit:
-    single = any_single(rng, world, COLOURED_CHANCE)
+    single = sample_single(rng, world, COLOURED_CHANCE)
     makers: list[Changer] = [_mirror, _to_grey, _replace]
     of_people: list[Changer] = []
     if single.style == "3d":  # the only style with coloured grounds, tones and twins
@@ -121,7 +121,7 @@ def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     other = single
     # Another that may be shown in this style, on this ground.
     while other.sprite.base == single.sprite.base or other[1:] != single[1:]:
-        other = any_single(rng, world, float(single.ground != "white"))
+        other = sample_single(rng, world, float(single.ground != "white"))
     words = rng.choice(REPLACE).format(world.names(other.sprite).phrase)
     cell = ("replace", world.noun(single.sprite.key), world.noun(other.sprite.key))
     return SpriteEdit(single.picture(world), words, other.picture(world), cell)
@@ -154,7 +154,7 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
         return _of_any(rng, world)
     style = rng.choice(targets)
     while True:
-        after = any_single(rng, world, 0.0)
+        after = sample_single(rng, world, 0.0)
         key = after.sprite.key
         others = [
             other
@@ -180,8 +180,8 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
         own = rng.choice(laid_on)
     before = Scene(things=(Thing(world.cast[noun].key, colour=own),))
     words = rng.choice(RECOLOUR).format(colour)
-    after = world.shown(before.with_thing(0, colour=colour))
-    return SpriteEdit(world.shown(before), words, after, ("recolour", noun, colour))
+    after = world.scene_image(before.with_thing(0, colour=colour))
+    return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))
 
 
 Changer = Callable[[random.Random, World, Single], SpriteEdit]

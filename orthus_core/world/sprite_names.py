@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orthus_core.world.english import listed, with_article
+from orthus_core.world.english import join_list, with_article
 from orthus_core.world.everyday_names import EVERYDAY_NAMES, PLAIN_NAMES
 from orthus_core.world.sprites import Sprite
 
@@ -97,7 +97,7 @@ def plain_name(sprite: Sprite) -> str:
         name = label
     elif subject in _COUPLE:
         people = [with_article(person) for person in rest.split(", ")]
-        name = _COUPLE[subject].format(listed(people))
+        name = _COUPLE[subject].format(join_list(people))
     elif subject == "keycap":
         name = f"keycap {rest}"
     elif rest == "bald":

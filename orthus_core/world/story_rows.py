@@ -12,24 +12,24 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.backdrops import OUTDOORS, is_outdoors
 from orthus_core.world.cast import ACTORS, CAST
 from orthus_core.world.english import with_article
 from orthus_core.world.scene import STEP, Scene
 from orthus_core.world.splits import scene_held_out, story_held_out
-from orthus_core.world.story_events import EVENTS, State, shown
+from orthus_core.world.story_events import EVENTS, StoryState, scene_of_state
 from orthus_core.world.wording import place_phrase
 from orthus_core.world.world import World
 
 # What the command `orthus story` ends the user's part with when there is a picture.
 CONTINUE = "Please continue this story."
-ASKS = ("a story about {}", "tell a story about {}")
+REQUESTS = ("a story about {}", "tell a story about {}")
 
 # How many panels the model tells, and how often: each is about 28 tokens long, so most rows stay
 # within 150 positions.
-TOLD_PANELS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
+PANEL_COUNTS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
 FROM_PICTURE_CHANCE = 0.6
 # Of stories from a picture, how many say nothing about it.
 WORDLESS_CHANCE = 0.4
@@ -55,7 +55,7 @@ class WorldPanel(NamedTuple):
     scene: Scene
     event: str
     actor: str
-    state: State
+    state: StoryState
 
 
 class WorldStory(NamedTuple):
@@ -76,23 +76,25 @@ class WorldStory(NamedTuple):
 
 def story(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A story from its opening picture, with words or without, or from words alone."""
-    told = rng.choices(list(TOLD_PANELS), list(TOLD_PANELS.values()))[0]
+    panel_count = rng.choices(list(PANEL_COUNTS), list(PANEL_COUNTS.values()))[0]
     if rng.random() < FROM_PICTURE_CHANCE:
-        opening, *panels = tell(rng, world, told + 1).panels
+        opening, *panels = make_story(rng, world, panel_count + 1).panels
         words = [] if rng.random() < WORDLESS_CHANCE else [opening.text]
-        user = says("user", world.shown(_given(rng, opening)), " ".join([*words, CONTINUE]))
+        user = turn(
+            "user", world.scene_image(_vary_opening(rng, opening)), " ".join([*words, CONTINUE])
+        )
     elif rng.random() < OPENING_CHANCE:
-        opening, *panels = tell(rng, world, told + 1).panels
-        user = says("user", opening.text)
+        opening, *panels = make_story(rng, world, panel_count + 1).panels
+        user = turn("user", opening.text)
     else:
-        panels = tell(rng, world, max(told, 2), backdrop=rng.choice(OUTDOORS)).panels
-        user = says("user", rng.choice(ASKS).format(_cast(panels[0], panels)))
+        panels = make_story(rng, world, max(panel_count, 2), backdrop=rng.choice(OUTDOORS)).panels
+        user = turn("user", rng.choice(REQUESTS).format(_characters(panels[0], panels)))
     for panel in panels:
-        user += says("model", panel.text, world.shown(panel.scene))
+        user += turn("model", panel.text, world.scene_image(panel.scene))
     return user
 
 
-def tell(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -> WorldStory:
+def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -> WorldStory:
     """A story that this world may tell: without anything held out, or when testing with an event
     that is.
 
@@ -107,9 +109,11 @@ def tell(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -
     for _ in range(MOST_TRIES if len(world.cast) == len(CAST) else 0):
         on_white = rng.random() < ON_WHITE_CHANCE
         opens = backdrop or ("white" if on_white else rng.choice(OUTDOORS))
-        made = _told(rng, world, _opening(world, State(rng.choice(heroes), opens)), panels)
-        if made and made.held_out == world.testing:
-            return made
+        candidate = _continue(
+            rng, world, _opening(world, StoryState(rng.choice(heroes), opens)), panels
+        )
+        if candidate and candidate.held_out == world.testing:
+            return candidate
     raise DataError(
         "the sprite pack has not all that stories tell of",
         where=str(world.pack.path),
@@ -117,27 +121,29 @@ def tell(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -
     )
 
 
-def _opening(world: World, state: State) -> WorldPanel:
+def _opening(world: World, state: StoryState) -> WorldPanel:
     place = place_phrase(state.backdrop)
     words = f"once upon a time there was {with_article(state.hero)} {place}".strip()
-    return WorldPanel(f"{words}.", shown(world, state), "", state.hero, state)
+    return WorldPanel(f"{words}.", scene_of_state(world, state), "", state.hero, state)
 
 
-def _given(rng: random.Random, opening: WorldPanel) -> Scene:
+def _vary_opening(rng: random.Random, opening: WorldPanel) -> Scene:
     """The opening as somebody may bring it: out of doors its hero may stand farther right."""
     outdoors = is_outdoors(opening.scene.backdrop)
     return opening.scene.with_thing(0, x=rng.choice((0, STEP))) if outdoors else opening.scene
 
 
-def _told(rng: random.Random, world: World, opening: WorldPanel, panels: int) -> WorldStory | None:
+def _continue(
+    rng: random.Random, world: World, opening: WorldPanel, panels: int
+) -> WorldStory | None:
     """The opening and what happens then, no scene of it held out; None if it came to a dead end."""
-    told = [opening]
-    while len(told) < panels:
-        panel = _next(rng, world, told[-1])
+    story_panels = [opening]
+    while len(story_panels) < panels:
+        panel = _next(rng, world, story_panels[-1])
         if panel is None:
             return None
-        told.append(panel)
-    return WorldStory(tuple(told))
+        story_panels.append(panel)
+    return WorldStory(tuple(story_panels))
 
 
 def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | None:
@@ -152,13 +158,13 @@ def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | No
         if happening is None or not world.testing and story_held_out(happening.actor, event):
             continue
         sentence, actor, state = happening
-        scene = shown(world, state)
+        scene = scene_of_state(world, state)
         if not scene_held_out(scene, world.nouns(scene)):
             return WorldPanel(sentence, scene, event, actor, state)
     return None
 
 
-def _cast(first: WorldPanel, panels: tuple[WorldPanel, ...] | list[WorldPanel]) -> str:
+def _characters(first: WorldPanel, panels: tuple[WorldPanel, ...] | list[WorldPanel]) -> str:
     """Whom a story is about: the hero, and the friend it meets first."""
     met = [panel.state.friend for panel in panels if panel.event == "meet"][:1]
     return " and ".join(with_article(noun) for noun in [first.state.hero, *met])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.world.english import with_article
-from orthus_core.world.single_sprites import any_single, spoken_names
+from orthus_core.world.single_sprites import caption_names, sample_single
 from orthus_core.world.world import World
 
 # How people ask, and how often: {name} bare, {a_name} with its article. No style means 3d.
@@ -33,9 +33,9 @@ MOST_TAGS = 2
 
 def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A caption and its picture; about one in eight asks for a coloured ground."""
-    single = any_single(rng, world, COLOURED_CHANCE)
+    single = sample_single(rng, world, COLOURED_CHANCE)
     sprite, style, ground = single
-    name, *others = spoken_names(world, sprite)
+    name, *others = caption_names(world, sprite)
     if others and rng.random() >= PLAIN_NAME_CHANCE:
         name = rng.choice(others)
     hints = world.names(sprite).hints
@@ -52,4 +52,4 @@ def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
         caption = f"{caption} {rng.choice(GROUND_PHRASINGS).format(a_colour=with_article(ground))}"
     if rng.random() < FULL_STOP_CHANCE:
         caption += "."
-    return says("user", caption) + says("model", single.picture(world))
+    return turn("user", caption) + turn("model", single.picture(world))

@@ -11,7 +11,7 @@ from orthus_core.world.backdrops import (
     is_outdoors,
     place_of,
 )
-from orthus_core.world.english import is_plural, listed, with_article
+from orthus_core.world.english import is_plural, join_list, with_article
 from orthus_core.world.scene import SMALL, UNITS, WHOLE, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four")
@@ -37,12 +37,12 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def counted(noun: str, count: int) -> str:
+def with_count(noun: str, count: int) -> str:
     """A number of things: "a dog", "three dogs"."""
     return with_article(noun) if count == 1 else f"{NUMBERS[count]} {plural(noun)}"
 
 
-def coloured(noun: str, colour: str) -> str:
+def with_colour(noun: str, colour: str) -> str:
     """A noun with its colour, if it has one laid on: "blue car"."""
     return f"{colour} {noun}" if colour else noun
 
@@ -62,14 +62,14 @@ def things_phrase(scene: Scene, nouns: Sequence[str], *, relation: bool = True) 
         nouns: What each thing is called, in the scene's order, without its colour.
         relation: Whether two different things are told by how they stand to each other.
     """
-    named = [coloured(noun, t.colour) for noun, t in zip(nouns, scene.things, strict=True)]
+    named = [with_colour(noun, t.colour) for noun, t in zip(nouns, scene.things, strict=True)]
     counts = {name: named.count(name) for name in named}
-    phrases = [counted(name, count) for name, count in counts.items()]
+    phrases = [with_count(name, count) for name, count in counts.items()]
     if relation and len(scene.things) == 2 == len(counts):
         stands = relation_between(*scene.things)
         if stands:
             return f"{phrases[0]} {stands} {phrases[1]}"
-    return listed(phrases) if phrases else "nothing"
+    return join_list(phrases) if phrases else "nothing"
 
 
 def describe(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
@@ -84,14 +84,14 @@ def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
     in a meadow at night". A scene can be drawn again from it.
     """
     named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: (each[0].y, each[0].x))
-    phrases = [_placed(thing, coloured(noun, thing.colour)) for thing, noun in named]
+    phrases = [_with_place(thing, with_colour(noun, thing.colour)) for thing, noun in named]
     phrases.append(place_phrase(scene.backdrop))
     if (style := scene.things[0].style) != "3d":
         phrases.append(f"in {style} style")
     return ", ".join(phrase for phrase in phrases if phrase)
 
 
-def _placed(thing: Thing, name: str) -> str:
+def _with_place(thing: Thing, name: str) -> str:
     """A thing with its size and place, where it has room to be elsewhere: "a large dog left"."""
     if thing.side == WHOLE:
         return with_article(name)

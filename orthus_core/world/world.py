@@ -15,7 +15,7 @@ from itertools import accumulate
 from orthus_core.world import cast
 from orthus_core.world.backdrops import COLOURS, PLAIN
 from orthus_core.world.scene import Scene, SceneImage
-from orthus_core.world.splits import scene_held_out, stable_share, unseen
+from orthus_core.world.splits import scene_held_out, sprite_held_out, stable_share
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import Names, name_sprites
 from orthus_core.world.sprites import Colour, Sprite, SpritePack, starter_packs
@@ -66,9 +66,9 @@ class World:
         self.sprites = [sprite for sprite in named if not self._is_unseen(sprite)]
         self.unseen = [sprite for sprite in named if self._is_unseen(sprite)]
         self._weights = list(accumulate(_weight(sprite) for sprite in self.sprites))
-        self._of_subgroup = _grouped((s.subgroup, s) for s in self.sprites if not s.skin)
-        self._tones = _grouped((s.base, s) for s in self.sprites)
-        self._twins = _grouped((s.neutral, s) for s in self.sprites if not s.skin)
+        self._of_subgroup = _group_by((s.subgroup, s) for s in self.sprites if not s.skin)
+        self._tones = _group_by((s.base, s) for s in self.sprites)
+        self._twins = _group_by((s.neutral, s) for s in self.sprites if not s.skin)
 
     @classmethod
     def open(cls, *, held_out: float = 0.05, testing: bool = False) -> World:
@@ -79,7 +79,7 @@ class World:
     def _is_unseen(self, sprite: Sprite) -> bool:
         # A tone and a twin share their sprite's fate; who plays in scenes is always seen.
         thing = sprite.base if sprite.skin else sprite.neutral
-        return self.held_out > 0 and unseen(thing) and thing not in self._noun_of
+        return self.held_out > 0 and sprite_held_out(thing) and thing not in self._noun_of
 
     def noun(self, key: str) -> str:
         """What scenes call a sprite: "dog", or its plain name when it plays in none."""
@@ -89,7 +89,7 @@ class World:
         """What each thing of a scene is called, without its colour."""
         return [self.noun(thing.sprite) for thing in scene.things]
 
-    def shown(self, scene: Scene) -> SceneImage:
+    def scene_image(self, scene: Scene) -> SceneImage:
         """A scene as a picture."""
         return SceneImage(self.styles, scene)
 
@@ -111,7 +111,7 @@ class World:
                 return sprite
         return None
 
-    def any_sprite(self, rng: random.Random) -> Sprite:
+    def sample_sprite(self, rng: random.Random) -> Sprite:
         """A sprite at random, plain ones more often than their tones and twins."""
         return self.sprites[bisect(self._weights, rng.random() * self._weights[-1])]
 
@@ -141,10 +141,10 @@ class World:
         """Whether a sprite may stand on a ground here; on white all may."""
         return ground == "white" or self.is_held_out(sprite, ground) == self.testing
 
-    def any_shown(self, rng: random.Random, coloured: float) -> tuple[Sprite, str]:
+    def sample_sprite_and_ground(self, rng: random.Random, coloured: float) -> tuple[Sprite, str]:
         """A sprite and its ground: coloured with this chance, when testing always and held out."""
         while True:
-            sprite = self.any_sprite(rng)
+            sprite = self.sample_sprite(rng)
             colours = self.colours(sprite)
             if self.testing and not colours:
                 continue
@@ -165,7 +165,7 @@ def _weight(sprite: Sprite) -> float:
     return SYMBOL_WEIGHT if sprite.group == "symbols" else 1.0
 
 
-def _grouped(pairs: Iterable[tuple[str, Sprite]]) -> dict[str, list[Sprite]]:
+def _group_by(pairs: Iterable[tuple[str, Sprite]]) -> dict[str, list[Sprite]]:
     groups: dict[str, list[Sprite]] = defaultdict(list)
     for key, sprite in pairs:
         groups[key].append(sprite)

@@ -126,7 +126,9 @@ def test_the_scenes_are_valid_and_no_thing_covers_another(world: World, kind: st
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "background"])
 def test_pixels_outside_of_what_is_touched_stay_as_they_were(world: World, kind: str):
     for made in edits(world, kind, 25):
-        changed_HW = (world.shown(made.before).load(64) != world.shown(made.after).load(64)).any(-1)
+        changed_HW = (
+            world.scene_image(made.before).load(64) != world.scene_image(made.after).load(64)
+        ).any(-1)
         assert changed_HW.any()
         for thing in touched(made):
             box = np.s_[thing.y : thing.y + thing.side, thing.x : thing.x + thing.side]

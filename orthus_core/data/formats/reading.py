@@ -12,7 +12,7 @@ from orthus_core.data.pictures import Picture
 from orthus_core.errors import DataError
 from orthus_core.events import Progress
 
-MOST_SHOWN = 10
+FAULTS_KEPT = 10
 
 # A picture is decoded at this size when a data set is checked; the size does not matter.
 CHECK_SIZE = 64
@@ -30,7 +30,7 @@ class Fault(NamedTuple):
 
 
 @dataclass
-class Reading:
+class ReadResult:
     """Documents and faults.
 
     Attributes:
@@ -45,14 +45,14 @@ class Reading:
     faults: list[Fault] = field(default_factory=list)
     fault_count: int = 0
 
-    def leave_out(self, file: Path, line: int, error: DataError) -> None:
+    def skip_record(self, file: Path, line: int, error: DataError) -> None:
         """Count a record that cannot be used. Raises: DataError when the reading is strict."""
         fault = Fault(file, line, error.message)
         if self.strict:
             where = f"{file}:{line}" if line else str(file)
             raise DataError(error.message, where=where, hint=error.hint) from error
         self.fault_count += 1
-        if len(self.faults) < MOST_SHOWN:
+        if len(self.faults) < FAULTS_KEPT:
             self.faults.append(fault)
 
     def check_pictures(self) -> Iterator[Progress]:
@@ -65,6 +65,6 @@ class Reading:
                         segment.value.load(CHECK_SIZE)
                 kept.append(document)
             except DataError as error:
-                self.leave_out(Path(error.where or document.id), 0, error)
+                self.skip_record(Path(error.where or document.id), 0, error)
             yield Progress("pictures", done, len(self.documents), unit="documents")
         self.documents = kept

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.jsonl import read_records
-from orthus_core.data.formats.reading import Reading
+from orthus_core.data.formats.reading import ReadResult
 from orthus_core.errors import DataError
 
 RECORDS = "records.jsonl"
 
 
-def read(path: Path, *, strict: bool = False) -> Reading:
+def read(path: Path, *, strict: bool = False) -> ReadResult:
     """The documents at a path.
 
     Args:

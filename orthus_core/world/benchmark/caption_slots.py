@@ -28,7 +28,7 @@ class Slot(NamedTuple):
     """One thing that is said: ("count", "dog", "two")."""
 
     kind: str
-    of: str
+    subject: str
     value: str = ""
 
 
@@ -62,16 +62,18 @@ def slots(caption: str, nouns: Collection[str]) -> frozenset[Slot]:
 
 def slot_f1(pairs: Sequence[tuple[frozenset[Slot], frozenset[Slot]]]) -> float:
     """What was said against what is true, counted over all captions together."""
-    hits = sum(len(said & true) for said, true in pairs)
-    return F1(hits, sum(len(said) for said, _ in pairs), sum(len(true) for _, true in pairs)).value
+    hits = sum(len(claimed & true) for claimed, true in pairs)
+    return F1(
+        hits, sum(len(claimed) for claimed, _ in pairs), sum(len(true) for _, true in pairs)
+    ).value
 
 
-def only(kind: str, several: Sequence[frozenset[Slot]]) -> list[frozenset[Slot]]:
+def slots_of_kind(kind: str, captions: Sequence[frozenset[Slot]]) -> list[frozenset[Slot]]:
     """The slots of one of `KINDS`, caption by caption."""
-    return [frozenset(slot for slot in each if slot.kind == kind) for each in several]
+    return [frozenset(slot for slot in slots if slot.kind == kind) for slots in captions]
 
 
-class _Named(NamedTuple):
+class _NounPhrase(NamedTuple):
     noun: str
     count: str
     colour: str
@@ -81,7 +83,7 @@ class _Named(NamedTuple):
         return found | ({Slot("colour", self.noun, self.colour)} if self.colour else set())
 
 
-def _thing(words: str, nouns: Collection[str]) -> _Named:
+def _thing(words: str, nouns: Collection[str]) -> _NounPhrase:
     """A noun phrase: "two blue cars", "a dog", "cherries"."""
     rest, count = words.strip(), "one"
     for article in ARTICLES:
@@ -91,8 +93,8 @@ def _thing(words: str, nouns: Collection[str]) -> _Named:
         count, rest = first, after
     colour, _, after = rest.partition(" ")
     if colour in HUES and after:
-        return _Named(_singular(after, nouns), count, colour)
-    return _Named(_singular(rest, nouns), count, "")
+        return _NounPhrase(_singular(after, nouns), count, colour)
+    return _NounPhrase(_singular(rest, nouns), count, "")
 
 
 def _singular(noun: str, nouns: Collection[str]) -> str:

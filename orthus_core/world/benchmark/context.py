@@ -66,7 +66,7 @@ class EvalContext:
             self._detectors[style] = Detector(self.world, style)
         return self._detectors[style]
 
-    def judged(
+    def judge_all(
         self,
         verdict: Callable[[T, Tensor], R],
         items: Sequence[T],
@@ -84,6 +84,6 @@ class EvalContext:
         """Randomness of one part of a task, which no other part moves."""
         return random.Random(f"{self.seed}/{part}")
 
-    def count(self, usual: int, parts: int = 1) -> int:
+    def count(self, default: int, parts: int = 1) -> int:
         """Samples for each of some parts, `limit` being for all of them together."""
-        return usual if self.limit is None else max(1, min(usual, self.limit // parts))
+        return default if self.limit is None else max(1, min(default, self.limit // parts))

@@ -45,7 +45,7 @@ THRESHOLD = 0.75
 # Values are in 0..1: a box that departs from its backdrop by less than this on average is empty.
 LEAST_DEVIATION = 0.03
 # Things of a scene never overlap; two detections that share more of the smaller box are one thing.
-MOST_SHARED = 0.3
+MOST_OVERLAP = 0.3
 SIDES = (SMALL, LARGE, WHOLE)
 # Pictures are compared at this many pixels a side, boxes at each of them.
 DETAIL = 32
@@ -80,21 +80,21 @@ class Detection(NamedTuple):
 
 
 class Template(NamedTuple):
-    """What a template is of. `own` is whether it is the sprite as it is, unrecoloured."""
+    """What a template is of. `unrecoloured` is whether it is the sprite as it is, unrecoloured."""
 
     noun: str
     colour: str
-    own: bool
+    unrecoloured: bool
 
 
-class Sums(NamedTuple):
+class TemplateStatistics(NamedTuple):
     """Of what each template adds to one backdrop at each place: sums over the box, [N, L]."""
 
     mean_NL: Tensor
     deviation_NL: Tensor
 
 
-class Stencils:
+class TemplateBank:
     """All templates at one size of box.
 
     Args:
@@ -128,11 +128,11 @@ class Stencils:
         self._both_NE = (layers_N4ss[:, :3] * cover_N1ss).flatten(1)
         # Recoloured sprites share a shape, and so all that depends on it alone.
         self._shapes_NE, self._shape_of_N = self._cover_NE.unique(dim=0, return_inverse=True)
-        self._sums: dict[str, Sums] = {}
+        self._statistics: dict[str, TemplateStatistics] = {}
 
     def scores(self, picture_3HW: Tensor, backdrop: str) -> tuple[Tensor, Tensor]:
         """Correlations [N, L] and each box's energy [L] above its mean, in a picture of 0..1."""
-        ground_3HW = painted(backdrop)
+        ground_3HW = backdrop_tensor(backdrop)
         rest_3HW = picture_3HW - ground_3HW
         rest_EL = boxes(rest_3HW, self.pixels)
         lit_EL = boxes((rest_3HW * ground_3HW).sum(0, keepdim=True), self.pixels)
@@ -142,17 +142,17 @@ class Stencils:
         dot_NL = self._colour_NE @ rest_EL - (self._shapes_NE @ lit_EL)[self._shape_of_N]
         mean_L = rest_EL.mean(0)
         energy_L = (rest_EL.square().sum(0) - values * mean_L.square()).clamp_min(0)
-        sums = self._sums_over(backdrop)
-        scores_NL = dot_NL - values * mean_L * sums.mean_NL
-        scores_NL /= (energy_L.sqrt() * sums.deviation_NL).clamp_min(1e-6)
+        statistics = self._statistics_of(backdrop)
+        scores_NL = dot_NL - values * mean_L * statistics.mean_NL
+        scores_NL /= (energy_L.sqrt() * statistics.deviation_NL).clamp_min(1e-6)
         # The variance guard, for the box and for sprites that vanish before this backdrop.
         least = LEAST_DEVIATION * values**0.5
-        guarded_NL = (energy_L.sqrt() < least) | (sums.deviation_NL < least)
+        guarded_NL = (energy_L.sqrt() < least) | (statistics.deviation_NL < least)
         return scores_NL.masked_fill_(guarded_NL, 0), energy_L
 
-    def _sums_over(self, backdrop: str) -> Sums:
-        if backdrop not in self._sums:
-            ground_3HW = painted(backdrop)
+    def _statistics_of(self, backdrop: str) -> TemplateStatistics:
+        if backdrop not in self._statistics:
+            ground_3HW = backdrop_tensor(backdrop)
             grey_EL = boxes(ground_3HW.sum(0, keepdim=True), self.pixels)
             squared_EL = boxes(ground_3HW.square().sum(0, keepdim=True), self.pixels)
             values = 3 * self.pixels**2
@@ -161,8 +161,8 @@ class Stencils:
             square_NL = square_NL - 2 * self._both_NE @ boxes(ground_3HW, self.pixels)
             square_NL = square_NL + self._cover_NE.square() @ squared_EL
             deviation_NL = (square_NL - total_NL.square() / values).clamp_min(0).sqrt()
-            self._sums[backdrop] = Sums(total_NL / values, deviation_NL)
-        return self._sums[backdrop]
+            self._statistics[backdrop] = TemplateStatistics(total_NL / values, deviation_NL)
+        return self._statistics[backdrop]
 
 
 class Detector:
@@ -176,17 +176,19 @@ class Detector:
 
     def __init__(self, world: World, style: str = "3d", *, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold
-        self._stencils = [Stencils(world, style, side) for side in SIDES]
-        self._looks = {t.noun: t.colour for t in self._stencils[0].templates if t.own}
+        self._banks = [TemplateBank(world, style, side) for side in SIDES]
+        self._own_colour = {t.noun: t.colour for t in self._banks[0].templates if t.unrecoloured}
 
-    def looks(self, noun: str, colour: str) -> str:
+    def apparent_colour(self, noun: str, colour: str) -> str:
         """The colour that a detection has of a noun shown in a colour, or as it is when ""."""
-        return self._looks[noun] if not colour else colour
+        return self._own_colour[noun] if not colour else colour
 
     def truth(self, world: World, scene: Scene) -> list[Detection]:
         """What there is to find in a scene."""
         named = zip(world.nouns(scene), scene.things, strict=True)
-        return [Detection(n, self.looks(n, t.colour), t.x, t.y, t.side, 1.0) for n, t in named]
+        return [
+            Detection(n, self.apparent_colour(n, t.colour), t.x, t.y, t.side, 1.0) for n, t in named
+        ]
 
     @torch.no_grad()
     def find(self, picture_3HW: Tensor) -> list[Detection]:
@@ -194,32 +196,32 @@ class Detector:
         picture_3HW = at_detail(picture_3HW)
         backdrop = nearest_backdrop(picture_3HW)
         found: list[tuple[float, Detection]] = []
-        for stencils in self._stencils:
-            scores_NL, energy_L = stencils.scores(picture_3HW, backdrop)
+        for bank in self._banks:
+            scores_NL, energy_L = bank.scores(picture_3HW, backdrop)
             best_L, which_L = scores_NL.max(0)
-            across = DETAIL - stencils.pixels + 1
+            across = DETAIL - bank.pixels + 1
             for place in (best_L >= self.threshold).nonzero().flatten().tolist():
-                template = stencils.templates[int(which_L[place])]
+                template = bank.templates[int(which_L[place])]
                 y, x = divmod(place, across)
                 score = float(best_L[place])
-                box = (x * UNIT, y * UNIT, stencils.side)
+                box = (x * UNIT, y * UNIT, bank.side)
                 detection = Detection(template.noun, template.colour, *box, score)
                 # A sprite inside a sprite correlates well too; the whole one explains more.
                 found.append((score**2 * float(energy_L[place]), detection))
         found.sort(key=lambda each: -each[0])
-        return suppressed([detection for _, detection in found])
+        return suppress_overlaps([detection for _, detection in found])
 
 
-def suppressed(detections: list[Detection]) -> list[Detection]:
+def suppress_overlaps(detections: list[Detection]) -> list[Detection]:
     """Non-maximum suppression: those that do not overlap with an earlier one that is kept."""
     kept: list[Detection] = []
     for detection in detections:
-        if all(shared(detection, other) <= MOST_SHARED for other in kept):
+        if all(overlap(detection, other) <= MOST_OVERLAP for other in kept):
             kept.append(detection)
     return kept
 
 
-def shared(a: Detection, b: Detection) -> float:
+def overlap(a: Detection, b: Detection) -> float:
     """Intersection of two boxes as a share of the smaller one."""
     across = min(a.x + a.side, b.x + b.side) - max(a.x, b.x)
     down = min(a.y + a.side, b.y + b.side) - max(a.y, b.y)
@@ -228,11 +230,11 @@ def shared(a: Detection, b: Detection) -> float:
 
 def nearest_backdrop(picture_3HW: Tensor) -> str:
     """The backdrop that most of a picture's frame shows, in a picture of 0..1."""
-    off_B3F = (frames() - framed(at_detail(picture_3HW))).abs()
+    off_B3F = (backdrop_frames() - frame_pixels(at_detail(picture_3HW))).abs()
     return BACKDROPS[int(off_B3F.amax(1).clamp_max(FARTHEST).mean(1).argmin())]
 
 
-def framed(picture_3HW: Tensor) -> Tensor:
+def frame_pixels(picture_3HW: Tensor) -> Tensor:
     """The pixels at a picture's edge: [..., 3, F]."""
     frame_HW = torch.ones(DETAIL, DETAIL, dtype=torch.bool)
     frame_HW[FRAME:-FRAME, FRAME:-FRAME] = False
@@ -240,18 +242,18 @@ def framed(picture_3HW: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def frames() -> Tensor:
+def backdrop_frames() -> Tensor:
     """The edges of all backdrops: [B, 3, F]."""
-    return framed(torch.stack([painted(backdrop) for backdrop in BACKDROPS]))
+    return frame_pixels(torch.stack([backdrop_tensor(backdrop) for backdrop in BACKDROPS]))
 
 
 @lru_cache(maxsize=64)
-def painted(backdrop: str) -> Tensor:
+def backdrop_tensor(backdrop: str) -> Tensor:
     """A backdrop as pictures are compared with it: [3, H, W]."""
-    return at_detail(in_unit_range(paint(backdrop, UNITS)))
+    return at_detail(unit_range_of_bytes(paint(backdrop, UNITS)))
 
 
-def in_unit_range(pixels_HW3: np.ndarray) -> Tensor:
+def unit_range_of_bytes(pixels_HW3: np.ndarray) -> Tensor:
     """Bytes [H, W, 3] as values in 0..1, [3, H, W]."""
     return torch.from_numpy(pixels_HW3.astype(np.float32) / 255).permute(2, 0, 1)
 

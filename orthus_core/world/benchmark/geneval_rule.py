@@ -38,12 +38,12 @@ def scene_of(rng: random.Random, world: World, request: Mapping[str, Any]) -> Sc
     """A scene on white that is right for a request."""
     things: list[Thing] = []
     relation = ""
-    for asked in request["include"]:
-        thing = Thing(world.cast[asked["class"]].key, colour=asked.get("color", ""))
-        things += [thing] * asked["count"]
-        if "position" in asked:
+    for entry in request["include"]:
+        thing = Thing(world.cast[entry["class"]].key, colour=entry.get("color", ""))
+        things += [thing] * entry["count"]
+        if "position" in entry:
             # Told of the second thing by the first; `arrange` wants it the other way round.
-            relation = OPPOSITE[asked["position"][0]]
+            relation = OPPOSITE[entry["position"][0]]
     return arrange(rng, things, "white", relation)
 
 
@@ -55,33 +55,33 @@ def judge(request: Mapping[str, Any], detections: Sequence[Detection]) -> Verdic
     """
     reasons: list[str] = []
     groups: list[list[Detection] | None] = []
-    for asked in request["include"]:
-        wanted, count = asked["class"], asked["count"]
+    for entry in request["include"]:
+        wanted, count = entry["class"], entry["count"]
         group = [found for found in detections if found.noun == wanted]
         wrong = ""
         if len(group) < count:
             wrong = f"expected {wanted}>={count}, found {len(group)}"
         group = group[:count]
-        if not wrong and "color" in asked:
-            coloured = sum(found.colour == asked["color"] for found in group)
+        if not wrong and "color" in entry:
+            coloured = sum(found.colour == entry["color"] for found in group)
             if coloured < count:
-                wrong = f"expected {asked['color']} {wanted}>={count}, found {coloured}"
-        if not wrong and "position" in asked:
-            relation, target = asked["position"]
-            wrong = _misplaced(wanted, group, relation, groups[target])
+                wrong = f"expected {entry['color']} {wanted}>={count}, found {coloured}"
+        if not wrong and "position" in entry:
+            relation, target = entry["position"]
+            wrong = _position_error(wanted, group, relation, groups[target])
         groups.append(None if wrong else group)
         reasons += [wrong] if wrong else []
-    for asked in request.get("exclude", ()):
-        found = sum(detection.noun == asked["class"] for detection in detections)
-        if found >= asked["count"]:
-            reasons.append(f"expected {asked['class']}<{asked['count']}, found {found}")
+    for entry in request.get("exclude", ()):
+        found = sum(detection.noun == entry["class"] for detection in detections)
+        if found >= entry["count"]:
+            reasons.append(f"expected {entry['class']}<{entry['count']}, found {found}")
     return Verdict(not reasons, tuple(reasons))
 
 
 def relations(a: Detection, b: Detection) -> set[str]:
     """How one box stands to another: up to two of left of, right of, above, below."""
     far = POSITION_THRESHOLD * (a.side + b.side)
-    across, down = (_beyond(m - n, far) for m, n in zip(a.centre, b.centre, strict=True))
+    across, down = (_reduce(m - n, far) for m, n in zip(a.centre, b.centre, strict=True))
     length = math.hypot(across, down)
     if not length:
         return set()
@@ -95,7 +95,7 @@ def relations(a: Detection, b: Detection) -> set[str]:
     return {relation for relation, holds in found.items() if holds}
 
 
-def _misplaced(
+def _position_error(
     noun: str, group: Sequence[Detection], relation: str, targets: Sequence[Detection] | None
 ) -> str:
     if targets is None:
@@ -107,6 +107,6 @@ def _misplaced(
     return ""
 
 
-def _beyond(offset: float, far: float) -> float:
+def _reduce(offset: float, far: float) -> float:
     """An offset less so much, never across 0."""
     return math.copysign(max(abs(offset) - far, 0.0), offset)

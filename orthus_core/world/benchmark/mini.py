@@ -30,7 +30,7 @@ TASKS: Mapping[str, Callable[[EvalContext], Work[TaskResult]]] = {
 }
 
 
-def chosen(names: Sequence[str]) -> list[str]:
+def select_tasks(names: Sequence[str]) -> list[str]:
     """The tasks of these names, in the benchmark's order; all when none is named.
 
     Raises:
@@ -46,7 +46,7 @@ def chosen(names: Sequence[str]) -> list[str]:
     return [task for task in TASKS if not names or task in names]
 
 
-def evaluate(bench: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
+def evaluate(context: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
     """Runs tasks of `TASKS`: events while they work, then the result of each as it is ready."""
     for task in tasks:
-        yield (yield from TASKS[task](bench))
+        yield (yield from TASKS[task](context))

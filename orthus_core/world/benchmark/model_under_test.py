@@ -73,97 +73,101 @@ class ModelUnderTest:
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
         """A picture for each caption."""
         sampling = self.sampling()
-        prompts = [self._ask_for(caption, sampling) for caption in captions]
+        prompts = [self._picture_prompt(caption, sampling) for caption in captions]
         drawn = yield from self._pictures(prompts, sampling, stage)
         return [each.pictures[0] for each in drawn]
 
-    def edit(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[GeneratedStory]]:
+    def edit(
+        self, requests: Sequence[tuple[Picture, str]], stage: str
+    ) -> Work[list[GeneratedStory]]:
         """Each picture changed as its instruction says, and what the model wrote before it."""
         sampling = self.sampling("edit")
-        prompts = [self.builder.edit([picture], words, sampling) for picture, words in asked]
+        prompts = [self.builder.edit([picture], words, sampling) for picture, words in requests]
         return self._pictures(prompts, sampling, stage)
 
-    def answer(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[str]]:
+    def answer(self, requests: Sequence[tuple[Picture, str]], stage: str) -> Work[list[str]]:
         """Each question about a picture answered, greedily."""
-        prompts = [self.builder.question(picture, words) for picture, words in asked]
+        prompts = [self.builder.question(picture, words) for picture, words in requests]
         settings = SamplingParams(max_images=0, max_text=LONGEST_ANSWER)
         answers = [""] * len(prompts)
-        for first, part in chunked(prompts, self.batch_size):
+        for first, part in chunks(prompts, self.batch_size):
             for event in with_words(generate(self.model, part, settings), self.tokenizer):
                 if isinstance(event, TextPiece):
                     answers[first + event.row] += event.text
             yield Progress(stage, first + len(part), len(prompts), "answers")
         return [answer.strip() for answer in answers]
 
-    def tell(
+    def continue_stories(
         self, openings: Sequence[Sequence[str | Picture]], panels: int, stage: str
     ) -> Work[list[GeneratedStory]]:
         """A story going on from each opening: so many sentences with their pictures, if the model
         draws them.
         """
         sampling = self.sampling("story")
-        prompts = self._seeded([self.builder.story(opening, sampling) for opening in openings])
+        prompts = self._with_seeds([self.builder.story(opening, sampling) for opening in openings])
         settings = sampling.settings(max_images=panels, max_text=panels * LONGEST_SENTENCE)
-        told = [GeneratedStory([""], []) for _ in prompts]
-        for first, part in chunked(prompts, self.batch_size):
+        stories = [GeneratedStory([""], []) for _ in prompts]
+        for first, part in chunks(prompts, self.batch_size):
             for event in with_words(generate(self.model, part, settings), self.tokenizer):
                 if isinstance(event, TextPiece):
-                    told[first + event.row].texts[-1] += event.text
+                    stories[first + event.row].texts[-1] += event.text
                 elif isinstance(event, ImageDone):
-                    told[first + event.row].pictures.append(in_unit_range(event.pixels_3HW))
-                    told[first + event.row].texts.append("")
+                    stories[first + event.row].pictures.append(to_unit_range(event.pixels_3HW))
+                    stories[first + event.row].texts.append("")
             yield Progress(stage, first + len(part), len(prompts), "stories")
-        return [story._replace(texts=[text.strip() for text in story.texts]) for story in told]
+        return [story._replace(texts=[text.strip() for text in story.texts]) for story in stories]
 
     @torch.no_grad()
-    def decoded(self, pictures: Sequence[Picture]) -> list[Tensor]:
+    def reconstruct(self, pictures: Sequence[Picture]) -> list[Tensor]:
         """True pictures as this model would draw them at best: encoded and decoded again."""
         vq = self.model.model.vqmodel
         discrete = isinstance(self.model, DiscreteChameleon)
-        seen: list[Tensor] = []
-        for _, part in chunked(pictures, CHUNK):
+        tensors: list[Tensor] = []
+        for _, part in chunks(pictures, CHUNK):
             pixels_M3HW = self.pixels(part).to(vq.device, vq.dtype)
             codes_or_features = vq.codes(pixels_M3HW) if discrete else vq.features(pixels_M3HW)
             decode: Callable[[Tensor], Tensor] = vq.pixels_of_codes if discrete else vq.pixels
-            seen += [in_unit_range(each) for each in decode(codes_or_features)]
-        return seen
+            tensors += [to_unit_range(each) for each in decode(codes_or_features)]
+        return tensors
 
     def pixels(self, pictures: Iterable[Picture]) -> Tensor:
         """Pictures as the autoencoder reads them: [M, 3, H, W]."""
         size = self.model.model.vqmodel.config.resolution
         return pack_pixels([picture.load(size) for picture in pictures])
 
-    def seen(self, pictures: Iterable[Picture]) -> list[Tensor]:
+    def load_pictures(self, pictures: Iterable[Picture]) -> list[Tensor]:
         """True pictures as the judges see them."""
-        return [in_unit_range(each) for each in self.pixels(pictures)]
+        return [to_unit_range(each) for each in self.pixels(pictures)]
 
-    def _ask_for(self, caption: str, sampling: Sampling) -> Prompt:
+    def _picture_prompt(self, caption: str, sampling: Sampling) -> Prompt:
         return self.builder.picture(caption, sampling)
 
-    def _seeded(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+    def _with_seeds(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return [p._replace(seed=self.seed + number) for number, p in enumerate(prompts)]
 
     def _pictures(
         self, prompts: Sequence[Prompt], sampling: Sampling, stage: str
     ) -> Work[list[GeneratedStory]]:
         """A picture for each prompt, and what the model wrote before it."""
-        events = generate(self.model, self._seeded(prompts), sampling.settings(), self.batch_size)
+        events = generate(
+            self.model, self._with_seeds(prompts), sampling.settings(), self.batch_size
+        )
         texts, drawn = [""] * len(prompts), dict[int, Tensor]()
         for event in with_words(events, self.tokenizer):
             if isinstance(event, TextPiece):
                 texts[event.row] += event.text
             elif isinstance(event, ImageDone):
-                drawn[event.row] = in_unit_range(event.pixels_3HW)
+                drawn[event.row] = to_unit_range(event.pixels_3HW)
                 yield Progress(stage, len(drawn), len(prompts), "pictures")
         return [GeneratedStory([text.strip()], [drawn[row]]) for row, text in enumerate(texts)]
 
 
-def in_unit_range(pixels_3HW: Tensor) -> Tensor:
+def to_unit_range(pixels_3HW: Tensor) -> Tensor:
     """A decoded picture as a judge sees it: fp32 in 0..1 on the CPU."""
     return ((pixels_3HW.detach().float().cpu() + 1) / (255 * RESCALE)).clamp(0, 1)
 
 
-def chunked(items: Sequence[T], size: int) -> Iterator[tuple[int, Sequence[T]]]:
+def chunks(items: Sequence[T], size: int) -> Iterator[tuple[int, Sequence[T]]]:
     """Items so many at a time, each part with the number of its first."""
     for first in range(0, len(items), size):
         yield first, items[first : first + size]

@@ -27,7 +27,7 @@ WHITE, GREEN, RED = (1.0, 1.0, 1.0), (0.1, 0.65, 0.2), (0.85, 0.15, 0.15)
 
 
 def report_files(
-    results: Sequence[TaskResult], about: Mapping[str, Any], asked: Mapping[str, Any]
+    results: Sequence[TaskResult], model: Mapping[str, Any], run: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """The content of the report's files by name.
 
@@ -39,8 +39,8 @@ def report_files(
     table = {
         "benchmark": "mini",
         "version": __version__,
-        "model": dict(about),
-        "run": dict(asked),
+        "model": dict(model),
+        "run": dict(run),
         "tasks": {
             result.task: [score_table(score) for score in result.scores] for result in results
         },
@@ -77,7 +77,7 @@ def score_table(score: Score) -> dict[str, Any]:
 def contact_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
     """Rows of pictures in one, green frames round what is right and red ones round what is not."""
     lines = [
-        [framed(tile) for tile in row[first : first + ACROSS]]
+        [with_frame(tile) for tile in row[first : first + ACROSS]]
         for row in rows
         for first in range(0, len(row), ACROSS)
     ]
@@ -90,7 +90,7 @@ def contact_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
     return Image.fromarray(bytes_HW3.contiguous().numpy())
 
 
-def framed(tile: Tile) -> Tensor:
+def with_frame(tile: Tile) -> Tensor:
     """The picture with a frame in the colour of its verdict: [3, H + 2 F, W + 2 F]."""
     colour = {None: WHITE, True: GREEN, False: RED}[tile.right]
     channels = [

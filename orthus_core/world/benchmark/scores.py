@@ -101,7 +101,9 @@ def bootstrap(samples: Sequence[T], figure: Callable[[Sequence[T]], float]) -> I
     """
     rng = random.Random(0)
     count = len(samples)
-    return _middle(sorted(figure(rng.choices(samples, k=count)) for _ in range(RESAMPLES)))
+    return _percentile_interval(
+        sorted(figure(rng.choices(samples, k=count)) for _ in range(RESAMPLES))
+    )
 
 
 def mean(values: Sequence[float]) -> float:
@@ -119,11 +121,11 @@ class F1(NamedTuple):
     @property
     def value(self) -> float:
         """2 PR / (P + R); 1 when there was nothing to say and nothing was said."""
-        said = self.claimed + self.true
-        return 2 * self.hits / said if said else 1.0
+        total = self.claimed + self.true
+        return 2 * self.hits / total if total else 1.0
 
 
-def _middle(ordered: Sequence[float]) -> Interval:
+def _percentile_interval(ordered: Sequence[float]) -> Interval:
     """The middle 95% of ordered values."""
     cut = round(0.025 * len(ordered))
     return Interval(ordered[cut], ordered[-1 - cut])
