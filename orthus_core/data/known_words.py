@@ -1,11 +1,11 @@
-"""The words a model was trained on, and the nearest of them for one that it never saw.
+"""The words that a model was trained on, and the most similar of them to an unknown word.
 
-A model's folder may hold `vocabulary.txt` beside the weights: a word or phrase a line, sorted. A
-small model draws something for any word; who asks for a "snwoman" should hear that it knows
+A model's folder may contain `vocabulary.txt`: one word or phrase in each line, sorted. A small
+model draws something for any word, so a user who types "snwoman" should learn that it knows
 "snowman".
 
-A word is letters only: numbers are not looked at, nor is a single letter, and "dark-skinned" is
-two words.
+A word consists of letters only. Numbers and single letters are ignored, and "dark-skinned" is two
+words.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 VOCABULARY = "vocabulary.txt"
 
-# Letters of any script.
+# Letters of any alphabet.
 _WORD = re.compile(r"[^\W\d_]+")
-# How alike a word must be to be named, from 0 to 1: "tigre" is 0.8 like "tiger", "foks" 0.57 like
-# "fox", where one can no longer tell.
+# Minimum similarity of a suggested word, from 0 to 1. It is 0.8 for "tigre" and "tiger", and 0.57
+# for "foks" and "fox", which is too little for a suggestion.
 ALIKE = 0.7
 
-# Words that say how things go together, or how many, rather than which.
+# Words for relations, quantities and requests, rather than for things.
 STOP_WORDS = frozenset(
     """
     a about above after again against all along also am among an and another any are around as at be
@@ -43,7 +43,12 @@ STOP_WORDS = frozenset(
 
 
 class UnknownWord(NamedTuple):
-    """A word that the model does not know, and the known word or phrase that is most like it."""
+    """A word that the model does not know.
+
+    Attributes:
+        word: Unknown word.
+        nearest: Most similar known word or phrase, if any is similar enough.
+    """
 
     word: str
     nearest: str | None
@@ -57,7 +62,7 @@ class KnownWords:
     """The words and phrases of a model.
 
     Args:
-        phrases: One or more words each; every word in them is known.
+        phrases: Known phrases of one or more words; every word in them is known as well.
     """
 
     def __init__(self, phrases: Iterable[str]) -> None:
@@ -67,14 +72,14 @@ class KnownWords:
 
     @classmethod
     def of(cls, folder: Path) -> KnownWords | None:
-        """Those of a model's folder, or None where it says nothing about them."""
+        """The words of a model's folder; None if it has no vocabulary."""
         file = folder / VOCABULARY
         if not file.is_file():
             return None
         return cls(file.read_text(encoding="utf-8", errors="replace").splitlines())
 
     def unknown(self, text: str) -> list[UnknownWord]:
-        """The words of a text that are not known, each once, in the order of the text."""
+        """The unknown words of a text, each once, in the order of the text."""
         asked = dict.fromkeys(words_of(text))
         return [
             UnknownWord(word, self._nearest(word))
@@ -93,16 +98,16 @@ def words_of(text: str) -> list[str]:
 
 
 def _normalise(text: str) -> str:
-    """As a small model's tokenizer folds it, and with single spaces."""
+    """The text in lower case, as in a small model's tokenizer, and with single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def vocabulary_of(texts: Iterable[str], phrases: Iterable[str] = ()) -> str:
-    """What `vocabulary.txt` says of a model that was trained on these texts.
+    """The content of `vocabulary.txt` for a model that was trained on these texts.
 
     Args:
-        texts: All that it read; their words are listed.
-        phrases: Names of several words, listed whole besides, so that "icecream" finds "ice cream".
+        texts: All texts of the training; their words are listed.
+        phrases: Phrases to list as a whole as well, so that "icecream" finds "ice cream".
     """
     listed = {word for text in texts for word in words_of(text)}
     listed |= {_normalise(phrase) for phrase in phrases}

@@ -1,4 +1,4 @@
-"""Sprites in bulk for the autoencoder: one tensor of all pictures, laid over random backgrounds.
+"""Sprites in bulk for the autoencoder: one tensor of all pictures, over random backgrounds.
 
 Legend: M pictures, H W pixels.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from orthus_core.world.sprites import Sprite, SpritePack
 
-# What is drawn on: mostly white paper, sometimes any colour; sometimes smaller and elsewhere.
+# Most backgrounds are white, the others a random colour. Some sprites are shrunk and moved.
 WHITE_CHANCE = 0.7
 GREY_CHANCE = 0.05
 ZOOM_CHANCE = 0.15
@@ -25,7 +25,7 @@ PIXEL_STEP = 0.0078
 
 
 def premultiply_sprites(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
-    """All sprites at one size, colour times alpha, as uint8 [M, 4, size, size]."""
+    """All sprites at one size, with colours multiplied by alpha: uint8 [M, 4, size, size]."""
     pictures = [
         np.asarray(pack.rgba(sprite).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS))
         for sprite in sprites
@@ -34,8 +34,9 @@ def premultiply_sprites(pack: SpritePack, sprites: Sequence[Sprite], size: int) 
 
 
 def random_pictures(sprites_M4HW: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` sprites mirrored, zoomed and laid over backgrounds at random: float [count, 3, H, W]
-    as Chameleon's processor scales them.
+    """`count` random sprites, mirrored and zoomed at random, over random backgrounds.
+
+    Returns float [count, 3, H, W], scaled as Chameleon's processor does.
     """
 
     def chance(probability: float) -> Tensor:
@@ -56,17 +57,17 @@ def random_pictures(sprites_M4HW: Tensor, count: int, generator: torch.Generator
 
 
 def composite_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
-    """Pictures with colour times alpha and alpha, over others: [M, 3, H, W] in 0..1."""
+    """Composites pictures with premultiplied alpha over others: [M, 3, H, W] in 0..1."""
     return over_M4HW[:, :3] + (1 - over_M4HW[:, 3:]) * under_M3HW
 
 
 def normalise(pixels_M3HW: Tensor) -> Tensor:
-    """Colours in 0..1 as Chameleon's processor scales them."""
+    """Scales colours in 0..1 as Chameleon's processor does."""
     return pixels_M3HW.clamp(0, 1) * (255 * PIXEL_STEP) - 1
 
 
 def random_zoom(over_M4HW: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture shrunk by its own factor and moved somewhere it still fits: [M, 4, H, W]."""
+    """Shrinks each picture by its own factor and moves it to where it still fits: [M, 4, H, W]."""
     count = len(over_M4HW)
     scale_M = SMALLEST_ZOOM + (1 - SMALLEST_ZOOM) * torch.rand(count, generator=generator)
     shift_M2 = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - scale_M)[:, None]

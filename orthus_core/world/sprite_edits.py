@@ -1,4 +1,4 @@
-"""Rows that change one sprite alone: its ground, its style, its colour, its skin, or what it is."""
+"""Edits of a single sprite: its ground, style, colour or skin changes, or another replaces it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_
 from orthus_core.world.world import World
 
 COLOURED_CHANCE = 0.3
-# Of edits of a person, how many change the skin or the gender; the rest are as for other things.
+# Share of edits of a person that change skin or gender; the rest are the same as for other things.
 PERSON_EDIT_CHANCE = 0.5
-# Of edits of a coloured ground, how many make it white.
+# Share of edits of a coloured ground that make it white.
 CLEAR_CHANCE = 0.3
-# Of recolourings, how many start from a colour that was laid on before.
+# Share of recolourings that start from a recoloured thing.
 LAID_ON_CHANCE = 0.3
 
 TONE_SCALE = ("", "light", "medium", "dark")
@@ -47,10 +47,14 @@ SET_GENDER = ("make it a {}", "turn it into a {}", "change it to a {}")
 
 
 class SpriteEdit(NamedTuple):
-    """A picture, an instruction, and the picture that comes of it.
+    """A picture, an instruction, and the picture that results.
 
-    cell: Kind, noun and what it becomes, as `edit_held_out` takes them; None where the edit is the
-        same for every sprite, so that none is held out.
+    Attributes:
+        before: Picture to edit.
+        instruction: Text of the instruction.
+        after: Resulting picture.
+        cell: Kind, noun and result, the arguments of `edit_held_out`; None for edits that are the
+            same for every sprite and therefore never held out.
     """
 
     before: Picture
@@ -60,15 +64,15 @@ class SpriteEdit(NamedTuple):
 
 
 def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A picture, an instruction and the changed picture; what is not named stays as it was."""
+    """A picture and an instruction; then the edited picture, in which all else stays the same."""
     candidate = make_single_edit(rng, world)
     return turn("user", candidate.before, candidate.instruction) + turn("model", candidate.after)
 
 
 def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
-    """An edit of one sprite that this world may show.
+    """Samples an edit of one sprite that this world may show.
 
-    When testing, the ground, the style or the colour it ends with is held out, or the edit is.
+    In a testing world, the resulting ground, style or colour is held out, or the edit itself is.
     """
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
@@ -98,7 +102,7 @@ def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
         after = single._replace(ground="white")
         words = rng.choice(CLEAR_GROUND)
     else:
-        # What is held out is where it ends, so a test starts on white.
+        # The resulting ground is the one that is held out, so a test starts on white.
         single = single._replace(ground="white") if world.testing else single
         colours = [c for c in world.colours(single.sprite) if c != single.ground]
         after = single._replace(ground=rng.choice(colours))
@@ -119,7 +123,7 @@ def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 
 def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     other = single
-    # Another that may be shown in this style, on this ground.
+    # Another sprite that this world may show in this style on this ground.
     while other.sprite.base == single.sprite.base or other[1:] != single[1:]:
         other = sample_single(rng, world, float(single.ground != "white"))
     words = rng.choice(REPLACE).format(world.names(other.sprite).phrase)
@@ -130,7 +134,7 @@ def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 def _set_tone(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     skin, tones = single.sprite.skin, world.tones(single.sprite)
     ways = [(rng.choice(SET_TONE).format(tone or "yellow"), tone) for tone in TONE_SCALE]
-    # From yellow, "darker" and "lighter" go to the end of the scale; else one step along it.
+    # From yellow, "darker" and "lighter" lead to the end of the scale, otherwise to the next tone.
     ways.append((rng.choice(DARKER), {"": "dark", "light": "medium"}.get(skin, "dark")))
     ways.append((rng.choice(LIGHTER), {"": "light", "dark": "medium"}.get(skin, "light")))
     words, tone = rng.choice([way for way in ways if way[1] in tones and way[1] != skin])
@@ -147,8 +151,8 @@ def _set_gender(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 
 
 def _set_style(rng: random.Random, world: World) -> SpriteEdit:
-    """The same thing in another style; when testing, in one it is never drawn in."""
-    # In 3d nothing is held out.
+    """Draws the same thing in another style; in a testing world, in a style that is held out."""
+    # Nothing is held out in style 3d.
     targets = [style for style in world.styles if not (world.testing and style == "3d")]
     if not targets or len(world.styles) == 1:
         return _of_any(rng, world)
@@ -168,7 +172,7 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
 
 
 def _recolour(rng: random.Random, world: World) -> SpriteEdit:
-    """A thing of one colour gets another; when testing, one that it never has."""
+    """Gives a thing another colour; in a testing world, one that is held out."""
     nouns = [noun for noun in COLOURED if noun in world.cast]
     cells = [(noun, c) for noun in nouns for c in HUES if colour_held_out(noun, c) == world.testing]
     if not cells:
@@ -187,7 +191,7 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
 Changer = Callable[[random.Random, World, Single], SpriteEdit]
 Maker = Callable[[random.Random, World], SpriteEdit]
 
-# What an edit does, and how often.
+# Kinds of edits, with their weights.
 KINDS: Mapping[str, tuple[Maker, float]] = {
     "any": (_of_any, 0.7),
     "style": (_set_style, 0.18),

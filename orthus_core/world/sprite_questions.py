@@ -1,4 +1,4 @@
-"""Questions about one sprite: its name, group, kind and colour, and whether it is this or that."""
+"""Questions about one sprite: its name, group, kind and colour, and yes-or-no questions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WHICH_GROUND = ("What colour is the background?", "What color is the background?
 IS_IT = ("Is this {}?", "Is it {}?")
 
 COLOURED_CHANCE = 0.25
-# A wrong guess is half the time of the right kind.
+# Share of wrong guesses that are of the same subgroup as the sprite.
 NEAR_MISS_CHANCE = 0.5
 
 
@@ -33,10 +33,10 @@ class PictureQuestion(NamedTuple):
     """A question about a picture.
 
     Attributes:
-        picture: What it is about.
-        question: As a user puts it.
+        picture: Picture that the question is about.
+        question: Text of the question.
         answer: The one right answer.
-        kind: Of `KINDS` here or in `scene_questions`, for a score of each.
+        kind: Kind of question, a name of `KINDS` here or in `scene_questions`.
     """
 
     picture: Picture
@@ -45,21 +45,25 @@ class PictureQuestion(NamedTuple):
     kind: str
 
     def segments(self) -> tuple[Segment, ...]:
-        """It as a row."""
+        """The question and its answer as a row."""
         return turn("user", self.picture, self.question) + turn("model", self.answer)
 
 
 def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A picture of one sprite, a question and its one right answer."""
+    """A picture of one sprite and a question about it; then the one right answer."""
     return ask_single(rng, world).segments()
 
 
 def ask_single(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
-    """A question about one sprite. When testing, what the picture shows is held out: a ground, a
-    style or a colour; asked for group and kind, the sprite itself.
+    """Samples a question about one sprite.
+
+    In a testing world, the ground, style or colour in the picture is held out; for questions about
+    group and kind, the sprite itself is.
 
     Args:
-        kind: Of `KINDS`; drawn by their weights when None.
+        rng: Random numbers.
+        world: World of the sprite.
+        kind: Kind of question, a name of `KINDS`; sampled by weight when None.
     """
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     return _ASKERS[kind](rng, world)
@@ -115,7 +119,7 @@ def _background(rng: random.Random, world: World) -> PictureQuestion:
     )
 
 
-# What is asked, and how often.
+# Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
     "name": 0.5,
     "group": 0.08,

@@ -1,4 +1,4 @@
-"""What can happen in a story: each event says one sentence and changes what the picture shows.
+"""Events of stories: each one adds a sentence and changes what the picture shows.
 
 An event is a function of the story's state (`StoryState`). It returns None where it makes no sense,
 such as eating without food. The picture is a function of the state alone (`scene_of_state`), so a
@@ -21,14 +21,14 @@ from orthus_core.world.world import World
 
 @dataclass(frozen=True)
 class StoryState:
-    """Where a story stands.
+    """State of a story.
 
     Attributes:
-        hero: Whom it tells of, a noun of `ACTORS`.
-        backdrop: Where and when: "white" before the story has come to a place.
-        friend: Who is with the hero, or "".
-        thing: What one of them has, or "".
-        holder: Who has it: hero or friend.
+        hero: Main character, a noun of `ACTORS`.
+        backdrop: Place and time; "white" before the story has reached a place.
+        friend: Noun of the hero's companion, or "".
+        thing: Noun of the thing that one of them has, or "".
+        holder: Noun of the actor who has it: the hero or the friend.
     """
 
     hero: str
@@ -39,29 +39,30 @@ class StoryState:
 
     @property
     def sky(self) -> str:
-        """The time of day; "day" before the story has come to a place."""
+        """The sky of the backdrop; "day" before the story has reached a place."""
         return place_of(self.backdrop)[1] if is_outdoors(self.backdrop) else "day"
 
     @property
     def entities(self) -> tuple[str, ...]:
-        """The nouns of all that is to be seen: hero, friend, thing."""
+        """The nouns of all visible things: hero, friend, thing."""
         return tuple(noun for noun in (self.hero, self.friend, self.thing) if noun)
 
     def without_thing(self) -> StoryState:
-        """The state with nothing in anybody's hands."""
+        """The state in which nobody has a thing."""
         return replace(self, thing="", holder="")
 
     def under(self, sky: str) -> StoryState:
-        """The same place under another sky."""
+        """The state with the same place under another sky."""
         return replace(self, backdrop=f"{place_of(self.backdrop)[0]} {sky}")
 
 
 class EventOutcome(NamedTuple):
-    """What an event comes to.
+    """Result of an event.
 
-    sentence: What is said.
-    actor: Who does it, or sees it happen.
-    state: Where the story stands then.
+    Attributes:
+        sentence: Sentence of the event.
+        actor: Noun of the actor who causes it or sees it.
+        state: State of the story afterwards.
     """
 
     sentence: str
@@ -73,11 +74,11 @@ Event = Callable[[random.Random, World, StoryState], "EventOutcome | None"]
 
 
 def scene_of_state(world: World, state: StoryState) -> Scene:
-    """The one picture of a state.
+    """The scene that shows a state.
 
-    The hero alone is large and to the left, or fills the picture on white. Else all are small: the
-    hero at the lower left, the friend at the lower right; a thing above who has it, or in the
-    friend's place when there is none.
+    A hero without company is large and to the left; on white it fills the picture. Otherwise all
+    things are small: the hero is at the lower left, the friend at the lower right, and the thing
+    above its holder, or in the friend's place if there is no friend.
     """
 
     def thing(noun: str, x: int, y: int, side: int = SMALL) -> Thing:
@@ -147,7 +148,7 @@ def _loses(rng: random.Random, world: World, state: StoryState) -> EventOutcome 
 def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not state.friend:
         return None
-    # What the friend has goes home too.
+    # A thing that the friend has goes with it.
     left = state.without_thing() if state.holder == state.friend else state
     return EventOutcome(f"{the(state.friend)} goes home.", state.friend, replace(left, friend=""))
 
@@ -160,7 +161,7 @@ def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcom
 
 
 def _sky(sentence: str, before: Iterable[str], after: str) -> Event:
-    """An event of the sky, which the hero sees."""
+    """An event that changes the sky; its actor is the hero."""
 
     def event(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
         return (
@@ -174,7 +175,8 @@ def _one_of(nouns: Iterable[str], rng: random.Random, world: World, but: str = "
     return rng.choice([noun for noun in nouns if noun in world.cast and noun != but])
 
 
-# What happens, and how often where it can. What follows on from something comes soon after it.
+# Events, with their weights where they are possible. Consequences have high weights, so that they
+# follow soon.
 EVENTS: Mapping[str, tuple[Event, float]] = {
     "walk": (_walks, 1.5),
     "meet": (_meets, 4.0),

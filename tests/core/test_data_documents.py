@@ -104,9 +104,9 @@ def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, fla
     [
         ("a cat", "a scene is a str"),
         ({"backdrop": "the moon"}, "no backdrop 'the moon'"),
-        ({"things": ["1f431"]}, "does not read"),
-        ({"things": [{"sprite": "1f431", "wings": 2}]}, "does not read"),
-        ({"things": [{"sprite": ["1f431"]}]}, "does not read"),
+        ({"things": ["1f431"]}, "cannot read the scene"),
+        ({"things": [{"sprite": "1f431", "wings": 2}]}, "cannot read the scene"),
+        ({"things": [{"sprite": ["1f431"]}]}, "cannot read the scene"),
         ({"things": [{"sprite": "1f431", "colour": ["red"]}]}, "must be words"),
         ({"things": [{"sprite": "1f431", "x": 40, "side": 32}]}, "not inside"),
         ({"things": [{"sprite": "none"}]}, "'none' is not a known sprite in style '3d'"),

@@ -128,7 +128,7 @@ def test_a_pack_without_a_cast_is_refused(world: World):
             return iter([s for s in super().__iter__() if s.label in ("dog", "cat")])
 
     few = Few(world.pack.path, world.pack.digest, list(world.pack), {})
-    with pytest.raises(DataError, match="nothing to make scenes of"):
+    with pytest.raises(DataError, match="too few sprites for scenes"):
         sample_scene(random.Random(0), World(few))
 
 

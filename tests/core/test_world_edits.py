@@ -261,7 +261,7 @@ def test_out_of_doors_a_lone_thing_may_be_large(world: World):
 def test_without_enough_things_no_edit_of_a_scene_can_be_made(world: World, monkeypatch):
     poor = World(world.pack)
     monkeypatch.setattr(poor, "cast", dict(list(world.cast.items())[:3]))
-    with pytest.raises(DataError, match="nothing to make scene edits of"):
+    with pytest.raises(DataError, match="too few sprites for scene edits"):
         make_edit(random.Random(0), poor)
 
 

@@ -53,8 +53,8 @@ def test_a_record_reads_back_as_the_same_scene(world: World):
         ({"things": [{"sprite": "1f600", "colour": "beige"}]}, "no colour 'beige'"),
         ({"things": [{"sprite": "1f600", "style": "oil"}]}, "no style 'oil'"),
         ({"things": [{"sprite": "1f600", "colour": ["red"]}]}, "must be words"),
-        ({"things": [{"size": 3}]}, "does not read"),
-        ({"things": [3]}, "does not read"),
+        ({"things": [{"size": 3}]}, "cannot read the scene"),
+        ({"things": [3]}, "cannot read the scene"),
     ],
 )
 def test_a_broken_scene_is_refused(record: dict, complaint: str):

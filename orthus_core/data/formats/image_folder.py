@@ -1,8 +1,8 @@
-"""A folder of someone's own pictures: `name.png` beside `name.txt`, or a `metadata.jsonl`.
+"""A folder of pictures with captions: `name.png` beside `name.txt`, or a `metadata.jsonl`.
 
-The second is the layout of Hugging Face's imagefolder: a line is
-`{"file_name": "cat.png", "text": "a cat"}`, where the words may also stand under `caption` or
-`prompt`. Each picture becomes a document that asks for it by its words.
+The second form is the layout of Hugging Face's imagefolder: a line is
+`{"file_name": "cat.png", "text": "a cat"}`, where the key of the caption may also be `caption` or
+`prompt`. Each picture becomes a document: the caption is the user's turn, the picture the model's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ WORDS = ("text", "caption", "prompt")
 
 
 def read_folder(folder: Path, *, strict: bool = False) -> ReadResult:
-    """The documents of a folder, sorted by file name or in the order of its metadata.
+    """Reads the documents of a folder, sorted by file name or in the order of its metadata.
+
+    Args:
+        folder: Folder of the pictures.
+        strict: Whether the first bad record raises an error, instead of being skipped.
 
     Raises:
-        DataError: if the folder holds no picture, or when strict at the first bad record.
+        DataError: if the folder contains no picture with a caption, or if `strict` at the first bad
+            record.
     """
     result = ReadResult(strict)
     if (folder / METADATA).is_file():

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, and our own records among them."""
+"""Files with one JSON object in each line, such as our records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orthus_core.errors import DataError
 
 
 def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line; blank lines are passed over, bad ones left out.
+    """Yields (line number, object) for each line; blank and bad lines are skipped.
 
     Raises:
         DataError: if the file cannot be opened.
@@ -38,13 +38,14 @@ def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any
 
 
 def read_records(path: Path, *, strict: bool = False) -> ReadResult:
-    """Documents of a file of records (`orthus_core.data.document`), pictures beside it.
+    """Reads a file of records (`orthus_core.data.document`); paths are relative to its folder.
 
     Args:
-        strict: Whether the first bad record ends the reading.
+        path: File of the records.
+        strict: Whether the first bad record raises an error, instead of being skipped.
 
     Raises:
-        DataError: if the file cannot be opened, or when strict at the first bad record.
+        DataError: if the file cannot be opened, or if `strict` at the first bad record.
     """
     result = ReadResult(strict)
     for line, value in objects(path, result):

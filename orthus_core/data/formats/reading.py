@@ -1,4 +1,4 @@
-"""What comes of reading a data set: its documents, and a count of what could not be used."""
+"""The result of reading a data set: its documents, and the records that cannot be used."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from orthus_core.events import Progress
 
 FAULTS_KEPT = 10
 
-# A picture is decoded at this size when a data set is checked; the size does not matter.
+# Size at which pictures are decoded when a data set is checked; any size will do.
 CHECK_SIZE = 64
 
 
 class Fault(NamedTuple):
-    """A record that was left out: where it stands (line 0 for a whole file), and why."""
+    """A record that was skipped.
+
+    Attributes:
+        file: File of the record.
+        line: Line of the record, from 1; 0 for a whole file.
+        problem: Reason.
+    """
 
     file: Path
     line: int
@@ -31,13 +37,13 @@ class Fault(NamedTuple):
 
 @dataclass
 class ReadResult:
-    """Documents and faults.
+    """Documents and faults of a data set.
 
     Attributes:
-        strict: Whether the first fault ends the reading with a DataError.
-        documents: Those that can be used.
-        faults: The first ten that cannot.
-        fault_count: How many there are in all.
+        strict: Whether the first fault raises a DataError.
+        documents: Documents that can be used.
+        faults: The first `FAULTS_KEPT` faults.
+        fault_count: Number of all faults.
     """
 
     strict: bool = False
@@ -46,7 +52,11 @@ class ReadResult:
     fault_count: int = 0
 
     def skip_record(self, file: Path, line: int, error: DataError) -> None:
-        """Count a record that cannot be used. Raises: DataError when the reading is strict."""
+        """Counts a record that cannot be used.
+
+        Raises:
+            DataError: if `strict`.
+        """
         fault = Fault(file, line, error.message)
         if self.strict:
             where = f"{file}:{line}" if line else str(file)
@@ -56,7 +66,11 @@ class ReadResult:
             self.faults.append(fault)
 
     def check_pictures(self) -> Iterator[Progress]:
-        """Load every picture once, leaving out the documents of those that do not read."""
+        """Loads every picture once, and skips documents with a picture that cannot be read.
+
+        Raises:
+            DataError: if `strict`, for the first such picture.
+        """
         kept = []
         for done, document in enumerate(self.documents, start=1):
             try:

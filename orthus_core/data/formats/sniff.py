@@ -1,4 +1,4 @@
-"""Any data set by its path: a folder of pictures, or a file of records."""
+"""Reads a data set of any known format: a folder of pictures, or a file of records."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ RECORDS = "records.jsonl"
 
 
 def read(path: Path, *, strict: bool = False) -> ReadResult:
-    """The documents at a path.
+    """Reads the documents at a path.
 
     Args:
-        path: A .jsonl file of records (`formats.jsonl`), a folder with one called records.jsonl,
-            or a folder of pictures with words (`formats.folder`).
-        strict: Whether the first bad record ends the reading.
+        path: A .jsonl file of records (`formats.jsonl`), a folder that contains records.jsonl, or a
+            folder of pictures with captions (`formats.image_folder`).
+        strict: Whether the first bad record raises an error, instead of being skipped.
 
     Raises:
-        DataError: if nothing there can be read, or when strict at the first bad record.
+        DataError: if no known format is found, or if `strict` at the first bad record.
     """
     records = path / RECORDS if path.is_dir() else path
     if records.is_file() and records.suffix == ".jsonl":

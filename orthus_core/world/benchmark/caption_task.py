@@ -1,4 +1,4 @@
-"""mini-caption: how much of a scene does the caption say, and is all that it says so?"""
+"""mini-caption: does a caption describe the scene completely and correctly?"""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ Pairs = list[tuple[frozenset[Slot], frozenset[Slot]]]
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
-    """F1 over all slots, over each kind of slot, and captions that are right to the word. Chance is
-    the true caption of another scene.
+    """F1 over all slots and over each kind of slot, and the share of exactly correct captions.
+
+    The score by chance is that of true captions of other scenes.
     """
     rng = context.rng(NAME)
     all_questions = [ask_scene(rng, context.world, "description") for _ in range(CAPTIONS + 1)]

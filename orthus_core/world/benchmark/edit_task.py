@@ -1,4 +1,4 @@
-"""mini-edit: does the picture become what the instruction says, and stay as it was elsewhere?"""
+"""mini-edit: does the picture change as the instruction says, and stay the same elsewhere?"""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from orthus_core.world.wording import describe_in_places
 
 NAME = "mini-edit"
 EDITS_PER_KIND = 30
-# How far from its place a thing may be found, in 64ths of the picture's side.
+# Maximum distance of a thing from its position, in 64ths of the picture's side.
 MOST_OFFSET = 8.0
-# An edit that leaves less than this share of the pixels alone has no untouched region.
+# If an edit leaves a smaller share of the pixels unchanged, the rest is not measured.
 LEAST_UNTOUCHED = 0.05
-# Of pictures that agree to the last bit, as a rounded byte would differ.
+# Largest PSNR reported, also for equal pictures: rounding to bytes already limits it to about this.
 MOST_DECIBELS = 60.0
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
-    """A share for each kind of edit and their mean; then the PSNR of what was to stay. Chance is
-    the picture left as it was.
+    """The share of correct edits of each kind and their mean; then the PSNR of unchanged pixels.
+
+    The score by chance is that of the unedited picture.
     """
     world, subject = context.world, context.subject
     edits: list[SceneEdit] = []
@@ -38,7 +39,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     outputs = yield from subject.edit(requests, NAME)
     drawn, texts = [each.pictures[0] for each in outputs], [each.texts[0] for each in outputs]
 
-    # 1. What became of the things.
+    # 1. Judge the things.
     def verdict(edit: SceneEdit, picture_3HW: Tensor) -> bool:
         return edit_succeeded(context, edit, picture_3HW)
 
@@ -64,14 +65,14 @@ def run(context: EvalContext) -> Work[TaskResult]:
         for kind, group in zip(KINDS, groups, strict=True)
     ]
 
-    # 2. What became of the rest.
+    # 2. Compare the pixels that should stay the same.
     kept = [unchanged_mask(b, a) for b, a in zip(before_M, after_M, strict=True)]
     with_rest = [index for index, mask_HW in enumerate(kept) if mask_HW is not None]
 
     def likeness(pictures: list[Tensor]) -> list[float]:
         return [_psnr_within(pictures[i], before_M[i], kept[i]) for i in with_rest]
 
-    # 3. What it said of the new scene before it drew it, if it does.
+    # 3. Compare the text that the model wrote before its picture, if any.
     true_texts = [describe_in_places(edit.after, world.nouns(edit.after)) for edit in edits]
     exact = [words == true for words, true in zip(texts, true_texts, strict=True)]
     words = [share("said right", exact, ceiling=1.0)] if any(texts) else []
@@ -100,8 +101,10 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
 
 def edit_succeeded(context: EvalContext, edit: SceneEdit, picture_3HW: Tensor) -> bool:
-    """Whether a picture shows the things of the scene an edit leads to, each in its place, colour
-    and style, and nothing else; of an edit of the background, that background too.
+    """Whether a picture shows the result of an edit.
+
+    It must show all things of the edited scene, each in its position, colour and style, and no
+    others. After an edit of the background, the backdrop must be correct too.
     """
     scene = edit.after
     if edit.kind == "background" and nearest_backdrop(picture_3HW) != scene.backdrop:
@@ -123,7 +126,7 @@ def _same(found: Detection, wanted: Detection) -> bool:
 
 
 def unchanged_mask(before_3HW: Tensor, after_3HW: Tensor) -> Tensor | None:
-    """The pixels that are the same in the true pictures: bool [H, W], or None if too few are."""
+    """Mask of the pixels that are equal in both true pictures: bool [H, W]; None if too few are."""
     same_HW = (before_3HW == after_3HW).all(0)
     return same_HW if same_HW.float().mean() >= LEAST_UNTOUCHED else None
 

@@ -1,4 +1,4 @@
-"""mini-geneval: are the things asked for in the picture, so many, so coloured, so placed?"""
+"""mini-geneval: do pictures show the things of their prompts, with count, colour and position?"""
 
 from __future__ import annotations
 
@@ -17,25 +17,33 @@ from orthus_core.world.scene import Scene
 
 NAME = "mini-geneval"
 PROMPTS = 40
-"""For each of the six categories."""
+"""Prompts of each of the six categories."""
 SAMPLES = 2
 """Pictures of each prompt."""
 
 
 class GenevalItem(NamedTuple):
-    """A prompt as the official record has it, and a scene that is right for it."""
+    """A prompt with a correct scene.
+
+    Attributes:
+        request: Official record of the prompt.
+        scene: Correct scene for it.
+    """
 
     request: dict[str, Any]
     scene: Scene
 
     @property
     def tag(self) -> str:
-        """Its category."""
+        """The category."""
         return self.request["tag"]
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
-    """Six scores and their mean. Chance is a true scene of another prompt of the category."""
+    """Scores of the six categories and their mean.
+
+    The score by chance is that of correct scenes of other prompts of the same category.
+    """
     all_items = items_of(context, PROMPTS)
     per_tag = context.count(PROMPTS, parts=len(TAGS) * SAMPLES)
     items = [item for tag in TAGS for item in _of_tag(all_items, tag)[:per_tag]]
@@ -43,7 +51,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     captions = [item.request["prompt"] for item in requests]
     drawn = yield from context.subject.draw(captions, NAME)
 
-    # 1. The model's pictures, and the judge's verdict on pictures that are right.
+    # 1. Judge the model's pictures, and correct pictures with and without the autoencoder.
     def verdict(item: GenevalItem, picture_3HW: Tensor) -> Verdict:
         return judge(item.request, context.detector().find(picture_3HW))
 
@@ -53,7 +61,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     truth = yield from context.judge_all(verdict, items, seen, f"{NAME} on truth")
     ceiling = yield from context.judge_all(verdict, items, decoded, f"{NAME}, ceiling")
 
-    # 2. A score for each category, and their mean.
+    # 2. Compute a score for each category, and their mean.
     parts = [
         share(
             tag,
@@ -75,7 +83,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
 
 def items_of(context: EvalContext, per_category: int) -> list[GenevalItem]:
-    """Prompts of all six categories, in their order."""
+    """Prompts of all six categories, in the order of `TAGS`."""
     rng = context.rng(NAME)
     prompts = geneval_prompts(context.world, per_category, context.seed)
     records = [prompt.record() for prompt in prompts]
@@ -87,7 +95,7 @@ def _of_tag(items: Sequence[GenevalItem], tag: str) -> list[GenevalItem]:
 
 
 def _chance(context: EvalContext, items: Sequence[GenevalItem]) -> float:
-    """How often a scene that another of these prompts asks for would be right."""
+    """The share of pairs of two items in which the scene of one is correct for the other."""
     truths = [context.detector().truth(context.world, item.scene) for item in items]
     return mean(
         [

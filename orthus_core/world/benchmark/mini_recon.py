@@ -1,4 +1,4 @@
-"""mini-recon: how well the autoencoder gives pictures back, from features and from codes."""
+"""mini-recon: how well does the autoencoder reconstruct pictures, from features and from codes?"""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from orthus_core.world.single_sprites import sample_single
 
 NAME = "mini-recon"
 PICTURES = 100
-"""Of held-out scenes, and as many of sprites on grounds or in styles that are held out."""
+"""Number of held-out scenes, and of sprites on held-out grounds or in held-out styles."""
 COLOURED_CHANCE = 0.5
 SHEET_PICTURES = 20
 
 
 @torch.no_grad()
 def run(context: EvalContext) -> Work[TaskResult]:
-    """PSNR and SSIM of both paths, over scenes and over sprites. Chance is a picture of nothing but
-    the mean colour.
+    """PSNR and SSIM of both paths, over scenes and over sprites.
+
+    The score by chance is that of each picture's mean colour.
     """
     vq = context.subject.model.model.vqmodel
     paths: dict[str, Callable[[Tensor], Tensor]] = {

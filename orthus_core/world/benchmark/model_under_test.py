@@ -1,10 +1,10 @@
-"""The model under test: asked for pictures, answers and stories, many at a time.
+"""The model under test: generates pictures, answers and stories in batches.
 
-Every method is a generator of progress that returns what was made, so that a benchmark reads
+The generating methods yield progress and return their result, so that a benchmark can write
 
     pictures_M = yield from subject.draw(captions, "mini-geneval")
 
-Pictures here are [3, H, W] in 0..1, as the judges see them.
+Pictures are [3, H, W] in 0..1, as judges expect them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.text import with_words
 
 LONGEST_ANSWER = 32
-# Text tokens of a story's sentence: the longest that is told has about a dozen.
+# Maximum of text tokens in each sentence of a story; those in training have at most about a dozen.
 LONGEST_SENTENCE = 24
 CHUNK = 32
 
@@ -39,7 +39,12 @@ Work = Generator[Event, None, R]
 
 
 class GeneratedStory(NamedTuple):
-    """A story as it was told: the words before each picture, and the picture."""
+    """A generated story.
+
+    Attributes:
+        texts: Text before each picture, and after the last one.
+        pictures: Pictures in order.
+    """
 
     texts: list[str]
     pictures: list[Tensor]
@@ -47,13 +52,15 @@ class GeneratedStory(NamedTuple):
 
 @dataclass
 class ModelUnderTest:
-    """A model that is asked.
+    """A model with the settings of its evaluation.
 
     Attributes:
-        model, tokenizer: Kept in evaluation mode.
-        batch_size: Prompts at once.
-        seed: Of the first picture of every request; the next ones count on from it.
-        steps: Of each patch; None is the model's own.
+        model: Model, in evaluation mode.
+        tokenizer: Tokenizer of the model.
+        batch_size: Number of prompts in a batch.
+        seed: Seed of the first picture of every request; the next ones have seed + 1, seed + 2, ...
+        steps: Sampling steps for each patch; None uses the model's default.
+        builder: Builder of the prompts.
     """
 
     model: InterleavedModel
@@ -67,11 +74,11 @@ class ModelUnderTest:
         self.builder = PromptBuilder(self.model, self.tokenizer)
 
     def sampling(self, task: Task = "picture") -> Sampling:
-        """What pictures are sampled with: the model's own defaults."""
+        """The model's default sampling parameters for a task."""
         return sampling_of(self.model.config, task, steps=self.steps)
 
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
-        """A picture for each caption."""
+        """Draws a picture for each caption."""
         sampling = self.sampling()
         prompts = [self._picture_prompt(caption, sampling) for caption in captions]
         drawn = yield from self._pictures(prompts, sampling, stage)
@@ -80,13 +87,13 @@ class ModelUnderTest:
     def edit(
         self, requests: Sequence[tuple[Picture, str]], stage: str
     ) -> Work[list[GeneratedStory]]:
-        """Each picture changed as its instruction says, and what the model wrote before it."""
+        """Edits each picture by its instruction; the results hold what the model wrote first."""
         sampling = self.sampling("edit")
         prompts = [self.builder.edit([picture], words, sampling) for picture, words in requests]
         return self._pictures(prompts, sampling, stage)
 
     def answer(self, requests: Sequence[tuple[Picture, str]], stage: str) -> Work[list[str]]:
-        """Each question about a picture answered, greedily."""
+        """Answers each question about a picture by greedy decoding."""
         prompts = [self.builder.question(picture, words) for picture, words in requests]
         settings = SamplingParams(max_images=0, max_text=LONGEST_ANSWER)
         answers = [""] * len(prompts)
@@ -100,9 +107,7 @@ class ModelUnderTest:
     def continue_stories(
         self, openings: Sequence[Sequence[str | Picture]], panels: int, stage: str
     ) -> Work[list[GeneratedStory]]:
-        """A story going on from each opening: so many sentences with their pictures, if the model
-        draws them.
-        """
+        """Continues a story from each opening, by at most `panels` sentences with pictures."""
         sampling = self.sampling("story")
         prompts = self._with_seeds([self.builder.story(opening, sampling) for opening in openings])
         settings = sampling.settings(max_images=panels, max_text=panels * LONGEST_SENTENCE)
@@ -119,7 +124,7 @@ class ModelUnderTest:
 
     @torch.no_grad()
     def reconstruct(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        """True pictures as this model would draw them at best: encoded and decoded again."""
+        """Encodes and decodes pictures: the best that this model can draw."""
         vq = self.model.model.vqmodel
         discrete = isinstance(self.model, DiscreteChameleon)
         tensors: list[Tensor] = []
@@ -131,12 +136,12 @@ class ModelUnderTest:
         return tensors
 
     def pixels(self, pictures: Iterable[Picture]) -> Tensor:
-        """Pictures as the autoencoder reads them: [M, 3, H, W]."""
+        """Loads pictures as input of the autoencoder: [M, 3, H, W]."""
         size = self.model.model.vqmodel.config.resolution
         return pack_pixels([picture.load(size) for picture in pictures])
 
     def load_pictures(self, pictures: Iterable[Picture]) -> list[Tensor]:
-        """True pictures as the judges see them."""
+        """Loads pictures as judges expect them."""
         return [to_unit_range(each) for each in self.pixels(pictures)]
 
     def _picture_prompt(self, caption: str, sampling: Sampling) -> Prompt:
@@ -148,7 +153,7 @@ class ModelUnderTest:
     def _pictures(
         self, prompts: Sequence[Prompt], sampling: Sampling, stage: str
     ) -> Work[list[GeneratedStory]]:
-        """A picture for each prompt, and what the model wrote before it."""
+        """Draws a picture for each prompt; the results hold what the model wrote first."""
         events = generate(
             self.model, self._with_seeds(prompts), sampling.settings(), self.batch_size
         )
@@ -163,11 +168,11 @@ class ModelUnderTest:
 
 
 def to_unit_range(pixels_3HW: Tensor) -> Tensor:
-    """A decoded picture as a judge sees it: fp32 in 0..1 on the CPU."""
+    """Converts a decoded picture to fp32 in 0..1 on the CPU."""
     return ((pixels_3HW.detach().float().cpu() + 1) / (255 * RESCALE)).clamp(0, 1)
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[tuple[int, Sequence[T]]]:
-    """Items so many at a time, each part with the number of its first."""
+    """Chunks of at most `size` items, each with the index of its first item."""
     for first in range(0, len(items), size):
         yield first, items[first : first + size]

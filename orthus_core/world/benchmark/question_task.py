@@ -15,20 +15,23 @@ from orthus_core.world.sprite_questions import PictureQuestion, ask_single
 
 VQA, POPE = "mini-vqa", "mini-pope"
 SINGLE_KINDS = tuple(sprite_questions.KINDS)
-# Descriptions are mini-caption's, what is there or not mini-pope's.
+# mini-caption asks for descriptions, and mini-pope for presence.
 SCENE_KINDS = tuple(
     kind for kind in scene_questions.KINDS if kind != "description" and not kind.startswith("pope_")
 )
 QUESTIONS_PER_KIND = 30
 CHANCE_QUESTIONS = 200
-"""Questions of a kind whose commonest answer is counted."""
+"""Questions of each kind that the score by chance is estimated from."""
 POPE_SCENES = 75
-"""Of each split; a scene is asked about twice, once for what is there and once for what is not."""
+"""Scenes of each split; each has one question with the answer "yes" and one with "no"."""
 SHEET_PICTURES = 20
 
 
 def vqa(context: EvalContext) -> Work[TaskResult]:
-    """A share for each kind of question and their mean. Chance is the kind's commonest answer."""
+    """The share of correct answers for each kind of question, and their mean.
+
+    The score by chance is that of the most common answer of the kind.
+    """
     single = {f"sprite {kind}": (ask_single, kind) for kind in SINGLE_KINDS}
     of_scenes = {f"scene {kind}": (ask_scene, kind) for kind in SCENE_KINDS}
     questions: list[PictureQuestion] = []
@@ -62,7 +65,7 @@ def vqa(context: EvalContext) -> Work[TaskResult]:
 
 
 def pope(context: EvalContext) -> Work[TaskResult]:
-    """Accuracy over all, then accuracy, F1 and share of yes in each split (2305.10355)."""
+    """Accuracy over all questions; then accuracy, F1 and share of "yes" by split (2305.10355)."""
     questions: list[PictureQuestion] = []
     parts: list[str] = []
     for split in SPLITS:
@@ -84,7 +87,7 @@ def pope(context: EvalContext) -> Work[TaskResult]:
         true = [questions[i].answer == "yes" for i in of_split]
         pairs = list(zip(yes, true, strict=True))
         accuracy = share(split, [right[i] for i in of_split], chance=0.5, truth=1.0)
-        # Who always says yes has a precision of 1/2 and a recall of 1.
+        # A model that always says yes has a precision of 1/2 and a recall of 1.
         scores += [
             accuracy,
             Score(f"{split}, F1", _f1(pairs), len(pairs), bootstrap(pairs, _f1), 2 / 3, 1.0),
@@ -99,17 +102,17 @@ def pope(context: EvalContext) -> Work[TaskResult]:
 
 
 def normalise_answer(answer: str) -> str:
-    """An answer without what does not matter: case, spaces and a full stop."""
+    """An answer in lower case, without outer spaces and a full stop at the end."""
     return answer.lower().strip().rstrip(".")
 
 
 def majority_share(questions: Sequence[PictureQuestion]) -> float:
-    """How often the commonest answer is right."""
+    """The share of questions with the most common answer."""
     return Counter(q.answer for q in questions).most_common(1)[0][1] / len(questions)
 
 
 def _f1(pairs: Sequence[tuple[bool, bool]]) -> float:
-    """Of what was said to be there against what is."""
+    """F1 of the answer "yes"."""
     hits = sum(claimed and true for claimed, true in pairs)
     return F1(hits, sum(claimed for claimed, _ in pairs), sum(true for _, true in pairs)).value
 
@@ -132,7 +135,7 @@ def _sheet(
     questions: Sequence[PictureQuestion],
     right: Sequence[bool],
 ) -> list[list[Tile]]:
-    """The first pictures of each part."""
+    """Tiles of the first pictures of each part."""
     return [
         [
             Tile(picture, right[index])

@@ -1,7 +1,7 @@
-"""Sprite recall: of sprites asked for by name, whose drawing is nearest to one of that name?
+"""Sprite recall: is the picture drawn for a name most similar to a sprite with that name?
 
-Single sprites are a vocabulary that training shows whole; what it held back are some of their
-drawings in a second and third style, which are asked for apart.
+Training shows all single sprites. Only some pictures in the second and third style are held out;
+they form a part of the task of their own.
 """
 
 from __future__ import annotations
@@ -23,14 +23,20 @@ from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import World
 
 NAME = "sprite-recall"
-# How many are asked for in each style, and of those drawings that were held out.
+# Number of sprites for each style, and of pictures that are held out.
 SPRITES_PER_PART = {"3d": 96, "flat": 32, "noto": 32, "held out": 32}
-# Sprites are told apart at this many pixels a side.
+# Side in pixels at which sprites are compared.
 DETAIL = 32
 
 
 class RecallItem(NamedTuple):
-    """A sprite in a style, and which part of the task asks for it."""
+    """One item of the task.
+
+    Attributes:
+        sprite: Sprite to draw.
+        style: Style to draw it in.
+        part: Part of the task that the item belongs to.
+    """
 
     sprite: Sprite
     style: str
@@ -40,13 +46,13 @@ class RecallItem(NamedTuple):
         return SpriteImage(world.styles[self.style], self.sprite.key)
 
     def caption(self, world: World) -> str:
-        """As training asked: no style is 3d."""
+        """The caption, as in training: it names every style but 3d."""
         name = caption_names(world, self.sprite)[0]
         return with_article(name if self.style == "3d" else f"{self.style} {name}")
 
 
 class Gallery:
-    """All sprites of a style that may be asked for, to find the nearest of."""
+    """All sprites of a style, for nearest-neighbour search."""
 
     def __init__(self, context: EvalContext, style: str) -> None:
         world = context.world
@@ -57,14 +63,14 @@ class Gallery:
         self._square_N = self._gallery_NE.square().sum(1)
 
     def nearest(self, picture_3HW: Tensor) -> Sprite:
-        """The sprite with the least mean squared error."""
+        """The sprite with the smallest mean squared error."""
         # |s - p|^2 = |s|^2 - 2 s.p + |p|^2, of which the last is the same for all.
         distance_N = self._square_N - 2 * self._gallery_NE @ _shrink(picture_3HW)
         return self.sprites[int(distance_N.argmin())]
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
-    """A share for each style and for held-out drawings; the one of style 3d comes first."""
+    """The share of correct pictures for each style (3d first) and for held-out pictures."""
     world = context.world
     items = sample_items(context)
     drawn = yield from context.subject.draw([item.caption(world) for item in items], NAME)
@@ -110,7 +116,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
 
 def sample_items(context: EvalContext) -> list[RecallItem]:
-    """Plain sprites at random: without tones and twins, which differ by a few pixels."""
+    """Samples sprites, without symbols, skin tones and twins; the last two differ by few pixels."""
     world = context.world
     plain = [s for s in world.sprites if not s.skin and not s.gender and s.group != "symbols"]
     items: list[RecallItem] = []

@@ -1,4 +1,4 @@
-"""mini-story: from an opening picture, are all panels drawn, and do they show who is told of?"""
+"""mini-story: does a story from an opening picture have all panels, with the right entities?"""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ PANELS = 3
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
-    """Panels that show the right entities, of all that were to be drawn; panels that were drawn;
-    stories that have all. Chance is the panels of another story.
+    """The shares of panels with the right entities, of panels drawn, and of fully correct stories.
+
+    The score by chance is that of the panels of another story.
     """
     world, detector = context.world, context.detector()
     rng = context.rng(NAME)
@@ -33,7 +34,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     ]
     outputs = yield from context.subject.continue_stories(openings, PANELS, NAME)
 
-    # 1. The model's panels by the model's words.
+    # 1. Judge the model's panels by the model's text.
     nouns = list(world.cast)
 
     def verdicts(story: WorldStory, texts: Sequence[str], pictures: Sequence[Tensor]) -> list[bool]:
@@ -52,7 +53,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     drawn = [number < len(output.pictures) for output in outputs for number in range(PANELS)]
     right = [r[number] if number < len(r) else False for r in found for number in range(PANELS)]
 
-    # 2. The judge on true panels, as they are, decoded, and of another story.
+    # 2. Judge true panels: unchanged, decoded, and of another story.
     def of_truth(panels: Sequence[Sequence[Tensor]]) -> float:
         outcomes = [
             outcome
@@ -99,19 +100,19 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
 
 def nouns_in(text: str, nouns: Collection[str]) -> frozenset[str]:
-    """The nouns that a text names, one or several of each."""
+    """The nouns that a text contains, in the singular or the plural."""
     words = f" {' '.join(text.lower().replace('.', ' ').replace(',', ' ').split())} "
     return frozenset(n for n in nouns if f" {n} " in words or f" {plural(n)} " in words)
 
 
 def hero_after(text: str, hero: str, nouns: Collection[str]) -> str:
-    """Whom a story is about once a text is told: "the fox turns into an owl" makes it the owl."""
+    """The hero after a sentence: "the fox turns into an owl" makes it the owl."""
     _, turns, into = text.lower().partition(" turns into ")
     return min(nouns_in(into, nouns), key=into.find, default=hero) if turns else hero
 
 
 def shows_cast(found: Sequence[Detection], hero: str, named: Collection[str]) -> bool:
-    """Whether the hero is there, and none whom the story has not named."""
+    """Whether the detections contain the hero, and no entity that the story has not named."""
     nouns = {detection.noun for detection in found}
     return hero in nouns and nouns <= set(named)
 
