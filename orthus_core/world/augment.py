@@ -10,26 +10,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from orthus_core.world.sprites import Sprite, SpritePack
+from orthus_core.data.pixels import RESCALE
+from orthus_core.world.sprites import Sprite, SpritePack, scale_premultiplied
 
 # Most backgrounds are white, the others a random colour. Some sprites are shrunk and moved.
 WHITE_CHANCE = 0.7
 GREY_CHANCE = 0.05
 ZOOM_CHANCE = 0.15
 SMALLEST_ZOOM = 0.5
-# Chameleon's processor: pixel = byte * 0.0078 - 1, so white is 0.989.
-PIXEL_STEP = 0.0078
 
 
 def premultiply_sprites(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
     """All sprites at one size, with colours multiplied by alpha: uint8 [M, 4, size, size]."""
-    pictures = [
-        np.asarray(pack.rgba(sprite).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS))
-        for sprite in sprites
-    ]
+    pictures = [np.asarray(scale_premultiplied(pack.rgba(sprite), size)) for sprite in sprites]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -63,7 +58,7 @@ def composite_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
 
 def normalise(pixels_M3HW: Tensor) -> Tensor:
     """Scales colours in 0..1 as Chameleon's processor does."""
-    return pixels_M3HW.clamp(0, 1) * (255 * PIXEL_STEP) - 1
+    return pixels_M3HW.clamp(0, 1) * (255 * RESCALE) - 1
 
 
 def random_zoom(over_M4HW: Tensor, generator: torch.Generator) -> Tensor:

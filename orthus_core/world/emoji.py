@@ -28,6 +28,7 @@ from pathlib import Path
 from PIL import Image
 
 from orthus_core.errors import DataError, OutputError
+from orthus_core.world.sprites import scale_premultiplied
 
 # Three of Unicode's five tones are enough for "make the skin darker", at 60% of the bytes.
 TONES = {1: "light", 3: "medium", 5: "dark"}
@@ -228,8 +229,7 @@ def _resize_webp(path: Path, size: int) -> Image.Image:
             rgba = image.convert("RGBA")
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the picture: {error}", where=str(path)) from error
-    # With premultiplied alpha, colours of transparent pixels do not bleed into the edges.
-    return rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+    return scale_premultiplied(rgba, size).convert("RGBA")
 
 
 def _render_svg(svg: str, where: str, size: int) -> Image.Image:

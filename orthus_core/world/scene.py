@@ -20,7 +20,7 @@ from PIL import Image
 from orthus_core.errors import DataError
 from orthus_core.world.backdrops import BACKDROPS, paint
 from orthus_core.world.recolour import HUES, recolour
-from orthus_core.world.sprites import SpritePack
+from orthus_core.world.sprites import SpritePack, scale_premultiplied
 
 UNITS = 64
 STEP = 16
@@ -212,9 +212,7 @@ def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
         rgba = Image.merge("RGBA", (grey, grey, grey, alpha))
     if thing.mirror:
         rgba = rgba.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # With premultiplied alpha, colours of transparent pixels do not bleed into the edges.
-    scaled = rgba.convert("RGBa").resize((thing.side, thing.side), Image.Resampling.LANCZOS)
-    return np.array(scaled)
+    return np.array(scale_premultiplied(rgba, thing.side))
 
 
 def _without_defaults(thing: Thing) -> dict[str, Any]:

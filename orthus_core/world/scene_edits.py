@@ -26,6 +26,7 @@ from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SMALL, UNITS, Scene, Thing
+from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, coloured_nouns
 from orthus_core.world.splits import edit_held_out, scene_held_out
 from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
 from orthus_core.world.world import World
@@ -72,10 +73,6 @@ SKY_CHANCE = 0.3
 CLEAR_CHANCE = 0.15
 COLOUR_CHANCE = 0.3
 SWAP_CHANCE = 0.5
-# Weights of styles; a scene is drawn in one style.
-STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.9, "flat": 0.05, "noto": 0.05}
-# Tries before an edit is reported as impossible with this pack; one edit in twenty is held out.
-MOST_TRIES = 10_000
 
 
 class SceneEdit(NamedTuple):
@@ -243,7 +240,7 @@ def _swap(rng: random.Random, world: World) -> SceneEdit:
 
 
 def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
-    paintable = [noun for noun in COLOURED if noun in world.cast]
+    paintable = coloured_nouns(world)
     if not paintable:
         return None
     others, things = _things(rng, world, rng.choice((0, 1, 1, 2)))

@@ -35,10 +35,12 @@ CATEGORIES: Mapping[str, float] = {
 # Categories with two things side by side in the caption's order, which need not name the relation.
 SIDE_BY_SIDE = ("two_object", "color_attr")
 
+# Weights of styles; a scene is drawn in one style.
 STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.9, "flat": 0.05, "noto": 0.05}
 # Shares of backdrops; the rest is a plain colour.
 WHITE_CHANCE, OUTDOORS_CHANCE = 0.5, 0.3
-# Tries before a scene is reported as impossible with this pack; one scene in twenty is held out.
+# Tries before a scene (or an edit of one) is reported as impossible with this pack; about one in
+# twenty is held out.
 MOST_TRIES = 10_000
 
 PHRASINGS: Mapping[str, float] = {

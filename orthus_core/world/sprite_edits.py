@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
-from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.scene_edits import OWN_COLOURS
+from orthus_core.world.scenes import coloured_nouns
 from orthus_core.world.single_sprites import Single, sample_single
 from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
 from orthus_core.world.world import World
@@ -173,7 +173,7 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
 
 def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     """Gives a thing another colour; in a testing world, one that is held out."""
-    nouns = [noun for noun in COLOURED if noun in world.cast]
+    nouns = coloured_nouns(world)
     cells = [(noun, c) for noun in nouns for c in HUES if colour_held_out(noun, c) == world.testing]
     if not cells:
         return _of_any(rng, world)

@@ -166,8 +166,15 @@ def _scaled(pack: SpritePack, key: str, size: int) -> np.ndarray:
 
     It is cached and shared, because trainings repeat the same few thousand sprites.
     """
-    scaled = pack.rgba(key).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
-    return np.array(scaled)
+    return np.array(scale_premultiplied(pack.rgba(key), size))
+
+
+def scale_premultiplied(rgba: Image.Image, size: int) -> Image.Image:
+    """A picture with alpha scaled to a square (Lanczos), with premultiplied alpha ("RGBa").
+
+    With premultiplied alpha, colours of transparent pixels do not bleed into the edges.
+    """
+    return rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
 
 
 def starter_packs() -> dict[str, SpritePack]:

@@ -22,16 +22,6 @@ from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world() -> World:
-    return World.open(testing=True)
-
-
-@pytest.fixture(scope="module")
 def stories(world: World) -> list[WorldStory]:
     rng = random.Random(2)
     return [make_story(rng, world, rng.randint(2, 8)) for _ in range(250)]
@@ -234,5 +224,5 @@ def test_without_the_cast_no_story_can_be_told(world: World, monkeypatch):
     pack: SpritePack = world.pack
     poor = World(pack)
     monkeypatch.setattr(poor, "cast", dict(list(world.cast.items())[:9]))
-    with pytest.raises(DataError, match="stories tell of"):
+    with pytest.raises(DataError, match="sprites that stories need"):
         make_story(random.Random(0), poor, 3)
