@@ -106,7 +106,7 @@ def _ask(
     from orthus_core.api.caption_files import Answered, Broken, read_files
     from orthus_core.recipe import CaptionRecipe, shape
     from orthus_core.results.record import asked_of, circumstances
-    from orthus_core.samplers.params import answer_settings
+    from orthus_core.samplers.params import SamplingParams
     from orthus_core.version import __version__
 
     table = asked_of(record) | {name: record.info.model[name] for name in ("device", "dtype")}
@@ -118,7 +118,7 @@ def _ask(
         loaded.builder,
         [file for _, file, _ in asked],
         recipe.question,
-        answer_settings(recipe.text),
+        SamplingParams.from_recipe(loaded.model.config, recipe),
         seeds=[seed for _, _, seed in asked],
         batch_size=recipe.batch_size,
     )

@@ -82,15 +82,15 @@ class Beginning(NamedTuple):
         from orthus_core.recipe import GenerateRecipe, shape
         from orthus_core.results.record import asked_of
         from orthus_core.samplers.continuation import first_patches
-        from orthus_core.samplers.params import sampling_asked, sampling_of
+        from orthus_core.samplers.params import SamplingParams
 
         assert self.record is not None, "only what says how it was made is drawn again"
         info = self.record.info
         recipe = shape(GenerateRecipe, asked_of(self.record))
-        sampling = sampling_of(loaded.model.config, **sampling_asked(recipe))
-        prompt = loaded.builder.picture(info.prompt, sampling)._replace(seed=info.seed)
+        params = SamplingParams.from_recipe(loaded.model.config, recipe)
+        prompt = loaded.builder.picture(info.prompt, params)._replace(seed=info.seed)
         count = self.kept(loaded) * loaded.model.config.grid[1]
-        return first_patches(loaded.model, prompt, sampling.settings(max_images=1), count)
+        return first_patches(loaded.model, prompt, params, count)
 
     def _encoded(self, loaded: LoadedModel) -> Tensor:
         from orthus_core.data.pictures import FilePicture

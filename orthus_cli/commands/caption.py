@@ -94,7 +94,7 @@ def caption(
 
     from orthus_core.api.caption_files import Answered, Broken, read_files
     from orthus_core.data.listing import picture_files
-    from orthus_core.samplers.params import answer_settings
+    from orthus_core.samplers.params import SamplingParams
 
     files = picture_files(images)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
@@ -102,7 +102,7 @@ def caption(
     # 2. The model, and what it answered before.
     loaded = open_model(r, resolved)
     text = resolved.text
-    settings = answer_settings(text)
+    params = SamplingParams.from_recipe(loaded.model.config, resolved)
     store = None
     if output is not None:
         asked = Question(resolved.question, loaded.about["hash"], dataclasses.asdict(text))
@@ -117,7 +117,7 @@ def caption(
         loaded.builder,
         files,
         resolved.question,
-        settings,
+        params,
         seeds=seeds,
         batch_size=resolved.batch_size,
         known=store.known if store else None,

@@ -127,7 +127,7 @@ def edit(
 
     from orthus_core.api.images import info_of
     from orthus_core.samplers.generate import generate
-    from orthus_core.samplers.params import sampling_asked, sampling_of
+    from orthus_core.samplers.params import SamplingParams
     from orthus_core.samplers.text import with_words
 
     # 2. The model, and pictures as it sees them.
@@ -135,8 +135,8 @@ def edit(
     hint_at_unknown_words(r, loaded, [edits[0].instruction])
     size = loaded.model.model.vqmodel.config.resolution
     _tell_framing(r, [input_image for one in edits for input_image in one.given], size)
-    sampling = sampling_of(loaded.model.config, "edit", **sampling_asked(resolved))
-    prompts = {id(one): one.prompt(loaded.builder, sampling) for one in edits}
+    params = SamplingParams.from_recipe(loaded.model.config, resolved)
+    prompts = {id(one): one.prompt(loaded.builder, params) for one in edits}
     # 3. Results, each saved when it is finished.
     saved = save_each(
         r,
@@ -144,14 +144,14 @@ def edit(
             generate(
                 loaded.model,
                 [prompts[id(one)]._replace(seed=seed) for one, seed in wanted],
-                sampling.settings(max_images=1),
+                params,
                 resolved.batch_size,
             ),
             loaded.builder.tokenizer,
         ),
         named,
         paths,
-        [info_of(resolved, sampling, loaded.about, one, seed) for one, seed in wanted],
+        [info_of(resolved, params, loaded.about, one, seed) for one, seed in wanted],
         overwrite=overwrite,
         metadata=metadata,
     )
@@ -160,7 +160,7 @@ def edit(
         _save_comparison(one, Path(entry["path"]), path, overwrite=overwrite)
         entry["compare"] = str(path)
     r.result(
-        {"pictures": told, "sampling": sampling.told(), "model": loaded.about},
+        {"pictures": told, "sampling": params.to_dict(), "model": loaded.about},
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
             + (f"; drawn as: {one['text']}" if "text" in one else "")

@@ -133,13 +133,13 @@ def generate(
     from orthus_core.api.images import info_of
     from orthus_core.api.inputs import Edit
     from orthus_core.samplers.generate import generate
-    from orthus_core.samplers.params import sampling_asked, sampling_of
+    from orthus_core.samplers.params import SamplingParams
 
     # 2. The model, and prompts as it knows them.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
-    sampling = sampling_of(loaded.model.config, **sampling_asked(resolved))
-    asked = {text: loaded.builder.picture(text, sampling) for text in texts}
+    params = SamplingParams.from_recipe(loaded.model.config, resolved)
+    asked = {text: loaded.builder.picture(text, params) for text in texts}
     if beginning:
         begun = beginning.features(r, loaded)
         asked = {text: prompt._replace(begun=begun) for text, prompt in asked.items()}
@@ -147,12 +147,10 @@ def generate(
     events = generate(
         loaded.model,
         [asked[text]._replace(seed=seed) for text, seed in wanted],
-        sampling.settings(max_images=1),
+        params,
         resolved.batch_size,
     )
-    infos = [
-        info_of(resolved, sampling, loaded.about, Edit([], text), seed) for text, seed in wanted
-    ]
+    infos = [info_of(resolved, params, loaded.about, Edit([], text), seed) for text, seed in wanted]
     saved = save_each(
         r,
         previewed(r, events, loaded.model) if preview else events,
@@ -168,7 +166,7 @@ def generate(
         {
             "pictures": saved,
             **({"grid": str(grid)} if grid else {}),
-            "sampling": sampling.told(),
+            "sampling": params.to_dict(),
             "model": loaded.about,
         },
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),

@@ -78,7 +78,7 @@ def read_files(
     builder: PromptBuilder,
     files: Sequence[Path],
     question: str,
-    settings: SamplingParams,
+    params: SamplingParams,
     *,
     seeds: Sequence[int],
     batch_size: Any = None,
@@ -87,12 +87,12 @@ def read_files(
     """Answers a question about each file.
 
     Args:
-        asking: Whose model answers.
+        builder: Makes prompts for the model that answers.
         files: Pictures.
         question: What is asked.
-        settings: Of the text.
+        params: How the text is sampled.
         seeds: One a file.
-        batch_size: Pictures read at once, as `in_batches` takes it.
+        batch_size: Pictures read at once, as `generate` takes it.
         known: Answers by the hash of a file, from before.
 
     Yields: Words as they come, rows numbered through all files; an `Answered` or a `Broken` for
@@ -120,7 +120,7 @@ def read_files(
         if part:
             numbers, pictures = zip(*part, strict=True)
             own_seeds = [seeds[number] for number in numbers]
-            for event in answer(builder, pictures, question, settings, own_seeds, batch_size):
+            for event in answer(builder, pictures, question, params, own_seeds, batch_size):
                 if isinstance(event, AnswerDone):
                     number, content = numbers[event.row], pictures[event.row].content
                     found[content] = event.text

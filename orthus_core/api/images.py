@@ -12,12 +12,12 @@ from orthus_core.api.inputs import Edit
 from orthus_core.recipe import EditRecipe, GenerateRecipe, as_table
 from orthus_core.results.metadata import GenerationInfo, save_picture
 from orthus_core.results.output_names import Named, picture_paths
-from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.params import SamplingParams
 
 
 def info_of(
     recipe: GenerateRecipe | EditRecipe,
-    sampling: Sampling,
+    params: SamplingParams,
     about: dict[str, str],
     edit: Edit,
     seed: int,
@@ -25,7 +25,7 @@ def info_of(
     """How one picture is made; its recipe names that one picture's seed only.
 
     Args:
-        sampling: The values it is sampled with.
+        params: How it is sampled.
         about: The model, as results tell it.
         edit: Its words, and the pictures it is made from.
     """
@@ -34,7 +34,7 @@ def info_of(
         as_table(own),
         edit.instruction,
         seed,
-        sampling.told(),
+        params.to_dict(),
         about,
         inputs=edit.inputs,
         files=edit.files,

@@ -14,7 +14,7 @@ from orthus_core.data.pictures import BytesPicture, FilePicture
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError, PromptError
 from orthus_core.results.metadata import pixel_hash
-from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder, by_example
 
@@ -92,7 +92,7 @@ class Edit(NamedTuple):
     instruction: str
     has_example: bool = False
 
-    def prompt(self, builder: PromptBuilder, sampling: Sampling) -> Prompt:
+    def prompt(self, builder: PromptBuilder, params: SamplingParams) -> Prompt:
         """The prompt that asks for it, without a seed.
 
         Raises:
@@ -100,7 +100,7 @@ class Edit(NamedTuple):
         """
         pictures = [each.picture for each in self.given]
         if not self.has_example:
-            return builder.edit(pictures, self.instruction, sampling)
+            return builder.edit(pictures, self.instruction, params)
         if self.instruction:
             raise PromptError(
                 "an example says what to do without words",
@@ -114,7 +114,7 @@ class Edit(NamedTuple):
                 hint="orthus edit PICTURE --example BEFORE AFTER",
             )
         before, after, *rest = pictures
-        return by_example(builder, before, after, rest, sampling)
+        return by_example(builder, before, after, rest, params)
 
     @property
     def inputs(self) -> tuple[str, ...]:

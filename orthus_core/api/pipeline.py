@@ -45,7 +45,7 @@ from orthus_core.recipe.drawing import TextSampling
 from orthus_core.results.metadata import with_batch
 from orthus_core.samplers.captioning import AnswerDone, answer
 from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import Sampling, answer_settings, sampling_asked, sampling_of
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import choose_seeds
@@ -146,14 +146,14 @@ class Orthus:
             CheckpointError: When the model has no pixel decoder.
         """
         recipe = self._recipe(GenerateRecipe, asked, batch_size=batch_size)
-        sampling = sampling_of(self.model.config, **sampling_asked(recipe))
+        params = SamplingParams.from_recipe(self.model.config, recipe)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         asked_for = [
-            (self.builder.picture(text, sampling)._replace(seed=one), Edit([], text))
+            (self.builder.picture(text, params)._replace(seed=one), Edit([], text))
             for text in texts
             for one in _seeds(seed, num_images)
         ]
-        return (yield from self._draw(recipe, sampling, asked_for))
+        return (yield from self._draw(recipe, params, asked_for))
 
     @streamed
     def edit(
@@ -189,12 +189,12 @@ class Orthus:
         recipe = self._recipe(
             EditRecipe, asked, batch_size=batch_size, by_example=True if example else None
         )
-        sampling = sampling_of(self.model.config, "edit", **sampling_asked(recipe))
+        params = SamplingParams.from_recipe(self.model.config, recipe)
         shown = input_images(example or ())
         edit = Edit([*shown, *input_images(pictures)], instruction.strip(), bool(shown))
-        prompt = edit.prompt(self.builder, sampling)
+        prompt = edit.prompt(self.builder, params)
         asked_for = [(prompt._replace(seed=one), edit) for one in _seeds(seed, num_images)]
-        return (yield from self._draw(recipe, sampling, asked_for))
+        return (yield from self._draw(recipe, params, asked_for))
 
     @streamed
     def story(
@@ -277,12 +277,10 @@ class Orthus:
         )
         given = input_images(pictures)
         seeds = _seeds(seed, len(given))
-        settings = answer_settings(recipe.text)
+        params = SamplingParams.from_recipe(self.model.config, recipe)
         texts = [""] * len(given)
         shown = [each.picture for each in given]
-        for event in answer(
-            self.builder, shown, recipe.question, settings, seeds, recipe.batch_size
-        ):
+        for event in answer(self.builder, shown, recipe.question, params, seeds, recipe.batch_size):
             if isinstance(event, AnswerDone):
                 texts[event.row] = event.text
             yield event
@@ -296,14 +294,13 @@ class Orthus:
     def _draw(
         self,
         recipe: GenerateRecipe | EditRecipe,
-        sampling: Sampling,
+        params: SamplingParams,
         asked: list[tuple[Prompt, Edit]],
     ) -> Work[Images]:
         prompts = [prompt for prompt, _ in asked]
-        settings = sampling.settings(max_images=1)
         drawn: dict[int, ImageDone] = {}
         texts = [""] * len(prompts)
-        events = generate(self.model, prompts, settings, recipe.batch_size)
+        events = generate(self.model, prompts, params, recipe.batch_size)
         for event in with_words(events, self.builder.tokenizer):
             if isinstance(event, TextPiece):
                 texts[event.row] += event.text
@@ -311,9 +308,7 @@ class Orthus:
                 drawn[event.row] = event
             yield event
         infos = [
-            info_of(recipe, sampling, self.about, of, prompt.seed)._replace(
-                text=text.strip() or None
-            )
+            info_of(recipe, params, self.about, of, prompt.seed)._replace(text=text.strip() or None)
             for (prompt, of), text in zip(asked, texts, strict=True)
         ]
         images = [to_image(drawn[row].pixels_3HW) for row in range(len(asked))]

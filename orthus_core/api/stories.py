@@ -18,7 +18,7 @@ from orthus_core.recipe import StoryRecipe, as_table
 from orthus_core.results.metadata import GenerationInfo
 from orthus_core.results.story_folder import Panel, read_story, write_story
 from orthus_core.results.trusted import check_harmless
-from orthus_core.samplers.params import sampling_asked, sampling_of
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.story import PanelDone, StoryPlan, remembered, tell
 
@@ -144,13 +144,13 @@ class Telling:
         seed: int,
     ) -> None:
         self._builder, self._recipe, self._opening, self._seed = builder, recipe, opening, seed
-        self.sampling = sampling_of(builder.model.config, "story", **sampling_asked(recipe))
+        self.params = SamplingParams.from_recipe(builder.model.config, recipe)
         table = as_table(dataclasses.replace(recipe, seed=seed))
         self.info = GenerationInfo(
             table,
             opening.prompt,
             seed,
-            self.sampling.told(),
+            self.params.to_dict(),
             about,
             inputs=opening.inputs,
             files=opening.files,
@@ -183,14 +183,12 @@ class Telling:
         events = tell(
             self._builder,
             _request(opening.prompt, opening.pictures),
-            self.sampling,
+            self.params,
             StoryPlan(
                 panels=recipe.panels,
                 free=recipe.free,
                 longest_text=recipe.text.max_new_tokens,
                 keep_panels=recipe.keep_panels,
-                temperature=recipe.text.temperature,
-                top_p=recipe.text.top_p,
             ),
             seed=self._seed,
             before=before,
