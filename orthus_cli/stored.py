@@ -128,18 +128,6 @@ def words_of(
     return [record.command, *ordered]
 
 
-def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
-    """The record, with the model where it lies now, on a device that is here."""
-    from orthus_core.device import is_here
-
-    said = record.info.model
-    kind = device or said.get("device", "auto").partition(":")[0]
-    about = said | {"device": kind if device or is_here(kind) else "auto"}
-    about |= {"dtype": dtype} if dtype else {}
-    recipe = record.info.recipe | ({"model": model} if model else {})
-    return record._replace(info=record.info._replace(recipe=recipe, model=about))
-
-
 def shown(words: Iterable[str]) -> str:
     """Words as a shell reads them back, quoted where that is needed."""
     words = list(words)

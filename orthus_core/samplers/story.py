@@ -232,7 +232,7 @@ def panel_seed(seed: int, number: int) -> int:
     return random.Random(f"{seed}/{number}").getrandbits(63)
 
 
-def remembered(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:
+def panel_context(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:
     """A panel of an earlier telling, read again from its words and its picture.
 
     Raises: DataError when the picture does not read.

@@ -298,20 +298,20 @@ def test_info_tells_how_answers_were_made(orthus, model, tmp_path):
 def test_a_picture_drawn_in_a_batch_that_differs_alone_is_drawn_with_its_run(
     orthus, model, tmp_path, monkeypatch
 ):
-    from orthus_cli.commands import replay as module
+    from orthus_core.api.replay import Remake
 
     folder = tmp_path / "many"
     words = ["generate", "a snowman", "a red fox", "-n", 2, "--seed", 5, "-o", folder]
     assert orthus(*words, *model).exit_code == 0
-    compared = module._are_same
+    compared = Remake.equals
     alone: list[bool] = []
 
-    def differs_alone(record, drawn):
-        same = compared(record, drawn)
+    def differs_alone(remake, record):
+        same = compared(remake, record)
         alone.append(same)
         return same and len(alone) > 1  # as rounding may have it
 
-    monkeypatch.setattr(module, "_are_same", differs_alone)
+    monkeypatch.setattr(Remake, "equals", differs_alone)
     done = orthus("replay", folder / "a_red_fox_6.png")
     assert done.exit_code == 0 and len(alone) == 2, done.stderr
     assert "all 4 of its run are drawn" in done.stderr
