@@ -27,7 +27,6 @@ from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.code_sampler import CodeSampler
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams, steps_at
 from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
@@ -65,6 +64,8 @@ def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchS
     Raises: PromptError, CheckpointError as `DiffusionPatchSampler`.
     """
     if isinstance(model, DiscreteChameleon):
+        from orthus_core.samplers.code_sampler import CodeSampler
+
         return CodeSampler(model, params)
     assert isinstance(model, OrthusForConditionalGeneration), "there are two kinds of models"
     return DiffusionPatchSampler(model, params)

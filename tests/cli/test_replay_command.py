@@ -158,6 +158,17 @@ def test_a_story_that_was_told_on_from_another_is_replayed(orthus, model, tmp_pa
     assert done.stdout == "identical\n", done.stderr
 
 
+def test_values_that_are_the_usual_ones_hold_in_a_replay_too(orthus, model, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["story", "a snowman", "--panels", 2, "--max-new-tokens", 6, "--seed", 3]
+    assert orthus(*words, "-o", first, *model).exit_code == 0
+    usual = ["--panels", 3, "--max-new-tokens", 64]  # as no story has them that names neither
+    told = orthus("story", "--from-story", first, *usual, "--seed", 9, "-o", second, *model)
+    assert told.exit_code == 0, told.stderr
+    done = orthus("replay", second)
+    assert done.stdout == "identical\n", done.stderr
+
+
 @pytest.mark.parametrize("command", ["info", "replay"])
 @pytest.mark.parametrize(
     ("name", "content"),
