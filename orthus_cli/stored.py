@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.recipe import SCHEMAS, Recipe, as_table, keys
+from orthus_core.recipe import Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def words_of(
         output: Where to.
         run: All that were drawn with it, to draw them again too.
     """
+    from orthus_core.recipe import SCHEMAS
     from orthus_core.results.record import asked_of
 
     options = options_of(record.command)
