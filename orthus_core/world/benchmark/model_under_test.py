@@ -10,7 +10,7 @@ Pictures are [3, H, W] in 0..1, as judges expect them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ from orthus_core.events import Event, ImageDone, Progress, TextPiece
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import Sampling, SamplingParams, Task, sampling_of
+from orthus_core.samplers.params import SamplingParams, Task
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.text import with_words
@@ -73,32 +73,32 @@ class ModelUnderTest:
     def __post_init__(self) -> None:
         self.builder = PromptBuilder(self.model, self.tokenizer)
 
-    def sampling(self, task: Task = "picture") -> Sampling:
+    def sampling(self, task: Task = "picture") -> SamplingParams:
         """The model's default sampling parameters for a task."""
-        return sampling_of(self.model.config, task, steps=self.steps)
+        return SamplingParams.resolve(self.model.config, task, steps=self.steps)
 
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
         """Draws a picture for each caption."""
-        sampling = self.sampling()
-        prompts = [self._picture_prompt(caption, sampling) for caption in captions]
-        drawn = yield from self._pictures(prompts, sampling, stage)
+        params = self.sampling()
+        prompts = [self._picture_prompt(caption, params) for caption in captions]
+        drawn = yield from self._pictures(prompts, params, stage)
         return [each.pictures[0] for each in drawn]
 
     def edit(
         self, requests: Sequence[tuple[Picture, str]], stage: str
     ) -> Work[list[GeneratedStory]]:
         """Edits each picture by its instruction; the results hold what the model wrote first."""
-        sampling = self.sampling("edit")
-        prompts = [self.builder.edit([picture], words, sampling) for picture, words in requests]
-        return self._pictures(prompts, sampling, stage)
+        params = self.sampling("edit")
+        prompts = [self.builder.edit([picture], words, params) for picture, words in requests]
+        return self._pictures(prompts, params, stage)
 
     def answer(self, requests: Sequence[tuple[Picture, str]], stage: str) -> Work[list[str]]:
         """Answers each question about a picture by greedy decoding."""
         prompts = [self.builder.question(picture, words) for picture, words in requests]
-        settings = SamplingParams(max_images=0, max_text=LONGEST_ANSWER)
+        params = SamplingParams(max_images=0, max_text=LONGEST_ANSWER)
         answers = [""] * len(prompts)
         for first, part in chunks(prompts, self.batch_size):
-            for event in with_words(generate(self.model, part, settings), self.tokenizer):
+            for event in with_words(generate(self.model, part, params, "auto"), self.tokenizer):
                 if isinstance(event, TextPiece):
                     answers[first + event.row] += event.text
             yield Progress(stage, first + len(part), len(prompts), "answers")
@@ -108,12 +108,13 @@ class ModelUnderTest:
         self, openings: Sequence[Sequence[str | Picture]], panels: int, stage: str
     ) -> Work[list[GeneratedStory]]:
         """Continues a story from each opening, by at most `panels` sentences with pictures."""
-        sampling = self.sampling("story")
-        prompts = self._with_seeds([self.builder.story(opening, sampling) for opening in openings])
-        settings = sampling.settings(max_images=panels, max_text=panels * LONGEST_SENTENCE)
+        params = replace(
+            self.sampling("story"), max_images=panels, max_text=panels * LONGEST_SENTENCE
+        )
+        prompts = self._with_seeds([self.builder.story(opening, params) for opening in openings])
         stories = [GeneratedStory([""], []) for _ in prompts]
         for first, part in chunks(prompts, self.batch_size):
-            for event in with_words(generate(self.model, part, settings), self.tokenizer):
+            for event in with_words(generate(self.model, part, params, "auto"), self.tokenizer):
                 if isinstance(event, TextPiece):
                     stories[first + event.row].texts[-1] += event.text
                 elif isinstance(event, ImageDone):
@@ -144,19 +145,17 @@ class ModelUnderTest:
         """Loads pictures as judges expect them."""
         return [to_unit_range(each) for each in self.pixels(pictures)]
 
-    def _picture_prompt(self, caption: str, sampling: Sampling) -> Prompt:
-        return self.builder.picture(caption, sampling)
+    def _picture_prompt(self, caption: str, params: SamplingParams) -> Prompt:
+        return self.builder.picture(caption, params)
 
     def _with_seeds(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return [p._replace(seed=self.seed + number) for number, p in enumerate(prompts)]
 
     def _pictures(
-        self, prompts: Sequence[Prompt], sampling: Sampling, stage: str
+        self, prompts: Sequence[Prompt], params: SamplingParams, stage: str
     ) -> Work[list[GeneratedStory]]:
         """Draws a picture for each prompt; the results hold what the model wrote first."""
-        events = generate(
-            self.model, self._with_seeds(prompts), sampling.settings(), self.batch_size
-        )
+        events = generate(self.model, self._with_seeds(prompts), params, self.batch_size)
         texts, drawn = [""] * len(prompts), dict[int, Tensor]()
         for event in with_words(events, self.tokenizer):
             if isinstance(event, TextPiece):
