@@ -175,8 +175,9 @@ def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
         return BytesPicture(content)
     picture = picture_kinds.from_value(segment.get("value"))
     if picture is None:
-        known = ", ".join(f"a known {name}" for name in picture_kinds.names())
-        raise DataError(f"an image segment needs a 'path' or 'bytes'{known and f', or {known}'}")
+        kinds = " or ".join(repr(name) for name in picture_kinds.names())
+        needed = f"a 'path', 'bytes' or a 'value' with {kinds}" if kinds else "a 'path' or 'bytes'"
+        raise DataError(f"an image segment needs {needed}")
     return picture
 
 

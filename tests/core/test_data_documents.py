@@ -145,7 +145,10 @@ def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: 
         ({"type": "text", "role": "god", "value": "x"}, "segment role 'god'"),
         ({"type": "text", "role": "user", "value": 3}, "holds int"),
         ({"type": "text", "role": "user"}, "holds NoneType"),
-        ({"type": "image", "role": "user"}, "needs a 'path'"),
+        (
+            {"type": "image", "role": "user"},
+            "needs a 'path', 'bytes' or a 'value' with 'scene' or 'sprite'",
+        ),
         ({"type": "image", "role": "user", "bytes": "%%"}, "no base64"),
         ({"type": "image", "role": "user", "value": {"sprite": "none"}}, "not a known sprite"),
         ({"type": "image", "role": "user", "value": {"sprite": [1]}}, "not a known sprite"),
