@@ -4,7 +4,7 @@ share.
     ids, features --embed--> backbone --> hidden --> text_logits  (LM head, where text is predicted)
 
 A picture is P features of C channels in reading order. How a feature is embedded and how the next
-one is found is each kind's own: `pipeline.py`, `chameleon.py`. Parameter names are Chameleon's.
+one is found is each kind's own: `orthus.py`, `chameleon.py`. Parameter names are Chameleon's.
 
 Legend: B batch, S sequence, D hidden, V vocabulary, C feature channels, P patches an image, M
     images, N rows.
@@ -69,9 +69,9 @@ class InterleavedModel(InterleavedPreTrainedModel):
         ids = config.code_token_ids
         super().__init__(config)
         self.code_token_ids = ids
-        ordered_events = ids == list(range(ids[0], ids[0] + len(ids)))
+        in_order = ids == list(range(ids[0], ids[0] + len(ids)))
         # Where they lie in order a slice is a view: no copy of 8192 rows for one patch.
-        self._code_index = slice(ids[0], ids[-1] + 1) if ordered_events else ids
+        self._code_index = slice(ids[0], ids[-1] + 1) if in_order else ids
         self._never_text_of: dict[torch.device, Tensor] = {}
 
     def get_input_embeddings(self) -> nn.Module:

@@ -12,17 +12,15 @@ Legend: D hidden, K codes, C feature channels, N rows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from orthus_core.model.code_squares import CodeSquares
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
 from orthus_core.model.schedule import Schedule, make_schedule
-from orthus_core.model.soft_embedding import argmin_embed, code_squares, soft_embed
+from orthus_core.model.soft_embedding import argmin_embed, soft_embed
 
 
 class OrthusModel(InterleavedBackbone):
@@ -37,18 +35,6 @@ class OrthusModel(InterleavedBackbone):
         if config.embedding == "linear":
             self.feature_in = nn.Linear(config.feature_channels, config.hidden_size)
         self.post_init()
-
-
-class _Squares(NamedTuple):
-    """|c|^2 of codes as they were.
-
-    codes_KC: The codes; held, so that no others come to lie in their place.
-    version: How often they had been written to.
-    """
-
-    squares_K: Tensor
-    codes_KC: Tensor
-    version: int
 
 
 class OrthusForConditionalGeneration(InterleavedModel):
@@ -69,7 +55,7 @@ class OrthusForConditionalGeneration(InterleavedModel):
         self.mlp_head = DiffusionHead(
             config.feature_channels, config.hidden_size, config.head_width, config.head_depth
         )
-        self._squares: _Squares | None = None
+        self._squares = CodeSquares()
         self.post_init()
 
     @property
@@ -99,26 +85,8 @@ class OrthusForConditionalGeneration(InterleavedModel):
             self.code_table_KD,
             temperature=config.embedding_temperature,
             distance=config.embedding_distance,
-            squares_K=self._code_squares(codes_KC),
+            squares_K=self._squares(codes_KC),
         )
-
-    def _code_squares(self, codes_KC: Tensor) -> Tensor | None:
-        """Their |c|^2, kept for as long as they do not move; None while they learn.
-
-        For the one patch that a picture grows by, these would take longer than all the rest.
-        """
-        if torch.is_grad_enabled() or codes_KC.is_inference():
-            return None
-        known, version = self._squares, codes_KC._version
-        if (
-            known is None
-            or known.version != version
-            or known.codes_KC.dtype != codes_KC.dtype
-            or known.codes_KC.data_ptr() != codes_KC.data_ptr()
-        ):
-            known = _Squares(code_squares(codes_KC), codes_KC.detach(), version)
-            self._squares = known
-        return known.squares_K
 
 
 AutoConfig.register(OrthusConfig.model_type, OrthusConfig)
