@@ -1,4 +1,4 @@
-"""|c|^2 of every code, kept for as long as the codes do not change.
+"""The squared norms |c|^2 of the codes, kept for as long as the codes do not change.
 
 An image grows by one patch at a time. For one patch, computing these anew takes longer than the
 rest of its soft embedding.
@@ -17,11 +17,12 @@ from orthus_core.model.soft_embedding import code_squares
 
 
 class _Known(NamedTuple):
-    """|c|^2 of codes as they were.
+    """The squared norms of codes at one time.
 
-    squares_K: |c|^2 of each code.
-    codes_KC: The codes; held, so that no other tensor can take their place in memory.
-    version: Number of times the codes had been written to.
+    Attributes:
+        squares_K: |c|^2 of each code.
+        codes_KC: The codes; held, so that no other tensor can take their place in memory.
+        version: Number of writes to the codes before that time.
     """
 
     squares_K: Tensor

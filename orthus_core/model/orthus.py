@@ -1,11 +1,11 @@
-"""Orthus: one causal transformer over text tokens and image features, with a head for each.
+"""Orthus: one causal transformer over text tokens and image features, with one head for each.
 
     ids, features --embed--> backbone --> hidden --+--> text_logits  (LM head, where text is
     predicted)
                                                    +--> mlp_head     (diffusion head, where a patch
                                                    is predicted)
 
-Parameter names are the released ones, so a released folder loads as it is.
+Parameters have the released names, so a released folder loads without conversion.
 
 Legend: D hidden, K codes, C feature channels, N rows.
 """
@@ -24,7 +24,7 @@ from orthus_core.model.soft_embedding import argmin_embed, soft_embed
 
 
 class OrthusModel(InterleavedBackbone):
-    """The backbone with the codes of the soft embedding."""
+    """The backbone and the codes of the soft embedding."""
 
     config: OrthusConfig
     config_class = OrthusConfig
@@ -60,7 +60,7 @@ class OrthusForConditionalGeneration(InterleavedModel):
 
     @property
     def schedule(self) -> Schedule:
-        """The noise schedule that the config describes."""
+        """The noise schedule of the config."""
         config = self.config
         return make_schedule(
             num_train_timesteps=config.num_train_timesteps,
@@ -72,7 +72,7 @@ class OrthusForConditionalGeneration(InterleavedModel):
         )
 
     def embed_features(self, features_NC: Tensor) -> Tensor:
-        """Image features as input embeddings, by the config's kind of embedding: [N, D]."""
+        """Input embeddings of image features, by the config's kind of embedding: [N, D]."""
         config, model = self.config, self.model
         if config.embedding == "linear":
             return model.feature_in(features_NC.to(model.feature_in.weight.dtype))
