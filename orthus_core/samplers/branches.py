@@ -43,7 +43,7 @@ class Branches:
             ahead = max(self._lengths) + room_for_image(backbone.model.config) + ROOM_AHEAD
             # One position more, for passes in which a complete branch reads nothing.
             capacity = min(self._longest, ahead) + 1
-            self._slots, self._hidden_RD = backbone.read(branches, capacity)
+            self._cache, self._hidden_RD = backbone.read(branches, capacity)
 
     def own(self, rows: Sequence[int]) -> Tensor:
         """Hidden state of the last token of each of these sequences: [N, D]."""
@@ -78,7 +78,7 @@ class Branches:
             repeats, dim=0, output_size=len(slots)
         )
         self._ensure_capacity(max(self._lengths) + 1)
-        self._hidden_RD = self._backbone.step(self._slots, embeds_RD, self._lengths)
+        self._hidden_RD = self._backbone.step(self._cache, embeds_RD, self._lengths)
         for slot in slots:
             self._lengths[slot] += 1
 
@@ -91,16 +91,16 @@ class Branches:
         self._lengths = [self._lengths[slot] for slot in kept]
         self._anew = [self._anew[slot] for slot in kept]
         if kept:
-            self._reorder(kept, self._slots.capacity)
+            self._reorder(kept, self._cache.capacity)
             self._hidden_RD = self._hidden_RD[kept]
 
     def _ensure_capacity(self, needed: int) -> None:
-        if needed > self._slots.capacity:
-            capacity = max(needed, min(self._longest + 1, 2 * self._slots.capacity))
+        if needed > self._cache.capacity:
+            capacity = max(needed, min(self._longest + 1, 2 * self._cache.capacity))
             self._reorder(list(range(len(self._lengths))), capacity)
 
     def _reorder(self, slots: list[int], capacity: int) -> None:
-        self._slots.reorder(slots, capacity)
+        self._cache.reorder(slots, capacity)
         self._backbone.forget()
 
 

@@ -80,44 +80,44 @@ class Backbone:
         owners = dict(zip(texts, branches, strict=True))
         different = sorted(owners, key=len, reverse=True)
         embedded = {text: self._embed(owners[text]) for text in different}
-        slots = KVCache(len(self.model.model.layers), 1, len(different[0]))
+        cache = KVCache(len(self.model.model.layers), 1, len(different[0]))
         rows, last_D = dict.fromkeys(different, 0), {}
         # 2. Up to each length at which texts part, those that are equal so far share one row.
         for first, until in pairwise([0, *shared_prefix_lengths(different), len(different[0])]):
             groups = group_by_prefix(different, until)
             leaders = [group[0] for group in groups]
-            slots.reorder([rows[leader] for leader in leaders], slots.capacity)
+            cache.reorder([rows[leader] for leader in leaders], cache.capacity)
             rows = {text: row for row, group in enumerate(groups) for text in group}
             # 3. As many tokens at a time as TOKENS_AT_ONCE allows.
             part = max(1, TOKENS_AT_ONCE // len(leaders))
             for start in range(first, until, part):
                 end = min(start + part, until)
                 reading = [embedded[leader] for leader in leaders if len(leader) > start]
-                hidden_UTD = self._read_part(slots, reading, start, end)
+                hidden_UTD = self._read_part(cache, reading, start, end)
                 for text in different:
                     if start < len(text) <= end:
                         last_D[text] = hidden_UTD[rows[text], len(text) - 1 - start].clone()
         # 4. Every branch gets its own copy.
-        slots.reorder([rows[text] for text in texts], capacity)
+        cache.reorder([rows[text] for text in texts], capacity)
         self.forget()
-        return slots, torch.stack([last_D[text] for text in texts])
+        return cache, torch.stack([last_D[text] for text in texts])
 
-    def step(self, slots: KVCache, embeds_RD: Tensor, positions: Sequence[int]) -> Tensor:
+    def step(self, cache: KVCache, embeds_RD: Tensor, positions: Sequence[int]) -> Tensor:
         """Reads one token of every branch in one pass: its hidden state, [R, D].
 
         Args:
-            slots: Cache of these branches; the pass writes to it.
+            cache: Cache of these branches; the pass writes to it.
             embeds_RD: Input embeddings of the tokens.
             positions: Position of each token; it attends to this one and all before it.
         """
         width = max(positions) + 1
         positions_R = torch.tensor(positions, device=embeds_RD.device)
         if not self._records:
-            return self._step(slots, width, embeds_RD, positions_R)
-        width = min(slots.capacity, -(-width // RECORDED_WIDTH) * RECORDED_WIDTH)
+            return self._step(cache, width, embeds_RD, positions_R)
+        width = min(cache.capacity, -(-width // RECORDED_WIDTH) * RECORDED_WIDTH)
 
         def step(embeds_RD: Tensor, positions_R: Tensor) -> Tensor:
-            return self._step(slots, width, embeds_RD, positions_R)
+            return self._step(cache, width, embeds_RD, positions_R)
 
         return self._recordings(width, step, embeds_RD, positions_R)
 
@@ -140,12 +140,12 @@ class Backbone:
         """Drops all recordings; call it when the cache has been reordered."""
         self._recordings = CUDAGraphCache()
 
-    def _step(self, slots: KVCache, width: int, embeds_RD: Tensor, positions_R: Tensor) -> Tensor:
+    def _step(self, cache: KVCache, width: int, embeds_RD: Tensor, positions_R: Tensor) -> Tensor:
         """The step as a function of tensors only, so that it can be recorded."""
-        return self._pass(slots, width, embeds_RD.unsqueeze(1), positions_R.unsqueeze(1))[:, 0]
+        return self._pass(cache, width, embeds_RD.unsqueeze(1), positions_R.unsqueeze(1))[:, 0]
 
     def _read_part(
-        self, slots: KVCache, embedded: Sequence[Tensor], first: int, until: int
+        self, cache: KVCache, embedded: Sequence[Tensor], first: int, until: int
     ) -> Tensor:
         """Reads tokens `first` to `until` of the first branches: hidden states [U, T, D].
 
@@ -155,16 +155,16 @@ class Backbone:
         embeds_UTD = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
         positions_T = torch.arange(first, first + embeds_UTD.shape[1], device=embeds_UTD.device)
         positions_UT = positions_T.expand(len(parts), -1)
-        return self._pass(slots, first + embeds_UTD.shape[1], embeds_UTD, positions_UT)
+        return self._pass(cache, first + embeds_UTD.shape[1], embeds_UTD, positions_UT)
 
-    def _pass(self, slots: KVCache, width: int, embeds_RTD: Tensor, positions_RT: Tensor) -> Tensor:
-        slots.set_positions(positions_RT, width)
+    def _pass(self, cache: KVCache, width: int, embeds_RTD: Tensor, positions_RT: Tensor) -> Tensor:
+        cache.set_positions(positions_RT, width)
         with self._products.faster():
             output = self.model(
                 inputs_embeds=embeds_RTD,
                 attention_mask=self._mask(positions_RT, width, embeds_RTD.dtype),
                 position_ids=positions_RT,
-                past_key_values=cast(Cache, slots),
+                past_key_values=cast(Cache, cache),
                 use_cache=True,
             )
         return output.hidden_BSD
