@@ -17,11 +17,13 @@ from orthus_core.samplers.solvers import (
     SOLVERS,
     LinearSolver,
     Solver,
-    ddim_over,
+    ddim_updates,
+    dpm_updates,
     linear_solver,
     solver_for,
     thinning_timesteps,
     trailing_timesteps,
+    unipc_updates,
 )
 
 RELEASED = make_schedule()
@@ -67,16 +69,16 @@ def smooth_schedule(steps: int) -> Schedule:
 
 
 @pytest.mark.parametrize(
-    ("name", "theirs", "theirs_options"),
+    ("updates", "theirs", "theirs_options"),
     [
-        ("dpm++", diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
-        ("unipc", diffusers.UniPCMultistepScheduler, {"solver_type": "bh2"}),
+        (dpm_updates, diffusers.DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+        (unipc_updates, diffusers.UniPCMultistepScheduler, {"solver_type": "bh2"}),
     ],
 )
 @pytest.mark.parametrize("prediction", ["v", "epsilon"])
 @pytest.mark.parametrize("steps", [2, 5, 20])
 def test_solvers_equal_diffusers_where_some_signal_is_left(
-    name, theirs, theirs_options, prediction, steps
+    updates, theirs, theirs_options, prediction, steps
 ):
     scheduler = theirs(
         beta_start=0.00085,
@@ -90,7 +92,7 @@ def test_solvers_equal_diffusers_where_some_signal_is_left(
     )
     scheduler.set_timesteps(steps)
     schedule = make_schedule(zero_terminal_snr=False, prediction=prediction)
-    solver = linear_solver(schedule, name, trailing_timesteps(1000, steps))
+    solver = linear_solver(schedule, updates, trailing_timesteps(1000, steps))
     assert solver.timesteps_T.tolist() == scheduler.timesteps.tolist()
     random = torch.Generator().manual_seed(steps)
     noise = x = torch.randn(3, 8, generator=random)
@@ -106,11 +108,11 @@ def test_solvers_equal_diffusers_where_some_signal_is_left(
 def test_the_first_step_from_pure_noise_is_ddims(name, steps):
     solver = solver_for(RELEASED, name, steps)
     assert isinstance(solver, LinearSolver)
-    plan = ddim_over(RELEASED, solver.timesteps_T)
+    ((keep, push),) = ddim_updates(RELEASED, solver.timesteps_T)[0]
     assert all(math.isfinite(n) for update in solver.updates for row in update for n in row)
     noise, prediction = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0)).double()
     after = solver.advance(0, solver.start(noise), prediction)[0]
-    torch.testing.assert_close(after, plan.keep[0] * noise + plan.push[0] * prediction)
+    torch.testing.assert_close(after, keep * noise + push * prediction)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
