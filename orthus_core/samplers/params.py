@@ -17,7 +17,7 @@ from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig
 from orthus_core.recipe import Recipe
 from orthus_core.recipe.drawing import TextSampling
-from orthus_core.samplers.solvers import SOLVERS
+from orthus_core.recipe.solver_registry import SOLVERS
 
 
 @dataclass(frozen=True)

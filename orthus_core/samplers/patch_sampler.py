@@ -29,6 +29,7 @@ from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.samplers.code_sampler import CodeSampler
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams, steps_at
@@ -86,14 +87,15 @@ class DiffusionPatchSampler:
         self._head = DenoisingHead(model.mlp_head)
         self._plans: dict[int, PatchPlan] = {}
         self._recordings = CUDAGraphCache()
-        is_linear = isinstance(self._plan(settings.steps).solver, LinearSolver)
-        if settings.step_tolerance and not is_linear:
+        solver = self._plan(settings.steps).solver
+        if settings.step_tolerance and not (isinstance(solver, LinearSolver) and solver.clean):
+            able = [name for name, entry in SOLVERS.items() if entry.stops_early]
             raise PromptError(
                 f"{settings.scheduler} does not say how sure it is, so no patch can stop early",
                 where="step_tolerance",
-                hint="leave it out, or use ddim, dpm++ or unipc",
+                hint=f"leave it out, or use one of {', '.join(able)}",
             )
-        self._records = is_linear and self._head.device.type == "cuda"
+        self._records = isinstance(solver, LinearSolver) and self._head.device.type == "cuda"
 
     def noise(self, seed: int) -> Iterator[Tensor]:
         """Normal noise: [C] each."""
@@ -239,7 +241,7 @@ def denoise_with_early_stop(
     Returns: Features, fp32 [N, C], and the steps that each took, int64 [N].
     """
     solver = plan.solver
-    assert isinstance(solver, LinearSolver), "only these say what a step implies"
+    assert isinstance(solver, LinearSolver) and solver.clean, "checked by the patch sampler"
     features_NC, sample_NC = noise_NC, noise_NC
     clean_before_NC: Tensor | None = None
     going_N = torch.ones(len(noise_NC), dtype=torch.bool, device=noise_NC.device)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.schedule import Schedule
-from orthus_core.samplers.external_scheduler import external_scheduler
+from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry
 
 # 1. A run. ---------------------------------------------------------------------------------------
 
@@ -67,21 +68,25 @@ class Solver(Protocol):
 class LinearSolver:
     """A solver whose every step is a small matrix.
 
-    timesteps_T: int64, falling.
+    timesteps_T: Falling; int64 where the steps are those of the schedule.
     updates: One table a step.
-    clean: The clean feature that each step implies: x0 = clean[0] x + clean[1] prediction.
+    clean: The clean feature that each step implies: x0 = clean[0] x + clean[1] prediction. Empty
+        where that is not known; then no patch can stop early.
     ahead: For each step after the first, the distance that is left divided by the distance since
         the step before, both measured in the signal's share of the sample, sqrt(a).
+    start_scale: Factor on the noise that the first sample is.
     """
 
     timesteps_T: Tensor
     updates: tuple[Numbers, ...]
-    clean: tuple[tuple[float, float], ...]
-    ahead: tuple[float, ...]
+    clean: tuple[tuple[float, float], ...] = ()
+    ahead: tuple[float, ...] = ()
+    start_scale: float = 1.0
 
     def start(self, noise_NC: Tensor) -> list[Tensor]:
         remembered = len(self.updates[0]) - 1
-        return [noise_NC, *(torch.zeros_like(noise_NC) for _ in range(remembered))]
+        sample_NC = weighted_sum([self.start_scale], [noise_NC])
+        return [sample_NC, *(torch.zeros_like(noise_NC) for _ in range(remembered))]
 
     def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
         return known[0]
@@ -309,26 +314,30 @@ def linear_solver(schedule: Schedule, updates: Updates, timesteps_T: Tensor) -> 
     )
 
 
-class Method(NamedTuple):
-    """A way to solve: where its steps lie, and the numbers of each."""
+def ddim(schedule: Schedule, steps: int) -> LinearSolver:
+    """DDIM over the release's timesteps."""
+    timesteps_T = trailing_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, ddim_updates, timesteps_T)
 
-    timesteps: Callable[[int, int], Tensor]
-    updates: Updates
+
+def dpm_plus_plus(schedule: Schedule, steps: int) -> LinearSolver:
+    """DPM-Solver++ (2M)."""
+    timesteps_T = thinning_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, dpm_updates, timesteps_T)
 
 
-# The names that `--scheduler` takes beside `pkg.mod.Class`.
-SOLVERS = {
-    "ddim": Method(trailing_timesteps, ddim_updates),
-    "dpm++": Method(thinning_timesteps, dpm_updates),
-    "unipc": Method(thinning_timesteps, unipc_updates),
-}
+def unipc(schedule: Schedule, steps: int) -> LinearSolver:
+    """UniPC."""
+    timesteps_T = thinning_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, unipc_updates, timesteps_T)
 
 
 def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
     """A run of `steps` steps over this schedule.
 
     Args:
-        name: A name in `SOLVERS`, or `pkg.mod.Class` of a scheduler in the manner of diffusers.
+        name: A name of the registry (`orthus_core.recipe.solver_registry`), or `pkg.mod.Class` of a
+            scheduler in the manner of diffusers.
 
     Raises:
         PromptError: For a name that is neither, and as `check_run`.
@@ -336,13 +345,12 @@ def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
     """
     check_run(schedule, steps)
     if name in SOLVERS:
-        method = SOLVERS[name]
-        timesteps_T = method.timesteps(schedule.num_timesteps, steps)
-        return linear_solver(schedule, method.updates, timesteps_T)
+        return SOLVERS[name].solver(schedule, steps)
     if "." in name:
-        return external_scheduler(schedule, name, steps)
+        return SolverEntry(name, EXTERNAL, {"name": name}).solver(schedule, steps)
+    near = get_close_matches(name, SOLVERS, 1)
     raise PromptError(
-        f"there is no scheduler {name!r}",
+        f"there is no scheduler {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
         where="scheduler",
         hint=f"use {', '.join(SOLVERS)}, or name a class: package.module.Class",
     )
