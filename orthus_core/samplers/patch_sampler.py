@@ -30,7 +30,6 @@ from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.samplers.code_sampler import CodeSampler
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams, steps_at
 from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
@@ -62,19 +61,21 @@ class PatchSampler(Protocol):
         ...
 
 
-def patch_sampler_for(model: InterleavedModel, settings: SamplingParams) -> PatchSampler:
+def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchSampler:
     """The patch sampler for this kind of model.
 
     Raises: PromptError, CheckpointError as `DiffusionPatchSampler`.
     """
     if isinstance(model, DiscreteChameleon):
-        return CodeSampler(model, settings)
+        from orthus_core.samplers.code_sampler import CodeSampler
+
+        return CodeSampler(model, params)
     assert isinstance(model, OrthusForConditionalGeneration), "there are two kinds of models"
-    return DiffusionPatchSampler(model, settings)
+    return DiffusionPatchSampler(model, params)
 
 
 class DiffusionPatchSampler:
-    """Denoises patches as the settings say; it sees the head's weights as they are when it is made.
+    """Denoises patches by `params`; it sees the head's weights as they are when it is made.
 
     Raises:
         PromptError: For a scheduler that does not exist, and for a tolerance with a solver that
@@ -82,16 +83,16 @@ class DiffusionPatchSampler:
         CheckpointError: As `solver_for`.
     """
 
-    def __init__(self, model: OrthusForConditionalGeneration, settings: SamplingParams) -> None:
-        self._model, self._settings = model, settings
+    def __init__(self, model: OrthusForConditionalGeneration, params: SamplingParams) -> None:
+        self._model, self._params = model, params
         self._head = DenoisingHead(model.mlp_head)
         self._plans: dict[int, PatchPlan] = {}
         self._recordings = CUDAGraphCache()
-        solver = self._plan(settings.steps).solver
-        if settings.step_tolerance and not (isinstance(solver, LinearSolver) and solver.clean):
+        solver = self._plan(params.steps).solver
+        if params.step_tolerance and not (isinstance(solver, LinearSolver) and solver.clean):
             able = [name for name, entry in SOLVERS.items() if entry.stops_early]
             raise PromptError(
-                f"{settings.scheduler} does not say how sure it is, so no patch can stop early",
+                f"{params.scheduler} does not say how sure it is, so no patch can stop early",
                 where="step_tolerance",
                 hint=f"leave it out, or use one of {', '.join(able)}",
             )
@@ -126,14 +127,14 @@ class DiffusionPatchSampler:
         return features_NC
 
     def _steps(self, drawn: int) -> int:
-        first, last = self._settings.steps, self._settings.last_steps
+        first, last = self._params.steps, self._params.last_steps
         if last is None:
             return first
         return steps_at(first, last, drawn, self._model.config.patches)
 
     def _denoised(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
-        plan, tolerance = self._plan(steps), self._settings.step_tolerance
-        noise_NC = self._settings.noise_scale * noise_NC.float()
+        plan, tolerance = self._plan(steps), self._params.step_tolerance
+        noise_NC = self._params.noise_scale * noise_NC.float()
         inputs = on_its_device(plan, hidden_RD, noise_NC, mix_NR)
         if tolerance:
             features_NC, _ = denoise_with_early_stop(plan, *inputs, tolerance=tolerance)
@@ -144,7 +145,7 @@ class DiffusionPatchSampler:
 
     def _plan(self, steps: int) -> PatchPlan:
         if steps not in self._plans:
-            scheduler = self._settings.scheduler
+            scheduler = self._params.scheduler
             self._plans[steps] = patch_plan(self._model, steps, scheduler, self._head)
         return self._plans[steps]
 
