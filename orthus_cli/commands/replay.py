@@ -15,6 +15,7 @@ from orthus_cli.drawing import DrawingRecipe, hint_at_unknown_words, open_model,
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import shown, words_of
 from orthus_core.errors import OutputError
+from orthus_core.recipe import dump
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -74,6 +75,8 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
+    r.detail(shown(["orthus", *words_of(then, inputs)]))
+    r.detail(dump(recipe))
     # 2. The same request again; if need be with all it was drawn with.
     loaded = open_model(r, recipe)
     remake = _draw(r, loaded, recipe, then, inputs)
@@ -107,7 +110,6 @@ def _draw(
     from orthus_core.api.inputs import input_images
     from orthus_core.api.requests import run as events_of
 
-    r.detail(shown(["orthus", *words_of(record, inputs, run=run)]))
     hint_at_unknown_words(r, loaded, run.prompts if run else [record.info.prompt])
     if record.command == "edit":
         say_framing(r, input_images(inputs), loaded.model.model.vqmodel.config.resolution)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from orthus_core.recipe.schema import key
+from orthus_core.recipe.solver_registry import SOLVERS
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
@@ -18,7 +19,7 @@ DRAWN_AT_ONCE = "pictures at once; auto is as many as fit into memory"
 Preset = Literal["exact", "fast", "turbo"]
 
 PRESET_DOC = "exact takes the model's own steps; fast and turbo fewer, and fewest in late patches"
-SCHEDULER_DOC = "ddim, dpm++, unipc, or package.module.Class in the manner of diffusers"
+SCHEDULER_DOC = f"{', '.join(SOLVERS)}, or package.module.Class of a diffusers-style one"
 QUANTIZE_DOC = (
     "hold the backbone in so many bits, to take less memory; the rest is then bf16 by itself"
 )
