@@ -7,7 +7,6 @@ import gc
 import math
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -147,12 +146,6 @@ def devices() -> list[Device]:
 def is_here(kind: str) -> bool:
     """Whether `--device` of this name can be had; "auto" always can."""
     return kind == "auto" or kind in {device.kind for device in devices()}
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes that can still be written below a folder, which need not exist yet."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(nearest).free
 
 
 def _cudas() -> list[Device]:

@@ -105,7 +105,7 @@ def story(
         "low_memory": low_memory,
     }
     from orthus_core.api.stories import Telling, as_before, open_story
-    from orthus_core.results.files import check_folder
+    from orthus_core.atomic import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
     from orthus_core.samplers.story import PanelDone
 

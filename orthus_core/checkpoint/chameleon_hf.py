@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from orthus_core.checkpoint import parameter_names
-from orthus_core.checkpoint.headers import INDEX, PICKLED_INDEX, PICKLED_WEIGHTS, WEIGHTS
+from orthus_core.checkpoint.headers import CONFIG, INDEX, PICKLED_INDEX, PICKLED_WEIGHTS, WEIGHTS
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_folder
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import LayerwiseModel, Source, read_json
@@ -38,7 +38,7 @@ _TERMS = ("LICENSE*", "USE_POLICY*", "NOTICE*")
 
 def is_here(folder: Path) -> bool:
     """Whether a folder has this layout."""
-    return (folder / "config.json").is_file()
+    return (folder / CONFIG).is_file()
 
 
 def open_folder(folder: Path) -> Source:
@@ -47,7 +47,7 @@ def open_folder(folder: Path) -> Source:
     Raises:
         CheckpointError: When it is of another family, or a part is missing, unsafe or damaged.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(folder / CONFIG)
     check_family(config, folder)
     pickled = has_pickled(folder) and not has_safetensors(folder)
     read = pickled_folder if pickled else safetensors_folder
@@ -100,7 +100,7 @@ def check_family(config: dict[str, Any], folder: Path) -> None:
     if kind not in ("chameleon", "anole", "orthus"):
         raise CheckpointError(
             f"this is a model of type {kind!r}, not a Chameleon, Anole or Orthus",
-            where=str(folder / "config.json"),
+            where=str(folder / CONFIG),
             hint="Orthus is built on Chameleon: take facebook/chameleon-7b or Anole",
         )
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_free, check_room, staged_folder
+from orthus_core.atomic import check_folder, check_room, staged_folder
 from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
@@ -26,7 +26,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import listed
+from orthus_core.checkpoint.headers import CONFIG, listed
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.processor import picture_files
@@ -106,11 +106,11 @@ def convert(
         OutputError: When `output` is taken, cannot be written, or does not fit on the disk.
     """
     # 1. What is there, what it becomes, and whether that fits.
-    check_free(output, overwrite=overwrite)
+    check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
 
-    with staged_folder(output, overwrite=overwrite) as staged:
+    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
         # 2. The weights, one tensor in memory at a time.
         began = time.monotonic()
         yield from write_weights(staged, tensors, recipe.shard_size_mb * 10**6)
@@ -161,7 +161,7 @@ def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> C
     if vqgan is not None:
         source = _with_decoder(source, vqgan)
     config = plan_config(source, recipe)
-    check_vocabulary(config, _tokenizer_of(source), str(folder / "config.json"))
+    check_vocabulary(config, _tokenizer_of(source), str(folder / CONFIG))
     return ConversionPlan(source, config, plan_tensors(source, config, recipe))
 
 

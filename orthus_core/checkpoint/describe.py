@@ -12,7 +12,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import TensorHeader, read_folder
+from orthus_core.checkpoint.headers import CONFIG, TensorHeader, read_folder
 from orthus_core.checkpoint.lazy import LazyTensor
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.pickled import pickled_folder
@@ -84,7 +84,7 @@ def describe(path: Path) -> Description:
 
 
 def _describe_folder(folder: Path) -> Description:
-    table = read_json(folder / "config.json")
+    table = read_json(folder / CONFIG)
     chameleon_hf.check_family(table, folder)
     tensors = _tensors(folder)
     has_tokenizer = (folder / "tokenizer.json").is_file()
@@ -93,7 +93,7 @@ def _describe_folder(folder: Path) -> Description:
         return _chameleon(folder, "Hugging Face", table, tensors, has_tokenizer)
     is_ours = table["model_type"] == "orthus"
     fields = {} if is_ours else {**found, "has_decoder": has_decoder(tensors)}
-    config = orthus_config(table, str(folder / "config.json"), **fields)
+    config = orthus_config(table, str(folder / CONFIG), **fields)
     return Description(
         path=folder,
         kind="Orthus" if is_ours else "Orthus, as released",

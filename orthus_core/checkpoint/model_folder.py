@@ -26,7 +26,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.offload import (
     bring_in,
@@ -161,7 +161,7 @@ def read_config(folder: Path) -> InterleavedConfig:
     Raises:
         CheckpointError: When the folder is incomplete, damaged, or neither.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     if not file.is_file():
         raise _no_config(folder)
     table = read_json(file)
@@ -249,7 +249,7 @@ def save_model(
         OutputError: When the place is taken, cannot be written to, or is full.
     """
     folder = Path(folder)
-    with staged_folder(folder, overwrite=overwrite) as staged:
+    with staged_folder(folder, mark=CONFIG, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:

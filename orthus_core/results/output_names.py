@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from orthus_core.atomic import LONGEST_NAME_BYTES
 from orthus_core.errors import OutputError
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
 
 # A name of 60 letters is readable. Emoji and Chinese take up to four bytes each, of the 255 that a
-# file system takes; seed, number and extension need some too.
+# file system takes (`LONGEST_NAME_BYTES`); seed, number and extension need some too.
 LONGEST_SLUG = 60
 LONGEST_SLUG_BYTES = 180
-LONGEST_NAME_BYTES = 255
 # Windows opens devices under these names, with any extension.
 DEVICES = {
     "con",

@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from orthus_core.atomic import check_free, staged_folder
+from orthus_core.atomic import check_folder, staged_folder
+from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
@@ -66,7 +67,7 @@ def pretrain(
 
     Raises: OutputError when `output` is taken; TrainingError as `train` and `states_of`.
     """
-    check_free(output, overwrite=overwrite)
+    check_folder(output, mark=CONFIG, overwrite=overwrite)
     of_autoencoder, of_transformer = states_of(resume)
     work = training_folder(output)
 
@@ -117,7 +118,7 @@ def pretrain(
         return
 
     # 4. One folder.
-    with staged_folder(output, overwrite=overwrite) as staged:
+    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
         model.bfloat16()
         model.save_pretrained(staged)
         processor(tokenizer, config).save_pretrained(staged)

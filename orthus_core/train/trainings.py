@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_free
+from orthus_core.atomic import check_folder
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
@@ -73,7 +73,7 @@ def finetune_vae(
 
     Raises: CheckpointError when the model has no decoder to train.
     """
-    check_free(output, overwrite=options.get("overwrite", False))
+    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
@@ -112,7 +112,7 @@ def build_base(
 
     Raises: TrainingError when anything that text depends on has moved.
     """
-    check_free(output, overwrite=options.get("overwrite", False))
+    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -149,7 +149,7 @@ def posttrain(
 
     Raises: DataError when no row fits the model's context.
     """
-    check_free(output, overwrite=options.get("overwrite", False))
+    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
