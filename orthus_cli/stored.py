@@ -130,11 +130,11 @@ def words_of(
 
 def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
     """The record, with the model where it lies now, on a device that is here."""
-    from orthus_core.device import is_here
+    from orthus_core.device import is_available
 
     said = record.info.model
     kind = device or said.get("device", "auto").partition(":")[0]
-    about = said | {"device": kind if device or is_here(kind) else "auto"}
+    about = said | {"device": kind if device or is_available(kind) else "auto"}
     about |= {"dtype": dtype} if dtype else {}
     recipe = record.info.recipe | ({"model": model} if model else {})
     return record._replace(info=record.info._replace(recipe=recipe, model=about))

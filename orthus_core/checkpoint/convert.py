@@ -34,14 +34,13 @@ from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, read_json, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
+from orthus_core.device import DTYPES
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import ConvertRecipe, as_table
 from orthus_core.version import __version__
-
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def convert(
         if recipe.check.codes:
             files = safetensors_folder(staged)
             proof = yield from prove(
-                source, files, config, codes=recipe.check.codes, dtype=DTYPES[recipe.dtype]
+                source, files, config, codes=recipe.check.codes, dtype=DTYPES.get(recipe.dtype)
             )
         checked = time.monotonic()
 
@@ -204,7 +203,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
         source.config, str(source.path), has_decoder=source.has_decoder, **chosen
     )
     embeddings = source.tensors.get(parameter_names.EMBEDDINGS)
-    config.dtype = DTYPES[recipe.dtype] or (embeddings.dtype if embeddings else torch.float32)
+    config.dtype = DTYPES.get(recipe.dtype) or (embeddings.dtype if embeddings else torch.float32)
     return config
 
 
@@ -234,7 +233,7 @@ def plan_tensors(
             where=available[unknown[0]].source,
             hint="merge adapters into the weights first; other additions cannot be converted",
         )
-    dtype = DTYPES[recipe.dtype]
+    dtype = DTYPES.get(recipe.dtype)  # "auto" keeps each tensor's own
     return {name: cast(available[name], dtype or available[name].dtype) for name in shapes}
 
 

@@ -36,14 +36,13 @@ from orthus_core.checkpoint.offload import (
 )
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, shapes_of
 from orthus_core.checkpoint.source import read_json
+from orthus_core.device import pick_device, pick_dtype
 from orthus_core.errors import CheckpointError
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.quantised import quantise
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Opened(NamedTuple):
@@ -258,24 +257,6 @@ def save_model(
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
     return folder
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """A device by name; "auto" is the fastest that is there."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """A precision by name; None and "auto" are bf16 on cuda and fp32 elsewhere."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype in (None, "auto"):
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from orthus_core.checkpoint.parts import part_of
+from orthus_core.device import DTYPES
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -21,7 +22,7 @@ from orthus_core.samplers.memory_estimate import cache_bytes, decoder_bytes
 from orthus_core.samplers.prompt import room_for_image
 
 GB = 10**9
-ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
+ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Matrices of the transformer's layers take so many bits a weight when they are quantised; the rest
 # stays as it is. A scale of 16 bits for each group of 64 weights is included.
 QUANTISED_BITS = {8: 8.25, 4: 4.25}

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import LogitsProcessor
 
-from orthus_core.device import free_bytes, is_out_of_memory, release
+from orthus_core.device import free_bytes, is_out_of_memory, release_memory
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.events import Event, Note, RowDone
 from orthus_core.model.chameleon import DiscreteChameleon
@@ -297,7 +297,7 @@ def _in_turn(job: Job, waiting: list[SequenceState], size: int) -> Iterator[Even
                 raise
         # Here the error and what it held on to are gone, and memory is free again.
         job.backbone.forget()
-        release(job.model.device)
+        release_memory(job.model.device)
         size = len(seated) // 2
         waiting = seated + waiting
         yield Note(f"memory does not hold {len(seated)} at once: going on with {size}")

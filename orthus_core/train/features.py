@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
+from orthus_core.device import has_bf16
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
-from orthus_core.train.distributed import current_rank, has_bf16
+from orthus_core.train.distributed import current_rank
 
 Encode = Callable[[Tensor], Tensor]
 

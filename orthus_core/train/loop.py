@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.device import has_bf16
 from orthus_core.errors import TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.distributed import accelerator as make_accelerator
-from orthus_core.train.distributed import all_reduce_sum, current_rank, has_bf16
+from orthus_core.train.distributed import all_reduce_sum, current_rank
 from orthus_core.train.metrics import MetricsLogger
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps, state_to_resume

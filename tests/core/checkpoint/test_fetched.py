@@ -11,6 +11,7 @@ from accelerate.utils import OffloadedWeightsLoader
 
 from orthus_core.checkpoint import model_folder
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.device import DTYPES
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone
 from orthus_core.model.quantised import quantise
@@ -80,7 +81,7 @@ def test_a_model_is_quantised_layer_by_layer_as_it_is_opened(tiny_folder, monkey
     assert whole == [7] * opened.config.num_hidden_layers
     assert not any(weight.is_meta for weight in opened.parameters())
     usual = "bf16" if dtype == "auto" else dtype
-    assert opened.dtype == model_folder.DTYPES[usual]
+    assert opened.dtype == DTYPES[usual]
     at_once = open_model(tiny_folder, device="cpu", dtype=usual).model
     quantise(at_once, bits)
     assert torch.equal(pictures(opened), pictures(at_once))
