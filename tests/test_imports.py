@@ -22,7 +22,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "atomic": {"errors"},
     "image_grid": {"errors"},
     "recipe": GROUND,
-    "model": GROUND,
+    "model": GROUND | {"recipe"},
     "losses": GROUND | {"recipe", "model"},
     "data": GROUND | {"recipe", "model", "world"},  # until the world registers its kinds
     "samplers": GROUND | {"recipe", "model", "data"},

@@ -34,11 +34,10 @@ from orthus_core.checkpoint.offload import (
     layers_in_their_files,
     without_its_warning,
 )
-from orthus_core.checkpoint.skeleton import Shapes, check_shapes, shapes_of
+from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.checkpoint.source import read_json
 from orthus_core.device import pick_device, pick_dtype
 from orthus_core.errors import CheckpointError
-from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -105,7 +104,7 @@ def open_model(
             hint="leave out --quantize, or --low-memory",
         )
     if low_memory or quantize:
-        device_map = layers_in_their_files(_skeleton(config), place)
+        device_map = layers_in_their_files(skeleton(config), place)
     if quantize and dtype in (None, "auto"):
         dtype = "bf16"
     opened = _open(
@@ -147,7 +146,7 @@ def open_orthus(
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
     with _no_bars(), without_its_warning():
-        model = _kind_of(config).from_pretrained(path, config=config, **how)
+        model = model_class(config).from_pretrained(path, config=config, **how)
     return Opened(model.eval(), open_processor(path), path)
 
 
@@ -183,7 +182,7 @@ def read_config(folder: Path) -> InterleavedConfig:
     check_vocabulary(config, tokenizer, str(file))
     is_discrete = table["model_type"] != "orthus" and not found
     config = discrete_config(config) if is_discrete else config
-    check_shapes(shapes_of(_skeleton(config)), shapes, str(folder))
+    check_shapes(shapes_of(skeleton(config)), shapes, str(folder))
     return config
 
 
@@ -192,19 +191,6 @@ def discrete_config(config: OrthusConfig) -> DiscreteConfig:
     shared = {field.name for field in dataclasses.fields(DiscreteConfig)}
     table = config.to_dict()
     return DiscreteConfig(**{name: value for name, value in table.items() if name in shared})
-
-
-def _kind_of(config: InterleavedConfig) -> type[InterleavedModel]:
-    """The class of the model that a configuration is of."""
-    return (
-        DiscreteChameleon if isinstance(config, DiscreteConfig) else OrthusForConditionalGeneration
-    )
-
-
-def _skeleton(config: InterleavedConfig) -> InterleavedModel:
-    """The model without memory for its weights: a 7B takes a tenth of a second."""
-    with torch.device("meta"):
-        return _kind_of(config)(config)
 
 
 def open_processor(folder: Path) -> ChameleonProcessor | None:

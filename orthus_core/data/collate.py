@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds
+from orthus_core.data.encode import Encoded, TokenIds
 from orthus_core.data.pictures import Picture
+from orthus_core.model.config import IGNORE
 
 # What few shapes are multiples of: lengths of lines, and their number.
 LENGTHS, LINES = 64, 8

@@ -22,12 +22,8 @@ from orthus_core.data.document import Document, Segment, says
 from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
 from orthus_core.errors import DataError
-
-# Where nothing is to be predicted.
-IGNORE = -100
-
-# What the released scripts give the branch without a condition.
-UNCONDITIONAL_PROMPT = "Generate an image."
+from orthus_core.model.config import IGNORE
+from orthus_core.recipe.conversion import UNCONDITIONAL_PROMPT
 
 
 class HasTokenIds(Protocol):

@@ -97,18 +97,13 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.array(scaled.crop((left, top, left + size, top + size)))
 
 
-def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """What the autoencoder reads: [3, size, size], each value x of 0..255 as `x * 0.0078 - 1`."""
-    return pack_pixels([square(image, size)])[0]
-
-
 def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
     """Equal uint8 [H, W, 3] arrays as one batch of the autoencoder's input, [M, 3, H, W]."""
     return as_input(torch.from_numpy(np.stack(squares)))
 
 
 def as_input(pixels_MHW3: Tensor) -> Tensor:
-    """uint8 pixels as the autoencoder's input, [M, 3, H, W] in [-1, 1]."""
+    """uint8 pixels as the autoencoder reads them, [M, 3, H, W]: x of 0..255 is `x * 0.0078 - 1`."""
     # In double, then rounded once: the last bit is then the release's too.
     scaled_MHW3 = (pixels_MHW3.double() * RESCALE).float()
     return (scaled_MHW3 - 1.0).permute(0, 3, 1, 2).contiguous()

@@ -8,6 +8,7 @@ Released folders lack most of these; their values are the defaults here (2412.00
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -15,6 +16,7 @@ from transformers import ChameleonConfig, ChameleonVQVAEConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from orthus_core.errors import CheckpointError
+from orthus_core.recipe.conversion import UNCONDITIONAL_PROMPT, SamplingDefaults
 
 # Chameleon's own names for the tokens around a picture (its text tokenizer's vocabulary).
 BOI_TOKEN = "<racm3:break>"
@@ -22,14 +24,12 @@ EOI_TOKEN = "<eoss>"
 SEP_TOKEN = "<reserved08706>"
 IMAGE_TOKEN = "<image>"
 
-# What the released scripts sample with (REFERENCE: DDIM 100, guidance 5; noise as drawn).
-RELEASED_SAMPLING: dict[str, Any] = {
-    "steps": 100,
-    "guidance": 5.0,
-    "image_guidance": 1.5,
-    "noise_scale": 1.0,
-    "unconditional_prompt": "Generate an image.",
-}
+# The target of a place where nothing is to be predicted; torch's cross-entropy skips it.
+IGNORE = -100
+
+# What the released scripts sample with (REFERENCE: DDIM 100, guidance 5; noise as drawn), which is
+# also what a converted model begins with.
+RELEASED_SAMPLING: dict[str, Any] = asdict(SamplingDefaults())
 
 # What Meta's own Chameleon samples pictures with (facebookresearch/chameleon, `Options.Image`). A
 # code is chosen in one step; the scale of the noise on its logits is the temperature.
@@ -40,7 +40,7 @@ CHAMELEON_SAMPLING: dict[str, Any] = {
     "noise_scale": 0.7,
     "code_top_k": 0,
     "code_top_p": 0.9,
-    "unconditional_prompt": "Generate an image.",
+    "unconditional_prompt": UNCONDITIONAL_PROMPT,
 }
 
 

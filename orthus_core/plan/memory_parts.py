@@ -10,14 +10,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from orthus_core.checkpoint.parts import part_of
+from orthus_core.checkpoint.skeleton import skeleton
 from orthus_core.device import DTYPES
-from orthus_core.model.chameleon import DiscreteChameleon
-from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.samplers.memory_estimate import cache_bytes, decoder_bytes
 from orthus_core.samplers.prompt import room_for_image
 
@@ -89,13 +85,6 @@ class Training(NamedTuple):
     optimiser: str = "adamw"
     averaged: bool = False
     repeats: int = 1
-
-
-def skeleton(config: InterleavedConfig) -> nn.Module:
-    """The model without memory for its weights."""
-    kind = DiscreteChameleon if isinstance(config, DiscreteConfig) else None
-    with torch.device("meta"):
-        return (kind or OrthusForConditionalGeneration)(config)  # type: ignore[arg-type]
 
 
 def drawing_memory(

@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 
 from orthus_core.recipe.schema import key
 
+UNCONDITIONAL_PROMPT = "Generate an image."
+"""What the released scripts give the branch without a condition."""
+
 
 @dataclass(frozen=True)
 class HeadRecipe:
@@ -58,7 +61,7 @@ class SamplingDefaults:
     guidance: float = key(5.0, "classifier-free guidance towards the text; 1 is none")
     image_guidance: float = key(1.5, "guidance towards the picture that is edited; 1 is none")
     noise_scale: float = key(1.0, "size of the noise each patch starts from", minimum=0)
-    unconditional_prompt: str = key("Generate an image.", "prompt that guidance leads away from")
+    unconditional_prompt: str = key(UNCONDITIONAL_PROMPT, "prompt that guidance leads away from")
 
 
 @dataclass(frozen=True)

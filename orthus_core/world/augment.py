@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from orthus_core.data.pixels import RESCALE
 from orthus_core.world.sprites import Sprite, SpritePack
 
 # What is drawn on: mostly white paper, sometimes any colour; sometimes smaller and elsewhere.
@@ -20,8 +21,6 @@ WHITE_CHANCE = 0.7
 GREY_CHANCE = 0.05
 ZOOM_CHANCE = 0.15
 SMALLEST_ZOOM = 0.5
-# Chameleon's processor: pixel = byte * 0.0078 - 1, so white is 0.989.
-PIXEL_STEP = 0.0078
 
 
 def premultiplied(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
@@ -62,7 +61,7 @@ def laid_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
 
 def scaled(pixels_M3HW: Tensor) -> Tensor:
     """Colours in 0..1 as Chameleon's processor scales them."""
-    return pixels_M3HW.clamp(0, 1) * (255 * PIXEL_STEP) - 1
+    return pixels_M3HW.clamp(0, 1) * (255 * RESCALE) - 1
 
 
 def random_zoom(over_M4HW: Tensor, generator: torch.Generator) -> Tensor:
