@@ -99,9 +99,6 @@ NoiseScale = Annotated[
 NegativePrompt = Annotated[
     str | None, typer.Option("--negative-prompt", metavar="TEXT", help="What to keep away from.")
 ]
-MaxNewTokens = Annotated[
-    int | None, typer.Option("--max-new-tokens", help="Longest text, in tokens.")
-]
 
 NumImages = Annotated[
     int | None, typer.Option("-n", "--num-images", help="Pictures for each prompt.")
@@ -127,7 +124,6 @@ BatchSize = Annotated[
         help="Pictures at once; auto is as many as fit into memory.",
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed; drawn and printed when not given.")]
 Seeds = Annotated[
     list[int] | None,
     typer.Option("--seed", help="Seed of a picture; repeat for more pictures."),

@@ -27,6 +27,19 @@ Pictures = Annotated[
 AskedFor = Annotated[
     str | None, typer.Option("--question", metavar="TEXT", help="What is asked about each.")
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed",
+        help="Seed of the first answer, the next count on; matters where text is sampled.",
+    ),
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", help="Longest answer, in tokens.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Ask all anew, and replace the answers file.")
+]
 Lines = Annotated[
     Path | None,
     typer.Option(
@@ -56,8 +69,8 @@ def caption(
     question: AskedFor = None,
     output: Lines = None,
     strict: Strict = False,
-    max_new_tokens: options.MaxNewTokens = None,
-    seed: options.Seed = None,
+    max_new_tokens: MaxNewTokens = None,
+    seed: Seed = None,
     batch_size: options.BatchSize = None,
     model: options.Model = None,
     device: options.Device = None,
@@ -67,7 +80,7 @@ def caption(
     config_from: ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what pictures show: orthus caption out.png
 

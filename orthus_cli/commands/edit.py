@@ -41,6 +41,19 @@ Example = Annotated[
         show_default=False,
     ),
 ]
+NumImages = Annotated[
+    int | None, typer.Option("-n", "--num-images", help="Results of each edit, one a seed.")
+]
+Seeds = Annotated[
+    list[int] | None,
+    typer.Option("--seed", help="Seed of a result; repeat for more results of each edit."),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance", "--cfg-scale", help="Guidance towards the instruction or example; 1 is none."
+    ),
+]
 Each = Annotated[
     bool,
     typer.Option("--each", help="A result of each picture, as for a folder; else one of them all."),
@@ -57,14 +70,14 @@ def edit(
     each: Each = False,
     output: options.Output = None,
     compare: Compare = False,
-    num_images: options.NumImages = None,
-    seeds: options.Seeds = None,
+    num_images: NumImages = None,
+    seeds: Seeds = None,
     auto_seeds: options.AutoSeeds = None,
     preset: options.Preset = None,
     steps: options.Steps = None,
     scheduler: options.Scheduler = None,
     step_tolerance: options.StepTolerance = None,
-    guidance: options.Guidance = None,
+    guidance: Guidance = None,
     image_guidance: options.ImageGuidance = None,
     max_text: options.MaxText = None,
     noise_scale: options.NoiseScale = None,

@@ -17,6 +17,25 @@ from orthus_core.samplers.seeds import choose_seeds
 Panels = Annotated[
     int | None, typer.Option("--panels", help="Pictures to draw.", show_default=False)
 ]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image", metavar="PATH", help="Picture that the story begins with; repeat for more."
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", help="Seed of the whole story; drawn at random and printed when not given."
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", "--cfg-scale", help="Guidance towards the story so far; 1 is none."),
+]
+MaxNewTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", help="Longest text of a panel, in tokens.")
+]
 Free = Annotated[
     bool | None,
     typer.Option(
@@ -50,22 +69,22 @@ def story(
     prompt: Annotated[
         str, typer.Argument(metavar="[PROMPT]", help="How the story begins, in words.")
     ] = "",
-    images: options.Images = None,
+    images: Images = None,
     panels: Panels = None,
     free: Free = None,
     from_story: FromStory = None,
     from_panel: FromPanel = None,
     keep_panels: KeepPanels = None,
     output: Folder = None,
-    seed: options.Seed = None,
+    seed: Seed = None,
     preset: options.Preset = None,
     steps: options.Steps = None,
     scheduler: options.Scheduler = None,
     step_tolerance: options.StepTolerance = None,
-    guidance: options.Guidance = None,
+    guidance: Guidance = None,
     noise_scale: options.NoiseScale = None,
     negative_prompt: options.NegativePrompt = None,
-    max_new_tokens: options.MaxNewTokens = None,
+    max_new_tokens: MaxNewTokens = None,
     model: options.Model = None,
     device: options.Device = None,
     dtype: options.Dtype = None,

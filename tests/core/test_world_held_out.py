@@ -7,11 +7,12 @@ import itertools
 import pytest
 
 from orthus_core.data.document import Document
-from orthus_core.data.pictures import Picture, SpriteImage
+from orthus_core.data.pictures import Picture
 from orthus_core.world import splits
 from orthus_core.world.recolour import HUES
 from orthus_core.world.records import MAKERS, records
 from orthus_core.world.scene import SceneImage
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.world import GROUNDS, World
 
 ROWS = 300
@@ -40,7 +41,9 @@ def shows_held_out(world: World, picture: Picture) -> bool:
         return splits.scene_held_out(picture.scene, world.nouns(picture.scene))
     assert isinstance(picture, SpriteImage)
     sprite = world.pack[picture.sprite]
-    style = next(style for style, pack in world.styles.items() if pack is picture.pack)
+    style = next(
+        style for style, pack in world.styles.items() if pack.digest == picture.pack.digest
+    )
     ground = next(name for name, level in GROUNDS.items() if level == picture.background)
     colour, _, noun = world.names(sprite).name.partition(" ")
     return (
