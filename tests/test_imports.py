@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,3 +105,55 @@ def test_one_module_puts_finished_files_in_their_place(path: Path) -> None:
         if isinstance(node, ast.Call)
     }
     assert not {call for call in calls if call.endswith((".rename", "os.replace", "shutil.move"))}
+
+
+# Runs a command in a process of its own, and says which of our modules it has imported.
+IMPORTED = """
+import json, sys
+from orthus_cli.app import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+ours = [name for name in sys.modules if name.split(".")[0] in ("orthus_cli", "orthus_core")]
+json.dump(ours, sys.stderr)
+"""
+
+DRAW = ("generate", "a snowman", "--steps", "1", "-o", "snowman.png")
+STEP = ("posttrain", "--init-from", "mini", "-o", "trained")
+TINY = ("optim.steps=1", "optim.batch_size=1", "data.rows=4", "data.held_out=0")
+QUIET = ("log.sample_every=0",)
+
+CONVERSION = "card convert verify chameleon_hf chameleon_layerwise chameleon_meta meta_files lazy"
+CONVERSION += " meta_layerwise pickled processor source writer"
+NOT_FOR_DRAWING = {
+    *(f"orthus_core.{package}" for package in ("train", "losses", "world", "evaluation", "plan")),
+    *(f"orthus_core.checkpoint.{name}" for name in CONVERSION.split()),
+}
+NOT_FOR_POSTTRAIN = {
+    *(f"orthus_core.train.{name}" for name in ("autoencoder", "pretrain", "picture_source")),
+    *(f"orthus_core.losses.{name}" for name in ("adversarial", "perceptual", "picture_loss")),
+    *(f"orthus_core.checkpoint.{name}" for name in ("convert", "verify", "pickled")),
+    "orthus_core.evaluation",
+    "orthus_core.samplers.generate",
+    "orthus_core.data.formats",
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "most", "unwanted"),
+    [
+        (DRAW, 82, NOT_FOR_DRAWING),
+        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 100, NOT_FOR_POSTTRAIN),
+    ],
+    ids=["generate", "posttrain"],
+)
+def test_a_command_imports_what_it_needs_and_little_else(words, most, unwanted, tmp_path) -> None:
+    """A reader opens these files to follow a command; the ceilings may only come down."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", IMPORTED, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    ours = json.loads(done.stderr[done.stderr.rindex("[") :])
+    assert not set(ours) & unwanted
+    assert len(ours) <= most

@@ -27,11 +27,17 @@ from orthus_core.checkpoint.configuration import (
     released_fields,
 )
 from orthus_core.checkpoint.headers import CONFIG, listed
+from orthus_core.checkpoint.layout import (
+    is_hugging_face,
+    is_meta,
+    read_json,
+    tokenizer_vocabulary,
+)
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.processor import picture_files
 from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
-from orthus_core.checkpoint.source import Source, read_json, vqgan_tensors
+from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
 from orthus_core.device import DTYPES
@@ -172,9 +178,10 @@ def open_source(folder: Path) -> Source:
     """
     if not folder.is_dir():
         raise CheckpointError("there is no such folder", where=str(folder), hint="check the path")
-    for layout in (chameleon_hf, chameleon_meta):
-        if layout.is_here(folder):
-            return layout.open_folder(folder)
+    if is_hugging_face(folder):
+        return chameleon_hf.open_folder(folder)
+    if is_meta(folder):
+        return chameleon_meta.open_folder(folder)
     raise CheckpointError(
         "there is no checkpoint here: neither config.json nor params.json with consolidated*.pth",
         where=str(folder),
@@ -288,7 +295,7 @@ def _picture_files(source: Source, config: OrthusConfig) -> dict[str, str]:
 def _tokenizer_of(source: Source) -> dict[str, int] | None:
     if "tokenizer.json" in source.texts:
         return json.loads(source.texts["tokenizer.json"])["model"]["vocab"]
-    return chameleon_hf.tokenizer_vocabulary(source.path)
+    return tokenizer_vocabulary(source.path)
 
 
 def _origin(

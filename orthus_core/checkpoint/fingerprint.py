@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.checkpoint.headers import CONFIG, read_folder
-from orthus_core.checkpoint.source import read_json
+from orthus_core.checkpoint.layout import read_json
 
 # Of each tensor: enough that any training shows, little enough that a 7B takes a second.
 BYTES_A_TENSOR = 1 << 14

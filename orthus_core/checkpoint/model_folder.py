@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,8 +18,6 @@ from transformers import ChameleonProcessor
 from transformers.utils import logging
 
 from orthus_core.atomic import staged_folder
-from orthus_core.checkpoint import chameleon_hf, chameleon_meta
-from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
     check_keys,
     check_vocabulary,
@@ -28,20 +27,21 @@ from orthus_core.checkpoint.configuration import (
 )
 from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
-from orthus_core.checkpoint.offload import (
-    bring_in,
-    is_all_here,
-    layers_in_their_files,
-    without_its_warning,
+from orthus_core.checkpoint.layout import (
+    check_family,
+    has_pickled,
+    has_safetensors,
+    is_hugging_face,
+    is_meta,
+    read_json,
+    tokenizer_vocabulary,
 )
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
-from orthus_core.checkpoint.source import read_json
 from orthus_core.device import pick_device, pick_dtype
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.model.quantised import quantise
 
 
 class Opened(NamedTuple):
@@ -104,6 +104,8 @@ def open_model(
             hint="leave out --quantize, or --low-memory",
         )
     if low_memory or quantize:
+        from orthus_core.checkpoint.offload import layers_in_their_files
+
         device_map = layers_in_their_files(skeleton(config), place)
     if quantize and dtype in (None, "auto"):
         dtype = "bf16"
@@ -115,6 +117,9 @@ def open_model(
         attn_implementation=attn_implementation,
     )
     if quantize:
+        from orthus_core.checkpoint.offload import bring_in, is_all_here
+        from orthus_core.model.quantised import quantise
+
         quantise(opened.model, quantize, bring=bring_in)
         is_all_here(opened.model, place)
     return opened
@@ -145,7 +150,7 @@ def open_orthus(
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
-    with _no_bars(), without_its_warning():
+    with _no_bars(), _no_offload_warning():
         model = model_class(config).from_pretrained(path, config=config, **how)
     return Opened(model.eval(), open_processor(path), path)
 
@@ -160,18 +165,18 @@ def read_config(folder: Path) -> InterleavedConfig:
         CheckpointError: When the folder is incomplete, damaged, or neither.
     """
     file = folder / CONFIG
-    if not file.is_file():
+    if not is_hugging_face(folder):
         raise _no_config(folder)
     table = read_json(file)
-    chameleon_hf.check_family(table, folder)
-    if not chameleon_hf.has_safetensors(folder) and chameleon_hf.has_pickled(folder):
+    check_family(table, folder)
+    if not has_safetensors(folder) and has_pickled(folder):
         raise CheckpointError(
             "the weights are pickled, and only safetensors are opened",
             where=str(folder),
             hint=f"orthus convert {folder} -o DIR",
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
-    tokenizer = chameleon_hf.tokenizer_vocabulary(folder)
+    tokenizer = tokenizer_vocabulary(folder)
     found = released_fields(shapes)
     if table["model_type"] == "orthus":
         check_keys(table, str(file))
@@ -233,6 +238,8 @@ def save_model(
     Raises:
         OutputError: When the place is taken, cannot be written to, or is full.
     """
+    from orthus_core.checkpoint.card import model_card
+
     folder = Path(folder)
     with staged_folder(folder, mark=CONFIG, overwrite=overwrite) as staged:
         with _no_bars():
@@ -257,8 +264,20 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+@contextmanager
+def _no_offload_warning() -> Iterator[None]:
+    """accelerate warns of layers that stay in their files, which is what was asked for."""
+    logger = getLogger("accelerate.big_modeling")
+    level = logger.level
+    logger.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def _no_config(folder: Path) -> CheckpointError:
-    if chameleon_meta.is_here(folder):
+    if is_meta(folder):
         return CheckpointError(
             "this is a Chameleon in Meta's own layout, not yet an Orthus",
             where=str(folder),

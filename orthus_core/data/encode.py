@@ -23,7 +23,7 @@ from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
 from orthus_core.errors import DataError
 from orthus_core.model.config import IGNORE
-from orthus_core.recipe.conversion import UNCONDITIONAL_PROMPT
+from orthus_core.recipe.drawing import UNCONDITIONAL_PROMPT
 
 
 class HasTokenIds(Protocol):

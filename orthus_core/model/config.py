@@ -16,7 +16,7 @@ from transformers import ChameleonConfig, ChameleonVQVAEConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from orthus_core.errors import CheckpointError
-from orthus_core.recipe.conversion import UNCONDITIONAL_PROMPT, SamplingDefaults
+from orthus_core.recipe.drawing import UNCONDITIONAL_PROMPT, SamplingDefaults
 
 # Chameleon's own names for the tokens around a picture (its text tokenizer's vocabulary).
 BOI_TOKEN = "<racm3:break>"

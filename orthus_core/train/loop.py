@@ -31,6 +31,10 @@ from orthus_core.train.state import Resume, load_state, save_state, saved_steps,
 VALIDATION_SEED = 20_241_200_127
 
 
+Stop = Callable[[], bool]
+"""Asked after each step whether to save the state and end."""
+
+
 class Losses(Protocol):
     """What an objective returns: a named tuple whose `total` is minimised and whose other fields
     are reported, but for those that are None.
@@ -88,7 +92,7 @@ def train(
     folder: Path,
     origins: Mapping[str, Any] | None = None,
     resume: Resume = False,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields a StepDone a step and Notes between.
 

@@ -7,7 +7,7 @@ where a small Orthus starts, and the paper's discrete baseline.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,12 +39,10 @@ from orthus_core.train.batches import discrete_batch_builder, read_rows, row_enc
 from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, kept
 from orthus_core.train.freeze import mark_rows
-from orthus_core.train.loop import train
+from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
-
-Stop = Callable[[], bool]
 
 # Its two trainings, and their folders in that of the run.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"

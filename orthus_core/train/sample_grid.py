@@ -11,12 +11,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.events import ImageDone
 from orthus_core.image_grid import image_grid, rounded_image
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.generate import interleave
-from orthus_core.samplers.params import SamplingParams, sampling_of
-from orthus_core.samplers.prompt_builder import PromptBuilder
 
 
 def sample_grid(rows: Sequence[Tensor]) -> Image.Image:
@@ -52,6 +48,12 @@ def draw_words(
     steps: int = 25,
 ) -> Image.Image:
     """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
+    # Here, so that a training that draws nothing imports nothing that draws.
+    from orthus_core.events import ImageDone
+    from orthus_core.samplers.generate import interleave
+    from orthus_core.samplers.params import SamplingParams, sampling_of
+    from orthus_core.samplers.prompt_builder import PromptBuilder
+
     sampling = sampling_of(model.config, steps=steps)
     builder = PromptBuilder(model, tokenizer)
     prompts = [
