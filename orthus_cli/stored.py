@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.recipe import SCHEMAS, Recipe, as_table, keys
+from orthus_core.recipe import Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def words_of(
         output: Where to.
         run: All that were drawn with it, to draw them again too.
     """
+    from orthus_core.recipe import SCHEMAS
     from orthus_core.results.record import asked_of
 
     options = options_of(record.command)
@@ -126,18 +127,6 @@ def words_of(
     dashed = any(text.startswith("-") for text in texts)
     ordered = [*words, "--", *texts] if dashed else [*texts, *words]
     return [record.command, *ordered]
-
-
-def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
-    """The record, with the model where it lies now, on a device that is here."""
-    from orthus_core.device import is_available
-
-    said = record.info.model
-    kind = device or said.get("device", "auto").partition(":")[0]
-    about = said | {"device": kind if device or is_available(kind) else "auto"}
-    about |= {"dtype": dtype} if dtype else {}
-    recipe = record.info.recipe | ({"model": model} if model else {})
-    return record._replace(info=record.info._replace(recipe=recipe, model=about))
 
 
 def shown(words: Iterable[str]) -> str:

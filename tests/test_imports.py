@@ -129,6 +129,7 @@ CONVERSION += " meta_layerwise pickled processor source writer"
 NOT_FOR_DRAWING = {
     *(f"orthus_core.{package}" for package in ("train", "losses", "world", "evaluation", "plan")),
     *(f"orthus_core.checkpoint.{name}" for name in CONVERSION.split()),
+    *("orthus_core.bench", "orthus_core.recipe.training", "orthus_core.recipe.conversion"),
 }
 NOT_FOR_POSTTRAIN = {
     *(f"orthus_core.train.{name}" for name in ("autoencoder", "pretrain", "picture_source")),

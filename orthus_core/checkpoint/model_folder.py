@@ -246,6 +246,8 @@ def save_model(
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(staged)
+        from orthus_core.checkpoint.card import model_card
+
         card = {"README.md": model_card(model.config, folder.absolute().name)}
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")

@@ -50,20 +50,20 @@ def draw_words(
     """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
     # Here, so that a training that draws nothing imports nothing that draws.
     from orthus_core.events import ImageDone
-    from orthus_core.samplers.generate import interleave
-    from orthus_core.samplers.params import SamplingParams, sampling_of
+    from orthus_core.samplers.generate import generate
+    from orthus_core.samplers.params import SamplingParams
     from orthus_core.samplers.prompt_builder import PromptBuilder
 
-    sampling = sampling_of(model.config, steps=steps)
+    # DDIM whatever the model names, so that sheets of different runs can be compared.
+    params = SamplingParams.resolve(model.config, steps=steps, scheduler="ddim", step_tolerance=0)
     builder = PromptBuilder(model, tokenizer)
     prompts = [
-        builder.picture(phrase, sampling)._replace(seed=seed + index)
+        builder.picture(phrase, params)._replace(seed=seed + index)
         for index, phrase in enumerate(words)
     ]
-    settings = SamplingParams(steps=sampling.steps, noise_scale=sampling.noise_scale)
     pictures = {
         event.row: event.pixels_3HW
-        for event in interleave(model, prompts, settings)
+        for event in generate(model, prompts, params)
         if isinstance(event, ImageDone)
     }
     return sample_grid([torch.stack([pictures[row] for row in range(len(prompts))])])
