@@ -53,7 +53,7 @@ def mini(
     through the model's autoencoder, which no drawing can be expected to pass.
     """
     from orthus_core.atomic import check_folder
-    from orthus_core.results.files import write_folder
+    from orthus_core.results.output_names import write_folder
     from orthus_core.world.benchmark.context import EvalContext, TaskResult
     from orthus_core.world.benchmark.mini import chosen, evaluate
     from orthus_core.world.benchmark.model_under_test import ModelUnderTest

@@ -9,7 +9,6 @@ import torch
 
 from orthus_core.checkpoint.headers import listed
 from orthus_core.errors import CheckpointError
-from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -20,6 +19,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 def model_class(config: InterleavedConfig) -> type[InterleavedModel]:
     """The class of the model that a configuration describes."""
     if isinstance(config, DiscreteConfig):
+        from orthus_core.model.chameleon import DiscreteChameleon
+
         return DiscreteChameleon
     return OrthusForConditionalGeneration
 

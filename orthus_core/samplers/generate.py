@@ -26,7 +26,7 @@ from transformers import LogitsProcessor
 from orthus_core.device import free_bytes, is_out_of_memory, release_memory
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.events import Event, Note, RowDone
-from orthus_core.model.chameleon import DiscreteChameleon
+from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.branches import Branches
 from orthus_core.samplers.decode import DECODED_AT_ONCE, ImageDecoder, PendingImage, ordered_events
@@ -156,7 +156,7 @@ def _check(model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingP
         raise CheckpointError(
             "this model has no pixel decoder, so it can read pictures but draw none",
             where="model.vqmodel.decoder",
-            hint=FOR_A_CHAMELEON if isinstance(model, DiscreteChameleon) else FOR_AN_ORTHUS,
+            hint=FOR_A_CHAMELEON if isinstance(model.config, DiscreteConfig) else FOR_AN_ORTHUS,
         )
     if params.max_images and None in (model.config.boi_token_id, model.config.eoi_token_id):
         raise CheckpointError(
