@@ -24,7 +24,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "recipe": GROUND,
     "model": GROUND,
     "losses": GROUND | {"recipe", "model"},
-    "data": GROUND | {"recipe", "model", "world"},  # until the world registers its kinds
+    "data": GROUND | {"recipe", "model"},
     "samplers": GROUND | {"recipe", "model", "data"},
     "checkpoint": GROUND | {"recipe", "model", "data"},
     "evaluation": GROUND | {"model", "data"},
@@ -36,6 +36,8 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "train": GROUND
     | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation", "world"},
 }
+
+WORLD_USERS = {"train/batches.py", "train/picture_source.py"}
 
 
 def modules(package: str) -> list[Path]:
@@ -61,6 +63,15 @@ def test_arrows_point_one_way(path: Path) -> None:
     used = {name.split(".")[1] for name in imports(tree) if name.startswith("orthus_core.")}
     assert used - {parts[0]} <= USES[parts[0]]
     assert not any(name.startswith("orthus_cli") for name in imports(tree))
+
+
+def test_only_the_sources_of_trainings_import_the_small_world() -> None:
+    users = {
+        path.relative_to(ROOT / "orthus_core").as_posix()
+        for path in modules("orthus_core")
+        if any(n.startswith("orthus_core.world") for n in imports(ast.parse(path.read_text())))
+    }
+    assert {user for user in users if not user.startswith("world/")} == WORLD_USERS
 
 
 @pytest.mark.parametrize("path", modules("orthus_cli"), ids=lambda path: path.stem)

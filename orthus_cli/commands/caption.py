@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Pictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Pictures to read, or folders of them.")
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Ask all anew, and replace the answers file.")
+]
 Lines = Annotated[
     Path | None,
     typer.Option(
@@ -59,7 +62,7 @@ def caption(
     config_from: ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
-    overwrite: options.Overwrite = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Say what pictures show: orthus caption out.png
 

@@ -34,11 +34,11 @@ def check(
     Ends with exit code 1 when a record cannot be used.
     """
     from orthus_core.data.formats.sniff import read
-    from orthus_core.world.sprites import starter_packs
+    from orthus_core.world.picture_kinds import register_picture_kinds
 
     r = reporter(ctx)
-    packs = starter_packs()
-    reading = read(path, strict=strict, pack=packs["3d"], styles=packs)
+    register_picture_kinds()
+    reading = read(path, strict=strict)
     for _ in r.track(reading.check_pictures()):
         pass
     for fault in reading.faults:

@@ -15,6 +15,12 @@ from orthus_cli.stored import stored
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
 
+Images = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image", metavar="PATH", help="Picture that the story begins with; repeat for more."
+    ),
+]
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -29,7 +35,7 @@ def story(
     prompt: Annotated[
         str, typer.Argument(metavar="[PROMPT]", help="How the story begins, in words.")
     ] = "",
-    images: options.Images = None,
+    images: Images = None,
     output: Folder = None,
     *,
     flags: Flags,

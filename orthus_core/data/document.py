@@ -6,10 +6,10 @@ As JSON a record reads
                   {"type": "image", "role": "model", "path": "snowman.png"}],
      "id": "1", "source": "mine"}
 
-A picture of sprites may stand there as what it shows instead of as a file:
+A picture is a "path", base64 "bytes", or a "value" that a registered kind of picture reads
+(`picture_kinds.py`), such as the small world's sprites and scenes:
 
     {"type": "image", "role": "user", "value": {"sprite": "2603", "background": [255, 255, 255]}}
-    {"type": "image", "role": "user", "value": {"scene": {"backdrop": "white", "things": [...]}}}
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orthus_core.data.pictures import BytesPicture, FilePicture, Picture, SpriteImage
+from orthus_core.data import picture_kinds
+from orthus_core.data.pictures import BytesPicture, FilePicture, Picture
 from orthus_core.errors import DataError
-from orthus_core.world.scene import Scene, SceneImage
-from orthus_core.world.sprites import WHITE, SpritePack
 
 Role = Literal["user", "model"]
 
@@ -91,20 +90,12 @@ def says(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
     return tuple(Segment("text" if isinstance(v, str) else "image", role, v) for v in values)
 
 
-def from_record(
-    record: Mapping[str, Any],
-    *,
-    root: Path | None = None,
-    pack: SpritePack | None = None,
-    styles: Mapping[str, SpritePack] | None = None,
-) -> Document:
+def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Document:
     """A document out of the record form above.
 
     Args:
         record: As read from JSON, or with raw bytes under "bytes".
         root: The folder that holds every picture a path names; without it any path is taken.
-        pack: Where sprites are looked up, those of scenes in style "3d" too.
-        styles: Packs of further styles, as `World.styles` has them.
 
     Raises:
         DataError: naming the segment that is wrong.
@@ -112,11 +103,10 @@ def from_record(
     segments = record.get("segments") if isinstance(record, Mapping) else None
     if not isinstance(segments, (list, tuple)):
         raise DataError("a record needs a list of 'segments'")
-    packs = ({"3d": pack} if pack else {}) | dict(styles or {})
     parsed = []
     for number, segment in enumerate(segments):
         try:
-            parsed.append(_segment_from(segment, root, packs))
+            parsed.append(_segment_from(segment, root))
         except DataError as error:
             where = f"segments[{number}]" + (f", {error.where}" if error.where else "")
             raise DataError(error.message, where=where, hint=error.hint) from error
@@ -149,18 +139,16 @@ def _is_picture(value: Any) -> bool:
     return hasattr(type(value), "key") and hasattr(type(value), "load")
 
 
-def _segment_from(segment: Any, root: Path | None, packs: Mapping[str, SpritePack]) -> Segment:
+def _segment_from(segment: Any, root: Path | None) -> Segment:
     if not isinstance(segment, Mapping):
         raise DataError(f"a segment is a {type(segment).__name__}, not an object")
     kind, role = segment.get("type"), segment.get("role")
     if kind == "image":
-        return Segment("image", role, _picture_from(segment, root, packs))  # type: ignore[arg-type]
+        return Segment("image", role, _picture_from(segment, root))  # type: ignore[arg-type]
     return Segment(kind, role, segment.get("value"))  # type: ignore[arg-type]
 
 
-def _picture_from(
-    segment: Mapping[str, Any], root: Path | None, packs: Mapping[str, SpritePack]
-) -> Picture:
+def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
     if isinstance(path := segment.get("path"), str):
         return FilePicture(Path(path) if root is None else inside(root, path))
     content = segment.get("bytes")
@@ -171,47 +159,11 @@ def _picture_from(
             raise DataError(f"'bytes' is no base64: {error}") from error
     if isinstance(content, bytes):
         return BytesPicture(content)
-    value = segment.get("value")
-    if isinstance(value, Mapping) and "scene" in value:
-        return _scene_from(value["scene"], packs)
-    if isinstance(value, Mapping) and "sprite" in value:
-        return _sprite_from(value, packs)
-    raise DataError("an image segment needs a 'path', 'bytes', a known sprite or a scene")
-
-
-def _sprite_from(value: Mapping[str, Any], packs: Mapping[str, SpritePack]) -> SpriteImage:
-    sprite, digest = value["sprite"], value.get("pack")
-    # Without a pack's name it is the plain style; the same key is another picture in another one.
-    named = [pack for pack in packs.values() if pack.digest == digest]
-    pack = packs.get("3d") if digest is None else next(iter(named), None)
-    if pack is None or not isinstance(sprite, str) or sprite not in pack:
-        raise DataError(
-            f"{sprite!r} is not a known sprite", hint="the pack it comes from has to be given"
-        )
-    try:
-        red, green, blue = value.get("background", WHITE)
-        bytes((red, green, blue))  # refuses what is no level
-    except (TypeError, ValueError) as error:
-        raise DataError("'background' must be three levels of 0 to 255") from error
-    mirror, grey = bool(value.get("mirror")), bool(value.get("grey"))
-    return SpriteImage(pack, sprite, (red, green, blue), mirror, grey)
-
-
-def _scene_from(value: Any, packs: Mapping[str, SpritePack]) -> SceneImage:
-    if not isinstance(value, Mapping):
-        raise DataError(f"a scene is a {type(value).__name__}, not an object")
-    try:
-        scene = Scene.of(value)
-        unknown = [t for t in scene.things if t.sprite not in packs.get(t.style, ())]
-    except TypeError as error:  # a list where a name belongs
-        raise DataError(f"the scene does not read: {error}") from error
-    if unknown:
-        sprite, style = unknown[0].sprite, unknown[0].style
-        raise DataError(
-            f"{sprite!r} is not a known sprite in style {style!r}",
-            hint="the packs of further styles have to be given",
-        )
-    return SceneImage(packs, scene)
+    picture = picture_kinds.from_value(segment.get("value"))
+    if picture is None:
+        known = ", ".join(f"a known {name}" for name in picture_kinds.names())
+        raise DataError(f"an image segment needs a 'path' or 'bytes'{known and f', or {known}'}")
+    return picture
 
 
 def _record_of(segment: Segment) -> dict[str, Any]:
@@ -221,14 +173,11 @@ def _record_of(segment: Segment) -> dict[str, Any]:
             record["path"] = str(path)
         case BytesPicture(content=content):
             record["bytes"] = base64.b64encode(content).decode("ascii")
-        case SpriteImage() as image:
-            record["value"] = {"sprite": image.sprite, "background": list(image.background)}
-            record["value"] |= {"mirror": image.mirror, "grey": image.grey}
-            record["value"]["pack"] = image.pack.digest
-        case SceneImage(scene=scene):
-            record["value"] = {"scene": scene.record()}
         case str() as text:
             record["value"] = text
         case other:
-            raise DataError(f"a {type(other).__name__} has no record form")
+            value = picture_kinds.to_value(other)
+            if value is None:
+                raise DataError(f"a {type(other).__name__} has no record form")
+            record["value"] = value
     return record

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image
 
 from orthus_core.data.pixels import open_image, square
 from orthus_core.errors import DataError
-from orthus_core.world.sprites import WHITE, Colour, SpritePack
 
 
 @runtime_checkable
@@ -59,26 +57,3 @@ class BytesPicture:
 
     def load(self, size: int) -> np.ndarray:
         return square(open_image(self.content), size)
-
-
-@dataclass(frozen=True)
-class SpriteImage:
-    """A sprite of a pack on a plain background, perhaps seen in a mirror or without colour."""
-
-    pack: SpritePack = field(repr=False, compare=False)
-    sprite: str
-    background: Colour = WHITE
-    mirror: bool = False
-    grey: bool = False
-
-    @property
-    def key(self) -> str:
-        colour = "{:02x}{:02x}{:02x}".format(*self.background)
-        changes = ("m" if self.mirror else "") + ("g" if self.grey else "")
-        return f"sprite:{self.pack.digest[:16]}:{self.sprite}:{colour}:{changes}"
-
-    def load(self, size: int) -> np.ndarray:
-        pixels_HW3 = self.pack.image(self.sprite, size, self.background, self.mirror)
-        if not self.grey:
-            return pixels_HW3
-        return np.asarray(Image.fromarray(pixels_HW3).convert("L").convert("RGB"))

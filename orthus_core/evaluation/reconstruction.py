@@ -66,6 +66,9 @@ def window_mean(x_McHW: Tensor) -> Tensor:
 
 # Pixels are measured on the scale of bytes, before they are rounded to bytes.
 BYTE_RANGE = 255.0
+# Held-out images that an autoencoder is measured on, and the seed that chooses them.
+MEASURED = 256
+MEASURED_SEED = 7
 CHUNK = 32  # pictures decoded at once
 
 

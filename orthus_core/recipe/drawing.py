@@ -30,7 +30,14 @@ class TextSampling:
         minimum=0,
         maximum=1,
     )
-    max_new_tokens: int = key(256, "longest text to write, in tokens", unit="tokens", minimum=1)
+    max_new_tokens: int = key(256, "longest answer, in tokens", unit="tokens", minimum=1)
+
+
+@dataclass(frozen=True)
+class PanelText(TextSampling):
+    """How the text tokens of a story are chosen."""
+
+    max_new_tokens: int = key(64, "longest text of a panel, in tokens", unit="tokens", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,8 @@ class EditRecipe(SeveralPictures):
     )
     guidance: float | None = key(
         None,
-        "classifier-free guidance: how strongly a picture follows the instruction; 1 is none",
+        "classifier-free guidance: how strongly a result follows the instruction or example; 1 is "
+        "none",
         before="device",
     )
     image_guidance: float | None = key(
@@ -161,7 +169,13 @@ class EditRecipe(SeveralPictures):
         minimum=0,
         before="noise_scale",
     )
-    num_images: int = key(1, "pictures for each edit", minimum=1, before="device")
+    seeds: tuple[int, ...] = key(
+        (),
+        "seed of each result, random when not given; a single one is counted up from",
+        minimum=0,
+        before="device",
+    )
+    num_images: int = key(1, "results of each edit, one a seed", minimum=1, before="device")
 
 
 @dataclass(frozen=True)
@@ -193,7 +207,7 @@ class StoryRecipe(DrawingKeys):
     )
     guidance: float | None = key(
         None,
-        "classifier-free guidance: how strongly a picture follows what came before; 1 is none",
+        "classifier-free guidance: how strongly a picture follows the story so far; 1 is none",
         before="device",
     )
     negative_prompt: str | None = key(
@@ -202,9 +216,7 @@ class StoryRecipe(DrawingKeys):
     seed: int | None = key(
         None, "seed of the whole story, random when not given", minimum=0, before="device"
     )
-    text: TextSampling = key(
-        TextSampling(max_new_tokens=64), "how each panel's text is chosen", before="device"
-    )
+    text: PanelText = key(PanelText(), "how each panel's text is chosen", before="device")
 
 
 @dataclass(frozen=True)
@@ -215,7 +227,10 @@ class CaptionRecipe(ModelKeys):
 
     question: str = key("What is this?", "what to ask about each picture", before="device")
     seed: int | None = key(
-        None, "seed of sampled text, random when not given", minimum=0, before="device"
+        None,
+        "seed of the first answer, the next count on; it matters where text is sampled",
+        minimum=0,
+        before="device",
     )
     text: TextSampling = key(TextSampling(), "how the text is chosen", before="device")
     batch_size: int | Literal["auto"] = key(

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from orthus_core.errors import RecipeError
+from orthus_core.evaluation.reconstruction import MEASURED_SEED
 from orthus_core.losses.adversarial import PatchDiscriminator
 from orthus_core.losses.picture_loss import PictureFigures, PictureLoss
 from orthus_core.losses.quantisation import kmeans, quantise
@@ -28,7 +29,6 @@ from orthus_core.recipe.training import (
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sheet
-from orthus_core.world.world_pictures import MEASURED_SEED
 
 # Pictures whose features start the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024

@@ -29,9 +29,6 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
-from orthus_core.world.records import record
-from orthus_core.world.sprites import starter_packs
-from orthus_core.world.world import World
 
 SPRITES = "sprites"
 
@@ -61,6 +58,9 @@ def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
         picture when the recipe is strict.
     """
     if data.source == SPRITES:
+        from orthus_core.world.records import record
+        from orthus_core.world.world import World
+
         weights = task_weights(data.tasks)
 
         def made(testing: bool) -> Source:
@@ -83,8 +83,10 @@ def returning(source: Source, rows: int) -> Source:
 
 def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
     """The documents on disk whose records and pictures all read; raises as `read_rows`."""
-    packs = starter_packs()
-    reading = sniff.read(Path(data.source), strict=data.strict, pack=packs["3d"], styles=packs)
+    from orthus_core.world.picture_kinds import register_picture_kinds
+
+    register_picture_kinds()
+    reading = sniff.read(Path(data.source), strict=data.strict)
     yield from reading.check_pictures()
     yield from left_out(reading)
     return reading.documents

@@ -81,7 +81,9 @@ def adamw(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.opti
 class WeightAverage:
     """Exponential moving average of parameters; with decay 0 it is the parameters themselves.
 
-    The average counts from the first step without bias: early on it is a plain mean.
+    Until `decay` is reached, the decay of step t is (1 + t) / (10 + t), which soon forgets the
+    first weights. All before step s then weigh about (s / t)^9 together: the last tenth of the
+    steps carries 60 % of the weight. (A plain mean: the decay (1 + t) / (2 + t), and 10 %.)
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:

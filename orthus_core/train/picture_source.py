@@ -16,11 +16,10 @@ from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.data.sources import hold_out
 from orthus_core.errors import DataError
+from orthus_core.evaluation.reconstruction import MEASURED
 from orthus_core.events import Event
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import SPRITES, read_documents
-from orthus_core.world.world import World
-from orthus_core.world.world_pictures import MEASURED, WorldPictures
 
 
 class PictureSource(Protocol):
@@ -70,6 +69,9 @@ def read_pictures(data: DataRecipe, size: int) -> Generator[Event, None, Picture
     Raises: DataError when there is none, and at the first broken one when the recipe is strict.
     """
     if data.source == SPRITES:
+        from orthus_core.world.world import World
+        from orthus_core.world.world_pictures import WorldPictures
+
         return WorldPictures(World.open(held_out=data.held_out), size)
     documents = yield from read_documents(data)
     kept, held_out = hold_out(pictures_of(documents), data.held_out, data.seed)

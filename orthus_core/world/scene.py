@@ -143,6 +143,11 @@ class SceneImage:
         packs = ",".join(self.packs[style].digest[:16] for style in styles)
         return f"scene:{hashlib.sha256(f'{packs}{shown}'.encode()).hexdigest()}"
 
+    @property
+    def record_value(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {"scene": self.scene.record()}
+
     def load(self, size: int) -> np.ndarray:
         """The pixels as uint8 [size, size, 3]. Raises: DataError when a sprite does not read."""
         canvas_HW3 = paint(self.scene.backdrop, size).astype(np.float32)

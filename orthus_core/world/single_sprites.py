@@ -6,10 +6,10 @@ import random
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from orthus_core.data.pictures import SpriteImage
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
 from orthus_core.world.splits import colour_held_out, style_held_out
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import GROUNDS, World
 

@@ -12,11 +12,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
-from orthus_core.data.pictures import SpriteImage
 from orthus_core.world import cast
 from orthus_core.world.backdrops import COLOURS, PLAIN
 from orthus_core.world.scene import Scene, SceneImage
 from orthus_core.world.splits import scene_held_out, stable_share, unseen
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import Names, name_sprites
 from orthus_core.world.sprites import Colour, Sprite, SpritePack, starter_packs
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orthus_core.evaluation.reconstruction import MEASURED, MEASURED_SEED
 from orthus_core.world.augment import laid_over, premultiplied, random_pictures, scaled
 from orthus_core.world.backdrops import BACKDROPS, OUTDOORS, paint
 from orthus_core.world.cast import COLOURED
@@ -37,10 +38,6 @@ OWN_LOOKS = 6
 CORNER_FILLED = 0.6
 # Of scenes, those that are moved along by a quarter of the picture.
 MOVED = 0.3
-
-# Held-out pictures that an autoencoder is measured with, and the seed they are laid out by.
-MEASURED = 256
-MEASURED_SEED = 7
 
 
 class SpritePictures:

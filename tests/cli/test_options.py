@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from orthus_cli import options
+from orthus_cli.app import app
 from orthus_cli.plugins import discover
 from orthus_cli.recipe_options import Flags, help_of, parameter_name, recipe_options
 from orthus_core.recipe import SCHEMAS, EditRecipe, StoryRecipe, key, keys
@@ -165,3 +167,34 @@ def test_no_two_options_share_a_word_unless_they_are_one_idea() -> None:
     for command in DRAWING:
         spelled = [word for option in discover()[command].command.params for word in option.opts]
         assert len(spelled) == len(set(spelled)), command
+
+
+def explained(command: str) -> dict[str, str]:
+    """The help of each option of a command, by its longest spelling."""
+    found = typer.main.get_command(app).commands[command]  # type: ignore[attr-defined]
+    return {max(each.opts, key=len): getattr(each, "help", None) or "" for each in found.params}
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "of"),
+    [
+        ("generate", "--num-images", "prompt"),
+        ("edit", "--num-images", "edit"),
+        ("edit", "--seed", "result"),
+        ("edit", "--cfg-scale", "instruction"),
+        ("story", "--seed", "story"),
+        ("story", "--image", "story"),
+        ("story", "--cfg-scale", "story"),
+        ("story", "--max-new-tokens", "panel"),
+        ("caption", "--seed", "answer"),
+        ("caption", "--max-new-tokens", "answer"),
+        ("caption", "--overwrite", "answers"),
+    ],
+)
+def test_help_says_what_an_option_means_in_this_command(command: str, option: str, of: str) -> None:
+    assert re.search(rf"\b{of}\b", explained(command)[option])
+
+
+@pytest.mark.parametrize("command", ["edit", "story", "caption"])
+def test_commands_without_prompts_do_not_count_by_them(command: str) -> None:
+    assert not [said for said in explained(command).values() if "each prompt" in said]

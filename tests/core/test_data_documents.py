@@ -5,16 +5,20 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from orthus_core.data import picture_kinds
 from orthus_core.data.document import Document, Segment, from_record, says, to_record
 from orthus_core.data.formats.jsonl import read_records
-from orthus_core.data.pictures import BytesPicture, FilePicture, SpriteImage
+from orthus_core.data.pictures import BytesPicture, FilePicture
 from orthus_core.errors import DataError
+from orthus_core.world.picture_kinds import register_picture_kinds
 from orthus_core.world.scene import Scene, SceneImage, Thing
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import STARTER_STYLES, SpritePack
 
 
@@ -26,6 +30,13 @@ def pack() -> SpritePack:
 @pytest.fixture(scope="module")
 def flat() -> SpritePack:
     return SpritePack.open(STARTER_STYLES["flat"])
+
+
+@pytest.fixture(autouse=True)
+def known_sprites(pack: SpritePack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records may name sprites of this pack; what a test registers ends with it."""
+    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    register_picture_kinds({"3d": pack})
 
 
 @pytest.fixture
@@ -40,7 +51,7 @@ def test_a_document_survives_json(pack: SpritePack, png: Path):
     pictures = FilePicture(png), BytesPicture(png.read_bytes()), sprite
     document = Document(says("user", "hello", *pictures) + says("model", "yes"), "7", "test")
     record = json.loads(json.dumps(to_record(document)))
-    assert from_record(record, pack=pack) == document
+    assert from_record(record) == document
 
 
 def a_scene(style: str = "3d") -> Scene:
@@ -50,12 +61,13 @@ def a_scene(style: str = "3d") -> Scene:
 
 def test_a_scene_survives_json_as_what_it_shows(pack: SpritePack, flat: SpritePack):
     styles = {"3d": pack, "flat": flat}
+    register_picture_kinds(styles)
     document = Document(
         says("user", SceneImage(styles, a_scene()))
         + says("model", SceneImage(styles, a_scene("flat")))
     )
     record = json.loads(json.dumps(to_record(document)))
-    read = from_record(record, pack=pack, styles={"flat": flat})
+    read = from_record(record)
     assert read == document
     for before, after in zip(document.segments, read.segments, strict=True):
         assert isinstance(before.value, SceneImage) and isinstance(after.value, SceneImage)
@@ -67,18 +79,22 @@ def test_a_sprite_of_a_further_style_reads_back_from_its_own_pack(
 ):
     document = Document(says("model", SpriteImage(flat, "1f431")))
     record = json.loads(json.dumps(to_record(document)))
-    (segment,) = from_record(record, pack=pack, styles={"flat": flat}).segments
+    register_picture_kinds({"3d": pack, "flat": flat})
+    (segment,) = from_record(record).segments
     assert isinstance(segment.value, SpriteImage) and segment.value.pack is flat
+    register_picture_kinds({"3d": pack})
     with pytest.raises(DataError, match="not a known sprite"):
-        from_record(record, pack=pack)
+        from_record(record)
 
 
 def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, flat: SpritePack):
     document = Document(says("model", SceneImage({"flat": flat}, a_scene("flat"))))
     path = tmp_path / "scenes.jsonl"
     path.write_text(json.dumps(to_record(document)) + "\n")
-    assert read_records(path, pack=pack, styles={"flat": flat}).documents == [document]
-    reading = read_records(path, pack=pack)
+    register_picture_kinds({"3d": pack, "flat": flat})
+    assert read_records(path).documents == [document]
+    register_picture_kinds({"3d": pack})
+    reading = read_records(path)
     assert reading.documents == [] and reading.fault_count == 1
     assert "'1f431' is not a known sprite in style 'flat'" in reading.faults[0].problem
 
@@ -100,7 +116,7 @@ def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, fla
 def test_a_bad_scene_is_named(pack: SpritePack, scene, complaint: str):
     segment = {"type": "image", "role": "user", "value": {"scene": scene}}
     with pytest.raises(DataError, match=complaint) as caught:
-        from_record({"segments": [segment]}, pack=pack)
+        from_record({"segments": [segment]})
     assert caught.value.where == "segments[0]"
 
 
@@ -147,7 +163,7 @@ def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: 
 def test_a_bad_segment_is_named(pack: SpritePack, segment, complaint: str):
     good = {"type": "text", "role": "user", "value": "x"}
     with pytest.raises(DataError, match=complaint) as caught:
-        from_record({"segments": [good, segment]}, pack=pack)
+        from_record({"segments": [good, segment]})
     assert caught.value.where == "segments[1]"
 
 
@@ -206,3 +222,31 @@ def test_pictures_from_files_and_bytes_are_framed_alike(tmp_path: Path):
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(DataError, match="no such picture"):
         _ = FilePicture(tmp_path / "none.png").key
+
+
+def test_a_kind_that_nobody_registered_is_refused_by_what_is_known(monkeypatch):
+    segment = {"type": "image", "role": "user", "value": {"scene": {}}}
+    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    with pytest.raises(DataError, match="needs a 'path' or 'bytes'\n"):
+        from_record({"segments": [segment]})
+
+
+def test_a_kind_of_ones_own_is_read_and_written(monkeypatch):
+    class Dot(NamedTuple):
+        colour: str
+
+        @property
+        def key(self) -> str:
+            return f"dot:{self.colour}"
+
+        @property
+        def record_value(self) -> dict[str, str]:
+            return {"dot": self.colour}
+
+        def load(self, size: int) -> np.ndarray:
+            return np.array(Image.new("RGB", (size, size), self.colour))
+
+    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    picture_kinds.register("dot", lambda value: Dot(value["dot"]))
+    document = Document(says("model", Dot("red")))
+    assert from_record(json.loads(json.dumps(to_record(document)))) == document

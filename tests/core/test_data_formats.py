@@ -13,9 +13,11 @@ from orthus_cli.commands.data import app
 from orthus_core.data.document import says, to_record
 from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.sniff import read
-from orthus_core.data.pictures import FilePicture, SpriteImage
+from orthus_core.data.pictures import FilePicture
 from orthus_core.errors import DataError
+from orthus_core.world.picture_kinds import register_picture_kinds
 from orthus_core.world.records import record
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import SpritePack
 from orthus_core.world.world import World
 
@@ -105,7 +107,8 @@ def test_our_own_records_are_read_from_a_file(tmp_path: Path):
     world = World(pack)
     documents = [record(world, {"edit": 1.0, "story": 1.0}, 0, number) for number in range(5)]
     path = lines(tmp_path / "r.jsonl", *(to_record(d) for d in documents), {"segments": []})
-    reading = read(path, pack=pack)
+    register_picture_kinds({"3d": pack})
+    reading = read(path)
     assert reading.documents == documents
     assert [fault.line for fault in reading.faults] == [6]
 

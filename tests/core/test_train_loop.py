@@ -382,6 +382,15 @@ def test_the_average_is_unbiased_early_and_restarts():
     assert parameter.item() == -2.0 and average.averages[0] == 7.0
 
 
+def test_the_last_tenth_of_the_first_steps_has_sixty_percent_of_the_average():
+    parameter, steps = nn.Parameter(torch.zeros(())), 200
+    average = WeightAverage([parameter], 0.9999)
+    for step in range(steps):
+        parameter.data.fill_(float(step >= steps * 9 // 10))
+        average.update(step)
+    assert average.averages[0].item() == pytest.approx(1 - 0.9**9, abs=0.02)
+
+
 class Skewed(Fit):
     """Parts of a step are consecutive slices of one stream of rows."""
 

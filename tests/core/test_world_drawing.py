@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 
-from orthus_core.data.pictures import SpriteImage
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import relation_between
 from orthus_core.world.backdrops import is_outdoors, place_of
@@ -19,6 +18,7 @@ from orthus_core.world.scene import SceneImage
 from orthus_core.world.scenes import CATEGORIES, a_scene, caption_of, scene_picture
 from orthus_core.world.single_sprites import spoken_names
 from orthus_core.world.splits import count_held_out, pair_held_out, scene_held_out
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import SpritePack
 from orthus_core.world.text_to_image import text_to_image
 from orthus_core.world.wording import describe

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from orthus_core.data.document import Document
-from orthus_core.data.pictures import SpriteImage
 from orthus_core.errors import DataError
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.copy_task import KEEP, copy
@@ -31,6 +30,7 @@ from orthus_core.world.splits import (
     style_held_out,
 )
 from orthus_core.world.sprite_edits import make_single_edit
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import SpritePack
 from orthus_core.world.wording import describe_in_places
 from orthus_core.world.world import World

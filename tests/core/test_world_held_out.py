@@ -7,11 +7,12 @@ import itertools
 import pytest
 
 from orthus_core.data.document import Document
-from orthus_core.data.pictures import Picture, SpriteImage
+from orthus_core.data.pictures import Picture
 from orthus_core.world import splits
 from orthus_core.world.recolour import HUES
 from orthus_core.world.records import MAKERS, records
 from orthus_core.world.scene import SceneImage
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.world import GROUNDS, World
 
 ROWS = 300

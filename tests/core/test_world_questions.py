@@ -7,7 +7,6 @@ from collections import Counter
 
 import pytest
 
-from orthus_core.data.pictures import SpriteImage
 from orthus_core.world import scene_questions, sprite_questions
 from orthus_core.world.arrange import relation_between
 from orthus_core.world.backdrops import is_outdoors
@@ -17,6 +16,7 @@ from orthus_core.world.english import the, with_article
 from orthus_core.world.scene import Scene, SceneImage, Thing
 from orthus_core.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
 from orthus_core.world.scenes import a_scene
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_questions import Asked, ask_single, caption, question
 from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase, plural
 from orthus_core.world.world import GROUNDS, World

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orthus_core.data.document import from_record
 from orthus_core.data.formats.reading import Reading
 from orthus_core.errors import DataError
-from orthus_core.world.sprites import SpritePack
 
 
 def objects(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -38,19 +37,11 @@ def objects(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]
         raise DataError(f"cannot read the records: {error.strerror}", where=str(path)) from error
 
 
-def read_records(
-    path: Path,
-    *,
-    strict: bool = False,
-    pack: SpritePack | None = None,
-    styles: Mapping[str, SpritePack] | None = None,
-) -> Reading:
+def read_records(path: Path, *, strict: bool = False) -> Reading:
     """Documents of a file of records (`orthus_core.data.document`), pictures beside it.
 
     Args:
         strict: Whether the first bad record ends the reading.
-        pack: Where sprites that records name are looked up.
-        styles: Packs of further styles that their scenes may be in.
 
     Raises:
         DataError: if the file cannot be opened, or when strict at the first bad record.
@@ -58,7 +49,7 @@ def read_records(
     reading = Reading(strict)
     for line, value in objects(path, reading):
         try:
-            document = from_record(value, root=path.parent, pack=pack, styles=styles)
+            document = from_record(value, root=path.parent)
             reading.documents.append(document)
         except DataError as error:
             reading.leave_out(path, line, error)

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.formats.reading import Reading
 from orthus_core.errors import DataError
-from orthus_core.world.sprites import SpritePack
 
 RECORDS = "records.jsonl"
 
 
-def read(
-    path: Path,
-    *,
-    strict: bool = False,
-    pack: SpritePack | None = None,
-    styles: Mapping[str, SpritePack] | None = None,
-) -> Reading:
+def read(path: Path, *, strict: bool = False) -> Reading:
     """The documents at a path.
 
     Args:
         path: A .jsonl file of records (`formats.jsonl`), a folder with one called records.jsonl,
             or a folder of pictures with words (`formats.folder`).
         strict: Whether the first bad record ends the reading.
-        pack: Where sprites that records name are looked up.
-        styles: Packs of further styles that their scenes may be in.
 
     Raises:
         DataError: if nothing there can be read, or when strict at the first bad record.
     """
     records = path / RECORDS if path.is_dir() else path
     if records.is_file() and records.suffix == ".jsonl":
-        return read_records(records, strict=strict, pack=pack, styles=styles)
+        return read_records(records, strict=strict)
     if path.is_dir():
         return read_folder(path, strict=strict)
     raise DataError(

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orthus_core.data.pictures import SpriteImage
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
 from orthus_core.world.benchmark.model_under_test import Work
 from orthus_core.world.benchmark.scores import share
 from orthus_core.world.english import with_article
 from orthus_core.world.single_sprites import spoken_names
 from orthus_core.world.splits import style_held_out
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import World
 
