@@ -59,9 +59,10 @@ def story(
 
     # 1. What is given, and whether there is a place for what is made.
     before = stored(config_from, "story")
+    values = flags
     if from_story is not None and recipe is None and before.record is None:
-        flags = as_before(from_story, flags)
-    resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], flags)
+        values = as_before(from_story, flags)
+    resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], values)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)
     r.detail(dump(resolved))
