@@ -27,17 +27,19 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from multiprocessing import Pool
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,7 +180,7 @@ class Desk:
             encoding="utf-8",
             errors="replace",
         )
-        done = Done(ran.returncode, self._placeless(ran.stdout), self._placeless(ran.stderr))
+        done = Done(ran.returncode, ran.stdout, ran.stderr)
         if done.code != code:
             last = (done.stderr or done.stdout).strip().splitlines()[-3:]
             self.failures.append(f"{label}: exit code {done.code}: {' | '.join(last)}")
@@ -186,12 +188,6 @@ class Desk:
             self.items[f"{label} stdout"] = text_item(done.stdout)
             self.items[f"{label} stderr"] = text_item(done.stderr)
         return done
-
-    def _placeless(self, text: str) -> str:
-        """Folders differ between two trees, and are no behaviour."""
-        for folder, name in ((self.folder, "<desk>"), (self.tree, "<tree>")):
-            text = text.replace(str(folder), name)
-        return text
 
 
 def inputs(desk: Desk) -> tuple[str, str, str]:
@@ -434,6 +430,15 @@ class Item(NamedTuple):
     digest: str
     text: str | None = None
 
+    def without(self, places: Mapping[Path, str]) -> Item:
+        """The same where folders in a text are called by these names."""
+        if self.text is None or not any(str(folder) in self.text for folder in places):
+            return self
+        text = self.text
+        for folder, name in places.items():
+            text = text.replace(str(folder), name)
+        return text_item(text)
+
 
 @dataclass
 class Outcome:
@@ -457,8 +462,20 @@ class Snapshot:
     pins: dict[str, Outcome] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
 
-    def keep(self, pin: str, seconds: float, items: Mapping[str, Item], failures: list[str]):
-        """Adds a pin's outcome."""
+    def keep(
+        self,
+        pin: str,
+        seconds: float,
+        items: Mapping[str, Item],
+        failures: list[str],
+        places: Mapping[Path, str] = MappingProxyType({}),
+    ) -> None:
+        """Adds a pin's outcome.
+
+        Args:
+            places: Names for folders, which differ between two trees and are no behaviour.
+        """
+        items = {name: item.without(places) for name, item in items.items()}
         self.texts |= {item.digest: item.text for item in items.values() if item.text is not None}
         digests = {name: item.digest for name, item in sorted(items.items())}
         self.pins[pin] = Outcome(seconds, digests, failures)
@@ -565,7 +582,8 @@ def snapshot(tree: Path, called: str, pins: Sequence[str], folder: Path) -> Snap
         desk.folder.mkdir(parents=True)
         PINS[pin](desk)
         items = {**dict(items_of(desk.folder)), **desk.items}
-        kept.keep(pin, round(time.perf_counter() - began, 1), items, desk.failures)
+        seconds = round(time.perf_counter() - began, 1)
+        kept.keep(pin, seconds, items, desk.failures, {desk.folder: "<desk>", tree: "<tree>"})
         print(f"{called}: {pin}, {kept.pins[pin].seconds:.1f} s", file=sys.stderr, flush=True)
         for path in desk.folder.rglob("*"):
             # Checkpoints are large, and their hashes are taken.
@@ -619,7 +637,7 @@ def _install(tree: Path, folder: Path) -> None:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
+        import tomli as tomllib  # pyright: ignore[reportMissingImports]
     project = tomllib.loads((tree / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     about = folder / f"{project['name'].replace('-', '_')}-0.dist-info"
     about.mkdir(parents=True)
@@ -693,11 +711,20 @@ def describe(difference: Difference, old: Snapshot, new: Snapshot) -> list[str]:
     one, other = old.texts.get(difference.old), new.texts.get(difference.new)
     if one is None or other is None:
         return [f"{head}: {difference.old} -> {difference.new}"]
-    lines = difflib.unified_diff(one.splitlines(), other.splitlines(), lineterm="", n=0)
+    lines = difflib.unified_diff(_lines(one), _lines(other), lineterm="", n=0)
     shown = [f"    {line[:200]}" for line in lines if not line.startswith(("---", "+++"))]
     rest = len(shown) - DIFF_LINES
     more = [f"    ... {rest} more lines"] if rest > 0 else []
     return [head, *(shown[:DIFF_LINES] or ["    only line ends differ"]), *more]
+
+
+def _lines(text: str) -> list[str]:
+    """Lines of a text; long ones, such as JSON in one line, are broken after commas."""
+    return [
+        part
+        for line in text.splitlines()
+        for part in (line.split(", ") if len(line) > 200 else [line])
+    ]
 
 
 def report(
@@ -705,7 +732,8 @@ def report(
 ) -> int:
     """Prints the table and the differences; returns how many pins differ or failed."""
     differences = compare(old, new, pins, meant)
-    rows, bad = [("pin", "result", "items", "old s", "new s")], 0
+    rows: list[tuple[str, ...]] = [("pin", "result", "items", "old s", "new s")]
+    bad = 0
     details: list[str] = []
     for pin in pins:
         own = [each for each in differences if each.pin == pin]
@@ -731,6 +759,18 @@ def report(
     print_table(rows)
     print("\n".join(details) or "nothing differs")
     return bad
+
+
+def report_one(kept: Snapshot) -> int:
+    """Prints what was kept of one tree; returns how many pins failed."""
+    rows = [("pin", "result", "items", "s")]
+    for pin, outcome in kept.pins.items():
+        result = "failed" if outcome.failures else "kept"
+        rows.append((pin, result, str(len(outcome.items)), f"{outcome.seconds:.1f}"))
+    print_table(rows)
+    for pin, outcome in kept.pins.items():
+        print("".join(f"FAILED: {pin}: {what}\n" for what in outcome.failures), end="")
+    return sum(bool(outcome.failures) for outcome in kept.pins.values())
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
@@ -766,19 +806,23 @@ def main() -> None:
         parser.error("give two trees, or one tree with --save or --against")
     if len(options.trees) == 1 and not (options.save or options.against):
         parser.error("one tree alone needs --save or --against")
+    # A terminated run removes its worktrees, as an interrupted one does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pins = options.only or list(PINS)
     meant = patterns(options.expect)
 
+    sides = ("old", "new")[-len(options.trees) :]
     with ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compare-")))
         desks = (options.keep or temporary).resolve()
         jobs = []
-        for named, side in zip(options.trees, ("old", "new"), strict=False):
+        for named, side in zip(options.trees, sides, strict=True):
             tree = stack.enter_context(checked_out(named, temporary / f"{side}-tree"))
             shutil.rmtree(desks / side, ignore_errors=True)
             jobs.append((tree, f"{side} ({named})", pins, desks / side))
-        with ThreadPoolExecutor(options.jobs) as pool:
-            made = list(pool.map(lambda job: snapshot(*job), jobs))
+        # Processes rather than threads: they end with an interrupted run.
+        with Pool(options.jobs, signal.signal, (signal.SIGTERM, signal.SIG_DFL)) as pool:
+            made = pool.starmap(snapshot, jobs, chunksize=1)
     if options.save:
         made[-1].save(options.save)
     if options.against:
@@ -786,7 +830,7 @@ def main() -> None:
         if made[0].machine != made[1].machine:
             print(f"warning: {options.against} is from {made[0].machine}", file=sys.stderr)
     if len(made) == 1:
-        made *= 2
+        sys.exit(1 if report_one(made[0]) else 0)
     sys.exit(1 if report(made[0], made[1], pins, meant, options.all) else 0)
 
 

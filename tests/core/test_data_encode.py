@@ -97,6 +97,11 @@ def test_a_target_is_the_next_token_and_never_a_patch(
         assert target == (following if expected else IGNORE)
 
 
+def test_the_model_draws_the_pictures_that_are_its_own(tokenizer: PreTrainedTokenizerFast):
+    drawn = [row_of(document, tokenizer).drawn for document in (DRAW, ASK, EDIT, STORY)]
+    assert drawn == [(True,), (False,), (False, True), (False, True)]
+
+
 def test_a_picture_begins_ends_and_closes_the_row_by_prediction(
     tokenizer: PreTrainedTokenizerFast,
 ):

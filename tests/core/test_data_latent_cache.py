@@ -96,6 +96,22 @@ def test_features_carry_no_gradient():
     assert not made([Plain(3)]).requires_grad
 
 
+def test_loaded_pictures_are_encoded_as_others_are_and_nothing_is_kept():
+    weight = nn.Parameter(torch.ones(()))
+    made = FeatureCache("w", lambda x: (weight * x.mean((2, 3))[:, None]).bfloat16(), size=4)
+    encoded_MPC = made.encoded(torch.from_numpy(np.stack([Plain(n).load(4) for n in (3, 200)])))
+    assert encoded_MPC.dtype == torch.float32 and not encoded_MPC.requires_grad
+    assert len(made) == 0
+    assert torch.equal(encoded_MPC, made([Plain(3), Plain(200)]))
+
+
+def test_a_kept_feature_holds_no_memory_of_its_neighbours():
+    made = cache(Encoder())
+    made([Plain(level) for level in range(9)])
+    sizes = [len(feature.untyped_storage()) for feature in made._features.values()]
+    assert sizes == [4 * 2 * 3] * 9
+
+
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"\xff" * 64])
 def test_a_damaged_file_says_what_to_do(tmp_path: Path, content: bytes):
     made = cache(Encoder(), tmp_path)

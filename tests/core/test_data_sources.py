@@ -10,6 +10,7 @@ import torch
 from orthus_core.data.collate import collate
 from orthus_core.data.document import Document, says
 from orthus_core.data.encode import Encoded, TokenIds
+from orthus_core.data.pictures import BytesPicture
 from orthus_core.data.sources import Batches, Shuffled, hold_out
 from orthus_core.errors import DataError
 
@@ -74,6 +75,53 @@ def test_an_epoch_shows_every_document_once_in_its_own_order():
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert epochs[0] != epochs[1]
     assert source(3).id == epochs[0][3]
+
+
+def test_orders_come_from_the_seed_whatever_was_asked_for_before():
+    documents = [document(n) for n in range(10)]
+
+    def epoch(source: Shuffled, number: int) -> list[str]:
+        return [source(number * 10 + place).id for place in range(10)]
+
+    one, again, other = (Shuffled(documents, seed=seed) for seed in (0, 0, 1))
+    straight = [epoch(one, number) for number in range(3)]
+    assert [epoch(again, number) for number in (2, 0, 1)] == [straight[n] for n in (2, 0, 1)]
+    assert epoch(other, 0) != straight[0]
+
+
+def test_steps_of_a_window_keep_an_order_without_lengths_alike_on_all_devices():
+    def lengths(seed: int, shard: int) -> list[int]:
+        made = batches(window=7, seed=seed, shard=shard, shards=2)
+        return [sum(len(row.ids) for row in made.rows(step)) for step in range(14)]
+
+    first = lengths(0, 0)
+    assert lengths(0, 1) == first, "so that no device waits for another"
+    assert first[:7] not in (sorted(first[:7]), sorted(first[:7], reverse=True))
+    assert first[7:] != first[:7] and lengths(1, 0) != first
+
+
+def test_each_row_is_dropped_by_a_draw_of_its_own_that_is_the_same_again():
+    picture = BytesPicture(b"")
+
+    def drawing(number: int) -> Document:
+        return Document(says("user", "a cat") + says("model", picture), id=str(number))
+
+    def dropped(seed: int, chance: float = 0.5, order=range(25)) -> list[bool]:
+        kept: dict[int, bool] = {}
+
+        def remembered(given: Document) -> Encoded:
+            kept[int(given.id)] = given.user[0].value == "a cat"
+            return row(given)
+
+        made = Batches(drawing, remembered, partial(collate, ids=IDS), batch_size=4, seed=seed)
+        made.condition_dropout = chance
+        for step in order:
+            made.rows(step)
+        return [not kept[number] for number in range(100)]
+
+    assert 30 < sum(dropped(0)) < 70 and sum(dropped(0, chance=0.0)) == 0
+    assert dropped(0, order=reversed(range(25))) == dropped(0)
+    assert dropped(1) != dropped(0)
 
 
 def test_no_documents_are_refused():

@@ -13,12 +13,13 @@ from typing import ClassVar, NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from orthus_core.errors import TrainingError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import key, load
-from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe
+from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe, PretrainRecipe
 from orthus_core.train.distributed import Rank
 from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.loop import seed_step, train, validate
@@ -240,8 +241,17 @@ def test_a_state_from_another_model_is_refused(tmp_path):
 
 def test_what_is_told_of_a_training_may_change(tmp_path):
     fit_by(tmp_path)
-    events = fit_by(tmp_path, "log.every=2", "log.validate_every=0", resume=True)
+    events = fit_by(tmp_path, "log.every=2", "log.validate_every=0", "data.workers=2", resume=True)
     assert events == [Note("resuming after step 4 of 4")]
+
+
+def test_only_the_tables_that_matter_to_a_part_decide_how_it_goes():
+    recipe = load(PretrainRecipe, None, ("seed=3", "optim.lr=0.5", "log.every=7"))
+    taken = origins(recipe, "seed", "autoencoder", init_from="one")
+    assert taken["seed"] == 3 and taken["init_from"] == "one"
+    assert "autoencoder.optim.lr" in taken
+    assert {name.partition(".")[0] for name in taken} == {"seed", "autoencoder", "init_from"}
+    assert origins(recipe)["optim.lr"] == 0.5
 
 
 def test_a_broken_state_is_named(tmp_path):
@@ -257,6 +267,7 @@ def test_metrics_hold_a_line_a_step_and_the_loss_falls(tmp_path):
     list(train(Fit(), optim=recipe, log=LOG, seed=0, folder=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 9))
+    assert [line["lr"] for line in lines] == [learning_rate(recipe, step) for step in range(8)]
     assert lines[-1]["total"] < 0.8 * lines[0]["total"]
 
 
@@ -274,6 +285,14 @@ def test_learning_rate_rises_then_falls_to_its_floor():
     assert learning_rate(optim(lr=1.0, schedule="constant", warmup_steps=0), 0) == 1.0
 
 
+def step_on_nothing(parameters, optimizers):
+    """A step whose gradients are zero: what moves is decay."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+
+
 def test_only_matrices_decay():
     module = nn.Linear(3, 3)
     frozen_rows = nn.Parameter(torch.ones(3, 3))
@@ -281,9 +300,7 @@ def test_only_matrices_decay():
     parameters = [*module.parameters(), frozen_rows]
     before = [parameter.detach().clone() for parameter in parameters]
     (optimizer,) = make_optimizers(parameters, optim(lr=0.1, weight_decay=0.5))
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
+    step_on_nothing(parameters, [optimizer])
     torch.testing.assert_close(module.weight.detach(), before[0] * (1 - 0.1 * 0.5))
     assert torch.equal(module.bias, before[1]) and torch.equal(frozen_rows, before[2])
 
@@ -315,6 +332,18 @@ def test_muon_takes_the_maps_and_leaves_tables_and_the_rest_to_adamw():
     assert [p for g in muon.param_groups for p in g["params"]] == [module.weight]
     rest = {id(p): g["weight_decay"] for g in adamw.param_groups for p in g["params"]}
     assert rest == {id(words): 0.5, id(module.bias): 0.0}
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_maps_decay_by_muon_as_they_do_by_adamw():
+    module = nn.Linear(3, 3)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    parameters = list(module.parameters())
+    step_on_nothing(
+        parameters, make_optimizers(parameters, optim(kind="muon", lr=0.1, weight_decay=0.5))
+    )
+    torch.testing.assert_close(module.weight.detach(), before[0] * (1 - 0.1 * 0.5))
+    assert torch.equal(module.bias, before[1])
 
 
 def test_words_codes_and_heads_are_no_maps(tiny_model):
@@ -389,6 +418,45 @@ def test_the_last_tenth_of_the_first_steps_has_sixty_percent_of_the_average():
         parameter.data.fill_(float(step >= steps * 9 // 10))
         average.update(step)
     assert average.averages[0].item() == pytest.approx(1 - 0.9**9, abs=0.02)
+
+
+def test_the_average_forgets_no_faster_than_its_decay():
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    average = WeightAverage([parameter], 0.5)
+    parameter.data.fill_(2.0)
+    average.update(0)
+    assert average.averages[0].item() == pytest.approx(0.1 * 1.0 + 0.9 * 2.0)
+    parameter.data.fill_(3.0)
+    average.update(1000)
+    assert average.averages[0].item() == pytest.approx(0.5 * 1.9 + 0.5 * 3.0)
+
+
+def test_the_average_takes_in_what_a_step_made_of_the_weights(tmp_path):
+    def weight(ema_decay):
+        stage = Fit()
+        before = stage.objective.linear.weight.detach().clone()
+        recipe = optim(steps=1, lr=0.1, ema_decay=ema_decay)
+        list(train(stage, optim=recipe, log=LOG, seed=0, folder=tmp_path / str(ema_decay)))
+        return before, stage.objective.linear.weight.detach()
+
+    (before, averaged), (_, after) = weight(0.9), weight(0.0)
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(averaged, 0.1 * before + 0.9 * after)
+
+
+def test_the_average_forgets_weights_that_a_step_sets_anew(tmp_path):
+    stage = Fit()
+
+    @torch.no_grad()
+    def begin_step(step):
+        if step < 5:
+            return []
+        stage.objective.linear.weight.fill_(7.0)
+        return [stage.objective.linear.weight]
+
+    stage.begin_step = begin_step
+    list(train(stage, optim=optim(lr=0.0), log=LOG, seed=0, folder=tmp_path))
+    assert (stage.objective.linear.weight == 7.0).all()
 
 
 class Skewed(Fit):
@@ -503,6 +571,60 @@ def test_held_out_rows_are_measured_on_the_average_with_the_same_noise(tmp_path)
     # The weights left behind are the average, which is what was measured last.
     now = validate(moved, torch.device("cpu"))
     assert now["validation_total"] == measured(tmp_path / "moved")[8] < found[8]
+
+
+def test_held_out_parts_count_alike(tmp_path):
+    stage = Fit()
+    stage.objective = Exact()
+    one, other = torch.zeros(8, 4), torch.randn(8, 4)
+    stage.held_out = lambda: [(one,), (other,)]
+    alone = [stage.objective(part).total.item() for part in (one, other)]
+    found = validate(stage, torch.device("cpu"))
+    assert found == {"validation_total": pytest.approx(sum(alone) / 2)}
+
+
+class Watched(Fit):
+    """Remembers the weights of every sample sheet, and when the objective was training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sheets: list[Tensor] = []
+        self.training_at: list[tuple[str, bool]] = []
+
+    def begin_step(self, step):
+        self.training_at.append(("step", self.objective.training))
+        return []
+
+    def held_out(self):
+        return [*map(self.measured, super().held_out())]
+
+    def measured(self, part):
+        """A part that tells, when it is taken to the device, what the objective is doing."""
+        stage = self
+
+        class Telling(Tensor):
+            def to(self, *args):
+                stage.training_at.append(("measuring", stage.objective.training))
+                return self.as_subclass(Tensor)
+
+        return (part[0].as_subclass(Telling),)
+
+    def samples(self):
+        self.training_at.append(("samples", self.objective.training))
+        self.sheets.append(self.objective.linear.weight.detach().clone())
+        return Image.new("RGB", (2, 2))
+
+
+def test_sheets_show_the_average_at_rest_and_the_training_goes_on_as_before(tmp_path):
+    stage, log = Watched(), replace(LOG, sample_every=3, validate_every=4)
+    list(train(stage, optim=optim(lr=0.1), log=log, seed=3, folder=tmp_path))
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert names == ["step-000003.png", "step-000006.png", "step-000008.png"]
+    assert torch.equal(stage.sheets[-1], stage.objective.linear.weight), "the average is kept"
+    assert {*stage.training_at} == {("step", True), ("measuring", False), ("samples", False)}
+    unwatched = Fit()
+    list(train(unwatched, optim=optim(lr=0.1), log=LOG, seed=3, folder=tmp_path / "unwatched"))
+    assert torch.equal(unwatched.objective.linear.weight, stage.objective.linear.weight)
 
 
 def test_measuring_changes_nothing_of_the_training(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
 from orthus_core.data.collate import Batch, collate, packed, with_features
 from orthus_core.data.encode import IGNORE, Encoded, TokenIds
+from orthus_core.losses.diffusion import draw
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
 from orthus_core.model import padded_rows
 from orthus_core.model.attention_mask import packed_mask
@@ -246,6 +249,73 @@ def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     assert value == pytest.approx(image_loss(rows[1:])[1], rel=1e-4)
     nothing = filled(collate(rows[:1], ids, own_pictures=True))
     assert float(loss(nothing).image) == 0
+
+
+def test_a_loss_without_a_weight_has_no_gradient(ids, rows):
+    """It is measured all the same, and the other one reaches the backbone."""
+    batch = filled(collate(rows, ids))
+    for text_weight, lambda_image in ((1.0, 0.0), (0.0, 1.0)):
+        model = make_tiny_model()
+        found = JointLoss(model, text_weight=text_weight, lambda_image=lambda_image)(batch)
+        assert found.text > 0 and found.image > 0
+        assert found.text.requires_grad == bool(text_weight)
+        assert found.image.requires_grad == bool(lambda_image)
+        found.total.backward()
+        assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+
+
+def test_noise_on_what_is_read_leaves_what_is_to_be_drawn_as_it_is(ids, rows, monkeypatch):
+    targets = []
+
+    def remembered(head, schedule, clean_NC, cond_ND, draws):
+        targets.append((clean_NC, cond_ND))
+        return cond_ND.sum() * 0
+
+    monkeypatch.setattr("orthus_core.losses.joint.diffusion_loss", remembered)
+    batch = filled(collate(rows, ids))
+    for prefix_noise in (0.0, 0.5):
+        JointLoss(make_tiny_model(), prefix_noise=prefix_noise).train()(batch)
+    (clean, cond), (also_clean, other_cond) = targets
+    assert torch.equal(clean, batch.features_NC * make_tiny_config().latent_scale)
+    assert torch.equal(clean, also_clean) and not torch.allclose(cond, other_cond)
+
+
+def test_a_patch_gets_as_many_draws_as_asked_for_and_none_like_another(ids, rows, monkeypatch):
+    found = []
+
+    def remembered(head, schedule, clean_NC, cond_ND, draws):
+        found.append((len(clean_NC), draws))
+        return cond_ND.sum() * 0
+
+    monkeypatch.setattr("orthus_core.losses.joint.diffusion_loss", remembered)
+    JointLoss(make_tiny_model(), repeats=5)(filled(collate(rows, ids)))
+    ((patches, draws),) = found
+    assert draws.noise.shape == (5 * patches, C) and len(draws.noise.unique(dim=0)) == 5 * patches
+    timesteps_RN = draws.timesteps.view(5, patches)
+    assert all(len(timesteps_RN[:, patch].unique()) > 1 for patch in range(patches))
+
+
+def test_timesteps_cover_the_whole_schedule_evenly():
+    timesteps = draw(torch.zeros(1000, 1), 8, 10, torch.Generator().manual_seed(0)).timesteps
+    counts = torch.bincount(timesteps)
+    assert len(counts) == 10 and counts.min() > 700 and counts.max() < 900
+
+
+def test_the_discrete_loss_is_a_mean_over_the_counts_it_is_given(ids):
+    model = make_tiny_model()
+
+    class Backbone(torch.nn.Module):
+        embed_tokens = model.model.embed_tokens
+
+        def forward(self, input_ids, **_):
+            return SimpleNamespace(last_hidden_state=self.embed_tokens(input_ids))
+
+    objective = DiscreteLoss(Backbone(), model.lm_head)
+    batch = collate([document(ids, 0, 9, False)], ids)
+    own = counts_of(batch)
+    alone = objective(batch).total
+    half = objective(batch, own._replace(text=2 * own.text)).total
+    torch.testing.assert_close(half, alone / 2)
 
 
 def test_each_picture_is_read_with_an_amount_of_noise_of_its_own(monkeypatch):

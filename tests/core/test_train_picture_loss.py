@@ -194,6 +194,15 @@ def test_fooling_pulls_the_last_layer_as_hard_as_the_rest(vq, pixels):
         assert added.norm().item() == pytest.approx(share * others.norm().item(), rel=0.01)
 
 
+def test_the_sum_is_of_every_term_by_its_own_weight(vq, pixels):
+    names = ("l1", "mse", "gradient", "chroma", "multi_scale", "perceptual")
+    weights = dict(zip(names, (1.5, 2.5, 3.5, 4.5, 5.5, 6.5), strict=True))
+    figures = PictureLoss(AutoencoderLosses(**weights))(vq, pixels.flip(-1) * 0.9, pixels)
+    wanted = sum(weight * getattr(figures, name) for name, weight in weights.items())
+    assert all(getattr(figures, name) > 0 for name in names)
+    torch.testing.assert_close(figures.total, wanted)
+
+
 def test_measuring_leaves_the_fight_out(vq, pixels):
     loss = picture_loss(SHAPE.losses, SHAPE.discriminator, 16).eval()
     loss.fighting = True

@@ -41,7 +41,9 @@ def shows_held_out(world: World, picture: Picture) -> bool:
         return splits.scene_held_out(picture.scene, world.nouns(picture.scene))
     assert isinstance(picture, SpriteImage)
     sprite = world.pack[picture.sprite]
-    style = next(style for style, pack in world.styles.items() if pack is picture.pack)
+    style = next(
+        style for style, pack in world.styles.items() if pack.digest == picture.pack.digest
+    )
     ground = next(name for name, level in GROUNDS.items() if level == picture.background)
     colour, _, noun = world.names(sprite).name.partition(" ")
     return (

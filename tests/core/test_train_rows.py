@@ -1,0 +1,258 @@
+"""Which rows a training reads and which it is measured with, and how they become batches."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from orthus_core.checkpoint.model_folder import open_orthus
+from orthus_core.data.document import Document, says
+from orthus_core.data.encode import UNCONDITIONAL_PROMPT
+from orthus_core.data.pictures import FilePicture
+from orthus_core.errors import DataError
+from orthus_core.recipe.training import DataRecipe, TaskWeights
+from orthus_core.train.batches import (
+    RowBatches,
+    RowSources,
+    last_picture,
+    orthus_batch_builder,
+    read_rows,
+    usable,
+)
+from orthus_core.train.distributed import Rank
+from orthus_core.train.picture_source import read_pictures
+from orthus_core.world.world import World
+from tests.core.test_world_held_out import shows_held_out
+from tests.core.toy_data import interleaved, pictures_with_words, words
+
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return interleaved(tmp_path_factory.mktemp("data") / "mixed", COUNT)
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_folder):
+    return open_orthus(tiny_folder, device="cpu", dtype="fp32")
+
+
+def finished(generator):
+    """What a generator of events returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def read(source: Path | str, **changes) -> RowSources:
+    return finished(read_rows(DataRecipe(source=str(source), held_out=0.2, **changes)))
+
+
+def ids_of(source, count: int) -> list[str]:
+    return [source(number).id for number in range(count)]
+
+
+def parts(rows: RowSources) -> tuple[list[str], list[str]]:
+    """An epoch of what is trained on, and one of what is held out, in order."""
+    assert rows.held_out is not None
+    return ids_of(rows.train, len(rows.train)), ids_of(rows.held_out, len(rows.held_out))
+
+
+def test_a_document_is_either_trained_on_or_held_out(source):
+    trained, held_out = parts(read(source))
+    assert len(held_out) == 4
+    assert sorted(map(int, trained + held_out)) == list(range(COUNT))
+    assert parts(read(source)) == (trained, held_out)
+    others = parts(read(source, seed=1))
+    assert sorted(others[0]) != sorted(trained), "another seed is another split"
+    assert finished(read_rows(DataRecipe(source=str(source), held_out=0.0))).held_out is None
+
+
+def test_the_order_of_an_epoch_is_the_seeds(source):
+    def order(seed):
+        data = DataRecipe(source=str(source), held_out=0.0, seed=seed)
+        return ids_of(finished(read_rows(data)).train, COUNT)
+
+    assert sorted(order(0)) == sorted(order(1)) and order(0) != order(1)
+
+
+def test_leaving_documents_out_moves_none_from_one_part_to_the_other(source):
+    rows = read(source)
+    trained, held_out = parts(rows)
+    unusable = {trained[3], held_out[1]}
+
+    def check(document: Document) -> None:
+        if document.id in unusable:
+            raise DataError("too long", where=document.id)
+
+    left = parts(finished(usable(rows, check, strict=False)))
+    assert set(left[0]) == set(trained) - unusable and len(left[0]) == len(trained) - 1
+    assert set(left[1]) == set(held_out) - unusable and len(left[1]) == len(held_out) - 1
+    with pytest.raises(DataError, match="too long"):
+        finished(usable(rows, check, strict=True))
+
+
+def test_sprites_that_are_held_out_are_never_trained_on():
+    rows = read("sprites", tasks=TaskWeights(caption=0.0))
+    world = World.open(held_out=0.2)
+
+    def held_out(source, count: int) -> list[bool]:
+        return [shows_held_out(world, last_picture(source(number))) for number in range(count)]
+
+    assert not any(held_out(rows.train, 200)) and all(held_out(rows.held_out, 50))
+    assert finished(read_rows(DataRecipe(held_out=0.0))).held_out is None
+
+
+def test_made_rows_come_round_again_when_they_are_told_to():
+    few, endless = read("sprites", rows=5), read("sprites")
+    assert ids_of(few.train, 12) == (ids_of(endless.train, 5) * 3)[:12]
+    assert len(set(ids_of(endless.train, 12))) == 12
+
+
+def test_build_base_learns_to_draw_the_last_picture(source):
+    first, last = (FilePicture(source.with_name(name)) for name in ("000.png", "001.png"))
+    edit = Document(says("user", first, "mirror it") + says("model", last))
+    asked = Document(says("user", first, "what is this?") + says("model", "a cat"))
+    assert last_picture(edit) is last and last_picture(asked) is first
+    with pytest.raises(DataError, match="no picture"):
+        last_picture(Document(says("user", "hello") + says("model", "you")))
+
+
+def features(pictures) -> Tensor:
+    return torch.ones(len(pictures), 4, 8)
+
+
+def laid(opened, source: Path, batch_size: int = 3, validate_rows: int = 64, **changes):
+    """Batches of the source, its rows and how a document is encoded."""
+    data = DataRecipe(source=str(source), held_out=0.5, **changes)
+    rows = finished(read_rows(data))
+    laying = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, features)
+    return laying.batches(rows, data, batch_size, validate_rows), rows, laying
+
+
+def said(opened, batches: RowBatches, steps: int) -> list[str]:
+    """The texts of the batches, row by row."""
+    tokenizer = opened.processor.tokenizer
+    return [
+        tokenizer.decode(row_S[mask_S > 0], skip_special_tokens=True)
+        for batch in map(batches.train, range(steps))
+        for row_S, mask_S in zip(batch.ids_BS, batch.attention_mask_BS, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("validate_rows, sizes", [(64, [3, 3, 3, 1]), (7, [3, 3, 1]), (2, [2])])
+def test_held_out_rows_are_measured_each_once_and_no_others(opened, source, validate_rows, sizes):
+    batches, rows, laying = laid(opened, source, validate_rows=validate_rows)
+    measured = batches.held_out()
+    assert [len(batch.ids_BS) for batch in measured] == sizes
+    wanted = [laying.encode(rows.held_out(number)).ids for number in range(sum(sizes))]
+    assert [
+        row_S[mask_S > 0].tolist()
+        for batch in measured
+        for row_S, mask_S in zip(batch.ids_BS, batch.attention_mask_BS, strict=True)
+    ] == wanted
+
+
+def test_made_rows_are_measured_with_as_many_as_the_recipe_says(opened):
+    batches, _, _ = laid(opened, "sprites", validate_rows=4)
+    assert [len(batch.ids_BS) for batch in batches.held_out()] == [3, 1]
+
+
+def test_conditions_are_dropped_in_training_and_never_in_measuring(opened, tmp_path):
+    source = pictures_with_words(tmp_path / "pictures", COUNT)
+    always, never = (laid(opened, source, condition_dropout=chance)[0] for chance in (1 / 3, 0.0))
+    dropped = [text for text in said(opened, always, 8) if UNCONDITIONAL_PROMPT.lower() in text]
+    assert len(dropped) > 2
+    assert not any(UNCONDITIONAL_PROMPT.lower() in text for text in said(opened, never, 8))
+    told = [len(batch.ids_BS[0]) for batch in always.held_out()]
+    assert told == [len(batch.ids_BS[0]) for batch in never.held_out()]
+
+
+def test_rows_are_packed_only_when_the_recipe_says_so(opened, tmp_path):
+    texts = ["a red square " * 4, *["a", "is", "so", "go", "no"] * 2]
+    lines = [
+        {"segments": [{"type": "text", "role": "model", "value": text}], "id": str(number)}
+        for number, text in enumerate(texts * 2)
+    ]
+    source = tmp_path / "texts.jsonl"
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plain, packed = (
+        laid(opened, source, batch_size=11, packing=packing)[0].train(0)
+        for packing in (False, True)
+    )
+    assert len(plain.ids_BS) == 11 > len(packed.ids_BS)
+    assert plain.attention_mask_BS.max() == 1 < packed.attention_mask_BS.max()
+
+
+def test_shown_pictures_are_targets_unless_the_recipe_says_otherwise(opened, source):
+    every, own = (
+        laid(opened, source, batch_size=10, packing=True, own_pictures=own)[0].train(0)
+        for own in (False, True)
+    )
+    assert every.image_targets_N is None
+    # Of drawings, questions and edits the model draws one, none and the second of two.
+    models = [
+        document.segments[-1].type == "image"
+        for document in laid(opened, source)[1].train.documents
+    ]
+    assert own.image_targets_N is not None
+    assert 0 < own.image_targets_N.sum() == sum(models) * 4 < len(own.image_targets_N)
+
+
+def test_a_row_longer_than_the_models_context_is_refused(opened):
+    data = DataRecipe()
+    laying = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, features)
+    with pytest.raises(DataError, match="the context 256"):
+        laying.encode(Document(says("user", words(0) * 60) + says("model", "too long")))
+
+
+def test_devices_share_a_step_and_each_has_rows_of_its_own(opened, source, monkeypatch):
+    def rows_on(shard, shards):
+        monkeypatch.setattr("orthus_core.train.batches.here", lambda: Rank(shard, shards))
+        batches = laid(opened, source, packing=True, condition_dropout=0.0, batch_size=2)[0]
+        return [sorted(p.key for p in batches.train(step).pictures) for step in range(2)]
+
+    one, other = rows_on(0, 2), rows_on(1, 2)
+    assert not {key for step in one for key in step} & {key for step in other for key in step}
+    monkeypatch.setattr("orthus_core.train.batches.here", Rank)
+    both = laid(opened, source, packing=True, condition_dropout=0.0, batch_size=4)[0]
+    for step in range(2):
+        assert sorted(p.key for p in both.train(step).pictures) == sorted(one[step] + other[step])
+
+
+def test_a_picture_is_either_drawn_from_or_held_out_and_half_are_mirrored(tmp_path):
+    folder = pictures_with_words(tmp_path / "pictures", COUNT)
+    data = DataRecipe(source=str(folder), held_out=0.2)
+    pictures = finished(read_pictures(data, 20))
+    assert len(pictures.held_out_M3HW) == 4
+    drawn_M3HW = pictures.draw(400, torch.Generator().manual_seed(0))
+
+    def like(one_3HW: Tensor, some_M3HW: Tensor) -> Tensor:
+        return (some_M3HW == one_3HW).flatten(1).all(1)
+
+    for held_3HW in pictures.held_out_M3HW:
+        assert not like(held_3HW, drawn_M3HW).any()
+        assert not like(held_3HW.flip(-1), drawn_M3HW).any()
+    whole = finished(read_pictures(replace(data, held_out=0.0), 20))
+    assert len(whole.held_out_M3HW) == 0
+    kinds = torch.unique(drawn_M3HW, dim=0)
+    assert len(kinds) == 2 * (COUNT - 4), "each as it is and in a mirror"
+    as_they_are = sum(any(like(kind, k.flip(-1)[None])[0] for k in kinds) for kind in kinds)
+    assert as_they_are == len(kinds)
+
+
+def test_pictures_of_a_document_are_all_read_and_each_once(tmp_path):
+    source = interleaved(tmp_path / "mixed", 9)
+    lines = [json.loads(line) for line in source.read_text().splitlines()]
+    again = {"segments": [*lines[1]["segments"][:1], *lines[2]["segments"][1:]], "id": "again"}
+    source.write_text("".join(json.dumps(line) + "\n" for line in [*lines, again]))
+    data = DataRecipe(source=str(source), held_out=0.0)
+    assert len(finished(read_pictures(data, 16)).pictures) == 9
