@@ -14,8 +14,8 @@ from PIL import Image
 
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.events import ImageDone
-from orthus_core.samplers.generate import interleave
-from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.train.sample_grid import sheet
 
@@ -39,12 +39,12 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
     model, processor, _ = open_model(options.model, dtype="fp32")
-    builder, sampling = PromptBuilder(model, processor.tokenizer), sampling_of(model.config)
-    settings = SamplingParams(steps=sampling.steps, noise_scale=sampling.noise_scale)
+    builder = PromptBuilder(model, processor.tokenizer)
+    params = SamplingParams.resolve(model.config)
 
     def drawn(asked: list[tuple[str, int]]) -> torch.Tensor:
-        prompts = [builder.picture(text, sampling)._replace(seed=seed) for text, seed in asked]
-        events = interleave(model, prompts, settings)
+        prompts = [builder.picture(text, params)._replace(seed=seed) for text, seed in asked]
+        events = generate(model, prompts, params)
         done = {e.row: e.pixels_3HW for e in events if isinstance(e, ImageDone)}
         return torch.stack([done[row] for row in range(len(asked))])
 

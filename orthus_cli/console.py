@@ -2,7 +2,7 @@
 
     r = reporter(ctx)
     r.say("mini on cpu, fp32")                # stderr, silent with -q
-    for event in r.track(interleave(...)):    # in a terminal: a bar with rate and time left
+    for event in r.track(generate(...)):    # in a terminal: a bar with rate and time left
         ...
     r.result({"files": names}, quiet=names)   # stdout: text, one JSON object, or bare names
 

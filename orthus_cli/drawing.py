@@ -1,22 +1,24 @@
-"""What the four drawing commands share: a model that is open and introduced, and pictures saved as
-they are finished."""
+"""What the drawing commands share: they open a model and report it, warn of what it does not know,
+and save each image when it is done.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthus_cli.console import Reporter
-from orthus_core.events import Event, ImageDone, TextPiece
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
-from orthus_core.results.output_names import Named, check_distinct, check_free
 
 if TYPE_CHECKING:
+    from orthus_core.api.images import ImageRequest
+    from orthus_core.api.inputs import InputImage
     from orthus_core.api.loaded import LoadedModel
-    from orthus_core.results.metadata import GenerationInfo
+    from orthus_core.results.image_files import ImageFiles
 
 DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe
+# More images than this are not reported one by one.
+REPORTED_ONE_BY_ONE = 8
 
 
 def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
@@ -50,86 +52,42 @@ def hint_at_unknown_words(r: Reporter, loaded: LoadedModel, texts: Iterable[str]
             r.warn(str(unknown))
 
 
-def save_each(
-    r: Reporter,
-    events: Iterable[Event],
-    wanted: Sequence[Named],
-    paths: Sequence[Path],
-    infos: Sequence[GenerationInfo],
-    *,
-    overwrite: bool,
-    metadata: bool | None = None,
-) -> list[dict[str, Any]]:
-    """Saves each picture as it is finished, and returns what there is to say of each: with `text`
-    where the model wrote something before it.
+def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:
+    """Says of each image that it is scaled or cropped to the model's size, or of how many."""
+    from orthus_core.data.framing import framing
 
-    Args:
-        metadata: None keeps how it was made in the picture, True also beside it, False nowhere.
+    changed = {
+        f"{image.file}: {width} x {height}, {said}": None
+        for image in images
+        for width, height in [image.image.size]
+        if (said := framing(width, height, size))
+    }
+    if len(changed) > REPORTED_ONE_BY_ONE:
+        changed = {f"{len(changed)} pictures are scaled or cropped to {size} x {size}": None}
+    for line in changed:
+        r.say(line)
+
+
+def save_images(
+    r: Reporter, request: ImageRequest, files: ImageFiles, *, preview: bool = False
+) -> list[dict[str, Any]]:
+    """Draws a request, saves each image when it is done, and returns what there is to report of
+    each.
 
     Raises:
-        OutputError: When a file cannot be written; the pictures before it are kept.
+        OutputError: When a file cannot be written; the images before it are kept.
     """
-    from orthus_core.data.pixels import to_image
-    from orthus_core.results.metadata import (
-        pixel_hash,
-        save_picture,
-        save_sidecar,
-        sidecar_of,
-        with_batch,
-    )
+    from orthus_core.api.images import ImageCollector
+    from orthus_core.api.requests import run
 
-    told = with_batch(infos)
-    saved: dict[int, dict[str, Any]] = {}
-    written: dict[int, str] = {}
-    for event in r.track(events, images=len(wanted)):
-        if isinstance(event, TextPiece):
-            written[event.row] = written.get(event.row, "") + event.text
-        elif isinstance(event, ImageDone):
-            row = event.row
-            image, path = to_image(event.pixels_3HW), paths[row]
-            made = told[row]._replace(text=written.get(row, "").strip() or None)
-            save_picture(image, path, None if metadata is False else made, overwrite=overwrite)
-            saved[row] = {
-                "path": str(path),
-                **wanted[row]._asdict(),
-                "pixels": pixel_hash(image),
-            }
-            if made.text:
-                saved[row]["text"] = made.text
-            if metadata:
-                save_sidecar(image, path, made, overwrite=overwrite)
-                saved[row]["metadata"] = str(sidecar_of(path))
-            r.detail(f"{path}, seed {wanted[row].seed}")
-    return [saved[row] for row in sorted(saved)]
+    events = run(request)
+    if preview:
+        from orthus_cli.preview import with_preview
 
-
-def check_sidecars(paths: Sequence[Path], *, overwrite: bool) -> None:
-    """Raises: OutputError when the JSON file beside one of these pictures cannot be written."""
-    from orthus_core.results.metadata import sidecar_of
-
-    for path in paths:
-        check_free(sidecar_of(path), overwrite=overwrite)
-
-
-def check_grid(
-    grid: Path, pictures: Sequence[Path], *, metadata: bool | None, overwrite: bool
-) -> None:
-    """Whether a sheet can be written there. Raises: OutputError, also when it is another result."""
-    from orthus_core.results.metadata import sidecar_of
-
-    check_free(grid, overwrite=overwrite)
-    beside = [sidecar_of(path) for path in pictures] if metadata else []
-    check_distinct([*pictures, *beside, grid])
-
-
-def save_grid(
-    path: Path, pictures: Sequence[Path], *, per_prompt: int, overwrite: bool = False
-) -> None:
-    """Saves a contact sheet of finished pictures. Raises: OutputError as `write_file`."""
-    from orthus_core.data.pixels import open_image
-    from orthus_core.image_grid import columns_for, contact_sheet
-    from orthus_core.results.metadata import save_picture
-
-    columns = columns_for(len(pictures), per_prompt=per_prompt)
-    sheet = contact_sheet([open_image(picture) for picture in pictures], columns)
-    save_picture(sheet, path, None, overwrite=overwrite)
+        events = with_preview(r, events, request.loaded.model)
+    collector, entries = ImageCollector(request), dict[int, dict[str, Any]]()
+    for event in r.track(events, images=len(request.prompts)):
+        if result := collector.add(event):
+            entries[result.row] = files.save(result.row, result.image, result.info)
+            r.detail(f"{files.paths[result.row]}, seed {result.info.seed}")
+    return [entries[row] for row in sorted(entries)]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orthus_cli.console import Reporter
-from orthus_core.events import Event, ImageDone, PatchDone
+from orthus_core.events import ImageDone, PatchDone
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
     from orthus_core.model.interleaved import InterleavedModel
 
+E = TypeVar("E")
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 SHADES = " \N{LIGHT SHADE}\N{MEDIUM SHADE}\N{DARK SHADE}\N{FULL BLOCK}"
 WIDEST = 64  # characters; beyond, it is quicker to open the file
 
 
-def previewed(r: Reporter, events: Iterable[Event], model: InterleavedModel) -> Iterator[Event]:
+def with_preview(r: Reporter, events: Iterable[E], model: InterleavedModel) -> Iterator[E]:
     """Hands events on, and shows the first unfinished picture whenever a row of patches is full.
 
     Nothing is shown, and nothing decoded for it, where no person looks.

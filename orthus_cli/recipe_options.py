@@ -22,8 +22,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from orthus_core.recipe import Recipe, keys
-from orthus_core.recipe.docs import default_text, range_text
-from orthus_core.recipe.schema import Key, union_arms
+from orthus_core.recipe.save import toml_value
+from orthus_core.recipe.schema import Key, range_text, union_arms
 
 Flags = dict[str, Any]
 """Values by dotted key, as `load` takes them; None where the option was not given."""
@@ -152,7 +152,7 @@ def _plain_default(key: Key) -> str:
     """A default worth printing: no switch that is off, and no list without members."""
     if isinstance(key.default, bool) or key.default in (None, (), ""):
         return ""
-    return key.default if isinstance(key.default, str) else default_text(key)
+    return key.default if isinstance(key.default, str) else toml_value(key.default)
 
 
 def _words(key: Key) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orthus_core.errors import DataError
-from orthus_core.recipe import SCHEMAS, Recipe, as_table, keys
+from orthus_core.errors import DataError, PromptError
+from orthus_core.recipe import Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
 
 if TYPE_CHECKING:
+    from orthus_core.api.continuation import Continuation
     from orthus_core.results.record import Record, Run
 
 ASIDE = {"command", "model", "device", "dtype"}
@@ -82,6 +83,32 @@ def stored(path: Path | None, command: str) -> Stored:
     return Stored(sets, record.info.prompt, record)
 
 
+def continuation_from(path: Path | None, rows: int | None) -> tuple[Continuation | None, Stored]:
+    """The picture to continue, and what a new run takes over from it: all but its seed.
+
+    Raises:
+        PromptError: When rows are to be kept of no picture.
+        DataError: When it does not read.
+    """
+    if not path and not rows:
+        return None, Stored()
+
+    from orthus_core.api.continuation import open_continuation
+
+    if path is None:
+        raise PromptError(
+            "--keep-rows keeps rows of a picture, and none is named",
+            where="--keep-rows",
+            hint="name it with --continue out.png",
+        )
+    continuation = open_continuation(path, rows)
+    if continuation.record is None or continuation.record.command != "generate":
+        return continuation, Stored()
+    before = stored(path, "generate")
+    others = [each for each in before.sets if not each.startswith("seeds=")]
+    return continuation, before._replace(sets=others)
+
+
 def words_of(
     record: Record,
     files: Iterable[str | Path] = (),
@@ -97,6 +124,7 @@ def words_of(
         output: Where to.
         run: All that were drawn with it, to draw them again too.
     """
+    from orthus_core.recipe import SCHEMAS
     from orthus_core.results.record import asked_of
 
     options = options_of(record.command)
@@ -126,18 +154,6 @@ def words_of(
     dashed = any(text.startswith("-") for text in texts)
     ordered = [*words, "--", *texts] if dashed else [*texts, *words]
     return [record.command, *ordered]
-
-
-def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
-    """The record, with the model where it lies now, on a device that is here."""
-    from orthus_core.device import is_here
-
-    said = record.info.model
-    kind = device or said.get("device", "auto").partition(":")[0]
-    about = said | {"device": kind if device or is_here(kind) else "auto"}
-    about |= {"dtype": dtype} if dtype else {}
-    recipe = record.info.recipe | ({"model": model} if model else {})
-    return record._replace(info=record.info._replace(recipe=recipe, model=about))
 
 
 def shown(words: Iterable[str]) -> str:

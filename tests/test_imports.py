@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +40,20 @@ USES = {  # a package of orthus_core: what it may import beside itself
 }
 
 WORLD_USERS = {"train/batches.py", "train/picture_source.py"}
+
+
+# What drawing a picture has no use for.
+UNUSED_WHEN_DRAWING = (
+    *(
+        f"orthus_core.{name}"
+        for name in ("train", "world", "losses", "evaluation", "plan", "bench")
+    ),
+    "orthus_core.recipe.training",
+    *(f"orthus_core.checkpoint.{name}" for name in ("convert", "verify", "chameleon_meta")),
+    "orthus_core.recipe.conversion",
+)
+# Project modules that `orthus generate` loads; the aim is 75, and this may only shrink.
+MOST_MODULES_WHEN_DRAWING = 87
 
 
 def modules(package: str) -> list[Path]:
@@ -88,3 +104,17 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_a_name_that_is_not_public_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="no attribute 'snowman'"):
         _ = orthus_core.snowman
+
+
+def test_drawing_loads_neither_training_nor_conversion_nor_the_small_world(tiny_folder, tmp_path):
+    words = ["orthus", "generate", "a fox", "-q", "--device", "cpu", "--model", str(tiny_folder)]
+    words += ["-o", str(tmp_path / "a.png")]
+    code = f"import sys; sys.argv = {words!r}; from orthus_cli.app import main\n"
+    code += "try: main()\nexcept SystemExit: print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    loaded = [name for name in done.stdout.splitlines() if name.startswith("orthus_c")]
+    assert (tmp_path / "a.png").is_file() and "orthus_core.samplers.engine" in loaded
+    assert not [name for name in loaded if name.startswith(UNUSED_WHEN_DRAWING)]
+    assert len(loaded) <= MOST_MODULES_WHEN_DRAWING, sorted(loaded)

@@ -66,7 +66,7 @@ def mini(
     loaded = open_model(r, CaptionRecipe(**named))  # type: ignore[arg-type]
     subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps)
     bench = EvalContext(subject, limit=limit, seed=seed)
-    asked = {"seed": seed, "limit": limit, "tasks": tasks, "sampling": subject.sampling().told()}
+    asked = {"seed": seed, "limit": limit, "tasks": tasks, "sampling": subject.sampling().to_dict()}
 
     results: list[TaskResult] = []
     try:

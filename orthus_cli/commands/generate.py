@@ -9,19 +9,10 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.continuing import beginning_of
-from orthus_cli.drawing import (
-    check_grid,
-    check_sidecars,
-    hint_at_unknown_words,
-    open_model,
-    save_each,
-    save_grid,
-)
-from orthus_cli.preview import previewed
+from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_cli.stored import stored
+from orthus_cli.stored import continuation_from, stored
 from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
@@ -82,10 +73,8 @@ def generate(
     that are not given are the model's own.
     """
     # 1. What is asked, and whether there is a place for it.
-    before = stored(config_from, "generate")
-    beginning = beginning_of(continued, keep_rows) if continued or keep_rows else None
-    if beginning and not config_from:
-        before = beginning.stored
+    continuation, begun_with = continuation_from(continued, keep_rows)
+    before = stored(config_from, "generate") if config_from else begun_with
     resolved = load(GenerateRecipe, recipe, [*before.sets, *(sets or ())], flags)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     said = list(prompts or ()) or [before.prompt] * bool(before.prompt and prompt_file is None)
@@ -94,52 +83,26 @@ def generate(
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
-    wanted = [Named(text, seed) for text in texts for seed in chosen]
-    paths = picture_paths(output, wanted, overwrite=overwrite)
-    if metadata:
-        check_sidecars(paths, overwrite=overwrite)
-    if grid:
-        check_grid(grid, paths, metadata=metadata, overwrite=overwrite)
+    names = [Named(text, seed) for text in texts for seed in chosen]
+    paths = picture_paths(output, names, overwrite=overwrite)
 
-    from orthus_core.api.images import info_of
-    from orthus_core.api.inputs import Edit
-    from orthus_core.samplers.generate import generate
-    from orthus_core.samplers.params import sampling_asked, sampling_of
+    from orthus_core.api.images import prepare_generate
+    from orthus_core.results.image_files import ImageFiles
 
-    # 2. The model, and prompts as it knows them.
+    files = ImageFiles(paths, grid, metadata, overwrite)
+    files.check()
+    # 2. The model, and what it is to draw.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
-    sampling = sampling_of(loaded.model.config, **sampling_asked(resolved))
-    asked = {text: loaded.builder.picture(text, sampling) for text in texts}
-    if beginning:
-        begun = beginning.features(r, loaded)
-        asked = {text: prompt._replace(begun=begun) for text, prompt in asked.items()}
-    # 3. Pictures, each saved when it is finished.
-    events = generate(
-        loaded.model,
-        [asked[text]._replace(seed=seed) for text, seed in wanted],
-        sampling.settings(max_images=1),
-        resolved.batch_size,
-    )
-    infos = [
-        info_of(resolved, sampling, loaded.about, Edit([], text), seed) for text, seed in wanted
-    ]
-    saved = save_each(
-        r,
-        previewed(r, events, loaded.model) if preview else events,
-        wanted,
-        paths,
-        [beginning.told(made, loaded) for made in infos] if beginning else infos,
-        overwrite=overwrite,
-        metadata=metadata,
-    )
-    if grid:
-        save_grid(grid, paths, per_prompt=len(chosen), overwrite=overwrite)
+    request = prepare_generate(loaded, resolved, texts, chosen, continuation)
+    # 3. Pictures, each saved when it is done.
+    saved = save_images(r, request, files, preview=preview)
+    files.save_grid(per_prompt=len(chosen))
     r.result(
         {
             "pictures": saved,
             **({"grid": str(grid)} if grid else {}),
-            "sampling": sampling.told(),
+            "sampling": request.params.to_dict(),
             "model": loaded.about,
         },
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),

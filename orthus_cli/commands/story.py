@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -52,16 +53,16 @@ def story(
     --from-panel 3 all from panel 3 on is told anew.
     """
     from_story = flags["from_story"] and Path(flags["from_story"])
-    from orthus_core.api.stories import Telling, as_before, open_story
+    from orthus_core.api.requests import run
+    from orthus_core.api.stories import StoryCollector, earlier_values, open_story, prepare_story
     from orthus_core.results.files import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
-    from orthus_core.samplers.story import PanelDone
 
     # 1. What is given, and whether there is a place for what is made.
     before = stored(config_from, "story")
     values = flags
     if from_story is not None and recipe is None and before.record is None:
-        values = as_before(from_story, flags)
+        values = earlier_values(from_story, flags)
     resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], values)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)
@@ -74,21 +75,23 @@ def story(
     check_folder(folder, mark=MARK, overwrite=overwrite)
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, [prompt])
-    # 2. The model goes on from it, panel by panel.
-    telling = Telling(loaded.builder, loaded.about, resolved, opening, chosen)
+    # 2. The model continues it, panel by panel.
+    request = prepare_story(loaded, replace(resolved, seed=chosen), opening)
+    collector = StoryCollector(request)
     try:
-        for event in r.track(telling.events(), images=telling.to_draw):
-            if isinstance(event, PanelDone):
-                r.detail(f"panel {len(telling.story.panels)}: {event.text}")
+        for event in r.track(run(request), images=request.images_to_draw):
+            if panel := collector.add(event):
+                r.detail(f"panel {len(collector.story.panels)}: {panel.text}")
     except KeyboardInterrupt:
-        if telling.panels:
-            telling.story.save(folder, overwrite=overwrite)
+        if collector.panels:
+            collector.story.save(folder, overwrite=overwrite)
             r.say(f"the panels so far are in {folder}")
         raise
     # 3. The folder, whole.
-    record = telling.story.save(folder, overwrite=overwrite)
+    story = collector.story
+    record = story.save(folder, overwrite=overwrite)
     r.result(
         {"folder": str(folder), **record},
-        text=f"{folder / PAGE}: {telling.drawn} pictures, seed {chosen}",
+        text=f"{folder / PAGE}: {len(story.images)} pictures, seed {chosen}",
         quiet=[folder],
     )

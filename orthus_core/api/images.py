@@ -1,51 +1,204 @@
-"""Pictures that were drawn, and how."""
+"""Images from text or from other images: the request, and the results gathered from its events.
+
+    collector = ImageCollector(request)
+    for event in run(request):
+        if result := collector.add(event):
+            result.image.save(...)
+
+Legend: N kept patches, C feature channels.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
 
 from orthus_core.api.inputs import Edit
+from orthus_core.api.loaded import LoadedModel
+from orthus_core.data.pixels import to_image
+from orthus_core.events import Event, ImageDone, Note, TextPiece
 from orthus_core.recipe import EditRecipe, GenerateRecipe, as_table
-from orthus_core.results.metadata import GenerationInfo, save_picture
+from orthus_core.results.metadata import GenerationInfo, save_picture, with_batch
 from orthus_core.results.output_names import Named, picture_paths
-from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.prompt import Prompt
+from orthus_core.samplers.seeds import choose_seeds
+from orthus_core.samplers.text import with_words
+
+if TYPE_CHECKING:
+    from orthus_core.api.continuation import Continuation
 
 
-def info_of(
-    recipe: GenerateRecipe | EditRecipe,
-    sampling: Sampling,
-    about: dict[str, str],
-    edit: Edit,
-    seed: int,
-) -> GenerationInfo:
-    """How one picture is made; its recipe names that one picture's seed only.
+@dataclass(frozen=True)
+class ImageRequest:
+    """Images to draw.
+
+    loaded: The model.
+    params: How all of them are sampled.
+    prompts: One an image, with its seed.
+    infos: How each image will be made, in the order of the prompts.
+    batch_size: Images side by side; "auto" is as many as fit into memory.
+    continuation: The image whose top rows they keep; None draws every row.
+    """
+
+    loaded: LoadedModel
+    params: SamplingParams
+    prompts: tuple[Prompt, ...]
+    infos: tuple[GenerationInfo, ...]
+    batch_size: int | Literal["auto"] = "auto"
+    continuation: Continuation | None = None
+
+    def events(self) -> Iterator[Event]:
+        """Draws. Yields ImageBegun, PatchDone, ImageDone and RowDone, rows numbered as the prompts;
+        TextPiece where the model writes first, and Notes.
+        """
+        loaded, prompts = self.loaded, self.prompts
+        if self.continuation:
+            yield Note(self.continuation.message(loaded))
+            begun_NC = self.continuation.features(loaded)
+            prompts = [prompt._replace(begun=begun_NC) for prompt in prompts]
+        events = generate(loaded.model, prompts, self.params, self.batch_size)
+        yield from with_words(events, loaded.tokenizer)
+
+
+def prepare_generate(
+    loaded: LoadedModel,
+    recipe: GenerateRecipe,
+    prompts: Sequence[str],
+    seeds: Sequence[int] | None = None,
+    continuation: Continuation | None = None,
+) -> ImageRequest:
+    """Images from text: all seeds of the first prompt, then of the next.
 
     Args:
-        sampling: The values it is sampled with.
-        about: The model, as results tell it.
-        edit: Its words, and the pictures it is made from.
+        loaded: The model.
+        recipe: How.
+        prompts: What to draw.
+        seeds: Of the images of each prompt; None are the recipe's.
+        continuation: The image whose top rows they keep.
+
+    Raises:
+        PromptError: When a prompt is empty, the model does not do what is asked of it, or the image
+            that is continued has too few rows.
+        CheckpointError: When a value that the model names cannot be one.
     """
-    own = dataclasses.replace(recipe, seeds=(seed,), num_images=1)
-    return GenerationInfo(
-        as_table(own),
-        edit.instruction,
-        seed,
-        sampling.told(),
-        about,
-        inputs=edit.inputs,
-        files=edit.files,
+    params = SamplingParams.from_recipe(loaded.model.config, recipe)
+    by_text = {text: loaded.builder.picture(text, params) for text in prompts}
+    seeds = choose_seeds(recipe.seeds, recipe.num_images) if seeds is None else seeds
+    if continuation:
+        continuation.check(loaded)
+    infos = [_image_info(recipe, params, loaded, text, seed) for text in prompts for seed in seeds]
+    if continuation:
+        infos = [continuation.add_to(info, loaded) for info in infos]
+    return ImageRequest(
+        loaded,
+        params,
+        tuple(by_text[text]._replace(seed=seed) for text in prompts for seed in seeds),
+        tuple(with_batch(infos)),
+        recipe.batch_size,
+        continuation,
     )
+
+
+def prepare_edit(
+    loaded: LoadedModel,
+    recipe: EditRecipe,
+    edits: Sequence[Edit],
+    seeds: Sequence[int] | None = None,
+) -> ImageRequest:
+    """Images that are changed: all seeds of the first edit, then of the next.
+
+    Args:
+        loaded: The model.
+        recipe: How.
+        edits: From `edits_of`.
+        seeds: Of the images of each edit; None are the recipe's.
+
+    Raises:
+        PromptError: When there is no image to change, or nothing says how.
+        CheckpointError: As `prepare_generate`.
+    """
+    params = SamplingParams.from_recipe(loaded.model.config, recipe)
+    prompts = [edit.prompt(loaded.builder, params) for edit in edits]
+    seeds = choose_seeds(recipe.seeds, recipe.num_images) if seeds is None else seeds
+    infos = [
+        _image_info(recipe, params, loaded, edit.instruction, seed)._replace(
+            inputs=edit.inputs, files=edit.files
+        )
+        for edit in edits
+        for seed in seeds
+    ]
+    return ImageRequest(
+        loaded,
+        params,
+        tuple(prompt._replace(seed=seed) for prompt in prompts for seed in seeds),
+        tuple(with_batch(infos)),
+        recipe.batch_size,
+    )
+
+
+def _image_info(
+    recipe: GenerateRecipe | EditRecipe,
+    params: SamplingParams,
+    loaded: LoadedModel,
+    text: str,
+    seed: int,
+) -> GenerationInfo:
+    """How one image is made; its recipe names that one image's seed only."""
+    own = dataclasses.replace(recipe, seeds=(seed,), num_images=1)
+    return GenerationInfo(as_table(own), text, seed, params.to_dict(), loaded.about)
+
+
+class ImageResult(NamedTuple):
+    """A finished image.
+
+    row: Its place among the prompts of the request.
+    image: RGB.
+    info: How it was made, with the text that the model wrote before it.
+    """
+
+    row: int
+    image: Image.Image
+    info: GenerationInfo
+
+
+class ImageCollector:
+    """Gathers the images of a request from its events."""
+
+    def __init__(self, request: ImageRequest) -> None:
+        self._infos = request.infos
+        self._texts = [""] * len(request.infos)
+        self._results: dict[int, ImageResult] = {}
+
+    def add(self, event: Any) -> ImageResult | None:
+        """Takes an event; the image that it finishes, if it finishes one."""
+        if isinstance(event, TextPiece):
+            self._texts[event.row] += event.text
+        if not isinstance(event, ImageDone):
+            return None
+        row = event.row
+        info = self._infos[row]._replace(text=self._texts[row].strip() or None)
+        self._results[row] = ImageResult(row, to_image(event.pixels_3HW), info)
+        return self._results[row]
+
+    @property
+    def images(self) -> Images:
+        """All finished images, in the order of the prompts."""
+        results = [self._results[row] for row in sorted(self._results)]
+        return Images([result.image for result in results], [result.info for result in results])
 
 
 class Images(NamedTuple):
     """Pictures in the order they were asked for: all seeds of the first prompt, then of the next.
 
     images: RGB.
-    makings: How each was made, its prompt and its seed among it.
+    infos: How each was made, its prompt and its seed among it.
     """
 
     images: list[Image.Image]
@@ -81,11 +234,3 @@ class Images(NamedTuple):
         for image, path, info in zip(self.images, paths, self.infos, strict=True):
             save_picture(image, path, info, overwrite=overwrite)
         return paths
-
-
-class Answers(NamedTuple):
-    """What was said about pictures, in their order."""
-
-    texts: list[str]
-    question: str
-    seeds: list[int]

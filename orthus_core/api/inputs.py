@@ -14,7 +14,7 @@ from orthus_core.data.pictures import BytesPicture, FilePicture
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError, PromptError
 from orthus_core.results.metadata import pixel_hash
-from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder, by_example
 
@@ -22,7 +22,7 @@ PictureLike = str | os.PathLike[str] | bytes | Image.Image
 
 
 class InputImage(NamedTuple):
-    """A picture that the model is given.
+    """An image that the model reads.
 
     picture: As prompts take it.
     image: As a viewer shows it, RGB.
@@ -40,7 +40,7 @@ class InputImage(NamedTuple):
 
 
 def input_image(source: PictureLike) -> InputImage:
-    """A picture, opened.
+    """Opens an image.
 
     Raises:
         DataError: When it is no picture, or does not read.
@@ -63,7 +63,7 @@ def input_image(source: PictureLike) -> InputImage:
 
 
 def input_images(sources: PictureLike | Sequence[PictureLike]) -> list[InputImage]:
-    """One picture, or several. Raises: DataError as `given`."""
+    """Opens one image, or several. Raises: DataError as `input_image`."""
     one = isinstance(sources, (str, os.PathLike, bytes, Image.Image))
     return [input_image(source) for source in ([sources] if one else sources)]  # type: ignore[list-item]
 
@@ -80,27 +80,27 @@ def files_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:
 
 
 class Edit(NamedTuple):
-    """One picture to be drawn.
+    """One image to draw from others.
 
-    given: What it is made from, in the order the model reads it: the example before and after,
-        where there is one, then the pictures that are changed.
+    images: What it is made from, in the order the model reads it: the example before and after,
+        where there is one, then the images that are changed.
     instruction: In words; empty where an example says it.
     has_example: Whether the first two are an example.
     """
 
-    given: list[InputImage]
+    images: list[InputImage]
     instruction: str
     has_example: bool = False
 
-    def prompt(self, builder: PromptBuilder, sampling: Sampling) -> Prompt:
+    def prompt(self, builder: PromptBuilder, params: SamplingParams) -> Prompt:
         """The prompt that asks for it, without a seed.
 
         Raises:
             PromptError: When there is no picture to change, or nothing says how.
         """
-        pictures = [each.picture for each in self.given]
+        pictures = [each.picture for each in self.images]
         if not self.has_example:
-            return builder.edit(pictures, self.instruction, sampling)
+            return builder.edit(pictures, self.instruction, params)
         if self.instruction:
             raise PromptError(
                 "an example says what to do without words",
@@ -114,17 +114,17 @@ class Edit(NamedTuple):
                 hint="orthus edit PICTURE --example BEFORE AFTER",
             )
         before, after, *rest = pictures
-        return by_example(builder, before, after, rest, sampling)
+        return by_example(builder, before, after, rest, params)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Hashes of the pixels of all it is made from."""
-        return hashes_of(self.given)
+        return hashes_of(self.images)
 
     @property
     def files(self) -> tuple[str, ...]:
         """Where all it is made from lies."""
-        return files_of(self.given)
+        return files_of(self.images)
 
 
 def edits_of(

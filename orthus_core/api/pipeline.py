@@ -25,13 +25,19 @@ from typing import Any, Literal, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.api.images import Answers, Images, info_of
-from orthus_core.api.inputs import Edit, PictureLike, input_images
-from orthus_core.api.loaded import load_model
-from orthus_core.api.stories import Story, Telling, as_before, open_story
+from orthus_core.api.captions import Answers, CaptionCollector, prepare_caption
+from orthus_core.api.images import (
+    ImageCollector,
+    ImageRequest,
+    Images,
+    prepare_edit,
+    prepare_generate,
+)
+from orthus_core.api.inputs import PictureLike, edits_of, input_images
+from orthus_core.api.loaded import LoadedModel, load_model
+from orthus_core.api.requests import run
+from orthus_core.api.stories import Story, StoryCollector, earlier_values, open_story, prepare_story
 from orthus_core.api.streamed import Work, streamed
-from orthus_core.data.pixels import to_image
-from orthus_core.events import ImageDone, TextPiece
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
     CaptionRecipe,
@@ -42,14 +48,8 @@ from orthus_core.recipe import (
     load,
 )
 from orthus_core.recipe.drawing import TextSampling
-from orthus_core.results.metadata import with_batch
-from orthus_core.samplers.captioning import AnswerDone, answer
-from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import Sampling, answer_settings, sampling_asked, sampling_of
-from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import choose_seeds
-from orthus_core.samplers.text import with_words
 
 R = TypeVar("R", bound=Recipe)
 Seed = int | Sequence[int] | None
@@ -146,14 +146,9 @@ class Orthus:
             CheckpointError: When the model has no pixel decoder.
         """
         recipe = self._recipe(GenerateRecipe, asked, batch_size=batch_size)
-        sampling = sampling_of(self.model.config, **sampling_asked(recipe))
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        asked_for = [
-            (self.builder.picture(text, sampling)._replace(seed=one), Edit([], text))
-            for text in texts
-            for one in _seeds(seed, num_images)
-        ]
-        return (yield from self._draw(recipe, sampling, asked_for))
+        seeds = _seeds(seed, num_images)
+        return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds)))
 
     @streamed
     def edit(
@@ -189,12 +184,10 @@ class Orthus:
         recipe = self._recipe(
             EditRecipe, asked, batch_size=batch_size, by_example=True if example else None
         )
-        sampling = sampling_of(self.model.config, "edit", **sampling_asked(recipe))
-        shown = input_images(example or ())
-        edit = Edit([*shown, *input_images(pictures)], instruction.strip(), bool(shown))
-        prompt = edit.prompt(self.builder, sampling)
-        asked_for = [(prompt._replace(seed=one), edit) for one in _seeds(seed, num_images)]
-        return (yield from self._draw(recipe, sampling, asked_for))
+        before_after = input_images(example or ())
+        edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=False)
+        seeds = _seeds(seed, num_images)
+        return (yield from _images(prepare_edit(self._loaded, recipe, edits, seeds)))
 
     @streamed
     def story(
@@ -234,13 +227,17 @@ class Orthus:
         """
         flags = _of_text({**asked, "panels": panels, "from_panel": from_panel})
         if from_story is not None:
-            flags = as_before(from_story, {"model": self.about["name"] or "mini", **flags})
+            flags = earlier_values(from_story, {"model": self.about["name"] or "mini", **flags})
         recipe = self._recipe(StoryRecipe, flags)
         opening = open_story(recipe, prompt, images)
         (chosen,) = _seeds(seed, 1)
-        telling = Telling(self.builder, self.about, recipe, opening, chosen)
-        yield from telling.events()
-        return telling.story
+        recipe = dataclasses.replace(recipe, seed=chosen)
+        request = prepare_story(self._loaded, recipe, opening)
+        collector = StoryCollector(request)
+        for event in run(request):
+            collector.add(event)
+            yield event
+        return collector.story
 
     @streamed
     def caption(
@@ -264,8 +261,8 @@ class Orthus:
 
         Returns: One text a picture.
 
-        Yields, when streamed: TextPiece, RowDone and an `AnswerDone` for each row, which is a
-            picture.
+        Yields, when streamed: TextPiece, RowDone and a `CaptionDone` for each row, which is a
+            picture; Progress.
 
         Raises:
             PromptError: When nothing is asked, or it does not fit the context.
@@ -275,49 +272,30 @@ class Orthus:
         recipe = self._recipe(
             CaptionRecipe, _of_text(asked), question=question, batch_size=batch_size
         )
-        given = input_images(pictures)
-        seeds = _seeds(seed, len(given))
-        settings = answer_settings(recipe.text)
-        texts = [""] * len(given)
-        shown = [each.picture for each in given]
-        for event in answer(
-            self.builder, shown, recipe.question, settings, seeds, recipe.batch_size
-        ):
-            if isinstance(event, AnswerDone):
-                texts[event.row] = event.text
+        images = input_images(pictures)
+        request = prepare_caption(self._loaded, recipe, images, _seeds(seed, len(images)))
+        collector = CaptionCollector(request)
+        for event in run(request):
+            collector.add(event)
             yield event
-        return Answers(texts, recipe.question, seeds)
+        return collector.captions
+
+    @property
+    def _loaded(self) -> LoadedModel:
+        return LoadedModel(self.builder, self.about, None)
 
     def _recipe(self, schema: type[R], asked: dict[str, Any], **more: Any) -> R:
         """What is asked as the command's own recipe, so that a result can be drawn again by it."""
-        load_model = {"model": self.about["name"] or None, "quantize": self.quantize}
-        return load(schema, flags={**asked, **more, **load_model})
+        opened = {"model": self.about["name"] or None, "quantize": self.quantize}
+        return load(schema, flags={**asked, **more, **opened})
 
-    def _draw(
-        self,
-        recipe: GenerateRecipe | EditRecipe,
-        sampling: Sampling,
-        asked: list[tuple[Prompt, Edit]],
-    ) -> Work[Images]:
-        prompts = [prompt for prompt, _ in asked]
-        settings = sampling.settings(max_images=1)
-        drawn: dict[int, ImageDone] = {}
-        texts = [""] * len(prompts)
-        events = generate(self.model, prompts, settings, recipe.batch_size)
-        for event in with_words(events, self.builder.tokenizer):
-            if isinstance(event, TextPiece):
-                texts[event.row] += event.text
-            elif isinstance(event, ImageDone):
-                drawn[event.row] = event
-            yield event
-        infos = [
-            info_of(recipe, sampling, self.about, of, prompt.seed)._replace(
-                text=text.strip() or None
-            )
-            for (prompt, of), text in zip(asked, texts, strict=True)
-        ]
-        images = [to_image(drawn[row].pixels_3HW) for row in range(len(asked))]
-        return Images(images, with_batch(infos))
+
+def _images(request: ImageRequest) -> Work[Images]:
+    collector = ImageCollector(request)
+    for event in run(request):
+        collector.add(event)
+        yield event
+    return collector.images
 
 
 def _of_text(asked: dict[str, Any]) -> dict[str, Any]:
@@ -326,5 +304,5 @@ def _of_text(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _seeds(seed: Seed, count: int) -> list[int]:
-    given = () if seed is None else (seed,) if isinstance(seed, int) else tuple(seed)
-    return choose_seeds(given, count)
+    seeds = () if seed is None else (seed,) if isinstance(seed, int) else tuple(seed)
+    return choose_seeds(seeds, count)

@@ -1,15 +1,17 @@
-"""A story being told: from its opening, or from a panel of an earlier telling."""
+"""Stories: what one begins with, the request that tells it, the story gathered from its events."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from orthus_core.api.inputs import PictureLike, files_of, hashes_of, input_images
+from orthus_core.api.loaded import LoadedModel
 from orthus_core.data.pictures import BytesPicture, Picture
 from orthus_core.data.pixels import to_image
 from orthus_core.errors import PromptError
@@ -18,9 +20,9 @@ from orthus_core.recipe import StoryRecipe, as_table
 from orthus_core.results.metadata import GenerationInfo
 from orthus_core.results.story_folder import Panel, read_story, write_story
 from orthus_core.results.trusted import check_harmless
-from orthus_core.samplers.params import sampling_asked, sampling_of
-from orthus_core.samplers.prompt_builder import PromptBuilder
-from orthus_core.samplers.story import PanelDone, StoryPlan, remembered, tell
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.seeds import choose_seeds
+from orthus_core.samplers.story import PanelDone, StoryPlan, panel_context, tell
 
 # What story data ends the user's part with (StoryStream, and the bundled model's own stories).
 CONTINUE = "Please continue this story."
@@ -45,10 +47,10 @@ class Opening(NamedTuple):
 
 
 class Story(NamedTuple):
-    """A story as it was told.
+    """A story that was told.
 
     panels: What the user gave, then what the model told.
-    making: How.
+    info: How it was made.
     """
 
     panels: list[Panel]
@@ -82,28 +84,28 @@ def open_story(
         DataError: When a picture or the earlier story does not read.
     """
     if recipe.from_story is not None:
-        return _reopened(recipe, prompt, images)
+        return _earlier_opening(recipe, prompt, images)
     if recipe.from_panel is not None:
         raise PromptError(
             "a panel to tell on from, but no story that has it",
             where="from_panel",
             hint="name the earlier story's folder with --from-story",
         )
-    prompt, given = prompt.strip(), input_images(images)
-    if not given and not prompt:
+    prompt, inputs = prompt.strip(), input_images(images)
+    if not inputs and not prompt:
         raise PromptError(
             "a story needs something to go on from",
             where="story",
             hint='give a picture with --image, words such as "Once upon a time", or both',
         )
-    panels = [Panel("", each.image, given=True) for each in given] or [Panel("", None, given=True)]
+    panels = [Panel("", each.image, given=True) for each in inputs] or [Panel("", None, given=True)]
     panels[-1] = panels[-1]._replace(text=prompt)
-    pictures: list[Picture] = [each.picture for each in given]
-    return Opening(prompt, pictures, panels, [], hashes_of(given), files_of(given))
+    pictures: list[Picture] = [each.picture for each in inputs]
+    return Opening(prompt, pictures, panels, [], hashes_of(inputs), files_of(inputs))
 
 
-def as_before(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a recipe that tells on from an earlier story: its own where none is given.
+def earlier_values(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a recipe that continues an earlier story: that story's where none is given.
 
     The seed is not carried over: the same would tell the same again.
 
@@ -115,101 +117,113 @@ def as_before(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("command", "seed", "from_story", "from_panel"):
         before.pop(name, None)
     text = {f"text.{name}": value for name, value in dict(before.pop("text", {})).items()}
-    given = {name: value for name, value in flags.items() if value is not None}
-    named = (given.get("scheduler"), given.get("model"))
-    check_harmless(folder, {**before, **given}, named)
-    return {**before, **text, **given, "from_story": str(Path(folder).expanduser().absolute())}
+    asked = {name: value for name, value in flags.items() if value is not None}
+    named = (asked.get("scheduler"), asked.get("model"))
+    check_harmless(folder, {**before, **asked}, named)
+    return {**before, **text, **asked, "from_story": str(Path(folder).expanduser().absolute())}
 
 
-class Telling:
-    """One story on its way; `panels` grows as it is told.
+@dataclass(frozen=True)
+class StoryRequest:
+    """A story to tell.
+
+    loaded: The model.
+    params: How images and text are sampled.
+    opening: What it continues.
+    plan: How many panels, and how long.
+    info: How all of it will be made, its seed among it.
+    """
+
+    loaded: LoadedModel
+    params: SamplingParams
+    opening: Opening
+    plan: StoryPlan
+    info: GenerationInfo
+
+    @property
+    def images_to_draw(self) -> int:
+        """The most images it may draw, those of an earlier story not counted."""
+        earlier = sum(panel.image is not None for panel in self.opening.earlier)
+        return max(0, self.plan.panels - earlier)
+
+    def events(self) -> Iterator[Event | PanelDone]:
+        """Tells. Yields as `tell`."""
+        builder, opening = self.loaded.builder, self.opening
+        return tell(
+            builder,
+            _words_and_pictures(opening.prompt, opening.pictures),
+            self.params,
+            self.plan,
+            seed=self.info.seed,
+            before=[panel_context(builder, p.text, _picture_of(p)) for p in opening.earlier],
+            first=len(opening.panels) + 1,
+        )
+
+
+def prepare_story(loaded: LoadedModel, recipe: StoryRecipe, opening: Opening) -> StoryRequest:
+    """A story that continues its opening.
 
     Args:
-        asking: Whose model tells.
-        about: Name and hash of the model, device and precision.
-        recipe: How.
+        loaded: The model.
+        recipe: How; a seed that it does not name is drawn.
         opening: From `open_story`.
-        seed: Of the story.
 
     Raises:
         PromptError: When something is asked for that this kind of model does not do.
+        CheckpointError: As `prepare_generate`.
+    """
+    (seed,) = choose_seeds(() if recipe.seed is None else (recipe.seed,), 1)
+    params = SamplingParams.from_recipe(loaded.model.config, recipe)
+    plan = StoryPlan(
+        panels=recipe.panels,
+        free=recipe.free,
+        longest_text=recipe.text.max_new_tokens,
+        keep_panels=recipe.keep_panels,
+    )
+    info = GenerationInfo(
+        as_table(dataclasses.replace(recipe, seed=seed)),
+        opening.prompt,
+        seed,
+        params.to_dict(),
+        loaded.about,
+        inputs=opening.inputs,
+        files=opening.files,
+    )
+    return StoryRequest(loaded, params, opening, plan, info)
+
+
+class StoryCollector:
+    """Gathers a story from its events.
+
+    panels: Those that were told so far.
     """
 
-    def __init__(
-        self,
-        builder: PromptBuilder,
-        about: dict[str, str],
-        recipe: StoryRecipe,
-        opening: Opening,
-        seed: int,
-    ) -> None:
-        self._builder, self._recipe, self._opening, self._seed = builder, recipe, opening, seed
-        self.sampling = sampling_of(builder.model.config, "story", **sampling_asked(recipe))
-        table = as_table(dataclasses.replace(recipe, seed=seed))
-        self.info = GenerationInfo(
-            table,
-            opening.prompt,
-            seed,
-            self.sampling.told(),
-            about,
-            inputs=opening.inputs,
-            files=opening.files,
-        )
+    def __init__(self, request: StoryRequest) -> None:
+        self._opening, self._info = request.opening, request.info
         self.panels: list[Panel] = []
+
+    def add(self, event: Any) -> Panel | None:
+        """Takes an event; the panel that it finishes, if it finishes one."""
+        if not isinstance(event, PanelDone):
+            return None
+        self.panels.append(_panel_of(event))
+        return self.panels[-1]
 
     @property
     def story(self) -> Story:
-        """The story as far as it is told."""
+        """The story so far."""
         opening = self._opening
-        return Story([*opening.panels, *opening.earlier, *self.panels], self.info)
-
-    @property
-    def drawn(self) -> int:
-        """Pictures drawn so far."""
-        return sum(panel.image is not None for panel in self.panels)
-
-    @property
-    def to_draw(self) -> int:
-        """Pictures there will be at most, those of an earlier telling not counted."""
-        earlier = sum(panel.image is not None for panel in self._opening.earlier)
-        return max(0, self._recipe.panels - earlier)
-
-    def events(self) -> Iterator[Event | PanelDone]:
-        """Tells. Yields and raises as `tell`."""
-        recipe, opening = self._recipe, self._opening
-        before = [
-            remembered(self._builder, panel.text, _picture(panel)) for panel in opening.earlier
-        ]
-        events = tell(
-            self._builder,
-            _request(opening.prompt, opening.pictures),
-            self.sampling,
-            StoryPlan(
-                panels=recipe.panels,
-                free=recipe.free,
-                longest_text=recipe.text.max_new_tokens,
-                keep_panels=recipe.keep_panels,
-                temperature=recipe.text.temperature,
-                top_p=recipe.text.top_p,
-            ),
-            seed=self._seed,
-            before=before,
-            first=len(opening.panels) + 1,
-        )
-        for event in events:
-            if isinstance(event, PanelDone):
-                self.panels.append(_panel(event))
-            yield event
+        return Story([*opening.panels, *opening.earlier, *self.panels], self._info)
 
 
-def _request(prompt: str, pictures: Sequence[Picture]) -> list[str | Picture]:
-    """What the model is given: after a picture, words that ask it to go on."""
+def _words_and_pictures(prompt: str, pictures: Sequence[Picture]) -> list[str | Picture]:
+    """The opening as the model reads it: after a picture, words that ask it to continue."""
     asks = prompt.rstrip(" .").endswith(CONTINUE.rstrip("."))
     words = " ".join([*prompt.split(), *([] if asks else [CONTINUE])]) if pictures else prompt
     return [*pictures, words]
 
 
-def _reopened(
+def _earlier_opening(
     recipe: StoryRecipe, prompt: str, images: PictureLike | Sequence[PictureLike]
 ) -> Opening:
     before = read_story(Path(recipe.from_story or ""))
@@ -239,16 +253,18 @@ def _reopened(
         )
     earlier = [each._replace(given=True, earlier=True) for each in kept]
     pictures: list[Picture] = [
-        picture for each in before.opening if (picture := _picture(each)) is not None
+        picture for each in before.opening if (picture := _picture_of(each)) is not None
     ]
     return Opening(words, pictures, before.opening, earlier)
 
 
-def _picture(panel: Panel) -> Picture | None:
+def _picture_of(panel: Panel) -> Picture | None:
+    """A panel's image as prompts take it."""
     return None if panel.png is None else BytesPicture(panel.png)
 
 
-def _panel(done: PanelDone) -> Panel:
+def _panel_of(done: PanelDone) -> Panel:
+    """A finished panel as results hold it."""
     return Panel(
         done.text,
         None if done.pixels_3HW is None else to_image(done.pixels_3HW),

@@ -20,13 +20,13 @@ from orthus_core.bench.race import Course, course_of, prompts_of
 from orthus_core.events import ImageDone, Progress
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import Sampling, sampling_of
+from orthus_core.samplers.params import SamplingParams
 
 TOLERANCE = 0.05
 
 
 class Way(NamedTuple):
-    """A way to draw, as `sampling_of` takes it."""
+    """A way to draw, as `SamplingParams.resolve` takes it."""
 
     name: str
     asked: dict[str, Any]
@@ -65,25 +65,25 @@ def preset_laps(
 ) -> Iterator[Progress | PresetLap]:
     """Draws the same pictures every way by turns, and yields progress and results."""
     course = course_of(model)
-    ways = [sampling_of(model.config, **way.asked) for way in WAYS]
+    ways = [SamplingParams.resolve(model.config, **way.asked) for way in WAYS]
     seconds: list[list[float]] = [[] for _ in WAYS]
     drawn: list[tuple[Tensor, Tensor]] = []
     for repeat in range(repeats):
-        for number, sampling in enumerate(ways):
+        for number, params in enumerate(ways):
             yield Progress("presets", repeat * len(WAYS) + number, repeats * len(WAYS), "runs")
             took, result = Clock(model.device).time(
-                lambda sampling=sampling: _draw(model, course, sampling, pictures)
+                lambda params=params: _draw(model, course, params, pictures)
             )
             seconds[number].append(took / pictures)
             if repeat == 0:
                 drawn.append(result)
     exact = median(seconds[0])
-    for way, sampling, times, result in zip(WAYS, ways, seconds, drawn, strict=True):
+    for way, params, times, result in zip(WAYS, ways, seconds, drawn, strict=True):
         features_NPC, exact_NPC = result[0], drawn[0][0]
         yield PresetLap(
             way.name,
-            sampling.scheduler or "",
-            sampling.steps,
+            params.scheduler or "",
+            params.steps,
             median(times),
             exact / median(times),
             float((features_NPC - exact_NPC).norm() / exact_NPC.norm()),
@@ -92,10 +92,10 @@ def preset_laps(
 
 
 def _draw(
-    model: OrthusForConditionalGeneration, course: Course, sampling: Sampling, pictures: int
+    model: OrthusForConditionalGeneration, course: Course, params: SamplingParams, pictures: int
 ) -> tuple[Tensor, Tensor]:
     prompts = prompts_of(model, course, pictures)
-    events = generate(model, prompts, sampling.settings(max_images=1), pictures)
+    events = generate(model, prompts, params, pictures)
     done = sorted((e for e in events if isinstance(e, ImageDone)), key=lambda event: event.row)
     return (
         torch.stack([event.features_PC for event in done]).cpu(),

@@ -25,7 +25,7 @@ from orthus_core.events import ImageDone, PatchDone, Progress
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.samplers.decode import decode, ordered_events
 from orthus_core.samplers.generate import prepare_batch, run_batch
-from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import seeded_noise
 from orthus_core.samplers.prompt import Context, Guidance, Prompt
 
@@ -135,8 +135,8 @@ def race(model: OrthusForConditionalGeneration, course: Course) -> Iterator[Prog
 
 def course_of(model: OrthusForConditionalGeneration, **asked: object) -> Course:
     """A course with the model's own steps and guidance where none are asked."""
-    sampling = sampling_of(model.config)
-    own = {"steps": sampling.steps, "guidance": sampling.guidance}
+    params = SamplingParams.resolve(model.config)
+    own = {"steps": params.steps, "guidance": params.guidance}
     return Course(**(own | {key: value for key, value in asked.items() if value is not None}))  # type: ignore[arg-type]
 
 
@@ -195,7 +195,7 @@ def _release(
     model: OrthusForConditionalGeneration, course: Course, prompts: Sequence[Prompt], clock: Clock
 ) -> tuple[Tensor, Tensor]:
     (prompt,) = prompts
-    noise_scale = sampling_of(model.config).noise_scale
+    noise_scale = SamplingParams.resolve(model.config).noise_scale
     noise = (noise_scale * n for n in seeded_noise(prompt.seed, model.config.feature_channels))
     return released.draw(
         model,
@@ -212,10 +212,10 @@ def _release(
 def _engine(
     model: OrthusForConditionalGeneration, course: Course, prompts: Sequence[Prompt], clock: Clock
 ) -> tuple[Tensor, Tensor]:
-    """As `interleave` does, stopped after so many patches."""
-    noise_scale = sampling_of(model.config).noise_scale
-    settings = SamplingParams(max_images=1, steps=course.steps, noise_scale=noise_scale)
-    job, rows = prepare_batch(model, prompts, settings)
+    """As `generate` does, stopped after so many patches."""
+    noise_scale = SamplingParams.resolve(model.config).noise_scale
+    params = SamplingParams(max_images=1, steps=course.steps, noise_scale=noise_scale)
+    job, rows = prepare_batch(model, prompts, params)
     timed = job._replace(
         patch_sampler=clock.around(job.patch_sampler, draw="head"),
         backbone=clock.around(job.backbone, read="prefill", step="backbone"),

@@ -17,8 +17,7 @@ from transformers import ChameleonProcessor
 from transformers.utils import logging
 
 from orthus_core.atomic import staged_folder
-from orthus_core.checkpoint import chameleon_hf, chameleon_meta
-from orthus_core.checkpoint.card import model_card
+from orthus_core.checkpoint import chameleon_hf
 from orthus_core.checkpoint.configuration import (
     check_keys,
     check_vocabulary,
@@ -254,6 +253,8 @@ def save_model(
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(staged)
+        from orthus_core.checkpoint.card import model_card
+
         card = {"README.md": model_card(model.config, folder.absolute().name)}
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
@@ -291,6 +292,8 @@ def _no_bars() -> Iterator[None]:
 
 
 def _no_config(folder: Path) -> CheckpointError:
+    from orthus_core.checkpoint import chameleon_meta  # conversion, which no drawing needs
+
     if chameleon_meta.is_here(folder):
         return CheckpointError(
             "this is a Chameleon in Meta's own layout, not yet an Orthus",

@@ -2,35 +2,29 @@
 
 from orthus_core.recipe import ConvertRecipe, load
 recipe = load(ConvertRecipe, "my.toml", ("head.width=384",), {"dtype": "bf16"})
+
+Recipes of trainings and of conversions are imported when they are first used (PEP 562), so that
+drawing loads neither.
 """
 
-from orthus_core.recipe.conversion import ConvertRecipe
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from orthus_core.recipe.drawing import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
 from orthus_core.recipe.load import load, shape
 from orthus_core.recipe.save import as_table, dump, save
 from orthus_core.recipe.schema import Recipe, key, keys
-from orthus_core.recipe.training import (
-    BuildBaseRecipe,
-    FinetuneVaeRecipe,
-    PosttrainRecipe,
-    PretrainRecipe,
-)
 
-SCHEMAS: dict[str, type[Recipe]] = {
-    schema.command: schema
-    for schema in (
-        PretrainRecipe,
-        FinetuneVaeRecipe,
-        ConvertRecipe,
+if TYPE_CHECKING:
+    from orthus_core.recipe.conversion import ConvertRecipe
+    from orthus_core.recipe.training import (
         BuildBaseRecipe,
+        FinetuneVaeRecipe,
         PosttrainRecipe,
-        GenerateRecipe,
-        EditRecipe,
-        StoryRecipe,
-        CaptionRecipe,
+        PretrainRecipe,
     )
-}
-"""The recipe class of each command that has one, in the order a model is made and used."""
+
+    SCHEMAS: dict[str, type[Recipe]]
 
 __all__ = [
     "SCHEMAS",
@@ -52,3 +46,46 @@ __all__ = [
     "save",
     "shape",
 ]
+
+_MODULES = {
+    "BuildBaseRecipe": "orthus_core.recipe.training",
+    "ConvertRecipe": "orthus_core.recipe.conversion",
+    "FinetuneVaeRecipe": "orthus_core.recipe.training",
+    "PosttrainRecipe": "orthus_core.recipe.training",
+    "PretrainRecipe": "orthus_core.recipe.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SCHEMAS":
+        value = _schemas()
+    elif name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def _schemas() -> dict[str, type[Recipe]]:
+    """The recipe class of each command that has one, in the order a model is made and used."""
+    from orthus_core.recipe.conversion import ConvertRecipe
+    from orthus_core.recipe.training import (
+        BuildBaseRecipe,
+        FinetuneVaeRecipe,
+        PosttrainRecipe,
+        PretrainRecipe,
+    )
+
+    schemas = (
+        PretrainRecipe,
+        FinetuneVaeRecipe,
+        ConvertRecipe,
+        BuildBaseRecipe,
+        PosttrainRecipe,
+        GenerateRecipe,
+        EditRecipe,
+        StoryRecipe,
+        CaptionRecipe,
+    )
+    return {schema.command: schema for schema in schemas}

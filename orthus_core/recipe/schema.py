@@ -151,6 +151,16 @@ def describe(annotation: Any) -> str:
     return " or ".join(_describe_one(arm) for arm in arms)
 
 
+def range_text(key: Key) -> str:
+    """The numbers a key allows, such as `1 to 1000` or `at least 0`; empty when all."""
+    low, high = key.minimum, key.maximum
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else ""
+
+
 _NAMES = {
     bool: "true or false",
     int: "a whole number",

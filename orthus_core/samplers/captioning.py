@@ -30,21 +30,21 @@ def answer(
     builder: PromptBuilder,
     pictures: Sequence[Picture],
     question: str,
-    settings: SamplingParams,
+    params: SamplingParams,
     seeds: Sequence[int],
     batch_size: Any = None,
 ) -> Iterator[Event | AnswerDone]:
     """Asks the same of each picture.
 
     Args:
-        asking: Whose model answers.
+        builder: Makes prompts for the model that answers.
         pictures: Encoded in one pass, so as many as memory holds decoded.
         question: What is asked.
-        settings: Of the text.
+        params: How the text is sampled.
         seeds: One a picture, for sampled text.
-        batch_size: Pictures read at once, as `in_batches` takes it.
+        batch_size: Pictures read at once, as `generate` takes it.
 
-    Yields: What `in_batches` yields, with words; an AnswerDone after each row.
+    Yields: What `generate` yields, with words; an AnswerDone after each row.
 
     Raises:
         PromptError: When nothing is asked, or it does not fit the context.
@@ -56,7 +56,7 @@ def answer(
         own_1PC = features_MPC[number : number + 1]
         prompts.append(Prompt(builder.context(picture, question, features_MPC=own_1PC), seed))
     said = [""] * len(pictures)
-    events = generate(builder.model, prompts, settings, batch_size)
+    events = generate(builder.model, prompts, params, batch_size)
     for event in with_words(events, builder.tokenizer):
         yield event
         if isinstance(event, TextPiece):

@@ -54,8 +54,8 @@ def seeded_gumbel(seed: int, codes: int) -> Iterator[Tensor]:
 class CodeSampler:
     """Fills slots with the features of chosen codes (a `PatchSampler`)."""
 
-    def __init__(self, model: DiscreteChameleon, settings: SamplingParams) -> None:
-        self._model, self._settings = model, settings
+    def __init__(self, model: DiscreteChameleon, params: SamplingParams) -> None:
+        self._model, self._params = model, params
 
     def noise(self, seed: int) -> Iterator[Tensor]:
         """Gumbel noise: [K] each."""
@@ -73,9 +73,9 @@ class CodeSampler:
         codes_N = choose_codes(
             mix_NR.to(logits_RK) @ logits_RK,
             noise_NK.to(logits_RK),
-            temperature=self._settings.noise_scale,
-            top_k=self._settings.code_top_k,
-            top_p=self._settings.code_top_p,
+            temperature=self._params.noise_scale,
+            top_k=self._params.code_top_k,
+            top_p=self._params.code_top_p,
         )
         codebook_KC = self._model.codebook_KC
         return codebook_KC[codes_N.to(codebook_KC.device)].float()

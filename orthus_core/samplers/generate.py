@@ -50,55 +50,71 @@ class Job(NamedTuple):
     """What all rows share."""
 
     model: InterleavedModel
-    settings: SamplingParams
+    params: SamplingParams
     processors: Sequence[LogitsProcessor]
     patch_sampler: PatchSampler | None
     backbone: Backbone
     decoder: ImageDecoder
 
 
+# More sequences at once than this make each no cheaper, and the first image comes later.
+MOST_AT_ONCE = 64
+# Where nobody says how much memory is free.
+CAUTIOUS = 4
+
+
 @torch.no_grad()
-def interleave(
+def generate(
     model: InterleavedModel,
     prompts: Sequence[Prompt],
-    settings: SamplingParams,
+    params: SamplingParams,
+    batch_size: int | Literal["auto"] | None = None,
     *,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Iterator[Event]:
-    """Writes and draws on from every prompt, and yields what happens as it happens.
-
-    All prompts go side by side; `in_batches` is the same for more of them than memory holds.
+    """Continues every prompt with text and images, and yields what happens as it happens.
 
     Args:
-        model: Any Orthus or discrete Chameleon; with a pixel decoder if pictures are wanted.
-        prompts: One a row.
-        settings: How much text and how many pictures, and how both are sampled.
-        processors: Transformers' logits processors for the text; each sees one row's tokens so far.
+        model: Any Orthus or discrete Chameleon; with a pixel decoder if images are wanted.
+        prompts: One a sequence.
+        params: How much text and how many images, and how both are sampled.
+        batch_size: Sequences side by side; "auto" is as many as fit into memory, None is all.
+        processors: Transformers' logits processors for the text; each sees one sequence's tokens so
+            far.
 
     Yields: TextPiece (token ids; the words are the tokenizer's to say), ImageBegun, PatchDone,
-        ImageDone, one RowDone a row.
+        ImageDone, one RowDone a sequence; rows are numbered through all prompts. A Note where
+        memory ran out.
 
     Raises:
-        PromptError: When a prompt does not fit the model (see `check_prompt`).
-        CheckpointError: When pictures are wanted of a model without a pixel decoder.
+        PromptError: When a prompt does not fit the model (see `check_prompt`), and when memory does
+            not suffice for one sequence.
+        CheckpointError: When images are wanted of a model without a pixel decoder.
     """
-    job, sequences = prepare_batch(model, prompts, settings, processors)
+    job, sequences = prepare_batch(model, prompts, params, processors)
+    if batch_size == "auto":
+        batch_size = fitting_batch_size(job, sequences)
     with job.decoder:
-        yield from ordered_events(run_batch(job, sequences))
+        try:
+            yield from ordered_events(_in_turn(job, sequences, batch_size or len(sequences)))
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise _too_large(job) from error
+            raise
 
 
 def prepare_batch(
     model: InterleavedModel,
     prompts: Sequence[Prompt],
-    settings: SamplingParams,
+    params: SamplingParams,
     processors: Sequence[LogitsProcessor] = (),
 ) -> tuple[Job, list[SequenceState]]:
-    """The prompts as rows that have not begun, and what they will need. Raises: As `interleave`."""
-    _check(model, prompts, settings)
-    patch_sampler = patch_sampler_for(model, settings) if settings.max_images else None
-    job = Job(model, settings, processors, patch_sampler, Backbone(model), ImageDecoder(model))
+    """The prompts as rows that have not begun, and what they will need. Raises: As `generate`."""
+    _check(model, prompts, params)
+    patch_sampler = patch_sampler_for(model, params) if params.max_images else None
+    job = Job(model, params, processors, patch_sampler, Backbone(model), ImageDecoder(model))
     return job, [
-        SequenceState(n, prompt, settings, model.config, patch_sampler)
+        SequenceState(n, prompt, params, model.config, patch_sampler)
         for n, prompt in enumerate(prompts)
     ]
 
@@ -135,14 +151,14 @@ def run_batch(job: Job, sequences: list[SequenceState]) -> Iterator[Event | Pend
         _read(job, branches, sequences)
 
 
-def _check(model: InterleavedModel, prompts: Sequence[Prompt], settings: SamplingParams) -> None:
-    if settings.max_images and model.model.vqmodel.decoder is None:
+def _check(model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingParams) -> None:
+    if params.max_images and model.model.vqmodel.decoder is None:
         raise CheckpointError(
             "this model has no pixel decoder, so it can read pictures but draw none",
             where="model.vqmodel.decoder",
             hint=FOR_A_CHAMELEON if isinstance(model, DiscreteChameleon) else FOR_AN_ORTHUS,
         )
-    if settings.max_images and None in (model.config.boi_token_id, model.config.eoi_token_id):
+    if params.max_images and None in (model.config.boi_token_id, model.config.eoi_token_id):
         raise CheckpointError(
             "the vocabulary names no tokens for the beginning and the end of a picture",
             where="config.json: boi_token_id, eoi_token_id",
@@ -151,16 +167,16 @@ def _check(model: InterleavedModel, prompts: Sequence[Prompt], settings: Samplin
     if not prompts:
         raise PromptError("there is no prompt", where="prompts")
     for prompt in prompts:
-        check_prompt(model.config, prompt, must_draw=settings.owed_images > 0)
+        check_prompt(model.config, prompt, must_draw=params.owed_images > 0)
 
 
 def _write(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> Iterator[Event]:
     """One token for each row; the LM head runs for these rows only."""
     if not sequences:
         return
-    settings = job.settings
+    params = job.params
     logits_NV = job.model.text_logits(branches.own([sequence.number for sequence in sequences]))
-    warp = warpers(settings.temperature, settings.top_k, settings.top_p)
+    warp = warpers(params.temperature, params.top_k, params.top_p)
     for sequence, logits_V in zip(sequences, logits_NV, strict=True):
         token = choose_token(
             logits_V,
@@ -231,44 +247,6 @@ def _read(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> N
     )
 
 
-# More rows at once than this make each no cheaper, and the first picture comes later.
-MOST_AT_ONCE = 64
-# Where nobody says how much memory is free.
-CAUTIOUS = 4
-
-
-@torch.no_grad()
-def generate(
-    model: InterleavedModel,
-    prompts: Sequence[Prompt],
-    settings: SamplingParams,
-    size: int | Literal["auto"] | None = "auto",
-    *,
-    processors: Sequence[LogitsProcessor] = (),
-) -> Iterator[Event]:
-    """`interleave` over some of the prompts at once; rows are numbered through all prompts.
-
-    Args:
-        size: How many at once; "auto" is as many as fit into memory, None is all.
-        processors: As for `interleave`.
-
-    Yields: What `interleave` does, and a Note where memory ran out.
-
-    Raises:
-        PromptError, CheckpointError: As `interleave`; also when memory does not suffice for one.
-    """
-    job, sequences = prepare_batch(model, prompts, settings, processors)
-    if size == "auto":
-        size = fitting_batch_size(job, sequences)
-    with job.decoder:
-        try:
-            yield from ordered_events(_in_turn(job, sequences, size or len(sequences)))
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise _too_large(job) from error
-            raise
-
-
 def fitting_batch_size(job: Job, sequences: Sequence[SequenceState]) -> int:
     """How many rows fit side by side into the memory that is free now."""
     branches = [sequence.branches for sequence in sequences]
@@ -280,7 +258,7 @@ def fitting_batch_size(job: Job, sequences: Sequence[SequenceState]) -> int:
         slots=1 + max(branch.longest for sequence in branches for branch in sequence),
         branches=max(map(len, branches)),
         tokens_at_once=TOKENS_AT_ONCE,
-        decoded_at_once=DECODED_AT_ONCE if job.settings.max_images else 0,
+        decoded_at_once=DECODED_AT_ONCE if job.params.max_images else 0,
     )
     return min(MOST_AT_ONCE, needed.rows_in(free))
 

@@ -1,6 +1,9 @@
 """What is sampled, and how: the parameters of a run, resolved once from a recipe, a preset and the
 model's own defaults.
 
+    params = SamplingParams.from_recipe(model.config, recipe)
+    params = SamplingParams.resolve(model.config, "edit", steps=20)
+
 Early patches settle what the image shows, and late ones are nearly determined by what is there, so
 they need fewer steps (DiSA, 2505.20297): a preset's steps fall in a straight line from an image's
 first patch to its last.
@@ -15,33 +18,49 @@ from typing import Any, Literal, NamedTuple
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig
-from orthus_core.recipe import Recipe
-from orthus_core.recipe.drawing import TextSampling
+from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
 from orthus_core.samplers.solvers import SOLVERS
+
+Task = Literal["picture", "edit", "story"]
+DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe
+
+# The release guides interleaved writing more gently, and away from other words.
+STORY_GUIDANCE = 3.0
+STORY_UNCONDITIONAL_PROMPT = "generate images"
+
+# What results record, in their order: of every model, and of each kind of model.
+RECORDED = ("steps", "guidance", "image_guidance", "noise_scale", "negative_prompt")
+DENOISING = ("preset", "scheduler", "step_tolerance")
+CODE_SAMPLING = ("code_top_k", "code_top_p")
 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """The same for every row of a batch.
+    """How every sequence of a batch is sampled.
 
-    max_images: Pictures a row may draw; 0 is text only.
-    min_images: Pictures a row must draw; one is begun for the model where it would rather end or
+    max_images: Images a sequence may draw; 0 is text only.
+    min_images: Images a sequence must draw; one is begun for the model where it would rather end or
         write on.
-    max_text: Text tokens a row may write in all; 0 is pictures only.
-    text_before_image: Text tokens after which a picture that must come is begun; None waits for the
+    max_text: Text tokens a sequence may write in all; 0 is images only.
+    text_before_image: Text tokens after which an image that must come is begun; None waits for the
         model.
-    end_with_image: The row ends with its last picture instead of going on with text.
-    steps: Denoising steps a patch; a discrete Chameleon takes one.
-    last_steps: Of a picture's last patch, where they fall from `steps` patch by patch (see
-        `presets.py`); None is the same for all.
-    scheduler: What leads through those steps (see `solver_for`).
+    end_with_image: The sequence ends with its last image instead of going on with text.
+    steps: Denoising steps of an image's first patch; a discrete Chameleon takes one.
+    last_steps: Denoising steps of an image's last patch; between both they fall in a straight line.
+        None is `steps` for all patches.
+    scheduler: The solver's name (see `solver_for`).
     step_tolerance: Share of its size by which a patch's estimate may still change when it stops
         before its last step; 0 takes all steps.
     noise_scale: Factor on the noise each patch starts from: 1 as trained, less is calmer. For a
         discrete Chameleon it is the temperature (see `choose_codes`).
-    code_top_k, code_top_p: Of a discrete Chameleon's codes; 0 and 1 leave all codes in.
-    temperature, top_k, top_p: Of the text; temperature 0 is greedy, top_k 0 and top_p 1 leave all
+    code_top_k, code_top_p: For the codes of a discrete Chameleon; 0 and 1 leave all codes in.
+    temperature, top_k, top_p: For the text; temperature 0 is greedy, top_k 0 and top_p 1 leave all
         tokens in.
+    guidance: Weight of the words; 1 is none. Prompts are built with it, as with the next two.
+    image_guidance: Weight of the image that is edited; 1 is none.
+    negative_prompt: What guidance leads away from.
+    preset: The preset that `steps`, `last_steps` and `scheduler` came from; None for a discrete
+        Chameleon, which denoises nothing.
 
     Raises: PromptError for numbers that cannot be.
     """
@@ -61,6 +80,10 @@ class SamplingParams:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    guidance: float = 1.0
+    image_guidance: float = 1.0
+    negative_prompt: str = ""
+    preset: str | None = "exact"
 
     def __post_init__(self) -> None:
         rules = {
@@ -87,6 +110,65 @@ class SamplingParams:
     def owed_images(self) -> int:
         """Pictures that come whatever the model would rather do; without text, all of them."""
         return self.min_images if self.max_text else self.max_images
+
+    @classmethod
+    def from_recipe(cls, config: InterleavedConfig, recipe: DrawingRecipe) -> SamplingParams:
+        """The parameters that a drawing recipe asks of a model; a caption's write text only.
+
+        Raises: As `resolve`.
+        """
+        if isinstance(recipe, CaptionRecipe):
+            return cls(
+                max_images=0,
+                max_text=recipe.text.max_new_tokens,
+                temperature=recipe.text.temperature,
+                top_p=recipe.text.top_p,
+            )
+        fields = {field.name for field in dataclasses.fields(cls)}
+        asked = {key: value for key, value in vars(recipe).items() if key in fields}
+        if isinstance(recipe, StoryRecipe):
+            asked |= {"temperature": recipe.text.temperature, "top_p": recipe.text.top_p}
+        return cls.resolve(config, TASKS[type(recipe)], **asked)
+
+    @classmethod
+    def resolve(
+        cls, config: InterleavedConfig, task: Task = "picture", **asked: Any
+    ) -> SamplingParams:
+        """The values asked for, and the model's own defaults for the rest.
+
+        Args:
+            config: Its `sampling_defaults` fill in.
+            task: A model may have its own guidance for an edit (`edit_guidance`) and first write
+                what the image will show (`edit_max_text`); and its own guidance for text and images
+                by turns (`story_guidance`, `story_unconditional_prompt`).
+            asked: Fields of this class; None is not asked. A preset gives the steps and the
+                scheduler that are not asked for.
+
+        Raises:
+            PromptError: For a preset that is none, a number that cannot be, and when a discrete
+                Chameleon is asked for several steps a patch or for anything about them.
+            CheckpointError: When a value that the model names cannot be one.
+        """
+        asked = {name: value for name, value in asked.items() if value is not None}
+        values = _own_values(config, task)
+        if isinstance(config, DiscreteConfig):
+            _check_discrete({"steps": values["steps"]} | asked)
+            values = {name: value for name, value in values.items() if name not in DENOISING}
+            values["preset"] = None
+        else:
+            preset = preset_named(asked.get("preset", "exact"))
+            values["steps"] = preset.first_steps(values["steps"])
+            values["scheduler"] = preset.scheduler or _own_scheduler(values)
+            values["last_steps"] = preset.last_steps(asked.get("steps", values["steps"]))
+        if task == "edit":
+            values |= _text_before_image(asked.get("max_text", values["max_text"]))
+        return cls(**(values | asked))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results record: all values that this kind of model draws with."""
+        of_kind = CODE_SAMPLING if self.preset is None else DENOISING
+        before = ("max_text",) if self.text_before_image is not None else ()
+        return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
 
 
 class Preset(NamedTuple):
@@ -117,7 +199,7 @@ PRESETS = {
 }
 
 
-def preset_of(name: str) -> Preset:
+def preset_named(name: str) -> Preset:
     """The preset of this name. Raises: PromptError when there is none."""
     if name not in PRESETS:
         raise PromptError(
@@ -133,87 +215,20 @@ def steps_at(first: int, last: int, patch: int, patches: int) -> int:
     return round(first + (last - first) * patch / (patches - 1))
 
 
-Task = Literal["picture", "edit", "story"]
+TASKS: dict[type, Task] = {GenerateRecipe: "picture", EditRecipe: "edit", StoryRecipe: "story"}
 
 
-# The release guides interleaved writing more gently, and away from other words.
-STORY_GUIDANCE = 3.0
+def _own_values(config: InterleavedConfig, task: Task) -> dict[str, Any]:
+    """The model's own defaults for a task, by the names of `SamplingParams`.
 
-
-STORY_UNCONDITIONAL_PROMPT = "generate images"
-
-
-class Sampling(NamedTuple):
-    """The values pictures are sampled with, all filled in.
-
-    preset, scheduler, step_tolerance: Of an Orthus; None for a discrete Chameleon. `steps` are
-        those of a picture's first patch.
-    code_top_k, code_top_p: Of a discrete Chameleon; None for an Orthus, which has no use for them.
-    max_text: Text tokens that the model may write before an edit's picture, with 0 it draws at
-        once; None of all else.
-    """
-
-    steps: int
-    guidance: float
-    image_guidance: float
-    noise_scale: float
-    negative_prompt: str
-    preset: str | None = "exact"
-    scheduler: str | None = "ddim"
-    step_tolerance: float | None = 0.0
-    code_top_k: int | None = None
-    code_top_p: float | None = None
-    max_text: int | None = None
-
-    def told(self) -> dict[str, Any]:
-        """What results say of it: all that this kind of model samples with."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
-
-    def settings(self, **asked: Any) -> SamplingParams:
-        """Settings of the loop that draw so; `asked` are further fields."""
-        shared = {name: value for name, value in self.told().items() if name in SETTINGS}
-        if self.preset is not None:
-            shared["last_steps"] = preset_of(self.preset).last_steps(self.steps)
-        if self.max_text:
-            shared |= {
-                "max_text": self.max_text,
-                "text_before_image": self.max_text,
-                "min_images": 1,
-                "end_with_image": True,
-            }
-        return SamplingParams(**(shared | asked))
-
-
-# What of a `Sampling` the loop itself needs; guidance lies in the prompts.
-SETTINGS = (
-    "steps",
-    "noise_scale",
-    "scheduler",
-    "step_tolerance",
-    "code_top_k",
-    "code_top_p",
-)
-
-
-def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any) -> Sampling:
-    """What was asked for, and the model's own defaults for the rest.
-
-    Args:
-        config: Its `sampling_defaults` fill in.
-        task: A model may want to be guided otherwise in an edit (`edit_guidance`) and to say first
-            what the picture will show (`edit_max_text`); and be guided otherwise in text and
-            pictures by turns (`story_guidance`, `story_unconditional_prompt`).
-        asked: Fields of `Sampling`; None is not asked. A preset gives what is not asked besides.
-
-    Raises:
-        PromptError: For a preset that is none, and when a discrete Chameleon is asked for several
-            steps a patch or for anything about them.
-        CheckpointError: When a value that the model names cannot be one.
+    Raises: CheckpointError when one of them cannot be.
     """
     own = config.sampling or {}
     _check_own(own)
-    values = dict(config.sampling_defaults)
-    values["negative_prompt"] = values.pop("unconditional_prompt")
+    defaults = config.sampling_defaults
+    names = ("scheduler", "step_tolerance", *RECORDED, *CODE_SAMPLING)
+    values = {name: defaults[name] for name in names if name in defaults}
+    values["negative_prompt"] = defaults["unconditional_prompt"]
     if task == "edit":
         values["guidance"] = own.get("edit_guidance", values["guidance"])
         values["max_text"] = own.get("edit_max_text", 0)
@@ -223,21 +238,17 @@ def sampling_of(config: InterleavedConfig, task: Task = "picture", **asked: Any)
             "story_unconditional_prompt",
             own.get("unconditional_prompt", STORY_UNCONDITIONAL_PROMPT),
         )
-    asked = {name: value for name, value in asked.items() if value is not None}
-    if isinstance(config, DiscreteConfig):
-        values |= dict.fromkeys(OF_STEPS) | asked
-        _check_discrete(values)
-    else:
-        preset = preset_of(asked.get("preset", "exact"))
-        values["steps"] = preset.first_steps(values["steps"])
-        values |= {"scheduler": preset.scheduler or _own_scheduler(values)} | asked
-    return Sampling(**{name: values[name] for name in Sampling._fields if name in values})
+    return values
+
+
+def _text_before_image(max_text: int) -> dict[str, Any]:
+    """Parameters of one image, and up to so many tokens before it."""
+    writes = {"min_images": 1, "end_with_image": True} if max_text else {}
+    return {"max_text": max_text, "text_before_image": max_text, **writes}
 
 
 # What a model's folder may name of its own, and the kind of each.
 NUMBER = (int, float)
-
-
 OWN: dict[str, type | tuple[type, ...]] = {
     "steps": int,
     "guidance": NUMBER,
@@ -282,10 +293,6 @@ def _own_scheduler(values: dict[str, Any]) -> str:
     return name
 
 
-# What there is to say about steps where there is more than one.
-OF_STEPS = ("preset", "scheduler", "step_tolerance")
-
-
 def _check_discrete(values: dict[str, Any]) -> None:
     if values["steps"] != 1:
         raise PromptError(
@@ -293,29 +300,10 @@ def _check_discrete(values: dict[str, Any]) -> None:
             where="steps",
             hint="leave steps out, or draw with an Orthus",
         )
-    for name in OF_STEPS:
-        if values[name] is not None:
+    for name in DENOISING:
+        if values.get(name) is not None:
             raise PromptError(
                 f"{name} {values[name]}, and a discrete Chameleon denoises nothing",
                 where=name,
                 hint=f"leave {name} out, or draw with an Orthus",
             )
-
-
-ASKED = {"preset", *Sampling._fields}
-
-
-def sampling_asked(recipe: Recipe) -> dict[str, Any]:
-    """Its keys as `sampling_of` takes them; None is not asked."""
-    names = [field.name for field in dataclasses.fields(recipe)]
-    return {name: getattr(recipe, name) for name in names if name in ASKED}
-
-
-def answer_settings(text: TextSampling) -> SamplingParams:
-    """What an answer in words alone asks of the sampler."""
-    return SamplingParams(
-        max_images=0,
-        max_text=text.max_new_tokens,
-        temperature=text.temperature,
-        top_p=text.top_p,
-    )

@@ -27,7 +27,6 @@ from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.code_sampler import CodeSampler
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams, steps_at
 from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
@@ -59,15 +58,17 @@ class PatchSampler(Protocol):
         ...
 
 
-def patch_sampler_for(model: InterleavedModel, settings: SamplingParams) -> PatchSampler:
+def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchSampler:
     """The patch sampler for this kind of model.
 
     Raises: PromptError, CheckpointError as `DiffusionPatchSampler`.
     """
     if isinstance(model, DiscreteChameleon):
-        return CodeSampler(model, settings)
+        from orthus_core.samplers.code_sampler import CodeSampler
+
+        return CodeSampler(model, params)
     assert isinstance(model, OrthusForConditionalGeneration), "there are two kinds of models"
-    return DiffusionPatchSampler(model, settings)
+    return DiffusionPatchSampler(model, params)
 
 
 # Modulations of as many steps as fit into this are made by one product: all 100 for up to 19
@@ -201,22 +202,22 @@ def denoise_with_early_stop(
 
 
 class DiffusionPatchSampler:
-    """Draws patches as the settings say; it sees the head's weights as they are when it is made.
+    """Draws patches by `params`; it sees the head's weights as they are when it is made.
 
     Raises:
         PromptError: For a scheduler that cannot be, or one of others' together with a tolerance.
         CheckpointError: As `ddim_plan`.
     """
 
-    def __init__(self, model: OrthusForConditionalGeneration, settings: SamplingParams) -> None:
-        self._model, self._settings = model, settings
+    def __init__(self, model: OrthusForConditionalGeneration, params: SamplingParams) -> None:
+        self._model, self._params = model, params
         self._head = DenoisingHead(model.mlp_head)
         self._plans: dict[int, PatchPlan] = {}
         self._recordings = CUDAGraphCache()
-        ours = isinstance(self._plan(settings.steps).solver, LinearSolver)
-        if settings.step_tolerance and not ours:
+        ours = isinstance(self._plan(params.steps).solver, LinearSolver)
+        if params.step_tolerance and not ours:
             raise PromptError(
-                f"{settings.scheduler} does not say how sure it is, so no patch can stop early",
+                f"{params.scheduler} does not say how sure it is, so no patch can stop early",
                 where="step_tolerance",
                 hint="leave it out, or use ddim, dpm++ or unipc",
             )
@@ -252,25 +253,21 @@ class DiffusionPatchSampler:
 
     def _draw(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
         plan = self._plan(steps)
-        noise_NC = self._settings.noise_scale * noise_NC.float()
+        noise_NC = self._params.noise_scale * noise_NC.float()
         inputs = on_its_device(plan, hidden_RD, noise_NC, mix_NR)
-        if self._settings.step_tolerance:
-            return denoise_with_early_stop(plan, *inputs, tolerance=self._settings.step_tolerance)[
-                0
-            ]
+        if self._params.step_tolerance:
+            return denoise_with_early_stop(plan, *inputs, tolerance=self._params.step_tolerance)[0]
         if self._records:
             return self._recordings(steps, partial(denoise, plan), *inputs)
         return denoise(plan, *inputs)
 
     def _plan(self, steps: int) -> PatchPlan:
         if steps not in self._plans:
-            self._plans[steps] = patch_plan(
-                self._model, steps, self._settings.scheduler, self._head
-            )
+            self._plans[steps] = patch_plan(self._model, steps, self._params.scheduler, self._head)
         return self._plans[steps]
 
     def _steps(self, drawn: int) -> int:
-        first, last = self._settings.steps, self._settings.last_steps
+        first, last = self._params.steps, self._params.last_steps
         if last is None:
             return first
         return steps_at(first, last, drawn, self._model.config.patches)

@@ -26,7 +26,7 @@ from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.interleaved import InterleavedModel
-from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Guidance, Prompt, without_idle_branches
 
 
@@ -51,19 +51,19 @@ class PromptBuilder:
         self.model, self.tokenizer = model, tokenizer
         self._ids = TokenIds.of(model.config)  # type: ignore[arg-type]
 
-    def picture(self, text: str, sampling: Sampling) -> Prompt:
+    def picture(self, text: str, params: SamplingParams) -> Prompt:
         """A picture of what the text says. Raises: PromptError when there is no text."""
         self._check_text(text, "the prompt")
-        guidance = Guidance.text(sampling.guidance)
+        guidance = Guidance.text(params.guidance)
         return without_idle_branches(
             Prompt(
                 self.context(text),
                 guidance=guidance,
-                negatives=(self.context(sampling.negative_prompt),),
+                negatives=(self.context(params.negative_prompt),),
             )
         )
 
-    def edit(self, pictures: Sequence[Picture], instruction: str, sampling: Sampling) -> Prompt:
+    def edit(self, pictures: Sequence[Picture], instruction: str, params: SamplingParams) -> Prompt:
         """The pictures changed as the instruction says.
 
         Raises:
@@ -77,12 +77,12 @@ class PromptBuilder:
         return without_idle_branches(
             Prompt(
                 self.context(*pictures, instruction, features_MPC=seen.features_MPC),
-                guidance=Guidance.edit(sampling.guidance, sampling.image_guidance),
-                negatives=(seen, self.context(sampling.negative_prompt)),
+                guidance=Guidance.edit(params.guidance, params.image_guidance),
+                negatives=(seen, self.context(params.negative_prompt)),
             )
         )
 
-    def story(self, opening: Sequence[str | Picture], sampling: Sampling) -> Prompt:
+    def story(self, opening: Sequence[str | Picture], params: SamplingParams) -> Prompt:
         """Texts and pictures that go on from an opening.
 
         Raises:
@@ -96,8 +96,8 @@ class PromptBuilder:
         return without_idle_branches(
             Prompt(
                 self.context(*opening),
-                guidance=Guidance.text(sampling.guidance),
-                negatives=(self.context(sampling.negative_prompt),),
+                guidance=Guidance.text(params.guidance),
+                negatives=(self.context(params.negative_prompt),),
             )
         )
 
@@ -146,7 +146,7 @@ def by_example(
     before: Picture,
     after: Picture,
     pictures: Sequence[Picture],
-    sampling: Sampling,
+    params: SamplingParams,
 ) -> Prompt:
     """The pictures changed as the example was.
 
@@ -163,7 +163,7 @@ def by_example(
     return without_idle_branches(
         Prompt(
             builder.context(before, after, *pictures),
-            guidance=Guidance.edit(sampling.guidance, sampling.image_guidance),
-            negatives=(builder.context(*pictures), builder.context(sampling.negative_prompt)),
+            guidance=Guidance.edit(params.guidance, params.image_guidance),
+            negatives=(builder.context(*pictures), builder.context(params.negative_prompt)),
         )
     )

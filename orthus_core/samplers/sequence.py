@@ -42,7 +42,7 @@ class SequenceState:
     """A prompt and all that came after it.
 
     Args:
-        number, prompt, settings, config: Whose row it is, and what it may do.
+        number, prompt, params, config: Whose row it is, and what it may do.
         patch_sampler: Draws its patches; None if it may not draw.
 
     number: Its place among the prompts, as events name it.
@@ -58,16 +58,16 @@ class SequenceState:
         self,
         number: int,
         prompt: Prompt,
-        settings: SamplingParams,
+        params: SamplingParams,
         config: InterleavedConfig,
         patch_sampler: PatchSampler | None = None,
     ) -> None:
         self.number, self.prompt = number, prompt
-        self._settings, self._config = settings, config
+        self._params, self._config = params, config
         self._noise = prompt.noise or (
             patch_sampler.noise(prompt.seed) if patch_sampler else iter(())
         )
-        self.text_random = text_generator(prompt.seed) if settings.temperature else None
+        self.text_random = text_generator(prompt.seed) if params.temperature else None
         self.ids = list(prompt.context.ids)
         self.images = self._text = self._text_since_image = 0
         self.patches: list[Tensor] = []
@@ -82,7 +82,7 @@ class SequenceState:
     @property
     def may_begin_image(self) -> bool:
         """Whether one more picture is wanted and [BOI], its patches and [EOI] fit the context."""
-        return self.images < self._settings.max_images and self._image_fits
+        return self.images < self._params.max_images and self._image_fits
 
     @property
     def picture_is_full(self) -> bool:
@@ -121,8 +121,8 @@ class SequenceState:
 
     @property
     def _longest(self) -> int:
-        text = self._settings.max_text - self._text
-        pictures = self._settings.max_images - self.images
+        text = self._params.max_text - self._text
+        pictures = self._params.max_images - self.images
         more = text + pictures * room_for_image(self._config)
         return min(len(self.ids) + more, self._config.max_position_embeddings)
 
@@ -209,10 +209,10 @@ class SequenceState:
 
     def _after_text(self) -> Phase:
         """Where a row goes on that is not in the midst of a picture."""
-        settings = self._settings
+        params = self._params
         if self._owes_image and self._waited_enough:
             return Phase.OPEN if self._image_fits else self._end("context")
-        if self._text >= settings.max_text:
+        if self._text >= params.max_text:
             return self._end("length")
         if len(self.ids) >= self._config.max_position_embeddings:
             return self._end("context")
@@ -234,20 +234,20 @@ class SequenceState:
 
     @property
     def _owes_image(self) -> bool:
-        return self.images < self._settings.owed_images
+        return self.images < self._params.owed_images
 
     @property
     def _waited_enough(self) -> bool:
-        settings = self._settings
-        limit = settings.text_before_image
+        params = self._params
+        limit = params.text_before_image
         enough = limit is not None and self._text_since_image >= limit
-        return enough or self._text >= settings.max_text or self._room_beside_image == 0
+        return enough or self._text >= params.max_text or self._room_beside_image == 0
 
     @property
     def _was_last_image(self) -> bool:
-        settings = self._settings
-        no_text = self._text >= settings.max_text
-        return self.images == settings.max_images and (settings.end_with_image or no_text)
+        params = self._params
+        no_text = self._text >= params.max_text
+        return self.images == params.max_images and (params.end_with_image or no_text)
 
 
 def _features(context: Context) -> tuple[Tensor, ...]:

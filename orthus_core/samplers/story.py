@@ -28,8 +28,8 @@ from orthus_core.data.tokenizer import text_ids
 from orthus_core.errors import PromptError
 from orthus_core.events import Event, ImageBegun, ImageDone, Note, PatchDone, RowDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
-from orthus_core.samplers.generate import interleave
-from orthus_core.samplers.params import Sampling
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, room_for_image
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.sequence import ends
@@ -74,7 +74,7 @@ def longest_text(config: InterleavedConfig, opening: Context, wanted: int) -> in
 def context_window(
     config: InterleavedConfig,
     opening: Context,
-    told: Sequence[PanelContext],
+    panels: Sequence[PanelContext],
     longest: int,
     *,
     most: int | None = None,
@@ -84,29 +84,29 @@ def context_window(
     Args:
         config: Of the model.
         opening: Up to SEP; always kept.
-        told: All panels after it.
+        panels: All panels after it.
         longest: Text tokens of the next panel, as `longest_text` says.
         most: Panels to keep at most.
     """
     room = config.max_position_embeddings - len(opening.ids) - longest - room_for_image(config)
-    kept, most = 0, len(told) if most is None else min(most, len(told))
-    while kept < most and (size := _size(config, told[-kept - 1])) <= room:
+    kept, most = 0, len(panels) if most is None else min(most, len(panels))
+    while kept < most and (size := _size(config, panels[-kept - 1])) <= room:
         room, kept = room - size, kept + 1
-    return ContextWindow(_joined(config, opening, told[len(told) - kept :]), kept)
+    return ContextWindow(_joined(config, opening, panels[len(panels) - kept :]), kept)
 
 
 def _size(config: InterleavedConfig, panel: PanelContext) -> int:
     return len(panel.ids) + (0 if panel.features_PC is None else room_for_image(config))
 
 
-def _joined(config: InterleavedConfig, opening: Context, told: Sequence[PanelContext]) -> Context:
+def _joined(config: InterleavedConfig, opening: Context, panels: Sequence[PanelContext]) -> Context:
     """Words, [BOI], patches and [EOI] of each panel, after the opening."""
     boi, eoi, image = config.boi_token_id, config.eoi_token_id, config.image_token_id
     assert boi is not None and eoi is not None and image is not None
     ids, features = list(opening.ids), []
     if opening.features_MPC is not None:
         features.append(opening.features_MPC)
-    for panel in told:
+    for panel in panels:
         ids += panel.ids
         if panel.features_PC is not None:
             ids += [boi, *[image] * config.patches, eoi]
@@ -195,15 +195,12 @@ class StoryPlan(NamedTuple):
         any case, and one is begun wherever the text is at its longest.
     longest_text: Tokens of one panel's text.
     keep_panels: Latest panels that the model sees; None is as many as fit.
-    temperature, top_p: Of the text, as in `Settings`.
     """
 
     panels: int = 3
     free: bool = False
     longest_text: int = 64
     keep_panels: int | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -216,7 +213,7 @@ class PanelDone:
     forced: Whether the picture was begun for the model rather than by it.
     went_on: Whether the model would have ended the story before this panel.
     kept: Panels before it that the model saw.
-    told: The same as the model reads it again.
+    context: The same as the model reads it again.
     """
 
     number: int
@@ -225,7 +222,7 @@ class PanelDone:
     forced: bool
     went_on: bool
     kept: int
-    told: PanelContext
+    context: PanelContext
 
 
 def panel_seed(seed: int, number: int) -> int:
@@ -235,7 +232,7 @@ def panel_seed(seed: int, number: int) -> int:
     return random.Random(f"{seed}/{number}").getrandbits(63)
 
 
-def remembered(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:
+def panel_context(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:
     """A panel of an earlier telling, read again from its words and its picture.
 
     Raises: DataError when the picture does not read.
@@ -251,7 +248,7 @@ def remembered(builder: PromptBuilder, text: str, picture: Picture | None) -> Pa
 def tell(
     builder: PromptBuilder,
     opening: Sequence[str | Picture],
-    sampling: Sampling,
+    params: SamplingParams,
     plan: StoryPlan,
     *,
     seed: int,
@@ -261,15 +258,15 @@ def tell(
     """Tells a story from an opening, and yields what happens as it happens.
 
     Args:
-        asking: Whose model tells.
-        opening: Texts and pictures in order.
-        sampling: Of the pictures.
+        builder: Makes prompts for the model that tells.
+        opening: Texts and images in order.
+        params: How images and text are sampled; how many of each, the plan says.
         plan: How many panels, and how long.
         seed: Each panel's own is made from it, see `panel_seed`.
         before: The first panels, from an earlier telling.
         first: What the first panel after the opening is called in notes, and in ImageBegun.
 
-    Yields: What `interleave` yields but RowDone, pictures numbered through the story; a PanelDone
+    Yields: What `generate` yields but RowDone, pictures numbered through the story; a PanelDone
         after each panel; a Note where the story would have ended, and where the context is full.
 
     Raises:
@@ -278,14 +275,16 @@ def tell(
         DataError: When a picture of the opening does not read.
     """
     config = builder.model.config
-    prompt = builder.story(opening, sampling)
+    prompt = builder.story(opening, params)
     longest = longest_text(config, prompt.context, plan.longest_text)
-    told, is_full, went_on = list(before), False, False
-    while (drawn := sum(panel.features_PC is not None for panel in told)) < plan.panels:
-        number, name = len(told) + 1, len(told) + first
+    panels, is_full, went_on = list(before), False, False
+    while (drawn := sum(panel.features_PC is not None for panel in panels)) < plan.panels:
+        number, name = len(panels) + 1, len(panels) + first
         # 1. What the model sees of the story so far.
-        context, kept = context_window(config, prompt.context, told, longest, most=plan.keep_panels)
-        if not is_full and kept < _wanted(told, plan):
+        context, kept = context_window(
+            config, prompt.context, panels, longest, most=plan.keep_panels
+        )
+        if not is_full and kept < _wanted(panels, plan):
             is_full = True
             yield Note(
                 f"the context is full: from panel {name} on the model sees the opening and the "
@@ -296,16 +295,15 @@ def tell(
         direction = StoryLogitsProcessor(
             config, builder.tokenizer, longest=longest, may_end=may_end
         )
-        asked = prompt._replace(context=context, seed=panel_seed(seed, number))
-        settings = sampling.settings(
+        panel_prompt = prompt._replace(context=context, seed=panel_seed(seed, number))
+        panel_params = replace(
+            params,
             max_images=1,
             min_images=0 if may_end else 1,
             max_text=longest + 1 if may_end else longest,
             end_with_image=True,
-            temperature=plan.temperature,
-            top_p=plan.top_p,
         )
-        events = interleave(builder.model, [asked], settings, processors=[direction])
+        events = generate(builder.model, [panel_prompt], panel_params, processors=[direction])
         panel = yield from _panel(with_words(events, builder.tokenizer), direction, drawn, name)
         # 3. Where it was led, that is said; where it ends without a picture, so does the story.
         if direction.went_on and not went_on:
@@ -315,7 +313,7 @@ def tell(
                 f"{plan.panels} pictures are asked for"
             )
         if panel.text or panel.image is not None:
-            told.append(panel.told)
+            panels.append(panel.context)
             yield PanelDone(
                 number,
                 panel.text,
@@ -323,7 +321,7 @@ def tell(
                 forced=panel.forced,
                 went_on=direction.went_on,
                 kept=kept,
-                told=panel.told,
+                context=panel.context,
             )
         if panel.image is None:
             return
@@ -336,7 +334,7 @@ class _Panel(NamedTuple):
     forced: bool
 
     @property
-    def told(self) -> PanelContext:
+    def context(self) -> PanelContext:
         return PanelContext(self.ids, None if self.image is None else self.image.features_PC)
 
 
@@ -362,6 +360,6 @@ def _panel(
     return _Panel(said.strip(), tuple(ids), image, forced)
 
 
-def _wanted(told: Sequence[PanelContext], plan: StoryPlan) -> int:
+def _wanted(panels: Sequence[PanelContext], plan: StoryPlan) -> int:
     """Panels that the model would see if there were room."""
-    return len(told) if plan.keep_panels is None else min(plan.keep_panels, len(told))
+    return len(panels) if plan.keep_panels is None else min(plan.keep_panels, len(panels))

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from orthus_core.events import ImageDone
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.generate import interleave
-from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
 
 
@@ -52,16 +52,16 @@ def draw_words(
     steps: int = 25,
 ) -> Image.Image:
     """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
-    sampling = sampling_of(model.config, steps=steps)
+    # DDIM whatever the model names, so that sheets of different runs can be compared.
+    params = SamplingParams.resolve(model.config, steps=steps, scheduler="ddim", step_tolerance=0)
     builder = PromptBuilder(model, tokenizer)
     prompts = [
-        builder.picture(phrase, sampling)._replace(seed=seed + index)
+        builder.picture(phrase, params)._replace(seed=seed + index)
         for index, phrase in enumerate(words)
     ]
-    settings = SamplingParams(steps=sampling.steps, noise_scale=sampling.noise_scale)
     pictures = {
         event.row: event.pixels_3HW
-        for event in interleave(model, prompts, settings)
+        for event in generate(model, prompts, params)
         if isinstance(event, ImageDone)
     }
     return sheet([torch.stack([pictures[row] for row in range(len(prompts))])])

@@ -94,17 +94,17 @@ def test_a_run_that_was_killed_goes_on(orthus, model, folder, tmp_path):
 
 
 def test_ctrl_c_keeps_what_was_answered(orthus, model, folder, tmp_path, monkeypatch):
-    from orthus_core.api import caption_files
+    from orthus_core.api import captions
 
-    whole = caption_files.answer
+    whole = captions.answer
 
     def interrupted(*args, **kwargs):
         for event in whole(*args, **kwargs):
             yield event
-            if isinstance(event, caption_files.AnswerDone):
+            if isinstance(event, captions.AnswerDone):
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(caption_files, "answer", interrupted)
+    monkeypatch.setattr(captions, "answer", interrupted)
     out = tmp_path / "captions.jsonl"
     done = orthus("caption", folder, "-o", out, *SHORT, *model)
     assert done.exit_code == 130 and "the same command goes on with it" in done.stderr
@@ -123,11 +123,11 @@ def test_another_kind_of_file_is_left_alone(orthus, model, start, tmp_path, cont
 
 
 def test_many_parts_are_the_same_as_one(orthus, model, folder, tmp_path, monkeypatch):
-    from orthus_core.api import caption_files
+    from orthus_core.api import captions
 
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
     orthus("caption", folder, "-o", one, "--seed", 1, *SHORT, *model)
-    monkeypatch.setattr(caption_files, "AT_ONCE", 2)
+    monkeypatch.setattr(captions, "AT_ONCE", 2)
     orthus("caption", folder, "-o", many, "--seed", 1, "--batch-size", 1, *SHORT, *model)
     assert lines(one) == lines(many)
 

@@ -162,9 +162,9 @@ def test_a_console_that_knows_no_emoji_still_gets_its_lines(model, tmp_path, mon
 
 
 def test_ctrl_c_keeps_the_pictures_that_are_finished(orthus, model, tmp_path, monkeypatch):
-    from orthus_core.samplers import generate as loop
+    from orthus_core.api import images
 
-    whole = loop.generate
+    whole = images.generate
 
     def interrupted(*args, **kwargs):
         for event in whole(*args, **kwargs):
@@ -172,7 +172,7 @@ def test_ctrl_c_keeps_the_pictures_that_are_finished(orthus, model, tmp_path, mo
             if isinstance(event, PatchDone) and event.row == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "generate", interrupted)
+    monkeypatch.setattr(images, "generate", interrupted)
     words = ["generate", "a fox", "-n", 3, "--seed", 1, "--batch-size", 1]
     done = orthus(*words, "-o", tmp_path / "{seed}.png", *model)
     assert done.exit_code == 130, done.output

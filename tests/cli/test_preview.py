@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from orthus_cli.console import Reporter, Settings
-from orthus_cli.preview import canvas, previewed, rows_so_far
+from orthus_cli.preview import canvas, rows_so_far, with_preview
 from orthus_core.events import ImageDone, PatchDone
 
 
@@ -54,5 +54,5 @@ def test_the_picture_is_shown_at_each_full_row_and_taken_away_when_it_is_done(
     monkeypatch.setattr(Reporter, "show", lambda _, picture: shown.append(picture))
     events = [PatchDone(0, 0, done, 4, torch.zeros(8)) for done in range(1, 5)]
     end = ImageDone(0, 0, torch.zeros(3, 16, 16), torch.zeros(4, 8))
-    assert list(previewed(r, [*events, end], tiny_model)) == [*events, end]
+    assert list(with_preview(r, [*events, end], tiny_model)) == [*events, end]
     assert len(shown) == 3 and shown[-1] is None

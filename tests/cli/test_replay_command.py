@@ -158,6 +158,17 @@ def test_a_story_that_was_told_on_from_another_is_replayed(orthus, model, tmp_pa
     assert done.stdout == "identical\n", done.stderr
 
 
+def test_values_that_are_the_usual_ones_hold_in_a_replay_too(orthus, model, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    words = ["story", "a snowman", "--panels", 2, "--max-new-tokens", 6, "--seed", 3]
+    assert orthus(*words, "-o", first, *model).exit_code == 0
+    usual = ["--panels", 3, "--max-new-tokens", 64]  # as no story has them that names neither
+    told = orthus("story", "--from-story", first, *usual, "--seed", 9, "-o", second, *model)
+    assert told.exit_code == 0, told.stderr
+    done = orthus("replay", second)
+    assert done.stdout == "identical\n", done.stderr
+
+
 @pytest.mark.parametrize("command", ["info", "replay"])
 @pytest.mark.parametrize(
     ("name", "content"),
@@ -298,20 +309,20 @@ def test_info_tells_how_answers_were_made(orthus, model, tmp_path):
 def test_a_picture_drawn_in_a_batch_that_differs_alone_is_drawn_with_its_run(
     orthus, model, tmp_path, monkeypatch
 ):
-    from orthus_cli.commands import replay as module
+    from orthus_core.api.replay import Remake
 
     folder = tmp_path / "many"
     words = ["generate", "a snowman", "a red fox", "-n", 2, "--seed", 5, "-o", folder]
     assert orthus(*words, *model).exit_code == 0
-    compared = module._are_same
+    compared = Remake.equals
     alone: list[bool] = []
 
-    def differs_alone(record, drawn):
-        same = compared(record, drawn)
+    def differs_alone(remake, record):
+        same = compared(remake, record)
         alone.append(same)
         return same and len(alone) > 1  # as rounding may have it
 
-    monkeypatch.setattr(module, "_are_same", differs_alone)
+    monkeypatch.setattr(Remake, "equals", differs_alone)
     done = orthus("replay", folder / "a_red_fox_6.png")
     assert done.exit_code == 0 and len(alone) == 2, done.stderr
     assert "all 4 of its run are drawn" in done.stderr

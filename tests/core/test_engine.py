@@ -14,7 +14,7 @@ from orthus_core.samplers import branches, engine, prefix_sharing
 from orthus_core.samplers import generate as loop
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.engine import Backbone
-from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prefix_sharing import numbered, shared_prefix_lengths
 from orthus_core.samplers.prompt import Branch, Context, Guidance, Prompt
@@ -87,12 +87,12 @@ def test_seeds_of_a_prompt_and_what_they_are_guided_against_are_read_once(tiny_m
     prompts = [
         Prompt(context, seed, Guidance.text(3.0), (Context((BOS, SEP)),)) for seed in range(64)
     ]
-    events = interleave(tiny_model, prompts, SamplingParams(max_images=1, steps=2))
+    events = generate(tiny_model, prompts, SamplingParams(max_images=1, steps=2))
     pictures = {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
     assert passes.seen == [(2, 22), *[(128, 1)] * PATCHES]
     monkeypatch.undo()
     for row in (0, 37, 63):
-        alone = interleave(tiny_model, [prompts[row]], SamplingParams(max_images=1, steps=2))
+        alone = generate(tiny_model, [prompts[row]], SamplingParams(max_images=1, steps=2))
         (done,) = (event for event in alone if isinstance(event, ImageDone))
         torch.testing.assert_close(pictures[row], done.features_PC, atol=2e-4, rtol=1e-4)
     assert not torch.allclose(pictures[0], pictures[1], atol=0.1)
@@ -173,9 +173,7 @@ def test_the_picture_of_an_edit_is_read_once(tiny_model, monkeypatch):
         guidance=Guidance.edit(4.0, 1.5),
         negatives=(Context((*picture, SEP), features), UNCONDITIONAL),
     )
-    list(
-        interleave(tiny_model, [prompt._replace(seed=n) for n in range(2)], SamplingParams(steps=2))
-    )
+    list(generate(tiny_model, [prompt._replace(seed=n) for n in range(2)], SamplingParams(steps=2)))
     # The picture beside the unconditional prompt, then what comes after it, then patches.
     assert passes.seen == [(2, 3 + PATCHES), (2, 3), *[(6, 1)] * PATCHES]
 
@@ -203,7 +201,7 @@ def test_a_picture_through_recordings_is_the_picture(tiny_model, monkeypatch):
     ]
 
     def pictures() -> Tensor:
-        events = interleave(tiny_model, prompts, SamplingParams(max_images=2, steps=5))
+        events = generate(tiny_model, prompts, SamplingParams(max_images=2, steps=5))
         return torch.stack([e.features_PC for e in events if isinstance(e, ImageDone)])
 
     plain = pictures()
@@ -290,7 +288,7 @@ def test_pictures_of_a_row_reuse_the_slots_of_what_they_are_guided_against(tiny_
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "step", watched)
-        list(interleave(tiny_model, [prompt], SamplingParams(max_images=3, steps=2)))
+        list(generate(tiny_model, [prompt], SamplingParams(max_images=3, steps=2)))
     # [BOI] and all patches but the last, from the end of the prompt on; the last patch and [EOI]
     # are not read.
     anew = [4, 5, 6, 7]
@@ -302,7 +300,7 @@ def test_a_text_longer_than_the_room_made_ahead_is_the_same(tiny_model, monkeypa
 
     def texts() -> list[tuple[int, int]]:
         settings = SamplingParams(max_images=0, max_text=60)
-        events = interleave(tiny_model, prompts, settings)
+        events = generate(tiny_model, prompts, settings)
         return [(e.row, *e.token_ids) for e in events if isinstance(e, TextPiece)]
 
     at_once = texts()

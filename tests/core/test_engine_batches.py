@@ -14,7 +14,7 @@ from orthus_core.events import Event, ImageDone, Note, PatchDone, RowDone, TextP
 from orthus_core.samplers import decode as decoding
 from orthus_core.samplers import generate as loop
 from orthus_core.samplers.engine import Backbone
-from orthus_core.samplers.generate import fitting_batch_size, generate, interleave, prepare_batch
+from orthus_core.samplers.generate import fitting_batch_size, generate, prepare_batch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import DiffusionPatchSampler
 from orthus_core.samplers.prompt import Context, Guidance, Prompt
@@ -91,7 +91,7 @@ CPU = RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you t
 @pytest.mark.parametrize("size", [1, 2, 3, None, "auto"])
 def test_any_size_of_batch_tells_the_same(model, settings, size):
     asked = prompts(5)
-    whole = list(interleave(model, asked, settings))
+    whole = list(generate(model, asked, settings))
     assert_same_rows(list(generate(model, asked, settings, size)), whole, 5)
 
 
@@ -106,7 +106,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on_from_there(
     model, monkeypatch, owner, method, first, settings, error
 ):
     asked = prompts(5)
-    whole = list(interleave(model, asked, settings))
+    whole = list(generate(model, asked, settings))
     fails = Fails(owner, method, lambda call, _: call == first, error)
     fails.install(monkeypatch)
     events = list(generate(model, asked, settings, None))
@@ -129,7 +129,7 @@ def test_a_batch_is_halved_until_it_fits(model, monkeypatch):
     sizes = [event.message.split()[-1] for event in events if isinstance(event, Note)]
     assert sizes == ["4", "2", "1"]
     monkeypatch.undo()
-    assert_same_rows(events, list(interleave(model, asked, PICTURE)), 8)
+    assert_same_rows(events, list(generate(model, asked, PICTURE)), 8)
 
 
 def test_a_picture_is_not_lost_when_there_is_no_memory_to_decode_it(model, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_picture_is_not_lost_when_there_is_no_memory_to_decode_it(model, monke
     fails.install(monkeypatch)
     events = list(generate(model, prompts(4), PICTURE, 4))
     monkeypatch.undo()
-    assert_same_rows(events, list(interleave(model, prompts(4), PICTURE)), 4)
+    assert_same_rows(events, list(generate(model, prompts(4), PICTURE)), 4)
 
 
 def test_pictures_are_decoded_one_by_one_where_all_do_not_fit(model, monkeypatch):
@@ -153,7 +153,7 @@ def test_pictures_are_decoded_one_by_one_where_all_do_not_fit(model, monkeypatch
     events = list(generate(model, prompts(3), PICTURE, 3))
     assert sizes == [3, 1, 1, 1]
     monkeypatch.undo()
-    assert_same_rows(events, list(interleave(model, prompts(3), PICTURE)), 3)
+    assert_same_rows(events, list(generate(model, prompts(3), PICTURE)), 3)
     assert not any(isinstance(event, Note) for event in events)
 
 
@@ -217,7 +217,7 @@ def test_a_text_goes_on_where_memory_ran_out(model, monkeypatch):
     """Sampled text too: a token that was said is not drawn again."""
     asked = [prompt._replace(guidance=Guidance.none(), negatives=()) for prompt in prompts(4)]
     settings = SamplingParams(max_images=0, max_text=8, temperature=1.0)
-    whole = list(interleave(model, asked, settings))
+    whole = list(generate(model, asked, settings))
     Fails(Backbone, "step", lambda call, _: call == 4, CUDA).install(monkeypatch)
     events = list(generate(model, asked, settings, None))
     assert_same_rows(events, whole, 4)

@@ -16,7 +16,7 @@ from orthus_core.events import Event, ImageBegun, ImageDone, PatchDone, RowDone,
 from orthus_core.samplers import decode as decoding
 from orthus_core.samplers import generate as loop
 from orthus_core.samplers.decode import ImageDecoder, PendingImage, ordered_events
-from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Prompt
 from tests.conftest import make_tiny_model
@@ -42,9 +42,9 @@ def of_row(events: list[Event], row: int) -> list[Event]:
 
 
 def test_a_worker_beside_the_drawing_changes_nothing(tiny_model, monkeypatch):
-    plain = list(interleave(tiny_model, prompts(3), STORY))
+    plain = list(generate(tiny_model, prompts(3), STORY))
     monkeypatch.setattr(loop, "ImageDecoder", lambda model: ImageDecoder(model, beside=True))
-    beside = list(interleave(tiny_model, prompts(3), STORY))
+    beside = list(generate(tiny_model, prompts(3), STORY))
     for row in range(3):
         assert told(of_row(beside, row)) == told(of_row(plain, row))
     pairs = (
@@ -75,7 +75,7 @@ def test_the_drawing_goes_on_while_a_picture_is_developed(tiny_model, monkeypatc
         yield from draw(job, branches, rows)
 
     monkeypatch.setattr(loop, "_draw", watched)
-    events = list(interleave(tiny_model, prompts(1), SamplingParams(max_images=2, steps=2)))
+    events = list(generate(tiny_model, prompts(1), SamplingParams(max_images=2, steps=2)))
     # Told in order all the same: the second picture's patches wait for the first one's pixels.
     kinds = [type(event) for event in events]
     picture = [ImageBegun, *[PatchDone] * PATCHES, ImageDone]
@@ -135,7 +135,7 @@ def test_a_generator_closed_in_the_middle_keeps_what_it_told_and_stops_its_worke
     kept: list[ImageDone] = []
     # The first row ends long before the others.
     asked = [*prompts(3)[:1], *(p._replace(context=Context((BOS, SEP))) for p in prompts(3)[1:])]
-    events = interleave(tiny_model, asked, STORY)
+    events = generate(tiny_model, asked, STORY)
     for event in events:
         if isinstance(event, ImageDone):
             kept.append(event)
@@ -144,7 +144,7 @@ def test_a_generator_closed_in_the_middle_keeps_what_it_told_and_stops_its_worke
     assert kept[0].pixels_3HW.isfinite().all()
     assert set(threading.enumerate()) == threads
     # And the model is as it was.
-    assert [e for e in interleave(tiny_model, asked, STORY) if isinstance(e, RowDone)]
+    assert [e for e in generate(tiny_model, asked, STORY) if isinstance(e, RowDone)]
 
 
 def test_no_more_than_a_few_batches_wait_for_the_worker(tiny_model, monkeypatch):

@@ -18,7 +18,7 @@ from orthus_core.model.quantised import (
     quantised,
     unpacked,
 )
-from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Guidance, Prompt
 from tests.conftest import make_tiny_model
@@ -109,7 +109,7 @@ def test_a_quantised_model_draws_nearly_the_same_picture(bits, error):
     prompt = Prompt(Context((BOS, WORD, SEP)), 1, Guidance.text(2.0), (Context((BOS, SEP)),))
 
     def drawn(model) -> torch.Tensor:
-        events = interleave(model, [prompt], SamplingParams(max_images=1, steps=5))
+        events = generate(model, [prompt], SamplingParams(max_images=1, steps=5))
         (done,) = (event for event in events if isinstance(event, ImageDone))
         return done.features_PC
 

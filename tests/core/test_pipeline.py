@@ -21,8 +21,8 @@ from orthus_core.recipe import (
     PretrainRecipe,
     load,
 )
-from orthus_core.samplers.generate import interleave
-from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.train.pretrain import pretrain, states_of
 from orthus_core.train.state import state_path, training_folder
@@ -125,11 +125,11 @@ def test_each_stage_moves_its_own_part(line):
 def test_the_result_draws_with_its_own_settings(line):
     model, processor, _ = open_model(line / "mini")
     assert model.config.embedding_temperature == 16.0
-    sampling = sampling_of(model.config)
+    sampling = SamplingParams.resolve(model.config)
     assert sampling.steps == 3
     prompt = PromptBuilder(model, processor.tokenizer).picture("a snowman", sampling)
     settings = SamplingParams(steps=sampling.steps)
-    (image,) = [e for e in interleave(model, [prompt], settings) if isinstance(e, ImageDone)]
+    (image,) = [e for e in generate(model, [prompt], settings) if isinstance(e, ImageDone)]
     assert image.pixels_3HW.shape == (3, 16, 16) and image.pixels_3HW.isfinite().all()
 
 

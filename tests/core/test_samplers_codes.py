@@ -16,8 +16,8 @@ from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import token_name_of_code
 from orthus_core.model.soft_embedding import nearest_code
 from orthus_core.samplers.code_sampler import choose_codes, seeded_gumbel
-from orthus_core.samplers.generate import interleave
-from orthus_core.samplers.params import SamplingParams, sampling_of
+from orthus_core.samplers.generate import generate
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
 from tests.discrete import make_tiny_chameleon
 
@@ -55,7 +55,7 @@ def edited(chameleon: DiscreteChameleon, seed: int) -> Prompt:
 def run(
     model: DiscreteChameleon, prompts: Sequence[Prompt], settings: SamplingParams
 ) -> list[Event]:
-    return list(interleave(model, prompts, settings))
+    return list(generate(model, prompts, settings))
 
 
 def codes_of(model: DiscreteChameleon, events: Sequence[Event], row: int = 0) -> list[list[int]]:
@@ -252,8 +252,8 @@ def test_half_precision_draws_codes_too():
 
 def test_its_own_sampling_values_go_before_those_of_its_kind():
     plain = make_tiny_chameleon().config
-    sampling = sampling_of(plain)
-    assert sampling.told() == {
+    sampling = SamplingParams.resolve(plain)
+    assert sampling.to_dict() == {
         "steps": 1,
         "guidance": 3.0,
         "image_guidance": 1.2,
@@ -263,13 +263,21 @@ def test_its_own_sampling_values_go_before_those_of_its_kind():
         "code_top_p": 0.9,
     }
     own = make_tiny_chameleon(sampling={"noise_scale": 1.0, "code_top_k": 5}).config
-    settings = sampling_of(own, guidance=2.0).settings(max_images=3)
-    assert settings == SamplingParams(max_images=3, steps=1, code_top_k=5, code_top_p=0.9)
+    assert SamplingParams.resolve(own, guidance=2.0, max_images=3) == SamplingParams(
+        max_images=3,
+        steps=1,
+        code_top_k=5,
+        code_top_p=0.9,
+        guidance=2.0,
+        image_guidance=1.2,
+        negative_prompt="Generate an image.",
+        preset=None,
+    )
 
 
 def test_steps_are_for_an_orthus():
     with pytest.raises(PromptError, match="50 steps a patch") as caught:
-        sampling_of(make_tiny_chameleon().config, steps=50)
+        SamplingParams.resolve(make_tiny_chameleon().config, steps=50)
     assert "leave steps out" in caught.value.hint
 
 

@@ -10,7 +10,7 @@ from orthus_core.model.cpu_linear import LAYOUTS, FastLinear
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.samplers import patch_sampler as patch_module
 from orthus_core.samplers.cuda_graph import KEPT, CUDAGraphCache
-from orthus_core.samplers.params import PRESETS, SamplingParams, preset_of, steps_at
+from orthus_core.samplers.params import PRESETS, SamplingParams, preset_named, steps_at
 from orthus_core.samplers.patch_sampler import (
     DiffusionPatchSampler,
     denoise,
@@ -147,12 +147,12 @@ def test_steps_fall_in_a_straight_line():
 def test_presets_never_take_more_steps_than_the_model_itself():
     assert PRESETS["exact"].first_steps(100) == 100
     for name in ("fast", "turbo"):
-        preset = preset_of(name)
+        preset = preset_named(name)
         assert preset.first_steps(100) == preset.steps
         assert preset.first_steps(2) == 2
         assert 1 <= preset.last_steps(1) <= preset.last_steps(100) <= 100
     with pytest.raises(PromptError, match="no preset 'slow'"):
-        preset_of("slow")
+        preset_named("slow")
 
 
 def test_a_scheduler_of_others_draws_but_cannot_stop_early(tiny_model, inputs):

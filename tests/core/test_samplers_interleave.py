@@ -10,7 +10,7 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.events import Event, ImageBegun, ImageDone, PatchDone, RowDone, TextPiece
-from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import seeded_noise
 from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
@@ -65,7 +65,7 @@ class Leaning:
 
 
 def run(model, prompts: Sequence[Prompt], settings: SamplingParams, processors=()) -> list[Event]:
-    return list(interleave(model, prompts, settings, processors=processors))
+    return list(generate(model, prompts, settings, processors=processors))
 
 
 def of_row(events: Sequence[Event], row: int) -> list[Event]:
@@ -310,7 +310,7 @@ class NoEnd:
 
 def test_gradients_are_off_inside_and_as_they_were_outside(tiny_model):
     with torch.enable_grad():
-        for event in interleave(
+        for event in generate(
             tiny_model, [Prompt(words(1))], SamplingParams(max_images=1, steps=2)
         ):
             assert torch.is_grad_enabled()

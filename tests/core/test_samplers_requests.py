@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,14 @@ from orthus_core.data.pixels import open_image, to_pixels
 from orthus_core.errors import CheckpointError, DataError, PromptError
 from orthus_core.events import ImageDone, RowDone, TextPiece
 from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import Sampling, SamplingParams, sampling_of
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.text import with_words
 from tests.conftest import make_tiny_config
 
-SAMPLING = Sampling(
+resolve = SamplingParams.resolve
+SAMPLING = SamplingParams(
     steps=2, guidance=3.0, image_guidance=1.5, noise_scale=1.0, negative_prompt="what"
 )
 
@@ -79,23 +81,32 @@ def test_a_story_goes_on_from_pictures_and_words(opened, builder, picture):
 
 
 def test_guidance_of_one_reads_no_other_stream(builder, picture):
-    assert builder.picture("a fox", SAMPLING._replace(guidance=1.0)).negatives == ()
-    both = builder.edit([picture], "a fox", SAMPLING._replace(guidance=2.0, image_guidance=1.0))
+    assert builder.picture("a fox", replace(SAMPLING, guidance=1.0)).negatives == ()
+    both = builder.edit([picture], "a fox", replace(SAMPLING, guidance=2.0, image_guidance=1.0))
     assert both.guidance.weights == (2.0, -1.0) and len(both.negatives) == 1
 
 
 def test_values_that_are_not_asked_for_are_the_models_own():
     small = make_tiny_config(sampling={"steps": 20, "guidance": 1.5})
-    assert sampling_of(small, steps=None) == Sampling(20, 1.5, 1.5, 1.0, "Generate an image.")
-    assert sampling_of(small, steps=5, negative_prompt="fog").steps == 5
-    assert sampling_of(small, negative_prompt="fog").negative_prompt == "fog"
-    assert sampling_of(small, "story").guidance == sampling_of(small, "edit").guidance == 1.5
+    assert resolve(small, steps=None) == SamplingParams(
+        steps=20,
+        last_steps=20,
+        guidance=1.5,
+        image_guidance=1.5,
+        negative_prompt="Generate an image.",
+    )
+    assert resolve(small, steps=5, negative_prompt="fog").steps == 5
+    assert resolve(small, negative_prompt="fog").negative_prompt == "fog"
+    assert resolve(small, "story").guidance == resolve(small, "edit").guidance == 1.5
     gentle = make_tiny_config(sampling={"guidance": 3.0, "edit_guidance": 2.0})
-    assert [sampling_of(gentle, task).guidance for task in ("picture", "edit")] == [3.0, 2.0]
-    assert sampling_of(gentle, "edit", guidance=4.0).guidance == 4.0
+    assert [resolve(gentle, task).guidance for task in ("picture", "edit")] == [3.0, 2.0]
+    assert resolve(gentle, "edit", guidance=4.0).guidance == 4.0
     released = make_tiny_config()
-    assert sampling_of(released) == Sampling(100, 5.0, 1.5, 1.0, "Generate an image.")
-    assert sampling_of(released, "story") == Sampling(100, 3.0, 1.5, 1.0, "generate images")
+    own = SamplingParams(steps=100, last_steps=100, image_guidance=1.5)
+    assert resolve(released) == replace(own, guidance=5.0, negative_prompt="Generate an image.")
+    assert resolve(released, "story") == replace(
+        own, guidance=3.0, negative_prompt="generate images"
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,37 +115,37 @@ def test_values_that_are_not_asked_for_are_the_models_own():
 )
 def test_a_model_that_names_no_value_where_one_belongs_is_refused(name, value):
     with pytest.raises(CheckpointError, match=f"as its {name}"):
-        sampling_of(make_tiny_config(sampling={name: value}), "edit")
+        resolve(make_tiny_config(sampling={name: value}), "edit")
     with pytest.raises(CheckpointError, match="scheduler"):
-        sampling_of(make_tiny_config(sampling={"scheduler": 3}))
+        resolve(make_tiny_config(sampling={"scheduler": 3}))
 
 
 def test_words_before_an_edit_are_the_models_own_to_allow():
     silent, talking = make_tiny_config(), make_tiny_config(sampling={"edit_max_text": 9})
-    assert sampling_of(silent, "edit").max_text == 0
-    assert sampling_of(silent, "edit").settings().max_text == 0
-    assert sampling_of(talking, "picture").max_text is None
-    assert "max_text" not in sampling_of(talking, "story").told()
-    edit = sampling_of(talking, "edit")
-    assert edit.told()["max_text"] == 9
-    settings = edit.settings(max_images=1)
-    assert (settings.max_text, settings.text_before_image, settings.owed_images) == (9, 9, 1)
-    assert settings.end_with_image
-    at_once = sampling_of(talking, "edit", max_text=0)
-    assert at_once.settings() == sampling_of(silent, "edit").settings()
+    assert resolve(silent, "edit").max_text == 0
+    assert resolve(silent, "edit").to_dict()["max_text"] == 0
+    assert resolve(talking, "picture").max_text == 0
+    assert "max_text" not in resolve(talking, "picture").to_dict()
+    assert "max_text" not in resolve(talking, "story").to_dict()
+    edit = resolve(talking, "edit")
+    assert edit.to_dict()["max_text"] == 9
+    assert (edit.max_text, edit.text_before_image, edit.owed_images) == (9, 9, 1)
+    assert edit.end_with_image
+    at_once = resolve(talking, "edit", max_text=0)
+    assert at_once == resolve(silent, "edit")
 
 
 def test_what_is_written_before_a_picture_leads_it_but_not_what_it_is_guided_against(
     opened, builder, picture
 ):
-    sampling = sampling_of(opened.model.config, "edit", steps=2, max_text=6)
+    sampling = resolve(opened.model.config, "edit", steps=2, max_text=6)
     prompts = [builder.edit([picture], word, sampling) for word in ("a fox", "a red fox", "what")]
     prompts = [prompt._replace(seed=seed) for seed, prompt in enumerate(prompts)]
 
     def drawn(prompts: list[Prompt], size: int, **asked) -> tuple[dict, dict]:
         texts, pictures = {}, {}
-        settings = sampling.settings(max_images=1, **asked)
-        for event in generate(opened.model, prompts, settings, size):
+        params = replace(sampling, **asked)
+        for event in generate(opened.model, prompts, params, size):
             if isinstance(event, TextPiece):
                 texts.setdefault(event.row, []).extend(event.token_ids)
             elif isinstance(event, ImageDone):
@@ -159,34 +170,38 @@ def test_what_is_written_before_a_picture_leads_it_but_not_what_it_is_guided_aga
 
 def test_a_preset_gives_what_is_not_asked_for():
     released = make_tiny_config()
-    exact, fast = sampling_of(released), sampling_of(released, preset="fast")
-    assert exact.told() == exact.told() | {"preset": "exact", "scheduler": "ddim", "steps": 100}
+    exact, fast = resolve(released), resolve(released, preset="fast")
+    assert exact.to_dict() == exact.to_dict() | {
+        "preset": "exact",
+        "scheduler": "ddim",
+        "steps": 100,
+    }
     assert fast.steps < 100 and fast.scheduler != "ddim"
-    asked = sampling_of(released, preset="fast", steps=60, scheduler="ddim", step_tolerance=0.1)
+    asked = resolve(released, preset="fast", steps=60, scheduler="ddim", step_tolerance=0.1)
     assert (asked.steps, asked.scheduler, asked.step_tolerance) == (60, "ddim", 0.1)
     own = make_tiny_config(sampling={"steps": 3, "scheduler": "unipc"})
-    assert sampling_of(own).scheduler == "unipc"
-    assert sampling_of(own, preset="fast")[:1] == (3,)
-    assert sampling_of(own, preset="fast").scheduler == fast.scheduler
+    assert resolve(own).scheduler == "unipc"
+    assert resolve(own, preset="fast").steps == 3
+    assert resolve(own, preset="fast").scheduler == fast.scheduler
     with pytest.raises(PromptError, match="no preset 'slow'"):
-        sampling_of(released, preset="slow")
+        resolve(released, preset="slow")
 
 
 def test_the_loop_is_told_the_preset_as_steps():
     released = make_tiny_config()
-    exact = sampling_of(released).settings()
+    exact = resolve(released)
     assert (exact.steps, exact.last_steps, exact.scheduler) == (100, 100, "ddim")
-    turbo = sampling_of(released, preset="turbo", step_tolerance=0.05).settings(max_images=2)
+    turbo = resolve(released, preset="turbo", step_tolerance=0.05, max_images=2)
     assert turbo.last_steps < turbo.steps < 100
     assert (turbo.step_tolerance, turbo.max_images) == (0.05, 2)
 
 
 def test_pictures_of_a_preset_do_not_depend_on_the_batch(opened, builder):
-    sampling = sampling_of(opened.model.config, preset="fast", step_tolerance=0.02)
+    sampling = resolve(opened.model.config, preset="fast", step_tolerance=0.02)
     prompts = [builder.picture("a fox", sampling)._replace(seed=seed) for seed in range(3)]
 
     def pictures(size: int) -> dict[int, torch.Tensor]:
-        events = generate(opened.model, prompts, sampling.settings(max_images=1), size)
+        events = generate(opened.model, prompts, sampling, size)
         return {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
 
     whole = pictures(3)
@@ -264,8 +279,8 @@ def test_words_of_rows_do_not_mix_and_begin_anew_after_a_picture(opened):
 
 def test_a_model_may_name_one_of_our_schedulers_and_no_code():
     config = make_tiny_config(sampling={"scheduler": "dpm++"})
-    assert sampling_of(config).scheduler == "dpm++"
+    assert resolve(config).scheduler == "dpm++"
     config.sampling = {"scheduler": "antigravity.Fly"}
     with pytest.raises(CheckpointError, match="not ours: antigravity"):
-        sampling_of(config)
-    assert sampling_of(config, preset="fast").scheduler == "dpm++"
+        resolve(config)
+    assert resolve(config, preset="fast").scheduler == "dpm++"

@@ -8,7 +8,7 @@ import torch
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import PromptError
 from orthus_core.events import ImageBegun, ImageDone, Note, PatchDone
-from orthus_core.samplers.params import sampling_of
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.story import (
     ContextWindow,
@@ -37,9 +37,10 @@ def told_by(
     before=(),
     opening=("a red fox",),
     first=1,
+    temperature=0.0,
 ):
-    sampling = sampling_of(builder.model.config, "story", steps=1)
-    return list(tell(builder, list(opening), sampling, plan, seed=seed, before=before, first=first))
+    params = SamplingParams.resolve(builder.model.config, "story", steps=1, temperature=temperature)
+    return list(tell(builder, list(opening), params, plan, seed=seed, before=before, first=first))
 
 
 def panels_of(events) -> list[PanelDone]:
@@ -56,8 +57,8 @@ def begun_by(events) -> list[ImageBegun]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_twelve_panels_have_twelve_pictures_and_twelve_texts(builder, seed):
-    plan = StoryPlan(panels=12, longest_text=4, temperature=float(seed > 0))
-    panels = panels_of(told_by(builder, plan, seed=seed))
+    plan = StoryPlan(panels=12, longest_text=4)
+    panels = panels_of(told_by(builder, plan, seed=seed, temperature=float(seed > 0)))
     assert len(panels) == 12
     assert all(panel.pixels_3HW is not None for panel in panels)
     assert all(any(char.isalnum() for char in panel.text) for panel in panels)
@@ -117,7 +118,7 @@ def test_a_model_that_would_only_write_is_interrupted(builder, monkeypatch):
     for free in (False, True):
         events = told_by(builder, StoryPlan(panels=3, longest_text=5, free=free))
         panels = panels_of(events)
-        assert [len(panel.told.ids) for panel in panels] == [5, 5, 5]
+        assert [len(panel.context.ids) for panel in panels] == [5, 5, 5]
         assert all(panel.forced for panel in panels)
         assert begun_by(events) == [
             ImageBegun(0, n, forced=True, ending=False, panel=n + 1) for n in range(3)
@@ -157,7 +158,7 @@ def test_a_story_does_not_depend_on_how_long_it_will_be(builder):
 
 def test_a_story_goes_on_from_earlier_panels_as_if_it_had_never_stopped(builder):
     whole = panels_of(told_by(builder, StoryPlan(panels=4, longest_text=4)))
-    before = [panel.told for panel in whole[:2]]
+    before = [panel.context for panel in whole[:2]]
     rest = panels_of(told_by(builder, StoryPlan(panels=4, longest_text=4), before=before))
     assert [panel.number for panel in rest] == [3, 4]
     for one, other in zip(rest, whole[2:], strict=True):

@@ -216,13 +216,13 @@ def test_a_row_longer_than_the_models_context_is_refused(opened):
 
 def test_devices_share_a_step_and_each_has_rows_of_its_own(opened, source, monkeypatch):
     def rows_on(shard, shards):
-        monkeypatch.setattr("orthus_core.train.batches.here", lambda: Rank(shard, shards))
+        monkeypatch.setattr("orthus_core.train.batches.current_rank", lambda: Rank(shard, shards))
         batches = laid(opened, source, packing=True, condition_dropout=0.0, batch_size=2)[0]
         return [sorted(p.key for p in batches.train(step).pictures) for step in range(2)]
 
     one, other = rows_on(0, 2), rows_on(1, 2)
     assert not {key for step in one for key in step} & {key for step in other for key in step}
-    monkeypatch.setattr("orthus_core.train.batches.here", Rank)
+    monkeypatch.setattr("orthus_core.train.batches.current_rank", Rank)
     both = laid(opened, source, packing=True, condition_dropout=0.0, batch_size=4)[0]
     for step in range(2):
         assert sorted(p.key for p in both.train(step).pictures) == sorted(one[step] + other[step])

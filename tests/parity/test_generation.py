@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orthus_core.events import Event, ImageDone, RowDone, TextPiece
-from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import draw_patches, patch_plan
 from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
@@ -140,18 +140,18 @@ def test_a_whole_picture_is_the_released_one(
     request, golden, golden_exact, golden_model, golden_model_release, prompt, exact, rounded
 ):
     prompt = request.getfixturevalue(prompt)
-    events = list(interleave(golden_model, [prompt], SamplingParams(max_images=1)))
+    events = list(generate(golden_model, [prompt], SamplingParams(max_images=1)))
     torch.testing.assert_close(features_of(events), golden_exact[exact], **LATENTS)
     torch.testing.assert_close(features_of(events), golden[rounded], **ROUNDED_LATENTS)
     assert events[-1] == RowDone(0, "images")
 
     prompt = prompt._replace(noise=iter(golden["i.noise"][:, 0]))
-    events = list(interleave(golden_model_release, [prompt], SamplingParams(max_images=1)))
+    events = list(generate(golden_model_release, [prompt], SamplingParams(max_images=1)))
     torch.testing.assert_close(features_of(events), golden[rounded], **LATENTS)
 
 
 def test_its_pixels_are_the_released_ones(golden, golden_exact, golden_model, text_prompt):
-    events = list(interleave(golden_model, [text_prompt], SamplingParams(max_images=1)))
+    events = list(generate(golden_model, [text_prompt], SamplingParams(max_images=1)))
     (done,) = (event for event in events if isinstance(event, ImageDone))
     torch.testing.assert_close(done.pixels_3HW, golden_exact["i_exact.cfg5_pixels"][0], **PIXELS)
     torch.testing.assert_close(done.pixels_3HW, golden["i.cfg5_pixels"][0], **ROUNDED_PIXELS)
@@ -161,7 +161,7 @@ def test_all_three_tasks_in_one_batch_are_the_released_ones(
     golden, golden_exact, golden_model, text_prompt, plain_prompt, edit_prompt
 ):
     prompts = [edit_prompt, plain_prompt, text_prompt]
-    events = list(interleave(golden_model, prompts, SamplingParams(max_images=1)))
+    events = list(generate(golden_model, prompts, SamplingParams(max_images=1)))
     names = ["edit_latents", "nocfg_latents", "cfg5_latents"]
     for row, name in enumerate(names):
         mine = [event for event in events if getattr(event, "row", None) == row]
@@ -176,7 +176,7 @@ def test_text_is_the_released_one(golden, golden_model, group):
     }[group]
     expected = golden[f"{group}.output_ids"][0, len(asked.ids) :].tolist()
     settings = SamplingParams(max_images=0, max_text=len(expected))
-    events = list(interleave(golden_model, [Prompt(asked)], settings))
+    events = list(generate(golden_model, [Prompt(asked)], settings))
     assert tokens_of(events) == expected
     assert events[-1] == RowDone(0, "length")
 
@@ -210,7 +210,7 @@ def test_text_and_pictures_by_turns_are_the_released_ones(
         noise=iter(golden["i_inter.noise"][:, 0]),
     )
     settings = SamplingParams(max_images=2, max_text=100)
-    events = list(interleave(model, [prompt], settings, processors=[dictated]))
+    events = list(generate(model, [prompt], settings, processors=[dictated]))
 
     # The release's tokens hold [BOI], patch slots, [EOI] and the [SEP] that ends the row as well.
     not_text = {

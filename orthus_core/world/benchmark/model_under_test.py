@@ -10,7 +10,7 @@ Pictures here are [3, H, W] in 0..1, as the judges see them.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ from orthus_core.events import Event, ImageDone, Progress, TextPiece
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import Sampling, SamplingParams, Task, sampling_of
+from orthus_core.samplers.params import SamplingParams, Task
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.text import with_words
@@ -66,30 +66,30 @@ class ModelUnderTest:
     def __post_init__(self) -> None:
         self.builder = PromptBuilder(self.model, self.tokenizer)
 
-    def sampling(self, task: Task = "picture") -> Sampling:
+    def sampling(self, task: Task = "picture") -> SamplingParams:
         """What pictures are sampled with: the model's own defaults."""
-        return sampling_of(self.model.config, task, steps=self.steps)
+        return SamplingParams.resolve(self.model.config, task, steps=self.steps)
 
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
         """A picture for each caption."""
-        sampling = self.sampling()
-        prompts = [self._ask_for(caption, sampling) for caption in captions]
-        drawn = yield from self._pictures(prompts, sampling, stage)
+        params = self.sampling()
+        prompts = [self._ask_for(caption, params) for caption in captions]
+        drawn = yield from self._pictures(prompts, params, stage)
         return [each.pictures[0] for each in drawn]
 
     def edit(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[GeneratedStory]]:
         """Each picture changed as its instruction says, and what the model wrote before it."""
-        sampling = self.sampling("edit")
-        prompts = [self.builder.edit([picture], words, sampling) for picture, words in asked]
-        return self._pictures(prompts, sampling, stage)
+        params = self.sampling("edit")
+        prompts = [self.builder.edit([picture], words, params) for picture, words in asked]
+        return self._pictures(prompts, params, stage)
 
     def answer(self, asked: Sequence[tuple[Picture, str]], stage: str) -> Work[list[str]]:
         """Each question about a picture answered, greedily."""
         prompts = [self.builder.question(picture, words) for picture, words in asked]
-        settings = SamplingParams(max_images=0, max_text=LONGEST_ANSWER)
+        params = SamplingParams(max_images=0, max_text=LONGEST_ANSWER)
         answers = [""] * len(prompts)
         for first, part in chunked(prompts, self.batch_size):
-            for event in with_words(generate(self.model, part, settings), self.tokenizer):
+            for event in with_words(generate(self.model, part, params, "auto"), self.tokenizer):
                 if isinstance(event, TextPiece):
                     answers[first + event.row] += event.text
             yield Progress(stage, first + len(part), len(prompts), "answers")
@@ -101,12 +101,13 @@ class ModelUnderTest:
         """A story going on from each opening: so many sentences with their pictures, if the model
         draws them.
         """
-        sampling = self.sampling("story")
-        prompts = self._seeded([self.builder.story(opening, sampling) for opening in openings])
-        settings = sampling.settings(max_images=panels, max_text=panels * LONGEST_SENTENCE)
+        params = replace(
+            self.sampling("story"), max_images=panels, max_text=panels * LONGEST_SENTENCE
+        )
+        prompts = self._seeded([self.builder.story(opening, params) for opening in openings])
         told = [GeneratedStory([""], []) for _ in prompts]
         for first, part in chunked(prompts, self.batch_size):
-            for event in with_words(generate(self.model, part, settings), self.tokenizer):
+            for event in with_words(generate(self.model, part, params, "auto"), self.tokenizer):
                 if isinstance(event, TextPiece):
                     told[first + event.row].texts[-1] += event.text
                 elif isinstance(event, ImageDone):
@@ -137,17 +138,17 @@ class ModelUnderTest:
         """True pictures as the judges see them."""
         return [in_unit_range(each) for each in self.pixels(pictures)]
 
-    def _ask_for(self, caption: str, sampling: Sampling) -> Prompt:
-        return self.builder.picture(caption, sampling)
+    def _ask_for(self, caption: str, params: SamplingParams) -> Prompt:
+        return self.builder.picture(caption, params)
 
     def _seeded(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         return [p._replace(seed=self.seed + number) for number, p in enumerate(prompts)]
 
     def _pictures(
-        self, prompts: Sequence[Prompt], sampling: Sampling, stage: str
+        self, prompts: Sequence[Prompt], params: SamplingParams, stage: str
     ) -> Work[list[GeneratedStory]]:
         """A picture for each prompt, and what the model wrote before it."""
-        events = generate(self.model, self._seeded(prompts), sampling.settings(), self.batch_size)
+        events = generate(self.model, self._seeded(prompts), params, self.batch_size)
         texts, drawn = [""] * len(prompts), dict[int, Tensor]()
         for event in with_words(events, self.tokenizer):
             if isinstance(event, TextPiece):

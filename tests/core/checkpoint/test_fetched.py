@@ -14,7 +14,7 @@ from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone
 from orthus_core.model.quantised import quantise
-from orthus_core.samplers.generate import interleave
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Guidance, Prompt
 
@@ -23,7 +23,7 @@ def pictures(model) -> torch.Tensor:
     context = Context((0, 40, 41, model.config.sep_token_id))
     against = (Context((0, model.config.sep_token_id)),)
     prompts = [Prompt(context, seed, Guidance.text(2.0), against) for seed in (1, 2)]
-    events = interleave(model, prompts, SamplingParams(max_images=1, steps=4))
+    events = generate(model, prompts, SamplingParams(max_images=1, steps=4))
     return torch.stack([event.features_PC for event in events if isinstance(event, ImageDone)])
 
 

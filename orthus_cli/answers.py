@@ -1,0 +1,103 @@
+"""Answers about pictures as `orthus caption` writes them down and reports them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orthus_cli.console import Reporter
+from orthus_core.errors import DataError
+from orthus_core.recipe import CaptionRecipe
+from orthus_core.results.answer_file import AnswerFile, Question
+from orthus_core.version import __version__
+
+if TYPE_CHECKING:
+    from orthus_core.api.captions import CaptionCollector, CaptionFailed, CaptionRequest
+
+
+def open_answers(
+    path: Path, recipe: CaptionRecipe, about: Mapping[str, str], *, overwrite: bool
+) -> AnswerFile:
+    """The file that the answers go to, with those that it has of this question.
+
+    Raises: OutputError when it is another kind of file, or cannot be written to.
+    """
+    question = Question(recipe.question, about["hash"], dataclasses.asdict(recipe.text))
+    bits = {"quantize": recipe.quantize} if recipe.quantize else {}
+    made = {name: value for name, value in about.items() if name != "hash"}
+    return AnswerFile(path, question, {"version": __version__, **made, **bits}, anew=overwrite)
+
+
+def ask_each(
+    r: Reporter, request: CaptionRequest, store: AnswerFile | None, *, strict: bool
+) -> CaptionCollector:
+    """Runs a request and writes each answer down when it is there.
+
+    Args:
+        strict: Whether to stop at a picture that does not read.
+
+    Raises: DataError when no picture reads, or one does not and `strict` is set.
+    """
+    from orthus_core.api.captions import CaptionCollector, CaptionDone, CaptionFailed
+    from orthus_core.api.requests import run
+
+    collector = CaptionCollector(request)
+    try:
+        for event in r.track(run(request)):
+            collector.add(event)
+            if isinstance(event, CaptionDone) and store:
+                store.add(str(event.file), event.content, event.text, event.seed)
+            elif isinstance(event, CaptionFailed):
+                if strict:
+                    raise event.error
+                if len(request.images) > 1:
+                    r.warn(f"{event.file} is left out: {event.error.message}")
+    except KeyboardInterrupt:
+        if store:
+            r.say(f"the answers so far are in {store.path}; the same command goes on with it")
+        raise
+    if not collector.answers:
+        raise _none_reads(collector.failures)
+    return collector
+
+
+def report_answers(
+    r: Reporter, request: CaptionRequest, collector: CaptionCollector, store: AnswerFile | None
+) -> None:
+    """The answers, or where they are."""
+    answers = sorted(collector.answers, key=lambda answer: answer.row)
+    failures = collector.failures
+    lines = [f"{answer.file}: {answer.text}" for answer in answers]
+    if len(answers) == 1 and not failures:
+        lines = [answers[0].text]
+    new = sum(not answer.known for answer in answers)
+    left_out = f", {len(failures)} left out" if failures else ""
+    if store:
+        lines = [f"{store.path}: {len(answers)} pictures, {new} of them new{left_out}"]
+    elif failures:
+        r.say(f"{len(answers)} pictures read{left_out}")
+    r.result(
+        {
+            "question": request.question,
+            **({"output": str(store.path)} if store else {}),
+            "answers": [
+                {"image": str(answer.file), "text": answer.text, "known": answer.known}
+                for answer in answers
+            ],
+            "left_out": [
+                {"image": str(failed.file), "error": failed.error.message} for failed in failures
+            ],
+            "model": request.loaded.about,
+        },
+        text="\n".join(lines),
+        quiet=[store.path] if store else [answer.text for answer in answers],
+    )
+
+
+def _none_reads(failures: Sequence[CaptionFailed]) -> DataError:
+    error = failures[0].error
+    if len(failures) == 1:
+        return error
+    return DataError(f"none of {len(failures)} pictures reads; the first: {error.message}")

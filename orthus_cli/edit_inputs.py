@@ -1,0 +1,81 @@
+"""The words of `orthus edit`: which of them are pictures, and which is the instruction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orthus_cli.stored import Stored
+from orthus_core.errors import PromptError
+
+if TYPE_CHECKING:
+    from orthus_core.api.inputs import Edit
+
+
+def read_edits(
+    subject: Sequence[str],
+    example: tuple[Path, Path] | None,
+    before: Stored,
+    *,
+    by_example: bool,
+    each: bool,
+) -> list[Edit]:
+    """The edits that the arguments ask for, their pictures opened."""
+    from orthus_core.api.inputs import edits_of, input_image
+    from orthus_core.data.listing import picture_files
+
+    named, instruction = ([*subject], "") if by_example else _parted(subject, before)
+    each = each or any(Path(name).is_dir() for name in named)
+    files, shown = picture_files(map(Path, named)), list(example or ())
+    if before.record is not None and not (files and (shown or not by_example)):
+        stored = before.inputs()
+        own = 2 if before.record.info.recipe.get("by_example") else 0
+        files, shown = files or stored[own:], shown or stored[:own]
+    if not files:
+        raise PromptError(
+            "there is no picture to change",
+            where="edit",
+            hint='orthus edit cat.png "add a hat"',
+        )
+    if by_example and not shown:  # a recipe says so: then the first two are the example
+        shown, files = files[:2], files[2:]
+    return edits_of(
+        [input_image(file) for file in files],
+        instruction.strip(),
+        [input_image(file) for file in shown] if by_example else [],
+        each=each,
+    )
+
+
+def _parted(subject: Sequence[str], before: Stored) -> tuple[list[str], str]:
+    """The pictures that are named, and the instruction: the last word, or the one from before."""
+    if not subject:
+        return [], before.prompt
+    *named, last = subject
+    if before.record is not None and (_is_picture(last) or os.path.isdir(last)):
+        return [*subject], before.prompt
+    if _is_picture(last):
+        raise PromptError(
+            "the last argument is a picture, so there is no instruction",
+            where=last,
+            hint='orthus edit cat.png "add a hat", or --example BEFORE AFTER',
+        )
+    return named, last
+
+
+def _is_picture(word: str) -> bool:
+    """Whether somebody who types this means a file; it need not be there."""
+    from orthus_core.data.formats.image_folder import PICTURE_SUFFIXES
+
+    return os.path.isfile(word) or Path(word).suffix.lower() in PICTURE_SUFFIXES
+
+
+def file_label(edit: Edit, *, among: int) -> str:
+    """What a result is named after: the instruction, and its picture where there are several."""
+    picture = edit.images[-1].file
+    stem = picture.stem if picture else ""
+    if not edit.instruction:
+        return f"{stem} edited"
+    return edit.instruction if among == 1 else f"{stem} {edit.instruction}"

@@ -1,0 +1,62 @@
+"""What `orthus replay` says of an image or a story that was made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orthus_cli.console import Reporter
+
+if TYPE_CHECKING:
+    from orthus_core.api.replay import Remake
+    from orthus_core.results.record import Difference, Record
+
+
+def report_replay(
+    r: Reporter,
+    record: Record,
+    remake: Remake,
+    same: bool,
+    among: int,
+    differences: Sequence[Difference],
+    output: Path | None,
+) -> None:
+    """Says whether a result is the same again, and what is not.
+
+    Args:
+        same: Whether all pixels are those of the record.
+        among: Images it was drawn with, itself counted; 0 where it was drawn alone.
+        differences: What of version, model, device and precision is another now.
+        output: Where the new image is kept.
+    """
+    apart = None if same else remake.distance(record)
+    others = f", drawn with the {among - 1} others of its run" if same and among else ""
+    lines = [f"identical{others}" if same else "not identical"]
+    lines += [f"{what}: {then} then, {now} now" for what, then, now in differences]
+    if not same and apart is not None:
+        lines.append(
+            f"{apart.values} of {apart.total} colour values differ, "
+            f"by at most {apart.largest} of 255"
+        )
+    if not same and not differences:
+        lines.append("version, model, device and dtype are the same")
+        if apart is not None and apart.largest == 1:
+            lines.append(
+                "a difference of 1 is rounding, which hangs on how many pictures are drawn at once"
+            )
+    if record.seen and record.seen not in record.pixels.values():
+        lines.append("the picture in the file was changed after it was drawn")
+    r.result(
+        {
+            "path": str(record.path),
+            "identical": same,
+            "drawn_together": among or 1,
+            "differences": [each._asdict() for each in differences],
+            "distance": apart._asdict() if apart else None,
+            "pixels": record.pixels,
+            "output": str(output) if output else None,
+        },
+        text="\n".join(lines),
+        quiet=["identical" if same else "different"],
+    )

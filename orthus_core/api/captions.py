@@ -1,0 +1,262 @@
+"""Many images read one part after another: known ones skipped, broken ones named.
+
+A folder may hold more pictures than memory: each part is opened, encoded and answered before the
+next one is looked at, so that whoever writes answers down loses one part at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from orthus_core.api.inputs import InputImage
+from orthus_core.api.loaded import LoadedModel
+from orthus_core.data.pictures import Picture
+from orthus_core.data.pixels import open_image, square
+from orthus_core.errors import DataError, PromptError
+from orthus_core.events import Event, Progress, RowDone, TextPiece
+from orthus_core.recipe import CaptionRecipe
+from orthus_core.samplers.captioning import AnswerDone, answer
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.samplers.seeds import choose_seeds
+
+# Files opened and encoded at once.
+AT_ONCE = 32
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class CaptionDone(AnswerDone):
+    """What an image shows, or what was asked about it; `row` is its number among all images.
+
+    file: The image; None for one in memory.
+    content: A hash of the file; empty for one in memory.
+    seed: Of its sampled text.
+    known: Whether the answer is from before.
+    """
+
+    file: Path | None
+    content: str
+    seed: int
+    known: bool = False
+
+
+@dataclass(frozen=True)
+class CaptionFailed:
+    """File number `row` is no image, or does not read."""
+
+    row: int
+    file: Path
+    error: DataError
+
+
+@dataclass(frozen=True)
+class SquarePicture:
+    """A picture in memory, at the size that the model reads.
+
+    content: A hash of its file.
+    """
+
+    content: str
+    pixels_HW3: np.ndarray = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        return f"square:{len(self.pixels_HW3)}:{self.content}"
+
+    def load(self, size: int) -> np.ndarray:
+        assert len(self.pixels_HW3) == size, "it was scaled for another model"
+        return self.pixels_HW3
+
+
+class _Part(NamedTuple):
+    """An image that is open, and its number among all."""
+
+    row: int
+    file: Path | None
+    content: str
+    picture: Picture
+
+
+def caption_images(
+    builder: PromptBuilder,
+    images: Sequence[Path | InputImage],
+    question: str,
+    params: SamplingParams,
+    *,
+    seeds: Sequence[int],
+    batch_size: Any = None,
+    answers: Mapping[str, str] | None = None,
+) -> Iterator[Event | CaptionDone | CaptionFailed]:
+    """Answers a question about each image.
+
+    Args:
+        builder: Makes prompts for the model that answers.
+        images: Files, which are opened in parts, or images that are open.
+        question: What is asked.
+        params: How the text is sampled.
+        seeds: One an image.
+        batch_size: Images read at once, as `generate` takes it.
+        answers: Answers by the hash of a file, from before.
+
+    Yields: Words as they come, rows numbered through all images; a CaptionDone or a CaptionFailed
+        for each image; a Progress after each part.
+
+    Raises:
+        PromptError: When nothing is asked.
+    """
+    if not question.strip():
+        raise PromptError("the question is empty", where="prompt", hint="leave out --question")
+    found = dict(answers or {})
+    size = builder.model.model.vqmodel.config.resolution
+    for first in range(0, len(images), AT_ONCE):
+        parts: list[_Part] = []
+        for row, image in enumerate(images[first : first + AT_ONCE], start=first):
+            if isinstance(image, InputImage):
+                parts.append(_Part(row, image.file, "", image.picture))
+                continue
+            try:
+                content = content_hash(image)
+                if content in found:
+                    yield CaptionDone(row, found[content], image, content, seeds[row], known=True)
+                else:
+                    picture = SquarePicture(content, square(open_image(image), size))
+                    parts.append(_Part(row, image, content, picture))
+            except DataError as error:
+                yield CaptionFailed(row, image, error)
+        if parts:
+            pictures = [part.picture for part in parts]
+            own_seeds = [seeds[part.row] for part in parts]
+            for event in answer(builder, pictures, question, params, own_seeds, batch_size):
+                if isinstance(event, AnswerDone):
+                    row, file, content, _ = parts[event.row]
+                    if content:
+                        found[content] = event.text
+                    yield CaptionDone(row, event.text, file, content, seeds[row])
+                elif isinstance(event, (TextPiece, RowDone)):
+                    yield replace(event, row=parts[event.row].row)
+                else:
+                    yield event
+        yield Progress("reading", min(first + AT_ONCE, len(images)), len(images), "pictures")
+
+
+@dataclass(frozen=True)
+class CaptionRequest:
+    """Images to answer one question about.
+
+    loaded: The model.
+    params: How the text is sampled.
+    question: What is asked about each.
+    images: Files, which are opened in parts, or images that are open.
+    seeds: One an image.
+    batch_size: Images read side by side; "auto" is as many as fit into memory.
+    answers: Answers from before, by the hash of the file; they are not asked for again.
+    """
+
+    loaded: LoadedModel
+    params: SamplingParams
+    question: str
+    images: tuple[Path | InputImage, ...]
+    seeds: tuple[int, ...]
+    batch_size: int | Literal["auto"] = "auto"
+    answers: Mapping[str, str] | None = None
+
+    def events(self) -> Iterator[Event | CaptionDone | CaptionFailed]:
+        """Answers. Yields as `caption_images`."""
+        return caption_images(
+            self.loaded.builder,
+            self.images,
+            self.question,
+            self.params,
+            seeds=self.seeds,
+            batch_size=self.batch_size,
+            answers=self.answers,
+        )
+
+
+def prepare_caption(
+    loaded: LoadedModel,
+    recipe: CaptionRecipe,
+    images: Sequence[Path | InputImage],
+    seeds: Sequence[int] | None = None,
+    answers: Mapping[str, str] | None = None,
+) -> CaptionRequest:
+    """Answers to one question about each image.
+
+    Args:
+        loaded: The model.
+        recipe: The question, and how the text is sampled.
+        images: Files, which are opened in parts, or images that are open.
+        seeds: One an image, for sampled text; None counts on from the recipe's.
+        answers: Answers from before, by the hash of the file.
+    """
+    if seeds is None:
+        seeds = choose_seeds(() if recipe.seed is None else (recipe.seed,), len(images))
+    return CaptionRequest(
+        loaded,
+        SamplingParams.from_recipe(loaded.model.config, recipe),
+        recipe.question,
+        tuple(images),
+        tuple(seeds),
+        recipe.batch_size,
+        answers,
+    )
+
+
+class CaptionCollector:
+    """Gathers the answers of a request from its events.
+
+    answers: In the order in which they came.
+    failures: The images that do not read.
+    """
+
+    def __init__(self, request: CaptionRequest) -> None:
+        self._request = request
+        self.answers: list[CaptionDone] = []
+        self.failures: list[CaptionFailed] = []
+
+    def add(self, event: Any) -> CaptionDone | CaptionFailed | None:
+        """Takes an event; the answer or failure that it is, if it is one."""
+        if isinstance(event, CaptionDone):
+            self.answers.append(event)
+            return event
+        if isinstance(event, CaptionFailed):
+            self.failures.append(event)
+            return event
+        return None
+
+    @property
+    def captions(self) -> Answers:
+        """The answers in the order of the images."""
+        done = sorted(self.answers, key=lambda answer: answer.row)
+        texts, seeds = [answer.text for answer in done], [answer.seed for answer in done]
+        return Answers(texts, self._request.question, seeds)
+
+
+class Answers(NamedTuple):
+    """What was said about pictures, in their order."""
+
+    texts: list[str]
+    question: str
+    seeds: list[int]
+
+
+def content_hash(file: Path) -> str:
+    """SHA-256 of a file. Raises: DataError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except FileNotFoundError as error:
+        raise DataError("there is no such picture", where=str(file)) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the picture: {reason}", where=str(file)) from error
+    return digest.hexdigest()

@@ -1,0 +1,116 @@
+"""The image that a new one continues: the top rows of patches are kept, the rest is drawn.
+
+A model draws patch after patch and sees what it drew as features, which a PNG does not hold. For an
+image that was drawn here they are drawn again, by the same prompt, seed and values, and are then
+the ones it had. For any other image they are what the autoencoder encodes, which is near what the
+pixels show but not the same.
+
+Legend: N kept patches, C feature channels, M images, P patches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from orthus_core.api.loaded import LoadedModel
+from orthus_core.data.pictures import FilePicture
+from orthus_core.data.pixels import open_image
+from orthus_core.errors import DataError, PromptError
+from orthus_core.recipe import GenerateRecipe, shape
+from orthus_core.results.metadata import GenerationInfo, pixel_hash
+from orthus_core.results.record import Record, asked_of, read_made
+from orthus_core.samplers.continuation import first_patches
+from orthus_core.samplers.params import SamplingParams
+
+DRAWN_AGAIN = "drawn again"
+ENCODED = "encoded"
+
+
+class Continuation(NamedTuple):
+    """An image to continue.
+
+    path: Its file.
+    pixels: The hash of its pixels.
+    rows: Rows of patches to keep; None is half of them.
+    record: How it was made, where it says so.
+    """
+
+    path: Path
+    pixels: str
+    rows: int | None
+    record: Record | None
+
+    def check(self, loaded: LoadedModel) -> None:
+        """Raises: PromptError when the image does not have more rows than are to be kept."""
+        rows, kept = loaded.model.config.grid[0], self.rows_kept(loaded)
+        if not 0 < kept < rows:
+            raise PromptError(
+                f"{kept} rows cannot be kept of a picture that has {rows}",
+                where="--keep-rows",
+                hint=f"keep 1 to {rows - 1} of them",
+            )
+
+    def rows_kept(self, loaded: LoadedModel) -> int:
+        return self.rows if self.rows is not None else loaded.model.config.grid[0] // 2
+
+    def source(self, loaded: LoadedModel) -> str:
+        """Where the features come from. They are drawn again if this model drew the image and it is
+        as it was drawn.
+        """
+        record = self.record
+        if record is None or record.info.begun or record.seen not in record.pixels.values():
+            return ENCODED
+        same = record.info.model.get("hash") == loaded.about["hash"]
+        return DRAWN_AGAIN if same and record.command == "generate" else ENCODED
+
+    def message(self, loaded: LoadedModel) -> str:
+        """What is kept, and where its features come from, in words."""
+        rows, kept = loaded.model.config.grid[0], self.rows_kept(loaded)
+        return f"the top {kept} of {rows} rows of {self.path} are kept, {self.source(loaded)}"
+
+    def features(self, loaded: LoadedModel) -> Tensor:
+        """Features of the rows that are kept: [N, C]."""
+        count = self.rows_kept(loaded) * loaded.model.config.grid[1]
+        again = self.source(loaded) == DRAWN_AGAIN
+        features_NC = self._draw_again(loaded, count) if again else self._encode(loaded)
+        return features_NC[:count].to(loaded.model.device)
+
+    def add_to(self, info: GenerationInfo, loaded: LoadedModel) -> GenerationInfo:
+        """How an image is made that continues this one."""
+        begun: dict[str, Any] = {"rows": self.rows_kept(loaded), "features": self.source(loaded)}
+        place = str(self.path.expanduser().absolute())
+        return info._replace(begun=begun, inputs=(self.pixels,), files=(place,))
+
+    def _draw_again(self, loaded: LoadedModel, count: int) -> Tensor:
+        assert self.record is not None, "only what says how it was made is drawn again"
+        info = self.record.info
+        recipe = shape(GenerateRecipe, asked_of(self.record))
+        params = SamplingParams.from_recipe(loaded.model.config, recipe)
+        prompt = loaded.builder.picture(info.prompt, params)._replace(seed=info.seed)
+        return first_patches(loaded.model, prompt, params, count)
+
+    def _encode(self, loaded: LoadedModel) -> Tensor:
+        features_MPC = loaded.builder.context(FilePicture(self.path)).features_MPC
+        assert features_MPC is not None, "a context with a picture has its features"
+        return features_MPC[0]
+
+
+def open_continuation(path: Path, rows: int | None = None) -> Continuation:
+    """An image to continue, and what it says of itself.
+
+    Args:
+        path: Its file.
+        rows: Rows of patches to keep; None is half of them.
+
+    Raises:
+        DataError: When it does not read.
+    """
+    pixels = pixel_hash(open_image(path))
+    try:
+        record = read_made(path)
+    except DataError:  # a picture of another tool, or one that keeps it to itself
+        record = None
+    return Continuation(path, pixels, rows, record)

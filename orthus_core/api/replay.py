@@ -1,0 +1,250 @@
+"""A finished result made again from its record, and compared with what was made then."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from orthus_core.api.captions import content_hash
+from orthus_core.api.continuation import Continuation, open_continuation
+from orthus_core.api.images import ImageCollector, ImageRequest, prepare_edit, prepare_generate
+from orthus_core.api.inputs import edits_of, input_images
+from orthus_core.api.loaded import LoadedModel
+from orthus_core.api.stories import StoryCollector, StoryRequest, open_story, prepare_story
+from orthus_core.data.pixels import open_image
+from orthus_core.device import is_here
+from orthus_core.errors import DataError, OutputError
+from orthus_core.recipe import (
+    SCHEMAS,
+    CaptionRecipe,
+    EditRecipe,
+    GenerateRecipe,
+    StoryRecipe,
+    shape,
+)
+from orthus_core.results.answer_file import StoredAnswer
+from orthus_core.results.metadata import pixel_hash, png_bytes
+from orthus_core.results.record import (
+    Difference,
+    Distance,
+    Record,
+    Run,
+    asked_of,
+    circumstances,
+    distance,
+)
+from orthus_core.version import __version__
+
+
+class Remake(NamedTuple):
+    """What was made again, to be compared with its record.
+
+    images: By the number of the record's panel; one that is no panel has number 1.
+    png: The first of them as a file.
+    """
+
+    images: Mapping[int, Image.Image | None]
+    png: bytes
+
+    def equals(self, record: Record) -> bool:
+        """Whether all pixels are those of the record."""
+        return all(
+            (image := self.images[number]) is not None and pixel_hash(image) == digest
+            for number, digest in record.pixels.items()
+        )
+
+    def distance(self, record: Record) -> Distance | None:
+        """How far the image is from the one in the record's file; None where that holds none."""
+        image = next(iter(self.images.values()))
+        if record.seen is None or image is None:
+            return None
+        return distance(open_image(record.path), image)
+
+
+def recipe_again(record: Record) -> GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe:
+    """The recipe that makes a result again, on the device and in the precision of its record.
+
+    Raises:
+        DataError: When its command draws nothing.
+        RecipeError: When its recipe is none of ours any more.
+    """
+    table, about = asked_of(record), record.info.model
+    opened = {
+        "device": str(about.get("device", table.get("device"))).partition(":")[0],
+        "dtype": about.get("dtype", table.get("dtype")),
+    }
+    recipe = shape(SCHEMAS[record.command], table | opened, where=str(record.path))
+    if not isinstance(recipe, (GenerateRecipe, EditRecipe, StoryRecipe, CaptionRecipe)):
+        raise DataError("its record names no command that draws", where=str(record.path))
+    return recipe
+
+
+def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
+    """The record, with the model where it lies now, on a device that is here.
+
+    Args:
+        model, device, dtype: Others than the record's; None keeps its own.
+    """
+    about = record.info.model
+    kind = device or about.get("device", "auto").partition(":")[0]
+    about = about | {"device": kind if device or is_here(kind) else "auto"}
+    about |= {"dtype": dtype} if dtype else {}
+    recipe = record.info.recipe | ({"model": model} if model else {})
+    return record._replace(info=record.info._replace(recipe=recipe, model=about))
+
+
+def repeatable(run: Run | None) -> Run | None:
+    """The run, if all of it can be drawn again in one request: every image it read is there, and
+    where they differ each was the only one of its subject.
+    """
+    if run is None or len(set(run.files)) == 1:
+        return run
+    alone = all(len(files) == 1 and Path(files[0]).is_file() for files in run.files)
+    return run if alone and len(set(run.prompts)) == 1 else None
+
+
+def files_of_run(run: Run, inputs: Sequence[Path]) -> list[Path]:
+    """The images that a run read: `inputs` if they were the same for all of it."""
+    several = len(set(run.files)) > 1
+    return [Path(file) for files in run.files for file in files] if several else list(inputs)
+
+
+def prepare_again(
+    loaded: LoadedModel,
+    recipe: GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe,
+    record: Record,
+    inputs: Sequence[Path],
+    run: Run | None = None,
+) -> ImageRequest | StoryRequest:
+    """The request that draws a result again.
+
+    Args:
+        loaded: The model.
+        recipe: From `recipe_again`.
+        record: Of the result.
+        inputs: The images that it, or all of its run, was made from.
+        run: All that were drawn with it, to draw them again too.
+
+    Raises: As the other `prepare_*`; DataError when nothing was drawn.
+    """
+    prompts = list(dict.fromkeys(run.prompts)) if run else [record.info.prompt]
+    if isinstance(recipe, StoryRecipe):
+        return prepare_story(loaded, recipe, open_story(recipe, record.info.prompt, inputs))
+    if isinstance(recipe, CaptionRecipe):
+        raise DataError("its record is of an answer, and no picture", where=str(record.path))
+    if run:
+        recipe = dataclasses.replace(recipe, seeds=run.seeds)
+    if isinstance(recipe, GenerateRecipe):
+        return prepare_generate(loaded, recipe, prompts, continuation=_continuation(record, inputs))
+    own = 2 if recipe.by_example else 0
+    opened = input_images(inputs)
+    instruction = "" if recipe.by_example else prompts[0].strip()
+    each = run is not None and len(set(run.files)) > 1
+    edits = edits_of(opened[own:], instruction, opened[:own], each=each)
+    return prepare_edit(loaded, recipe, edits)
+
+
+def _continuation(record: Record, inputs: Sequence[Path]) -> Continuation | None:
+    """The image that the record's continues, if it continues one."""
+    if not record.info.begun:
+        return None
+    rows = record.info.begun.get("rows")
+    if not inputs or not isinstance(rows, int):
+        raise DataError("its record has no usable 'begun'", where=str(record.path))
+    return open_continuation(inputs[0], rows)
+
+
+class RemakeCollector:
+    """Gathers what was made again from the events of its request."""
+
+    def __init__(
+        self, request: ImageRequest | StoryRequest, record: Record, run: Run | None = None
+    ) -> None:
+        self._record, self._place = record, run.place if run else 0
+        self._request = request
+        is_story = isinstance(request, StoryRequest)
+        self._collector = StoryCollector(request) if is_story else ImageCollector(request)
+
+    @property
+    def images_to_draw(self) -> int:
+        """The most images that are drawn."""
+        request = self._request
+        return len(request.prompts) if isinstance(request, ImageRequest) else request.images_to_draw
+
+    def add(self, event: Any) -> None:
+        """Takes an event."""
+        self._collector.add(event)
+
+    @property
+    def remake(self) -> Remake:
+        """What was made.
+
+        Raises: DataError when the first of the record's panels was not.
+        """
+        numbers = list(self._record.pixels)
+        if not numbers:
+            raise DataError("its record has no hash of its pixels", where=str(self._record.path))
+        if isinstance(self._collector, ImageCollector):
+            made = self._collector.images
+            image, info = made.images[self._place], made.infos[self._place]
+            return Remake(dict.fromkeys(numbers, image), png_bytes(image, info))
+        story = self._collector.story
+        panels = dict(enumerate(story.panels, start=1))
+        images = {number: panels[number].image if number in panels else None for number in numbers}
+        first, image = numbers[0], images[numbers[0]]
+        if image is None:
+            raise DataError(
+                f"the story has no picture {first} any more", where=str(self._record.path)
+            )
+        info = story.info._replace(panel=first)
+        return Remake(images, panels[first].png or png_bytes(image, info))
+
+
+def differences_from(record: Record, loaded: LoadedModel) -> list[Difference]:
+    """What of version, model, device and precision is another now than it was."""
+    now = record._replace(version=__version__, info=record.info._replace(model=loaded.about))
+    return circumstances(record, now)
+
+
+def check_replay_output(output: Path, record: Record) -> None:
+    """Raises: OutputError when a result cannot be kept there as one image."""
+    if len(record.pixels) != 1:
+        raise OutputError(
+            "a whole story is replayed, and that is many pictures",
+            where=str(output),
+            hint="replay one of its panels, such as story/02.png, to keep it",
+        )
+    if output.suffix.lower() != ".png":
+        raise OutputError("pictures are written as PNG", where=str(output))
+
+
+def answers_alike(answers: Sequence[StoredAnswer]) -> Iterable[list[int]]:
+    """The numbers of the answers that one question to one model gave, group by group."""
+    groups: dict[str, list[int]] = {}
+    for number, answer in enumerate(answers):
+        key = repr((answer.question, sorted(answer.made.items())))
+        groups.setdefault(key, []).append(number)
+    return groups.values()
+
+
+def find_image(path: Path, answer: StoredAnswer, images: Sequence[Path]) -> Path:
+    """The image of an answer: among `images`, where it lay, or beside the answers.
+
+    Raises: DataError when it is in none of these places.
+    """
+    lay = Path(answer.image)
+    for place in (*images, lay, path.parent / lay.name):
+        try:
+            if content_hash(place) == answer.content:
+                return place
+        except DataError:
+            continue
+    raise DataError(
+        f"the picture is gone or is another now: {answer.image}",
+        where=str(path),
+        hint="name the file with --image; it is known by its content",
+    )
