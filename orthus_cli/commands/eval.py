@@ -54,12 +54,12 @@ def mini(
     """
     from orthus_core.results.files import check_folder, write_folder
     from orthus_core.world.benchmark.context import EvalContext, TaskResult
-    from orthus_core.world.benchmark.mini import chosen, evaluate
+    from orthus_core.world.benchmark.mini import evaluate, select_tasks
     from orthus_core.world.benchmark.model_under_test import ModelUnderTest
     from orthus_core.world.benchmark.report import RESULT, report_files, score_table
 
     r = reporter(ctx)
-    tasks = chosen([name.strip() for name in only.split(",") if name.strip()])
+    tasks = select_tasks([name.strip() for name in only.split(",") if name.strip()])
     check_folder(output, mark=RESULT, overwrite=overwrite)
     steps = flags.pop("steps")
     named = {name: value for name, value in flags.items() if value is not None}

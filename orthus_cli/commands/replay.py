@@ -16,7 +16,7 @@ from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import shown, words_of
 from orthus_core.errors import OutputError
-from orthus_core.recipe import GenerateRecipe
+from orthus_core.recipe import GenerateRecipe, dump
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -78,6 +78,8 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
+    r.detail(shown(["orthus", *words_of(then, inputs)]))
+    r.detail(dump(recipe))
     # 2. The same request again; if need be with all it was drawn with.
     loaded = open_model(r, recipe)
     remake = _draw(r, loaded, recipe, then, inputs)
@@ -111,7 +113,6 @@ def _draw(
     from orthus_core.api.inputs import input_images
     from orthus_core.api.requests import run as events_of
 
-    r.detail(shown(["orthus", *words_of(record, inputs, run=run)]))
     hint_at_unknown_words(r, loaded, run.prompts if run else [record.info.prompt])
     if record.command == "edit":
         say_framing(r, input_images(inputs), loaded.model.model.vqmodel.config.resolution)

@@ -1,8 +1,8 @@
-"""Kinds of pictures that a record may describe instead of naming a file.
+"""Kinds of pictures that a record may describe by a value instead of naming a file.
 
-A record may hold a value in place of a picture, `{"type": "image", "value": {"scene": {...}}}`.
-Which kinds exist is not known here: a package that can draw one registers how its value is read,
-under the key that the value holds. Its pictures give their own value (`record_value`).
+The value of a picture is an object such as `{"type": "image", "value": {"scene": {...}}}`. This
+module does not know any kinds: a package that can draw pictures registers a function that reads
+such values, by the key that they contain. Its pictures have their value as `record_value`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _READERS: dict[str, Reader] = {}
 
 
 def register(name: str, read: Reader) -> None:
-    """Makes a kind known, in place of an earlier one of that name.
+    """Registers a kind of picture; it replaces an earlier kind with this name.
 
     Args:
-        name: Key that the value of such a picture holds.
-        read: The picture that a value describes. Raises DataError when it describes none.
+        name: Key that the values of such pictures contain.
+        read: Function from a value to its picture. It must raise DataError for a wrong value.
     """
     _READERS[name] = read
 
 
 def names() -> tuple[str, ...]:
-    """Names of the kinds that are known, in the order they were registered."""
+    """Names of the registered kinds, in the order of registration."""
     return tuple(_READERS)
 
 
 def from_value(value: Any) -> Picture | None:
-    """The picture that a record's value describes; None when it is of no kind that is known.
+    """The picture that a record's value describes; None if it is not of a registered kind.
 
     Raises:
-        DataError: when the value names a kind and describes no such picture.
+        DataError: if the value is of a registered kind, but wrong.
     """
     if isinstance(value, Mapping):
         for name, read in _READERS.items():
@@ -46,5 +46,5 @@ def from_value(value: Any) -> Picture | None:
 
 
 def to_value(picture: Any) -> Mapping[str, Any] | None:
-    """The value that describes a picture in a record; None when it has none."""
+    """The value that describes a picture in a record; None if it has none."""
     return getattr(picture, "record_value", None)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from orthus_core.recipe.schema import key
+from orthus_core.recipe.solver_registry import SOLVERS
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
@@ -85,7 +86,7 @@ class DrawingKeys(ModelKeys):
     )
     scheduler: str | None = key(
         None,
-        "solver of the denoising: ddim, dpm++, unipc, or package.module.Class of a scheduler in "
+        f"solver of the denoising: {', '.join(SOLVERS)}, or package.module.Class of a scheduler in "
         "the manner of diffusers",
         before="device",
     )

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
-from orthus_core.samplers.solvers import SOLVERS
+from orthus_core.recipe.solver_registry import SOLVERS
 
 Task = Literal["picture", "edit", "story"]
 DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe

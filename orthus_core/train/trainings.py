@@ -24,10 +24,10 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.evaluation.reconstruction import (
     QUALITY,
-    in_words,
+    format_scores,
+    quality_json,
     quality_notes,
     reconstruct,
-    report,
 )
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
@@ -97,8 +97,8 @@ def finetune_vae(
         after = reconstruct(vq, measured)
         yield from quality_notes(after, "after")
         return Extras(
-            files={QUALITY: report(before, after, len(measured))},
-            origin={"reconstruction": in_words(after)},
+            files={QUALITY: quality_json(before, after, len(measured))},
+            origin={"reconstruction": format_scores(after)},
         )
 
     stage = DecoderStage(vq, recipe, pictures)
