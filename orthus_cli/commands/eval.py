@@ -10,7 +10,8 @@ import typer
 from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
-from orthus_core.recipe import CaptionRecipe
+from orthus_cli.recipe_options import Flags, recipe_options
+from orthus_core.recipe import CaptionRecipe, GenerateRecipe
 
 if TYPE_CHECKING:
     from orthus_core.world.benchmark.context import TaskResult
@@ -26,6 +27,7 @@ def benchmarks() -> None:
 
 
 @app.command("mini")
+@recipe_options(GenerateRecipe, only=("steps", "model", "device", "dtype"))
 def mini(
     ctx: typer.Context,
     output: Annotated[
@@ -39,11 +41,9 @@ def mini(
         typer.Option("--only", metavar="TASKS", help="Such as geneval,recall; all if left out."),
     ] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is asked and drawn.")] = 1,
-    steps: options.Steps = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts at once.")] = 32,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    *,
+    flags: Flags,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Measure a model on the small world: orthus eval mini --limit 20
@@ -62,8 +62,8 @@ def mini(
     r = reporter(ctx)
     tasks = select_tasks([name.strip() for name in only.split(",") if name.strip()])
     check_folder(output, mark=RESULT, overwrite=overwrite)
-    given = {"model": model, "device": device, "dtype": dtype}
-    named = {name: value for name, value in given.items() if value is not None}
+    steps = flags.pop("steps")
+    named = {name: value for name, value in flags.items() if value is not None}
     loaded = open_model(r, CaptionRecipe(**named))  # type: ignore[arg-type]
     subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps)
     bench = EvalContext(subject, limit=limit, seed=seed)
