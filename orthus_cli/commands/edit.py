@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import check_sidecars, hint_at_unknown_words, open_model, save_each
 from orthus_cli.recipe_options import Flags, recipe_options
@@ -40,14 +40,24 @@ Example = Annotated[
         metavar="BEFORE AFTER",
         help="Change likewise, without words.",
         show_default=False,
+        rich_help_panel=help.WHAT,
     ),
 ]
 Each = Annotated[
     bool,
-    typer.Option("--each", help="A result of each picture, as for a folder; else one of them all."),
+    typer.Option(
+        "--each",
+        help="A result of each picture, as for a folder; else one of them all.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Compare = Annotated[
-    bool, typer.Option("--compare", help="Also before and after side by side, in NAME_compare.png.")
+    bool,
+    typer.Option(
+        "--compare",
+        help="Also before and after side by side, in NAME_compare.png.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 
 
@@ -67,7 +77,9 @@ def edit(
     metadata: options.Metadata = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Change pictures: orthus edit cat.png "add a hat" -o hat.png
+    """Change pictures by an instruction or an example.
+
+    Example: orthus edit cat.png "add a hat" -o hat.png
 
     Guidance leads towards the instruction, image guidance towards the picture as it was. A model
     may say in words first what the new picture will show; --max-text 0 has it draw at once. Several
