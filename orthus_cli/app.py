@@ -40,8 +40,7 @@ class OrthusGroup(CommandList):
         return command
 
     def sections(self, about: Mapping[str, str]) -> dict[str, Rows]:
-        plugins = self.commands.plugins  # type: ignore[attr-defined]
-        return by_purpose(about, [name for name, plugin in plugins.items() if plugin.is_ours])
+        return by_purpose(about)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)

@@ -6,7 +6,7 @@ because that is quicker to start than rich and the same in a pipe.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -79,11 +79,11 @@ def first_sentence(command: Any) -> str:
     return command.get_short_help_str(whole)
 
 
-def by_purpose(about: Mapping[str, str], ours: Iterable[str]) -> dict[str, Rows]:
-    """The root's commands under their headings; `ours` are those that came with the package."""
-    left, mine = dict(about), set(ours)
+def by_purpose(about: Mapping[str, str]) -> dict[str, Rows]:
+    """The root's commands under their headings."""
+    left = dict(about)
     sections = {
-        heading: [(name, left.pop(name)) for name in names if name in mine and name in left]
+        heading: [(name, left.pop(name)) for name in names if name in left]
         for heading, names in COMMAND_GROUPS.items()
     }
     return {**sections, OTHER: list(left.items())}

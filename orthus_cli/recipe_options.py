@@ -213,11 +213,9 @@ def _typed(annotation: Any) -> tuple[Any, str | None, Callable[[str], Any] | Non
 
 
 def _value(key: str, read: Any) -> Any:
-    """What was read as the recipe's value; an option that may be repeated and was not is None."""
+    """What was read as the recipe's value."""
     becomes = SPELLINGS.get(key, Spelling()).becomes
-    if read is None or read == []:
-        return None
-    return becomes(read) if becomes else read
+    return becomes(read) if becomes and read is not None else read
 
 
 def _in_place(
