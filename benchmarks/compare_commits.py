@@ -399,7 +399,8 @@ def pin_help(desk: Desk) -> None:
     while waiting:
         command = waiting.pop(0)
         done = desk.orthus(" ".join(("orthus", *command)), *command, "--help")
-        listed = done.stdout.partition("\nCommands:\n")[2]
+        # Commands are listed last, under one heading or several.
+        listed = done.stdout.partition("-h, --help")[2] if "COMMAND [ARGS]" in done.stdout else ""
         names = re.findall(r"^  ([a-z][\w-]*)", listed, re.MULTILINE)
         waiting += [(*command, name) for name in names]
 

@@ -11,10 +11,16 @@ from typing import Annotated
 
 import typer
 
+from orthus_cli import help
+
 Output = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="PATH", help="File, folder or template {prompt}_{seed}.png."
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="File, folder or template {prompt}_{seed}.png.",
+        rich_help_panel=help.WHERE,
     ),
 ]
 OutputFolder = Annotated[
@@ -26,12 +32,20 @@ Metadata = Annotated[
         "--metadata/--no-metadata",
         help="How it was made also beside the picture, as JSON; or not even in it.",
         show_default=False,
+        rich_help_panel=help.WHERE,
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=help.WHERE)
+]
 Images = Annotated[
     list[Path] | None,
-    typer.Option("--image", metavar="PATH", help="Picture to read; repeat for more than one."),
+    typer.Option(
+        "--image",
+        metavar="PATH",
+        help="Picture to read; repeat for more than one.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 
 ConfigFrom = Annotated[
@@ -42,18 +56,25 @@ ConfigFrom = Annotated[
         metavar="FILE",
         help="Take words, pictures and values from an earlier result; what is given wins.",
         show_default=False,
+        rich_help_panel=help.RECIPE,
     ),
 ]
 RecipeFile = Annotated[
     str | None,
     typer.Option(
-        "--recipe", metavar="FILE", help="Recipe: a TOML file, or a name from `orthus recipes ls`."
+        "--recipe",
+        metavar="FILE",
+        help="Recipe: a TOML file, or a name from `orthus recipes ls`.",
+        rich_help_panel=help.RECIPE,
     ),
 ]
 Sets = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a key of the recipe, as in optim.lr=1e-5."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a key of the recipe, as in optim.lr=1e-5.",
+        rich_help_panel=help.RECIPE,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]

@@ -21,7 +21,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from orthus_cli import help
 from orthus_core.recipe import Recipe, keys
+from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
 from orthus_core.recipe.save import toml_value
 from orthus_core.recipe.schema import Key, range_text, union_arms
 
@@ -66,9 +68,23 @@ SPELLINGS = {
 }
 """By dotted key; what is missing here is spelled as the key is, `head.width` as `--head-width`."""
 
+GROUPS = {
+    "question": help.ASK,
+    **dict.fromkeys(("seed", "image_guidance", "max_text", "text.max_new_tokens"), help.HOW),
+    **dict.fromkeys((found.name for found in keys(DrawingKeys)), help.HOW),
+    **dict.fromkeys(("batch_size", *(found.name for found in keys(ModelKeys))), help.MODEL),
+}
+"""The heading that a key's option stands under in a command of all keys, if not "What to draw"."""
+
 AUTO_SEEDS = "auto_seeds"
 AutoSeeds = Annotated[
-    int | None, typer.Option("--auto-seeds", min=1, help="Draw this many seeds, and print them.")
+    int | None,
+    typer.Option(
+        "--auto-seeds",
+        min=1,
+        help="Draw this many seeds, and print them.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 
 
@@ -93,7 +109,7 @@ def recipe_options(
         raise ValueError(f"{schema.__name__} has no key {', '.join(sorted(unknown))}")
     chosen = [known[name] for name in (known if only is None else only) if name not in but]
     names = {parameter_name(key): key.name for key in chosen}
-    parameters = [*map(_parameter, chosen)]
+    parameters = [_parameter(key, grouped=only is None) for key in chosen]
     counts = {"seeds", "num_images"} <= set(names)
     if counts:
         at = [parameter.name for parameter in parameters].index("seeds") + 1
@@ -160,7 +176,7 @@ def _words(key: Key) -> tuple[str, ...]:
     return said or ("--" + "-".join(key.path).replace("_", "-"),)
 
 
-def _parameter(key: Key) -> inspect.Parameter:
+def _parameter(key: Key, *, grouped: bool) -> inspect.Parameter:
     spelling = SPELLINGS.get(key.name, Spelling())
     reads, metavar, parser = _typed(key.annotation)
     first, *others = _words(key)
@@ -171,6 +187,7 @@ def _parameter(key: Key) -> inspect.Parameter:
         parser=parser,
         help=help_of(key),
         show_default=reads is not bool,
+        rich_help_panel=GROUPS.get(key.name, help.WHAT) if grouped else None,
     )
     return _optional(parameter_name(key), Annotated[(spelling.reads or reads) | None, about])
 
@@ -196,11 +213,9 @@ def _typed(annotation: Any) -> tuple[Any, str | None, Callable[[str], Any] | Non
 
 
 def _value(key: str, read: Any) -> Any:
-    """What was read as the recipe's value; an option that may be repeated and was not is None."""
+    """What was read as the recipe's value."""
     becomes = SPELLINGS.get(key, Spelling()).becomes
-    if read is None or read == []:
-        return None
-    return becomes(read) if becomes else read
+    return becomes(read) if becomes and read is not None else read
 
 
 def _in_place(

@@ -61,7 +61,9 @@ def bench(
         "docs/benchmarks.md"
     ),
 ) -> None:
-    """Time the engine beside the release's algorithm: orthus bench --shape mid --batch 1,8
+    """Time drawing, beside the algorithm of the release.
+
+    Example: orthus bench --shape mid --batch 1,8
 
     Both draw the same pictures from the same weights and noise, by turns, and the largest
     difference between them is told. Medians of the repeats; a release picture is always drawn by

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.answers import ask_each, open_answers, report_answers
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
@@ -20,7 +20,12 @@ Pictures = Annotated[
     list[Path], typer.Argument(metavar="IMAGE", help="Pictures to read, or folders of them.")
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Ask all anew, and replace the answers file.")
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Ask all anew, and replace the answers file.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 Lines = Annotated[
     Path | None,
@@ -30,6 +35,7 @@ Lines = Annotated[
         metavar="FILE",
         help="JSON Lines file for the answers; what it has already is not asked again.",
         show_default=False,
+        rich_help_panel=help.WHERE,
     ),
 ]
 ConfigFrom = Annotated[
@@ -40,9 +46,15 @@ ConfigFrom = Annotated[
         metavar="FILE",
         help="Take question and values from an earlier answers.jsonl; options that are given win.",
         show_default=False,
+        rich_help_panel=help.RECIPE,
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at a picture that does not read.")]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict", help="Stop at a picture that does not read.", rich_help_panel=help.ASK
+    ),
+]
 
 
 @recipe_options(CaptionRecipe, but=("text.temperature", "text.top_p"))
@@ -58,7 +70,9 @@ def caption(
     sets: options.Sets = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Say what pictures show: orthus caption out.png
+    """Say what pictures show, or answer a question about them.
+
+    Example: orthus caption out.png
 
     With -o captions.jsonl a large folder may be read in several runs: each goes on where the last
     one stopped. Pictures that do not read are named and left out, unless --strict is given.

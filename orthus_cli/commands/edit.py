@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
 from orthus_cli.edit_inputs import file_label, read_edits
@@ -32,14 +32,24 @@ Example = Annotated[
         metavar="BEFORE AFTER",
         help="Change likewise, without words.",
         show_default=False,
+        rich_help_panel=help.WHAT,
     ),
 ]
 Each = Annotated[
     bool,
-    typer.Option("--each", help="A result of each picture, as for a folder; else one of them all."),
+    typer.Option(
+        "--each",
+        help="A result of each picture, as for a folder; else one of them all.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Compare = Annotated[
-    bool, typer.Option("--compare", help="Also before and after side by side, in NAME_compare.png.")
+    bool,
+    typer.Option(
+        "--compare",
+        help="Also before and after side by side, in NAME_compare.png.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 
 
@@ -59,7 +69,9 @@ def edit(
     metadata: options.Metadata = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Change pictures: orthus edit cat.png "add a hat" -o hat.png
+    """Change pictures by an instruction or an example.
+
+    Example: orthus edit cat.png "add a hat" -o hat.png
 
     Guidance leads towards the instruction, image guidance towards the picture as it was. A model
     may say in words first what the new picture will show; --max-text 0 has it draw at once. Several

@@ -10,13 +10,19 @@ import typer
 from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
+from orthus_cli.help import CommandList
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_core.recipe import CaptionRecipe, GenerateRecipe
 
 if TYPE_CHECKING:
     from orthus_core.world.benchmark.context import TaskResult
 
-app = typer.Typer(help="Measure how good a model is.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    cls=CommandList,
+    help="Measure how good a model is.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
 
 COLUMNS = ("task", "score", "value", "95%", "n", "chance", "on truth", "ceiling")
 
@@ -46,7 +52,9 @@ def mini(
     flags: Flags,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Measure a model on the small world: orthus eval mini --limit 20
+    """Measure a model on the small world.
+
+    Example: orthus eval mini --limit 20
 
     Everything that is asked was held out of training, and every answer is known exactly. Each score
     stands beside chance, the judge's verdict on true pictures, and on true pictures that went

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
@@ -19,11 +19,21 @@ from orthus_core.samplers.seeds import choose_seeds
 
 PromptFile = Annotated[
     Path | None,
-    typer.Option("--prompt-file", metavar="FILE", help="File with one prompt a line."),
+    typer.Option(
+        "--prompt-file",
+        metavar="FILE",
+        help="File with one prompt a line.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Grid = Annotated[
     Path | None,
-    typer.Option("--grid", metavar="PATH", help="All pictures of this run on one sheet, too."),
+    typer.Option(
+        "--grid",
+        metavar="PATH",
+        help="All pictures of this run on one sheet, too.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 Continue = Annotated[
     Path | None,
@@ -31,14 +41,24 @@ Continue = Annotated[
         "--continue",
         metavar="PICTURE",
         help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+        rich_help_panel=help.WHAT,
     ),
 ]
 KeepRows = Annotated[
     int | None,
-    typer.Option("--keep-rows", help="Rows of patches to keep; half of them when not given."),
+    typer.Option(
+        "--keep-rows",
+        help="Rows of patches to keep; half of them when not given.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Preview = Annotated[
-    bool, typer.Option("--preview", help="Show the picture in the terminal as its rows arrive.")
+    bool,
+    typer.Option(
+        "--preview",
+        help="Show the picture in the terminal as its rows arrive.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 
 
@@ -67,7 +87,9 @@ def generate(
     preview: Preview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw pictures from text: orthus generate "a snowman" -o out.png
+    """Draw pictures from text.
+
+    Example: orthus generate "a snowman" -o out.png
 
     A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. Values
     that are not given are the model's own.

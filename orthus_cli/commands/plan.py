@@ -82,7 +82,9 @@ def plan(
     ] = False,
     sets: options.Sets = None,
 ) -> None:
-    """Say what something takes, and what to change so that it fits: orthus plan generate -m base
+    """Say what memory and time a drawing or a training takes.
+
+    Where it does not fit, what to change is said. Example: orthus plan generate -m base
 
     Memory is computed from the model's configuration; its weights are not read and nothing is
     downloaded. Exit code 1 means that it does not fit.

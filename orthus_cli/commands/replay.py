@@ -44,7 +44,9 @@ def replay(
     flags: Flags,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw a picture again and say whether it is identical: orthus replay out.png
+    """Draw a result again and say whether it is identical.
+
+    Example: orthus replay out.png
 
     The command that `orthus info` shows is run, and pixels are compared by their hash. What differs
     is told, and exit code 1 says that something does.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
@@ -19,13 +19,20 @@ from orthus_core.samplers.seeds import choose_seeds
 Images = Annotated[
     list[Path] | None,
     typer.Option(
-        "--image", metavar="PATH", help="Picture that the story begins with; repeat for more."
+        "--image",
+        metavar="PATH",
+        help="Picture that the story begins with; repeat for more.",
+        rich_help_panel=help.WHAT,
     ),
 ]
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="DIR", help="Folder to make; story, when nothing is said."
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="Folder to make; story, when nothing is said.",
+        rich_help_panel=help.WHERE,
     ),
 ]
 
@@ -45,7 +52,9 @@ def story(
     sets: options.Sets = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Tell a story in pictures: orthus story --image cat.png --panels 3 -o story
+    """Tell a story in words and pictures.
+
+    Example: orthus story --image cat.png --panels 3 -o story
 
     The folder gets the pictures, story.html and story.md to read, and story.json. Every panel has
     words and a picture: where the model does not begin one itself, one is begun for it, and that is
