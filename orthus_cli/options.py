@@ -179,6 +179,3 @@ Resume = Annotated[
         "as OUTPUT.training/states/step-000500, or a run's OUTPUT for its newest.",
     ),
 ]
-InitFrom = Annotated[
-    str | None, typer.Option("--init-from", metavar="MODEL", help="Model to start from.")
-]

@@ -77,11 +77,10 @@ def bench(
     from orthus_core.bench.page import check_page, write_sections
     from orthus_core.bench.preset_timings import preset_laps
     from orthus_core.bench.race import Race, course_of, race
-    from orthus_core.checkpoint.model_folder import pick_device, pick_dtype
-    from orthus_core.device import use_allowed_threads
+    from orthus_core.device import limit_threads, pick_device, pick_dtype
 
     # 1. What is measured, where it goes, and on which machine.
-    use_allowed_threads()
+    limit_threads()
     where = pick_device(device or "auto")
     precision = pick_dtype(dtype, where)
     chosen = (shapes or ["mini", "mid"]) if "race" in kinds else []

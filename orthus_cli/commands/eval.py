@@ -52,7 +52,8 @@ def mini(
     stands beside chance, the judge's verdict on true pictures, and on true pictures that went
     through the model's autoencoder, which no drawing can be expected to pass.
     """
-    from orthus_core.results.files import check_folder, write_folder
+    from orthus_core.atomic import check_folder
+    from orthus_core.results.output_names import write_folder
     from orthus_core.world.benchmark.context import EvalContext, TaskResult
     from orthus_core.world.benchmark.mini import evaluate, select_tasks
     from orthus_core.world.benchmark.model_under_test import ModelUnderTest

@@ -282,7 +282,7 @@ def _training(
 
 
 def _device(kind: str) -> torch.device:
-    from orthus_core.checkpoint.model_folder import pick_device
+    from orthus_core.device import pick_device
 
     return pick_device(kind)
 

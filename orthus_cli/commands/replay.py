@@ -61,8 +61,7 @@ def replay(
         return
 
     from orthus_core.api import replay as again
-    from orthus_core.results.files import write_file
-    from orthus_core.results.output_names import check_free
+    from orthus_core.results.output_names import check_free, write_file
     from orthus_core.results.record import asked_of, find_inputs, read_made, run_of
     from orthus_core.results.trusted import check_harmless
 

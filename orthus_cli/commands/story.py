@@ -126,7 +126,7 @@ def story(
     }
     from orthus_core.api.requests import run
     from orthus_core.api.stories import StoryCollector, earlier_values, open_story, prepare_story
-    from orthus_core.results.files import check_folder
+    from orthus_core.atomic import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
 
     # 1. What is given, and whether there is a place for what is made.

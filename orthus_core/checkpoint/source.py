@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,19 +93,3 @@ def vqgan_tensors(file: Path) -> dict[str, LazyTensor]:
             hint="give the vqgan.ckpt that comes with Chameleon (its folder `tokenizer/`)",
         )
     return tensors
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint folder. Raises: CheckpointError when it does not read."""
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{file.name} does not read: {reason}",
-            where=str(file),
-            hint="copy or download it again",
-        ) from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{file.name} is not a JSON object", where=str(file))
-    return table

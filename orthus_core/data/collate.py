@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds
+from orthus_core.data.encode import EncodedRow, TokenIds
 from orthus_core.data.pictures import Picture
+from orthus_core.model.config import IGNORE
 
 # With `few_shapes`, the length of lines and their number are multiples of these.
 LENGTHS, LINES = 64, 8

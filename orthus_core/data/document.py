@@ -7,7 +7,7 @@ A record in JSON is
      "id": "1", "source": "mine"}
 
 A picture is a "path", base64 "bytes", or a "value" of a registered kind of picture
-(`picture_kinds.py`), such as the small world's sprites and scenes:
+(`register_picture_kind`), such as the small world's sprites and scenes:
 
     {"type": "image", "role": "user", "value": {"sprite": "2603", "background": [255, 255, 255]}}
 """
@@ -21,8 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orthus_core.data import picture_kinds
-from orthus_core.data.pictures import BytesPicture, FilePicture, Picture
+from orthus_core.data.pictures import (
+    BytesPicture,
+    FilePicture,
+    Picture,
+    picture_from_value,
+    picture_kinds,
+    value_of_picture,
+)
 from orthus_core.errors import DataError
 
 Role = Literal["user", "model"]
@@ -173,10 +179,11 @@ def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
             raise DataError(f"'bytes' is no base64: {error}") from error
     if isinstance(content, bytes):
         return BytesPicture(content)
-    picture = picture_kinds.from_value(segment.get("value"))
+    picture = picture_from_value(segment.get("value"))
     if picture is None:
-        known = ", ".join(f"a known {name}" for name in picture_kinds.names())
-        raise DataError(f"an image segment needs a 'path' or 'bytes'{known and f', or {known}'}")
+        kinds = " or ".join(repr(name) for name in picture_kinds())
+        needed = f"a 'path', 'bytes' or a 'value' with {kinds}" if kinds else "a 'path' or 'bytes'"
+        raise DataError(f"an image segment needs {needed}")
     return picture
 
 
@@ -190,7 +197,7 @@ def _record_of(segment: Segment) -> dict[str, Any]:
         case str() as text:
             record["value"] = text
         case other:
-            value = picture_kinds.to_value(other)
+            value = value_of_picture(other)
             if value is None:
                 raise DataError(f"a {type(other).__name__} has no record form")
             record["value"] = value

@@ -22,12 +22,8 @@ from orthus_core.data.document import Document, Segment, turn
 from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
 from orthus_core.errors import DataError
-
-# Target of positions where nothing is to be predicted.
-IGNORE = -100
-
-# Prompt of the unconditional branch in the released scripts.
-UNCONDITIONAL_PROMPT = "Generate an image."
+from orthus_core.model.config import IGNORE
+from orthus_core.recipe.drawing import UNCONDITIONAL_PROMPT
 
 
 class HasTokenIds(Protocol):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from orthus_core.atomic import staged_file
 from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import as_input, pack_pixels
-from orthus_core.errors import DataError, OutputError
+from orthus_core.errors import DataError
 from orthus_core.events import Progress
 
 # Parts that features do not depend on; training them leaves a cache valid.
@@ -121,20 +121,13 @@ class FeatureCache:
         """
         if self.path is None or not self._features:
             return
-        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         stacked = torch.stack(list(self._features.values()))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            keys = json.dumps(list(self._features))
-            save_file({"features": stacked}, unfinished, metadata={"keys": keys})
-            os.replace(unfinished, self.path)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(
-                f"the features were not saved: {error}", where=str(self.path)
-            ) from error
-        finally:
-            if unfinished.exists():
-                unfinished.unlink()
+        keys = json.dumps(list(self._features))
+        with staged_file(self.path, parents=True, failure="the features were not saved") as beside:
+            try:
+                save_file({"features": stacked}, beside, metadata={"keys": keys})
+            except SafetensorError as error:  # the library's own word for the system's errors
+                raise OSError(str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -98,11 +98,6 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.array(scaled.crop((left, top, left + size, top + size)))
 
 
-def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """The autoencoder's input, [3, size, size]: each value x of 0..255 becomes `x * 0.0078 - 1`."""
-    return pack_pixels([square(image, size)])[0]
-
-
 def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
     """The autoencoder's input, [M, 3, H, W], from uint8 [H, W, 3] arrays of equal size."""
     return as_input(torch.from_numpy(np.stack(squares)))

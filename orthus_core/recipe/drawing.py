@@ -27,6 +27,20 @@ LOW_MEMORY_DOC = "leave the backbone in its files, and fetch each layer when it 
 MAX_TEXT_DOC = "words the model may write first, of what the picture will show; 0 is none"
 TOLERANCE_DOC = "a patch stops when its estimate can change by this share; 0 takes all steps"
 
+UNCONDITIONAL_PROMPT = "Generate an image."
+"""What the released scripts give the branch without a condition."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How the new model draws when nothing else is said; stored in its folder."""
+
+    steps: int = key(100, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    guidance: float = key(5.0, "classifier-free guidance towards the text; 1 is none")
+    image_guidance: float = key(1.5, "guidance towards the picture that is edited; 1 is none")
+    noise_scale: float = key(1.0, "size of the noise each patch starts from", minimum=0)
+    unconditional_prompt: str = key(UNCONDITIONAL_PROMPT, "prompt that guidance leads away from")
+
 
 @dataclass(frozen=True)
 class TextSampling:

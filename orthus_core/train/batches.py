@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from transformers import PreTrainedTokenizerBase
 from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
-from orthus_core.data.formats import sniff
-from orthus_core.data.formats.reading import ReadResult
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import Picture
 from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out
@@ -29,6 +27,11 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
+
+if TYPE_CHECKING:
+    from orthus_core.data.formats.reading import ReadResult
+
+    pass
 
 SPRITES = "sprites"
 
@@ -83,6 +86,7 @@ def returning(source: Source, rows: int) -> Source:
 
 def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
     """The documents on disk whose records and pictures all read; raises as `read_rows`."""
+    from orthus_core.data.formats import sniff
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()
@@ -107,6 +111,8 @@ def usable(
     """
     if not isinstance(rows.train, ShuffledSource):
         return rows
+    from orthus_core.data.formats.reading import ReadResult
+
     reading, where = ReadResult(strict), Path(rows.train.where)
     held_out = rows.held_out.documents if isinstance(rows.held_out, ShuffledSource) else []
     apart = {id(document) for document in held_out}

@@ -18,7 +18,6 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +26,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from orthus_core.errors import DataError, OutputError
+from orthus_core.atomic import staged_file
+from orthus_core.errors import DataError
 from orthus_core.world.sprites import scale_premultiplied
 
 # Three of Unicode's five tones are enough for "make the skin darker", at 60% of the bytes.
@@ -140,21 +140,15 @@ def build_pack(
     named = [meta for meta in _sprite_metadata(emojibase_dir) if tones or not meta["skin"]]
     kept = sorted((m for m in named if m["key"] in pictures), key=lambda meta: meta["key"])
 
-    unfinished = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for meta in kept:
-                names = {field: value for field, value in meta.items() if field != "key" and value}
-                text = json.dumps(names, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-                _add(tar, f"{meta['key']}.json", text.encode())
-                _add(tar, f"{meta['key']}.webp", _as_webp(pictures[meta["key"]](size)))
-        os.replace(unfinished, out)
-    except OSError as error:
-        raise OutputError(f"the pack was not written: {error.strerror}", where=str(out)) from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
+    with (
+        staged_file(out, parents=True, failure="the pack was not written") as unfinished,
+        tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for meta in kept:
+            names = {field: value for field, value in meta.items() if field != "key" and value}
+            text = json.dumps(names, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+            _add(tar, f"{meta['key']}.json", text.encode())
+            _add(tar, f"{meta['key']}.webp", _as_webp(pictures[meta["key"]](size)))
 
     toned = sum(1 for meta in kept if meta["skin"])
     missing = tuple(m["label"] for m in named if m["key"] not in pictures and not m["skin"])

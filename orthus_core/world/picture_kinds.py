@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from orthus_core.data.picture_kinds import register
+from orthus_core.data.pictures import register_picture_kind
 from orthus_core.errors import DataError
 from orthus_core.world.scene import Scene, SceneImage
 from orthus_core.world.sprite_image import SpriteImage
@@ -27,8 +27,8 @@ def register_picture_kinds(packs: Packs | None = None) -> None:
             opened when the first picture is read.
     """
     open_packs = cache(starter_packs) if packs is None else lambda: packs
-    register("scene", lambda value: _scene_from(value["scene"], open_packs()))
-    register("sprite", lambda value: _sprite_from(value, open_packs()))
+    register_picture_kind("scene", lambda value: _scene_from(value["scene"], open_packs()))
+    register_picture_kind("sprite", lambda value: _sprite_from(value, open_packs()))
 
 
 def _sprite_from(value: Mapping[str, Any], packs: Packs) -> SpriteImage:

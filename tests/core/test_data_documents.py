@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orthus_core.data import picture_kinds
+from orthus_core.data import pictures
 from orthus_core.data.document import Document, Segment, from_record, to_record, turn
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.pictures import BytesPicture, FilePicture
@@ -35,7 +35,7 @@ def flat() -> SpritePack:
 @pytest.fixture(autouse=True)
 def known_sprites(pack: SpritePack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records may name sprites of this pack; what a test registers ends with it."""
-    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    monkeypatch.setattr(pictures, "_KINDS", {})
     register_picture_kinds({"3d": pack})
 
 
@@ -145,7 +145,10 @@ def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: 
         ({"type": "text", "role": "god", "value": "x"}, "segment role 'god'"),
         ({"type": "text", "role": "user", "value": 3}, "holds int"),
         ({"type": "text", "role": "user"}, "holds NoneType"),
-        ({"type": "image", "role": "user"}, "needs a 'path'"),
+        (
+            {"type": "image", "role": "user"},
+            "needs a 'path', 'bytes' or a 'value' with 'scene' or 'sprite'",
+        ),
         ({"type": "image", "role": "user", "bytes": "%%"}, "no base64"),
         ({"type": "image", "role": "user", "value": {"sprite": "none"}}, "not a known sprite"),
         ({"type": "image", "role": "user", "value": {"sprite": [1]}}, "not a known sprite"),
@@ -226,7 +229,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 def test_a_kind_that_nobody_registered_is_refused_by_what_is_known(monkeypatch):
     segment = {"type": "image", "role": "user", "value": {"scene": {}}}
-    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    monkeypatch.setattr(pictures, "_KINDS", {})
     with pytest.raises(DataError, match="needs a 'path' or 'bytes'\n"):
         from_record({"segments": [segment]})
 
@@ -246,7 +249,7 @@ def test_a_kind_of_ones_own_is_read_and_written(monkeypatch):
         def load(self, size: int) -> np.ndarray:
             return np.array(Image.new("RGB", (size, size), self.colour))
 
-    monkeypatch.setattr(picture_kinds, "_READERS", {})
-    picture_kinds.register("dot", lambda value: Dot(value["dot"]))
+    monkeypatch.setattr(pictures, "_KINDS", {})
+    pictures.register_picture_kind("dot", lambda value: Dot(value["dot"]))
     document = Document(turn("model", Dot("red")))
     assert from_record(json.loads(json.dumps(to_record(document)))) == document

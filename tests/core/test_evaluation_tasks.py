@@ -24,7 +24,7 @@ from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
 from orthus_core.world.benchmark.detector import unit_range_of_bytes
 from orthus_core.world.benchmark.mini import TASKS, select_tasks
 from orthus_core.world.benchmark.model_under_test import GeneratedStory
-from orthus_core.world.benchmark.report import contact_sheet, report_files, with_frame
+from orthus_core.world.benchmark.report import report_files, tile_grid, with_frame
 from orthus_core.world.scene import Scene, SceneImage
 from orthus_core.world.story_rows import make_story
 from orthus_core.world.wording import describe_in_places
@@ -194,7 +194,7 @@ def test_tasks_are_run_in_the_benchmarks_order_and_unknown_ones_refused():
 
 def test_a_sheet_frames_what_is_right_in_green_and_what_is_not_in_red():
     grey = torch.full((3, 4, 4), 0.5)
-    sheet = contact_sheet([[Tile(grey, True), Tile(grey, False)], [Tile(grey)]])
+    sheet = tile_grid([[Tile(grey, True), Tile(grey, False)], [Tile(grey)]])
     assert sheet.size == (16, 16)
     (red, green, blue) = sheet.getpixel((0, 0))  # type: ignore[misc]
     assert green > red and green > blue

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from orthus_core.image_grid import image_grid, rounded_image
 from orthus_core.version import __version__
 from orthus_core.world.benchmark.context import TaskResult, Tile
 from orthus_core.world.benchmark.scores import Score
@@ -56,7 +57,7 @@ def report_files(
     }
     for result in results:
         file = io.BytesIO()
-        contact_sheet(result.sheet).save(file, "PNG")
+        tile_grid(result.sheet).save(file, "PNG")
         files[f"{result.task}.png"] = file.getvalue()
     return files
 
@@ -74,20 +75,16 @@ def score_table(score: Score) -> dict[str, Any]:
     }
 
 
-def contact_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
+def tile_grid(rows: Sequence[Sequence[Tile]]) -> Image.Image:
     """Rows of tiles in one image; correct pictures have a green frame, wrong ones a red frame."""
     lines = [
-        [with_frame(tile) for tile in row[first : first + ACROSS]]
+        [rounded_image(with_frame(tile)) for tile in row[first : first + ACROSS]]
         for row in rows
         for first in range(0, len(row), ACROSS)
     ]
     if not lines:
         return Image.new("RGB", (1, 1), "white")
-    across = max(map(len, lines))
-    blank = torch.ones_like(lines[0][0])
-    filled = [torch.cat([*line, *[blank] * (across - len(line))], dim=2) for line in lines]
-    bytes_HW3 = (torch.cat(filled, dim=1) * 255).round().byte().permute(1, 2, 0)
-    return Image.fromarray(bytes_HW3.contiguous().numpy())
+    return image_grid(lines)
 
 
 def with_frame(tile: Tile) -> Tensor:
