@@ -14,7 +14,6 @@ import torch
 from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.headers import INDEX, PICKLED_INDEX, PICKLED_WEIGHTS, WEIGHTS
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_folder
-from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import LayerwiseModel, Source, read_json
 from orthus_core.errors import CheckpointError
 
@@ -47,6 +46,8 @@ def open_folder(folder: Path) -> Source:
     Raises:
         CheckpointError: When it is of another family, or a part is missing, unsafe or damaged.
     """
+    from orthus_core.checkpoint.pickled import pickled_folder
+
     config = read_json(folder / "config.json")
     check_family(config, folder)
     pickled = has_pickled(folder) and not has_safetensors(folder)
