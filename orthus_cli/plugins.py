@@ -19,7 +19,7 @@ from typing import Any
 import typer
 import typer.main
 
-from orthus_cli.help import GroupedOptions
+from orthus_cli.help_sections import GroupedOptions
 from orthus_core.errors import OrthusError
 
 GROUP = "orthus.commands"
