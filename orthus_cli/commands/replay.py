@@ -12,10 +12,11 @@ from orthus_cli import options
 from orthus_cli.answers_again import ask_again
 from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import DrawingRecipe, hint_at_unknown_words, open_model, say_framing
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import shown, words_of
 from orthus_core.errors import OutputError
-from orthus_core.recipe import dump
+from orthus_core.recipe import GenerateRecipe, dump
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ANSWERS = ".jsonl"
 
 
+@recipe_options(GenerateRecipe, only=("model", "device", "dtype"))
 def replay(
     ctx: typer.Context,
     path: Annotated[
@@ -38,17 +40,20 @@ def replay(
         typer.Option("-o", "--output", metavar="PATH", help="Keep the new picture, too."),
     ] = None,
     images: options.Images = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    *,
+    flags: Flags,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw a picture again and say whether it is identical: orthus replay out.png
+    """Draw a result again and say whether it is identical.
+
+    Example: orthus replay out.png
 
     The command that `orthus info` shows is run, and pixels are compared by their hash. What differs
     is told, and exit code 1 says that something does.
     """
     r = reporter(ctx)
+    model, device, dtype = flags["model"], flags["device"], flags["dtype"]
+
     if path.suffix.lower() == ANSWERS:
         if output:
             raise OutputError(
