@@ -202,11 +202,11 @@ def ddim_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
 #
 #     x(t) / noise(t) = x(s) / noise(s) + integral of D d rho  from rho(s) to rho(t)
 #
-# A multistep solver interpolates the values of D that it has seen by a polynomial. Both papers use
-# a polynomial in lambda. At zero terminal SNR the first lambda is minus infinity, so that polynomial
-# cannot use the first point; in rho the same point is 0. Therefore the first step is DDIM's, which
-# is exact there, and a step that uses the first point interpolates in rho. All other steps are as
-# published.
+# A multistep solver interpolates the values of D that it has seen by a polynomial. Both papers
+# use a polynomial in lambda. At zero terminal SNR the first lambda is minus infinity, so that
+# polynomial cannot use the first point; in rho the same point is 0. Therefore the first step is
+# DDIM's, which is exact there, and a step that uses the first point interpolates in rho. All
+# other steps are as published.
 
 
 def dpm_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:

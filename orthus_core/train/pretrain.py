@@ -96,8 +96,10 @@ def pretrain(
     torch.manual_seed(recipe.seed + 1)
     model = discrete_chameleon(recipe, tokenizer, vq)
     cache = feature_cache(vq, vq.codes, work)
-    laying = discrete_batch_builder(recipe.data, config, tokenizer, cache)
-    batches = laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows)
+    batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
+    batches = batch_builder.batches(
+        rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
+    )
     objective = DiscreteLoss(model.model, model.lm_head)
     trainable = [p for p in objective.parameters() if p.requires_grad]
     yield Note("transformer: next-token prediction over text and codes")

@@ -17,6 +17,7 @@ from orthus_core.losses.adversarial import (
 )
 from orthus_core.losses.perceptual import encoder_maps, held, perceptual
 from orthus_core.losses.picture_loss import PictureLoss, multi_scale
+from orthus_core.recipe import load
 from orthus_core.recipe.training import (
     AutoencoderLosses,
     AutoencoderRecipe,
@@ -32,6 +33,8 @@ from orthus_core.train.autoencoder import (
     picture_loss,
 )
 from orthus_core.train.loop import train
+from orthus_core.train.picture_source import FilePictures
+from orthus_core.train.trainings import finetune_vae
 from orthus_core.world.world_pictures import SpritePictures
 
 SHAPE = AutoencoderRecipe(
@@ -284,3 +287,31 @@ def test_the_discriminator_waits_untouched_until_the_start(pictures, tmp_path):
             now = rival.state_dict()
             same[event.step] = all(torch.equal(before[name], now[name]) for name in before)
     assert same == {1: True, 2: True, 3: False}
+
+
+def test_the_discriminator_of_finetune_vae_starts_from_the_recipes_seed(tmp_path, monkeypatch):
+    stages = []
+
+    def keep_stage(stage, *_, **__):
+        stages.append(stage)
+        return iter(())
+
+    def no_pictures(data, size):
+        yield from ()
+        return FilePictures([], [], size)
+
+    monkeypatch.setattr("orthus_core.train.trainings.run", keep_stage)
+    monkeypatch.setattr("orthus_core.train.picture_source.read_pictures", no_pictures)
+    sets = ["losses.adversarial=0.1", "data.held_out=0"]
+    for ambient, seed in ((1, 3), (2, 3), (2, 4)):
+        recipe = load(FinetuneVaeRecipe, None, [*sets, f"seed={seed}"])
+        torch.manual_seed(ambient)
+        list(finetune_vae(recipe, "mini", tmp_path / f"{ambient}-{seed}"))
+    first, again, other = (
+        torch.cat(
+            [p.detach().flatten() for p in stage.objective.picture_loss.discriminator.parameters()]
+        )
+        for stage in stages
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
