@@ -19,11 +19,6 @@ from orthus_core.world.world import COLOURS, World, stable_share
 ALL_TASKS = dict.fromkeys(MAKERS, 1.0)
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
 @pytest.mark.parametrize(
     "name, phrase",
     [

@@ -25,11 +25,6 @@ from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
 def detector(world) -> Detector:
     return Detector(world)
 

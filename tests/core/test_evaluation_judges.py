@@ -18,12 +18,6 @@ from orthus_core.world.benchmark.story_task import hero_after, named_in, shows_c
 from orthus_core.world.geneval_prompts import geneval_prompts
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.wording import describe
-from orthus_core.world.world import World
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
 
 
 def found(noun: str, x: int = 0, y: int = 0, colour: str = "", score: float = 0.9) -> Detection:

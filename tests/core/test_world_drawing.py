@@ -26,16 +26,6 @@ from orthus_core.world.world import GROUNDS, World
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world(world: World) -> World:
-    return World(world.pack, styles=world.styles, testing=True)
-
-
-@pytest.fixture(scope="module")
 def prompts(world: World) -> list[GenevalPrompt]:
     return geneval_prompts(world, 40, seed=0)
 

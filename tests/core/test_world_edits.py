@@ -36,16 +36,6 @@ from orthus_core.world.wording import describe_in_places
 from orthus_core.world.world import World
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world() -> World:
-    return World.open(testing=True)
-
-
 def edits(world: World, kind: str | None = None, count: int = 150) -> list[SceneEdit]:
     rng = random.Random(f"{kind}/{world.testing}")
     return [make_edit(rng, world, kind) for _ in range(count)]

@@ -22,11 +22,6 @@ ROWS = 12
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
 def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "rows"
     list(export(world, dict.fromkeys(MAKERS, 1.0), folder, rows=ROWS, size=64, seed=3))

@@ -22,16 +22,6 @@ from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase,
 from orthus_core.world.world import GROUNDS, World
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world(world: World) -> World:
-    return World(world.pack, styles=world.styles, testing=True)
-
-
 def asked_of_sprites(world: World, kind: str, count: int = 150) -> list[Asked]:
     rng = random.Random(kind)
     return [ask_single(rng, world, kind) for _ in range(count)]

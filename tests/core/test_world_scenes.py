@@ -21,11 +21,6 @@ from orthus_core.world.wording import counted, describe, place_phrase, plural
 from orthus_core.world.world import World
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
 def test_everyone_of_the_cast_is_found_drawn_in_each_style_and_once(world: World):
     assert list(world.cast) == list(CAST)
     keys = [sprite.key for sprite in world.cast.values()]

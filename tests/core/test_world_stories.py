@@ -22,16 +22,6 @@ from orthus_core.world.world import World
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world() -> World:
-    return World.open(testing=True)
-
-
-@pytest.fixture(scope="module")
 def stories(world: World) -> list[WorldStory]:
     rng = random.Random(2)
     return [tell(rng, world, rng.randint(2, 8)) for _ in range(250)]
