@@ -9,7 +9,10 @@ from orthus_cli.plugins import discover
 
 
 def plugins(ctx: typer.Context) -> None:
-    """List the commands, where each comes from, and what did not load."""
+    """List the commands, and where each comes from.
+
+    What did not load is listed with the reason.
+    """
     found = []
     for plugin in discover().values():
         _ = plugin.command  # the problem is known once it was built

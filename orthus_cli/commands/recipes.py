@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orthus_cli.console import reporter
+from orthus_cli.help_sections import CommandList
 from orthus_cli.options import Overwrite
 from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError, RecipeError
@@ -17,7 +18,10 @@ from orthus_core.recipe.load import command_of
 from orthus_core.recipe.shelf import find, shelved
 
 app = typer.Typer(
-    help="List, show, copy and check recipes.", rich_markup_mode=None, no_args_is_help=True
+    cls=CommandList,
+    help="List, show, copy and check recipes.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `ls`, or a file.")]

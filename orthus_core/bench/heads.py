@@ -11,7 +11,6 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from orthus_core.bench import released
 from orthus_core.bench.clock import Clock
 from orthus_core.events import Progress
 from orthus_core.model.cpu_linear import LAYOUTS, Layout, packs
@@ -21,9 +20,10 @@ from orthus_core.model.schedule import make_schedule
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.patch_sampler import PatchPlan, denoise
 from orthus_core.samplers.prompt import Guidance, mixing
-from orthus_core.samplers.solvers import ddim_plan, solver_for
+from orthus_core.samplers.reference import ddim_steps, denoise_patch
+from orthus_core.samplers.solvers import solver_for
 
-GUIDANCE = Guidance.text(5.0)
+GUIDANCE_SCALE = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ def head_laps(
     device, dtype, clock = weight.device, weight.dtype, Clock(weight.device)
     random = torch.Generator().manual_seed(0)
     schedule = make_schedule()
-    ddim, solver = ddim_plan(schedule, steps), solver_for(schedule, "ddim", steps)
+    ddim, solver = ddim_steps(schedule, steps), solver_for(schedule, "ddim", steps)
     recordings = CUDAGraphCache()
     layouts = [None, *(each for each in LAYOUTS if each != "packed" or packs(weight))]
     for row, count in enumerate(pictures):
         hidden_RD = torch.randn(2 * count, hidden, generator=random).to(device, dtype)
         noise_NC = torch.randn(count, channels, generator=random).to(device)
-        mix_NR = mixing([GUIDANCE] * count).to(device)
+        mix_NR = mixing([Guidance.text(GUIDANCE_SCALE)] * count).to(device)
 
         def slow(hidden_RD: Tensor = hidden_RD, noise_NC: Tensor = noise_NC) -> Tensor:
-            return released.denoise(head, ddim, hidden_RD[:2], noise_NC[:1], GUIDANCE.weights)
+            return denoise_patch(head, ddim, hidden_RD[:2], noise_NC[:1], GUIDANCE_SCALE)
 
         for column, layout in enumerate(layouts):
             yield Progress(

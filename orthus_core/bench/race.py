@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orthus_core.bench import released
+from orthus_core.bench import release_costs
 from orthus_core.bench.clock import Clock, copy_bandwidth, peak_memory
 from orthus_core.bench.roofline import backbone_traffic, head_traffic
 from orthus_core.errors import PromptError
@@ -197,7 +197,7 @@ def _release(
     (prompt,) = prompts
     noise_scale = SamplingParams.resolve(model.config).noise_scale
     noise = (noise_scale * n for n in seeded_noise(prompt.seed, model.config.feature_channels))
-    return released.draw(
+    return release_costs.draw(
         model,
         prompt,
         noise,

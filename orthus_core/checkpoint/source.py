@@ -13,7 +13,6 @@ from torch import Tensor
 from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import has_decoder
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_file
-from orthus_core.checkpoint.pickled import pickled_file
 from orthus_core.errors import CheckpointError
 
 # Rows of an LM head that are in fp32 at once: a 7B's whole head would be 1 GB.
@@ -79,6 +78,8 @@ def vqgan_tensors(file: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: When the file is missing, unsafe, or holds no such autoencoder.
     """
+    from orthus_core.checkpoint.pickled import pickled_file
+
     if not file.is_file():
         raise CheckpointError(
             "there is no such file", where=str(file), hint="give the path of a vqgan.ckpt"

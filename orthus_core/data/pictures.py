@@ -1,4 +1,4 @@
-"""Pictures before they are loaded: small descriptions that a cache can name and a worker load.
+"""Pictures that are not loaded yet: small objects with a key for caches, and a method to load.
 
 A record may hold a value in place of a file, `{"type": "image", "value": {"scene": {...}}}`. Which
 kinds of such pictures exist is not known here: a package that can draw one registers how its value
@@ -25,17 +25,21 @@ class Picture(Protocol):
 
     @property
     def key(self) -> str:
-        """A name that two pictures share only when their pixels are the same."""
+        """A key that two pictures share only if their pixels are the same."""
         ...
 
     def load(self, size: int) -> np.ndarray:
-        """The pixels as uint8 [size, size, 3]. Raises: DataError when it does not read."""
+        """The pixels as uint8 [size, size, 3].
+
+        Raises:
+            DataError: if the picture cannot be read.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class FilePicture:
-    """A picture file, named by its path, length and date."""
+    """A picture file; its key consists of the path, size and modification time."""
 
     path: Path
 
@@ -53,7 +57,7 @@ class FilePicture:
 
 @dataclass(frozen=True)
 class BytesPicture:
-    """A picture file held in memory, named by its content."""
+    """The content of a picture file in memory; its key is a hash of the content."""
 
     content: bytes = field(repr=False)
 

@@ -93,14 +93,14 @@ class PictureFigures(NamedTuple):
 
 
 class PictureLoss(nn.Module):
-    """Decoded pictures against true ones.
+    """Compares decoded pictures with true ones.
 
-    Decoder and discriminator learn in the same step and from one sum: the fooling term does not
-    reach the discriminator's weights, and the discriminator's own loss sees the pictures detached,
-    so neither gets a gradient of the other's aim.
+    The decoder and the discriminator train in the same step, from one sum. The generator's term is
+    computed with the discriminator's weights frozen, and the discriminator's term with the pictures
+    detached, so each of them gets gradients of its own term only.
 
     Args:
-        weights: Of the terms.
+        weights: Weights of the terms.
         discriminator: Needed when `weights.adversarial` is above 0.
 
     Attributes:

@@ -1,7 +1,7 @@
-"""Several documents in one row, none of which sees another.
+"""The attention mask of packed rows: several documents in one row, none of which sees another.
 
-A packed row's mask holds the number of the document at each position, from 1; 0 is padding. With
-one document a row that is the usual mask of ones.
+A packed row holds at each position the number of its document, counted from 1; 0 is padding. With
+one document in a row, this is the usual mask of ones.
 
 Legend: B batch, S sequence.
 """
@@ -15,11 +15,12 @@ from torch import Tensor
 
 
 class PackedMask(NamedTuple):
-    """What the backbone needs to know of a batch.
+    """The mask and the positions of a batch.
 
-    mask: [B, S] for one document a row; for packed rows [B, 1, S, S], added to the attention's
-        scores: 0 where a position may look, -inf elsewhere.
-    position_ids_BS: 0, 1, 2 ... in every document.
+    Attributes:
+        mask: [B, S] for one document in each row; for packed rows [B, 1, S, S], added to the
+            attention scores: 0 where a position may attend, -inf elsewhere.
+        position_ids_BS: Positions that count 0, 1, 2 ... in every document.
     """
 
     mask: Tensor
@@ -27,11 +28,11 @@ class PackedMask(NamedTuple):
 
 
 def packed_mask(documents_BS: Tensor, dtype: torch.dtype) -> PackedMask:
-    """The mask and positions of rows whose positions belong to these documents.
+    """The mask and the positions for rows of these documents.
 
     Args:
-        documents_BS: The document's number, from 1, in runs; 0 is padding.
-        dtype: Of the scores that a packed mask is added to.
+        documents_BS: Number of the document at each position, from 1, in runs; 0 is padding.
+        dtype: Precision of the attention scores, to which a packed mask is added.
     """
     index_BS = torch.arange(documents_BS.shape[1], device=documents_BS.device).expand_as(
         documents_BS
@@ -41,8 +42,8 @@ def packed_mask(documents_BS: Tensor, dtype: torch.dtype) -> PackedMask:
     position_ids_BS = index_BS - torch.where(starts_BS, index_BS, 0).cummax(1).values
     if documents_BS.max() <= 1:
         return PackedMask(documents_BS, position_ids_BS)
-    # Padding counts as one more document: each of its positions sees at least itself, without
-    # which a softmax over nothing would be NaN.
+    # Padding counts as one more document, so each of its positions attends at least to itself: a
+    # softmax over nothing would be NaN.
     same_BSS = documents_BS[:, :, None] == documents_BS[:, None, :]
     past_SS = index_BS[0][:, None] >= index_BS[0][None, :]
     mask_BSS = torch.zeros(same_BSS.shape, dtype=dtype, device=documents_BS.device)

@@ -1,12 +1,12 @@
-"""Discrete Chameleon: what an Orthus is made from, and the paper's baseline (2405.09818).
+"""The discrete Chameleon: an Orthus is made from it, and the paper compares with it (2405.09818).
 
     hidden --+--> text_logits   (LM head, where text is predicted)
              +--> image_logits  (its rows of the code tokens, where a patch is predicted)
 
-Its features are those of its codebook: what is read is snapped to the nearest code, and what is
-drawn is a code's own feature. So pictures pass through the same doors as an Orthus's, and only the
-step from a hidden state to the next feature differs. `pixels_of_codes` of the autoencoder is then
-`decode_images` of the codes' features.
+Its features are the rows of its codebook: a feature that is read is replaced by the nearest code,
+and a feature that is drawn is the row of the chosen code. So images take the same path as in an
+Orthus, and only the step from a hidden state to the next feature differs. `decode_images` of the
+codes' features then equals the autoencoder's `pixels_of_codes`.
 
 Legend: N rows, D hidden, C feature channels, K codes.
 """
@@ -22,7 +22,7 @@ from orthus_core.model.soft_embedding import argmin_embed
 
 
 class DiscreteChameleon(InterleavedModel):
-    """Chameleon or Anole as a folder in Hugging Face's layout holds it."""
+    """Chameleon or Anole, with the parameter names of Hugging Face's folders."""
 
     config: DiscreteConfig
     config_class = DiscreteConfig
@@ -39,9 +39,9 @@ class DiscreteChameleon(InterleavedModel):
         return self.model.vqmodel.quantize.embedding.weight
 
     def embed_features(self, features_NC: Tensor) -> Tensor:
-        """The input embedding of each feature's nearest code, a row of the table: [N, D]."""
+        """The table's row for the code nearest to each feature: [N, D]."""
         return argmin_embed(features_NC, self.codebook_KC, self.code_table_KD)
 
     def image_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits of the next patch's code, column j for code j, and of nothing else: [N, K]."""
+        """Logits of the next patch's code, column j for code j; text has no columns: [N, K]."""
         return F.linear(hidden_ND, self.code_rows(self.lm_head.weight))

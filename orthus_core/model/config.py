@@ -1,9 +1,10 @@
-"""What a model is made of, as one validated, saveable configuration.
+"""The configuration of a model: validated when it is made, and saved as config.json.
 
-`InterleavedConfig` adds to Chameleon's what any model needs that writes and draws: the tokens
-around a picture, its grid, and the model's own sampling defaults. `DiscreteConfig` is no more than
-that; `OrthusConfig` has the soft embedding, the diffusion head and the noise schedule besides.
-Released folders lack most of these; their values are the defaults here (2412.00127).
+`InterleavedConfig` adds to Chameleon's configuration what every model needs that writes text and
+draws images: the tokens around an image, its grid, and the model's own sampling defaults.
+`DiscreteConfig` adds nothing more. `OrthusConfig` adds the soft embedding, the diffusion head and
+the noise schedule. Released folders lack most of these fields; the defaults here are the released
+values (2412.00127).
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ EOI_TOKEN = "<eoss>"
 SEP_TOKEN = "<reserved08706>"
 IMAGE_TOKEN = "<image>"
 
-# The target of a place where nothing is to be predicted; torch's cross-entropy skips it.
+# The target of a position where nothing is to be predicted; torch's cross-entropy skips it.
 IGNORE = -100
 
-# What the released scripts sample with (REFERENCE: DDIM 100, guidance 5; noise as drawn), which is
-# also what a converted model begins with.
+# The sampling values of the released scripts (DDIM in 100 steps, guidance 5, unscaled noise), which
+# a converted model begins with.
 RELEASED_SAMPLING: dict[str, Any] = asdict(SamplingDefaults())
 
-# What Meta's own Chameleon samples pictures with (facebookresearch/chameleon, `Options.Image`). A
-# code is chosen in one step; the scale of the noise on its logits is the temperature.
+# The sampling values of Meta's own Chameleon (facebookresearch/chameleon, `Options.Image`). A code
+# is chosen in one step; the scale of the noise on its logits is the temperature.
 CHAMELEON_SAMPLING: dict[str, Any] = {
     "steps": 1,
     "guidance": 3.0,
@@ -45,8 +46,7 @@ CHAMELEON_SAMPLING: dict[str, Any] = {
 
 
 def code_of_token_name(name: str) -> int | None:
-    """The code j that a vocabulary name such as `IMGIMGBACZ` (code 102) stands for, or None for
-    other names.
+    """The code j that a vocabulary name stands for, or None: `IMGIMGBACZ` is code 102.
 
     Chameleon writes the decimal digits of j as the letters A-J between `IMGIMG` and `Z`.
     """
@@ -65,10 +65,11 @@ def token_name_of_code(code: int) -> str:
 
 @strict
 class OrthusVQConfig(ChameleonVQVAEConfig):
-    """Chameleon's vision autoencoder, with a word on whether its pixel decoder is there.
+    """Configuration of Chameleon's vision autoencoder.
 
-    `has_decoder` is False for models converted from a source that carries none
-    (facebook/chameleon-7b).
+    Attributes:
+        has_decoder: Whether the model has a pixel decoder; False for models converted from a
+            source without one (facebook/chameleon-7b).
     """
 
     model_type = "orthus_vqgan"
@@ -76,18 +77,20 @@ class OrthusVQConfig(ChameleonVQVAEConfig):
 
     @property
     def downsampling(self) -> int:
-        """Pixels along one side of a patch: f16 for the released models."""
+        """Pixels along one side of a patch: 16 for the released models."""
         return 2 ** (len(self.channel_multiplier) - 1)
 
 
 @strict
 class InterleavedConfig(ChameleonConfig):
-    """What every model has that writes text and draws pictures.
+    """Configuration of every model that writes text and draws images.
 
-    boi_token_id, eoi_token_id, sep_token_id: [BOI], [EOI] and the end of a prompt; by default those
-        that the vocabulary names.
-    sampling: This model's own sampling defaults; missing keys take those of its kind.
-    origin: What the model was made from, for `orthus info`.
+    Attributes:
+        kind_sampling: Sampling defaults of this kind of model.
+        boi_token_id, eoi_token_id, sep_token_id: Ids of [BOI], [EOI] and SEP, which ends a prompt;
+            by default the ids that the vocabulary gives them.
+        sampling: The model's own sampling defaults; `kind_sampling` fills in missing keys.
+        origin: Description of the model's source, for `orthus info`.
     """
 
     if TYPE_CHECKING:  # what these are once the parents' wider declarations have been settled
@@ -146,8 +149,7 @@ class InterleavedConfig(ChameleonConfig):
 
     @property
     def code_token_ids(self) -> list[int]:
-        """Token id of each code j = 0..K-1, read from the vocabulary's IMGIMG names rather than
-        assumed.
+        """Token id of each code j = 0..K-1, as the vocabulary's IMGIMG names give it.
 
         Raises: CheckpointError when the vocabulary is missing or lacks a code.
         """
@@ -174,13 +176,13 @@ class InterleavedConfig(ChameleonConfig):
 
     @property
     def sampling_defaults(self) -> dict[str, Any]:
-        """This model's sampling values, with those of its kind where it names none."""
+        """This model's sampling values; those of its kind fill in missing keys."""
         return self.kind_sampling | (self.sampling or {})
 
 
 @strict
 class DiscreteConfig(InterleavedConfig):
-    """Configuration of a discrete Chameleon, as its Hugging Face folders hold it (2405.09818)."""
+    """Configuration of a discrete Chameleon, as in its Hugging Face folders (2405.09818)."""
 
     model_type = "chameleon"
     kind_sampling = CHAMELEON_SAMPLING
@@ -188,18 +190,19 @@ class DiscreteConfig(InterleavedConfig):
 
 @strict
 class OrthusConfig(InterleavedConfig):
-    """Configuration of an Orthus; every field beyond Chameleon's has the released 7B's value as
-    default.
+    """Configuration of an Orthus; the defaults of its own fields are the released 7B's values.
 
-    embedding: How a feature enters the backbone: "softmax" over code distances, or the paper's
-        ablations "argmin", "linear".
-    embedding_temperature: tau of that softmax, in squared feature units.
-    embedding_distance: "exact" (fp32, without the |z|^2 that cancels) or "release" (as the released
-        code rounds it).
-    head_width, head_depth: Width and number of AdaLN blocks of the diffusion head.
-    latent_scale: Factor on features before diffusion; undone after.
-    prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
-    num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise schedule.
+    Attributes:
+        embedding: How a feature is embedded: "softmax" over code distances, or the paper's
+            ablations "argmin" and "linear".
+        embedding_temperature: tau of that softmax, in squared feature units.
+        embedding_distance: "exact" (fp32, without the |z|^2 that cancels) or "release" (rounded as
+            in the released code).
+        head_width, head_depth: Width of the diffusion head, and number of its AdaLN blocks.
+        latent_scale: Factor on features before diffusion; they are divided by it afterwards.
+        prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
+        num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise
+            schedule (see `make_schedule`).
     """
 
     model_type = "orthus"
@@ -219,7 +222,10 @@ class OrthusConfig(InterleavedConfig):
     zero_terminal_snr: bool = True
 
     def validate_choices(self) -> None:
-        """Raises: CheckpointError when a field holds a word that no code here understands."""
+        """Checks the fields that hold a choice.
+
+        Raises: CheckpointError when a field holds a value that does not exist.
+        """
         choices = {
             "embedding": ("softmax", "argmin", "linear"),
             "embedding_distance": ("exact", "release"),

@@ -1,7 +1,7 @@
-"""Matrix products with few rows on a CPU, asked for in the fastest way.
+"""Fast linear layers on a CPU for inputs of few rows.
 
-`FastLinear` lays one weight out once for the processor at hand; `FewRowLinears` swaps the products
-of a backbone's layers while it draws, without a copy of their weights.
+`FastLinear` stores a weight once in the layout that is fastest on this processor. `FewRowLinears`
+makes the linear layers of a backbone faster while it draws, without a copy of their weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ Layout = Literal["rows", "columns", "packed"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Activation = Literal["none", "silu"]
 
-# So few rows are fastest as columns, more of them packed (`orthus bench --only head`).
+# Up to this many rows, "columns" is the fastest layout; above, "packed" is (`orthus bench --only
+# head`).
 FEW_ROWS = 2
 
 
@@ -27,14 +28,14 @@ class FastLinear:
     """x -> activation(x weight^T + bias), for 2D x.
 
     Args:
-        weight: [O, I].
-        bias: [O].
-        dtype: Of the product; by default the weight's own.
-        layout: "rows" reads the weight as it is stored; "columns" makes the rows columns of the
-            right-hand factor, which needs no copy; "packed" keeps a copy in the blocks that oneDNN
-            works with. By default whichever is fastest, chosen by the number of rows alone, so that
-            the same shapes always round alike.
-        activation: What follows the product.
+        weight: Weight [O, I].
+        bias: Bias [O].
+        dtype: Precision of the product; by default the weight's own.
+        layout: "rows" reads the weight as it is stored. "columns" multiplies the weight by the
+            transposed input, which needs no copy. "packed" keeps a copy in oneDNN's blocks. By
+            default the fastest one, chosen by the number of rows alone, so that equal shapes
+            always round alike.
+        activation: Function applied to the product.
     """
 
     def __init__(
@@ -68,9 +69,9 @@ class FastLinear:
 
 
 def packs(weight: Tensor) -> bool:
-    """Whether packed products are to be had for this weight: oneDNN, on a CPU, in fp32.
+    """Whether this weight can be packed: it is fp32 on a CPU, and torch has oneDNN's operators.
 
-    Its operators are what torch's own compiler calls on a CPU; a torch without them does without.
+    Torch's own compiler calls these operators on a CPU. Not every build of torch has them.
     """
     return (
         weight.device.type == "cpu"
@@ -89,8 +90,9 @@ def _packed(weight: Tensor, bias: Tensor, silu: bool) -> Callable[[Tensor], Tens
 
 
 class FewRowLinears:
-    """The linear layers of a module that may be asked faster: those on a CPU in fp32 that nothing
-    else has laid hands on.
+    """The linear layers of a module that have a faster forward.
+
+    These are the layers on a CPU in fp32 whose forward nothing else has replaced.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -102,7 +104,7 @@ class FewRowLinears:
 
     @contextmanager
     def faster(self) -> Iterator[None]:
-        """Within it, the layers ask so."""
+        """Within this context, the layers use the faster forward."""
         for layer, forward in self._forwards:
             vars(layer)["forward"] = forward
         try:

@@ -1,8 +1,9 @@
-"""The pixel decoder of the vision autoencoder: features on a grid back to pixels.
+"""The pixel decoder of the vision autoencoder: from features on a grid to pixels.
 
-Chameleon in transformers has only the encoder. This is its mirror image (the VQGAN of 2012.09841),
-built from transformers' own residual and attention blocks, so that its parameters carry the
-released names.
+Chameleon in transformers has the encoder only. The decoder mirrors it (the VQGAN of 2012.09841) and
+uses transformers' own residual and attention blocks, so its parameters have the released names.
+
+Legend: M images, h w the patch grid, H W height and width of a layer's output.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from transformers.models.chameleon.modeling_chameleon import (
 
 
 class Upsample(nn.Module):
-    """Twice the height and width by repetition, then a 3x3 convolution."""
+    """Doubles height and width by repetition, then applies a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -29,8 +30,9 @@ class Upsample(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks (with attention where the config asks for it) at one resolution, then the
-    step up.
+    """Residual blocks at one resolution, then upsampling.
+
+    Attention follows each block where the config asks for it.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Middle(nn.Module):
 
 
 class PixelDecoder(nn.Module):
-    """Latents [M, latent_channels, h, w] (after post_quant_conv) to pixels [M, 3, H, W]."""
+    """From latents [M, latent_channels, h, w] (after post_quant_conv) to pixels [M, 3, H, W]."""
 
     def __init__(self, config: ChameleonVQVAEConfig) -> None:
         super().__init__()
@@ -79,7 +81,7 @@ class PixelDecoder(nn.Module):
         top = widths[-1]
         self.conv_in = nn.Conv2d(config.latent_channels, top, kernel_size=3, padding=1)
         self.mid = Middle(config, top)
-        # `up.N` is numbered as the encoder's levels are: 0 is full resolution, and it is run last.
+        # `up.N` is numbered as the encoder's levels are: 0 is full resolution, and runs last.
         self.up = nn.ModuleList(
             Level(
                 config,

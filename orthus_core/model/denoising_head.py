@@ -1,13 +1,13 @@
-"""The diffusion head made ready for denoising: everything that the loop over times does not change
-is done before it.
+"""The diffusion head for the many steps of a patch: whatever does not change from step to step is
+computed before the first one.
 
-`DiffusionHead.forward` says what is computed; here the same comes out with fewer and larger
+`DiffusionHead.forward` defines the result; this class computes the same with fewer and larger
 products. Time embeddings are known before the first patch. Shift, scale and gate of every block
 depend on time and condition, not on the noisy feature, so those of many steps are one GEMM. Weights
-are cast and laid out once. What is left for each step is two linear layers a block.
+are cast and laid out once. Each step is then two linear layers a block.
 
-Legend: R rows (a patch in one stream of guidance), C feature channels, D hidden, W head width, L
-blocks, T times of a run, A = (3 L + 2) W amounts.
+Legend: R rows (a patch in one guidance branch), N patches, C feature channels, D hidden, W head
+width, L blocks, T times of a run, A = (3 L + 2) W modulation values, also called amounts.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ from orthus_core.model.diffusion_head import HEAD_EPS, DiffusionHead
 
 
 class DenoisingHead:
-    """A head as the denoising loop wants it; it sees weights as they are when it is made.
+    """A diffusion head prepared for inference; make a new one when the head's weights change.
 
     Args:
-        head: Whose weights are read, never changed.
-        dtype: Of products; by default the weights' own.
-        layout: Of a step's products; by default the fastest on this processor (see `FastLinear`).
+        head: Head whose weights are read; it is not changed.
+        dtype: Precision of the products; by default the weights' own.
+        layout: Layout of the weights; by default the fastest on this processor (see `FastLinear`).
+
+    Attributes:
+        device, dtype: Device and precision of the products.
+        width: W.
+        amounts: A, the number of modulation values of one row at one time.
     """
 
     @torch.no_grad()
@@ -72,24 +77,26 @@ class DenoisingHead:
         return self._time_embed(timesteps_T.to(self.device)).to(self.dtype)
 
     def condition(self, hidden_RD: Tensor) -> Tensor:
-        """Condition embeddings, once a patch: [R, W]."""
+        """Condition embeddings, computed once a patch: [R, W]."""
         return self._condition(hidden_RD.to(self.device, self.dtype))
 
     def modulation(self, times_TW: Tensor, condition_RW: Tensor) -> Tensor:
-        """Shift, 1 + scale and gate of every block, then shift and 1 + scale of the final layer,
-        for these times and conditions, in one GEMM over T x R rows: [T, R, A].
+        """Modulation values for these times and conditions, in one GEMM over T x R rows: [T, R, A].
+
+        They are shift, 1 + scale and gate of every block, then shift and 1 + scale of the final
+        layer.
         """
         active_TRW = F.silu(times_TW.unsqueeze(1) + condition_RW)
         amounts_TRA = self._modulations(active_TRW.flatten(0, 1)).unflatten(0, active_TRW.shape[:2])
-        # Every third is a scale. The 1 is added here for all times, and not into a bias, where 16
-        # bits would round it together with what was learnt.
+        # Every third value is a scale. The 1 is added here for all times, rather than to the bias,
+        # where 16 bits would round it together with the learnt value.
         amounts_TRA.unflatten(-1, (-1, self.width))[:, :, 1::3] += 1
         return amounts_TRA
 
     def by_step(self, amounts_TRA: Tensor) -> list[tuple[Tensor, ...]]:
-        """The amounts of each time one by one, as `step` takes them: T times (3 L + 2) of [R, W].
+        """The modulation values of each time, as `step` takes them: T times (3 L + 2) of [R, W].
 
-        All views at once: in the loop, taking them would cost as much as a layer.
+        All views are made at once; inside the loop they would cost as much as a layer.
         """
         parts = amounts_TRA.split(self.width, dim=-1)
         return list(zip(*(part_TRW.unbind() for part_TRW in parts), strict=True))
@@ -97,13 +104,12 @@ class DenoisingHead:
     def step(
         self, x_NC: Tensor, amounts: Sequence[Tensor], owner_R: Tensor | None = None
     ) -> Tensor:
-        """The head's prediction from noisy features, the modulation of the time being known: fp32
-        [R, C].
+        """The head's prediction from noisy features at one time: fp32 [R, C].
 
         Args:
-            x_NC: Noisy features, whatever their dtype.
-            amounts: One time of `by_step`.
-            owner_R: Which of the features each row denoises; row for row when None.
+            x_NC: Noisy features of any dtype.
+            amounts: Modulation values of the time, one item of `by_step`.
+            owner_R: Index of the feature that each row denoises; None when N = R, in order.
         """
         x_RW = self._input(x_NC.to(self.dtype))
         if owner_R is not None:

@@ -1,9 +1,8 @@
 """The diffusion head: a small AdaLN network that denoises one image feature given one hidden state.
 
-Each block normalises its input, shifts and scales it by amounts computed from (time, condition),
-passes it through two linear layers and adds the result back through a gate (2406.11838 and
-2212.09748, without attention). `denoising_head.py` computes the same faster, for the many steps
-from noise to a feature.
+Each block normalises its input, shifts and scales it by values computed from time and condition,
+applies two linear layers, and adds the result through a gate (2406.11838 and 2212.09748, without
+attention). `denoising_head.py` computes the same faster for the many steps of a patch.
 
 Legend: N rows, C feature channels, D hidden, W head width, L blocks.
 """
@@ -17,15 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Length of the sinusoidal code of a timestep, fixed by the released weights.
+# Numbers in the sinusoidal code of a timestep; the released weights fix it.
 TIME_CODE_LENGTH = 256
 # LayerNorm epsilon of the head.
 HEAD_EPS = 1e-6
 
 
 def time_code(t_N: Tensor) -> Tensor:
-    """Sinusoids of a timestep, cosines first, wavelengths from 2 pi to 20000 pi: fp32 [N, 256]
-    (1706.03762, 3.5).
+    """Sinusoidal code of timesteps, cosines first: fp32 [N, 256].
+
+    Wavelengths are 2 pi to 20000 pi. Source: 1706.03762, section 3.5.
     """
     half = TIME_CODE_LENGTH // 2
     exponents = torch.arange(half, dtype=torch.float32, device=t_N.device) / half
@@ -52,7 +52,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Block(nn.Module):
-    """LayerNorm, modulation, linear, SiLU, linear, gated residual."""
+    """One AdaLN block: LayerNorm, modulation, linear, SiLU, linear, gated residual."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """LayerNorm without weights, modulation, linear to the feature's channels."""
+    """The last layer: LayerNorm without weights, modulation, linear to the feature's channels."""
 
     def __init__(self, width: int, channels: int) -> None:
         super().__init__()
@@ -78,9 +78,7 @@ class FinalLayer(nn.Module):
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that starts at zero, flagged so that the model's own initialisation leaves it
-    there.
-    """
+    """A linear layer of zeros, with a flag that keeps the model's own initialisation away."""
     layer = nn.Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -89,13 +87,13 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class DiffusionHead(nn.Module):
-    """Predicts the velocity (or noise) of noisy features from timesteps and hidden states.
+    """Predicts the velocity (or the noise) of noisy features from timesteps and hidden states.
 
     Args:
         channels: C, channels of a feature.
-        cond_dim: D, size of the hidden state it is conditioned on.
-        width: W, its own width.
-        depth: L, its AdaLN blocks.
+        cond_dim: D, size of the hidden state that is the condition.
+        width: W, width of the head's layers.
+        depth: L, number of AdaLN blocks.
 
     Source: 2412.00127, section 3.2; structure as in MAR's head (2406.11838).
     """
@@ -115,12 +113,12 @@ class DiffusionHead(nn.Module):
         return [cast(Block, block) for block in self.res_blocks]
 
     def forward(self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor) -> Tensor:
-        """Prediction for rows that each have their own time and condition, as in training: [N, C].
+        """The prediction; each row has its own time and condition: [N, C].
 
         Args:
-            x_NC: Noisy features, already multiplied by the config's latent_scale.
+            x_NC: Noisy features; the clean ones were multiplied by the config's latent_scale.
             t_N: Integer timesteps.
-            cond_ND: Hidden states one position before each patch.
+            cond_ND: Hidden states of the position before each patch.
         """
         y_NW = self.time_embed(t_N) + self.cond_embed(cond_ND)
         x_NW = self.input_proj(x_NC)

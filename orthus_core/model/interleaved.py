@@ -1,10 +1,10 @@
-"""One causal transformer over text tokens and pictures: what an Orthus and a discrete Chameleon
-share.
+"""One causal transformer over text tokens and images: what Orthus and discrete Chameleon share.
 
     ids, features --embed--> backbone --> hidden --> text_logits  (LM head, where text is predicted)
 
-A picture is P features of C channels in reading order. How a feature is embedded and how the next
-one is found is each kind's own: `pipeline.py`, `chameleon.py`. Parameter names are Chameleon's.
+An image is P features of C channels in reading order. The two kinds of model differ in how they
+embed a feature and in how they predict the next one: see `orthus.py` and `chameleon.py`. Parameter
+names are Chameleon's.
 
 Legend: B batch, S sequence, D hidden, V vocabulary, C feature channels, P patches an image, M
     images, N rows.
@@ -22,19 +22,23 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonPreTrained
 
 from orthus_core.errors import PromptError
 from orthus_core.model.config import InterleavedConfig
-from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.vision import OrthusVQ
 
 
 class OrthusOutput(NamedTuple):
-    """Hidden states after the last norm, which every head reads, and the cache that made them."""
+    """The backbone's output.
+
+    Attributes:
+        hidden_BSD: Hidden states after the last norm; every head reads them.
+        past_key_values: Keys and values of all positions so far; None without a cache.
+    """
 
     hidden_BSD: Tensor
     past_key_values: Cache | None
 
 
 class InterleavedPreTrainedModel(ChameleonPreTrainedModel):
-    """What transformers has to know about the family: its config and how fresh weights begin."""
+    """Tells transformers the models' config class and the initialisation of new weights."""
 
     config: InterleavedConfig
     config_class = InterleavedConfig
@@ -49,7 +53,7 @@ class InterleavedPreTrainedModel(ChameleonPreTrainedModel):
 
 
 class InterleavedBackbone(InterleavedPreTrainedModel, ChameleonModel):
-    """Chameleon's backbone with the autoencoder that can decode."""
+    """Chameleon's backbone, with an autoencoder that can also decode."""
 
     def __init__(self, config: InterleavedConfig) -> None:
         super().__init__(config)
@@ -57,9 +61,12 @@ class InterleavedBackbone(InterleavedPreTrainedModel, ChameleonModel):
 
 
 class InterleavedModel(InterleavedPreTrainedModel):
-    """Backbone, LM head and autoencoder. A kind of model adds `embed_features` and a way to draw.
+    """Backbone, LM head and autoencoder. A subclass adds `embed_features` and a way to draw.
 
-    `forward` gives hidden states only; call the head that the position needs.
+    `forward` returns hidden states only; the caller applies the head that a position needs.
+
+    Attributes:
+        code_token_ids: Token id of each code.
     """
 
     model: InterleavedBackbone
@@ -69,9 +76,9 @@ class InterleavedModel(InterleavedPreTrainedModel):
         ids = config.code_token_ids
         super().__init__(config)
         self.code_token_ids = ids
-        ordered_events = ids == list(range(ids[0], ids[0] + len(ids)))
-        # Where they lie in order a slice is a view: no copy of 8192 rows for one patch.
-        self._code_index = slice(ids[0], ids[-1] + 1) if ordered_events else ids
+        in_order = ids == list(range(ids[0], ids[0] + len(ids)))
+        # A slice is a view, so no patch copies 8192 rows of the table.
+        self._code_index = slice(ids[0], ids[-1] + 1) if in_order else ids
         self._never_text_of: dict[torch.device, Tensor] = {}
 
     def get_input_embeddings(self) -> nn.Module:
@@ -84,11 +91,11 @@ class InterleavedModel(InterleavedPreTrainedModel):
         return self.lm_head
 
     def embed_features(self, features_NC: Tensor) -> Tensor:
-        """Image features as input embeddings: [N, D]."""
+        """Input embeddings of image features: [N, D]."""
         raise NotImplementedError
 
     def code_rows(self, table_VX: Tensor) -> Tensor:
-        """The codes' rows of a table over the vocabulary, row j for code j: [K, X]."""
+        """The rows of the codes in a table over the vocabulary, row j for code j: [K, X]."""
         return table_VX[self._code_index]
 
     @property
@@ -97,12 +104,11 @@ class InterleavedModel(InterleavedPreTrainedModel):
         return self.code_rows(self.model.embed_tokens.weight)
 
     def embed(self, ids_BS: Tensor, features: Tensor | None = None) -> Tensor:
-        """Token embeddings with the `<image>` slots filled by features, in reading order: [B, S,
-        D].
+        """Input embeddings of tokens and of the features in the `<image>` slots: [B, S, D].
 
         Args:
-            ids_BS: Token ids; `config.image_token_id` stands in each patch's slot.
-            features: [M, P, C] or [N, C], as many rows as there are slots.
+            ids_BS: Token ids; `config.image_token_id` marks the slot of each patch.
+            features: Features [M, P, C] or [N, C] in reading order, one for each slot.
 
         Raises: PromptError when the numbers of slots and of features differ.
         """
@@ -117,6 +123,9 @@ class InterleavedModel(InterleavedPreTrainedModel):
             )
         if features is None or not slots:
             return embeds_BSD
+        # Imported here, because drawing from text never comes this far.
+        from orthus_core.model.padded_rows import with_padded_rows
+
         rows_NC = features.reshape(-1, features.shape[-1])
         filled_ND = with_padded_rows(self.embed_features, rows_NC)
         return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD.dtype))
@@ -135,14 +144,15 @@ class InterleavedModel(InterleavedPreTrainedModel):
         """Hidden states of a sequence, or of its next part when a cache is given.
 
         Args:
-            ids_BS, features: As for `embed`; or `inputs_embeds` [B, S, D] instead of both.
-            attention_mask: [B, past + S], 0 where a row is padded; or a 4D mask as transformers
-                takes it.
-            position_ids: [B, S]; by default counted over the mask, so left padding is right.
-            past_key_values: A dynamic or static cache, filled in place.
-            use_cache: Make a dynamic cache when none is given.
+            ids_BS, features: Tokens and features, as for `embed`.
+            inputs_embeds: Input embeddings [B, S, D] in place of both.
+            attention_mask: Mask [B, past + S] that is 0 at padding, or a 4D mask of transformers.
+            position_ids: Positions [B, S]; by default the mask is counted, which allows left
+                padding.
+            past_key_values: Dynamic or static cache, filled in place.
+            use_cache: Whether to make a dynamic cache when none is given.
 
-        Returns: hidden [B, S, D] after the last norm, and the cache.
+        Returns: Hidden states [B, S, D] after the last norm, and the cache.
         """
         if inputs_embeds is None:
             assert ids_BS is not None, "give ids_BS or inputs_embeds"
@@ -159,29 +169,30 @@ class InterleavedModel(InterleavedPreTrainedModel):
         return OrthusOutput(output.last_hidden_state, output.past_key_values)
 
     def text_logits(self, hidden_ND: Tensor) -> Tensor:
-        """Logits of the next text token, image codes and image slots at -inf: [N, V]."""
+        """Logits of the next text token; those of image codes and image slots are -inf: [N, V]."""
         logits_NV = self.lm_head(hidden_ND)
         return logits_NV.index_fill(-1, self._never_text(logits_NV.device), float("-inf"))
 
     def _never_text(self, device: torch.device) -> Tensor:
-        """Ids that stand for pictures and are never written as text, kept once a device."""
+        """Ids of image codes and image slots, which are never text; kept for each device."""
         if device not in self._never_text_of:
             ids = [*self.code_token_ids, cast(int, self.config.image_token_id)]
             self._never_text_of[device] = torch.tensor(ids, device=device)
         return self._never_text_of[device]
 
     def encode_images(self, pixels_M3HW: Tensor) -> Tensor:
-        """Pixels (as the processor makes them) to features: [M, P, C]."""
+        """Features of images, from pixels as the image processor makes them: [M, P, C]."""
         return self.model.vqmodel.features(pixels_M3HW)
 
     def decode_images(self, features_MPC: Tensor) -> Tensor:
-        """Features to pixels [M, 3, H, W], nominally in [-1, 1] and unclipped."""
+        """Pixels of features: [M, 3, H, W], nominally in [-1, 1], unclipped."""
         dtype = self.model.vqmodel.post_quant_conv.weight.dtype
         return self.model.vqmodel.pixels(features_MPC.to(dtype), self.config.grid)
 
 
 def positions(attention_mask_BS: Tensor) -> Tensor:
-    """Position of each token counted over the mask; padding stands at 1, where no one looks: int64
-    [B, S].
+    """Position of each token, counted over the mask: int64 [B, S].
+
+    Padding gets position 1; no token attends to it.
     """
     return (attention_mask_BS.long().cumsum(-1) - 1).masked_fill(attention_mask_BS == 0, 1)

@@ -1,20 +1,17 @@
-"""Orthus: one causal transformer over text tokens and image features, with a head for each.
+"""Orthus: one causal transformer over text tokens and image features, with one head for each.
 
     ids, features --embed--> backbone --> hidden --+--> text_logits  (LM head, where text is
     predicted)
                                                    +--> mlp_head     (diffusion head, where a patch
                                                    is predicted)
 
-Parameter names are the released ones, so a released folder loads as it is.
+Parameters have the released names, so a released folder loads without conversion.
 
 Legend: D hidden, K codes, C feature channels, N rows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
@@ -22,11 +19,11 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
 from orthus_core.model.schedule import Schedule, make_schedule
-from orthus_core.model.soft_embedding import argmin_embed, code_squares, soft_embed
+from orthus_core.model.soft_embedding import CodeSquares, argmin_embed, soft_embed
 
 
 class OrthusModel(InterleavedBackbone):
-    """The backbone with the codes of the soft embedding."""
+    """The backbone and the codes of the soft embedding."""
 
     config: OrthusConfig
     config_class = OrthusConfig
@@ -37,18 +34,6 @@ class OrthusModel(InterleavedBackbone):
         if config.embedding == "linear":
             self.feature_in = nn.Linear(config.feature_channels, config.hidden_size)
         self.post_init()
-
-
-class _Squares(NamedTuple):
-    """|c|^2 of codes as they were.
-
-    codes_KC: The codes; held, so that no others come to lie in their place.
-    version: How often they had been written to.
-    """
-
-    squares_K: Tensor
-    codes_KC: Tensor
-    version: int
 
 
 class OrthusForConditionalGeneration(InterleavedModel):
@@ -69,12 +54,12 @@ class OrthusForConditionalGeneration(InterleavedModel):
         self.mlp_head = DiffusionHead(
             config.feature_channels, config.hidden_size, config.head_width, config.head_depth
         )
-        self._squares: _Squares | None = None
+        self._squares = CodeSquares()
         self.post_init()
 
     @property
     def schedule(self) -> Schedule:
-        """The noise schedule that the config describes."""
+        """The noise schedule of the config."""
         config = self.config
         return make_schedule(
             num_train_timesteps=config.num_train_timesteps,
@@ -86,7 +71,7 @@ class OrthusForConditionalGeneration(InterleavedModel):
         )
 
     def embed_features(self, features_NC: Tensor) -> Tensor:
-        """Image features as input embeddings, by the config's kind of embedding: [N, D]."""
+        """Input embeddings of image features, by the config's kind of embedding: [N, D]."""
         config, model = self.config, self.model
         if config.embedding == "linear":
             return model.feature_in(features_NC.to(model.feature_in.weight.dtype))
@@ -99,26 +84,8 @@ class OrthusForConditionalGeneration(InterleavedModel):
             self.code_table_KD,
             temperature=config.embedding_temperature,
             distance=config.embedding_distance,
-            squares_K=self._code_squares(codes_KC),
+            squares_K=self._squares(codes_KC),
         )
-
-    def _code_squares(self, codes_KC: Tensor) -> Tensor | None:
-        """Their |c|^2, kept for as long as they do not move; None while they learn.
-
-        For the one patch that a picture grows by, these would take longer than all the rest.
-        """
-        if torch.is_grad_enabled() or codes_KC.is_inference():
-            return None
-        known, version = self._squares, codes_KC._version
-        if (
-            known is None
-            or known.version != version
-            or known.codes_KC.dtype != codes_KC.dtype
-            or known.codes_KC.data_ptr() != codes_KC.data_ptr()
-        ):
-            known = _Squares(code_squares(codes_KC), codes_KC.detach(), version)
-            self._squares = known
-        return known.squares_K
 
 
 AutoConfig.register(OrthusConfig.model_type, OrthusConfig)

@@ -1,8 +1,7 @@
-"""A function of rows on a card that sees few different numbers of them.
+"""Padding to few different numbers of rows, for training on a GPU.
 
-The libraries that multiply on a card choose a way for each shape the first time they meet it, which
-takes milliseconds. Where every step of a training has another number of rows, choosing takes longer
-than multiplying.
+A GPU's matrix libraries choose a kernel for each new shape, which takes milliseconds. When every
+training step has another number of rows, choosing takes longer than multiplying.
 """
 
 from __future__ import annotations
@@ -13,18 +12,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The number of rows is rounded up to a multiple of this.
 MANY = 2048
-"""Rows that a number is rounded up to."""
 
 
 def with_padded_rows(function: Callable[..., Tensor], *rows: Tensor, many: int = MANY) -> Tensor:
-    """`function(*rows)`, row by row, with rows of zeros added while training on a card and taken
-    away again.
+    """`function(*rows)`; while training on a GPU, rows of zeros are added before it and removed
+    after it.
 
     Args:
-        function: Of tensors with as many rows each; no row of its result depends on another row.
-        rows: Its arguments.
-        many: What their number is rounded up to.
+        function: Function of tensors with equally many rows; no row of its result depends on
+            another row.
+        rows: Arguments of the function.
+        many: The number of rows is rounded up to a multiple of this.
     """
     count = len(rows[0])
     extra = -count % many
@@ -35,5 +35,5 @@ def with_padded_rows(function: Callable[..., Tensor], *rows: Tensor, many: int =
 
 
 def meets_shapes_slowly(tensor: Tensor) -> bool:
-    """Whether a new shape costs more than rows that are thrown away: while training on a card."""
+    """Whether a new shape costs more than padding: while training on a GPU."""
     return tensor.is_cuda and torch.is_grad_enabled()

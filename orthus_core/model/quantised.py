@@ -1,13 +1,13 @@
-"""The backbone's weights in 8 or 4 bits, for machines whose memory is small.
+"""The backbone's weights in 8 or 4 bits, for machines with little memory.
 
-Weights alone are quantised, in groups along a row that share one scale (2210.17323 and 2306.00978
-measure such groups). A 7B's backbone takes 6.7 GB with 8 bits and 3.4 with 4, instead of 13.0.
-Embeddings, both heads and the autoencoder stay as they are: they are small, and a picture hangs on
-them.
+Only weights are quantised, in groups along a row that share one scale (2210.17323 and 2306.00978
+measure such groups). The backbone of a 7B takes 6.7 GB with 8 bits and 3.4 GB with 4, instead of
+13.0 GB. Embeddings, both heads and the autoencoder are not quantised: they are small, and the
+quality of an image depends on them.
 
-On a CPU in bf16 torch has kernels that multiply by such weights as they lie (`KernelLinear`), which
-saves time too where few rows are drawn at once. Elsewhere each layer is put together again in the
-model's own precision when it is used (`QuantisedLinear`): that saves memory, not time.
+On a CPU in bf16, torch has kernels that multiply by quantised weights directly (`KernelLinear`).
+They also save time when few rows are drawn at once. Elsewhere each layer's weights are restored in
+the model's own precision when they are used (`QuantisedLinear`): that saves memory, not time.
 
 Legend: O outputs and I inputs of a layer, G groups of a row, W weights of a group, R rows.
 """
@@ -24,21 +24,21 @@ from torch import Tensor, nn
 from orthus_core.errors import CheckpointError
 from orthus_core.model.interleaved import InterleavedModel
 
-# Weights that share a scale. Fewer would be finer, and their scales weigh more: at 64, a quarter of
-# a bit a weight.
+# Number of weights that share a scale. Smaller groups are more precise, but need more scales: at
+# 64, scales cost a quarter of a bit a weight.
 GROUP = 64
-# Widths of groups that the 4-bit kernel takes, the best first, and the outputs that are its block.
+# Group widths that the 4-bit kernel takes, the best first, and the number of outputs in its block.
 KERNEL_GROUPS, KERNEL_BLOCK = (64, 32), 16
-# From so many rows on it is faster to put 8-bit weights together and multiply them as usual.
+# From this many rows on, it is faster to restore 8-bit weights and multiply as usual.
 MANY_ROWS = 32
 
 
 class QuantisedLinear(nn.Module):
-    """A linear layer with weights q * scale, q whole numbers.
+    """A linear layer with weights q * scale, where q are integers.
 
     Args:
-        layer: The layer it stands for; its bias is kept.
-        bits: 8, or 4, which lie two in a byte.
+        layer: Layer to replace; its bias is kept.
+        bits: Bits of each integer: 8, or 4, stored two in a byte.
     """
 
     def __init__(self, layer: nn.Linear, bits: Literal[4, 8]) -> None:
@@ -53,7 +53,7 @@ class QuantisedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weights as they are used: [O, I]."""
+        """The restored weights: [O, I]."""
         whole_OGW = unpacked(self.whole) if self.bits == 4 else self.whole
         return (whole_OGW * self.scale).flatten(1)
 
@@ -62,13 +62,13 @@ class QuantisedLinear(nn.Module):
 
 
 class KernelLinear(nn.Module):
-    """A linear layer on a CPU in bf16, multiplied by torch's own kernels.
+    """A linear layer on a CPU in bf16 that uses torch's kernels for quantised weights.
 
-    With 8 bits a whole row shares a scale, since the kernel knows no groups.
+    With 8 bits a whole row shares a scale, since the kernel has no groups.
 
     Args:
-        layer: The layer it stands for, which `has_kernel`.
-        bits: 8 or 4.
+        layer: Layer to replace; `has_kernel` is true for it.
+        bits: Bits of each integer: 8 or 4.
     """
 
     def __init__(self, layer: nn.Linear, bits: Literal[4, 8]) -> None:
@@ -83,7 +83,7 @@ class KernelLinear(nn.Module):
             self.register_buffer("whole", whole_OI)
             self.register_buffer("scale", scale_OG.flatten())
         else:
-            # Numbers from 0 to 15; beside each scale what is added after it, here nothing.
+            # Integers from 0 to 15. Each scale has an offset beside it, which is 0 here.
             levels_OI = whole_OI.int() + 8
             packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(levels_OI, 1)
             scale_GO = scale_OG.t()
@@ -107,11 +107,11 @@ class KernelLinear(nn.Module):
 
 
 def has_kernel(layer: nn.Linear, bits: int) -> bool:
-    """Whether torch multiplies by this layer's weights as they lie in so many bits."""
+    """Whether torch has a kernel for this layer's weights with this number of bits."""
     weight_OI = layer.weight
     if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16:
         return False
-    # In fp32 the same kernels take two to seven times as long as whole weights.
+    # In fp32 the same kernels take two to seven times as long as unquantised weights.
     names = {
         8: ("_weight_int8pack_mm",),
         4: ("_weight_int4pack_mm_for_cpu", "_convert_weight_to_int4pack_for_cpu"),
@@ -121,15 +121,17 @@ def has_kernel(layer: nn.Linear, bits: int) -> bool:
 
 
 def _kernel_group(inputs: int) -> int:
-    """Weights of a group of the 4-bit kernel for rows of this length; 0 where there is none."""
+    """Group width of the 4-bit kernel for rows of this length; 0 when no width fits."""
     return next((width for width in KERNEL_GROUPS if inputs % width == 0), 0)
 
 
 def quantised(weight_OI: Tensor, bits: int, width: int | None = None) -> tuple[Tensor, Tensor]:
-    """Whole numbers [O, G, W] and scales fp32 [O, G, 1] whose product is nearest to the weights.
+    """Integers [O, G, W] and scales fp32 [O, G, 1] whose product is nearest to the weights.
 
     Args:
-        width: W; by default `GROUP`, or the whole row where rows are no multiple of it.
+        weight_OI: Weights to quantise.
+        bits: Bits of each integer.
+        width: W, the group width; by default `GROUP`, or the row when it is no multiple of `GROUP`.
     """
     outputs, inputs = weight_OI.shape
     width = width or (GROUP if inputs % GROUP == 0 else inputs)
@@ -140,13 +142,13 @@ def quantised(weight_OI: Tensor, bits: int, width: int | None = None) -> tuple[T
 
 
 def packed(whole_OGW: Tensor) -> Tensor:
-    """Numbers from -8 to 7, two in a byte: uint8 [O, G, W / 2]."""
+    """Integers from -8 to 7, packed two in a byte: uint8 [O, G, W / 2]."""
     low, high = (whole_OGW + 8).to(torch.uint8).chunk(2, dim=-1)
     return low | high << 4
 
 
 def unpacked(bytes_OGH: Tensor) -> Tensor:
-    """`packed` undone: int8 [O, G, W]."""
+    """The integers that `packed` stored: int8 [O, G, W]."""
     return torch.cat([bytes_OGH & 15, bytes_OGH >> 4], dim=-1).to(torch.int8) - 8
 
 
@@ -156,14 +158,16 @@ def quantise(
     *,
     bring: Callable[[nn.Module], None] | None = None,
 ) -> None:
-    """Quantises the layers of a model's backbone where they stand, one after another.
+    """Quantises the layers of a model's backbone in place, one after another.
 
-    The model can then be drawn with, but neither trained nor saved.
+    The model can then draw and write, but it can neither be trained nor saved.
 
     Args:
-        bring: Brings a layer's weights into memory, just before it is quantised.
+        model: Model to quantise.
+        bits: Bits of each weight.
+        bring: Loads a layer's weights into memory, just before the layer is quantised.
 
-    Raises: CheckpointError when it is quantised already.
+    Raises: CheckpointError when the model is quantised already.
     """
     layers = model.model.layers
     if any(isinstance(module, (QuantisedLinear, KernelLinear)) for module in layers.modules()):

@@ -1,8 +1,8 @@
 """The noise schedule: how much of a clean feature is left at each of T timesteps.
 
-A noisy feature is x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, with a_t the cumulative product of 1 -
-beta. The release uses "scaled_linear" betas, rescaled so that nothing of x_0 is left at the last
-step (2305.08891, alg. 1).
+A noisy feature is x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps, where a_t is the cumulative product of
+1 - beta. The release uses "scaled_linear" betas, rescaled so that the last step has no x_0 left
+(2305.08891, alg. 1).
 
 Legend: N rows, C feature channels, T timesteps.
 """
@@ -16,7 +16,12 @@ from torch import Tensor
 
 
 class Schedule(NamedTuple):
-    """a_t for t = 0..T-1, fp32, and what the head predicts ("v" or "epsilon")."""
+    """A noise schedule, and what the head predicts on it.
+
+    Attributes:
+        alphas_cumprod_T: a_t for t = 0..T-1, fp32.
+        prediction: "v" or "epsilon".
+    """
 
     alphas_cumprod_T: Tensor
     prediction: str
@@ -27,8 +32,9 @@ class Schedule(NamedTuple):
 
 
 def betas(beta_start: float, beta_end: float, steps: int, kind: str) -> Tensor:
-    """Noise added at each step, fp32 [T]: linear in beta, or in sqrt(beta) ("scaled_linear",
-    Rombach et al. 2112.10752).
+    """Noise added at each step: fp32 [T].
+
+    It is linear in beta, or for "scaled_linear" in sqrt(beta) (2112.10752).
     """
     if kind == "scaled_linear":
         return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float32) ** 2
@@ -36,8 +42,9 @@ def betas(beta_start: float, beta_end: float, steps: int, kind: str) -> Tensor:
 
 
 def rescale_to_zero_terminal_snr(betas_T: Tensor) -> Tensor:
-    """Shift and stretch sqrt(a_t) so that it ends at 0 and starts where it started: betas [T]
-    (2305.08891, alg. 1).
+    """Betas [T] of a schedule that ends without any signal (2305.08891, alg. 1).
+
+    sqrt(a_t) is shifted and scaled: its last value becomes 0, its first stays the same.
     """
     signal_T = (1 - betas_T).cumprod(0).sqrt()
     first, last = signal_T[0].clone(), signal_T[-1].clone()
@@ -56,7 +63,7 @@ def make_schedule(
     zero_terminal_snr: bool = True,
     prediction: str = "v",
 ) -> Schedule:
-    """The released schedule unless told otherwise."""
+    """A noise schedule; by default the released one (see `OrthusConfig` for the arguments)."""
     betas_T = betas(beta_start, beta_end, num_train_timesteps, beta_schedule)
     if zero_terminal_snr:
         betas_T = rescale_to_zero_terminal_snr(betas_T)
@@ -82,7 +89,7 @@ def velocity(schedule: Schedule, clean_NC: Tensor, noise_NC: Tensor, t_N: Tensor
 
 
 def target(schedule: Schedule, clean_NC: Tensor, noise_NC: Tensor, t_N: Tensor) -> Tensor:
-    """What the head is trained to predict: v or the noise itself: [N, C]."""
+    """What the head is trained to predict, v or the noise: [N, C]."""
     if schedule.prediction == "v":
         return velocity(schedule, clean_NC, noise_NC, t_N)
     return noise_NC

@@ -1,13 +1,15 @@
-"""How a continuous image feature enters the token stream: softly, as a mixture of code embeddings.
+"""The soft embedding: a continuous image feature becomes a weighted mean of code embeddings.
 
-Chameleon looks up the one nearest code; Orthus (2412.00127, eq. 1) weighs all codes by a softmax of
-their squared distances, which is differentiable in the feature, the codes and the table. At
+Chameleon looks up the one nearest code. Orthus weights all codes by a softmax over their squared
+distances (2412.00127, eq. 1), which is differentiable in the feature, the codes and the table. At
 temperature 0 the two are the same.
 
 Legend: N rows, C feature channels, K codes, D hidden.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,15 +21,17 @@ def code_squares(codes_KC: Tensor) -> Tensor:
 
 
 def code_logits(z_NC: Tensor, codes_KC: Tensor, squares_K: Tensor | None = None) -> Tensor:
-    """-|z - c|^2 up to a constant of the row, in fp32: [N, K].
+    """-|z - c|^2 up to a constant of each row, in fp32: [N, K].
+
+    |z|^2 is the same for every code, so it changes neither softmax nor argmax. It is left out,
+    because it is large: with it, the fp32 rounding error is 40 to 220 times as large.
 
     Args:
-        squares_K: `code_squares`, where they are known.
-
-    |z|^2 is the same for every code, so it leaves softmax and argmax alone, yet in fp32 its size
-    drowns the differences between codes (40-220 times the rounding error): it is left out.
+        z_NC: Features.
+        codes_KC: Codes.
+        squares_K: `code_squares` of the codes, if known.
     """
-    # Autocast would take the product to 16 bits and lose what leaving |z|^2 out has won.
+    # Autocast would compute the product in 16 bits, and lose the precision won without |z|^2.
     with torch.autocast(z_NC.device.type, enabled=False):
         if squares_K is None:
             squares_K = code_squares(codes_KC)
@@ -35,7 +39,7 @@ def code_logits(z_NC: Tensor, codes_KC: Tensor, squares_K: Tensor | None = None)
 
 
 def released_code_logits(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
-    """-(|z|^2 + |c|^2 - 2 z.c) rounded as the release rounds it, in the dtype given: [N, K]."""
+    """-(|z|^2 + |c|^2 - 2 z.c), rounded as in the release, in the given dtype: [N, K]."""
     square_N1 = z_NC.square().sum(-1, keepdim=True)
     return -(square_N1 + codes_KC.square().sum(-1) - 2 * z_NC @ codes_KC.T)
 
@@ -49,16 +53,15 @@ def soft_embed(
     distance: str = "exact",
     squares_K: Tensor | None = None,
 ) -> Tensor:
-    """Mixture of table rows weighted by softmax(-|z - c|^2 / temperature): [N, D] in the table's
-    dtype.
+    """softmax(-|z - c|^2 / temperature) @ table: [N, D] in the table's dtype.
 
     Args:
         z_NC: Features.
-        codes_KC: `codebook_in.weight`.
+        codes_KC: Codes, `codebook_in.weight`.
         table_KD: Input embeddings of the code tokens, row j for code j.
-        temperature: tau, in squared feature units; small is close to the nearest code.
+        temperature: tau, in squared feature units; at small values the nearest code dominates.
         distance: "exact" or "release" (see `released_code_logits`).
-        squares_K: `code_squares`, where they are known; the exact distance uses them.
+        squares_K: `code_squares` of the codes, if known, for the exact distance.
 
     Source: 2412.00127, eq. 1.
     """
@@ -71,10 +74,53 @@ def soft_embed(
 
 
 def nearest_code(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
-    """Index of the code nearest to each feature, as Chameleon's quantiser picks it: int64 [N]."""
+    """Index of the code nearest to each feature, as in Chameleon's quantiser: int64 [N]."""
     return code_logits(z_NC, codes_KC).argmax(-1)
 
 
 def argmin_embed(z_NC: Tensor, codes_KC: Tensor, table_KD: Tensor) -> Tensor:
-    """Row of the nearest code: [N, D]. Chameleon's own embedding, the paper's first ablation."""
+    """The table's row for the nearest code: [N, D].
+
+    This is Chameleon's own embedding, and the paper's first ablation.
+    """
     return table_KD[nearest_code(z_NC, codes_KC)]
+
+
+class _Known(NamedTuple):
+    """The squared norms of codes at one time.
+
+    Attributes:
+        squares_K: |c|^2 of each code.
+        codes_KC: The codes; held, so that no other tensor can take their place in memory.
+        version: Number of writes to the codes before that time.
+    """
+
+    squares_K: Tensor
+    codes_KC: Tensor
+    version: int
+
+
+class CodeSquares:
+    """Computes `code_squares`, and keeps the result for as long as the codes do not change.
+
+    An image grows by one patch at a time. For one patch, computing these anew takes longer than the
+    rest of its soft embedding.
+    """
+
+    def __init__(self) -> None:
+        self._known: _Known | None = None
+
+    def __call__(self, codes_KC: Tensor) -> Tensor | None:
+        """|c|^2 of every code, [K]; None while the codes are trained, which changes them."""
+        if torch.is_grad_enabled() or codes_KC.is_inference():
+            return None
+        known, version = self._known, codes_KC._version
+        if (
+            known is None
+            or known.version != version
+            or known.codes_KC.dtype != codes_KC.dtype
+            or known.codes_KC.data_ptr() != codes_KC.data_ptr()
+        ):
+            known = _Known(code_squares(codes_KC), codes_KC.detach(), version)
+            self._known = known
+        return known.squares_K

@@ -1,5 +1,6 @@
-"""The vision autoencoder: pixels to continuous features and back, with Chameleon's codebook beside
-them.
+"""The vision autoencoder: from pixels to continuous features and back.
+
+It keeps Chameleon's codebook, which a discrete Chameleon needs.
 
 Legend: M images, P patches an image, C feature channels, K codes, h w the patch grid.
 """
@@ -16,9 +17,10 @@ from orthus_core.model.soft_embedding import nearest_code
 
 
 class OrthusVQ(ChameleonVQVAE):
-    """Chameleon's autoencoder without its quantisation, and with a pixel decoder.
+    """Chameleon's autoencoder, without quantisation and with a pixel decoder.
 
-    `decoder` is None for a model whose source carried none (`config.has_decoder` False).
+    Attributes:
+        decoder: The pixel decoder; None when `config.has_decoder` is False.
     """
 
     config: OrthusVQConfig
@@ -30,24 +32,25 @@ class OrthusVQ(ChameleonVQVAE):
         self.post_init()
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
-        """quant_conv(encoder(pixels)), patches in reading order: [M, P, C] (2412.00127, section
-        3.1).
+        """quant_conv(encoder(pixels)), patches in reading order: [M, P, C].
+
+        Source: 2412.00127, section 3.1.
         """
         grid_MChw = self.quant_conv(self.encoder(pixels_M3HW))
         return grid_MChw.flatten(2).transpose(1, 2)
 
     def codes(self, pixels_M3HW: Tensor) -> Tensor:
-        """Chameleon's discrete tokens of pictures, the nearest code of each patch: int64 [M, P]."""
+        """Chameleon's discrete codes, the nearest code for each patch: int64 [M, P]."""
         features_MPC = self.features(pixels_M3HW)
         codes_N = nearest_code(features_MPC.flatten(0, 1), self.quantize.embedding.weight)
         return codes_N.view(features_MPC.shape[:2])
 
     def pixels(self, features_MPC: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """decoder(post_quant_conv(features)): [M, 3, H, W], nominally in [-1, 1] and unclipped.
+        """decoder(post_quant_conv(features)): [M, 3, H, W], nominally in [-1, 1], unclipped.
 
         Args:
-            features_MPC: Continuous features, or rows of the codebook for Chameleon's own path.
-            grid: Rows and columns of patches; square when not given.
+            features_MPC: Continuous features, or rows of the codebook for a discrete Chameleon.
+            grid: Number of rows and columns of patches; by default a square.
 
         Raises: CheckpointError when the model has no pixel decoder.
         """
@@ -62,5 +65,5 @@ class OrthusVQ(ChameleonVQVAE):
         return self.decoder(self.post_quant_conv(grid_MChw))
 
     def pixels_of_codes(self, codes_MP: Tensor) -> Tensor:
-        """Chameleon's decoding of discrete tokens: [M, 3, H, W]."""
+        """Pixels of Chameleon's discrete codes: [M, 3, H, W]."""
         return self.pixels(self.quantize.embedding(codes_MP))

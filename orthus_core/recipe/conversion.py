@@ -16,7 +16,7 @@ from orthus_core.recipe.schema import key
 class HeadRecipe:
     """The diffusion head that a conversion adds."""
 
-    width: int = key(1536, "channels inside the head", minimum=1)
+    width: int = key(1536, "channels inside the diffusion head", minimum=1)
     depth: int = key(3, "residual blocks", minimum=1)
     seed: int = key(0, "seed of its first weights", minimum=0)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.atomic import write_text
-from orthus_core.recipe.schema import Recipe
+from orthus_core.recipe.schema import Recipe, ordered_fields
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -48,7 +48,7 @@ def save(recipe: Recipe, path: str | Path) -> Path:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        pairs = ((field.name, getattr(value, field.name)) for field in ordered_fields(value))
         return {name: _plain(item) for name, item in pairs if item is not None}
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}

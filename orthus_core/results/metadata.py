@@ -17,13 +17,12 @@ from PIL import Image, PngImagePlugin
 
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
+from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.results.output_names import write_file
 from orthus_core.version import __version__
 
 OUR_CHUNK = "orthus"
 COMMON_CHUNK = "parameters"
-# Our schedulers as web interfaces call them in `parameters`.
-COMMON_SAMPLERS = {"ddim": "DDIM", "dpm++": "DPM++ 2M", "unipc": "UniPC"}
 
 
 class GenerationInfo(NamedTuple):
@@ -157,12 +156,12 @@ def common_text(image: Image.Image, info: GenerationInfo) -> str:
 
 
 def common_sampler(scheduler: str | None) -> str | None:
-    """A scheduler's name in `parameters`: that of web interfaces for ours, the class name for
-    `pkg.mod.Class`, None where nothing is denoised (a discrete Chameleon).
+    """A scheduler's name in `parameters`: its display name where it is registered, the class name
+    for `pkg.mod.Class`, None where nothing is denoised (a discrete Chameleon).
     """
-    if scheduler is None:
-        return None
-    return COMMON_SAMPLERS.get(scheduler, scheduler.rpartition(".")[2])
+    if scheduler in SOLVERS:
+        return SOLVERS[scheduler].display_name
+    return scheduler and scheduler.rpartition(".")[2]
 
 
 # A picture names so many others that it was drawn with; beyond, its file would be mostly names.

@@ -13,7 +13,7 @@ from typing import Any
 
 from orthus_core.checkpoint.hub import is_here
 from orthus_core.errors import DataError
-from orthus_core.samplers.solvers import SOLVERS
+from orthus_core.recipe.solver_registry import SOLVERS
 
 
 def check_harmless(

@@ -1,10 +1,12 @@
-"""Which stream is whose: the rows' own sequences, and those that their pictures are guided against.
+"""The guidance branches of all sequences in a batch: which rows of the batch belong to which
+sequence.
 
-A row's streams lie side by side, its own first. Each grows at its own pace: one that has nothing to
-read in a pass stays where it is, and those a row is guided against go back to the end of their
-prompt when a picture begins anew.
+Every branch occupies one slot: one row of the batch and of the KV cache. The branches of a sequence
+occupy neighbouring slots, and the sequence's own branch comes first. Branches have different
+lengths, and a branch that reads nothing in a pass keeps its length. When an image begins, the
+negative branches forget everything after their prompts (`reset_negatives`).
 
-Legend: N rows, R streams, D hidden.
+Legend: N sequences, R branches of all of them, D hidden.
 """
 
 from __future__ import annotations
@@ -17,16 +19,17 @@ from torch import Tensor
 from orthus_core.samplers.engine import Backbone
 from orthus_core.samplers.prompt import Branch, room_for_image
 
-# Slots that are made ahead where it is not known how long a text will be.
+# Positions reserved in advance when the length of a text is unknown.
 ROOM_AHEAD = 256
 
 
 class Branches:
-    """The streams of some rows, and their newest hidden states.
+    """The branches of some sequences, and their newest hidden states.
 
     Args:
-        backbone: Reads them.
-        rows: The streams of each row by its number, its own first; read here.
+        backbone: Reads the branches.
+        rows: Branches of each sequence, by the sequence's number, its own first; they are read
+            here.
     """
 
     def __init__(self, backbone: Backbone, rows: Mapping[int, Sequence[Branch]]) -> None:
@@ -38,30 +41,30 @@ class Branches:
         self._longest = max((branch.longest for branch in branches), default=0)
         if branches:
             ahead = max(self._lengths) + room_for_image(backbone.model.config) + ROOM_AHEAD
-            # One more, for the passes in which a stream that is complete reads nothing.
+            # One spare position: a branch that reads nothing in a pass still writes a placeholder.
             capacity = min(self._longest, ahead) + 1
-            self._slots, self._hidden_RD = backbone.read(branches, capacity)
+            self._cache, self._hidden_RD = backbone.read(branches, capacity)
 
     def own(self, rows: Sequence[int]) -> Tensor:
-        """Hidden state of the last token of each of these rows: [N, D]."""
+        """Hidden state of the last token of each of these sequences: [N, D]."""
         return self._hidden_RD[[self._slot_numbers[row][0] for row in rows]]
 
     def all(self, rows: Sequence[int]) -> Tensor:
-        """The same of all their streams, row after row: [R, D]."""
+        """Hidden states of the last tokens of all their branches: [R, D]."""
         return self._hidden_RD[[slot for row in rows for slot in self._slot_numbers[row]]]
 
     def reset_negatives(self, rows: Sequence[int]) -> None:
-        """The streams these rows are guided against forget all they read after their prompts."""
+        """Resets the other guidance branches of these sequences to the end of their prompts."""
         for slot in (slot for row in rows for slot in self._slot_numbers[row]):
             self._lengths[slot] = self._anew[slot] or self._lengths[slot]
 
     def read(self, embeds_ND: Tensor, rows: Sequence[int], guided: Sequence[int]) -> None:
-        """One pass of the backbone over one new token a row.
+        """One pass of the backbone over one new token of each sequence.
 
         Args:
-            embeds_ND: The embedded token of each row.
-            rows: Those rows.
-            guided: The rows among them whose other streams read it too.
+            embeds_ND: Input embedding of each sequence's token.
+            rows: Numbers of these sequences.
+            guided: Numbers of the sequences whose other branches read the token too.
         """
         readers = [
             self._slot_numbers[row] if row in guided else self._slot_numbers[row][:1]
@@ -69,18 +72,18 @@ class Branches:
         ]
         slots = [slot for of_row in readers for slot in of_row]
         repeats = torch.tensor([len(of_row) for of_row in readers], device=embeds_ND.device)
-        # The others read nothing, at the slot where their next token will be.
+        # The other branches write zeros at their next position; their next token overwrites them.
         embeds_RD = torch.zeros_like(self._hidden_RD)
         embeds_RD[slots] = embeds_ND.to(embeds_RD).repeat_interleave(
             repeats, dim=0, output_size=len(slots)
         )
         self._ensure_capacity(max(self._lengths) + 1)
-        self._hidden_RD = self._backbone.step(self._slots, embeds_RD, self._lengths)
+        self._hidden_RD = self._backbone.step(self._cache, embeds_RD, self._lengths)
         for slot in slots:
             self._lengths[slot] += 1
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Lets go of all other rows."""
+        """Removes all other sequences."""
         if len(rows) == len(self._slot_numbers):
             return
         kept = [slot for row in rows for slot in self._slot_numbers[row]]
@@ -88,21 +91,21 @@ class Branches:
         self._lengths = [self._lengths[slot] for slot in kept]
         self._anew = [self._anew[slot] for slot in kept]
         if kept:
-            self._reorder(kept, self._slots.capacity)
+            self._reorder(kept, self._cache.capacity)
             self._hidden_RD = self._hidden_RD[kept]
 
     def _ensure_capacity(self, needed: int) -> None:
-        if needed > self._slots.capacity:
-            capacity = max(needed, min(self._longest + 1, 2 * self._slots.capacity))
+        if needed > self._cache.capacity:
+            capacity = max(needed, min(self._longest + 1, 2 * self._cache.capacity))
             self._reorder(list(range(len(self._lengths))), capacity)
 
     def _reorder(self, slots: list[int], capacity: int) -> None:
-        self._slots.reorder(slots, capacity)
+        self._cache.reorder(slots, capacity)
         self._backbone.forget()
 
 
 def _slot_numbers(streams_of_row: Mapping[int, int]) -> dict[int, list[int]]:
-    """Seats in the batch, row after row: `_seats({0: 2, 5: 1}) == {0: [0, 1], 5: [2]}`."""
+    """Slots of each sequence: `_slot_numbers({0: 2, 5: 1}) == {0: [0, 1], 5: [2]}`."""
     slots, first = {}, 0
     for row, branches in streams_of_row.items():
         slots[row] = list(range(first, first + branches))

@@ -1,12 +1,13 @@
-"""One patch of a discrete Chameleon: a code, chosen among codes alone.
+"""The next patch of a discrete Chameleon: one code, chosen among image codes only.
 
-Guidance adds logits up as an Orthus adds predictions up: l = lu + s (lc - lu), or with a picture
-l = lu + si (li - lu) + st (lc - li) (facebookresearch/chameleon, `logits_processor.py`). The noise
-is Gumbel's, because the largest of logits / temperature + Gumbel noise is a draw from their softmax
-(Gumbel 1954; 1411.0030, section 2). So a picture's noise can be drawn from its seed before anything
-is known, here as for an Orthus, and a seed is a picture whatever else is in the batch.
+Guidance is a weighted sum of logits, as it is of predictions in an Orthus: l = lu + s (lc - lu), or
+with an image l = lu + si (li - lu) + st (lc - li) (facebookresearch/chameleon,
+`logits_processor.py`). The noise has a Gumbel distribution, because the argmax of
+logits / temperature + Gumbel noise is a sample from their softmax (Gumbel 1954; 1411.0030, section
+2). So the noise of an image can be drawn from its seed alone, as for an Orthus, and the image does
+not depend on its batch.
 
-Legend: N pictures, R streams of all of them (guidance), C feature channels, K codes, D hidden.
+Legend: N images, R guidance branches of all of them, C feature channels, K codes, D hidden.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def choose_codes(
     top_k: int = 0,
     top_p: float = 1.0,
 ) -> Tensor:
-    """A code for each row, drawn from softmax(logits / temperature): int64 [N].
+    """A code for each row, sampled from softmax(logits / temperature): int64 [N].
 
     Args:
-        logits_NK: Guided already.
-        gumbel_NK: The randomness (see `seeded_gumbel`).
-        temperature: 0 takes the likeliest code.
-        top_k, top_p: As for text; 0 and 1 leave all codes in.
+        logits_NK: Logits after guidance.
+        gumbel_NK: Gumbel noise (see `seeded_gumbel`).
+        temperature: Temperature; 0 chooses the most likely code.
+        top_k, top_p: Limits as for text; 0 and 1 allow all codes.
     """
     if temperature == 0:
         return logits_NK.argmax(-1)
@@ -45,20 +46,25 @@ def choose_codes(
 
 
 def seeded_gumbel(seed: int, codes: int) -> Iterator[Tensor]:
-    """Gumbel noise of patch after patch, fp32 [K], the same on every device, in every batch."""
+    """Gumbel noise of one patch after another, fp32 [K]; it depends on the seed alone."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield -torch.empty(codes).exponential_(generator=generator).log()
 
 
 class CodeSampler:
-    """Fills slots with the features of chosen codes (a `PatchSampler`)."""
+    """A `PatchSampler` that chooses a code and returns its feature.
+
+    Args:
+        model: Model that predicts the codes.
+        settings: Temperature (`noise_scale`), `code_top_k` and `code_top_p`.
+    """
 
     def __init__(self, model: DiscreteChameleon, params: SamplingParams) -> None:
         self._model, self._params = model, params
 
     def noise(self, seed: int) -> Iterator[Tensor]:
-        """Gumbel noise: [K] each."""
+        """Gumbel noise of one patch after another: [K] each."""
         return seeded_gumbel(seed, self._model.config.num_codes)
 
     def draw(
@@ -68,7 +74,7 @@ class CodeSampler:
         mix_NR: Tensor,
         drawn_N: Sequence[int] | None = None,
     ) -> Tensor:
-        """The features of the next code of each picture, at whatever place: fp32 [N, C]."""
+        """The feature of the next code of each image: fp32 [N, C]. `drawn_N` has no effect."""
         logits_RK = self._model.image_logits(hidden_RD).float()
         codes_N = choose_codes(
             mix_NR.to(logits_RK) @ logits_RK,

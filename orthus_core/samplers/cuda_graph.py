@@ -1,9 +1,9 @@
-"""A function of tensors that a GPU records once and then plays back: its thousands of small kernels
-start as one CUDA graph, without Python in between.
+"""CUDA graphs: a GPU records a function of tensors once and then replays it, so that thousands of
+small kernels start without Python in between.
 
-A recording is of fixed shapes and reads fixed buffers, so inputs are copied in and the result is
-copied out. Elsewhere the same buffers are there and the function is simply called, which is how a
-machine without a GPU tests that nothing depends on where inputs lie.
+A recording has fixed shapes and reads fixed buffers, so inputs are copied in and the result is
+copied out. On a CPU there are the same buffers, but the function is simply called. So a machine
+without a GPU can test that no function depends on the memory of its inputs.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from torch import Tensor
 
 TensorFunction = Callable[..., Tensor]
 
-# Shapes are few where pictures are drawn side by side, and many in stories of different lengths;
-# then the oldest recordings make room.
+# Number of recordings that are kept; the oldest are dropped. Images drawn in one batch have few
+# shapes, stories of different lengths many.
 KEPT = 32
 
 
 class CUDAGraph:
-    """One function at one set of shapes.
+    """A recording of one function for one set of shapes.
 
     Args:
-        function: Of tensors alone; the same kernels whatever their values, nothing read back.
-        inputs: An example of each argument. The function must have run once on this device.
-        pool: The memory that recordings share which are never played at once.
+        function: Function of tensors alone. It runs the same kernels whatever their values, and
+            reads no value back. It has run once on this device.
+        inputs: Example of each argument.
+        pool: Memory pool shared by recordings that are never replayed at the same time.
     """
 
     def __init__(self, function: TensorFunction, inputs: tuple[Tensor, ...], pool: Any) -> None:
         self._inputs = tuple(tensor.clone() for tensor in inputs)
         if inputs[0].is_cuda:
             self._graph = torch.cuda.CUDAGraph()
-            # Only this thread's calls are watched: a decoder may be at work beside it.
+            # Only this thread's calls are recorded: the decoder may run in another thread.
             with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
                 output = function(*self._inputs)
             self._play = lambda: (self._graph.replay(), output)[1]
@@ -48,7 +49,7 @@ class CUDAGraph:
 
 
 class CUDAGraphCache:
-    """Calls functions, and records those that are called again with the same shapes."""
+    """Calls functions, and records each one that is called again with the same shapes."""
 
     def __init__(self) -> None:
         self._seen: set[Hashable] = set()
@@ -56,11 +57,17 @@ class CUDAGraphCache:
         self._pool: Any = None
 
     def __call__(self, key: Hashable, function: TensorFunction, *inputs: Tensor) -> Tensor:
-        """`function(*inputs)`; `key` and the shapes say which recording it is."""
+        """`function(*inputs)`.
+
+        Args:
+            key: Identifies the function; key and shapes together identify a recording.
+            function: Function to call or replay.
+            inputs: Arguments of the function.
+        """
         key = (key, *((tuple(tensor.shape), tensor.dtype) for tensor in inputs))
         if key in self._recordings:
             return self._recordings[key](*inputs)
-        # The first call warms the libraries up; a shape that comes once is not worth more.
+        # The first call initialises the libraries; a shape that comes once needs no recording.
         if key not in self._seen:
             self._seen.add(key)
             return function(*inputs)

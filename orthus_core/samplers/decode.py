@@ -1,14 +1,14 @@
-"""Finished images become pixels, beside the drawing of the next ones where that helps.
+"""Finished images become pixels; on a GPU, while the next patches are drawn.
 
-On a GPU the drawing of a patch leaves most of the arithmetic idle, so a worker decodes on a CUDA
-stream of its own. On a CPU both would want the same cores, and an image is decoded at once. Events
-that follow an image in its sequence wait for the image's pixels, so each sequence's events keep
-their order while other sequences go on (`ordered_events`).
+Drawing a patch uses little of a GPU's arithmetic, so a worker thread decodes in its own CUDA stream
+at the same time. On a CPU both would need the same cores, so an image is decoded at once. Events
+that follow an image in its sequence wait for the image's pixels: each sequence's events keep their
+order, while other sequences continue (`ordered_events`).
 
-Very large images are decoded in overlapping tiles, so that memory does not grow with them. Two
-tiles are blended along their overlap, so that no seam shows. A tile sees nothing beyond its edge,
-which the decoder's normalisation and attention would: tiled pixels are close to whole ones, not
-equal. Images up to `LARGEST_WHOLE` patches a side are never tiled.
+Very large images are decoded in overlapping tiles, so that memory does not grow with them. Tiles
+are blended along their overlap, so that no seam shows. The decoder's normalisation and attention
+see a tile only, not the whole image: tiled pixels are close to those of the whole image, but not
+equal. Images of up to `LARGEST_WHOLE` patches a side are never tiled.
 
 Legend: M images, P patches, C feature channels, h w the grid of patches, H W pixels.
 """
@@ -28,14 +28,22 @@ from orthus_core.device import is_out_of_memory, release_memory
 from orthus_core.events import Event, ImageDone
 from orthus_core.model.interleaved import InterleavedModel
 
-# At 512 x 512 the decoder's activations are about half a GB a picture in fp32.
+# At 512 x 512 the decoder's activations take about half a GB for each image in fp32.
 DECODED_AT_ONCE = 8
-# Batches that may wait for the worker; then the drawing waits for it.
+# Number of batches that may wait for the worker; beyond it, drawing waits.
 MAX_PENDING = 2
 
 
 class PendingImage(NamedTuple):
-    """A picture whose patches are drawn: whose it is, and where its pixels will be."""
+    """An image with all patches, whose pixels are being decoded.
+
+    Attributes:
+        row: Number of the sequence.
+        image: Number of the image in its sequence.
+        features_PC: Features of all patches.
+        pixels: Future of the pixels of all images that are decoded together.
+        index: Index of this image among them.
+    """
 
     row: int
     image: int
@@ -44,16 +52,16 @@ class PendingImage(NamedTuple):
     index: int
 
     def done(self) -> ImageDone:
-        """The event, once the pixels are there."""
+        """The image's event; it waits for the pixels."""
         return ImageDone(self.row, self.image, self.pixels.result()[self.index], self.features_PC)
 
 
 class ImageDecoder:
-    """Develops pictures; to be closed, which ends the worker.
+    """Decodes images. It is a context manager; leaving the context ends the worker thread.
 
     Args:
-        model: With a pixel decoder.
-        beside: Whether a worker does it: by default on a GPU.
+        model: Model with a pixel decoder.
+        beside: Whether a worker thread decodes; by default on a GPU.
     """
 
     def __init__(self, model: InterleavedModel, *, beside: bool | None = None) -> None:
@@ -72,11 +80,12 @@ class ImageDecoder:
     def submit(
         self, rows: Sequence[int], images: Sequence[int], full_MPC: Tensor
     ) -> list[PendingImage]:
-        """Takes pictures in.
+        """Starts to decode images.
 
         Args:
-            rows, images: Whose they are, and which of their row's.
-            full_MPC: Their features.
+            rows: Number of each image's sequence.
+            images: Number of each image in its sequence.
+            full_MPC: Features of the images.
         """
         taken: list[PendingImage] = []
         for first in range(0, len(full_MPC), DECODED_AT_ONCE):
@@ -102,7 +111,7 @@ class ImageDecoder:
 
     @torch.no_grad()
     def _pixels(self, features_MPC: Tensor) -> list[Tensor]:
-        """One picture at a time where memory does not allow all: [3, H, W] each."""
+        """Pixels [3, H, W] of each image; decoded one by one if memory does not allow more."""
         try:
             return list(decode(self._model, features_MPC).float())
         except (RuntimeError, MemoryError) as error:
@@ -115,8 +124,11 @@ class ImageDecoder:
 def _on_a_stream_of_its_own(
     device: torch.device, work: Callable[[], list[Tensor]]
 ) -> Callable[[], list[Tensor]]:
-    """The work, begun once the features are there, and ended with the pixels, so that whoever takes
-    them up may use them on any stream."""
+    """The work in a CUDA stream of its own.
+
+    It starts when the features are computed and returns when the pixels are, so that the caller may
+    use the pixels in any stream.
+    """
     drawn = torch.cuda.current_stream(device).record_event()
 
     def worked() -> list[Tensor]:
@@ -131,10 +143,10 @@ def _on_a_stream_of_its_own(
 
 
 def ordered_events(events: Iterator[Event | PendingImage]) -> Iterator[Event]:
-    """The events, each full picture as the ImageDone it becomes.
+    """The events, with ImageDone in place of each PendingImage.
 
-    A row's later events wait for its picture. Pictures that are full when the drawing is
-    interrupted, or fails, are developed all the same.
+    Later events of a sequence wait for its image. If drawing fails or is interrupted, finished
+    images are decoded all the same.
     """
     held: dict[int, deque[Event | PendingImage]] = {}
     try:
@@ -152,7 +164,7 @@ def ordered_events(events: Iterator[Event | PendingImage]) -> Iterator[Event]:
 
 
 def _ready(held: dict[int, deque[Event | PendingImage]]) -> Iterator[Event]:
-    """What no longer has to wait."""
+    """The events that need not wait any longer."""
     for row, line in list(held.items()):
         while line and not (isinstance(line[0], PendingImage) and not line[0].pixels.done()):
             yield _event(line.popleft())
@@ -161,7 +173,7 @@ def _ready(held: dict[int, deque[Event | PendingImage]]) -> Iterator[Event]:
 
 
 def _all(held: dict[int, deque[Event | PendingImage]]) -> Iterator[Event]:
-    """The rest, waited for."""
+    """All remaining events; it waits for their pixels."""
     for line in held.values():
         yield from map(_event, line)
 
@@ -170,15 +182,15 @@ def _event(item: Event | PendingImage) -> Event:
     return item.done() if isinstance(item, PendingImage) else item
 
 
-# Patches along a side. 64 are 1024 pixels, 2 GB of the decoder's activations in fp32.
+# Patches along a side: 64 are 1024 pixels, and 2 GB of the decoder's activations in fp32.
 LARGEST_WHOLE = 64
-# A tile is as large as the released models' pictures.
+# Patches along the side of a tile, as in the released models' images, and patches of the overlap.
 TILE = 32
 OVERLAP = 8
 
 
 def decode(model: InterleavedModel, features_MPC: Tensor) -> Tensor:
-    """Pixels [M, 3, H, W] of pictures on the model's grid, nominally in [-1, 1] and unclipped."""
+    """Pixels [M, 3, H, W] of images on the model's grid, nominally in [-1, 1], unclipped."""
     if max(model.config.grid) <= LARGEST_WHOLE:
         return model.decode_images(features_MPC)
     vq = model.model.vqmodel
@@ -194,13 +206,13 @@ def decode(model: InterleavedModel, features_MPC: Tensor) -> Tensor:
 def in_tiles(
     decode_tile: Callable[[Tensor], Tensor], features_MhwC: Tensor, tile: int, overlap: int
 ) -> Tensor:
-    """What `decode_tile` gives for a whole grid, from tiles of it: [M, 3, H, W].
+    """Pixels of a grid, decoded in tiles: [M, 3, H, W].
 
     Args:
-        decode_tile: [M, t, u, C] to [M, 3, t * f, u * f], f pixels a patch.
-        features_MhwC: The grid.
-        tile: Patches along a tile's side.
-        overlap: Patches that two neighbours share, less than `tile`.
+        decode_tile: Decodes [M, t, u, C] to [M, 3, t * f, u * f], with f pixels along a patch.
+        features_MhwC: Features on the grid.
+        tile: Patches along the side of a tile.
+        overlap: Patches that two neighbouring tiles share, less than `tile`.
     """
     rows, columns = features_MhwC.shape[1:3]
     sums = weights = None
@@ -224,7 +236,7 @@ def in_tiles(
 
 
 def _starts(patches: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin: evenly, the last one flush with the end."""
+    """Start of each tile: at even distances, but the last tile ends where the grid ends."""
     if patches <= tile:
         return [0]
     return [*range(0, patches - tile, tile - overlap), patches - tile]
@@ -235,7 +247,7 @@ def _pixels(first: int, patches: int, f: int) -> slice:
 
 
 def _ramp(size: int, overlap: int, device: torch.device) -> Tensor:
-    """Weight of a tile's pixels along one side: rising over the overlap, flat, falling again."""
+    """Weights along one side of a tile: they rise over the overlap, stay at 1, and fall again."""
     inside = torch.arange(1, size + 1, device=device)
     edge = torch.minimum(inside, inside.flip(0))
     return (edge / (overlap + 1)).clamp(max=1.0)

@@ -1,7 +1,12 @@
-"""Schedulers of others, named as `pkg.mod.Class`: any with diffusers' `set_timesteps` and `step`.
+"""Schedulers of diffusers, and any other class with their `set_timesteps` and `step`.
 
-Only the named module is imported. The class is told this model's noise schedule in diffusers'
-words, and what it takes and gives is what diffusers' own schedulers take and give.
+Only the named module is imported. The class is given this model's noise schedule in diffusers'
+words, and its steps take and return what those of diffusers' own schedulers do. A scheduler whose
+steps are linear is read off as a table (scheduler_table.py) and not called again; one that draws
+noise, or is not linear, is called at every step.
+
+Where nothing of the signal is left at the first step, they begin with almost nothing of it instead,
+because they divide by it; our own tables (solvers.py) begin with nothing.
 
 Legend: N rows, C feature channels, T steps of a run.
 """
@@ -19,17 +24,31 @@ from torch import Tensor
 
 from orthus_core.errors import PromptError
 from orthus_core.model.schedule import Schedule
+from orthus_core.samplers.scheduler_table import linear_table
+from orthus_core.samplers.solvers import Solver
 
 # Signal left at a step that should have none, so that its logarithm is a number (as diffusers').
 ALMOST_NO_SIGNAL = 2.0**-24
 HINT = "the class needs set_timesteps(n), timesteps and step(prediction, t, sample), as diffusers'"
 
 
-def external_scheduler(schedule: Schedule, name: str, steps: int) -> ExternalScheduler:
-    """The scheduler of this name, told our schedule and made ready for `steps` steps.
+def external_scheduler(schedule: Schedule, name: str, steps: int, **options: Any) -> Solver:
+    """The scheduler of this name with our schedule: as a table where that can be, else as it is.
+
+    Arguments and errors as `called_scheduler`.
+    """
+    called = called_scheduler(schedule, name, steps, **options)
+    return linear_table(called) or called
+
+
+def called_scheduler(
+    schedule: Schedule, name: str, steps: int, **options: Any
+) -> ExternalScheduler:
+    """The scheduler of this name with our schedule, ready for `steps` steps, called at each.
 
     Args:
         name: Such as `diffusers.HeunDiscreteScheduler`.
+        options: Further arguments of the class.
 
     Raises:
         PromptError: When it cannot be imported, is no such scheduler, or cannot follow this
@@ -43,9 +62,9 @@ def external_scheduler(schedule: Schedule, name: str, steps: int) -> ExternalSch
             where="scheduler",
             hint=HINT,
         )
-    said = {key: value for key, value in _in_their_words(schedule).items() if key in taken}
+    words = {key: value for key, value in _in_their_words(schedule).items() if key in taken}
     try:
-        scheduler = scheduler_class(**said)
+        scheduler = scheduler_class(**words, **options)
         scheduler.set_timesteps(steps)
     except (TypeError, ValueError, NotImplementedError, ImportError) as error:
         raise PromptError(
@@ -61,8 +80,8 @@ class ExternalScheduler:
     begins.
 
     Args:
-        scheduler: Told the schedule already.
-        steps: Asked of it; some take more calls of the head than that.
+        scheduler: Made with the schedule already.
+        steps: The number asked of it; some take more calls of the head than that.
     """
 
     def __init__(self, scheduler: Any, steps: int) -> None:
@@ -104,7 +123,7 @@ def _found(name: str) -> Any:
 
 
 def _in_their_words(schedule: Schedule) -> dict[str, Any]:
-    """All that any scheduler of diffusers might be told; each takes what it knows.
+    """The noise schedule as arguments of diffusers' schedulers; each class takes those it knows.
 
     The betas themselves rather than their recipe, so that nothing has to be guessed.
     """

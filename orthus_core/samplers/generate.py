@@ -2,17 +2,17 @@
 
     for event in generate(model, prompts, SamplingParams(max_images=1)): ...
 
-One pass of the backbone a step serves every sequence, whether it writes a token or draws a patch. A
-sequence's text and images depend on its own prompt, seed and parameters alone, whatever batch it is
-in. How many sequences run side by side is chosen from the memory that is free, or given; where
-memory runs out all the same, half as many continue from where they are, and the others wait: no
-patch is lost, and none is drawn twice.
+In each step, one pass of the backbone serves every sequence, whether it writes a token or draws a
+patch. The text and the images of a sequence depend on its own prompt, seed and parameters only, not
+on its batch. The batch size is given, or chosen from the free memory. When memory runs out in spite
+of that, half the sequences continue from where they are, and the others wait: no patch is lost, and
+none is drawn twice.
 
-`run_batch` is the story. How a pass is made fast is the business of engine.py, and how a patch is
-drawn that of patch_sampler.py.
+Read `run_batch` first. engine.py makes a pass fast, and patch_sampler.py draws a patch;
+reference.py does the same plainly, for one image.
 
-Legend: N sequences in the same phase, R branches (a sequence's own, and those it is guided
-against), V vocabulary, C feature channels, P patches, M finished images, D hidden.
+Legend: N sequences in the same phase, R branches (the sequences' own and the other guidance
+branches), V vocabulary, C feature channels, P patches, M finished images, D hidden.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from orthus_core.samplers.prompt import Prompt, check_prompt, mixing
 from orthus_core.samplers.sequence import Phase, SequenceState
 from orthus_core.samplers.text import choose_token, never_chosen, warpers
 
-# Where a pixel decoder can be had.
+# Where to get a pixel decoder.
 FOR_AN_ORTHUS = "convert again with --vqgan vqgan.ckpt, or train one with `orthus finetune-vae`"
 FOR_A_CHAMELEON = (
     "Meta ships it apart, as tokenizer/vqgan.ckpt: `orthus convert ... --vqgan vqgan.ckpt` makes "
@@ -47,7 +47,7 @@ FOR_A_CHAMELEON = (
 
 
 class Job(NamedTuple):
-    """What all rows share."""
+    """The parts that all sequences of a run share."""
 
     model: InterleavedModel
     params: SamplingParams
@@ -72,24 +72,24 @@ def generate(
     *,
     processors: Sequence[LogitsProcessor] = (),
 ) -> Iterator[Event]:
-    """Continues every prompt with text and images, and yields what happens as it happens.
+    """Continues every prompt with text and images, and yields events as they happen.
 
     Args:
-        model: Any Orthus or discrete Chameleon; with a pixel decoder if images are wanted.
-        prompts: One a sequence.
-        params: How much text and how many images, and how both are sampled.
-        batch_size: Sequences side by side; "auto" is as many as fit into memory, None is all.
-        processors: Transformers' logits processors for the text; each sees one sequence's tokens so
-            far.
+        model: Orthus or discrete Chameleon, with a pixel decoder if it is to draw.
+        prompts: Prompts, one for each sequence.
+        params: Amount of text and number of images, and how both are sampled.
+        batch_size: Sequences side by side; "auto" takes as many as fit into memory, None takes all.
+        processors: Logits processors of transformers for the text; each is called with the tokens
+            of one sequence so far.
 
-    Yields: TextPiece (token ids; the words are the tokenizer's to say), ImageBegun, PatchDone,
-        ImageDone, one RowDone a sequence; rows are numbered through all prompts. A Note where
+    Yields: TextPiece (with token ids; `with_words` adds the words), ImageBegun, PatchDone,
+        ImageDone, and one RowDone for each sequence, numbered through all prompts; a Note when
         memory ran out.
 
     Raises:
         PromptError: When a prompt does not fit the model (see `check_prompt`), and when memory does
             not suffice for one sequence.
-        CheckpointError: When images are wanted of a model without a pixel decoder.
+        CheckpointError: When a model without a pixel decoder is to draw.
     """
     job, sequences = prepare_batch(model, prompts, params, processors)
     if batch_size == "auto":
@@ -109,7 +109,7 @@ def prepare_batch(
     params: SamplingParams,
     processors: Sequence[LogitsProcessor] = (),
 ) -> tuple[Job, list[SequenceState]]:
-    """The prompts as rows that have not begun, and what they will need. Raises: As `generate`."""
+    """The shared parts of a run, and a new sequence for each prompt. Raises: As `generate`."""
     _check(model, prompts, params)
     patch_sampler = patch_sampler_for(model, params) if params.max_images else None
     job = Job(model, params, processors, patch_sampler, Backbone(model), ImageDecoder(model))
@@ -120,12 +120,12 @@ def prepare_batch(
 
 
 def run_batch(job: Job, sequences: list[SequenceState]) -> Iterator[Event | PendingImage]:
-    """Writes and draws on from where rows stand, until each is at its end and has left `rows`.
+    """Continues sequences until all have ended; each is removed from the list when it ends.
 
-    Each row moves on as a whole or not at all, so those that are left when something fails can go
-    on later.
+    A sequence makes a step completely or not at all. So the sequences that are left in the list
+    after an error can continue later.
     """
-    # 1. Read every prompt, and all that its pictures are guided against.
+    # 1. Read every prompt, and the contexts of its other guidance branches.
     branches = Branches(
         job.backbone,
         {sequence.number: sequence.branches for sequence in sequences if not sequence.ended},
@@ -135,19 +135,19 @@ def run_batch(job: Job, sequences: list[SequenceState]) -> Iterator[Event | Pend
             phase: [sequence for sequence in sequences if sequence.phase is phase]
             for phase in Phase
         }
-        # 2. Rows at a word choose it; those at the edge of a picture say [BOI] or [EOI].
+        # 2. Sequences in text choose a token; those at the edge of an image append [BOI] or [EOI].
         yield from _write(job, branches, at[Phase.WRITE])
         yield from _mark(at[Phase.OPEN], at[Phase.CLOSE])
-        # 3. Rows in a picture draw its next patch, all at once.
+        # 3. Sequences in an image draw its next patch, all at once.
         yield from _draw(job, branches, at[Phase.DRAW])
-        # 4. Pictures that are full become pixels.
+        # 4. Images with all patches become pixels.
         yield from _submit_images(
             job, [sequence for sequence in sequences if sequence.undecoded is not None]
         )
-        # 5. Rows at their end leave.
+        # 5. Sequences that have ended leave.
         yield from _leave(sequences)
         branches.keep([sequence.number for sequence in sequences])
-        # 6. The backbone reads what is new, in one pass.
+        # 6. The backbone reads the new tokens and patches, in one pass.
         _read(job, branches, sequences)
 
 
@@ -171,7 +171,7 @@ def _check(model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingP
 
 
 def _write(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> Iterator[Event]:
-    """One token for each row; the LM head runs for these rows only."""
+    """Chooses one token for each sequence; the LM head runs for these sequences only."""
     if not sequences:
         return
     params = job.params
@@ -190,7 +190,7 @@ def _write(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> 
 
 
 def _mark(opening: Sequence[SequenceState], closing: Sequence[SequenceState]) -> Iterator[Event]:
-    """[BOI] and [EOI], which are no choice of the model."""
+    """Appends [BOI] and [EOI] where the rules require them."""
     for sequence in opening:
         yield from sequence.open()
     for sequence in closing:
@@ -198,7 +198,7 @@ def _mark(opening: Sequence[SequenceState], closing: Sequence[SequenceState]) ->
 
 
 def _draw(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> Iterator[Event]:
-    """The next patch of each row's picture."""
+    """Draws the next patch of each sequence's image."""
     if not sequences:
         return
     assert job.patch_sampler is not None, "a row draws only where pictures are wanted"
@@ -213,7 +213,7 @@ def _draw(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> I
 
 
 def _submit_images(job: Job, sequences: Sequence[SequenceState]) -> Iterator[PendingImage]:
-    """The pictures that these rows have just filled, on their way to pixels."""
+    """Hands the images that these sequences have just completed to the decoder."""
     full_MPC = [sequence.undecoded for sequence in sequences if sequence.undecoded is not None]
     if not full_MPC:
         return
@@ -228,13 +228,14 @@ def _submit_images(job: Job, sequences: Sequence[SequenceState]) -> Iterator[Pen
 
 
 def _leave(sequences: list[SequenceState]) -> Iterator[RowDone]:
+    """Removes the sequences that have ended."""
     for sequence in [sequence for sequence in sequences if sequence.ended]:
         sequences.remove(sequence)
         yield RowDone(sequence.number, sequence.ended)
 
 
 def _read(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> None:
-    """Each row's newest token or patch, embedded alone: what came before is in the cache."""
+    """Reads each sequence's newest token or patch; all earlier ones are in the cache."""
     if not sequences:
         return
     drawing = [sequence for sequence in sequences if sequence.phase is Phase.DRAW]
@@ -248,7 +249,7 @@ def _read(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> N
 
 
 def fitting_batch_size(job: Job, sequences: Sequence[SequenceState]) -> int:
-    """How many rows fit side by side into the memory that is free now."""
+    """The number of sequences that fit together into the memory that is free now."""
     branches = [sequence.branches for sequence in sequences]
     free = free_bytes(job.model.device)
     if free is None:
@@ -264,7 +265,7 @@ def fitting_batch_size(job: Job, sequences: Sequence[SequenceState]) -> int:
 
 
 def _in_turn(job: Job, waiting: list[SequenceState], size: int) -> Iterator[Event | PendingImage]:
-    """Rows in batches of `size`, and of ever fewer as memory demands."""
+    """Runs batches of `size`, and halves the size when memory runs out."""
     while waiting:
         seated, waiting = waiting[:size], waiting[size:]
         try:
@@ -273,7 +274,7 @@ def _in_turn(job: Job, waiting: list[SequenceState], size: int) -> Iterator[Even
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or len(seated) == 1:
                 raise
-        # Here the error and what it held on to are gone, and memory is free again.
+        # Here the error and the tensors it referred to are gone, and their memory is free again.
         job.backbone.forget()
         release_memory(job.model.device)
         size = len(seated) // 2

@@ -1,10 +1,10 @@
-"""A key-value cache of fixed room in which a token's slot is its position in its stream.
+"""A key-value cache of fixed capacity, in which a token is stored at its position in its branch.
 
-So streams of very different lengths lie side by side without padding, a pass writes in place, and a
-stream forgets by going back to an earlier slot: what lies beyond is written over before anyone
-looks at it.
+So branches of very different lengths need no padding, and a pass writes in place. To reset a
+branch, the next token is simply written at an earlier position: all later ones are overwritten
+before any token attends to them.
 
-Legend: R streams, T tokens of a pass, S slots, H key-value heads, E channels of a head.
+Legend: R branches, T tokens of a pass, S positions, H key-value heads, E channels of a head.
 """
 
 from __future__ import annotations
@@ -16,28 +16,31 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of some streams, for transformers' attention layers to fill.
+    """Keys and values of some branches; transformers' attention layers write to it.
 
     Args:
-        layers: Of the backbone.
-        streams: R.
-        room: S, the longest that a stream may become.
+        layers: Number of layers of the backbone.
+        streams: R, number of branches.
+        capacity: S, the largest length of a branch.
+
+    Attributes:
+        streams, capacity: R and S at present.
     """
 
     def __init__(self, layers: int, streams: int, capacity: int) -> None:
         self.streams, self.capacity = streams, capacity
-        # Made when a layer first writes: on its device, of its shape and precision.
+        # Allocated when a layer first writes, on its device, in its shape and precision.
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
         self._rows_R1 = self._positions_RT = torch.empty(0, 1, dtype=torch.long)
         self._width = 0
 
     def set_positions(self, positions_RT: Tensor, width: int) -> None:
-        """Says where the next pass writes, and how far it looks.
+        """Sets where the next pass writes, and how far it attends.
 
         Args:
-            places_RT: int64, a slot for each new token of the first R streams.
-            width: They look at the slots below it (and the pass's mask says at which of those).
+            positions_RT: Position of each new token of the first R branches, int64.
+            width: Number of positions that the tokens can attend to; the mask may allow fewer.
         """
         self._rows_R1 = torch.arange(len(positions_RT), device=positions_RT.device).unsqueeze(1)
         self._positions_RT, self._width = positions_RT, width
@@ -45,10 +48,11 @@ class KVCache:
     def update(
         self, keys_RHTE: Tensor, values_RHTE: Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Takes what a layer's attention made of the new tokens, and gives all it may look at:
-        views [R, H, width, E].
+        """Stores the new tokens' keys and values of a layer, and returns all up to the width.
 
-        The name and the order are those of transformers' own caches.
+        Name and arguments are those of transformers' own caches.
+
+        Returns: Views [R, H, width, E] of keys and values.
         """
         return (
             self._written(self._keys, keys_RHTE, layer),
@@ -59,7 +63,7 @@ class KVCache:
         held_RHSE = layers[layer]
         if held_RHSE is None:
             _, heads, _, channels = new_RHTE.shape
-            # Zeros: what no one may look at is still multiplied by nought, and must be finite.
+            # Zeros, because masked positions are still multiplied by 0 and so must be finite.
             held_RHSE = new_RHTE.new_zeros(self.streams, heads, self.capacity, channels)
             layers[layer] = held_RHSE
         rows_R1, positions_RT = (
@@ -69,11 +73,11 @@ class KVCache:
         return held_RHSE[: len(rows_R1), :, : self._width]
 
     def reorder(self, origins: list[int], capacity: int) -> None:
-        """Gives every stream anew a copy of one that is here, and other room.
+        """Replaces the branches by copies of present ones, and changes the capacity.
 
         Args:
-            origins: For each new stream, which one it goes on from.
-            room: At least as many slots as any of them fills.
+            origins: Index of the present branch that each new branch is a copy of.
+            capacity: New number of positions, at least the length of the longest new branch.
         """
         kept = min(capacity, self.capacity)
         for layers in (self._keys, self._values):
@@ -84,5 +88,5 @@ class KVCache:
                 new_RHSE = held_RHSE.new_zeros(len(origins), heads, capacity, channels)
                 index_R = torch.tensor(origins, device=held_RHSE.device)
                 new_RHSE[:, :, :kept] = held_RHSE[:, :, :kept].index_select(0, index_R)
-                layers[layer] = new_RHSE  # one layer at a time, so that little is held twice
+                layers[layer] = new_RHSE  # layer by layer, so that little is in memory twice
         self.streams, self.capacity = len(origins), capacity

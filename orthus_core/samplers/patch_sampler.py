@@ -1,12 +1,14 @@
-"""Draws the next patch of any number of images: the interface, and its two implementations'
-factory.
+"""Draws the next patch of any number of images.
 
-An Orthus denoises a patch with its diffusion head (`DiffusionPatchSampler`, here); a discrete
-Chameleon chooses a code (`CodeSampler`, code_sampler.py). `denoise` is the loop of the former, a
-function of tensors alone: a CPU runs it as it stands, a GPU records it and plays it back
-(cuda_graph.py). The state is fp32 throughout, since 16 bits lose the result. How many steps a patch
-takes depends on its place in the image, and whether it stops early on itself; neither depends on
-what else is drawn beside it.
+An Orthus denoises a patch with its diffusion head, step by step, along the table of a solver; a
+discrete Chameleon chooses a code (`CodeSampler`, code_sampler.py). This file begins with what both
+are to the loop around them and goes on down: the sampler of an Orthus, what it prepares before the
+first patch (`PatchPlan`), and the steps themselves (`denoise`).
+
+`denoise` is a function of tensors alone: a CPU runs it as it stands, a GPU records it and plays it
+back (cuda_graph.py). The state is fp32 throughout, since 16 bits lose the result. How many steps a
+patch takes depends on its place in the image, and whether it stops early on itself; neither depends
+on what else is drawn beside it.
 
 Legend: N images, R branches of all of them (guidance), C feature channels, D hidden, W head width,
     A modulation values, T steps.
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -27,16 +29,17 @@ from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams, steps_at
 from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
 
 
 class PatchSampler(Protocol):
-    """Draws the next patch of any number of pictures."""
+    """Draws the next patch of any number of images."""
 
     def noise(self, seed: int) -> Iterator[Tensor]:
-        """The randomness of patch after patch, from a picture's seed alone."""
+        """The randomness of patch after patch, from an image's seed alone."""
         ...
 
     def draw(
@@ -47,13 +50,13 @@ class PatchSampler(Protocol):
         drawn_N: Sequence[int] | None = None,
         /,
     ) -> Tensor:
-        """The next feature of each picture: fp32 [N, C].
+        """The next feature of each image: fp32 [N, C].
 
         Args:
-            hidden_RD: Hidden states of all streams, one position before the patch.
-            noise_NX: Of each picture, as `noise` gives it; its streams share it.
-            mix_NR: Weight of each stream in each picture, 0 for the streams of others.
-            drawn_N: How many patches of each picture there are already; None is none of any.
+            hidden_RD: Hidden states of all branches, one position before the patch.
+            noise_NX: For each image, as `noise` gives it; its branches share it.
+            mix_NR: Weight of each branch in each image, 0 for the branches of others.
+            drawn_N: How many patches each image has already; None is none in any.
         """
         ...
 
@@ -72,14 +75,97 @@ def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchS
     return DiffusionPatchSampler(model, params)
 
 
+class DiffusionPatchSampler:
+    """Denoises patches by `params`; it sees the head's weights as they are when it is made.
+
+    Raises:
+        PromptError: For a scheduler that does not exist, and for a tolerance with a solver that
+            does not say what a step implies.
+        CheckpointError: As `solver_for`.
+    """
+
+    def __init__(self, model: OrthusForConditionalGeneration, params: SamplingParams) -> None:
+        self._model, self._params = model, params
+        self._head = DenoisingHead(model.mlp_head)
+        self._plans: dict[int, PatchPlan] = {}
+        self._recordings = CUDAGraphCache()
+        solver = self._plan(params.steps).solver
+        if params.step_tolerance and not (isinstance(solver, LinearSolver) and solver.clean):
+            able = [name for name, entry in SOLVERS.items() if entry.stops_early]
+            raise PromptError(
+                f"{params.scheduler} does not say how sure it is, so no patch can stop early",
+                where="step_tolerance",
+                hint=f"leave it out, or use one of {', '.join(able)}",
+            )
+        self._records = isinstance(solver, LinearSolver) and self._head.device.type == "cuda"
+
+    def noise(self, seed: int) -> Iterator[Tensor]:
+        """Normal noise: [C] each."""
+        return seeded_noise(seed, self._model.config.feature_channels)
+
+    def draw(
+        self,
+        hidden_RD: Tensor,
+        noise_NC: Tensor,
+        mix_NR: Tensor,
+        drawn_N: Sequence[int] | None = None,
+    ) -> Tensor:
+        """The next feature of each image: fp32 [N, C]."""
+        steps_N = [self._steps(drawn) for drawn in drawn_N or [0] * len(noise_NC)]
+        if len(set(steps_N)) == 1:
+            return self._denoised(steps_N[0], hidden_RD, noise_NC, mix_NR)
+        # Images at different places take different numbers of steps, so each number is a batch.
+        features_NC = torch.empty(noise_NC.shape, device=self._head.device)
+        for steps in set(steps_N):
+            rows = [row for row, its_steps in enumerate(steps_N) if its_steps == steps]
+            branches = mix_NR[rows].ne(0).any(dim=0)
+            features_NC[rows] = self._denoised(
+                steps,
+                hidden_RD[branches.to(hidden_RD.device)],
+                noise_NC[rows],
+                mix_NR[rows][:, branches],
+            )
+        return features_NC
+
+    def _steps(self, drawn: int) -> int:
+        first, last = self._params.steps, self._params.last_steps
+        if last is None:
+            return first
+        return steps_at(first, last, drawn, self._model.config.patches)
+
+    def _denoised(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
+        plan, tolerance = self._plan(steps), self._params.step_tolerance
+        noise_NC = self._params.noise_scale * noise_NC.float()
+        inputs = on_its_device(plan, hidden_RD, noise_NC, mix_NR)
+        if tolerance:
+            features_NC, _ = denoise_with_early_stop(plan, *inputs, tolerance=tolerance)
+            return features_NC
+        if self._records:
+            return self._recordings(steps, partial(denoise, plan), *inputs)
+        return denoise(plan, *inputs)
+
+    def _plan(self, steps: int) -> PatchPlan:
+        if steps not in self._plans:
+            scheduler = self._params.scheduler
+            self._plans[steps] = patch_plan(self._model, steps, scheduler, self._head)
+        return self._plans[steps]
+
+
+def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:
+    """Starting noise of patch after patch, fp32 [C], the same on every device, in every batch."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randn(1, channels, generator=generator)[0]
+
+
 # Modulations of as many steps as fit into this are made by one product: all 100 for up to 19
-# streams of the released head in 16 bits, and no more memory for 64 pictures than for eight.
+# branches of the released head in 16 bits, and no more memory for 64 images than for eight.
 MODULATION_BYTES = 2**26
 
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """What every patch of so many steps shares.
+    """Everything that all patches of one number of steps share.
 
     solver: The way from noise to feature.
     head: The weights, ready; plans of different lengths share it.
@@ -92,10 +178,10 @@ class PatchPlan:
     times_TW: Tensor
     latent_scale: float
 
-    def stretches(self, streams: int) -> Iterator[tuple[range, Tensor]]:
+    def stretches(self, branches: int) -> Iterator[tuple[range, Tensor]]:
         """The steps in groups whose modulations are made at once, and the times of each group."""
         steps = len(self.times_TW)
-        fitting = MODULATION_BYTES // (streams * self.head.amounts * self.head.dtype.itemsize)
+        fitting = MODULATION_BYTES // (branches * self.head.amounts * self.head.dtype.itemsize)
         length = max(1, min(fitting, steps))
         for first in range(0, steps, length):
             stretch = range(first, min(first + length, steps))
@@ -112,7 +198,7 @@ def patch_plan(
 
     Args:
         scheduler: See `solver_for`.
-        head: Of this model, where another plan has it ready.
+        head: The one of this model, where another plan has it ready.
 
     Raises: PromptError, CheckpointError as `solver_for`.
     """
@@ -122,13 +208,7 @@ def patch_plan(
 
 
 def draw_patches(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
-    """The next feature of each picture: fp32 [N, C].
-
-    Args:
-        hidden_RD: Hidden states of all streams, one position before the patch.
-        noise_NC: Where each picture's patch starts; its streams share it.
-        mix_NR: Weight of each stream in each picture, 0 for the streams of others (see `mixing`).
-    """
+    """`denoise` for tensors of any device and precision: fp32 [N, C]."""
     return denoise(plan, *on_its_device(plan, hidden_RD, noise_NC.float(), mix_NR))
 
 
@@ -138,28 +218,17 @@ def on_its_device(plan: PatchPlan, *tensors: Tensor) -> list[Tensor]:
 
 
 def denoise(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
-    """The features that all steps of the plan lead to: fp32 [N, C]. Arguments as `draw_patches`."""
-    # 1. What no step changes.
-    condition_RW = plan.head.condition(hidden_RD)
-    owner_R = mix_NR.abs().argmax(dim=0)
-    known = plan.solver.start(noise_NC)
-    for stretch, times_TW in plan.stretches(len(hidden_RD)):
-        # 2. Modulations of many steps at once.
-        amounts_TRA = plan.head.modulation(times_TW, condition_RW)
-        # 3. The steps themselves.
-        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
-            seen_NC = plan.solver.seen(step, known)
-            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
-            known = plan.solver.advance(step, known, prediction_NC)
-    # 4. Back to the autoencoder's own scale.
+    """The next feature of each image, after all steps of the plan: fp32 [N, C].
+
+    Args:
+        hidden_RD: Hidden states of all branches, one position before the patch.
+        noise_NC: Where each image's patch starts; its branches share it.
+        mix_NR: Weight of each branch in each image, 0 for the branches of others (see `mixing`).
+    """
+    known = [noise_NC]
+    for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
+        known = taken.known
     return known[0] / plan.latent_scale
-
-
-def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:
-    """Starting noise of patch after patch, fp32 [C], the same on every device, in every batch."""
-    generator = torch.Generator().manual_seed(seed)
-    while True:
-        yield torch.randn(1, channels, generator=generator)[0]
 
 
 def denoise_with_early_stop(
@@ -174,101 +243,58 @@ def denoise_with_early_stop(
     Returns: Features, fp32 [N, C], and the steps that each took, int64 [N].
     """
     solver = plan.solver
-    assert isinstance(solver, LinearSolver), "only these say what a step implies (see Denoising)"
-    features_NC, clean_before_NC = noise_NC, None
+    assert isinstance(solver, LinearSolver) and solver.clean, "checked by the patch sampler"
+    features_NC, sample_NC = noise_NC, noise_NC
+    clean_before_NC: Tensor | None = None
     going_N = torch.ones(len(noise_NC), dtype=torch.bool, device=noise_NC.device)
     steps_N = torch.zeros_like(going_N, dtype=torch.long)
-    condition_RW = plan.head.condition(hidden_RD)
-    owner_R = mix_NR.abs().argmax(dim=0)
-    known = solver.start(noise_NC)
-    for stretch, times_TW in plan.stretches(len(hidden_RD)):
-        # Of all steps at once, though some may not be taken: one product is cheaper than several.
-        amounts_TRA = plan.head.modulation(times_TW, condition_RW)
-        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
-            seen_NC = solver.seen(step, known)
-            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
-            clean_NC = solver.clean_estimate(step, known, prediction_NC)
-            known = solver.advance(step, known, prediction_NC)
-            steps_N += going_N
-            if clean_before_NC is not None:
-                change_N = (clean_NC - clean_before_NC).norm(dim=-1) * solver.ahead[step]
-                settled_N = going_N & (change_N <= tolerance * clean_NC.norm(dim=-1))
-                features_NC = torch.where(settled_N.unsqueeze(-1), clean_NC, features_NC)
-                going_N = going_N & ~settled_N
-                if not going_N.any():
-                    return features_NC / plan.latent_scale, steps_N
-            clean_before_NC = clean_NC
-    features_NC = torch.where(going_N.unsqueeze(-1), known[0], features_NC)
+    for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
+        sample_NC = taken.known[0]
+        clean_NC = solver.clean_estimate(taken.step, taken.before, taken.prediction_NC)
+        steps_N += going_N
+        if clean_before_NC is not None:
+            change_N = (clean_NC - clean_before_NC).norm(dim=-1) * solver.ahead[taken.step]
+            settled_N = going_N & (change_N <= tolerance * clean_NC.norm(dim=-1))
+            features_NC = torch.where(settled_N.unsqueeze(-1), clean_NC, features_NC)
+            going_N = going_N & ~settled_N
+            if not going_N.any():
+                return features_NC / plan.latent_scale, steps_N
+        clean_before_NC = clean_NC
+    features_NC = torch.where(going_N.unsqueeze(-1), sample_NC, features_NC)
     return features_NC / plan.latent_scale, steps_N
 
 
-class DiffusionPatchSampler:
-    """Draws patches by `params`; it sees the head's weights as they are when it is made.
+class StepTaken(NamedTuple):
+    """One step of a denoising run.
 
-    Raises:
-        PromptError: For a scheduler that cannot be, or one of others' together with a tolerance.
-        CheckpointError: As `ddim_plan`.
+    step: Its number.
+    before: What the solver knew before it; the sample comes first.
+    prediction_NC: The head's prediction from that, guidance applied.
+    known: What the solver knows after it.
     """
 
-    def __init__(self, model: OrthusForConditionalGeneration, params: SamplingParams) -> None:
-        self._model, self._params = model, params
-        self._head = DenoisingHead(model.mlp_head)
-        self._plans: dict[int, PatchPlan] = {}
-        self._recordings = CUDAGraphCache()
-        ours = isinstance(self._plan(params.steps).solver, LinearSolver)
-        if params.step_tolerance and not ours:
-            raise PromptError(
-                f"{params.scheduler} does not say how sure it is, so no patch can stop early",
-                where="step_tolerance",
-                hint="leave it out, or use ddim, dpm++ or unipc",
-            )
-        self._records = ours and self._head.device.type == "cuda"
+    step: int
+    before: list[Tensor]
+    prediction_NC: Tensor
+    known: list[Tensor]
 
-    def noise(self, seed: int) -> Iterator[Tensor]:
-        """Normal noise: [C] each."""
-        return seeded_noise(seed, self._model.config.feature_channels)
 
-    def draw(
-        self,
-        hidden_RD: Tensor,
-        noise_NC: Tensor,
-        mix_NR: Tensor,
-        drawn_N: Sequence[int] | None = None,
-    ) -> Tensor:
-        """The next feature of each picture: fp32 [N, C]."""
-        steps_N = [self._steps(drawn) for drawn in drawn_N or [0] * len(noise_NC)]
-        if len(set(steps_N)) == 1:
-            return self._draw(steps_N[0], hidden_RD, noise_NC, mix_NR)
-        # Pictures at different places take different numbers of steps, so each number is a batch.
-        features_NC = torch.empty(noise_NC.shape, device=self._head.device)
-        for steps in set(steps_N):
-            rows = [row for row, its_steps in enumerate(steps_N) if its_steps == steps]
-            streams = mix_NR[rows].ne(0).any(dim=0)
-            features_NC[rows] = self._draw(
-                steps,
-                hidden_RD[streams.to(hidden_RD.device)],
-                noise_NC[rows],
-                mix_NR[rows][:, streams],
-            )
-        return features_NC
-
-    def _draw(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
-        plan = self._plan(steps)
-        noise_NC = self._params.noise_scale * noise_NC.float()
-        inputs = on_its_device(plan, hidden_RD, noise_NC, mix_NR)
-        if self._params.step_tolerance:
-            return denoise_with_early_stop(plan, *inputs, tolerance=self._params.step_tolerance)[0]
-        if self._records:
-            return self._recordings(steps, partial(denoise, plan), *inputs)
-        return denoise(plan, *inputs)
-
-    def _plan(self, steps: int) -> PatchPlan:
-        if steps not in self._plans:
-            self._plans[steps] = patch_plan(self._model, steps, self._params.scheduler, self._head)
-        return self._plans[steps]
-
-    def _steps(self, drawn: int) -> int:
-        first, last = self._params.steps, self._params.last_steps
-        if last is None:
-            return first
-        return steps_at(first, last, drawn, self._model.config.patches)
+def denoising_steps(
+    plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor
+) -> Iterator[StepTaken]:
+    """The steps of the plan one by one; whoever has seen enough leaves. Arguments as `denoise`."""
+    # 1. What no step changes.
+    condition_RW = plan.head.condition(hidden_RD)
+    owner_R = mix_NR.abs().argmax(dim=0)
+    known = plan.solver.start(noise_NC)
+    for stretch, times_TW in plan.stretches(len(hidden_RD)):
+        # 2. Modulations of many steps at once, though some may not be taken: one product is cheaper
+        # than several.
+        amounts_TRA = plan.head.modulation(times_TW, condition_RW)
+        # 3. The steps themselves.
+        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
+            before = known
+            seen_NC = plan.solver.seen(step, before)
+            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
+            known = plan.solver.advance(step, before, prediction_NC)
+            yield StepTaken(step, before, prediction_NC, known)

@@ -1,8 +1,8 @@
-"""What streams have in common at their beginnings, so that it is read once.
+"""Prefix sharing: what several branches begin with is read once.
 
-The contexts of an edit begin with the same picture, and so do several questions about it. Streams
-are compared as texts of plain numbers, in which equal tokens and equal patches are the same number;
-`shared_prefix_lengths` says up to where they are worth reading as one.
+The contexts of an edit begin with the same image, and so do several questions about one image.
+Branches are compared as tuples of integers, called texts here, in which equal tokens and equal
+patches are equal integers. `shared_prefix_lengths` says up to which lengths sharing is worthwhile.
 
 Legend: N patches, C feature channels.
 """
@@ -16,16 +16,17 @@ from orthus_core.samplers.prompt import Branch
 
 Text = tuple[int, ...]
 
-# A stretch of its own is one more pass over all weights, which costs about as much as this many
-# tokens do beside others in a pass.
+# Reading a shared prefix separately costs one extra pass over all weights, about as much as this
+# many extra tokens in an existing pass.
 TOKENS_WORTH_A_PASS = 64
 
 
 def numbered(branches: Sequence[Branch], image_id: int) -> list[Text]:
-    """The streams as texts; two texts are equal where their streams have the same to read.
+    """The branches as texts; two texts are equal as far as their branches are.
 
     Args:
-        image_id: Token that stands in each patch's slot.
+        branches: Branches to compare.
+        image_id: Id of the token in the slot of each patch.
     """
     numbers: dict[Hashable, int] = {}
     return [
@@ -35,12 +36,12 @@ def numbered(branches: Sequence[Branch], image_id: int) -> list[Text]:
 
 
 def shared_prefix_lengths(texts: Sequence[Text]) -> list[int]:
-    """Lengths, in order, up to which texts that begin alike are worth reading as one.
+    """Lengths, in ascending order, up to which texts with a common prefix are read together.
 
     Args:
-        texts: All different.
+        texts: Texts, no two of them equal.
     """
-    # In order, the texts that have most in common are neighbours.
+    # When texts are sorted, those with the longest common prefixes are neighbours.
     shared = {_alike(one, other) for one, other in pairwise(sorted(texts))}
     found, last = [], 0
     for length in sorted(shared):
@@ -53,7 +54,7 @@ def shared_prefix_lengths(texts: Sequence[Text]) -> list[int]:
 
 
 def group_by_prefix(texts: Sequence[Text], length: int) -> list[list[Text]]:
-    """Groups of texts whose first `length` numbers are the same, in the order given."""
+    """Groups of texts with the same first `length` integers, in the given order."""
     groups: dict[Text, list[Text]] = {}
     for text in texts:
         groups.setdefault(text[:length], []).append(text)
@@ -61,13 +62,13 @@ def group_by_prefix(texts: Sequence[Text], length: int) -> list[list[Text]]:
 
 
 def _alike(one: Text, other: Text) -> int:
-    """Length of what both begin with."""
+    """Length of the common prefix."""
     pairs = zip(one, other, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _read(branch: Branch, image_id: int) -> Iterator[Hashable]:
-    """A stream's tokens, with what a patch holds in place of its slot."""
+    """The tokens of a branch, with the bytes of a patch's feature in place of its slot."""
     features_NC = branch.features_NC
     patches = iter(() if features_NC is None else features_NC.float().cpu().numpy())
     return (next(patches).tobytes() if token == image_id else token for token in branch.ids)

@@ -1,11 +1,12 @@
-"""What is asked of the model: a context to continue, the contexts it is guided against, and a seed.
+"""A prompt: the context to continue, the contexts of the other guidance branches, and a seed.
 
-Classifier-free guidance is one weighted sum over branches (2207.12598; two conditions: 2211.09800,
-eq. 3). A branch is one way of asking for the same image: with the whole prompt, without its words,
-without anything. The head predicts once a branch, from the same noisy feature, and the predictions
-are added with weights of sum 1.
+Classifier-free guidance is a weighted sum over branches (2207.12598; two conditions: 2211.09800,
+eq. 3). Each branch asks for the same image in another way: with the whole prompt, without its
+words, or without any of it. The head predicts once for each branch, from the same noisy feature;
+the weights of the predictions sum to 1.
 
-Legend: N images being drawn, R branches of all of them, C feature channels.
+Legend: N images being drawn, R branches of all of them, M images in a context, P patches, C feature
+channels.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from orthus_core.model.config import InterleavedConfig
 
 
 class Guidance(NamedTuple):
-    """The weight of each stream; the first is the whole prompt. They sum to 1."""
+    """Guidance as weights of the branches.
+
+    Attributes:
+        weights: Weight of each branch, the whole prompt first; they sum to 1.
+    """
 
     weights: tuple[float, ...]
 
     @classmethod
     def none(cls) -> Guidance:
-        """The prompt alone."""
+        """No guidance: the prompt alone."""
         return cls((1.0,))
 
     @classmethod
@@ -42,15 +47,16 @@ class Guidance(NamedTuple):
 
 
 def mixing(guidances: Sequence[Guidance]) -> Tensor:
-    """The weighted sums of several pictures as one matrix, block by block: fp32 [N, R]."""
+    """The guidance weights of several images as one block-diagonal matrix: fp32 [N, R]."""
     return torch.block_diag(*(torch.tensor([guidance.weights]) for guidance in guidances))
 
 
 class Context(NamedTuple):
     """The beginning of a sequence.
 
-    ids: Token ids, `<image>` in each patch's slot.
-    features_MPC: Features of the images in it, in reading order; None without images.
+    Attributes:
+        ids: Token ids, with `<image>` in the slot of each patch.
+        features_MPC: Features of the context's images, in reading order; None without images.
     """
 
     ids: tuple[int, ...]
@@ -58,16 +64,17 @@ class Context(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """One row to write and draw.
+    """One sequence to write and draw.
 
-    context: What the model goes on from.
-    seed: Of the noise its patches start from and of its sampled text.
-    guidance: Weight of the context, then of each of `against`.
-    against: What pictures are guided away from or between. Each begins anew with every picture, and
-        sees only that one.
-    noise: Noise of patch after patch, fp32 [C] each (a discrete Chameleon's [K]), in place of the
-        seed's.
-    begun: Features [k, C] of the first patches of a picture that the row goes on with at once.
+    Attributes:
+        context: Context that the model continues.
+        seed: Seed of the patches' noise and of the sampled text.
+        guidance: Weight of the context, then of each of `negatives`.
+        negatives: Contexts of the other guidance branches. They are reset at the start of each
+            image and attend to that image only.
+        noise: Noise of one patch after another, fp32 [C] each ([K] for a discrete Chameleon), in
+            place of the seed's noise.
+        begun: Features [k, C] of the first patches of an image with which the sequence starts.
     """
 
     context: Context
@@ -79,20 +86,21 @@ class Prompt(NamedTuple):
 
     @property
     def contexts(self) -> tuple[Context, ...]:
-        """All streams of the row, the one that writes first."""
+        """The contexts of all branches, the prompt's own first."""
         return (self.context, *self.negatives)
 
 
 class Branch(NamedTuple):
-    """A sequence as far as it has come, to be read before it goes on.
+    """All tokens of one guidance branch so far, to be read before the branch continues.
 
-    A stream of a row that has only begun is a context of its prompt; a row that had to leave its
-    place comes back with what it has written and drawn since.
+    At first these are a context of the prompt. A sequence that had to leave its batch comes back
+    with what it has written and drawn since.
 
-    ids: All its tokens, `<image>` in each patch's slot.
-    features: Of its patches in reading order, [..., C] each.
-    anew: How many of its tokens it keeps when a picture begins; None is all.
-    longest: More tokens than this it will not have.
+    Attributes:
+        ids: All tokens, with `<image>` in the slot of each patch.
+        features: Features of the patches in reading order, [..., C] each.
+        anew: Number of tokens that are kept when an image begins; None keeps all.
+        longest: Largest number of tokens that the branch can reach.
     """
 
     ids: tuple[int, ...]
@@ -102,14 +110,14 @@ class Branch(NamedTuple):
 
     @property
     def features_NC(self) -> Tensor | None:
-        """All its features as rows; None where it has no patches."""
+        """The features of all patches as rows; None without patches."""
         if not self.features:
             return None
         return torch.cat([each.reshape(-1, each.shape[-1]) for each in self.features])
 
 
 def without_idle_branches(prompt: Prompt) -> Prompt:
-    """The prompt without contexts of weight 0, which would be read for nothing (guidance 1)."""
+    """The prompt without contexts of weight 0 (as at guidance 1), which have no effect."""
     own, *others = prompt.guidance.weights
     kept = [
         (weight, context)
@@ -123,13 +131,18 @@ def without_idle_branches(prompt: Prompt) -> Prompt:
 
 
 def check_prompt(config: InterleavedConfig, prompt: Prompt, *, must_draw: bool) -> None:
-    """Whether the model can go on from this prompt, and draw at least its first picture if it must.
+    """Checks that the model can continue this prompt.
 
-    Raises: PromptError naming what does not fit.
+    Args:
+        config: Configuration of the model.
+        prompt: Prompt to check.
+        must_draw: Whether the context must have room for an image.
+
+    Raises: PromptError that names what does not fit.
     """
     if len(prompt.guidance.weights) != len(prompt.contexts):
         raise PromptError(
-            f"{len(prompt.guidance.weights)} guidance weights for {len(prompt.contexts)} streams",
+            f"{len(prompt.guidance.weights)} guidance weights for {len(prompt.contexts)} contexts",
             where="prompt.guidance",
             hint="give one weight for the context and one for each context it is guided against",
         )
@@ -151,7 +164,7 @@ def check_prompt(config: InterleavedConfig, prompt: Prompt, *, must_draw: bool) 
 
 
 def room_for_image(config: InterleavedConfig) -> int:
-    """Tokens that one image takes: [BOI], its patches, [EOI]."""
+    """Number of tokens of one image: [BOI], its patches, [EOI]."""
     return config.patches + 2
 
 

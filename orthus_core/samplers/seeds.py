@@ -1,4 +1,4 @@
-"""Seeds: given, counted on from one, or drawn at random and then told."""
+"""Seeds of images: given, counted up from a given one, or random."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Sequence
 
 from orthus_core.errors import PromptError
 
-# Torch takes 64 bits; 32 are easier to read off a screen and type again.
+# Random seeds stay below this. Torch takes 64 bits, but 32 are easier to read and type again.
 LARGEST_DRAWN = 2**32
-# What is asked beyond this in one run is a slip of the finger, and would fill the memory.
+# More images than this in one run are a typing error, and would fill the memory.
 MOST_PICTURES = 100_000
 
 
 def choose_seeds(given: Sequence[int], count: int) -> list[int]:
-    """A seed for each of `count` pictures.
+    """A seed for each of `count` images.
 
-    None given draws them at random; one given counts on from it; several stand for themselves, and
-    `count` must then be 1 (not said) or their number.
+    Args:
+        given: Given seeds. Without any, seeds are random; from a single one, they count up; several
+            are used as they are.
+        count: Number of images; with several seeds it must be 1 (the default) or their number.
 
     Raises:
-        PromptError: When the numbers contradict each other, a seed is no 63-bit whole number, or
-            nobody can have meant so many.
+        PromptError: When seeds and count contradict each other, a seed is not an integer from 0 to
+            2^63 - 1, or `count` is above `MOST_PICTURES`.
     """
     if count > MOST_PICTURES:
         raise PromptError(

@@ -1,9 +1,10 @@
-"""One row of a batch on its way: where it stands and what it may do next. Rules only, no
-arithmetic.
+"""The state of one sequence, and the rules for what it does next; no arithmetic.
 
-[BOI] opens a picture, n patches fill it, [EOI] is appended, and text goes on. A picture is opened
-only when one is wanted and fits the context; when one is owed and the model does not open it, the
-row does, at the latest where it just fits.
+[BOI] begins an image, P patches follow, [EOI] is appended, and text continues. An image begins only
+if another one is allowed and fits the context. If an image is required and the model does not begin
+it, it is begun for the model, at the latest where it still just fits.
+
+Legend: P patches, C feature channels.
 """
 
 from __future__ import annotations
@@ -23,35 +24,40 @@ from orthus_core.samplers.text import text_generator
 
 
 class Phase(Enum):
-    """What a row does in the present step."""
+    """What a sequence does in the present step."""
 
     WRITE = auto()  # chooses a text token
-    OPEN = auto()  # says [BOI]: a picture begins
+    OPEN = auto()  # appends [BOI]: an image begins
     DRAW = auto()  # draws a patch
-    CLOSE = auto()  # says [EOI]: the picture is over
-    NONE = auto()  # it has ended
+    CLOSE = auto()  # appends [EOI]: the image is complete
+    NONE = auto()  # nothing: the sequence has ended
 
 
 def ends(config: InterleavedConfig) -> tuple[int | None, ...]:
-    """Tokens that end a row's text: [EOS], of which a configuration may name several, and SEP."""
+    """Tokens that end a sequence: SEP and [EOS]; a configuration may have several [EOS]."""
     eos = config.eos_token_id
     return (*eos, config.sep_token_id) if isinstance(eos, list) else (eos, config.sep_token_id)
 
 
 class SequenceState:
-    """A prompt and all that came after it.
+    """A prompt and all that the model has added to it.
 
     Args:
-        number, prompt, params, config: Whose row it is, and what it may do.
-        patch_sampler: Draws its patches; None if it may not draw.
+        number: Index of the prompt; events carry it.
+        prompt: Prompt to continue.
+        params: Amount of text and number of images.
+        config: Configuration of the model.
+        patch_sampler: Draws the patches; None if the sequence may not draw.
 
-    number: Its place among the prompts, as events name it.
-    ids: All its tokens so far, `<image>` for each patch; the backbone has not read the last.
-    turn: What it does next.
-    images: Pictures it finished.
-    patches: Features [C] of the picture being drawn, or of the one finished last.
-    undeveloped: A picture that is full and has not been handed on to become pixels, [P, C].
-    ended: Why it is over, as `RowDone` says it; empty while it is not.
+    Attributes:
+        number, prompt: As given.
+        text_random: Generator for sampled text; None for greedy text.
+        ids: All tokens so far, `<image>` for each patch; the backbone has not read the last one.
+        images: Number of finished images.
+        patches: Features [C] of the image being drawn, or of the one finished last.
+        undecoded: Features [P, C] of a finished image that the decoder has not received yet.
+        phase: What the sequence does next.
+        ended: Reason for the end, as in `RowDone`; empty before the end.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class SequenceState:
         self.images = self._text = self._text_since_image = 0
         self.patches: list[Tensor] = []
         self.undecoded: Tensor | None = None
-        self._earlier: list[Tensor] = []  # patches of the pictures before
+        self._earlier: list[Tensor] = []  # patches of earlier images
         self._noise_at_hand: Tensor | None = None
         self.ended = ""
         self.phase = self._after_text()
@@ -81,7 +87,7 @@ class SequenceState:
 
     @property
     def may_begin_image(self) -> bool:
-        """Whether one more picture is wanted and [BOI], its patches and [EOI] fit the context."""
+        """Whether another image is allowed, and [BOI], its patches and [EOI] fit the context."""
         return self.images < self._params.max_images and self._image_fits
 
     @property
@@ -90,20 +96,19 @@ class SequenceState:
 
     @property
     def newest(self) -> int | Tensor:
-        """Its last token, or the feature [C] drawn in its place."""
+        """The last token, or the feature [C] of the last patch."""
         return self.patches[-1] if self.ids[-1] == self._config.image_token_id else self.ids[-1]
 
     @property
     def branches(self) -> list[Branch]:
-        """All that its next steps build on, its own sequence first, then those it is guided
-        against.
+        """The guidance branches of the sequence so far, its own first.
 
-        For a row that has begun these are longer than its prompt's: so it can leave its place and
-        go on later, in another batch, from where it stands.
+        They hold all that the next steps depend on. So a sequence can leave its batch and continue
+        later, in another one, from where it is.
         """
         own = self.prompt.context
         drawn = (*self._earlier, *self.patches)
-        # Since [BOI], what it is guided against has read what the row itself has.
+        # From [BOI] on, the other branches have read the same as the sequence's own.
         in_picture = self.ids[-1 - len(self.patches) :] if self.phase is Phase.DRAW else []
         patches = self.patches if in_picture else []
         return [
@@ -127,7 +132,7 @@ class SequenceState:
         return min(len(self.ids) + more, self._config.max_position_embeddings)
 
     def next_noise(self) -> Tensor:
-        """The noise of its next patch, the same until that is drawn.
+        """The noise of the next patch; it stays the same until that patch is drawn.
 
         Raises: PromptError when the prompt's own noise is used up.
         """
@@ -147,7 +152,7 @@ class SequenceState:
         return noise_X
 
     def say(self, token: int) -> list[Event]:
-        """Takes the token chosen in a WRITE turn: a word, the end, or a picture's beginning."""
+        """Adds the token chosen in phase WRITE: text, the end, or the beginning of an image."""
         if token == self._config.boi_token_id:
             return self.open()
         if token in ends(self._config):
@@ -162,7 +167,7 @@ class SequenceState:
         return [TextPiece(self.number, "", (token,))]
 
     def open(self) -> list[Event]:
-        """Says [BOI], in an OPEN turn or by the model's own choice."""
+        """Appends [BOI], in phase OPEN or because the model chose it."""
         return [self._begin_image(forced=self.phase is Phase.OPEN and self._text_since_image > 0)]
 
     def _begin_image(self, *, forced: bool, ending: bool = False) -> ImageBegun:
@@ -173,7 +178,7 @@ class SequenceState:
         return ImageBegun(self.number, self.images, forced, ending)
 
     def draw(self, feature_C: Tensor) -> list[Event]:
-        """Takes the patch drawn in a DRAW turn."""
+        """Adds the patch drawn in phase DRAW."""
         self._read_next(self._config.image_token_id)
         self.patches.append(feature_C)
         self._noise_at_hand = None
@@ -187,14 +192,16 @@ class SequenceState:
         return [PatchDone(self.number, number, len(self.patches), total, feature_C)]
 
     def close(self) -> list[Event]:
-        """Says [EOI], in a CLOSE turn."""
+        """Appends [EOI], in phase CLOSE."""
         self._read_next(self._config.eoi_token_id)
         self.phase = self._after_text()
         return []
 
     def _go_on_with(self, features_NC: Tensor) -> None:
-        """Stands in a picture whose first patches are there. Their noise is passed over, so that
-        the row's seed means for the rest what it would have meant.
+        """Begins an image with these patches.
+
+        Their noise is skipped, so that the seed gives the remaining patches the same noise as when
+        all patches are drawn.
         """
         self._read_next(self._config.boi_token_id)
         for feature_C in features_NC:
@@ -208,7 +215,7 @@ class SequenceState:
         self.ids.append(token)
 
     def _after_text(self) -> Phase:
-        """Where a row goes on that is not in the midst of a picture."""
+        """The next phase of a sequence that is not inside an image."""
         params = self._params
         if self._owes_image and self._waited_enough:
             return Phase.OPEN if self._image_fits else self._end("context")
@@ -228,7 +235,7 @@ class SequenceState:
 
     @property
     def _room_beside_image(self) -> int:
-        """Tokens that may still be written if a picture is to fit behind them."""
+        """Number of tokens that can be written so that an image still fits after them."""
         longest = max(len(self.ids), *(len(context.ids) for context in self.prompt.contexts))
         return self._config.max_position_embeddings - longest - room_for_image(self._config)
 

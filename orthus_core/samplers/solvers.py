@@ -1,26 +1,19 @@
-"""Solvers by name: how a sample goes from noise to a clean feature, one prediction a step.
+"""Solvers: how a sample goes from noise to a clean feature, one prediction of the head a step.
 
 Every solver here is linear: what is known after a step (the sample, and what a multistep solver
 remembers) is a weighted sum of what was known before it and of the new prediction. A run is
-therefore a short table of numbers a step, computed in float64 before the first patch, and nothing
-about time is left to do in the loop:
+therefore a short table of numbers a step, computed in float64 before the first patch, and the loop
+itself computes nothing about time:
 
     known = solver.start(noise)                       # [x, memory ...]
-    for step in range(solver.steps):
-        known = solver.advance(step, known, head(solver.seen(step, known), time of step))
+    for step, timestep in enumerate(solver.timesteps_T):
+        known = solver.advance(step, known, head(solver.seen(step, known), timestep))
     x = known[0]
 
-DDIM is the table of one row: x becomes keep * x + push * prediction (deterministic, unclipped,
-timesteps "trailing", the last step to a_t = 1, as the release samples). DPM-Solver++ and UniPC are
-written in rho = signal / noise. With D the head's estimate of the clean feature, the path is an
-integral (2211.01095, there written with lambda = log rho):
-
-    x(t) / noise(t) = x(s) / noise(s) + integral of D d rho  from rho(s) to rho(t)
-
-A multistep solver puts a polynomial through the D it has seen. Both papers do so in lambda; at zero
-terminal SNR the first lambda is minus infinity, and a polynomial in lambda can know nothing of that
-point. In rho it is just 0. So the first step is DDIM's, which is exact there, and intervals that
-look back at the starting point measure distances in rho; all others are as published.
+1. A run: `Solver`, and `LinearSolver`, which follows a table.
+2. Where its steps lie in time.
+3. The tables: DDIM's is one row of two numbers; DPM-Solver++ and UniPC remember estimates besides.
+4. A run by its name, `solver_for`.
 
 Legend: N rows, C feature channels, T steps of a run.
 """
@@ -30,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -39,75 +33,108 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.schedule import Schedule
-from orthus_core.samplers.external_scheduler import external_scheduler
+from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry
+
+# 1. A run. ---------------------------------------------------------------------------------------
+
+# The table of a step. Row i holds the weights of the sum that becomes the next `known[i]`: one
+# weight for each known tensor, then one for the prediction.
+Numbers = tuple[tuple[float, ...], ...]
 
 
-class DDIMPlan(NamedTuple):
-    """A denoising run: the timestep the head is told at each step, and how the sample moves on.
+class Solver(Protocol):
+    """A denoising run of a fixed number of steps, for any number of patches, one run at a time.
 
-    timesteps_T: int64, falling.
-    keep, push: x_next = keep * x + push * prediction.
+    timesteps_T: The timestep that the head is given at each step.
+    """
+
+    @property
+    def timesteps_T(self) -> Tensor: ...
+
+    def start(self, noise_NC: Tensor) -> list[Tensor]:
+        """What is known before the first step; the sample comes first."""
+        ...
+
+    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
+        """The head's input at this step: [N, C]."""
+        ...
+
+    def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:
+        """What is known after it."""
+        ...
+
+
+@dataclass(frozen=True)
+class LinearSolver:
+    """A solver whose every step is a small matrix.
+
+    timesteps_T: Falling; int64 where the steps are those of the schedule.
+    updates: One table a step.
+    clean: The clean feature that each step implies: x0 = clean[0] x + clean[1] prediction. Empty
+        where that is not known; then no patch can stop early.
+    ahead: For each step after the first, the remaining distance divided by the distance of the last
+        step. Distances are differences of sqrt(a), the signal's share of the sample.
+    start_scale: Factor on the noise that the first sample is.
     """
 
     timesteps_T: Tensor
-    keep: tuple[float, ...]
-    push: tuple[float, ...]
+    updates: tuple[Numbers, ...]
+    clean: tuple[tuple[float, float], ...] = ()
+    ahead: tuple[float, ...] = ()
+    start_scale: float = 1.0
+
+    def start(self, noise_NC: Tensor) -> list[Tensor]:
+        remembered = len(self.updates[0]) - 1
+        sample_NC = weighted_sum([self.start_scale], [noise_NC])
+        return [sample_NC, *(torch.zeros_like(noise_NC) for _ in range(remembered))]
+
+    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
+        return known[0]
+
+    def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:
+        return [weighted_sum(row, [*known, prediction_NC]) for row in self.updates[step]]
+
+    def clean_estimate(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> Tensor:
+        """The clean feature that this step's prediction implies: [N, C]."""
+        return weighted_sum(self.clean[step], [known[0], prediction_NC])
+
+
+def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of weight times tensor, without the terms of weight 0; a single term of weight 1 is
+    that tensor itself.
+    """
+    terms = [(w, x) for w, x in zip(weights, tensors, strict=True) if w != 0]
+    if not terms:
+        return torch.zeros_like(tensors[0])
+    (weight, first), *others = terms
+    total = first if weight == 1 else first * weight
+    for weight, tensor in others:
+        total = total.add(tensor, alpha=weight)
+    return total
+
+
+# 2. Where the steps lie in time. -----------------------------------------------------------------
 
 
 def trailing_timesteps(num_timesteps: int, steps: int) -> Tensor:
-    """`steps` timesteps evenly spaced, ending the schedule's last: int64 (2305.08891, table 2)."""
+    """`steps` evenly spaced timesteps that begin at the schedule's last: int64, falling
+    (2305.08891, table 2).
+    """
     spaced = torch.arange(steps, dtype=torch.float64) * (num_timesteps / steps)
     return (num_timesteps - spaced).round().long() - 1
 
 
-def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
-    """`steps` trailing steps of deterministic DDIM.
+def thinning_timesteps(num_timesteps: int, steps: int) -> Tensor:
+    """`steps` timesteps that lie the closer the less noise is left, T u^2 for u from 1 down: int64,
+    strictly falling from the schedule's last.
 
-    Raises:
-        PromptError: When `steps` is below 1 or more than the schedule has.
-        CheckpointError: For epsilon on a schedule without signal at its end: the noise alone is no
-            clue to x0.
+    The last step, to where no noise is left, is of the first order whatever the solver. Evenly
+    spaced it is so wide that it decides the error; here it is 1 / steps^2 of the way.
     """
-    if not 1 <= steps <= schedule.num_timesteps:
-        raise PromptError(
-            f"{steps} sampling steps",
-            where="steps",
-            hint=f"give a number from 1 to {schedule.num_timesteps}",
-        )
-    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
-        raise CheckpointError(
-            "a head that predicts noise cannot start from a step without any signal",
-            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
-            hint='train with prediction = "v", or with zero_terminal_snr = false',
-        )
-    return ddim_over(schedule, trailing_timesteps(schedule.num_timesteps, steps))
-
-
-def ddim_over(schedule: Schedule, timesteps_T: Tensor) -> DDIMPlan:
-    """The coefficients of deterministic DDIM (2010.02502, eq. 12 with eta 0) over these timesteps.
-
-    With a the signal left at this step, b at the next, and n(a) = sqrt(1 - a), the clean feature
-    and the noise that the prediction implies are put together again at b:
-        v:        x0 = sqrt(a) x - n(a) v,          eps = n(a) x + sqrt(a) v
-        epsilon:  x0 = (x - n(a) eps) / sqrt(a)
-        next      = sqrt(b) x0 + n(b) eps
-    """
-    # In float64: the coefficients are differences of nearly equal numbers.
-    now_T = schedule.alphas_cumprod_T.to("cpu", torch.float64)[timesteps_T]
-    next_T = torch.cat([now_T[1:], now_T.new_ones(1)])
-    signal_T, noise_T = now_T.sqrt(), (1 - now_T).sqrt()
-    next_signal_T, next_noise_T = next_T.sqrt(), (1 - next_T).sqrt()
-    if schedule.prediction == "v":
-        keep_T = next_signal_T * signal_T + next_noise_T * noise_T
-        push_T = next_noise_T * signal_T - next_signal_T * noise_T
-    else:
-        keep_T = next_signal_T / signal_T
-        push_T = next_noise_T - keep_T * noise_T
-    return DDIMPlan(timesteps_T, tuple(keep_T.tolist()), tuple(push_T.tolist()))
-
-
-# Rows of weights: each makes one tensor out of those known and, last, the prediction.
-Numbers = tuple[tuple[float, ...], ...]
+    left = torch.arange(steps, 0, -1, dtype=torch.float64)
+    wanted = (num_timesteps * (left / steps) ** 2).round().long() - 1
+    # Near the end there may be more steps than timesteps; then one each.
+    return torch.maximum(wanted, left.long() - 1)
 
 
 class Point(NamedTuple):
@@ -134,7 +161,7 @@ def points(schedule: Schedule, timesteps_T: Tensor) -> list[Point]:
 
 
 def clean_estimates(schedule: Schedule, timesteps_T: Tensor) -> list[tuple[float, float]]:
-    """Of each step, the weights of sample and prediction in the clean feature they imply
+    """For each step, the weights of sample and prediction in the clean feature that they imply
     (2202.00512).
     """
     times = points(schedule, timesteps_T)[:-1]
@@ -143,34 +170,54 @@ def clean_estimates(schedule: Schedule, timesteps_T: Tensor) -> list[tuple[float
     return [(1 / time.signal, -time.noise / time.signal) for time in times]
 
 
-def thinning_timesteps(num_timesteps: int, steps: int) -> Tensor:
-    """`steps` timesteps that lie the closer the less noise is left, T u^2 for u from 1 down: int64,
-    strictly falling from the schedule's last.
-
-    The last step, to where no noise is left, is of the first order whatever the solver. Evenly
-    spaced it is so wide that it decides the error; here it is 1 / steps^2 of the way.
-    """
-    left = torch.arange(steps, 0, -1, dtype=torch.float64)
-    wanted = (num_timesteps * (left / steps) ** 2).round().long() - 1
-    # Near the end there may be more steps than timesteps; then one each.
-    return torch.maximum(wanted, left.long() - 1)
+# 3. The tables. ----------------------------------------------------------------------------------
 
 
 def ddim_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
-    """DDIM, which remembers nothing. Known: the sample."""
-    plan = ddim_over(schedule, timesteps_T)
-    return [((keep, push),) for keep, push in zip(plan.keep, plan.push, strict=True)]
+    """Deterministic DDIM (2010.02502, eq. 12 with eta 0), unclipped, the last step to a = 1, as the
+    release samples. Known: the sample. Its one row is x_next = keep * x + push * prediction.
+
+    With a the signal left at this step, b at the next, and n(a) = sqrt(1 - a), the clean feature
+    and the noise that the prediction implies are put together again at b:
+        v:        x0 = sqrt(a) x - n(a) v,          eps = n(a) x + sqrt(a) v
+        epsilon:  x0 = (x - n(a) eps) / sqrt(a)
+        next      = sqrt(b) x0 + n(b) eps
+    """
+    # In float64: the coefficients are differences of nearly equal numbers.
+    now_T = schedule.alphas_cumprod_T.to("cpu", torch.float64)[timesteps_T]
+    next_T = torch.cat([now_T[1:], now_T.new_ones(1)])
+    signal_T, noise_T = now_T.sqrt(), (1 - now_T).sqrt()
+    next_signal_T, next_noise_T = next_T.sqrt(), (1 - next_T).sqrt()
+    if schedule.prediction == "v":
+        keep_T = next_signal_T * signal_T + next_noise_T * noise_T
+        push_T = next_noise_T * signal_T - next_signal_T * noise_T
+    else:
+        keep_T = next_signal_T / signal_T
+        push_T = next_noise_T - keep_T * noise_T
+    return [((keep, push),) for keep, push in zip(keep_T.tolist(), push_T.tolist(), strict=True)]
 
 
-def dpm_plus_plus(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
+# DPM-Solver++ and UniPC are written in rho = signal / noise. With D the head's estimate of the
+# clean feature, the path is an integral (2211.01095, there written with lambda = log rho):
+#
+#     x(t) / noise(t) = x(s) / noise(s) + integral of D d rho  from rho(s) to rho(t)
+#
+# A multistep solver interpolates the values of D that it has seen by a polynomial. Both papers use
+# a polynomial in lambda. At zero terminal SNR the first lambda is minus infinity, so that polynomial
+# cannot use the first point; in rho the same point is 0. Therefore the first step is DDIM's, which
+# is exact there, and a step that uses the first point interpolates in rho. All other steps are as
+# published.
+
+
+def dpm_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
     """DPM-Solver++ (2M) (2211.01095, algorithm 2). Known: the sample, and the last clean estimate.
 
     The last step, to where no noise is left, takes the clean estimate itself, as DDIM does.
     """
     times = points(schedule, timesteps_T)
     updates = []
-    for step, (see, hear) in enumerate(clean_estimates(schedule, timesteps_T)):
-        clean = np.array([see, 0.0, hear])
+    for step, (of_x, of_prediction) in enumerate(clean_estimates(schedule, timesteps_T)):
+        clean = np.array([of_x, 0.0, of_prediction])
         carry, gain = _interval(times[step], times[step + 1])
         weights = _forward_weights(times, step)
         seen = np.array([[0.0, 1.0, 0.0], clean])  # the estimates, older first
@@ -179,7 +226,7 @@ def dpm_plus_plus(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
     return updates
 
 
-def unipc(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
+def unipc_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
     """UniPC of order 2, with B2(h) (2302.04867).
 
     Each estimate serves twice: it corrects the sample it was made from, and leads on from there.
@@ -187,9 +234,9 @@ def unipc(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
     """
     times = points(schedule, timesteps_T)
     updates = []
-    for step, (see, hear) in enumerate(clean_estimates(schedule, timesteps_T)):
+    for step, (of_x, of_prediction) in enumerate(clean_estimates(schedule, timesteps_T)):
         x, before, last, older, prediction = np.eye(5)
-        clean = see * x + hear * prediction
+        clean = of_x * x + of_prediction * prediction
         # 1. The sample again, now that the estimate at its end is known.
         if step > 0:
             carry, gain = _interval(times[step - 1], times[step])
@@ -213,9 +260,9 @@ def _forward_weights(times: Sequence[Point], step: int) -> np.ndarray:
     """Weights of the last estimates in the mean of D over the interval ahead, older first."""
     if step == 0 or step == len(times) - 2:
         return np.ones(1)
-    nodes, _ = _clocked(times[step - 1], times[step], times[step + 1])
-    # Half the way for the mean of a straight line, as both papers have it: exact in rho, and in
-    # lambda up to terms of the next order.
+    nodes, _ = _on_unit_interval(times[step - 1], times[step], times[step + 1])
+    # The mean of a straight line is its value in the middle. Both papers use this, which is exact
+    # in rho, and in lambda up to terms of the next order.
     return _weights([nodes, 0.0], [1.0, 0.5])
 
 
@@ -223,11 +270,11 @@ def _correcting_weights(times: Sequence[Point], step: int) -> np.ndarray:
     """The same for the interval that ended at `step`, whose end is known now; older first."""
     if step == 1:
         return _weights([0.0, 1.0], [1.0, 0.5])
-    node, moments = _clocked(times[step - 2], times[step - 1], times[step])
+    node, moments = _on_unit_interval(times[step - 2], times[step - 1], times[step])
     return _weights([node, 0.0, 1.0], moments)
 
 
-def _clocked(older: Point, start: Point, end: Point) -> tuple[float, list[float]]:
+def _on_unit_interval(older: Point, start: Point, end: Point) -> tuple[float, list[float]]:
     """Where an older point lies when the interval runs from 0 to 1, and the means of 1, r and r^2
     over rho in it.
 
@@ -250,120 +297,105 @@ def _numbers(*rows: np.ndarray) -> Numbers:
     return tuple(tuple(row.tolist()) for row in rows)
 
 
-class Solver(Protocol):
-    """A denoising run of so many steps; it serves any number of patches, one run at a time.
+# 4. A run by its name. ---------------------------------------------------------------------------
 
-    timesteps_T: What the head is told at each step.
-    """
-
-    @property
-    def timesteps_T(self) -> Tensor: ...
-
-    def start(self, noise_NC: Tensor) -> list[Tensor]:
-        """What is known before the first step; the sample comes first."""
-        ...
-
-    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
-        """What the head is shown at this step: [N, C]."""
-        ...
-
-    def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:
-        """What is known after it."""
-        ...
+Updates = Callable[[Schedule, Tensor], list[Numbers]]
 
 
-@dataclass(frozen=True)
-class LinearSolver:
-    """A solver whose every step is a small matrix.
-
-    timesteps_T: int64, falling.
-    updates: One matrix a step. Row i makes the next `known[i]` out of all that is known and, last,
-        the prediction.
-    clean: Of each step, the clean feature that it implies: x0 = clean[0] x + clean[1] prediction.
-    ahead: Of each step after the first, how much longer the way still is than the way since the
-        step before, both measured in the signal's share of the sample, sqrt(a).
-    """
-
-    timesteps_T: Tensor
-    updates: tuple[Numbers, ...]
-    clean: tuple[tuple[float, float], ...]
-    ahead: tuple[float, ...]
-
-    def start(self, noise_NC: Tensor) -> list[Tensor]:
-        remembered = len(self.updates[0]) - 1
-        return [noise_NC, *(torch.zeros_like(noise_NC) for _ in range(remembered))]
-
-    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
-        return known[0]
-
-    def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:
-        return [weighted_sum(row, [*known, prediction_NC]) for row in self.updates[step]]
-
-    def clean_estimate(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> Tensor:
-        """The clean feature that this step's prediction implies: [N, C]."""
-        return weighted_sum(self.clean[step], [known[0], prediction_NC])
-
-
-def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of weight times tensor, without the terms of weight 0; of weight 1 alone, a tensor
-    itself.
-    """
-    terms = [(w, x) for w, x in zip(weights, tensors, strict=True) if w != 0]
-    if not terms:
-        return torch.zeros_like(tensors[0])
-    (weight, first), *others = terms
-    total = first if weight == 1 else first * weight
-    for weight, tensor in others:
-        total = total.add(tensor, alpha=weight)
-    return total
-
-
-def linear_solver(schedule: Schedule, name: str, timesteps_T: Tensor) -> LinearSolver:
-    """A solver of ours over timesteps of one's own choice, int64, falling."""
+def linear_solver(schedule: Schedule, updates: Updates, timesteps_T: Tensor) -> LinearSolver:
+    """A run over these timesteps, int64, falling, by one of the tables above."""
     signal = schedule.alphas_cumprod_T.double()[timesteps_T].sqrt().tolist()
     ahead = ((1 - now) / (now - before) for before, now in pairwise(signal))
     return LinearSolver(
         timesteps_T,
-        tuple(SOLVERS[name].updates(schedule, timesteps_T)),
+        tuple(updates(schedule, timesteps_T)),
         tuple(clean_estimates(schedule, timesteps_T)),
         (math.inf, *ahead),
     )
 
 
-class Method(NamedTuple):
-    """A way to solve: where its steps lie, and the numbers of each."""
+def ddim(schedule: Schedule, steps: int) -> LinearSolver:
+    """DDIM over the release's timesteps."""
+    timesteps_T = trailing_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, ddim_updates, timesteps_T)
 
-    timesteps: Callable[[int, int], Tensor]
-    updates: Callable[[Schedule, Tensor], list[Numbers]]
+
+def dpm_plus_plus(schedule: Schedule, steps: int) -> LinearSolver:
+    """DPM-Solver++ (2M)."""
+    timesteps_T = thinning_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, dpm_updates, timesteps_T)
 
 
-# The names that `--scheduler` takes beside `pkg.mod.Class`.
-SOLVERS = {
-    "ddim": Method(trailing_timesteps, ddim_updates),
-    "dpm++": Method(thinning_timesteps, dpm_plus_plus),
-    "unipc": Method(thinning_timesteps, unipc),
-}
+def unipc(schedule: Schedule, steps: int) -> LinearSolver:
+    """UniPC."""
+    timesteps_T = thinning_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, unipc_updates, timesteps_T)
 
 
 def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
     """A run of `steps` steps over this schedule.
 
     Args:
-        name: Of `SOLVERS`, or `pkg.mod.Class` of a scheduler in the manner of diffusers.
+        name: A name of the registry (`orthus_core.recipe.solver_registry`), or `pkg.mod.Class` of a
+            scheduler in the manner of diffusers.
 
     Raises:
-        PromptError: For a name that is neither, and as `ddim_plan`.
-        CheckpointError: As `ddim_plan`.
+        PromptError: For a name that is neither, and as `check_run`.
+        CheckpointError: As `check_run`.
     """
-    # This says what is wrong with the steps or the schedule, whichever solver is meant.
-    ddim_plan(schedule, steps)
+    check_run(schedule, steps)
     if name in SOLVERS:
-        timesteps_T = SOLVERS[name].timesteps(schedule.num_timesteps, steps)
-        return linear_solver(schedule, name, timesteps_T)
+        return SOLVERS[name].solver(schedule, steps)
     if "." in name:
-        return external_scheduler(schedule, name, steps)
+        return SolverEntry(name, EXTERNAL, {"name": name}).solver(schedule, steps)
+    near = get_close_matches(name, SOLVERS, 1)
     raise PromptError(
-        f"there is no scheduler {name!r}",
+        f"there is no scheduler {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
         where="scheduler",
         hint=f"use {', '.join(SOLVERS)}, or name a class: package.module.Class",
     )
+
+
+def check_run(schedule: Schedule, steps: int) -> None:
+    """Whether any solver can take `steps` steps over this schedule.
+
+    Raises:
+        PromptError: When `steps` is below 1 or more than the schedule has.
+        CheckpointError: For epsilon on a schedule without signal at its end: the noise alone is no
+            clue to x0.
+    """
+    if not 1 <= steps <= schedule.num_timesteps:
+        raise PromptError(
+            f"{steps} sampling steps",
+            where="steps",
+            hint=f"give a number from 1 to {schedule.num_timesteps}",
+        )
+    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
+        raise CheckpointError(
+            "a head that predicts noise cannot start from a step without any signal",
+            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
+            hint='train with prediction = "v", or with zero_terminal_snr = false',
+        )
+
+
+class DDIMPlan(NamedTuple):
+    """A run of DDIM in the open, for those who write its loop themselves.
+
+    timesteps_T: int64, falling.
+    keep, push: x_next = keep * x + push * prediction.
+    """
+
+    timesteps_T: Tensor
+    keep: tuple[float, ...]
+    push: tuple[float, ...]
+
+
+def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
+    """The numbers of `steps` trailing steps of DDIM: the same that the solver `ddim` takes.
+
+    Raises: PromptError, CheckpointError as `check_run`.
+    """
+    check_run(schedule, steps)
+    timesteps_T = trailing_timesteps(schedule.num_timesteps, steps)
+    rows = [row for (row,) in ddim_updates(schedule, timesteps_T)]
+    return DDIMPlan(timesteps_T, tuple(row[0] for row in rows), tuple(row[1] for row in rows))

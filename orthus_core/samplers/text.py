@@ -1,5 +1,4 @@
-"""Text tokens: which may be chosen, how the next one is sampled, and how tokens become words as
-they arrive.
+"""Text tokens: which ones are allowed, how the next one is sampled, and how tokens become words.
 
 Legend: N sequences that choose, V vocabulary.
 """
@@ -23,17 +22,17 @@ from transformers import (
 from orthus_core.events import Event, ImageDone, RowDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
 
-# A row's words are drawn apart from its pictures, so that a longer text leaves their noise alone.
+# Text and images have separate random numbers, so the noise of images does not depend on the text.
 TEXT_STREAM = 0x7E57
 
 
 def text_generator(seed: int) -> torch.Generator:
-    """Randomness of one row's text: on the CPU, so that every device chooses alike."""
+    """The generator for one sequence's text: on the CPU, so that devices do not differ."""
     return torch.Generator().manual_seed(seed ^ (TEXT_STREAM << 32))
 
 
 def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:
-    """Transformers' own warpers in its own order; none at temperature 0, which is greedy."""
+    """Transformers' own warpers in its own order; at temperature 0, which is greedy, none."""
     chain = LogitsProcessorList()
     if temperature == 0:
         return chain
@@ -47,11 +46,13 @@ def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsPro
 
 
 def never_chosen(config: InterleavedConfig, *, may_begin_image: bool) -> list[int]:
-    """Ids that the model must not write here; image codes and slots are ruled out by `text_logits`
-    already.
+    """Ids that the model must not choose; `text_logits` already excludes image codes and slots.
 
-    [EOI] is only ever appended, after an image's last patch; [BOI] needs an image that is wanted
-    and fits.
+    [EOI] is never chosen: it is appended after the last patch of an image.
+
+    Args:
+        config: Configuration of the model.
+        may_begin_image: Whether [BOI] may be chosen.
     """
     never = [config.bos_token_id, config.pad_token_id, config.eoi_token_id]
     if not may_begin_image:
@@ -71,12 +72,12 @@ def choose_token(
     """The id of the next token.
 
     Args:
-        logits_V: As `text_logits` gives them.
-        ids: All tokens of the row so far, for processors that look back (repetition, forced words).
-        never: Ids ruled out, whatever the processors say.
-        processors: Transformers' or the caller's own; they run before the rules.
-        warp: See `warpers`.
-        generator: Samples with it; greedy when None.
+        logits_V: Logits from `text_logits`.
+        ids: All tokens of the sequence so far, for processors that need them (repetition).
+        never: Ids that cannot be chosen, whatever the processors do.
+        processors: Logits processors; they run before `never` is applied.
+        warp: Result of `warpers`.
+        generator: Generator to sample with; None chooses the most likely token.
     """
     ids_1S = torch.tensor([list(ids)], device=logits_V.device)
     scores_1V = logits_V.float().unsqueeze(0)
@@ -90,15 +91,15 @@ def choose_token(
     return int(torch.multinomial(scores_1V.softmax(-1).cpu(), 1, generator=generator))
 
 
-# What decoding gives for the first bytes of a letter whose last are still to come.
+# Decoding gives this for a character whose last bytes are still missing.
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
 def with_words(events: Iterable[Event], tokenizer: PreTrainedTokenizerBase) -> Iterator[Event]:
-    """The same events, each TextPiece with the words that its tokens add.
+    """The same events; each TextPiece gets the text that its tokens add.
 
-    A token in the midst of a letter adds nothing yet. What a row writes between two pictures is
-    decoded together, and begins without a space.
+    A token that ends inside a character adds nothing yet. The text of a sequence between two images
+    is decoded together, and begins without a space.
     """
     said: dict[int, list[int]] = {}
     shown: dict[int, str] = {}

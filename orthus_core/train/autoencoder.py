@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from orthus_core.errors import RecipeError
-from orthus_core.evaluation.reconstruction import MEASURED_SEED
+from orthus_core.evaluation.reconstruction import HELD_OUT_SEED
 from orthus_core.losses.adversarial import PatchDiscriminator
 from orthus_core.losses.picture_loss import PictureFigures, PictureLoss
 from orthus_core.losses.quantisation import kmeans, quantise
@@ -219,7 +219,7 @@ class PicturesStage:
         pixels_M3HW = self.pictures.held_out_M3HW[:SAMPLES]
         if len(pixels_M3HW):
             return pixels_M3HW
-        return self.pictures.draw(SAMPLES, torch.Generator().manual_seed(MEASURED_SEED))
+        return self.pictures.draw(SAMPLES, torch.Generator().manual_seed(HELD_OUT_SEED))
 
 
 class DiscreteAutoencoderStage(PicturesStage):

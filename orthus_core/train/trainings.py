@@ -66,10 +66,10 @@ def finetune_vae(
     # Here, because the other two trainings need neither an autoencoder's losses nor its measures.
     from orthus_core.evaluation.reconstruction import (
         QUALITY,
-        in_words,
+        format_scores,
+        quality_json,
         quality_notes,
         reconstruct,
-        report,
     )
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
@@ -98,8 +98,8 @@ def finetune_vae(
         after = reconstruct(vq, measured)
         yield from quality_notes(after, "after")
         return Extras(
-            files={QUALITY: report(before, after, len(measured))},
-            origin={"reconstruction": in_words(after)},
+            files={QUALITY: quality_json(before, after, len(measured))},
+            origin={"reconstruction": format_scores(after)},
         )
 
     stage = DecoderStage(vq, recipe, pictures)

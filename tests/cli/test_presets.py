@@ -51,15 +51,15 @@ def test_named_options_win_over_the_preset(told):
     assert (sampling["preset"], sampling["steps"], sampling["scheduler"]) == ("fast", 3, "ddim")
 
 
-def test_a_scheduler_may_be_a_class_of_diffusers(told):
-    name = "diffusers.DPMSolverMultistepScheduler"
+@pytest.mark.parametrize("name", ["diffusers.DPMSolverMultistepScheduler", "heun", "euler_a"])
+def test_a_scheduler_may_be_one_of_diffusers(told, name):
     assert told("generate", "--scheduler", name, "--steps", 3)["scheduler"] == name
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scheduler", "euler"], "no scheduler 'euler'"),
+        (["--scheduler", "oiler"], "no scheduler 'oiler'"),
         (["--scheduler", "no.such.Scheduler"], "no scheduler no.such.Scheduler"),
         (["--step-tolerance", "1.5"], "step_tolerance"),
         (["--set", "preset=slow"], "slow"),

@@ -13,6 +13,7 @@ from PIL import Image
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.model_folder import open_model, save_model
 from orthus_core.errors import DataError, OutputError, PromptError
+from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.results.metadata import (
     GenerationInfo,
     common_text,
@@ -23,7 +24,6 @@ from orthus_core.results.metadata import (
 from orthus_core.results.output_names import Named, picture_paths, slug, write_file, write_folder
 from orthus_core.results.story_folder import Panel, write_story
 from orthus_core.samplers.seeds import choose_seeds
-from orthus_core.samplers.solvers import SOLVERS
 
 MAKING = GenerationInfo(
     recipe={"command": "generate", "seeds": [7]},
@@ -170,6 +170,17 @@ COMMON_NAMES = {
     "ddim": "DDIM",
     "dpm++": "DPM++ 2M",
     "unipc": "UniPC",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpm2": "DPM2",
+    "dpm2_a": "DPM2 a",
+    "dpm++2s": "DPM++ 2S",
+    "dpm++2m_sde": "DPM++ 2M SDE",
+    "deis": "DEIS",
+    "pndm": "PLMS",
+    "ddpm": "DDPM",
+    "sa_solver": "SA-Solver",
     "diffusers.HeunDiscreteScheduler": "HeunDiscreteScheduler",
 }
 

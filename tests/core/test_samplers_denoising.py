@@ -169,8 +169,9 @@ def test_a_scheduler_of_others_draws_but_cannot_stop_early(tiny_model, inputs):
 # Recordings
 
 
-def test_a_recording_reads_its_own_buffers_and_gives_the_same(tiny_model, inputs):
-    plan, recordings = patch_plan(tiny_model, 10, "unipc"), CUDAGraphCache()
+@pytest.mark.parametrize("scheduler", ["unipc", "heun"])
+def test_a_recording_reads_its_own_buffers_and_gives_the_same(tiny_model, inputs, scheduler):
+    plan, recordings = patch_plan(tiny_model, 10, scheduler), CUDAGraphCache()
 
     def drawn(*given: torch.Tensor) -> torch.Tensor:
         return recordings("patch", lambda *tensors: denoise(plan, *tensors), *given)
@@ -199,11 +200,12 @@ def test_every_shape_is_recorded_for_itself_and_the_oldest_make_room():
 
 
 @pytest.mark.gpu
-def test_a_recorded_loop_is_the_loop(tiny_model, inputs):
+@pytest.mark.parametrize("scheduler", ["ddim", "heun"])
+def test_a_recorded_loop_is_the_loop(tiny_model, inputs, scheduler):
     model = type(tiny_model)(tiny_model.config)
     model.load_state_dict(tiny_model.state_dict())
     model = model.eval().to("cuda")
-    settings = SamplingParams(steps=20)
+    settings = SamplingParams(steps=20, scheduler=scheduler)
     patch_sampler, expected = (
         DiffusionPatchSampler(model, settings),
         DiffusionPatchSampler(tiny_model, settings).draw(*inputs),

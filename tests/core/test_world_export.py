@@ -48,7 +48,7 @@ def test_a_scene_keeps_its_truth(world: World, written: Path):
     truths = [segment for segment in segments if "scene" in segment]
     assert truths
     for segment in truths:
-        shown = world.shown(Scene.of(segment["scene"])).load(64)
+        shown = world.scene_image(Scene.of(segment["scene"])).load(64)
         assert np.array_equal(np.asarray(Image.open(written / segment["path"])), shown)
 
 

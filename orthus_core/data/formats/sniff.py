@@ -1,4 +1,4 @@
-"""Any data set by its path: a folder of pictures, or a file of records."""
+"""Reads a data set of any known format: a folder of pictures, or a file of records."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from pathlib import Path
 
 from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.jsonl import read_records
-from orthus_core.data.formats.reading import Reading
+from orthus_core.data.formats.reading import ReadResult
 from orthus_core.errors import DataError
 
 RECORDS = "records.jsonl"
 
 
-def read(path: Path, *, strict: bool = False) -> Reading:
-    """The documents at a path.
+def read(path: Path, *, strict: bool = False) -> ReadResult:
+    """Reads the documents at a path.
 
     Args:
-        path: A .jsonl file of records (`formats.jsonl`), a folder with one called records.jsonl,
-            or a folder of pictures with words (`formats.folder`).
-        strict: Whether the first bad record ends the reading.
+        path: A .jsonl file of records (`formats.jsonl`), a folder that contains records.jsonl, or a
+            folder of pictures with captions (`formats.image_folder`).
+        strict: Whether the first bad record raises an error, instead of being skipped.
 
     Raises:
-        DataError: if nothing there can be read, or when strict at the first bad record.
+        DataError: if no known format is found, or if `strict` at the first bad record.
     """
     records = path / RECORDS if path.is_dir() else path
     if records.is_file() and records.suffix == ".jsonl":

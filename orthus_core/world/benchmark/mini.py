@@ -1,4 +1,4 @@
-"""The small world's benchmark: every task of it, one after the other, each with exact truth."""
+"""The benchmark `mini`: the tasks on the small world, run one after the other."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ TASKS: Mapping[str, Callable[[EvalContext], Work[TaskResult]]] = {
 }
 
 
-def chosen(names: Sequence[str]) -> list[str]:
-    """The tasks of these names, in the benchmark's order; all when none is named.
+def select_tasks(names: Sequence[str]) -> list[str]:
+    """The named tasks in the benchmark's order; all tasks if no name is given.
 
     Raises:
-        RecipeError: for a name that no task has.
+        RecipeError: if there is no task with one of the names.
     """
     for name in names:
         if name not in TASKS:
@@ -46,7 +46,7 @@ def chosen(names: Sequence[str]) -> list[str]:
     return [task for task in TASKS if not names or task in names]
 
 
-def evaluate(bench: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
-    """Runs tasks of `TASKS`: events while they work, then the result of each as it is ready."""
+def evaluate(context: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
+    """Runs tasks of `TASKS`: yields the events of each task, then its result."""
     for task in tasks:
-        yield (yield from TASKS[task](bench))
+        yield (yield from TASKS[task](context))
