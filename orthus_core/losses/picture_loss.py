@@ -74,6 +74,8 @@ class PictureFigures(NamedTuple):
     computed.
 
     discriminator: The discriminator's own loss, which is part of `total` with weight 1.
+    commitment, codebook: Terms of the codes, where the autoencoder itself is trained.
+    codes_used: Different codes in the batch.
     """
 
     total: Tensor
@@ -85,6 +87,9 @@ class PictureFigures(NamedTuple):
     perceptual: Tensor | None = None
     adversarial: Tensor | None = None
     discriminator: Tensor | None = None
+    commitment: Tensor | None = None
+    codebook: Tensor | None = None
+    codes_used: int | None = None
 
 
 class PictureLoss(nn.Module):

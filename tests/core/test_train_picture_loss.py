@@ -4,6 +4,8 @@ goes where.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -20,7 +22,6 @@ from orthus_core.losses.picture_loss import PictureLoss, multi_scale
 from orthus_core.recipe import load
 from orthus_core.recipe.training import (
     AutoencoderLosses,
-    AutoencoderRecipe,
     DiscriminatorRecipe,
     FinetuneVaeRecipe,
     LogRecipe,
@@ -36,18 +37,13 @@ from orthus_core.train.loop import train
 from orthus_core.train.picture_source import FilePictures
 from orthus_core.train.trainings import finetune_vae
 from orthus_core.world.world_pictures import SpritePictures
+from tests.conftest import TINY_AUTOENCODER
 
-SHAPE = AutoencoderRecipe(
-    resolution=16,
-    base_channels=32,
-    channel_multiplier=(1, 1, 1),
-    embed_dim=8,
-    latent_channels=8,
-    num_embeddings=16,
+SHAPE = replace(
+    TINY_AUTOENCODER,
     continuous_steps=1,
     losses=AutoencoderLosses(multi_scale=0.5, perceptual=0.5, adversarial=0.3),
     discriminator=DiscriminatorRecipe(start=2, channels=8, levels=1),
-    optim=OptimRecipe(lr=1e-3, steps=4, batch_size=4),
 )
 
 
