@@ -31,8 +31,8 @@ from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.samplers.text import with_words
 
 if TYPE_CHECKING:
-    from orthus_core.api.inputs import Edit
     from orthus_core.api.continuation import Continuation
+    from orthus_core.api.inputs import Edit
 
 
 @dataclass(frozen=True)
