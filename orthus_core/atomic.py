@@ -1,8 +1,8 @@
-"""Files and folders that are there whole or not at all: written beside their place, flushed to
-disk, then renamed.
+"""Write files and folders completely or not at all: next to the target, flushed to disk, then
+renamed.
 
-Whatever stops the writing (an error, a full disk, a kill) leaves the place as it was. What a killed
-process leaves beside it, `.NAME.partial-PID`, is removed by the next one that writes there.
+If writing stops (an error, a full disk, a kill), the target keeps its previous state. Anything a
+killed process leaves, `.NAME.partial-PID`, is removed by the next process that writes there.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def staged_file(
     failure: str = CANNOT_WRITE,
     hint: str = ANOTHER_PLACE,
 ) -> Iterator[Path]:
-    """A path beside `target` to write a file at; it takes `target`'s place when the block ends
-    well, and replaces a file that is there.
+    """Yield a path next to `target` to write to; it replaces `target` when the block ends without
+    an error.
 
     Args:
-        target: The file to make.
-        parents: Whether folders on the way are made; otherwise they have to be there.
-        failure: What an error says first when the file cannot be written.
-        hint: What it says to do next.
+        target: File to write.
+        parents: Whether to create missing parent folders; otherwise they must exist.
+        failure: First part of the error message when the file cannot be written.
+        hint: Suggested next step in that error.
 
     Raises:
         OutputError: When `target` cannot be written to, or the disk fills up.
@@ -66,7 +66,7 @@ def staged_file(
 def write_text(
     target: Path, text: str, *, failure: str = CANNOT_WRITE, hint: str = ANOTHER_PLACE
 ) -> None:
-    """Writes a text file in UTF-8, whole or not at all; see `staged_file`."""
+    """Write a UTF-8 text file completely or not at all; see `staged_file`."""
     with staged_file(target, failure=failure, hint=hint) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -80,16 +80,16 @@ def staged_folder(
     failure: str = "the folder could not be written",
     hint: str = ANOTHER_PLACE,
 ) -> Iterator[Path]:
-    """A new folder beside `target` to write into; it takes `target`'s place when the block ends
-    well.
+    """Yield a new folder next to `target` to write into; it becomes `target` when the block ends
+    without an error.
 
     Args:
-        target: The folder to make. An empty one is as good as none; folders on the way are made.
-        mark, overwrite: What may be replaced, see `check_folder`.
+        target: Folder to create. It may exist if empty; missing parents are created.
+        mark, overwrite: Which folders may be replaced; see `check_folder`.
         failure, hint: As for `staged_file`.
 
     Raises:
-        OutputError: When `target` is taken, cannot be written to, or the disk fills up.
+        OutputError: When `target` exists, cannot be written to, or the disk fills up.
     """
     target = target.absolute()
     check_folder(target, mark=mark, overwrite=overwrite)
@@ -107,16 +107,16 @@ def staged_folder(
 
 
 def check_folder(target: Path, *, mark: str | None, overwrite: bool = False) -> None:
-    """Whether a folder may be written at `target`; asked before hours are spent on its content.
+    """Check, before hours of work, that a folder may be written at `target`.
 
     Args:
-        target: The folder to make.
-        mark: The file by which a folder of this kind is known: only such a folder is replaced. None
-            leaves every folder replaceable.
+        target: Folder to create.
+        mark: File that identifies a folder of this kind; only such a folder may be replaced. None
+            allows any folder to be replaced.
         overwrite: Whether a folder of this kind may be replaced at all.
 
     Raises:
-        OutputError: When it is a file, or is not empty and is not to be replaced.
+        OutputError: When it is a file, or a non-empty folder that may not be replaced.
     """
     if target.exists() and not target.is_dir():
         raise OutputError("this is a file", where=str(target), hint="give a folder's name")
@@ -137,16 +137,16 @@ def check_folder(target: Path, *, mark: str | None, overwrite: bool = False) -> 
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that can still be written below a folder, which need not exist yet."""
+    """Free disk space in bytes below a folder, which need not exist yet."""
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(nearest).free
 
 
 def check_room(target: Path, wanted: int) -> None:
-    """Whether the disk under `target` has `wanted` bytes.
+    """Check that the disk of `target` has `wanted` free bytes.
 
     Raises:
-        OutputError: When it has not.
+        OutputError: When it does not.
     """
     free = free_disk(target)
     if free < wanted:
@@ -158,7 +158,7 @@ def check_room(target: Path, wanted: int) -> None:
 
 
 def _beside(target: Path) -> Path:
-    """Where this process writes what will be `target`."""
+    """The path where this process writes the future `target`."""
     return target.with_name(f"{_prefix(target)}{os.getpid()}")
 
 
@@ -171,7 +171,7 @@ def _prefix(target: Path) -> str:
 
 def _take_place(partial: Path, target: Path) -> None:
     if target.exists() and any(target.iterdir()):
-        # A kill between the two renames leaves the old folder under this name, and loses nothing.
+        # A kill between the two renames leaves the old folder under this name; no data is lost.
         old = partial.with_name(partial.name + "-old")
         target.rename(old)
         try:
@@ -186,7 +186,7 @@ def _take_place(partial: Path, target: Path) -> None:
 
 
 def _clear_abandoned(target: Path) -> None:
-    """Removes what a killed process left beside `target`; one that still runs keeps its own."""
+    """Remove what killed processes left next to `target`; running processes keep theirs."""
     prefix = _prefix(target)
     for leftover in target.parent.glob(f"{glob.escape(prefix)}*"):
         owner = re.fullmatch(r"\d+", leftover.name.removeprefix(prefix))
@@ -198,13 +198,13 @@ def _clear_abandoned(target: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
-    if os.name == "nt":  # there, signal 0 would end the process that is asked after
+    if os.name == "nt":  # where signal 0 would end the process
         return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # someone else's, so it is there
+    except PermissionError:  # another user's process, so it exists
         return True
     return True
 
@@ -219,13 +219,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _sync_file(file: Path) -> None:
-    # Windows flushes only what is open for writing.
+    # Windows flushes only files that are open for writing.
     with file.open("r+b" if os.name == "nt" else "rb") as stream:
         os.fsync(stream.fileno())
 
 
 def _sync_directory(folder: Path) -> None:
-    if os.name == "nt":  # which does not open folders
+    if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -236,7 +236,7 @@ def _sync_directory(folder: Path) -> None:
 
 @contextmanager
 def _as_output_error(target: Path, failure: str, hint: str) -> Iterator[None]:
-    """Turns the system's errors into ours."""
+    """Convert the system's errors to ours."""
     try:
         yield
     except OSError as error:

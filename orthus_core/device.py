@@ -1,5 +1,5 @@
-"""What this machine computes with: devices, precisions, threads, memory, and how running out of
-memory is recognised.
+"""The machine's hardware: devices, precisions, threads and memory, and how to recognise an
+out-of-memory error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """The precisions that `--dtype` takes, by their names there."""
 
-# The last two are oneDNN's, whose convolutions do not say what kept them from being set up; shapes
-# are the model's own, so it is the memory.
+# The last two are oneDNN's: its convolutions do not report why set-up failed. The shapes are the
+# model's own, so memory is the cause.
 OUT_OF_MEMORY_MESSAGES = (
     "not enough memory",
     "out of memory",
@@ -35,9 +35,10 @@ CGROUP = Path("/sys/fs/cgroup")
 class Device(NamedTuple):
     """A device of this machine.
 
-    kind: "cpu", "cuda" or "mps", as `--device` takes it.
-    total, free: Bytes of its memory; None where the system does not tell.
-    about: More of it in words, such as the precisions it computes in.
+    Attributes:
+        kind: "cpu", "cuda" or "mps", as `--device` takes it.
+        total, free: Bytes of the device's memory; None when unknown.
+        about: Further details in words, such as supported precisions.
     """
 
     kind: str
@@ -48,17 +49,17 @@ class Device(NamedTuple):
 
 
 def devices() -> list[Device]:
-    """All devices that are here, the one that `auto` takes first."""
+    """All available devices, the one that `auto` selects first."""
     return [*_cudas(), *_mps(), _cpu()]
 
 
 def is_available(kind: str) -> bool:
-    """Whether `--device` of this name can be had; "auto" always can."""
+    """Whether this `--device` name is available; "auto" always is."""
     return kind == "auto" or kind in {device.kind for device in devices()}
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of a name; "auto" is cuda, then mps, then cpu."""
+    """The device with this name; "auto" is cuda, then mps, then cpu."""
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
@@ -67,7 +68,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision of a name in `DTYPES`; None and "auto" are bf16 on cuda and fp32 elsewhere."""
+    """The precision named in `DTYPES`; None and "auto" are bf16 on cuda and fp32 elsewhere."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype in (None, "auto"):
@@ -84,9 +85,10 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def limit_threads(group: Path = CGROUP) -> int:
-    """Lowers torch's number of threads to a container's share of processors, where it has one.
+    """Lower torch's number of threads to the container's processor limit, if there is one.
 
-    Returns: The number of threads torch then uses.
+    Returns:
+        The number of threads torch then uses.
     """
     allowed = cgroup_processors(group)
     if allowed is not None and allowed < torch.get_num_threads():
@@ -95,8 +97,8 @@ def limit_threads(group: Path = CGROUP) -> int:
 
 
 def cgroup_processors(group: Path) -> int | None:
-    """Processors that a container may keep busy (control groups, version 2), at least one; None
-    where nothing limits them.
+    """Number of processors a container may use (control groups, version 2), at least one; None
+    without a limit.
     """
     try:
         share, period = (group / "cpu.max").read_text(encoding="ascii").split()
@@ -106,7 +108,7 @@ def cgroup_processors(group: Path) -> int | None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on a device; None where the system does not tell."""
+    """Bytes that can still be allocated on a device; None when unknown."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
@@ -120,14 +122,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is a failed allocation, on any device."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # The CPU's allocator has no class of its own ("DefaultCPUAllocator: not enough memory: you
-    # tried to allocate ..."), nor has that of Apple's GPUs ("MPS backend out of memory").
+    # The CPU allocator has no exception class ("DefaultCPUAllocator: not enough memory: you tried
+    # to allocate ..."), nor does that of Apple's GPUs ("MPS backend out of memory").
     words = str(error)
     return isinstance(error, RuntimeError) and any(sign in words for sign in OUT_OF_MEMORY_MESSAGES)
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives cached memory back to the device, so that the next try starts from all there is."""
+    """Return cached memory to the device, so that the next attempt has all of it."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -163,7 +165,7 @@ def _cpu() -> Device:
 
 
 def _memory() -> tuple[int | None, int | None]:
-    """Total and free bytes of main memory, as far as the system tells."""
+    """Total and free bytes of main memory; None where unknown."""
     free = free_bytes(torch.device("cpu"))
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), free
@@ -177,7 +179,7 @@ def _free_main_memory() -> int | None:
         return int(named["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in named else None
     if sys.platform == "win32":
         return _free_memory_on_windows()
-    # macOS names no figure without its own tools; half of what is built in is a fair guess.
+    # macOS reports no figure without its own tools; half of the installed memory is a fair guess.
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
@@ -199,12 +201,12 @@ def _free_memory_on_windows() -> int | None:
         ]
 
     status = Status(length=ctypes.sizeof(Status))
-    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009, there on Windows alone
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009, exists on Windows only
     return status.free if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
 
 def _free_cgroup_memory(group: Path = CGROUP) -> int | None:
-    """Bytes that a container's limit leaves; None where there is no limit."""
+    """Bytes left under a container's limit; None without a limit."""
     try:
         limit = (group / "memory.max").read_text(encoding="ascii").strip()
         used = int((group / "memory.current").read_text(encoding="ascii"))
@@ -216,5 +218,5 @@ def _free_cgroup_memory(group: Path = CGROUP) -> int | None:
         return None
     if limit == "max":
         return None
-    # Cached files count as used, and go when memory is wanted.
+    # Cached files count as used, but are evicted when memory is needed.
     return int(limit) - used + int(stat.get("inactive_file", 0))

@@ -1,4 +1,4 @@
-"""What long work yields while it runs, so that a terminal, a notebook and a test can all listen.
+"""Events that long work yields while it runs, for a terminal, a notebook or a test.
 
 Core never prints: generators yield these, and `orthus_cli.console` turns them into bars and tables.
 """
@@ -25,14 +25,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should hear that is no error."""
+    """Information for the user that is not an error."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """A row wrote some text: `text` is what its new tokens add, `token_ids` are they."""
+    """A row produced text: `text` is what its new tokens add, `token_ids` are those tokens."""
 
     row: int
     text: str
@@ -41,12 +41,13 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class ImageBegun:
-    """A row began its picture number `image`.
+    """A row started its picture number `image`.
 
-    forced: Whether it was begun for the model, which would have gone on without one.
-    ending: Of a forced one, whether the model would have ended its text there; otherwise it was
-        still writing.
-    panel: Of a story, the number by which people know this picture's panel, the opening counted.
+    Attributes:
+        forced: Whether the sampler started it, where the model would have continued without one.
+        ending: For a forced picture, whether the model would have ended its text there; otherwise
+            it was still writing.
+        panel: In a story, the displayed number of this picture's panel, counting the opening.
     """
 
     row: int
@@ -58,9 +59,10 @@ class ImageBegun:
 
 @dataclass(frozen=True)
 class PatchDone:
-    """A row drew one patch: `done` of `total` of its picture number `image`.
+    """A row finished one patch: `done` of `total` of its picture number `image`.
 
-    feature_C: What it drew, for those who show or keep a picture before it is whole.
+    Attributes:
+        feature_C: The patch's feature, for previews or for storing an unfinished picture.
     """
 
     row: int
@@ -72,7 +74,7 @@ class PatchDone:
 
 @dataclass(frozen=True)
 class ImageDone:
-    """A row drew a picture: pixels [3, H, W] in [-1, 1], and the features [P, C] behind them."""
+    """A row finished a picture: pixels [3, H, W] in [-1, 1], and its features [P, C]."""
 
     row: int
     image: int
@@ -82,7 +84,7 @@ class ImageDone:
 
 @dataclass(frozen=True)
 class RowDone:
-    """A row reached its end; `reason` is "end", "length", "context" or "images"."""
+    """A row is complete; `reason` is "end", "length", "context" or "images"."""
 
     row: int
     reason: str

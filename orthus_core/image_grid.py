@@ -1,4 +1,4 @@
-"""Pictures side by side in one: prompts and seeds, samples of a training, a benchmark's tiles.
+"""Combine pictures into one grid: prompts and seeds, training samples, benchmark tiles.
 
 Legend: H height, W width, 3 colours.
 """
@@ -19,23 +19,23 @@ GAP = 4  # pixels between two pictures of a contact sheet
 
 
 def columns_for(pictures: int, *, per_prompt: int) -> int:
-    """Columns of a sheet: a prompt's seeds side by side, or near a square where it has one."""
+    """Columns of a sheet: one row per prompt's seeds, or nearly square with one seed per prompt."""
     return per_prompt if 1 < per_prompt < pictures else math.ceil(math.sqrt(pictures))
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
-    """The pictures in reading order on white; a cell is as large as the largest of them."""
+    """The pictures in reading order on white; each cell has the size of the largest picture."""
     assert pictures and columns > 0, "a sheet shows something"
     starts = range(0, len(pictures), columns)
     return image_grid([pictures[start : start + columns] for start in starts], gap=GAP)
 
 
 def image_grid(rows: Sequence[Sequence[Image.Image]], *, gap: int = 0) -> Image.Image:
-    """Rows of pictures on white; a cell is as large as the largest picture of all.
+    """Rows of pictures on white; each cell has the size of the largest picture.
 
     Args:
-        rows: At least one picture; rows may be of different lengths.
-        gap: Pixels between two cells.
+        rows: Rows of pictures, at least one picture in all; lengths may differ.
+        gap: Pixels between neighbouring cells.
     """
     pictures = [picture for row in rows for picture in row]
     width = max(picture.width for picture in pictures) + gap
@@ -76,6 +76,6 @@ def with_caption(picture: Image.Image, text: str, *, size: int = 12, lines: int 
 
 
 def rounded_image(values_3HW: Tensor) -> Image.Image:
-    """A picture of values in [0, 1], each rounded to the nearest of 256 levels."""
+    """A picture from values in [0, 1], each rounded to the nearest of 256 levels."""
     levels_HW3 = (values_3HW.detach() * 255).round().byte().permute(1, 2, 0)
     return Image.fromarray(levels_HW3.contiguous().cpu().numpy())

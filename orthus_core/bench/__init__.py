@@ -1,3 +1,3 @@
-"""Speed: the engine beside the release's algorithm, the same weights and the same noise, in one
+"""Speed: compare the engine with the release's algorithm, with the same weights and noise, in one
 run.
 """

@@ -1,4 +1,4 @@
-"""Where time and memory go while something runs, and how fast this machine copies."""
+"""Measure the time and memory of a run, and this machine's copy bandwidth."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ COPIES = 7
 
 
 class Clock:
-    """Seconds of named parts, and of all that happens while it runs.
+    """Measure the seconds of named parts, and of everything that runs between them.
 
     Args:
-        device: What is waited for at the ends of each part.
-        parts: Whether to look at parts at all. On a GPU waiting for each keeps it from working
-            ahead, so there the whole is measured without.
+        device: Device to wait for at the end of each part.
+        parts: Whether to time parts. On a GPU, waiting for each part prevents asynchronous work, so
+            the total is measured without parts.
 
-    seconds: Of each part so far.
+    Attributes:
+        seconds: Seconds of each part so far.
     """
 
     def __init__(self, device: torch.device, *, parts: bool = True) -> None:
@@ -43,11 +44,11 @@ class Clock:
             self.seconds[part] = self.seconds.get(part, 0.0) + self._now() - began
 
     def around(self, thing: Any, **parts: str) -> Any:
-        """The thing, with calls of these methods timed: `clock.around(brush, draw="head")`."""
+        """Wrap an object so that these methods are timed: `clock.around(brush, draw="head")`."""
         return _Timed(thing, self, parts)
 
     def time(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        """Seconds of the whole, and what it returns."""
+        """Run `work`, and return its total seconds and its result."""
         began = self._now()
         result = work()
         return self._now() - began, result
@@ -75,7 +76,7 @@ class _Timed:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes a second that a copy of memory reads and writes together, the median of several."""
+    """Bytes per second that a copy reads and writes together; median of several copies."""
     source = torch.ones(COPIED_BYTES, dtype=torch.uint8, device=device)
     target, clock = torch.empty_like(source), Clock(device)
     target.copy_(source)
@@ -85,8 +86,8 @@ def copy_bandwidth(device: torch.device) -> float:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Callable[[], int | None]]:
-    """The most bytes held at once from here on, as a function to call at the end; None where the
-    system does not say. On a CPU it is all of the process, weights and libraries included.
+    """Measure peak memory; the yielded function returns the bytes so far, None when unknown. On a
+    CPU it is the peak of the process, including weights and libraries.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

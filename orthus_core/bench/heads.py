@@ -1,5 +1,5 @@
-"""The head by itself: one patch with guidance, and several pictures' patches at once, in every
-layout of its weights.
+"""Benchmark the head alone: one patch with guidance, and patches of several pictures at once, with
+every layout of its weights.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ GUIDANCE_SCALE = 5.0
 
 @dataclass(frozen=True)
 class HeadLap:
-    """Patches of so many pictures at once.
+    """Timing of one patch each of N pictures at once.
 
-    layout: Of the engine's weights; None is its own choice.
-    released_seconds, seconds: A patch, by the release's algorithm and by the engine.
-    ratio: How many times faster.
-    difference: The largest between their features, as the head scales them.
+    Attributes:
+        layout: Layout of the engine's weights; None is its own choice.
+        released_seconds, seconds: Seconds per patch with the release's algorithm and with the
+            engine.
+        ratio: Speed-up of the engine.
+        difference: Largest difference between their features, in the head's scale.
     """
 
     pictures: int
@@ -47,7 +49,7 @@ class HeadLap:
 def head_laps(
     head: DiffusionHead, steps: int, pictures: Sequence[int], repeats: int
 ) -> Iterator[Progress | HeadLap]:
-    """Times a head, by turns with the release's loop, and yields progress and results."""
+    """Time the head and the release's loop alternately; yields progress and results."""
     weight = head.input_proj.weight
     channels, hidden = weight.shape[1], head.cond_embed.weight.shape[1]
     device, dtype, clock = weight.device, weight.dtype, Clock(weight.device)

@@ -1,7 +1,7 @@
-"""The models that are measured: the bundled one, and random ones of other sizes.
+"""The models to measure: the bundled one, and random ones of other sizes.
 
-Speed does not depend on what weights have learnt, so shapes without a trained model are drawn at
-random, calm enough that rounding stays small over the patches of a picture.
+Speed does not depend on the values of weights, so sizes without a trained model use random
+weights, scaled so that rounding errors stay small over the patches of a picture.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from orthus_core.model.config import OrthusConfig, OrthusVQConfig, token_name_of
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
-# How much a random head listens to its condition: at 1 it magnifies rounding from patch to patch.
+# Scale of a random head's response to its condition: at 1 it amplifies rounding at every patch.
 CALM = 0.1
 
 
 class Shape(NamedTuple):
-    """The sizes that decide speed; all else is the released 7B's.
+    """The sizes that determine speed; everything else is as in the released 7B.
 
-    about: For people.
-    resolution: Of its pictures; each 16 x 16 pixels are a patch.
+    Attributes:
+        about: Description for reports.
+        resolution: Side of its pictures in pixels; each patch is 16 x 16 pixels.
     """
 
     about: str
@@ -38,7 +39,7 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
-    "mini": None,  # the bundled model, as it is
+    "mini": None,  # the bundled model, unchanged
     "mid": Shape("25M backbone, 7M head, 256 patches", 512, 8, 8, 1376, 256, 512),
     "mid-full-head": Shape("25M backbone, 50M head, 256 patches", 512, 8, 8, 1376, 256, 1536),
     "7b": Shape("the released shape, 1024 patches", 4096, 32, 32, 11008, 512, 1536),
@@ -52,7 +53,8 @@ CODES, FIRST_CODE, VOCABULARY = 8192, 4, 65536
 def model_of(name: str, device: torch.device, dtype: torch.dtype) -> OrthusForConditionalGeneration:
     """A model of this shape.
 
-    Raises: PromptError for a name that is none of `SHAPES`.
+    Raises:
+        PromptError: For a name that is not in `SHAPES`.
     """
     if name not in SHAPES:
         raise PromptError(
@@ -100,8 +102,8 @@ def config_of(shape: Shape) -> OrthusConfig:
 def random_model(
     config: OrthusConfig, device: torch.device, dtype: torch.dtype
 ) -> OrthusForConditionalGeneration:
-    """A model of these sizes, the same for the same configuration; made where it will run, so that
-    a large one fits.
+    """A random model of these sizes, identical for identical configurations; created on its device,
+    so that a large one fits.
     """
     standard = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -119,14 +121,14 @@ def random_model(
 def random_head(
     device: torch.device, dtype: torch.dtype, sizes: dict[str, int] | None = None
 ) -> DiffusionHead:
-    """A head by itself; the released one's sizes unless told otherwise."""
+    """A head alone, with the released one's sizes by default."""
     head = DiffusionHead(**(sizes or FULL_HEAD)).to(device, dtype).eval()
     _fill(head, torch.Generator(device).manual_seed(0))
     return head.requires_grad_(False)
 
 
 def _fill(module: torch.nn.Module, random: torch.Generator) -> None:
-    # Fresh AdaLN layers are zero and would predict nothing, so they are drawn too.
+    # Fresh AdaLN layers are zero and would predict nothing, so they are randomised too.
     for name, parameter in module.named_parameters():
         if parameter.ndim > 1 and "norm" not in name:
             parameter.normal_(0, parameter[0].numel() ** -0.5, generator=random)

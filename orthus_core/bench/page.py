@@ -1,4 +1,4 @@
-"""Tables between markers of a page, which a run makes anew and a person writes around.
+"""Tables between markers of a page: a run replaces the tables, and keeps the text around them.
 
 <!-- bench: race mid cpu -->
 ...
@@ -16,7 +16,11 @@ from orthus_core.errors import OutputError
 
 
 def check_page(page: Path, sections: Iterable[str]) -> None:
-    """Whether the page has a place for each section. Raises: OutputError naming what is missing."""
+    """Check that the page has markers for each section.
+
+    Raises:
+        OutputError: When markers are missing; names the sections.
+    """
     text = _read(page)
     for section in sections:
         if not _place(section).search(text):
@@ -28,9 +32,10 @@ def check_page(page: Path, sections: Iterable[str]) -> None:
 
 
 def write_sections(page: Path, sections: Mapping[str, str]) -> None:
-    """Puts each text between its markers; all else on the page stays as it is.
+    """Replace the text between the markers of each section; the rest of the page is unchanged.
 
-    Raises: OutputError when the page lacks a place, or cannot be written.
+    Raises:
+        OutputError: When the page lacks markers, or cannot be written.
     """
     check_page(page, sections)
     text = _read(page)

@@ -1,5 +1,5 @@
-"""What a preset gains and what it costs: seconds a picture, and how far its pictures are from those
-of `exact`, from the same noise.
+"""Speed and accuracy of each preset: seconds per picture, and the difference of its pictures from
+those of `exact`, with the same noise.
 
 Legend: N pictures, P patches, C feature channels, H W pixels.
 """
@@ -26,7 +26,7 @@ TOLERANCE = 0.05
 
 
 class Way(NamedTuple):
-    """A way to draw, as `SamplingParams.resolve` takes it."""
+    """A sampling variant, as arguments of `SamplingParams.resolve`."""
 
     name: str
     asked: dict[str, Any]
@@ -42,13 +42,14 @@ WAYS = (
 
 @dataclass(frozen=True)
 class PresetLap:
-    """One way to draw.
+    """Timing and accuracy of one variant.
 
-    steps: Of a picture's first patch.
-    seconds_a_picture: Median over the repeats.
-    ratio: How many times faster than exact.
-    feature_error: Size of the difference from exact's features, as a share of their size.
-    psnr: Of its pictures against exact's, in dB; None where they are equal.
+    Attributes:
+        steps: Denoising steps of a picture's first patch.
+        seconds_a_picture: Median over the repeats.
+        ratio: Speed-up over `exact`.
+        feature_error: Norm of the difference from the features of `exact`, relative to their norm.
+        psnr: PSNR of its pictures against those of `exact`, in dB; None when they are equal.
     """
 
     name: str
@@ -63,7 +64,7 @@ class PresetLap:
 def preset_laps(
     model: OrthusForConditionalGeneration, pictures: int, repeats: int
 ) -> Iterator[Progress | PresetLap]:
-    """Draws the same pictures every way by turns, and yields progress and results."""
+    """Draw the same pictures with every variant alternately; yields progress and results."""
     course = course_of(model)
     ways = [SamplingParams.resolve(model.config, **way.asked) for way in WAYS]
     seconds: list[list[float]] = [[] for _ in WAYS]
@@ -104,6 +105,6 @@ def _draw(
 
 
 def _psnr(ours: Tensor, theirs: Tensor) -> float | None:
-    """Of pixels in [-1, 1], whose peak is 2."""
+    """PSNR of pixels in [-1, 1], whose peak is 2."""
     error = float((ours - theirs).square().mean())
     return 10 * math.log10(4 / error) if error else None

@@ -1,8 +1,9 @@
-"""The race: the release's algorithm and the engine draw the same pictures by turns, in one process.
+"""The race: the release's algorithm and the engine draw the same pictures alternately, in a
+process.
 
-Each repeat runs every side once, so that whatever else the machine does meets all of them alike;
-medians are told, and their ratios. Both sides start from the same noise, so their features can be
-compared, and are.
+Each repeat runs every side once, so that other load on the machine affects all of them equally;
+medians and their ratios are reported. Both sides start from the same noise, so that their features
+can be compared.
 
 Legend: N pictures, P patches, C feature channels, H W pixels.
 """
@@ -29,22 +30,23 @@ from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import seeded_noise
 from orthus_core.samplers.prompt import Context, Guidance, Prompt
 
-# A prompt of usual length, and the release's unconditional one.
+# A prompt of typical length, and the release's unconditional one.
 PROMPT_TOKENS, UNCONDITIONAL_TOKENS = 16, 6
-# Ids below are bos, pad, eos and their like in every vocabulary here.
+# Lower ids are bos, pad, eos and similar tokens in every vocabulary here.
 FIRST_WORD = 8
-# Parts that come once a picture; all others come with each patch.
+# Parts that occur once per picture; all others occur once per patch.
 ONCE = ("prefill", "decode")
 
 
 class Course(NamedTuple):
     """What is drawn in a race.
 
-    steps, guidance: As for any picture.
-    batches: Pictures the engine draws at once, one race for each number.
-    patches: Of each picture; None is all. With fewer, those in the middle are timed and the rest
-        reckoned.
-    repeats: How often everything is run.
+    Attributes:
+        steps, guidance: Denoising steps and guidance scale of the pictures.
+        batches: Batch sizes of the engine, with one race for each.
+        patches: Patches per picture; None is all. With fewer, those in the middle are timed and the
+            total is extrapolated.
+        repeats: Number of repeats.
     """
 
     steps: int
@@ -56,11 +58,13 @@ class Course(NamedTuple):
 
 @dataclass(frozen=True)
 class Lap:
-    """One side, at one batch size.
+    """Timing of one side, at one batch size.
 
-    seconds_a_picture: Median over the repeats; of all its patches, also where fewer were drawn.
-    parts: The same for each part of the work.
-    peak_bytes: The most memory held, where the system tells.
+    Attributes:
+        seconds_a_picture: Median over the repeats, for all patches of a picture even when fewer
+            were drawn.
+        parts: Seconds per picture of each part of the work.
+        peak_bytes: Peak memory; None when unknown.
     """
 
     side: str
@@ -72,14 +76,15 @@ class Lap:
 
 @dataclass(frozen=True)
 class Race:
-    """All laps, what they say together, and what the machine could do.
+    """All laps, their comparison, and the machine's limit.
 
-    ratios: How many times faster a picture is than the release's, by batch size.
-    difference: The largest between the features of both sides.
-    feature_size: The largest feature, to judge it by.
-    pixel_difference: The largest between their pictures, in steps of 1/255.
-    bandwidth: Bytes a second that a copy reads and writes.
-    roofline: Seconds a picture would take at that bandwidth, by batch size: backbone, head.
+    Attributes:
+        ratios: Speed-up per picture over the release, by batch size.
+        difference: Largest difference between the features of both sides.
+        feature_size: Largest feature, for comparison with `difference`.
+        pixel_difference: Largest difference between their pictures, in steps of 1/255.
+        bandwidth: Bytes per second that a copy reads and writes.
+        roofline: Seconds per picture at that bandwidth, by batch size: backbone, head.
     """
 
     laps: list[Lap]
@@ -100,9 +105,10 @@ class _Run(NamedTuple):
 
 
 def race(model: OrthusForConditionalGeneration, course: Course) -> Iterator[Progress | Race]:
-    """Runs the course and yields how far it is, then the result.
+    """Run the course, and yield progress and then the result.
 
-    Raises: PromptError when more patches are asked for than a picture has.
+    Raises:
+        PromptError: When more patches are requested than a picture has.
     """
     _check(model, course)
     sides = [("release", 1), *(("engine", batch) for batch in course.batches)]
@@ -110,7 +116,7 @@ def race(model: OrthusForConditionalGeneration, course: Course) -> Iterator[Prog
     bandwidths: list[float] = []
     total = len(sides) * course.repeats
     for side in sides:
-        # One patch each, so that no side pays for what a library does at its first call.
+        # One patch each, so that neither side's time includes a library's work at its first call.
         _run(model, course._replace(patches=1), *side)
     for repeat in range(course.repeats):
         bandwidths.append(copy_bandwidth(model.device))
@@ -134,18 +140,18 @@ def race(model: OrthusForConditionalGeneration, course: Course) -> Iterator[Prog
 
 
 def course_of(model: OrthusForConditionalGeneration, **asked: object) -> Course:
-    """A course with the model's own steps and guidance where none are asked."""
+    """A course with the model's own steps and guidance where none are given."""
     params = SamplingParams.resolve(model.config)
     own = {"steps": params.steps, "guidance": params.guidance}
     return Course(**(own | {key: value for key, value in asked.items() if value is not None}))  # type: ignore[arg-type]
 
 
 def prompts_of(model: OrthusForConditionalGeneration, course: Course, count: int) -> list[Prompt]:
-    """As many pictures of one prompt, of one seed each."""
+    """N prompts with the same text and one seed each."""
     config = model.config
     marks = {config.boi_token_id, config.eoi_token_id, config.sep_token_id, config.image_token_id}
     not_words = {*config.code_token_ids, *range(FIRST_WORD), *marks}
-    # With a part of the patches, the prompt is longer by those that came before.
+    # When only some patches are drawn, the prompt is longer by the number of preceding patches.
     wanted = PROMPT_TOKENS + _already(model, course)
     words = [token for token in range(config.vocab_size) if token not in not_words]
     words = (words * (1 + wanted // len(words)))[:wanted]
@@ -168,12 +174,12 @@ def _check(model: OrthusForConditionalGeneration, course: Course) -> None:
 
 
 def _already(model: OrthusForConditionalGeneration, course: Course) -> int:
-    """Patches before those that are timed, so that these lie in the middle of the picture."""
+    """Number of patches before the timed ones, which lie in the middle of the picture."""
     return (model.config.patches - course.patches) // 2 if course.patches else 0
 
 
 def _run(model: OrthusForConditionalGeneration, course: Course, side: str, batch: int) -> _Run:
-    """One side once; on a GPU once more for its parts, since looking at them takes time."""
+    """Run one side; on a GPU run it again to time its parts, since timing them takes time."""
     draw = _release if side == "release" else _engine
     prompts = prompts_of(model, course, batch)
     on_gpu = model.device.type == "cuda"
@@ -212,7 +218,7 @@ def _release(
 def _engine(
     model: OrthusForConditionalGeneration, course: Course, prompts: Sequence[Prompt], clock: Clock
 ) -> tuple[Tensor, Tensor]:
-    """As `generate` does, stopped after so many patches."""
+    """Draw as `generate` does, but stop after the course's number of patches."""
     noise_scale = SamplingParams.resolve(model.config).noise_scale
     params = SamplingParams(max_images=1, steps=course.steps, noise_scale=noise_scale)
     job, rows = prepare_batch(model, prompts, params)
@@ -253,7 +259,7 @@ def _lap(
     share = model.config.patches / (course.patches or model.config.patches)
 
     def whole(run: _Run) -> dict[str, float]:
-        """Parts of a whole picture, from those of some patches of several pictures."""
+        """Seconds of each part for one picture, from a run of some patches of several pictures."""
         parts = run.parts | {"rest": max(0.0, run.seconds - sum(run.parts.values()))}
         return {
             part: seconds * (1 if part in ONCE else share) / batch

@@ -27,7 +27,7 @@ from orthus_core.samplers.reference import ddim_steps, denoise_patch, image_feat
 
 
 class ReleasedModel:
-    """A model that does the release's extra work and times each part; all else is the model's own.
+    """A model that does the release's extra work and times each part, otherwise unchanged.
 
     Args:
         model: The model that does the work.
@@ -78,14 +78,15 @@ def draw(
 
     Args:
         model: The model that draws.
-        prompt: The prompt, with one context that it is guided against.
+        prompt: The prompt, with one context for guidance.
         noise: Noise of one patch after another, [C] each.
         steps: Denoising steps of a patch.
         clock: Measures the parts.
         patches: Number of patches to draw, by default all. The others are zero.
         already: Number of further features to embed anew at each patch.
 
-    Returns: Features [1, P, C] and pixels [1, 3, H, W].
+    Returns:
+        Features [1, P, C] and pixels [1, 3, H, W].
     """
     config, plan = model.config, ddim_steps(model.schedule, steps)
     guidance, _ = prompt.guidance.weights

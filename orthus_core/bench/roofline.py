@@ -1,8 +1,8 @@
-"""The least time a picture could take if reading its weights were all there is to it.
+"""The minimum time of a picture if reading the weights were the only cost.
 
-Each pass of the backbone reads all its layers, each denoising step the head's sequential part, each
-patch its modulations, once for however many pictures are drawn side by side; keys and values are
-each picture's own. A processor whose cache holds the head can be faster than this.
+Each pass of the backbone reads all its layers, each denoising step reads the head's sequential
+part, and each patch its modulations, once for the whole batch; keys and values are read for each
+picture. A processor whose cache holds the head can be faster than this.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from orthus_core.samplers.memory_estimate import cache_bytes
 class Traffic(NamedTuple):
     """Bytes that one patch reads.
 
-    shared: Once for the batch.
-    own: For each picture in it.
+    Attributes:
+        shared: Bytes read once for the batch.
+        own: Bytes read for each picture of the batch.
     """
 
     shared: float
     own: float
 
     def seconds_a_picture(self, patches: int, batch: int, bandwidth: float) -> float:
-        """At so many bytes a second."""
+        """Seconds per picture at a bandwidth in bytes per second."""
         return patches * (self.shared / batch + self.own) / bandwidth
 
 
 def backbone_traffic(model: OrthusForConditionalGeneration, streams: int, context: int) -> Traffic:
-    """Of a pass over one new token a stream, with `context` tokens read before."""
+    """Traffic of a pass over one new token per stream, after `context` tokens."""
     cache = streams * cache_bytes(model.config, context, model.dtype.itemsize)
     return Traffic(_bytes(model.model.layers), cache)
 
 
 def head_traffic(head: DiffusionHead, steps: int) -> Traffic:
-    """Of a patch."""
+    """Traffic of the head for one patch."""
     once = [
         head.cond_embed,
         *(owner.adaLN_modulation for owner in (*head.blocks, head.final_layer)),

@@ -13,21 +13,21 @@ GIB = 2**30
 
 
 class Table(NamedTuple):
-    """Columns, rows of text, and a sentence that belongs under them."""
+    """Columns, rows of text, and a note below them."""
 
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
     note: str = ""
 
     def markdown(self) -> str:
-        """As a page holds it."""
+        """The table in Markdown."""
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{table}\n\n{self.note}" if self.note else table
 
 
 def race_table(race: Race) -> Table:
-    """A side a row, its parts in columns; then the roofline at each batch size."""
+    """One row per side, with its parts in columns; then the roofline at each batch size."""
     parts = list(dict.fromkeys(part for lap in race.laps for part in lap.parts))
     rows = []
     for lap in race.laps:
@@ -49,7 +49,7 @@ def race_table(race: Race) -> Table:
 
 
 def head_table(laps: Sequence[HeadLap]) -> Table:
-    """The head alone, a layout a row."""
+    """The head alone, one row per layout."""
     return Table(
         ("patches at once", "layout", "release, s", "engine, s a patch", "faster", "difference"),
         [
@@ -67,7 +67,7 @@ def head_table(laps: Sequence[HeadLap]) -> Table:
 
 
 def preset_table(laps: Sequence[PresetLap]) -> Table:
-    """A preset a row."""
+    """One row per preset."""
     return Table(
         ("preset", "scheduler", "steps", "s a picture", "faster", "feature error", "PSNR, dB"),
         [

@@ -6,11 +6,11 @@ from orthus_core.model.config import OrthusConfig
 
 
 def model_card(config: OrthusConfig, name: str) -> str:
-    """Markdown that says what the model is, what it was made from, and how to use it.
+    """Markdown that describes the model, its origin and its use.
 
     Args:
-        config: The model's configuration; its `origin` tells the history.
-        name: What the folder is called.
+        config: The model's configuration; its `origin` records the model's history.
+        name: Name of the folder.
     """
     origin = config.origin or {}
     vq = config.vq_config

@@ -23,7 +23,7 @@ from orthus_core.checkpoint.lazy import LazyTensor, safetensors_folder
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import LayerwiseModel, Source
 
-# Files that a tokenizer, a picture processor or a licence may consist of; the words a model knows.
+# Tokenizer, picture processor and licence files, which are copied unchanged.
 KEPT_FILES = (
     "vocabulary.txt",
     "tokenizer.json",
@@ -45,7 +45,7 @@ def open_folder(folder: Path) -> Source:
     """The checkpoint in Hugging Face's layout.
 
     Raises:
-        CheckpointError: When it is of another family, or a part is missing, unsafe or damaged.
+        CheckpointError: When the model family differs, or a part is missing, unsafe or damaged.
     """
     config = read_json(folder / CONFIG)
     check_family(config, folder)
@@ -70,7 +70,7 @@ def open_folder(folder: Path) -> Source:
 def _stack(
     config: dict[str, Any], tensors: dict[str, LazyTensor], dtype: torch.dtype | None
 ) -> LayerwiseModel:
-    # Imported when it runs: `orthus info` opens folders too, and shall not wait for model code.
+    # Imported here because `orthus info` also opens folders and should not wait for model code.
     from orthus_core.checkpoint.chameleon_layerwise import stack
 
     return stack(config, tensors, dtype)

@@ -1,4 +1,4 @@
-"""A Chameleon run by transformers' own layers from weights that are read one layer at a time.
+"""Run a Chameleon with transformers' own layers, reading the weights one layer at a time.
 
 It runs both sides of the conversion's proof: a source in Hugging Face's layout, and every
 converted model.
@@ -29,8 +29,8 @@ def stack(
     """The model in fp32, one layer in memory at a time.
 
     Args:
-        config: As ChameleonConfig takes it.
-        tensors: By our names.
+        config: Fields of ChameleonConfig.
+        tensors: Tensors by our parameter names.
         dtype: Precision that the weights are rounded to first; None leaves them as they are.
     """
 
@@ -39,7 +39,7 @@ def stack(
         return (lazy if dtype is None else cast(lazy, dtype)).read()
 
     fields = {name: value for name, value in config.items() if name != "model_type"}
-    with init_empty_weights():  # parameters come layer by layer; only the rotary table is made now
+    with init_empty_weights():  # weights are read later; only the rotary table is built now
         model = ChameleonModel(ChameleonConfig(**{**fields, "num_hidden_layers": 1}))
     model.eval()
     norm = model.norm
@@ -54,7 +54,7 @@ def stack(
         weights = {name.removeprefix(prefix): read(name).float() for name in own}
         model.layers[0].load_state_dict(weights, assign=True)
         output = model(inputs_embeds=hidden_SD[None], use_cache=False)
-        model.layers[0].to("meta")  # two stacks run by turns, and only one holds a layer
+        model.layers[0].to("meta")  # two stacks alternate, and only one holds a layer
         return output.last_hidden_state[0]
 
     def finish(hidden_SD: Tensor) -> Tensor:

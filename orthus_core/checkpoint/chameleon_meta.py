@@ -1,8 +1,8 @@
 """Chameleon as Meta published it, Anole as GAIR did: params.json, consolidated*.pth, tokenizer/.
 
-Larger models are shared out over several files, one a device. Their rotary embedding turns
-neighbouring channels (2i, 2i+1) where transformers turns (i, i + half), so query and key rows are
-put into the other order here.
+Larger models are split over several files, one per device. Their rotary embedding rotates
+neighbouring channels (2i, 2i+1) where transformers rotates (i, i + half), so query and key rows
+are reordered here.
 
 Facts: facebookresearch/chameleon, chameleon/inference/{loader,transformer}.py, and
 huggingface/transformers, models/chameleon/convert_chameleon_weights_to_hf.py.
@@ -34,7 +34,7 @@ _LAYER_NUMBER = re.compile(r"^layers\.(\d+)\.")
 
 
 class Places(NamedTuple):
-    """Where the parts of a folder lie."""
+    """Locations of the parts of a folder."""
 
     params: Path
     shards: tuple[Path, ...]
@@ -45,7 +45,7 @@ def open_folder(folder: Path) -> Source:
     """The checkpoint in Meta's layout.
 
     Args:
-        folder: What was downloaded (with `models/7b` and `tokenizer`), or the model's folder in it.
+        folder: The download (with `models/7b` and `tokenizer`), or the model's folder inside it.
 
     Raises:
         CheckpointError: When a part is missing, unsafe or damaged, or does not fit the others.
@@ -104,7 +104,7 @@ def _find(folder: Path) -> Places:
 
 
 def _split_fused(shard: Shard, params: Params, shards: int) -> Shard:
-    """The file with wqkv and w13, which Meta's code makes of them in memory, taken apart again."""
+    """Split wqkv and w13, which Meta's code fuses in memory, into separate tensors again."""
     apart: Shard = {}
     for name, tensor in shard.items():
         if name.endswith("attention.wqkv.weight"):
@@ -127,11 +127,11 @@ def _split_fused(shard: Shard, params: Params, shards: int) -> Shard:
 def _under_our_names(
     shards: Sequence[Shard], params: Params, places: Places
 ) -> dict[str, LazyTensor]:
-    """All files' tensors as one model's; unknown names stay, for the error that will list them."""
+    """Join the tensors of all files into one model; unknown names stay, for the error message."""
     tensors: dict[str, LazyTensor] = {}
     for name in shards[0]:
         if parameter_names.from_hugging_face(name) is None:
-            continue  # rope.freqs, which the config tells
+            continue  # rope.freqs, which follows from the config
         without = [number for number, shard in enumerate(shards) if name not in shard]
         if without:
             raise CheckpointError(
@@ -160,7 +160,7 @@ def _under_our_names(
 
 
 def half_split(weight: Tensor, heads: int) -> Tensor:
-    """Rows of each head from x0 y0 x1 y1 ... to x0 x1 ... y0 y1 ..., where (x, y) turn together."""
+    """Reorder the rows of each head from x0 y0 x1 y1 ... to x0 x1 ... y0 y1 ... (pairs x, y)."""
     pairs = weight.unflatten(0, (heads, -1, 2))
     return pairs.transpose(1, 2).flatten(0, 2)
 
@@ -170,7 +170,7 @@ def _reordered(weight: LazyTensor, heads: int) -> LazyTensor:
 
 
 def _head_norm(parts: Sequence[LazyTensor], heads: int) -> LazyTensor:
-    """A row for each head [heads, E] out of one norm [E] a file."""
+    """Build one row per head [heads, E] from one norm [E] per file."""
     each = heads // len(parts)
     size = parts[0].numel
 

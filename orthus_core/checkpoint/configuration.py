@@ -1,4 +1,6 @@
-"""A `config.json` as ours: foreign fields dropped, missing ones read off weights, slips named."""
+"""Read a `config.json` as our configuration: drop foreign fields, infer missing ones from the
+weights, and report misspelt keys.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ Shapes = Mapping[str, Sequence[int]]
 _EARLIER = ("rope_theta", "rope_scaling", "torch_dtype", "image_token_id")
 _OUR_FIELDS = {field.name for field in dataclasses.fields(OrthusConfig)} | set(_EARLIER)
 _VQ_FIELDS = {field.name for field in dataclasses.fields(OrthusVQConfig)}
-# What every transformers model has; a source's values say nothing about the model.
+# Fields of every transformers model; a source's values for them do not describe the model.
 _COMMON = {field.name for field in dataclasses.fields(PreTrainedConfig)} - {"dtype"}
-# Our own fields with the kind of value each takes.
+# Our own fields and the type of value that each takes.
 _KINDS = {
     field.name: type(field.default)
     for field in dataclasses.fields(OrthusConfig)
@@ -31,7 +33,7 @@ _KINDS = {
 
 
 def released_fields(shapes: Shapes) -> dict[str, Any]:
-    """What a released `config.json` lacks, read off the weights; {} without a diffusion head."""
+    """Fields that a released `config.json` lacks, inferred from the weights; {} without a head."""
     projection = shapes.get(parameter_names.DIFFUSION_HEAD + "input_proj.weight")
     if projection is None:
         return {}
@@ -46,21 +48,21 @@ def released_fields(shapes: Shapes) -> dict[str, Any]:
 
 
 def has_decoder(tensors: Iterable[str]) -> bool:
-    """Whether the pixel decoder is among tensors of these names."""
+    """Whether these tensor names include the pixel decoder."""
     return any(name.startswith(parameter_names.VQ_DECODER) for name in tensors)
 
 
 def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> OrthusConfig:
-    """Our configuration from a source's.
+    """Build our configuration from a source's.
 
     Args:
-        table: A `config.json` of Chameleon, Anole, a released Orthus, or ours. What is common to
-            all of transformers (such as the text sampling a release left in it) is dropped.
-        where: Its file, for errors.
-        fields: Values that go before the table's; `has_decoder` goes to the autoencoder.
+        table: A `config.json` of Chameleon, Anole, a released Orthus, or ours. Fields common to all
+            of transformers (such as the text sampling that a release left in it) are dropped.
+        where: Path of the file, for error messages.
+        fields: Values that override the table's; `has_decoder` goes to the autoencoder.
 
     Raises:
-        CheckpointError: When a value has the wrong type or is none of those allowed.
+        CheckpointError: When a value has the wrong type or is not an allowed one.
     """
     kept = {name: value for name, value in table.items() if name in _OUR_FIELDS - _COMMON}
     vq = {
@@ -71,7 +73,7 @@ def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> Orthus
     if "has_decoder" in fields:
         vq["has_decoder"] = fields.pop("has_decoder")
     if "image_token_id" in kept and kept.get("vocabulary_map"):
-        del kept["image_token_id"]  # the vocabulary tells it
+        del kept["image_token_id"]  # the vocabulary determines it
     try:
         config = OrthusConfig(**{**kept, "vq_config": vq, **fields})
     except (StrictDataclassError, TypeError, ValueError) as error:
@@ -99,14 +101,14 @@ def _check_kinds(config: OrthusConfig, where: str) -> None:
 
 
 def check_keys(table: Mapping[str, Any], where: str) -> None:
-    """Whether a `config.json` of ours has a slip in a key; transformers keeps it without a word.
+    """Check our `config.json` for misspelt keys, which transformers would keep silently.
 
     Raises:
         CheckpointError: For a key that is unknown and close to one of ours.
     """
     for part, known in ((table, _OUR_FIELDS), (table.get("vq_config") or {}, _VQ_FIELDS)):
         for name in part:
-            # A slip leaves the true key out; transformers' own further keys come beside it.
+            # A misspelling leaves the correct key absent; extra keys of transformers do not.
             absent = known - _COMMON - part.keys()
             close = difflib.get_close_matches(name, absent, n=1, cutoff=0.8)
             if name not in known and close:
@@ -118,16 +120,16 @@ def check_keys(table: Mapping[str, Any], where: str) -> None:
 
 
 def check_vocabulary(config: OrthusConfig, tokenizer: Mapping[str, int] | None, where: str) -> None:
-    """Whether each image code has the token that is named after it, here and in the tokenizer.
+    """Check that each image code has the token named after it, in the model and the tokenizer.
 
     Args:
-        config: Its `vocabulary_map` is what the model goes by.
-        tokenizer: Names to ids as the tokenizer has them; None where there is none.
-        where: The configuration's file, for errors.
+        config: Configuration whose `vocabulary_map` the model uses.
+        tokenizer: The tokenizer's names and ids; None without a tokenizer.
+        where: Path of the configuration file, for error messages.
 
     Raises:
-        CheckpointError: When a code or one of the marks around a picture has no token, two codes
-            share one, or the tokenizer disagrees.
+        CheckpointError: When a code or an image boundary token is missing, two codes share a token,
+            or the tokenizer disagrees.
     """
     ids = config.code_token_ids  # raises when a code has none
     vocabulary = config.vocabulary_map or {}

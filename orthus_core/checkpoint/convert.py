@@ -1,9 +1,9 @@
-"""A Chameleon into an Orthus, streamed from file to file.
+"""Convert a Chameleon to an Orthus, streaming from file to file.
 
 The backbone, its vocabulary and the autoencoder are kept. The codebook is copied into the soft
-embedding's own codes, a diffusion head is added that starts as training expects, and the result is
-proven against the source before it is kept (2412.00127, section 3.3: the base model starts as the
-Chameleon it is built from).
+embedding's own codes, and an untrained diffusion head is added with the initialisation that
+training expects. The result is verified against the source before it is kept (2412.00127, section
+3.3: the base model starts as the Chameleon it is built from).
 """
 
 from __future__ import annotations
@@ -51,15 +51,16 @@ from orthus_core.version import __version__
 
 @dataclass(frozen=True)
 class Converted:
-    """The last event of a conversion: what was made.
+    """The last event of a conversion: its result.
 
-    folder: The new model.
-    layout: Layout of the source.
-    parts: Of the new model, in the order of reports.
-    has_decoder, has_tokenizer: Whether it can draw pixels, and read text, as it is.
-    is_new: Whether the diffusion head was made just now and has still to be trained.
-    proof: What was compared with the source; None when the recipe asked for none.
-    write_seconds, check_seconds: How long the two took.
+    Attributes:
+        folder: Folder of the new model.
+        layout: Layout of the source.
+        parts: Parts of the new model, in report order.
+        has_decoder, has_tokenizer: Whether the new model can decode pixels, and read text.
+        is_new: Whether the diffusion head is new and untrained.
+        proof: Result of the comparison with the source; None when the recipe disables it.
+        write_seconds, check_seconds: Duration of writing and of verification.
     """
 
     folder: Path
@@ -78,7 +79,7 @@ class Converted:
 
 
 class ConversionPlan(NamedTuple):
-    """What a conversion will write, and out of what."""
+    """What a conversion will write, and from which source."""
 
     source: Source
     config: OrthusConfig
@@ -94,34 +95,34 @@ def convert(
     name: str | None = None,
     overwrite: bool = False,
 ) -> Iterator[Progress | Converted]:
-    """Makes the Orthus folder `output` out of the checkpoint in `folder`, and yields how far it is.
+    """Convert the checkpoint in `folder` to the Orthus folder `output`, yielding progress.
 
     Args:
         folder: Chameleon or Anole in Hugging Face's or Meta's layout, or an Orthus, released or
             ours.
-        output: The folder to make; it appears when all is done and proven.
-        recipe: Head, embedding, precision, shard size, check.
+        output: Folder to create; it appears once everything is written and verified.
+        recipe: Settings of the head, embedding, precision, shard size and check.
         vqgan: A `vqgan.ckpt` with the pixel decoder that the source lacks.
-        name: What the source is called in the new model's history; its folder's name by default.
+        name: Name of the source in the new model's history; its folder's name by default.
         overwrite: Replace a model folder at `output`.
 
     Raises:
-        CheckpointError: When the source is incomplete, damaged, unsafe or of another kind, or the
-            proof fails.
-        OutputError: When `output` is taken, cannot be written, or does not fit on the disk.
+        CheckpointError: When the source is incomplete, damaged, unsafe or of an unsupported kind,
+            or verification fails.
+        OutputError: When `output` exists, cannot be written, or does not fit on the disk.
     """
-    # 1. What is there, what it becomes, and whether that fits.
+    # 1. Read the headers, plan the new model, and check that it fits on the disk.
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
 
     with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
-        # 2. The weights, one tensor in memory at a time.
+        # 2. Write the weights, one tensor in memory at a time.
         began = time.monotonic()
         yield from write_weights(staged, tensors, recipe.shard_size_mb * 10**6)
         written = time.monotonic()
 
-        # 3. The proof, on the files as they lie on disk.
+        # 3. Verify the files on disk.
         proof = None
         if recipe.check.codes:
             files = safetensors_folder(staged)
@@ -130,7 +131,7 @@ def convert(
             )
         checked = time.monotonic()
 
-        # 4. Everything else, the configuration last: without it no folder opens.
+        # 4. Write everything else, the configuration last: without it the folder cannot be opened.
         config.origin = _origin(source, recipe, vqgan, name or folder.absolute().name, proof)
         for file in source.keep:
             (staged / file.name).write_bytes(file.read_bytes())
@@ -157,10 +158,10 @@ def convert(
 
 
 def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> ConversionPlan:
-    """Every tensor of the new model, known by shape and checked, before any is read.
+    """Plan every tensor of the new model and check its shape before reading any.
 
     Raises:
-        CheckpointError: As `convert`, but for what only reading the weights can tell.
+        CheckpointError: As for `convert`, except for errors that only reading the weights reveals.
     """
     source = open_source(folder)
     if vqgan is not None:
@@ -171,10 +172,10 @@ def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> C
 
 
 def open_source(folder: Path) -> Source:
-    """The checkpoint in a folder, in whichever layout it is.
+    """Open the checkpoint in a folder, whatever its layout.
 
     Raises:
-        CheckpointError: When there is none that can be converted.
+        CheckpointError: When the folder holds no checkpoint that can be converted.
     """
     if not folder.is_dir():
         raise CheckpointError("there is no such folder", where=str(folder), hint="check the path")
@@ -190,7 +191,7 @@ def open_source(folder: Path) -> Source:
 
 
 def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
-    """The configuration: the source's, then the recipe's; what an Orthus says of itself stays."""
+    """The source's configuration, overridden by the recipe; an Orthus keeps its own values."""
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     chosen = {
         "head_width": recipe.head.width,
@@ -247,9 +248,9 @@ def plan_tensors(
 def _fresh_parts(
     model: OrthusForConditionalGeneration, seed: int, dtype: torch.dtype
 ) -> dict[str, LazyTensor]:
-    """The diffusion head, and a linear embedding if there is one, as a new model begins with them.
+    """The diffusion head, and a linear embedding if any, with their initial weights.
 
-    No other part of the model is given memory.
+    No memory is allocated for other parts of the model.
     """
     modules = {parameter_names.DIFFUSION_HEAD: model.get_submodule("mlp_head")}
     if model.config.embedding == "linear":
@@ -265,12 +266,12 @@ def _fresh_parts(
 
 
 def _with_decoder(source: Source, vqgan: Path) -> Source:
-    """The source with the pixel decoder of a VQGAN, if that autoencoder is the source's own."""
+    """The source with the pixel decoder of a VQGAN, if that autoencoder matches the source's."""
     tensors = vqgan_tensors(vqgan)
     if parameter_names.VQ_CODEBOOK in source.tensors:
         theirs = tensors[parameter_names.VQ_CODEBOOK].read().float()
         ours = source.tensors[parameter_names.VQ_CODEBOOK].read().float()
-        # A source in bf16 has the codes rounded to 8 bits.
+        # A source in bf16 stores the codes rounded to 8 bits.
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=2**-7, atol=1e-6):
             raise CheckpointError(
                 "this VQGAN has another codebook than the source, so its decoder would draw noise",
@@ -282,7 +283,7 @@ def _with_decoder(source: Source, vqgan: Path) -> Source:
 
 
 def _picture_files(source: Source, config: OrthusConfig) -> dict[str, str]:
-    """A picture processor's files, for a source that has a tokenizer and none of these."""
+    """Picture processor files, for a source that has a tokenizer but no such files."""
     kept = {file.name: file for file in source.keep}
     if "tokenizer.json" not in (*kept, *source.texts) or "preprocessor_config.json" in kept:
         return {}
@@ -301,7 +302,7 @@ def _tokenizer_of(source: Source) -> dict[str, int] | None:
 def _origin(
     source: Source, recipe: ConvertRecipe, vqgan: Path | None, name: str, proof: Proof | None
 ) -> dict[str, Any]:
-    """What the new model was made from, added to what the source knows of itself."""
+    """The new model's origin, added to the history that the source records."""
     origin: dict[str, Any] = dict(source.config.get("origin") or {})
     origin |= {
         "made_from": name,

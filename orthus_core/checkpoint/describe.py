@@ -1,4 +1,4 @@
-"""What lies in a folder, told from its headers: for `orthus info`."""
+"""Describe the contents of a folder from its headers, for `orthus info`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Tensor = TensorHeader | LazyTensor
 
 
 class Missing(NamedTuple):
-    """A part that is not there, and the command or step that brings it."""
+    """A missing part, and the command or step that provides it."""
 
     part: str
     next: str
@@ -40,10 +40,11 @@ class Missing(NamedTuple):
 class Description(NamedTuple):
     """A checkpoint in words and numbers.
 
-    kind: "Orthus", "Orthus, as released", "discrete Chameleon", "discrete Chameleon with a pixel
-        decoder", ...
-    layout: "Hugging Face", "Meta's own", or "VQGAN checkpoint".
-    facts: Name to value, in the order to show them; values are JSON.
+    Attributes:
+        kind: "Orthus", "Orthus, as released", "discrete Chameleon", "discrete Chameleon with a
+            pixel decoder", ...
+        layout: "Hugging Face", "Meta's own", or "VQGAN checkpoint".
+        facts: Names and JSON values, in display order.
     """
 
     path: Path
@@ -63,10 +64,10 @@ class Description(NamedTuple):
 
 
 def describe(path: Path) -> Description:
-    """Says what a folder, or a `vqgan.ckpt`, is.
+    """Describe a folder or a `vqgan.ckpt`.
 
     Raises:
-        CheckpointError: When it is no checkpoint that is known here, or is damaged.
+        CheckpointError: When it is not a supported checkpoint, or is damaged.
     """
     if path.is_file():
         if path.suffix not in (".ckpt", ".pth", ".pt", ".bin", ".safetensors"):

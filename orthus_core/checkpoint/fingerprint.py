@@ -10,18 +10,18 @@ from typing import Any
 from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.layout import read_json
 
-# Of each tensor: enough that any training shows, little enough that a 7B takes a second.
+# Bytes hashed per tensor: enough to reveal any training, few enough that a 7B takes a second.
 BYTES_A_TENSOR = 1 << 14
 
-# Keys of config.json that do not change what the weights compute; each tensor tells its own dtype.
+# Keys of config.json that do not affect the computation; each tensor records its own dtype.
 ASIDE = ("_name_or_path", "architectures", "dtype", "origin", "sampling", "transformers_version")
 
 
 def fingerprint(folder: Path) -> str:
-    """A SHA-256 over configuration and the beginning of every tensor, however they are sharded.
+    """A SHA-256 over the configuration and the start of every tensor, independent of sharding.
 
     Raises:
-        CheckpointError: When the folder does not read.
+        CheckpointError: When the folder cannot be read.
     """
     config = _computing(read_json(folder / CONFIG))
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
@@ -34,7 +34,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _computing(config: dict[str, Any]) -> dict[str, Any]:
-    """The keys that say how the weights are computed with, tables inside tables too."""
+    """The keys that affect the computation, including those of nested tables."""
     return {
         name: _computing(value) if isinstance(value, dict) else value
         for name, value in config.items()

@@ -1,4 +1,4 @@
-"""What weight files say of themselves: names, shapes, dtypes and places, read without torch.
+"""Read the headers of weight files without torch: names, shapes, dtypes and offsets.
 
 A safetensors file is eight bytes of length, a JSON header, then the tensors' bytes one after
 another (huggingface.co/docs/safetensors). A sharded folder adds an index that names each tensor's
@@ -16,7 +16,7 @@ from orthus_core.errors import CheckpointError
 
 T = TypeVar("T")
 
-CONFIG = "config.json"  # by which a model folder is known
+CONFIG = "config.json"  # marks a folder as a model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"
@@ -42,7 +42,7 @@ _LARGEST_HEADER = 100_000_000  # the format's own limit
 
 
 class TensorHeader(NamedTuple):
-    """One tensor as its file describes it: bytes `start` to `stop` of `file`."""
+    """One tensor as its file's header describes it: bytes `start` to `stop` of `file`."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -116,11 +116,11 @@ def read_folder(folder: Path) -> dict[str, TensorHeader]:
 
 
 def gather_shards(index: Path, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
-    """What `read` finds in the shards of an index, by tensor name.
+    """The results of `read` for the shards of an index, by tensor name.
 
     Raises:
-        CheckpointError: As `read_index` and `read`, or when a shard lacks a tensor that the index
-            promises.
+        CheckpointError: As for `read_index` and `read`, or when a shard lacks a tensor that the
+            index lists.
     """
     file_of = read_index(index)
     shards = {file: read(index.parent / file) for file in sorted(set(file_of.values()))}
@@ -135,10 +135,10 @@ def gather_shards(index: Path, read: Callable[[Path], dict[str, T]]) -> dict[str
 
 
 def read_index(index: Path) -> dict[str, str]:
-    """Which file holds which tensor, all of those files being there.
+    """Map each tensor to its file; all of the files exist.
 
     Raises:
-        CheckpointError: When the index does not read, points outside its folder, or a file is
+        CheckpointError: When the index cannot be read, points outside its folder, or a file is
             missing.
     """
     try:
@@ -181,7 +181,7 @@ def _damaged(file: Path, how: str) -> CheckpointError:
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
-    """The first few names, and how many more there are."""
+    """The first few names, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""What a model's name means: a folder, an alias, or an id on the Hugging Face hub.
+"""Resolve a model name: a folder, an alias, or an id on the Hugging Face hub.
 
 Nothing is downloaded unless the name is a hub id or an alias of one.
 """
@@ -14,10 +14,11 @@ from orthus_core.errors import CheckpointError, HubError
 
 
 class Reach(NamedTuple):
-    """What the hub answered about one model.
+    """The hub's response for one model.
 
-    answer: "yes", or why not, in words.
-    reached: Whether anybody answered.
+    Attributes:
+        answer: "yes", or the reason why not.
+        reached: Whether the hub responded.
     """
 
     alias: str
@@ -27,7 +28,7 @@ class Reach(NamedTuple):
 
 
 def cached() -> dict[str, bool]:
-    """Whether each alias of a hub model is in the hub's cache here; asks nobody."""
+    """Whether each alias of a hub model is in the local hub cache; uses no network."""
     from huggingface_hub import try_to_load_from_cache
 
     return {
@@ -37,14 +38,14 @@ def cached() -> dict[str, bool]:
 
 
 def cache_folder() -> Path:
-    """Where downloaded models lie."""
+    """Folder of the downloaded models."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HUB_CACHE)
 
 
 def reach() -> list[Reach]:
-    """Asks the hub about each model that has an alias; stops at the first that nobody answers."""
+    """Query the hub for each model that has an alias; stop at the first without a response."""
     from huggingface_hub import HfApi, errors
 
     api, found = HfApi(), []
@@ -56,7 +57,7 @@ def reach() -> list[Reach]:
             answer = "gated: accept its terms on its page, then `hf auth login`"
         except errors.RepositoryNotFoundError:
             answer = "not there, or private: `hf auth login`"
-        # The transport's own errors are of many kinds, and all mean that nobody answered.
+        # The transport raises many kinds of errors; all of them mean that there was no response.
         except Exception as error:
             why = f"out of reach: {type(error).__name__}"
             found.append(Reach(alias, hub_id, why, reached=False))
@@ -75,24 +76,24 @@ BUNDLED = ("mini", "chameleon-mini")
 
 _STARTER = Path(__file__).parents[1] / "starter"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Weights, configuration, tokenizer and terms in any of the layouts that are read here. Pickled
-# `.bin` copies of safetensors are left on the hub.
+# Weights, configuration, tokenizer and licence in any supported layout. Pickled `.bin` copies of
+# safetensors are not downloaded.
 _WANTED = ("*.json", "*.jinja", "*.model", "*.txt", "*.safetensors", "*.pth", "*.ckpt", "*.yaml")
 _TERMS = ("LICENSE*", "USE_POLICY*", "NOTICE*")
 
 
 def resolve(source: str | Path) -> Path:
-    """The folder that a name means; a folder that exists goes before an alias, an alias before a
-    hub id.
+    """Resolve a name to a folder. An existing folder takes precedence over an alias, and an alias
+    over a hub id.
 
     Args:
         source: A folder, an alias (`mini`, `chameleon-mini`, `base`, `instruct`, `chameleon-7b`,
-            `anole-7b`), or a hub id such as `facebook/chameleon-7b`, which is downloaded unless
-            the hub's cache has it.
+            `anole-7b`), or a hub id such as `facebook/chameleon-7b`, which is downloaded unless the
+            hub's cache has it.
 
     Raises:
-        CheckpointError: When it is none of these.
-        HubError: When the hub is out of reach, has no such model, or asks for its terms to be
+        CheckpointError: When the name is none of these.
+        HubError: When the hub is unreachable, has no such model, or requires its terms to be
             accepted.
     """
     name = str(source)
@@ -120,8 +121,8 @@ def resolve(source: str | Path) -> Path:
 
 
 def is_here(source: str | Path) -> bool:
-    """Whether a name means a folder of this machine, or a model that comes along: what `resolve`
-    opens without asking the hub.
+    """Whether a name means a local folder or a bundled model, which `resolve` opens without the
+    network.
     """
     return Path(source).expanduser().is_dir() or str(source) in BUNDLED
 

@@ -1,7 +1,7 @@
-"""Which layout a checkpoint folder has, told by its files' names and its configuration: no tensor
-is read, and nothing that reads one is imported.
+"""Detect the layout of a checkpoint folder from its file names and configuration. No tensor is
+read, and no module that reads tensors is imported.
 
-Hugging Face's has `config.json`, Meta's `params.json` with `consolidated*.pth`.
+Hugging Face's layout has `config.json`, Meta's has `params.json` with `consolidated*.pth`.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def is_meta(folder: Path) -> bool:
 
 
 def meta_params_files(folder: Path) -> Iterator[Path]:
-    """`params.json` of every model in the folder that has weights beside it."""
+    """`params.json` of every model in the folder that has weights next to it."""
     for place in (folder, *sorted(folder.glob("models/*"))):
         if (place / "params.json").is_file() and any(place.glob("consolidated*.pth")):
             yield place / "params.json"
 
 
 def is_pickled(folder: Path) -> bool:
-    """Whether the weights are there pickled and not as safetensors."""
+    """Whether the folder has pickled weights and no safetensors."""
 
     def has(*names: str) -> bool:
         return any((folder / name).is_file() for name in names)
@@ -42,7 +42,11 @@ def is_pickled(folder: Path) -> bool:
 
 
 def check_family(config: dict[str, Any], folder: Path) -> None:
-    """Raises: CheckpointError when a configuration is not of the Chameleon family."""
+    """Check that a configuration belongs to the Chameleon family.
+
+    Raises:
+        CheckpointError: When it does not.
+    """
     kind = config.get("model_type")
     if kind not in ("chameleon", "anole", "orthus"):
         raise CheckpointError(
@@ -53,7 +57,7 @@ def check_family(config: dict[str, Any], folder: Path) -> None:
 
 
 def tokenizer_vocabulary(folder: Path) -> dict[str, int] | None:
-    """Names to ids as the folder's tokenizer has them, or None where there is no tokenizer.json."""
+    """Token names and ids of the folder's tokenizer, or None without tokenizer.json."""
     file = folder / "tokenizer.json"
     if not file.is_file():
         return None
@@ -64,7 +68,11 @@ def tokenizer_vocabulary(folder: Path) -> dict[str, int] | None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint folder. Raises: CheckpointError when it does not read."""
+    """A JSON object from a checkpoint folder.
+
+    Raises:
+        CheckpointError: When the file cannot be read.
+    """
     try:
         table = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

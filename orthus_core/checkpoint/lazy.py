@@ -1,5 +1,5 @@
-"""Tensors that are known by shape and dtype and read only when asked, so that no step holds a
-model in memory.
+"""Tensors with known shape and dtype that are read on demand, so that no step holds a whole model
+in memory.
 
 A checkpoint is a dictionary of them: a layout renames, joins and rearranges entries, the writer
 reads one at a time.
@@ -33,11 +33,12 @@ TORCH_DTYPES = {
 
 
 class LazyTensor(NamedTuple):
-    """A tensor to come.
+    """A tensor that has not been read yet.
 
-    shape, dtype: What `read` will give.
-    read: Gives the tensor, its memory owned by the caller.
-    source: The file it comes from, for error messages.
+    Attributes:
+        shape, dtype: Shape and dtype of the tensor that `read` returns.
+        read: Returns the tensor, whose memory the caller owns.
+        source: File that holds the tensor, for error messages.
     """
 
     shape: tuple[int, ...]
@@ -55,17 +56,25 @@ class LazyTensor(NamedTuple):
 
 
 def in_memory(tensor: Tensor, source: str) -> LazyTensor:
-    """A tensor that is there already."""
+    """Wrap a tensor that is already in memory."""
     return LazyTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor, source)
 
 
 def safetensors_file(file: Path) -> dict[str, LazyTensor]:
-    """The tensors of one safetensors file. Raises: CheckpointError, as `read_header`."""
+    """The tensors of one safetensors file.
+
+    Raises:
+        CheckpointError: As for `read_header`.
+    """
     return {name: _in_file(header) for name, header in read_header(file).items()}
 
 
 def safetensors_folder(folder: Path) -> dict[str, LazyTensor]:
-    """The tensors of a folder of safetensors. Raises: CheckpointError, as `read_folder`."""
+    """The tensors of a folder of safetensors.
+
+    Raises:
+        CheckpointError: As for `read_folder`.
+    """
     return {name: _in_file(header) for name, header in read_folder(folder).items()}
 
 
@@ -73,8 +82,8 @@ def _in_file(header: TensorHeader) -> LazyTensor:
     dtype = TORCH_DTYPES[header.dtype]
 
     def read() -> Tensor:
-        # Plain reads, not a memory map: mapped pages stay counted as this process's memory until
-        # the system is short.
+        # Plain reads, no memory map: the system counts mapped pages as process memory until
+        # memory runs short.
         data = torch.empty(header.bytes, dtype=torch.uint8)
         with header.file.open("rb", buffering=0) as stream:
             stream.seek(header.start)
@@ -85,7 +94,7 @@ def _in_file(header: TensorHeader) -> LazyTensor:
 
 
 def _fill(stream, view: memoryview) -> None:
-    """Reads until the view is full; one read of the system gives 2 GB at most."""
+    """Read until the view is full; one system call reads at most 2 GB."""
     while view:
         count = stream.readinto(view)
         assert count, "the header was checked against the file's size"
@@ -93,14 +102,14 @@ def _fill(stream, view: memoryview) -> None:
 
 
 def cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
-    """The same tensor in another precision; whole numbers stay as they are."""
+    """The same tensor in another precision; integer tensors are unchanged."""
     if tensor.dtype == dtype or not tensor.dtype.is_floating_point:
         return tensor
     return tensor._replace(dtype=dtype, read=lambda: tensor.read().to(dtype))
 
 
 def joined(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:
-    """Parts of one tensor put together along a dimension."""
+    """Concatenate parts of one tensor along a dimension."""
     first = parts[0]
     if len(parts) == 1:
         return first

@@ -1,4 +1,4 @@
-"""Configuration and tokenizer out of the files that come with Meta's weights."""
+"""Read the configuration and tokenizer from the files that come with Meta's weights."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from orthus_core.checkpoint.layout import read_json
 from orthus_core.checkpoint.lazy import LazyTensor
 from orthus_core.errors import CheckpointError
 
-# Meta's vocabulary keeps this token free; Hugging Face's Chameleon, and Orthus, call it the
-# picture slot.
+# Meta's vocabulary reserves this token; Hugging Face's Chameleon, and Orthus, use it as the
+# image placeholder.
 _SLOT_BEFORE, _SLOT = "<reserved08707>", "<image>"
-# Longest sequence of the released models, which no file says; a larger rotary base means the
-# longer one.
+# Longest sequence of the released models, which no file records; a larger rotary base implies
+# the longer one.
 _CONTEXT, _LONG_CONTEXT, _ROTARY_BASE = 4096, 16384, 10000.0
 
 
 class Params(NamedTuple):
-    """The numbers of `params.json` that shapes do not tell."""
+    """The numbers of `params.json` that cannot be inferred from shapes."""
 
     heads: int
     kv_heads: int
@@ -29,7 +29,11 @@ class Params(NamedTuple):
 
 
 def params(file: Path) -> Params:
-    """The numbers of `params.json`. Raises: CheckpointError when it lacks them."""
+    """The numbers of `params.json`.
+
+    Raises:
+        CheckpointError: When one is missing.
+    """
     table = read_json(file)
     table |= table.get("model", {})
     try:
@@ -55,10 +59,10 @@ def config(
     tokenizer: dict[str, Any],
     vq_config: dict[str, Any],
 ) -> dict[str, Any]:
-    """The configuration as ChameleonConfig takes it, sizes read from the weights.
+    """The fields of ChameleonConfig; sizes are inferred from the weights.
 
     Raises:
-        CheckpointError: When the weights that tell the sizes are missing.
+        CheckpointError: When the weights that determine the sizes are missing.
     """
     needed = (parameter_names.EMBEDDINGS, "model.layers.0.mlp.gate_proj.weight")
     for name in needed:
@@ -92,7 +96,7 @@ def config(
 
 
 def vq_config(file: Path) -> dict[str, Any]:
-    """The autoencoder's shape from its taming-style YAML, in transformers' words."""
+    """The autoencoder's shape from its taming-style YAML, under transformers' names."""
     import yaml
 
     try:
@@ -120,7 +124,7 @@ def vq_config(file: Path) -> dict[str, Any]:
 
 
 def tokenizer(file: Path) -> dict[str, Any]:
-    """The text tokenizer with the picture slot named as the processor looks for it."""
+    """The text tokenizer, with the image placeholder named as the processor expects."""
     table = read_json(file)
     try:
         vocabulary = table["model"]["vocab"]

@@ -1,10 +1,10 @@
-"""A Chameleon run in Meta's own arithmetic, on Meta's own files: what a conversion of them must
-reproduce.
+"""Run a Chameleon in Meta's own arithmetic, from Meta's own files. A conversion of these files must
+reproduce its results.
 
-Neighbouring channels (2i, 2i+1) turn in the rotary embedding, each file computes its own heads
-with its own norms, and sums are added up, as in facebookresearch/chameleon,
-chameleon/inference/transformer.py. It shares nothing with the renaming and rearranging in
-`chameleon_meta.py`, so that agreement with the converted model proves those.
+The rotary embedding rotates neighbouring channels (2i, 2i+1), each file computes its own heads
+with its own norms, and the results are summed, as in facebookresearch/chameleon,
+chameleon/inference/transformer.py. It shares no code with the renaming and reordering in
+`chameleon_meta.py`, so agreement with the converted model verifies both.
 
 Legend: S sequence, D hidden, V vocabulary, H heads of one file, E channels of a head.
 """
@@ -83,13 +83,13 @@ def stack(
 
 
 def _feed_forward(x_SD: Tensor, read: Read) -> Tensor:
-    """One file's channels of the gated feed-forward: its share of the sum [S, D]."""
+    """One file's channels of the gated feed-forward: its contribution to the sum [S, D]."""
     gate, up = x_SD @ read("w1.weight").T, x_SD @ read("w3.weight").T
     return (F.silu(gate) * up) @ read("w2.weight").T
 
 
 def _attention(x_SD: Tensor, read: Read, params: Params, shards: int) -> Tensor:
-    """One file's heads over a sequence: its share of the sum [S, D]."""
+    """One file's heads over a sequence: their contribution to the sum [S, D]."""
 
     def project(part: str, heads: int) -> Tensor:
         return (x_SD @ read(f"w{part}.weight").T).unflatten(-1, (heads, -1)).transpose(0, 1)
@@ -107,7 +107,7 @@ def _attention(x_SD: Tensor, read: Read, params: Params, shards: int) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x over its root mean square, times a weight (1910.07467)."""
+    """Divide x by its root mean square and multiply by a weight (1910.07467)."""
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 

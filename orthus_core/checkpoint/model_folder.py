@@ -1,7 +1,7 @@
-"""A model folder opened and saved: weights, configuration, tokenizer, picture processor together.
+"""Open and save model folders: weights, configuration, tokenizer and picture processor together.
 
-A folder of ours, a released Orthus and a discrete Chameleon open alike. Whatever is wrong with one
-is found from its headers, before the weights are read.
+Our folders, a released Orthus and a discrete Chameleon open alike. Errors are found from the
+headers, before the weights are read.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 class Opened(NamedTuple):
     """A model ready to use.
 
-    model: In evaluation mode, on its device.
-    processor: Tokenizer and picture processor; None for a folder without a tokenizer.
-    path: The folder it came from.
+    Attributes:
+        model: The model, in evaluation mode, on its device.
+        processor: Tokenizer and picture processor; None for a folder without a tokenizer.
+        path: The folder it was opened from.
     """
 
     model: InterleavedModel
@@ -56,7 +57,7 @@ class Opened(NamedTuple):
 
 
 class OpenedOrthus(NamedTuple):
-    """The same, known to be an Orthus."""
+    """An `Opened` model that is known to be an Orthus."""
 
     model: OrthusForConditionalGeneration
     processor: ChameleonProcessor | None
@@ -73,24 +74,24 @@ def open_model(
     low_memory: bool = False,
     quantize: Literal[4, 8] | None = None,
 ) -> Opened:
-    """Opens an Orthus or a discrete Chameleon by folder, alias or hub id.
+    """Open an Orthus or a discrete Chameleon by folder, alias or hub id.
 
     Args:
-        source: As `resolve` takes it.
-        device: Where to; "auto" is cuda, then mps, then cpu.
+        source: Folder, alias or hub id; see `resolve`.
+        device: Device for the model; "auto" picks cuda, then mps, then cpu.
         dtype: Precision of the weights ("bf16", "fp16", "fp32" or torch's); None and "auto" are
             bf16 on cuda and fp32 elsewhere.
-        device_map: Spreads a large model over devices (see transformers); `device` is then not
-            looked at.
+        device_map: Spreads a large model over devices (see transformers); `device` is then ignored.
         attn_implementation: "sdpa", "eager" or "flash_attention_2"; transformers' own choice by
             default.
-        low_memory: Leaves the backbone's layers in their files and fetches each when it is used.
-        quantize: Holds the backbone's layers in so many bits (see `quantise`); "auto" is then bf16.
+        low_memory: Leaves the backbone's layers in their files and loads each when it is used.
+        quantize: Number of bits for the backbone's layers (see `quantise`); "auto" dtype is then
+            bf16.
 
     Raises:
-        CheckpointError: When the folder is incomplete, damaged, or neither, and for layers that are
-            to be quantised and stay in their files.
-        HubError: When a hub id cannot be had.
+        CheckpointError: When the folder is incomplete, damaged, or holds neither model, or when
+            `quantize` and `low_memory` are combined.
+        HubError: When a hub id cannot be downloaded.
     """
     path = resolve(source)
     place = pick_device(device)
@@ -129,10 +130,10 @@ def open_orthus(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
 ) -> OpenedOrthus:
-    """`open_model` where nothing but an Orthus will do, as in its trainings.
+    """`open_model` for callers that require an Orthus, such as its trainings.
 
     Raises:
-        CheckpointError, HubError: As `open_model`, and for a discrete Chameleon.
+        CheckpointError, HubError: As for `open_model`, and for a discrete Chameleon.
     """
     path = resolve(source)
     config = read_config(path)
@@ -154,13 +155,14 @@ def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
 
 
 def read_config(folder: Path) -> InterleavedConfig:
-    """The configuration of a model folder, checked against the headers of its weights.
+    """Read the configuration of a model folder and check it against the headers of its weights.
 
-    Returns: An `OrthusConfig`, or a `DiscreteConfig` where there is no diffusion head. A released
-        folder says `chameleon` and leaves out the head's size, which is read off the weights.
+    Returns:
+        An `OrthusConfig`, or a `DiscreteConfig` without a diffusion head. A released folder has
+            model type `chameleon` and omits the head's size, which is inferred from the weights.
 
     Raises:
-        CheckpointError: When the folder is incomplete, damaged, or neither.
+        CheckpointError: When the folder is incomplete, damaged, or holds neither model.
     """
     file = folder / CONFIG
     if not file.is_file():
@@ -190,7 +192,7 @@ def read_config(folder: Path) -> InterleavedConfig:
 
 
 def discrete_config(config: OrthusConfig) -> DiscreteConfig:
-    """A Chameleon's configuration without what only an Orthus has."""
+    """A Chameleon's configuration without the fields that only an Orthus has."""
     shared = {field.name for field in dataclasses.fields(DiscreteConfig)}
     table = config.to_dict()
     return DiscreteConfig(**{name: value for name, value in table.items() if name in shared})
@@ -200,13 +202,13 @@ def open_processor(folder: Path) -> ChameleonProcessor | None:
     """Tokenizer and picture processor of a folder, or None where there is no tokenizer.
 
     Raises:
-        CheckpointError: When they are there and do not open.
+        CheckpointError: When they exist but cannot be opened.
     """
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
         return ChameleonProcessor.from_pretrained(folder)
-    except Exception as error:  # tokenizers raises bare ones
+    except Exception as error:  # tokenizers raises plain exceptions
         raise CheckpointError(
             f"tokenizer or picture processor do not open: {str(error).strip().splitlines()[0]}",
             where=str(folder),
@@ -223,18 +225,18 @@ def save_model(
     overwrite: bool = False,
     max_shard_size: str = "5GB",
 ) -> Path:
-    """Saves a model as a folder that is there whole or not at all.
+    """Save a model as a folder that is written completely or not at all.
 
     Args:
-        model: What to save; its configuration's `origin` should tell what it was made from.
+        model: Model to save; its configuration's `origin` should record what it was made from.
         processor: Its tokenizer and picture processor.
-        folder: Where to.
-        texts: Further files by name, such as the recipe it was trained by.
-        overwrite: Replace a model folder that is there.
-        max_shard_size: Largest weight file.
+        folder: Folder to write.
+        texts: Additional text files by name, such as the training recipe.
+        overwrite: Whether an existing model folder is replaced.
+        max_shard_size: Size limit of a weight file.
 
     Raises:
-        OutputError: When the place is taken, cannot be written to, or is full.
+        OutputError: When the folder exists, cannot be written to, or the disk is full.
     """
     from orthus_core.checkpoint.card import model_card
 
@@ -254,7 +256,7 @@ def save_model(
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """transformers draws its own progress bars, and core says nothing by itself."""
+    """Disable transformers' own progress bars, since core prints nothing."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -266,7 +268,7 @@ def _no_bars() -> Iterator[None]:
 
 @contextmanager
 def _no_offload_warning() -> Iterator[None]:
-    """accelerate warns of layers that stay in their files, which is what was asked for."""
+    """Silence accelerate's warning about layers left in their files, which is intended here."""
     logger = getLogger("accelerate.big_modeling")
     level = logger.level
     logger.setLevel(ERROR)

@@ -1,11 +1,11 @@
-"""A model whose layers stay in their files, each fetched when a pass comes to it.
+"""A model whose layers stay in their files; each is loaded when a pass reaches it.
 
-Layers are nearly all of a large model. Left in the files of its folder they take no memory beyond
-that of the one at work; the system keeps what it can of the files in memory that nobody else needs.
-Embeddings, both heads and the autoencoder are where the model runs.
+The layers are most of a large model. Left in their files, they take no memory except for the
+current layer; the system caches the files in otherwise unused memory. Embeddings, both heads and
+the autoencoder stay on the device that the model runs on.
 
-A model that is quantised begins so too: each layer is brought in just before it is quantised, and
-never more than one is whole.
+A model that is quantised also starts this way: each layer is loaded just before it is quantised,
+so at most one layer is in full precision.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from torch import nn
 from orthus_core.model.interleaved import InterleavedModel
 
 LAYERS = "model.layers"
-# accelerate's word for "in its file".
+# accelerate's name for "in its file".
 IN_ITS_FILE = "disk"
 
 
 def layers_in_their_files(skeleton: InterleavedModel, device: torch.device) -> dict[str, str]:
-    """Where each part of a model goes, as transformers takes it.
+    """The location of each part of a model, as a device map for transformers.
 
     Args:
         skeleton: The model without memory for its weights.
-        device: Of all but the layers, which are brought there one by one.
+        device: Device for everything except the layers, which are loaded there one by one.
     """
     parts = [name for name, _ in skeleton.named_children() if name != "model"]
     parts += [f"model.{name}" for name, _ in skeleton.model.named_children()]
@@ -34,7 +34,7 @@ def layers_in_their_files(skeleton: InterleavedModel, device: torch.device) -> d
 
 
 def bring_in(layer: nn.Module) -> None:
-    """Brings the weights of one layer into memory, for good."""
+    """Load the weights of one layer into memory permanently."""
     for module in layer.modules():
         hook = getattr(module, "_hf_hook", None)
         if isinstance(hook, AlignDevicesHook) and hook.offload and hook.weights_map is not None:
@@ -45,15 +45,15 @@ def bring_in(layer: nn.Module) -> None:
 
 
 def is_all_here(model: InterleavedModel, device: torch.device) -> None:
-    """Ends the fetching of a model whose layers have all been brought in."""
+    """Mark a model whose layers have all been loaded as no longer offloaded."""
     _without_hooks(model)
-    # The engine looks here for whether parts of the model are elsewhere.
+    # The engine reads this attribute to find out whether parts of the model are elsewhere.
     setattr(model, "hf_device_map", {"": str(device)})  # noqa: B010, nn.Module's is for tensors
 
 
 def _without_hooks(parent: nn.Module) -> None:
     remove_hook_from_submodules(parent)
     for module in parent.modules():
-        # accelerate leaves each module its own bound method, a circle in which weights that nobody
-        # needs would wait for the garbage collector.
+        # accelerate stores each module's bound method in the module; this reference cycle keeps
+        # unused weights alive until garbage collection.
         module.__dict__.pop("forward", None)

@@ -1,9 +1,9 @@
-"""Other projects' parameter names, and what they are called here. Nothing outside this package
-knows them.
+"""Map other projects' parameter names to ours. No code outside this package uses the foreign
+names.
 
 Ours are the released ones: `model.embed_tokens`, `model.layers.N`, `model.norm`,
 `model.codebook_in`, `model.vqmodel`, `lm_head`, `mlp_head`. Hugging Face's Chameleon and Anole
-share them where they have the part; Meta's do not.
+use the same names for the parts they have; Meta's checkpoints do not.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ VQ_DECODER = VQ + "decoder."
 DIFFUSION_HEAD = "mlp_head."
 LINEAR_EMBEDDING = "model.feature_in."
 
-# Wrappers that training frameworks leave on names: DDP's and torch.compile's.
+# Prefixes that training wrappers add to names: DDP and torch.compile.
 _WRAPPER = re.compile(r"^(?:module\.|_orig_mod\.)+")
-# Tables that are computed from the config, stored by older versions.
+# Tables computed from the config, which older versions stored.
 _COMPUTED = re.compile(r"(?:rotary_emb\.inv_freq|rope\.freqs)$")
-# A VQGAN's inference parameters (taming-transformers), after what projects put before them.
+# A VQGAN's inference parameters (taming-transformers), after a project's prefix.
 _VQGAN = re.compile(
     r"^(?:model\.)?(?:first_stage_model\.|vqmodel\.|vqgan\.)?"
     r"((?:encoder|decoder|quantize\.embedding|quant_conv|post_quant_conv)\..+)$"
@@ -41,8 +41,8 @@ def from_hugging_face(name: str) -> str | None:
 
 
 def from_vqgan(name: str) -> str | None:
-    """Our name of a parameter in a taming-style VQGAN checkpoint; None for what only its training
-    used (its losses).
+    """Our name of a parameter in a taming-style VQGAN checkpoint; None for parameters used only in
+    its training (its losses).
 
     Meta's `vqgan.ckpt` keeps taming's names (facebookresearch/chameleon,
     chameleon/inference/vqgan.py).
@@ -54,9 +54,10 @@ def from_vqgan(name: str) -> str | None:
 class MetaName(NamedTuple):
     """A parameter of Meta's own checkpoints.
 
-    ours: What it is called here; `{}` stands for the layer.
-    split: The dimension that model-parallel files share out; None when each file has a copy.
-    rotary: Whether its rows lie in the order of Meta's rotary embedding, each pair side by side.
+    Attributes:
+        ours: Our name of the parameter, with `{}` for the layer's number.
+        split: Dimension along which model-parallel files split it; None when each file has a copy.
+        rotary: Whether its rows are in Meta's rotary order, the two of each pair adjacent.
     """
 
     ours: str
@@ -82,8 +83,8 @@ META_NAMES = {
     "layers.{}.attention_norm.weight": MetaName(_LAYER + "input_layernorm.weight", None),
     "layers.{}.ffn_norm.weight": MetaName(_LAYER + "post_attention_layernorm.weight", None),
 }
-# One LayerNorm a file, shared by that file's query (or key) heads; here each head has a row of its
-# own.
+# One LayerNorm per file, shared by that file's query (or key) heads; our format has one row per
+# head.
 META_HEAD_NORMS = {
     "layers.{}.attention.q_normalization.weight": _LAYER + "self_attn.q_norm.weight",
     "layers.{}.attention.q_normalization.bias": _LAYER + "self_attn.q_norm.bias",

@@ -1,4 +1,4 @@
-"""The parts of a model by parameter name, for reports: how many parameters, how many bytes."""
+"""Group parameters by part of the model, for reports: numbers of parameters and bytes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple, Protocol
 
 from orthus_core.checkpoint import parameter_names
 
-# First match wins; the order is that of reports.
+# The first match wins; the order is that of reports.
 _PARTS = {
     "token embeddings": (parameter_names.EMBEDDINGS,),
     "backbone": ("model.layers.", parameter_names.FINAL_NORM),
     "LM head": (parameter_names.LM_HEAD,),
     "diffusion head": (parameter_names.DIFFUSION_HEAD,),
     "input codes": (parameter_names.CODEBOOK_IN, parameter_names.LINEAR_EMBEDDING),
-    # post_quant_conv is there even where the decoder it feeds is not.
+    # post_quant_conv exists even without the decoder that it feeds.
     "vision encoder": tuple(
         parameter_names.VQ + part for part in ("encoder.", "quant_conv.", "post_quant_conv.")
     ),
@@ -36,7 +36,7 @@ _DTYPE_WORDS = {
 
 
 class Sized(Protocol):
-    """What a part is made of: a tensor that knows its size."""
+    """A tensor, or its header, with a known size."""
 
     @property
     def dtype(self) -> object: ...
@@ -49,7 +49,7 @@ class Sized(Protocol):
 
 
 class Part(NamedTuple):
-    """One part of a model, with the precisions its tensors lie in, the most used first."""
+    """One part of a model, with the dtypes of its tensors, the most frequent first."""
 
     name: str
     parameters: int
@@ -58,12 +58,12 @@ class Part(NamedTuple):
 
 
 def part_of(name: str) -> str:
-    """The part that a parameter of ours belongs to."""
+    """The part that one of our parameters belongs to."""
     return next((part for part, starts in _PARTS.items() if name.startswith(starts)), OTHER)
 
 
 def parts_of(tensors: Mapping[str, Sized]) -> list[Part]:
-    """The parts that are there, in the order of reports."""
+    """The parts that the model has, in report order."""
     members: dict[str, list[Sized]] = {part: [] for part in (*_PARTS, OTHER)}
     for name, tensor in tensors.items():
         members[part_of(name)].append(tensor)
@@ -83,6 +83,6 @@ def _summed(part: str, tensors: list[Sized]) -> Part:
 
 
 def dtype_word(dtype: object) -> str:
-    """A precision in the command line's words: `BF16` and `torch.bfloat16` are both bf16."""
+    """A precision as the command line spells it: `BF16` and `torch.bfloat16` are both bf16."""
     word = str(dtype).removeprefix("torch.").lower()
     return _DTYPE_WORDS.get(word, word)

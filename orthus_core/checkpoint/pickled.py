@@ -1,5 +1,4 @@
-"""Tensors out of `.pth`, `.ckpt` and `.bin` files, which are pickles: read without running
-anything they say.
+"""Read tensors from pickled `.pth`, `.ckpt` and `.bin` files without running any code in them.
 
 torch's `weights_only` loader builds tensors and plain containers and refuses every other
 instruction.
@@ -20,13 +19,13 @@ from orthus_core.checkpoint.headers import PICKLED_INDEX, PICKLED_WEIGHTS, gathe
 from orthus_core.checkpoint.lazy import LazyTensor
 from orthus_core.errors import CheckpointError
 
-# A mapped file's pages count as memory from their first use until the map closes, so it is opened
-# anew after as many.
+# Pages of a mapped file count as memory from their first use until the map is closed, so it is
+# reopened after this many bytes.
 _REOPEN_AFTER_BYTES = 256 * 2**20
 
 
 class PickledFile:
-    """One pickle of tensors, mapped into memory and opened again from time to time."""
+    """A pickle of tensors, mapped into memory and reopened from time to time."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -34,11 +33,11 @@ class PickledFile:
         self._bytes_read = 0
 
     def tensors(self) -> dict[str, LazyTensor]:
-        """Every tensor in it, those under a "state_dict" or "model" key included; other values are
-        left out.
+        """Every tensor in the file, including those under a "state_dict" or "model" key; other
+        values are ignored.
 
         Raises:
-            CheckpointError: When the file is no checkpoint, is cut short, or wants to run code.
+            CheckpointError: When the file is not a checkpoint, is truncated, or would run code.
         """
         self._open()
         found = {
@@ -61,7 +60,7 @@ class PickledFile:
         return tensor
 
     def _open(self) -> None:
-        self._tensors = {}  # closes the map that is open before another is made
+        self._tensors = {}  # closes the current map before the next one opens
         self._tensors = _state_dict(_load(self.file))
         self._bytes_read = 0
         if not self._tensors:
@@ -73,7 +72,11 @@ class PickledFile:
 
 
 def pickled_file(file: Path) -> dict[str, LazyTensor]:
-    """The tensors of one pickle. Raises: CheckpointError, as `PickledFile.tensors`."""
+    """The tensors of one pickle.
+
+    Raises:
+        CheckpointError: As for `PickledFile.tensors`.
+    """
     return PickledFile(file).tensors()
 
 
@@ -81,7 +84,7 @@ def pickled_folder(folder: Path) -> dict[str, LazyTensor]:
     """The tensors of a folder with `pytorch_model.bin`, or with its index and shards.
 
     Raises:
-        CheckpointError: As `PickledFile.tensors`, or when a shard is missing or lacks a tensor.
+        CheckpointError: As for `PickledFile.tensors`, or when a shard is missing or lacks a tensor.
     """
     if (folder / PICKLED_WEIGHTS).is_file():
         return pickled_file(folder / PICKLED_WEIGHTS)

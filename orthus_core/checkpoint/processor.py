@@ -11,11 +11,11 @@ from orthus_core.model.config import IMAGE_TOKEN, SEP_TOKEN, OrthusConfig
 
 
 def tokenizer_files(tokenizer: Mapping[str, Any], context: int) -> dict[str, str]:
-    """A tokenizer table (as `tokenizers` saves it) with the special tokens that Chameleon uses.
+    """A tokenizer table (as `tokenizers` saves it) with Chameleon's special tokens.
 
     Args:
         tokenizer: The table.
-        context: Longest text, in tokens.
+        context: Maximum text length in tokens.
     """
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",

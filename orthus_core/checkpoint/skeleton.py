@@ -1,4 +1,4 @@
-"""Whether weights fit a configuration, told from shapes alone, before a single weight is read."""
+"""Check from shapes alone whether weights fit a configuration, before any weight is read."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def shapes_of(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(expected: Shapes, found: Shapes, where: str) -> None:
-    """Whether every tensor is there in its shape; further ones are not looked at.
+    """Check that every tensor exists with its shape; additional tensors are ignored.
 
     Raises:
-        CheckpointError: When tensors are missing, or one has another shape.
+        CheckpointError: When a tensor is missing or has another shape.
     """
     missing = [name for name in expected if name not in found]
     if missing:

@@ -1,4 +1,4 @@
-"""A checkpoint to convert, whatever its layout: configuration, tensors by our names, and more."""
+"""A checkpoint to convert, in any layout: configuration, tensors by our names, and other files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from orthus_core.checkpoint.configuration import has_decoder
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_file
 from orthus_core.errors import CheckpointError
 
-# Rows of an LM head that are in fp32 at once: a 7B's whole head would be 1 GB.
+# Rows of an LM head converted to fp32 at once: the whole head of a 7B would take 1 GB.
 _HEAD_ROWS = 8192
 
 
 class LayerwiseModel(NamedTuple):
-    """A transformer that reads its weights one layer at a time, in fp32: what the proof runs.
+    """A transformer that reads its weights one layer at a time, in fp32; verification runs it.
 
-    embed: Token ids [S] to input embeddings [S, D].
-    layer: Number of a layer and hidden states [S, D] to the next ones.
-    finish: Hidden states to the last norm's output [S, D].
-    logits: That output to logits [S, V].
+    Attributes:
+        embed: Token ids [S] to input embeddings [S, D].
+        layer: Layer number and hidden states [S, D] to the next hidden states.
+        finish: Hidden states to the last norm's output [S, D].
+        logits: That output to logits [S, V].
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -35,23 +36,24 @@ class LayerwiseModel(NamedTuple):
 
 
 def project(hidden_SD: Tensor, head_VD: Tensor) -> Tensor:
-    """Logits [S, V] in fp32 of a head in any precision, which is not taken to fp32 as a whole."""
+    """Logits [S, V] in fp32 of a head in any precision, without a full fp32 copy of the head."""
     parts = head_VD.split(_HEAD_ROWS)
     return torch.cat([hidden_SD @ part.float().T for part in parts], -1)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a layout's `open_folder` finds.
+    """The result of a layout's `open_folder`.
 
-    path: The folder.
-    layout: The layout's name, for people.
-    config: As transformers' ChameleonConfig, or ours, takes it.
-    tensors: By our names; those that Orthus has no place for are still among them.
-    keep: Files that go along unchanged: tokenizer, processor, licence.
-    texts: Files that are written anew, by name.
-    stack: How the source itself computes, given the precision its weights are to be rounded to
-        (None: as they are).
+    Attributes:
+        path: The folder.
+        layout: Display name of the layout.
+        config: Fields of transformers' ChameleonConfig, or of our configuration.
+        tensors: Tensors by our names, including those that Orthus does not use.
+        keep: Files that are copied unchanged: tokenizer, processor, licence.
+        texts: Contents of files to write, by name.
+        stack: Builds the source's own layerwise model, with its weights rounded to the given
+            precision (None leaves them unchanged).
     """
 
     path: Path
@@ -64,7 +66,7 @@ class Source:
 
     @property
     def is_orthus(self) -> bool:
-        """Whether it is one already: it then keeps its head and its own input codes."""
+        """Whether the source is already an Orthus, whose head and input codes are kept."""
         return any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in self.tensors)
 
     @property

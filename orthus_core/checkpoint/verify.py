@@ -1,11 +1,10 @@
-"""The conversion's proof: discrete Chameleon and the converted Orthus compute the same hidden
+"""Verify a conversion: the discrete Chameleon and the converted Orthus compute the same hidden
 states.
 
-Exact codebook vectors, embedded with a softmax so sharp that it picks one code, must act as that
-code's token did. One
-sequence is run twice, layer by layer in fp32: from the source's files as the source computes, and
-from the files just written. So renaming, joining, reordering and the copied codebook are all
-proven on what lies on disk.
+Exact codebook vectors, embedded with a softmax sharp enough to select a single code, must have the
+same effect as that code's token. One sequence is run twice, layer by layer in fp32: from the
+source's files in the source's arithmetic, and from the files just written. This verifies the
+renaming, joining, reordering and copied codebook in the files on disk.
 
 Legend: S sequence, D hidden, K codes, C feature channels, N sampled codes.
 """
@@ -26,27 +25,28 @@ from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.soft_embedding import soft_embed
 
-# Largest difference that passes, relative to the largest hidden state. Two orders of fp32 sums
-# over 32 layers differ by about 1e-5; a row out of place by about 1.
+# Largest difference accepted, relative to the largest hidden state. Two summation orders in fp32
+# over 32 layers differ by about 1e-5; one misplaced row by about 1.
 BOUND = 1e-3
 # A code's distance to its nearest neighbour, in |c|^2, below which fp32 cannot tell the two apart.
 _TWINS = 1e-4
-# How many temperatures lie between a code and its nearest neighbour: the other's weight is then
+# Number of temperatures between a code and its nearest neighbour, whose weight is then
 # exp(-100).
 _SHARPNESS = 100.0
 _WORDS = 16  # text tokens that follow the picture
 
 
 class Proof(NamedTuple):
-    """What was compared, and how far apart it was.
+    """The result of a comparison.
 
-    codes: Image codes in the sequence.
-    twins: Codes drawn and passed over because another one lies at the same place.
-    layers: Layers run.
-    difference: Largest absolute difference of the last hidden states.
-    relative: The same over the largest hidden state.
-    logits: Largest relative difference of the LM head's logits.
-    copied: Further tensors that were found equal to the source's, element by element.
+    Attributes:
+        codes: Image codes in the sequence.
+        twins: Sampled codes that were skipped because another code has the same vector.
+        layers: Number of layers run.
+        difference: Largest absolute difference of the last hidden states.
+        relative: The same difference relative to the largest hidden state.
+        logits: Largest relative difference of the LM head's logits.
+        copied: Number of other tensors found equal to the source's, element by element.
     """
 
     codes: int
@@ -67,20 +67,20 @@ def prove(
     dtype: torch.dtype | None,
     seed: int = 0,
 ) -> Iterator[Progress]:
-    """Runs both and compares; the generator returns a Proof.
+    """Run both models and compare them; the generator returns a Proof.
 
     Args:
         source: The checkpoint that was converted.
         written: The converted model's tensors, from its files.
         config: The converted model's configuration.
-        codes: How many codes to sample.
-        dtype: Precision that the conversion rounded to; None where it rounded nothing.
-        seed: Of the sample.
+        codes: Number of codes to sample.
+        dtype: Precision that the conversion rounded to; None without rounding.
+        seed: Seed of the sample.
 
     Raises:
         CheckpointError: When the two differ by more than rounding.
     """
-    # 1. Codes that fp32 can tell apart, the marks of a picture around them, words after it.
+    # 1. Sample codes that fp32 can distinguish, between image boundary tokens, followed by words.
     generator = torch.Generator().manual_seed(seed)
     codes = min(codes, config.max_position_embeddings // 2)
     sample = _sample_codes(written[parameter_names.VQ_CODEBOOK].read().float(), codes, generator)
@@ -94,7 +94,7 @@ def prove(
         old_SD[is_code_S] = _embed_codes(_cast_all(source.tensors, dtype), config, sample)
     new_SD[is_code_S] = _embed_codes(written, config, sample)
 
-    # 3. Both go through their own layers, one in memory at a time.
+    # 3. Run each through its own layers, one in memory at a time.
     for number in range(config.num_hidden_layers):
         with torch.no_grad():
             old_SD, new_SD = before.layer(number, old_SD), after.layer(number, new_SD)
@@ -104,7 +104,7 @@ def prove(
         relative = _relative(old_SD, new_SD)
         logits = _relative(before.logits(old_SD), after.logits(new_SD))
 
-    # 4. What took no part in that is compared as it lies.
+    # 4. Compare the tensors that were not part of the forward pass element by element.
     copied = 0
     for name in _bystanders(source, written):
         expected = source.tensors[name] if dtype is None else cast(source.tensors[name], dtype)
@@ -130,7 +130,7 @@ def prove(
 
 
 class Sample(NamedTuple):
-    """Sampled codes, how many more had a twin, and a temperature sharp enough for all of them."""
+    """Sampled codes, the number skipped as twins, and a temperature sharp enough for all."""
 
     codes_N: Tensor
     twins: int
@@ -139,7 +139,7 @@ class Sample(NamedTuple):
 
 def _sample_codes(codes_KC: Tensor, count: int, generator: torch.Generator) -> Sample:
     order_K = torch.randperm(len(codes_KC), generator=generator)
-    # Not all pairs: a 7B has 8192 codes, and a sample says enough.
+    # Not all pairs: a 7B has 8192 codes, and a sample suffices.
     candidates_N = order_K[: 2 * count]
     distances_NK = torch.cdist(codes_KC[candidates_N].double(), codes_KC.double()).square()
     distances_NK.scatter_(1, candidates_N.unsqueeze(1), float("inf"))
@@ -173,7 +173,7 @@ def _embed_codes(tensors: Mapping[str, LazyTensor], config: OrthusConfig, sample
 
 
 def _bystanders(source: Source, written: Mapping[str, LazyTensor]) -> list[str]:
-    """Tensors of the source that the forward pass does not read."""
+    """Tensors of the source that the forward pass does not use."""
     read = (
         "model.layers.",
         parameter_names.EMBEDDINGS,

@@ -1,8 +1,8 @@
-"""Safetensors written one tensor at a time: a 7B model passes through in the memory of its largest
+"""Write safetensors one tensor at a time: a 7B model needs only the memory of its largest
 tensor.
 
-The library's own `save_file` wants a whole file's tensors at once. The format is open and short
-(huggingface.co/docs/safetensors): shapes are known beforehand, so the header is written first and
+The library's own `save_file` needs all tensors of a file at once. The format is open and short
+(huggingface.co/docs/safetensors): shapes are known in advance, so the header is written first and
 the bytes follow.
 """
 
@@ -20,14 +20,14 @@ from orthus_core.checkpoint.lazy import TORCH_DTYPES, LazyTensor
 from orthus_core.events import Progress
 
 _NAME_OF_DTYPE = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-_ALIGNMENT = 8  # the format wants the tensors' bytes to begin at a multiple of this
+_ALIGNMENT = 8  # the format requires the tensor data to start at a multiple of this
 
 Shard = dict[str, LazyTensor]
 
 
 def split_into_shards(tensors: Mapping[str, LazyTensor], shard_bytes: int) -> list[Shard]:
-    """The tensors in order, in as few files as hold `shard_bytes` each; a larger tensor gets a
-    file of its own.
+    """Group the tensors, in order, into as few files of at most `shard_bytes` as possible; a larger
+    tensor gets its own file.
     """
     shards: list[Shard] = [{}]
     filled = 0
@@ -43,15 +43,15 @@ def split_into_shards(tensors: Mapping[str, LazyTensor], shard_bytes: int) -> li
 def write_weights(
     folder: Path, tensors: Mapping[str, LazyTensor], shard_bytes: int
 ) -> Iterator[Progress]:
-    """Writes `model.safetensors`, or shards with their index, and yields the megabytes done.
+    """Write `model.safetensors`, or shards with their index, and yield the megabytes done.
 
     Args:
-        folder: Where to; it exists.
-        tensors: What to write; each is read when its turn comes, and let go.
-        shard_bytes: Size of one file at most.
+        folder: Existing folder to write to.
+        tensors: Tensors to write; each is read when needed and then released.
+        shard_bytes: Size limit of a file.
 
     Raises:
-        OSError: When the place cannot be written to; whoever made the folder clears it away.
+        OSError: When the folder cannot be written to; its creator cleans it up.
     """
     total = sum(tensor.bytes for tensor in tensors.values())
     shards = split_into_shards(tensors, shard_bytes)
@@ -63,7 +63,7 @@ def write_weights(
         )
         for written in _write_shard(folder / file, shard):
             before, done = done, done + written
-            if done // 10**6 > before // 10**6:  # small tensors come by the hundred
+            if done // 10**6 > before // 10**6:  # there are hundreds of small tensors
                 yield Progress("write", done // 10**6, total // 10**6, "MB")
         file_of |= dict.fromkeys(shard, file)
     if len(shards) > 1:
@@ -72,9 +72,9 @@ def write_weights(
 
 
 def _write_shard(file: Path, shard: Shard) -> Iterator[int]:
-    """Writes one file and yields the size of each tensor as it is done."""
-    # Wide elements first: every tensor then begins at a multiple of its own element size, as a
-    # view of it needs.
+    """Write one file and yield the size of each tensor once it is written."""
+    # Wide elements first: every tensor then starts at a multiple of its own element size, as a view
+    # of it requires.
     ordered = dict(sorted(shard.items(), key=lambda item: -item[1].dtype.itemsize))
     with file.open("wb") as stream:
         stream.write(_header(ordered))

@@ -1,5 +1,5 @@
-"""A discriminator that learns to tell decoded pictures from true ones, and drives the decoder to
-fool it.
+"""A discriminator that learns to distinguish decoded pictures from real ones, and trains the
+decoder to fool it.
 
 As in VQGAN (2012.09841, section 3.1): patches are judged (1611.07004), the hinge loss is used
 (1705.02894), and the term's weight adapts to the size of the others' gradient. Chameleon's own
@@ -30,8 +30,9 @@ class PatchDiscriminator(nn.Module):
     alone, and no running statistics have to be kept.
 
     Args:
-        channels: Of the first level, a multiple of 8; doubled by each further one, up to 8 times.
-        levels: Halvings, at least 1.
+        channels: Channels of the first level, a multiple of 8; each further level doubles them, up
+            to 8 times.
+        levels: Number of halvings, at least 1.
     """
 
     def __init__(self, channels: int, levels: int) -> None:
@@ -55,19 +56,19 @@ class PatchDiscriminator(nn.Module):
 
 
 def generator_loss(scores_of_decoded: Tensor) -> Tensor:
-    """What the decoder minimises: minus the mean score of its pictures."""
+    """The decoder's loss: minus the mean score of its pictures."""
     return -scores_of_decoded.float().mean()
 
 
 def discriminator_loss(scores_of_true: Tensor, scores_of_decoded: Tensor) -> Tensor:
-    """What the discriminator minimises, the hinge: true patches above 1, decoded ones below -1."""
+    """The discriminator's hinge loss: real patches above 1, decoded ones below -1."""
     true = F.relu(1 - scores_of_true.float()).mean()
     return 0.5 * (true + F.relu(1 + scores_of_decoded.float()).mean())
 
 
 def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
     """|gradient of the other terms| / |gradient of the adversarial term|, both at the decoder's
-    last layer: a constant that makes the two pull equally hard (2012.09841, eq. 7).
+    last layer: a constant that balances the two (2012.09841, eq. 7).
     """
     (others_grad,) = torch.autograd.grad(others, last_layer, retain_graph=True)
     (adversarial_grad,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)

@@ -38,16 +38,16 @@ def draw(
 def diffusion_loss(
     head: DiffusionHead, schedule: Schedule, clean_NC: Tensor, cond_ND: Tensor, draws: Draws
 ) -> Tensor:
-    """Mean squared error over all draws; 0 (touching every weight of the head) when there is no
-    patch.
+    """Mean squared error over all draws; without patches, 0 that depends on every weight of the
+    head.
 
     Args:
         clean_NC: True features, already multiplied by the config's latent_scale.
-        cond_ND: The hidden state one position before each patch.
-        draws: Their noise and timesteps.
+        cond_ND: Hidden state one position before each patch.
+        draws: Noise and timesteps of the patches.
     """
     if not len(clean_NC):
-        # Data-parallel training waits for every parameter's gradient, also on a batch without
+        # Data-parallel training expects a gradient of every parameter, even for a batch without
         # pictures.
         return sum((p.sum() * 0 for p in head.parameters()), start=cond_ND.sum() * 0)
     repeats = len(draws.timesteps) // len(clean_NC)

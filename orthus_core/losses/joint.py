@@ -30,13 +30,14 @@ def text_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 class BatchLike(Protocol):
     """A batch of rows as the losses read it; `orthus_core.data.collate.Batch` is one.
 
-    ids_BS: Token ids, `<image>` in each patch's slot.
-    attention_mask_BS: 0 where a row is padded, else 1; in packed rows the number of the document.
-    text_targets_BS: The next token where one is to be predicted, -100 elsewhere.
-    features_NC: Clean features of every slot in reading order, or None.
-    image_index_N: For each slot, the flat position (row * S + column) of the hidden state that
-        predicts it.
-    image_targets_N: Whether each slot's patch is to be predicted; None for all of them.
+    Attributes:
+        ids_BS: Token ids, `<image>` in each patch's slot.
+        attention_mask_BS: 0 at padding, else 1; in packed rows, the number of the document.
+        text_targets_BS: Next token where it is predicted, -100 elsewhere.
+        features_NC: Clean features of every slot in reading order, or None.
+        image_index_N: For each slot, the flat position (row * S + column) of the hidden state that
+            predicts it.
+        image_targets_N: Whether each slot's patch is predicted; None means all of them.
     """
 
     @property
@@ -54,7 +55,7 @@ class BatchLike(Protocol):
 
 
 class Counts(NamedTuple):
-    """Numbers of predicted tokens and patches that a loss is averaged over; fractions are allowed.
+    """Numbers of predicted tokens and patches that a loss is averaged over; may be fractional.
 
     In a step of several batches, every batch is divided by the mean count of all batches. The
     average over the batches then equals the loss of one large batch, even when the batches differ
@@ -66,7 +67,7 @@ class Counts(NamedTuple):
 
 
 def counts_of(rows: BatchLike) -> Counts:
-    """The rows' own counts."""
+    """The counts of a batch alone."""
     wanted_N = rows.image_targets_N
     patches = len(rows.image_index_N) if wanted_N is None else int(wanted_N.sum())
     return Counts(int((rows.text_targets_BS != IGNORE).sum()), patches)
@@ -85,13 +86,13 @@ class JointLoss(nn.Module):
     eq. 4).
 
     Args:
-        model: What is trained.
+        model: Model to train.
         lambda_image: Weight of L_diff; 100 in the paper. A term of weight 0 is still measured, but
             without a gradient.
         text_weight: Weight of L_ar; 1 in the paper.
         repeats: Noise draws a patch; 8 in the release.
-        prefix_noise: Largest noise on features that are read, in feature units. Each picture's is
-            uniform below it. An addition to the paper: while drawing, a model reads its own
+        prefix_noise: Maximum noise on input features, in feature units. Each picture's level is
+            uniform up to it. An addition to the paper: while drawing, a model reads its own
             slightly wrong patches, so it should have seen slightly wrong patches in training.
             Targets stay clean.
     """
@@ -116,12 +117,12 @@ class JointLoss(nn.Module):
         """Losses of a batch; noise and timesteps come from torch's global generator.
 
         Args:
-            counts: What the two sums are divided by; the rows' own counts by default.
+            counts: Denominators of the two sums; the rows' own counts by default.
         """
         own = counts_of(rows)
         counts = counts or own
 
-        # 1. One pass over everything that is read.
+        # 1. One pass over all inputs.
         model = self.model
         read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC)
         mask, position_ids_BS = packed_mask(rows.attention_mask_BS, model.dtype)
@@ -129,7 +130,7 @@ class JointLoss(nn.Module):
             rows.ids_BS, read_NC, attention_mask=mask, position_ids=position_ids_BS
         ).hidden_BSD.flatten(0, 1)
 
-        # 2. Both losses, with a gradient where they count.
+        # 2. Both losses, with a gradient where the weight is not 0.
         with gradients_if(self.text_weight):
             text = self.text(hidden_XD, rows) * share(own.text, counts.text)
         with gradients_if(self.lambda_image):
@@ -137,7 +138,7 @@ class JointLoss(nn.Module):
         return JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
 
     def text(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
-        """Cross-entropy, where a token is to be predicted."""
+        """Cross-entropy at every position with a target token."""
         targets_X = rows.text_targets_BS.flatten()
         chosen_X = targets_X != IGNORE
         logits_NV = with_padded_rows(self.model.text_logits, hidden_XD[chosen_X])
@@ -158,7 +159,7 @@ class JointLoss(nn.Module):
         return diffusion_loss(model.mlp_head, model.schedule, clean_NC, hidden_XD[index_N], draws)
 
     def as_read(self, features_NC: Tensor) -> Tensor:
-        """The features as the backbone reads them in this step: [N, C]."""
+        """The features that the backbone receives in this step: [N, C]."""
         if not (self.training and self.prefix_noise):
             return features_NC
         pictures = len(features_NC) // self.model.config.patches
@@ -168,7 +169,7 @@ class JointLoss(nn.Module):
 
 
 def share(own: float, count: float) -> float:
-    """Factor that turns a mean over `own` into the same sum over `count`."""
+    """Factor that converts a mean over `own` to the same sum divided by `count`."""
     return own / count if count else 1.0
 
 
@@ -189,7 +190,7 @@ class DiscreteLoss(nn.Module):
     Args:
         backbone: Any module with `embed_tokens` that maps input ids to `last_hidden_state`
             (transformers' ChameleonModel).
-        lm_head: Hidden states to logits over the whole vocabulary.
+        lm_head: Maps hidden states to logits over the whole vocabulary.
     """
 
     def __init__(self, backbone: nn.Module, lm_head: nn.Linear) -> None:

@@ -1,8 +1,8 @@
-"""A picture's distance in what a vision encoder sees, rather than in pixels.
+"""A perceptual distance between pictures, in a vision encoder's feature maps.
 
-LPIPS (1801.03924) measures it by a classifier's feature maps. Chameleon's own encoder serves here:
-it is at hand at every size, and nobody's classifier has to be downloaded. Without human judgements
-to learn them from, all channels weigh alike.
+LPIPS (1801.03924) uses a classifier's feature maps. Here, Chameleon's own encoder is used: it is
+available at every size, and no classifier has to be downloaded. Without human judgements to learn
+weights from, all channels have equal weight.
 
 Legend: M pictures, H W pixels, c channels of a map, h w its grid.
 """
@@ -21,8 +21,8 @@ EPS = 1e-10
 
 
 def encoder_maps(autoencoder: ChameleonVQVAE, pixels_M3HW: Tensor) -> list[Tensor]:
-    """What each level of the encoder makes of pictures, full resolution first: [M, c, h, w]."""
-    levels: Any = autoencoder.encoder.down  # of modules whose parts only transformers knows
+    """The encoder's map at each level, full resolution first: [M, c, h, w]."""
+    levels: Any = autoencoder.encoder.down  # modules whose attributes transformers does not declare
     x_Mchw = autoencoder.encoder.conv_in(pixels_M3HW)
     maps = []
     for number, level in enumerate(levels, start=1):
@@ -37,8 +37,8 @@ def encoder_maps(autoencoder: ChameleonVQVAE, pixels_M3HW: Tensor) -> list[Tenso
 
 
 def perceptual(maps: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
-    """Squared distance of the maps' vectors, each of length 1, averaged over positions and levels
-    (1801.03924, eq. 1 with equal weights); a scalar of 0 to 4.
+    """Squared distance of the maps' unit vectors, averaged over positions and levels
+    (1801.03924, eq. 1 with equal weights); a scalar from 0 to 4.
     """
     distances = [
         (unit(mine.float()) - unit(theirs.float())).square().sum(1).mean()
@@ -54,7 +54,7 @@ def unit(map_Mchw: Tensor) -> Tensor:
 
 @contextmanager
 def held(module: nn.Module) -> Iterator[None]:
-    """Inside, gradients go through the module but none reaches its weights."""
+    """Freeze the module's weights inside the block; gradients still pass through it."""
     moving = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in moving:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What a decoded image is judged by, as one sum: pixels, edges, colour, feature maps, and a
+"""The loss of a decoded picture, as one sum: pixels, edges, colour, feature maps, and a
 discriminator.
 
 Legend: M images, H W pixels.
@@ -22,7 +22,7 @@ from orthus_core.losses.perceptual import encoder_maps, held, perceptual
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe.training import AutoencoderLosses
 
-# How many pixels along a side are averaged for each scale of the multi-scale term.
+# Sides of the pixel blocks that are averaged, for each scale of the multi-scale term.
 SCALES = (2, 4, 8)
 
 
@@ -45,13 +45,13 @@ def neighbour_differences(pixels_M3HW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def chroma(pixels_M3HW: Tensor) -> Tensor:
-    """What is left of a colour without its brightness: channels minus their mean."""
+    """The colour without its brightness: channels minus their mean."""
     return pixels_M3HW - pixels_M3HW.mean(1, keepdim=True)
 
 
 def reconstruction(pixels_M3HW: Tensor, truth_M3HW: Tensor) -> ReconstructionLosses:
-    """L1, MSE, L1 of neighbour differences (edges), L1 of chroma (colours that brightness alone
-    forgives), and L1 of coarser copies (blots that are small in every single pixel).
+    """L1, MSE, L1 of neighbour differences (edges), L1 of chroma (colour errors of equal
+    brightness), and L1 of downscaled copies (large blotches that are small errors at every pixel).
     """
     edges = zip(neighbour_differences(pixels_M3HW), neighbour_differences(truth_M3HW), strict=True)
     return ReconstructionLosses(
@@ -70,12 +70,13 @@ def multi_scale(pixels_M3HW: Tensor, truth_M3HW: Tensor) -> Tensor:
 
 
 class PictureFigures(NamedTuple):
-    """What is minimised, and its terms before weighting; scalars, None for a term that is not
-    computed.
+    """The total that is minimised, and its terms before weighting; scalars, None for a term that is
+    not computed.
 
-    discriminator: The discriminator's own loss, which is part of `total` with weight 1.
-    commitment, codebook: Terms of the codes, where the autoencoder itself is trained.
-    codes_used: Different codes in the batch.
+    Attributes:
+        discriminator: The discriminator's own loss, which is part of `total` with weight 1.
+        commitment, codebook: Terms of the codes, when the autoencoder itself is trained.
+        codes_used: Number of different codes in the batch.
     """
 
     total: Tensor
@@ -93,19 +94,19 @@ class PictureFigures(NamedTuple):
 
 
 class PictureLoss(nn.Module):
-    """Compares decoded pictures with true ones.
+    """The loss between decoded pictures and real ones.
 
     The decoder and the discriminator train in the same step, from one sum. The generator's term is
     computed with the discriminator's weights frozen, and the discriminator's term with the pictures
-    detached, so each of them gets gradients of its own term only.
+    detached, so each of them receives gradients of its own term only.
 
     Args:
         weights: Weights of the terms.
-        discriminator: Needed when `weights.adversarial` is above 0.
+        discriminator: Discriminator, required when `weights.adversarial` is above 0.
 
     Attributes:
         fighting: Whether the adversarial term and the discriminator's own training are on. In
-            evaluation mode they are left out either way.
+            evaluation mode both are left out.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class PictureLoss(nn.Module):
         self.fighting = False
 
     def forward(self, vq: OrthusVQ, decoded_M3HW: Tensor, truth_M3HW: Tensor) -> PictureFigures:
-        """Judge pictures that `vq` has decoded, by its own encoder too where that has a weight."""
+        """Compare pictures that `vq` has decoded with the originals, also by its encoder."""
         decoded_M3HW = decoded_M3HW.float()
 
         # 1. Pixels.
@@ -126,7 +127,7 @@ class PictureLoss(nn.Module):
         terms = [getattr(self.weights, name) * term for name, term in pixels._asdict().items()]
         total = torch.stack(terms).sum()
 
-        # 2. What the encoder sees. It may be training itself, and must not be taught to look away.
+        # 2. Feature maps. The encoder may be in training, and must not learn to ignore differences.
         seen = None
         if self.weights.perceptual:
             with torch.no_grad():
@@ -135,7 +136,7 @@ class PictureLoss(nn.Module):
                 seen = perceptual(encoder_maps(vq, decoded_M3HW), truth)
             total = total + self.weights.perceptual * seen
 
-        # 3. What the discriminator makes of it.
+        # 3. The discriminator.
         if self.discriminator is None or not (self.fighting and self.training):
             return PictureFigures(total, *pixels, perceptual=seen)
         with held(self.discriminator):
@@ -149,6 +150,6 @@ class PictureLoss(nn.Module):
 
 
 def last_layer(vq: OrthusVQ) -> Tensor:
-    """The weight that every pixel passes last."""
+    """The last weight that every pixel depends on."""
     assert vq.decoder is not None, "a picture was decoded"
     return vq.decoder.conv_out.weight

@@ -1,4 +1,5 @@
-"""Vector quantisation as a loss: features snap to codes, codes follow features (1711.00937, eq. 3).
+"""Vector quantisation as a loss: features are quantised to codes, which follow them (1711.00937,
+eq. 3).
 
 Legend: N rows, C feature channels, K codes.
 """
@@ -15,7 +16,7 @@ from orthus_core.model.soft_embedding import nearest_code
 
 
 class Quantised(NamedTuple):
-    """Snapped features with the gradient of the unsnapped ones, their codes, and the two losses."""
+    """Quantised features with straight-through gradients, their codes, and the two losses."""
 
     features_NC: Tensor
     codes_N: Tensor
@@ -36,11 +37,11 @@ def quantise(z_NC: Tensor, codes_KC: Tensor) -> Quantised:
 
 
 def kmeans(z_NC: Tensor, clusters: int, *, rounds: int, generator: torch.Generator) -> Tensor:
-    """Codes [K, C] that start a codebook: Lloyd's rounds from random rows, empty clusters restarted
-    on random rows.
+    """Initial codes [K, C] of a codebook: Lloyd's algorithm from random rows; empty clusters
+    restart at random rows.
 
     Args:
-        z_NC: Features to cover; repeated when there are fewer than `clusters`.
+        z_NC: Features to cluster; repeated when there are fewer than `clusters`.
     """
     order_N = torch.randperm(z_NC.shape[0], generator=generator)
     if len(order_N) < clusters:

@@ -1,1 +1,1 @@
-"""Before work begins: what this machine has, and what a drawing or a training will take of it."""
+"""Plan before work begins: what this machine has, and what drawing or training needs."""

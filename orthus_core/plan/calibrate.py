@@ -1,6 +1,6 @@
-"""Time, from a short measurement here: one layer, one head or one autoencoder of the model's own
-size, with random weights. What a whole model takes is that many times as long; it need not be on
-this machine.
+"""Estimate times from a short measurement on this machine: one layer, one head or one autoencoder
+of the model's size, with random weights. The time of the whole model is a multiple of it; the
+model itself need not be present.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.plan.memory_parts import AUTOENCODER, OF_PICTURES, Drawing, Training
 
 TRIES = 3
-# A step back costs twice a step forth.
+# A backward pass costs twice a forward pass.
 FORTH_AND_BACK = 3
 
 
 class Pace(NamedTuple):
-    """Seconds of the parts that work is made of.
+    """Seconds of the parts of the work.
 
-    layer: One layer reading one new token of every stream.
-    head: One denoising step of one patch of every stream.
+    Attributes:
+        layer: Time of one layer for one new token of every stream.
+        head: Time of one denoising step for one patch of every stream.
     """
 
     layer: float
@@ -39,7 +40,7 @@ class Pace(NamedTuple):
 
 
 def drawing_pace(config: InterleavedConfig, asked: Drawing, device: torch.device) -> Pace:
-    """Measures one step of one layer, and of the head, at this many streams."""
+    """Measure one layer and one head step at the requested number of streams."""
     dtype = DTYPES[asked.dtype]
     branches = asked.pictures * asked.branches
     return Pace(
@@ -49,14 +50,15 @@ def drawing_pace(config: InterleavedConfig, asked: Drawing, device: torch.device
 
 
 def picture_seconds(config: InterleavedConfig, pace: Pace, steps: int) -> float:
-    """Seconds for the pictures of a batch, which are drawn side by side."""
+    """Seconds for all pictures of a batch, which are drawn in parallel."""
     patch = pace.layer * config.num_hidden_layers + pace.head * steps
     return patch * config.patches
 
 
 def step_seconds(config: InterleavedConfig, trained: Training, device: torch.device) -> float:
     """Seconds of a training step, from the forward pass of one layer over one row, or of the
-    autoencoder over one picture."""
+    autoencoder over one picture.
+    """
     if trained.command in OF_PICTURES:
         there, back = _autoencoder_seconds(config, device)
         moved = FORTH_AND_BACK if trained.command == AUTOENCODER else 1
@@ -82,7 +84,7 @@ def _layer_seconds(
 
 @torch.no_grad()
 def _autoencoder_seconds(config: InterleavedConfig, device: torch.device) -> tuple[float, float]:
-    """From one picture to features, and back."""
+    """Seconds from one picture to features, and back."""
     with device:
         vq = OrthusVQ(config.vq_config).eval()
     side = config.vq_config.resolution
@@ -108,7 +110,7 @@ def _head_seconds(
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least of a few tries, after one that does not count."""
+    """The minimum of a few runs, after a warm-up run."""
     found = []
     for _ in range(TRIES + 1):
         _wait(device)
@@ -120,7 +122,7 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """A GPU works on while Python goes on."""
+    """Wait for the GPU, which runs asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

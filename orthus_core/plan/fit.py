@@ -1,4 +1,4 @@
-"""What to change so that something fits: the smallest step first, each with what it would take."""
+"""Suggest changes that make a job fit, the smallest first, each with the memory it would need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from orthus_core.plan.memory_parts import Drawing, Training, drawing_memory, tot
 
 
 class Change(NamedTuple):
-    """Something to change, as it is typed, and the bytes that are taken then."""
+    """A change, as it is typed, and the number of bytes needed with it."""
 
     what: str
     bytes: int
@@ -24,11 +24,10 @@ def drawing_changes(
     *,
     bits: Sequence[int] = (8, 4),
 ) -> list[Change]:
-    """Changes in turn, each on top of the ones before, until the drawing fits into `room` bytes;
-    the last is the slowest.
+    """Cumulative changes until the drawing fits into `room` bytes; the last is the slowest.
 
     Args:
-        bits: To which weights can be quantised, the most first.
+        bits: Bits that weights can be quantised to, in descending order.
     """
     steps: list[tuple[str, Drawing]] = []
     if asked.pictures > 1:
@@ -42,7 +41,7 @@ def drawing_changes(
             asked = asked._replace(quantise=fewer)
             steps.append((f"--quantize {fewer}", asked))
     if not asked.fetched:
-        # Quantised weights are held, so it is instead of them.
+        # Quantised weights must stay in memory, so this replaces quantisation.
         steps.append(("--low-memory", asked._replace(quantise=None, fetched=True)))
     return _until(
         [(what, total(drawing_memory(config, each, device))) for what, each in steps], room
@@ -57,10 +56,10 @@ def training_changes(
     *,
     table: str = "optim",
 ) -> list[Change]:
-    """The same for a training; rows that are not in a batch are accumulated over several.
+    """Changes until a training fits; rows cut from the batch are accumulated over several batches.
 
     Args:
-        table: Of its recipe that says how weights move.
+        table: Table of the recipe that configures the optimiser.
     """
     steps: list[tuple[str, Training]] = []
     rows = trained.batch
@@ -69,7 +68,7 @@ def training_changes(
         what = f"--set {table}.batch_size={trained.batch} --set {table}.accumulate="
         steps.append((f"{what}{-(-rows // trained.batch)}", trained))
     fitting = [(what, total(training_memory(config, each, device))) for what, each in steps]
-    # Halving is one change, however often it is done: the first that fits, or the last.
+    # Halvings are reported as one change: the first that fits, or the last.
     found = [one for one in fitting if one[1] <= room][:1] or fitting[-1:]
     if trained.averaged and (not found or found[0][1] > room):
         without = trained._replace(averaged=False)

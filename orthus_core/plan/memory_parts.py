@@ -1,7 +1,7 @@
-"""Memory part by part, computed from a configuration alone: no weights are read, none are needed.
+"""Memory of each part, computed from a configuration alone, without reading weights.
 
-Weights are counted exactly, from the shapes the model would have. What a pass holds on its way is
-estimated: it depends on kernels, and the figures say so by being rounded up (`MARGIN`).
+Weights are counted exactly, from the shapes of the model. Activations are estimated: they depend
+on kernels, so the figures are rounded up (`MARGIN`).
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from orthus_core.samplers.prompt import room_for_image
 
 GB = 10**9
 ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
-# Matrices of the transformer's layers take so many bits a weight when they are quantised; the rest
-# stays as it is. A scale of 16 bits for each group of 64 weights is included.
+# Bits per weight of the layers' matrices when quantised, including a 16-bit scale for each group
+# of 64 weights; other weights are unchanged.
 QUANTISED_BITS = {8: 8.25, 4: 4.25}
-# What the allocator, the kernels' workspaces and the driver take besides.
+# Additional memory of the allocator, the kernels' workspaces and the driver.
 DRIVER = {"cuda": 600_000_000, "mps": 300_000_000, "cpu": 300_000_000}
 MARGIN = 1.05
-# Tokens of a prompt that is not known yet, its beginning and SEP included.
+# Assumed length of an unknown prompt, with its start and SEP tokens.
 PROMPT_TOKENS = 64
-# The released sampling guides against one other stream.
+# The released sampling uses guidance with one other stream.
 STREAMS = 2
-# Vectors that a layer keeps for the way back, in units of its width: inputs of its norms, queries,
-# keys, values, attention's result and the two residuals.
+# Vectors that a layer stores for the backward pass, in units of its width: inputs of its norms,
+# queries, keys, values, attention output and the two residuals.
 KEPT_BY_A_LAYER = 12
-# The same in units of its inner width: gate, up and their product.
+# The same in units of the inner width: gate, up and their product.
 KEPT_BY_AN_MLP = 3
 WEIGHTS = "weights: "
 VISION = ("vision encoder", "vision codebook", "pixel decoder")
@@ -42,7 +42,11 @@ OF_PICTURES = (AUTOENCODER, "finetune-vae")
 
 
 class MemoryItem(NamedTuple):
-    """One part of the memory that something takes. about: What it hangs on, in words."""
+    """Memory of one part.
+
+    Attributes:
+        about: What the size depends on, in words.
+    """
 
     name: str
     bytes: int
@@ -50,14 +54,15 @@ class MemoryItem(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """What is drawn, as far as memory hangs on it.
+    """The properties of a drawing that its memory depends on.
 
-    pictures: At once.
-    prompt: Tokens of the longest prompt.
-    streams: Of a picture: its own, and those it is guided against.
-    dtype: Of the weights, as `--dtype` says it.
-    quantise: Bits of the matrices, 8 or 4; None leaves them in `dtype`.
-    fetched: Whether layers stay in their files, so that one matrix at a time is held.
+    Attributes:
+        pictures: Number of pictures drawn at once.
+        prompt: Number of tokens in the longest prompt.
+        streams: Number of streams per picture: its own and those of the other guidance branches.
+        dtype: Precision of the weights, as `--dtype` takes it.
+        quantise: Bits of the matrices, 8 or 4; None leaves them in `dtype`.
+        fetched: Whether layers stay in their files, so that one matrix at a time is in memory.
     """
 
     pictures: int = 1
@@ -69,14 +74,15 @@ class Drawing(NamedTuple):
 
 
 class Training(NamedTuple):
-    """What is trained, as far as memory hangs on it.
+    """The properties of a training that its memory depends on.
 
-    command: Of its recipe; "autoencoder" is the first half of `pretrain`.
-    batch: Rows at once; pictures, where it is about pictures alone.
-    length: Tokens and patches of a row.
-    optimiser: "adamw" holds two numbers a trained weight, "muon" one for matrices.
-    averaged: Whether an average of the weights is kept.
-    repeats: Noise draws for each patch.
+    Attributes:
+        command: Command of the recipe; "autoencoder" is the first half of `pretrain`.
+        batch: Rows per batch, or pictures when training on pictures alone.
+        length: Tokens and patches per row.
+        optimiser: "adamw" keeps two numbers per trained weight, "muon" one for matrices.
+        averaged: Whether an average of the weights is kept.
+        repeats: Noise draws per patch.
     """
 
     command: str
@@ -90,7 +96,7 @@ class Training(NamedTuple):
 def drawing_memory(
     config: InterleavedConfig, asked: Drawing, device: str = "cuda"
 ) -> list[MemoryItem]:
-    """What drawing takes, weights first."""
+    """The memory that drawing needs, weights first."""
     itemsize = ITEMSIZE[asked.dtype]
     slots = asked.prompt + room_for_image(config)
     cache = cache_bytes(config, slots, itemsize) * asked.branches * asked.pictures
@@ -113,10 +119,10 @@ def drawing_memory(
 def training_memory(
     config: InterleavedConfig, trained: Training, device: str = "cuda"
 ) -> list[MemoryItem]:
-    """What a training takes: weights in fp32, as its loop holds them, and a pass forth and back."""
+    """The memory that training needs: weights in fp32, and a forward and backward pass."""
     moved, kept = _moved(config, trained.command)
     weights = _weights(config, "fp32", None)
-    if trained.command == AUTOENCODER:  # the rest of the model is made after it
+    if trained.command == AUTOENCODER:  # the rest of the model is created later
         weights = [item for item in weights if item.name.removeprefix(WEIGHTS) in VISION]
     moments = 2 if trained.optimiser == "adamw" else 1
     return [
@@ -124,7 +130,7 @@ def training_memory(
         MemoryItem("gradients", 4 * moved, f"{moved:,} weights move"),
         MemoryItem("optimiser", 4 * moments * moved, trained.optimiser),
         *([MemoryItem("average of the weights", 4 * moved)] if trained.averaged else []),
-        # Autocast keeps a copy of each weight that moves until its gradient is there.
+        # Autocast keeps a copy of each trained weight until its gradient is computed.
         *([MemoryItem("weights in bf16", 2 * moved, "for one pass")] if device == "cuda" else []),
         MemoryItem("activations", kept * trained.batch, f"{trained.batch} pictures")
         if trained.command in OF_PICTURES
@@ -134,7 +140,7 @@ def training_memory(
 
 
 def total(items: list[MemoryItem]) -> int:
-    """Bytes of all parts, with a margin for what no estimate sees."""
+    """Bytes of all parts, with a margin for what the estimate misses."""
     return round(MARGIN * sum(item.bytes for item in items))
 
 
@@ -157,7 +163,7 @@ def _weights(
 
 
 def _head(config: InterleavedConfig, asked: Drawing, itemsize: int) -> list[MemoryItem]:
-    """A patch's modulations of all steps: three a block and two at the end, of the head's width."""
+    """A patch's modulations for all steps: three per block and two at the end, of head width."""
     if not isinstance(config, OrthusConfig):
         return []
     amounts = (3 * config.head_depth + 2) * config.head_width
@@ -167,7 +173,7 @@ def _head(config: InterleavedConfig, asked: Drawing, itemsize: int) -> list[Memo
 
 
 def _moved(config: InterleavedConfig, command: str) -> tuple[int, int]:
-    """How many weights move in a training, and what its pass keeps of a row of pixels."""
+    """Number of weights a training updates, and what its pass stores per row of pixels."""
     parts: Mapping[str, int] = Counter()
     for name, weight in skeleton(config).named_parameters():
         parts[part_of(name)] += weight.numel()  # type: ignore[index]
@@ -175,14 +181,15 @@ def _moved(config: InterleavedConfig, command: str) -> tuple[int, int]:
         return sum(parts[part] for part in VISION), 2 * _decoding(config)
     if command == "finetune-vae":
         return parts["pixel decoder"], _decoding(config)
-    if command == "build-base":  # the table is one weight, though only its codes' rows change
+    if command == "build-base":  # the table is one weight, although only the codes' rows change
         return sum(parts[p] for p in ("diffusion head", "input codes", "token embeddings")), 0
     return sum(count for part, count in parts.items() if part not in VISION), 0
 
 
 def _activations(config: InterleavedConfig, trained: Training) -> MemoryItem:
-    """What the layers keep for the way back in bf16, and the logits in fp32, twice: for the softmax
-    and its gradient."""
+    """What the layers store for the backward pass in bf16, and two copies of the logits in fp32,
+    for the softmax and its gradient.
+    """
     tokens = trained.batch * trained.length
     layer = KEPT_BY_AN_MLP * config.intermediate_size + KEPT_BY_A_LAYER * config.hidden_size
     layers = 2 * tokens * config.num_hidden_layers * layer
@@ -197,8 +204,9 @@ def _activations(config: InterleavedConfig, trained: Training) -> MemoryItem:
 
 
 def _decoding(config: InterleavedConfig) -> int:
-    """Maps that the decoder keeps of one picture: at each level, of each block's two convolutions
-    and norms."""
+    """Activations that the decoder stores per picture: at each level, for each block's two
+    convolutions and norms.
+    """
     vq = config.vq_config
     kept = 0
     for level, factor in enumerate(vq.channel_multiplier):

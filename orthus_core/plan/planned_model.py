@@ -1,5 +1,5 @@
-"""The configuration of the model that is planned for: of a folder, or of a released model that is
-not here yet. Nothing is downloaded.
+"""The configuration of the model to plan for: from a folder, or of a released model that is not
+downloaded. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BEFORE_TEXT = 4
 
 
 class PlannedModel(NamedTuple):
-    """A configuration, and whether it was read from a folder rather than known."""
+    """A configuration, and whether it came from a folder or from the table of released models."""
 
     config: InterleavedConfig
     is_here: bool
@@ -39,7 +39,7 @@ def planned_model(model: str) -> PlannedModel:
     """The configuration that a model's name means.
 
     Raises:
-        CheckpointError: When it is a hub model that is not here and not one of the released ones.
+        CheckpointError: When it is a hub model that is neither local nor one of the released ones.
     """
     from huggingface_hub import try_to_load_from_cache
 
@@ -59,7 +59,7 @@ def planned_model(model: str) -> PlannedModel:
 
 
 def released(is_orthus: bool) -> InterleavedConfig:
-    """The configuration of the released 7B, as far as sizes go (2412.00127; 2405.09818)."""
+    """The configuration of the released 7B, as far as sizes matter (2412.00127; 2405.09818)."""
     vq = OrthusVQConfig()
     codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vq.num_embeddings)}
     config = OrthusConfig(vq_config=vq, vocabulary_map=codes)
@@ -67,10 +67,11 @@ def released(is_orthus: bool) -> InterleavedConfig:
 
 
 def pretrain_config(recipe: PretrainRecipe) -> DiscreteConfig:
-    """The configuration of the model that a training makes from nothing, or of a taken autoencoder,
-    if its texts give as many tokens as are asked for.
+    """The configuration of the model that `pretrain` creates, with a new or an existing
+    autoencoder, assuming its texts yield the requested number of tokens.
 
-    Raises: CheckpointError as `subject`, of the model whose autoencoder is taken.
+    Raises:
+        CheckpointError: As for `planned_model`, for the model that provides the autoencoder.
     """
     taken = recipe.autoencoder.taken_from
     vision = planned_model(taken).config.vq_config if taken else vision_config(recipe.autoencoder)

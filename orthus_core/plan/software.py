@@ -1,5 +1,5 @@
-"""What is installed: required packages against the versions that are asked for, and optional ones
-with what they are good for. Nothing is imported to find out.
+"""Installed software: required packages with their requested versions, and optional packages with
+their use. No package is imported.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ OPTIONAL = {
 class Package(NamedTuple):
     """A package that is needed or useful.
 
-    version: That is installed; None where it is not.
-    wanted: What is asked of it, such as ">=2.5"; empty for optional ones.
-    use: What it is good for.
+    Attributes:
+        version: Installed version; None when missing.
+        wanted: Required version, such as ">=2.5"; empty for optional packages.
+        use: Purpose of the package.
     """
 
     name: str
@@ -36,17 +37,17 @@ class Package(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether the installed version is one of those that are asked for (PEP 440)."""
+        """Whether the installed version satisfies the requirement (PEP 440)."""
         try:
             return self.version is not None and SpecifierSet(self.wanted).contains(
                 self.version, prereleases=True
             )
-        except InvalidVersion:  # a build of someone's own
+        except InvalidVersion:  # a custom build
             return False
 
 
 def required() -> list[Package]:
-    """The packages that this distribution asks for; empty where it runs without being installed."""
+    """The packages that this distribution requires; empty when it is not installed."""
     try:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
@@ -55,12 +56,12 @@ def required() -> list[Package]:
     return [
         Package(each.name, version_of(each.name), str(each.specifier))
         for each in wanted
-        if each.marker is None or each.marker.evaluate()  # which names extras and other Pythons
+        if each.marker is None or each.marker.evaluate()  # markers name extras and Python versions
     ]
 
 
 def optional() -> list[Package]:
-    """The packages that are used when they are there."""
+    """Optional packages that are used when installed."""
     return [Package(name, version_of(name), "", use) for name, use in OPTIONAL.items()]
 
 

@@ -1,1 +1,1 @@
-"""What drawing leaves behind: names, files, pictures that know how they were made, stories."""
+"""The results of drawing: file names, pictures with generation metadata, and stories."""

@@ -1,8 +1,8 @@
-"""Answers about pictures in a JSON Lines file that a second run goes on with.
+"""Answers about pictures in a JSON Lines file that a second run continues.
 
-Each line stands for itself: the picture, a hash of its file, what was asked of which model and how,
-and the answer. What a line answers already is not asked again, and each line says what is needed to
-ask again.
+Each line is self-contained: the picture, a hash of its file, the question, the model and settings,
+and the answer. Questions that the file answers are skipped, and each line has all that is needed
+to repeat its question.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from orthus_core.errors import DataError, OutputError
 from orthus_core.results.output_names import check_writable, write_file
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
-# Of an answer that can be asked for again: the model's name, where it ran, and in which version.
+# Entries of a repeatable answer: the software version, the model's name, its device and dtype.
 MADE = ("version", "name", "device", "dtype")
 
 
 class Question(NamedTuple):
-    """What is asked, of whom, and how the answer is chosen; another one is another answer."""
+    """Question, model and sampling; a change in any of them makes it a different question."""
 
     question: str
     model: str
@@ -30,14 +30,15 @@ class Question(NamedTuple):
 
 
 class StoredAnswer(NamedTuple):
-    """An answer that was written down.
+    """An answer read from a file.
 
-    image: Its picture, as it was named.
-    content: A hash of that file.
-    seed: Of its sampled text.
-    question: What was asked, of a model with which hash, and how.
-    made: The model's name, device, precision and bits, and the version; empty where a line of an
-        earlier version does not say.
+    Attributes:
+        image: Path of the picture, as the user named it.
+        content: Hash of the picture's file.
+        seed: Seed of the sampled text.
+        question: Question, hash of the model, and sampling.
+        made: Version, model name, device, precision and bits; empty when an older version wrote the
+            line.
     """
 
     image: str
@@ -49,18 +50,18 @@ class StoredAnswer(NamedTuple):
 
 
 class AnswerFile:
-    """A file of answers: what it holds of one question, and room for more.
+    """A file of answers: its answers to one question, to which more can be added.
 
     Args:
-        path: The file; it may be there already.
-        asked: The question at hand. Lines of other questions stay as they are.
-        made: What each line says besides, to be asked again.
-        anew: Start over; what is there is replaced by the first answer.
+        path: Path of the file, which may exist.
+        asked: The current question. Lines of other questions are kept.
+        made: Further entries of each line, needed to repeat the question.
+        anew: Whether to start over; the first answer then replaces the existing file.
 
-    known: Answers to this question by the hash of the picture's file.
+        known: Answers to this question by the hash of the picture's file.
 
     Raises:
-        OutputError: When a folder or another kind of file is there, or it cannot be written to.
+        OutputError: When the path is a folder or another kind of file, or is not writable.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class AnswerFile:
         self._made = dict(made or {})
         self.known: dict[str, str] = {}
         self._written: set[tuple[str, str]] = set()
-        self._whole = 0  # bytes of the lines that are whole
+        self._whole = 0  # bytes of the complete lines
         check_writable(path)
         if path.is_dir():
             raise OutputError("this is a folder", where=str(path), hint="give a file's name")
@@ -83,9 +84,10 @@ class AnswerFile:
             self._read()
 
     def add(self, image: str, content: str, text: str, seed: int) -> bool:
-        """Writes an answer down, and says whether it was not there yet.
+        """Append an answer, and return whether it was new.
 
-        Raises: OutputError when that fails; what was written before stays.
+        Raises:
+            OutputError: When that fails; earlier answers stay.
         """
         if (image, content) in self._written:
             return False
@@ -93,7 +95,7 @@ class AnswerFile:
         line |= {"content": content, "seed": seed, **({"made": self._made} if self._made else {})}
         written = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
         try:
-            if self._anew:  # what is there goes when the first answer is whole, not before
+            if self._anew:  # the first complete answer replaces the file
                 write_file(self.path, written, overwrite=True)
             else:
                 self._append(written)
@@ -110,11 +112,11 @@ class AnswerFile:
         return True
 
     def _append(self, written: bytes) -> None:
-        """Writes a line behind those that are whole; one that does not fit leaves nothing."""
+        """Append a line after the complete ones; a failed write leaves nothing behind."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
         with self.path.open("ab") as file:
-            # What an interrupted run left of a last line goes.
+            # Remove an incomplete last line of an interrupted run.
             file.truncate(self._whole)
             try:
                 file.write(written)
@@ -156,7 +158,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
     """The answers of a file, in its order.
 
     Raises:
-        DataError: When it does not read, holds none, or one that is none of ours.
+        DataError: When the file cannot be read, is empty, or has a line in another format.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -192,7 +194,7 @@ def _told(line: bytes) -> StoredAnswer | None:
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """A line that is one of ours."""
+    """Parse a line in our format."""
     try:
         entry = json.loads(line)
     except (ValueError, RecursionError):
@@ -201,5 +203,5 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _cut(content: bytes) -> bool:
-    """Whether this could be the beginning of one of our lines."""
+    """Whether this could be the start of one of our lines."""
     return content.startswith(b'{"image": ')

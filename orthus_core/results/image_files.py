@@ -20,12 +20,14 @@ from orthus_core.results.output_names import check_distinct, check_free
 
 
 class ImageFiles(NamedTuple):
-    """Where the images of a run are written, and what beside them.
+    """Output paths of a run's images and the files next to them.
 
-    paths: One an image.
-    grid: A sheet of all images; None writes none.
-    metadata: None keeps how an image was made in it, True also beside it, False nowhere.
-    overwrite: Whether files that are there may be replaced.
+    Attributes:
+        paths: One path per image.
+        grid: Path of a sheet of all images; None writes none.
+        metadata: None embeds generation metadata in the image, True also writes a sidecar, False
+            omits it.
+        overwrite: Whether existing files may be replaced.
     """
 
     paths: Sequence[Path]
@@ -34,9 +36,10 @@ class ImageFiles(NamedTuple):
     overwrite: bool = False
 
     def check(self) -> None:
-        """Whether sidecars and the sheet can be written.
+        """Check that sidecars and the sheet can be written.
 
-        Raises: OutputError, also when the sheet is one of the other files.
+        Raises:
+            OutputError: When one cannot, or the sheet is one of the other files.
         """
         sidecars = [sidecar_of(path) for path in self.paths] if self.metadata else []
         for path in sidecars:
@@ -46,9 +49,10 @@ class ImageFiles(NamedTuple):
             check_distinct([*self.paths, *sidecars, self.grid])
 
     def save(self, number: int, image: Image.Image, info: GenerationInfo) -> dict[str, Any]:
-        """Writes image number `number`, and returns what there is to report of it.
+        """Write image number `number`, and return its entries for a report.
 
-        Raises: OutputError when a file cannot be written.
+        Raises:
+            OutputError: When a file cannot be written.
         """
         path = self.paths[number]
         inside = None if self.metadata is False else info
@@ -67,12 +71,13 @@ class ImageFiles(NamedTuple):
         return entry
 
     def save_grid(self, per_prompt: int) -> None:
-        """Writes the sheet of all images, which are finished, if one is wanted.
+        """Write the sheet of all finished images, if requested.
 
         Args:
-            per_prompt: Images of each prompt.
+            per_prompt: Number of images per prompt.
 
-        Raises: OutputError when it cannot be written.
+        Raises:
+            OutputError: When it cannot be written.
         """
         if self.grid:
             from orthus_core.image_grid import columns_for, contact_sheet
@@ -85,9 +90,10 @@ class ImageFiles(NamedTuple):
 def save_comparison(
     inputs: Sequence[Image.Image], result: Path, path: Path, *, overwrite: bool = False
 ) -> None:
-    """Writes what an image was made from, as the model saw it, and what it became, side by side.
+    """Write the input images, as the model receives them, and the result side by side.
 
-    Raises: OutputError when it cannot be written.
+    Raises:
+        OutputError: When it cannot be written.
     """
     from orthus_core.image_grid import contact_sheet
 

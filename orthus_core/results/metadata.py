@@ -1,7 +1,7 @@
-"""PNG files that know how they were made.
+"""PNG files with generation metadata.
 
-The text chunk `parameters` reads as other tools write it; our own chunk `orthus` is one JSON object
-with everything that is needed to draw the picture again, and a hash of its pixels to compare.
+The text chunk `parameters` has the format of other tools; our own chunk `orthus` is one JSON
+object with everything needed to reproduce the picture, and a hash of its pixels for comparison.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ COMMON_CHUNK = "parameters"
 class GenerationInfo(NamedTuple):
     """How a picture was made.
 
-    recipe: The resolved recipe, the command's name in it.
-    prompt: The words that asked for it.
-    seed: Of its noise.
-    sampling: The values it was sampled with, the model's own defaults filled in.
-    model: Name and hash of the model.
-    inputs: Pictures it was made from, as hashes of their pixels.
-    files: Where those pictures lay, as they were named.
-    panel: Its place in a story, from 1; None for a picture of its own.
-    begun: How many rows of patches it keeps of the picture it was made from, as `{"rows": 8}`, and
-        where their features came from; None for one that was drawn from its first patch on.
-    among: Prompts, files and seeds of all that were drawn with it, each subject with each seed:
-        rounding depends on how many rows a product has, so the last bit may hang on them.
-    text: What the model wrote before it drew; None where it did not.
+    Attributes:
+        recipe: The resolved recipe, including the command's name.
+        prompt: Prompt of the picture.
+        seed: Seed of its noise.
+        sampling: Sampling parameters, including the model's defaults.
+        model: Name and hash of the model.
+        inputs: Pixel hashes of the input pictures.
+        files: Paths of the input pictures, as the user named them.
+        panel: Its position in a story, from 1; None for a single picture.
+        begun: Number of rows of patches kept from the source picture, as `{"rows": 8}`, and where
+            their features came from; None when every patch was drawn.
+        among: Prompts, files and seeds of the whole run, each subject with each seed: matrix
+            products round differently at different batch sizes, so an image's last bit can depend
+            on its batch.
+        text: Text that the model wrote before the picture; None without text.
     """
 
     recipe: dict[str, Any]
@@ -57,7 +59,7 @@ class GenerationInfo(NamedTuple):
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """A hash of what is seen, size included; metadata and compression do not matter."""
+    """A hash of the pixels and size; independent of metadata and compression."""
     rgb = image.convert("RGB")
     digest = hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode())
     digest.update(rgb.tobytes())
@@ -65,13 +67,13 @@ def pixel_hash(image: Image.Image) -> str:
 
 
 def record_of(image: Image.Image, info: GenerationInfo) -> dict[str, Any]:
-    """What our chunk says."""
+    """The contents of our chunk."""
     said = {name: value for name, value in info._asdict().items() if value not in (None, ())}
     return {"version": __version__, **said, "pixels": pixel_hash(image)}
 
 
 def png_bytes(image: Image.Image, info: GenerationInfo | None) -> bytes:
-    """The picture as a PNG file; with both chunks if it was made here."""
+    """The picture as a PNG file, with both chunks if `info` is given."""
     chunks = PngImagePlugin.PngInfo()
     if info is not None:
         chunks.add_text(COMMON_CHUNK, common_text(image, info))
@@ -84,26 +86,26 @@ def png_bytes(image: Image.Image, info: GenerationInfo | None) -> bytes:
 def save_picture(
     image: Image.Image, path: Path, info: GenerationInfo | None, *, overwrite: bool = False
 ) -> None:
-    """Writes the picture with its making; without a word about it when that is None.
+    """Write the picture with its generation metadata, or without any when `info` is None.
 
     Raises:
-        OutputError: When the name is taken or the place cannot be written to.
+        OutputError: When the file exists or the location is not writable.
     """
     write_file(path, png_bytes(image, info), overwrite=overwrite)
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the record of a picture lies that is also kept beside it."""
+    """The path of a picture's sidecar."""
     return path.with_suffix(".json")
 
 
 def save_sidecar(
     image: Image.Image, path: Path, info: GenerationInfo, *, overwrite: bool = False
 ) -> None:
-    """Writes what the chunk says as a JSON file beside the picture at `path`.
+    """Write the chunk's contents as a JSON file next to the picture at `path`.
 
     Raises:
-        OutputError: When the name is taken or the place cannot be written to.
+        OutputError: When the file exists or the location is not writable.
     """
     record = {"file": path.name, **record_of(image, info)}
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
@@ -111,12 +113,12 @@ def save_sidecar(
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """What our chunk in a PNG file says, or None where there is no such chunk.
+    """The contents of our chunk in a PNG file, or None without one.
 
     Raises:
-        DataError: When the file is no picture, or the chunk does not read.
+        DataError: When the file is not a picture, or the chunk cannot be read.
     """
-    open_image(path)  # refuses whatever is no whole picture
+    open_image(path)  # rejects incomplete and invalid pictures
     with Image.open(path) as image:
         image.load()
         text = image.info.get(OUR_CHUNK)
@@ -134,10 +136,10 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 
 
 def common_text(image: Image.Image, info: GenerationInfo) -> str:
-    """Prompt, negative prompt, then one line of `Name: value`, as web interfaces write it."""
+    """Prompt, negative prompt, then one line of `Name: value`, in the format of web interfaces."""
     sampling = info.sampling
     negative = sampling.get("negative_prompt")
-    # Every task's sampling has an image guidance; an edit alone is guided by it.
+    # Every task's sampling has an image guidance scale; only an edit uses it.
     is_edit = info.recipe.get("command") == "edit"
     facts = {
         "Steps": sampling.get("steps"),
@@ -164,19 +166,20 @@ def common_sampler(scheduler: str | None) -> str | None:
     return scheduler and scheduler.rpartition(".")[2]
 
 
-# A picture names so many others that it was drawn with; beyond, its file would be mostly names.
+# Limit on the pictures of a batch that are recorded; more would make the file mostly names.
 MOST_TOLD = 64
 
 
 def with_batch(infos: Sequence[GenerationInfo]) -> list[GenerationInfo]:
-    """How each picture was made, and among which others."""
+    """Add to each picture's metadata the other pictures of its run."""
     run = _run(infos)
     return [made._replace(among=run) for made in infos]
 
 
 def _run(infos: Sequence[GenerationInfo]) -> dict[str, Any] | None:
-    """Prompts, seeds and files of all; nothing when a picture is alone, or they are many, or they
-    are not each subject with each seed."""
+    """Prompts, seeds and files of the run; None for a single picture, for too many, or when the run
+    is not each subject with each seed.
+    """
     subjects = list(dict.fromkeys((made.prompt, made.files) for made in infos))
     seeds = list(dict.fromkeys(made.seed for made in infos))
     pairs = [(*subject, seed) for subject in subjects for seed in seeds]

@@ -1,5 +1,5 @@
-"""Where results go: a file, a folder, or a template such as `{prompt}_{seed}.png`; each is there
-whole or not at all, and replaces nothing unless told to.
+"""Output paths: a file, a folder, or a template such as `{prompt}_{seed}.png`. Each result is
+written completely or not at all, and replaces no existing file unless requested.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIELDS = ("prompt", "seed", "number")
 # file system takes (`LONGEST_NAME_BYTES`); seed, number and extension need some too.
 LONGEST_SLUG = 60
 LONGEST_SLUG_BYTES = 180
-# Windows opens devices under these names, with any extension.
+# Windows reserves these names for devices, with any extension.
 DEVICES = {
     "con",
     "prn",
@@ -31,14 +31,14 @@ DEVICES = {
 
 
 class Named(NamedTuple):
-    """What a picture's name may be made of."""
+    """The fields that a picture's name can contain."""
 
     prompt: str
     seed: int
 
 
 def slug(text: str) -> str:
-    """A text as part of a file name that every system takes: `a red fox!` is `a_red_fox`."""
+    """Convert a text to part of a portable file name: `a red fox!` becomes `a_red_fox`."""
     letters = "".join(char if char.isalnum() or char in "-" else " " for char in text.lower())
     joined = _cut("_".join(letters.split())[:LONGEST_SLUG]).strip("_-")
     if not joined:
@@ -55,12 +55,12 @@ def picture_paths(
         output: A `.png` file, a folder (it exists, ends with a slash, or has no extension), or a
             template with `{prompt}`, `{seed}` and `{number}`; None is `{prompt}_{seed}.png` here. A
             plain file name for several pictures gets their seeds, or else their numbers.
-        pictures: In the order they are numbered from 1.
-        overwrite: Whether files that are there may be replaced.
+        pictures: Pictures in the order of their numbers, from 1.
+        overwrite: Whether existing files may be replaced.
 
     Raises:
-        OutputError: For another kind of file, an unknown field, a name that is taken or too long,
-            or a folder that cannot be written to.
+        OutputError: For another kind of file, an unknown field, a name that exists or is too long,
+            or a folder that is not writable.
     """
     template = _template(output)
     paths = _filled(template, pictures)
@@ -76,11 +76,11 @@ def picture_paths(
 
 
 def check_free(path: Path, *, overwrite: bool = False) -> None:
-    """Whether a file may be written at `path`; asked before hours are spent on what goes there.
+    """Check, before hours of work, that a file may be written at `path`.
 
     Raises:
-        OutputError: When it is a folder, is there and is not to be replaced, has a name that no
-            system takes, or lies where nothing may be written.
+        OutputError: When it is a folder, exists and may not be replaced, has an invalid name, or
+            its folder is not writable.
     """
     check_writable(path)
     if path.is_dir():
@@ -94,16 +94,16 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Whether something of this name can be made there, folders on the way included.
+    """Check that `path` can be created, including its parent folders.
 
     Raises:
-        OutputError: When its name is too long, or where a folder should be is a file, or a folder
-            that may not be written to.
+        OutputError: When its name is too long, or a parent is a file or a folder that is not
+            writable.
     """
     _check_name(path)
     try:
         nearest = next(parent for parent in path.absolute().parents if parent.exists())
-    except OSError as error:  # such as a folder on the way that may not be looked into
+    except OSError as error:  # such as a parent folder that is not readable
         raise OutputError(
             f"cannot write there: {error.strerror or error}", where=str(path)
         ) from error
@@ -122,7 +122,11 @@ def check_writable(path: Path) -> None:
 
 
 def _check_name(path: Path) -> None:
-    """Raises: OutputError for a name that no file system takes."""
+    """Check that file systems accept a name.
+
+    Raises:
+        OutputError: When they do not.
+    """
     if "\0" in str(path):
         raise OutputError("a name cannot hold the character NUL", where=str(path))
     if any(len(os.fsencode(part)) > LONGEST_NAME_BYTES for part in path.parts):
@@ -134,7 +138,11 @@ def _check_name(path: Path) -> None:
 
 
 def check_distinct(paths: Sequence[Path]) -> None:
-    """Raises: OutputError when two results would be written to the same file."""
+    """Check that no two results share a path.
+
+    Raises:
+        OutputError: When two do.
+    """
     seen: set[Path] = set()
     for path in paths:
         place = path.absolute()
@@ -148,11 +156,11 @@ def check_distinct(paths: Sequence[Path]) -> None:
 
 
 def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
-    """Writes a file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
-        OutputError: When something is there and is not to be replaced, or the place cannot be
-            written to; what was there stays, and nothing half-written is left.
+        OutputError: When the file exists and may not be replaced, or the location is not writable;
+            an existing file stays, and no partial file is left.
     """
     check_free(path, overwrite=overwrite)
     with staged_file(path, parents=True) as beside:
@@ -162,15 +170,15 @@ def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
 def write_folder(
     folder: Path, files: Mapping[str, bytes], *, mark: str, overwrite: bool = False
 ) -> None:
-    """Writes a folder with all its files whole or not at all.
+    """Write a folder with all its files completely or not at all.
 
     Args:
-        folder: Where to; an empty folder is as good as none.
-        files: Content by name.
-        mark, overwrite: What may be replaced, see `check_folder`.
+        folder: Folder to write; an empty folder may exist.
+        files: Contents by file name.
+        mark, overwrite: Which folders may be replaced; see `check_folder`.
 
     Raises:
-        OutputError: As `write_file`.
+        OutputError: As for `write_file`.
     """
     with staged_folder(folder, mark=mark, overwrite=overwrite) as beside:
         for name, content in files.items():
@@ -178,7 +186,7 @@ def write_folder(
 
 
 def _cut(text: str) -> str:
-    """As much of the beginning as fits into `LONGEST_SLUG_BYTES`, no letter halved."""
+    """The longest beginning that fits into `LONGEST_SLUG_BYTES`, without splitting a character."""
     return text.encode()[:LONGEST_SLUG_BYTES].decode(errors="ignore")
 
 
@@ -211,7 +219,7 @@ def _template(output: str | Path | None) -> str:
 
 
 def _literal(text: str) -> str:
-    """A folder's name in which braces are braces."""
+    """A folder's name with its braces escaped."""
     return text.replace("{", "{{").replace("}", "}}")
 
 

@@ -1,6 +1,6 @@
-"""What a finished picture, its sidecar or a story says of how it was made, read back and checked.
+"""Read and check the generation metadata of a picture, its sidecar or a story.
 
-Whoever edited a file by hand, or brings one of another tool, gets a sentence and not a traceback.
+Files edited by hand or written by other tools produce an error message, not a traceback.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from orthus_core.results.answer_file import MADE, StoredAnswer, read_answers
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, read_record
 from orthus_core.results.story_folder import MARK
 
-KINDS = {  # what a field of a record must be
+KINDS = {  # type of each field of a record
     "recipe": dict,
     "prompt": str,
     "seed": int,
@@ -39,11 +39,12 @@ NEEDED = ("recipe", "prompt", "seed", "sampling", "model")
 
 
 class Run(NamedTuple):
-    """All that were drawn in one go: each subject with each seed.
+    """All pictures of a run: each subject with each seed.
 
-    prompts, files: Of each subject.
-    seeds: Of each picture of a subject.
-    place: Of the picture it is about, among all of them.
+    Attributes:
+        prompts, files: Prompts and files of the subjects.
+        seeds: Seeds of the pictures of a subject.
+        place: Position of the picture in question among all of them.
     """
 
     prompts: tuple[str, ...]
@@ -57,14 +58,15 @@ class Run(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A result that tells how it was made.
+    """A result with its generation metadata.
 
-    path: The file it was read from.
-    making: How.
-    version: Of the software that drew it; empty where it does not say.
-    pixels: Hash of each picture it is about: one, or those that a story drew, by panel; none for
-        answers about pictures.
-    seen: Hash of the picture in the file itself; None for a sidecar, which holds none.
+    Attributes:
+        path: File it was read from.
+        making: The generation metadata.
+        version: Version of the software that drew it; empty when unknown.
+        pixels: Pixel hash of each picture described: one, or those of a story by panel; empty for
+            answers about pictures.
+        seen: Pixel hash of the picture in the file itself; None for a sidecar, which has none.
     """
 
     path: Path
@@ -75,7 +77,7 @@ class Record(NamedTuple):
 
     @property
     def command(self) -> str:
-        """Which command drew it."""
+        """The command that drew it."""
         return self.info.recipe["command"]
 
 
@@ -84,10 +86,10 @@ def read_made(path: str | Path) -> Record:
     line of a file of answers.
 
     Raises:
-        DataError: When there is none, or it does not read.
+        DataError: When there is none, or it cannot be read.
     """
     path = Path(path)
-    if os.path.isdir(path):  # unlike Path.is_dir, also of a name that no system takes
+    if os.path.isdir(path):  # unlike Path.is_dir, also accepts invalid names
         path = path / MARK
     if path.suffix.lower() == ANSWERS:
         return record_of_answer(path, read_answers(path)[-1])
@@ -104,10 +106,10 @@ def read_made(path: str | Path) -> Record:
 
 
 def record_of_answer(path: Path, told: StoredAnswer) -> Record:
-    """How one answer of a file came about.
+    """The record of one answer in a file.
 
     Raises:
-        DataError: When it does not say.
+        DataError: When the answer has no such record.
     """
     asked, made = told.question, told.made
     if not all(made.get(name) for name in MADE):
@@ -133,12 +135,12 @@ def record_of_answer(path: Path, told: StoredAnswer) -> Record:
 
 
 def asked_of(record: Record) -> dict[str, Any]:
-    """The recipe of a result as a table, with every value filled in that it was sampled with.
+    """The recipe of a result as a table, with the sampling values that were used filled in.
 
-    A model's own defaults may be others tomorrow; those of the day it was drawn are in it.
+    A model's defaults may change; the record has those of the day it was drawn.
 
     Raises:
-        RecipeError: When the record's recipe is none of ours any more.
+        RecipeError: When the record's recipe is no longer valid.
     """
     recipe, sampling = record.info.recipe, record.info.sampling
     schema = SCHEMAS[record.command]
@@ -148,7 +150,7 @@ def asked_of(record: Record) -> dict[str, Any]:
 
 
 def run_of(record: Record) -> Run | None:
-    """The run that a picture was drawn in; None when it was drawn alone, or that is not known."""
+    """The run that a picture was drawn in; None when it was drawn alone, or that is unknown."""
     among, info = record.info.among or {}, record.info
     prompts, seeds = among.get("prompts"), among.get("seeds")
     if not (isinstance(prompts, list) and isinstance(seeds, list)):
@@ -179,7 +181,11 @@ def _sidecar(path: Path) -> Mapping[str, Any]:
 
 
 def _checked(path: Path, table: Mapping[str, Any]) -> Record:
-    """Raises: DataError when a field is missing or of another kind."""
+    """Check the fields of a record.
+
+    Raises:
+        DataError: When a field is missing or has the wrong type.
+    """
     try:
         json.dumps(table, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # half a character, which JSON can escape and no text holds
@@ -203,7 +209,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
 
 
 def _is(kind: type, value: Any) -> bool:
-    """Whether a value is of its kind; lists hold texts only."""
+    """Whether a value has the given type; lists may hold only texts."""
     if kind is list:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     return isinstance(value, kind) and not isinstance(value, bool)
@@ -224,7 +230,7 @@ def _pixels(path: Path, table: Mapping[str, Any]) -> dict[int, str]:
 
 
 class Difference(NamedTuple):
-    """Something that was not the same in both drawings."""
+    """A property that differs between two drawings."""
 
     what: str
     then: str
@@ -232,10 +238,11 @@ class Difference(NamedTuple):
 
 
 class Distance(NamedTuple):
-    """How far apart two pictures of one size are.
+    """The difference between two pictures of the same size.
 
-    values: How many of their colour values differ, of `total`.
-    largest: The largest difference of two values, of 255.
+    Attributes:
+        values: Number of colour values that differ, of `total`.
+        largest: Largest difference of two values, up to 255.
     """
 
     values: int
@@ -244,7 +251,7 @@ class Distance(NamedTuple):
 
 
 def circumstances(then: Record, now: Record) -> list[Difference]:
-    """What of version, model, device and precision is another now."""
+    """The differences in version, model, device and precision."""
     pairs = [
         ("version", then.version, now.version),
         *(
@@ -260,7 +267,7 @@ def circumstances(then: Record, now: Record) -> list[Difference]:
 
 
 def distance(one: Image.Image, other: Image.Image) -> Distance | None:
-    """None where the sizes differ."""
+    """The distance between two pictures; None when their sizes differ."""
     if one.size != other.size:
         return None
     apart = np.abs(
@@ -270,13 +277,13 @@ def distance(one: Image.Image, other: Image.Image) -> Distance | None:
 
 
 def find_inputs(record: Record, given: Sequence[Path] = ()) -> list[Path]:
-    """A file for each picture that a result was made from, in order.
+    """Find a file for each input picture of a result, in order.
 
-    Each is looked for among those that are given, where it lay, and beside the result; a file
-    counts only when its pixels are the same.
+    Each is searched for among the `given` files, at its original path, and next to the result; a
+    file matches only if its pixels are the same.
 
     Raises:
-        DataError: When one is missing, or all that could be it are other pictures.
+        DataError: When one is missing, or all candidates are different pictures.
     """
     info = record.info
     found = []

@@ -1,5 +1,5 @@
-"""A story as a folder: numbered pictures, `story.md` and `story.html` to read, `story.json` for
-programs, and for going on from any of its panels.
+"""A story as a folder: numbered pictures, `story.md` and `story.html` to read, and `story.json`
+for programs and for continuing from any panel.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ from orthus_core.version import __version__
 
 MARK = "story.json"
 PAGE = "story.html"
-# What Markdown reads as more than a letter.
+# Characters with a meaning in Markdown.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
-# Words of a title; the rest is in the story.
+# Maximum number of words in a title; the full text is in the story.
 TITLE_WORDS = 8
 
 
 class Panel(NamedTuple):
     """One step of a story: its words, and its picture if it has one.
 
-    given: Whether the user brought it, or an earlier telling did.
-    earlier: Whether it is of an earlier telling.
-    forced: Whether the picture was begun for the model rather than by it.
-    went_on: Whether the model would have ended the story before this panel.
-    kept: Panels after the opening that the model saw when it told this one; None where it told
-        none.
-    png: Its picture as a file, for one that keeps what it says of itself.
+    Attributes:
+        given: Whether the panel is an input rather than generated: by the user, or in an earlier
+            run.
+        earlier: Whether it belongs to an earlier run.
+        forced: Whether the sampler started the picture rather than the model.
+        went_on: Whether the model would have ended the story before this panel.
+        kept: Number of panels after the opening in the model's context for this one; None when the
+            model did not generate it.
+        png: The picture's original file, with its metadata.
     """
 
     text: str
@@ -52,9 +54,10 @@ class Panel(NamedTuple):
 class Earlier(NamedTuple):
     """A story read from its folder.
 
-    record: What `story.json` says.
-    opening: The panels that the user brought.
-    panels: Those that were told, in order.
+    Attributes:
+        record: Contents of `story.json`.
+        opening: The panels that the user provided.
+        panels: The generated panels, in order.
     """
 
     record: dict[str, Any]
@@ -65,10 +68,10 @@ class Earlier(NamedTuple):
 def write_story(
     folder: Path, panels: Sequence[Panel], info: GenerationInfo, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Writes the folder, whole or not at all, and returns what `story.json` says.
+    """Write the folder completely or not at all, and return the contents of `story.json`.
 
     Raises:
-        OutputError: When the folder is taken or cannot be written to.
+        OutputError: When the folder exists or is not writable.
     """
     files: dict[str, bytes] = {}
     entries: list[dict[str, Any]] = []
@@ -90,25 +93,25 @@ def write_story(
     figures = [
         Figure(panel.text, files.get(entry.get("image", "")), _size(panel.image))
         for panel, entry in zip(panels, entries, strict=True)
-        if panel.image is not None or panel.text != title  # words alone that are the title's
+        if panel.image is not None or panel.text != title  # omit text that only repeats the title
     ]
     texts = {
         "story.md": _markdown(title, entries),
         PAGE: story_page(title, figures, _how(info)),
         MARK: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }
-    # A prompt may hold bytes that are no text.
+    # A prompt may contain bytes that are not valid text.
     files |= {name: text.encode(errors="replace") for name, text in texts.items()}
     write_folder(folder, files, mark=MARK, overwrite=overwrite)
     return record
 
 
 def read_story(folder: Path) -> Earlier:
-    """A story from its folder, to go on from.
+    """Read a story from its folder, to continue it.
 
     Raises:
-        DataError: When the folder holds no story, its `story.json` does not read, or a picture is
-            missing or is no longer the one that was drawn.
+        DataError: When the folder holds no story, its `story.json` cannot be read, or a picture is
+            missing or was changed.
     """
     path = folder / MARK
     try:
@@ -135,7 +138,7 @@ def read_story(folder: Path) -> Earlier:
 
 
 def title_of(prompt: str) -> str:
-    """A story's title, from the words it was asked for with."""
+    """A story's title, from its prompt."""
     words = prompt.split()
     title = " ".join(words[:TITLE_WORDS]).rstrip(".,;:")
     return f"{title} …" if len(words) > TITLE_WORDS else title or "A story"
@@ -153,7 +156,7 @@ def _read_panel(folder: Path, entry: dict[str, Any]) -> Panel:
     )
     if "image" not in entry:
         return panel
-    path = folder / Path(str(entry["image"])).name  # never out of the folder
+    path = folder / Path(str(entry["image"])).name  # never outside the folder
     image = open_image(path)
     if pixel_hash(image) != entry.get("pixels"):
         raise DataError(
@@ -169,7 +172,7 @@ def _size(image: Image.Image | None) -> tuple[int, int]:
 
 
 def _how(info: GenerationInfo) -> dict[str, str]:
-    """What the page says of how the story was made."""
+    """The page's entries on how the story was made."""
     told = {
         "model": info.model.get("name"),
         "seed": info.seed,
@@ -190,5 +193,5 @@ def _markdown(title: str, entries: Sequence[dict[str, Any]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words that Markdown shows as they are."""
+    """The text with Markdown characters escaped."""
     return _MARKUP.sub(r"\\\1", text)

@@ -1,7 +1,7 @@
-"""A story as one page of HTML: its pictures inside, no script, nothing from the network.
+"""A story as one HTML page: embedded pictures, no scripts, no network access.
 
-It opens from disk and as an attachment, is set for a phone, a wide screen, a dark room and paper,
-and its pictures have their words as alternative text.
+It opens from disk and as an attachment, adapts to phones, wide screens, dark mode and print, and
+its pictures have their text as alternative text.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class Figure(NamedTuple):
     size: tuple[int, int] = (0, 0)
 
 
-# Pictures that are narrower are shown smaller, two side by side on a phone.
+# Narrower pictures are shown smaller, two side by side on a phone.
 SMALL = 160  # pixels
-# So many stand better in rows of two, or of three, than in rows of four.
+# Numbers of pictures that look better in rows of two, or of three, than in rows of four.
 IN_TWOS = (1, 2, 4)
 IN_THREES = (3, 5, 6, 9)
 
-# A page that says so cannot fetch anything, whatever words a model wrote into it.
+# This policy keeps the page from fetching anything, whatever text a model wrote into it.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 _STYLE = """
@@ -93,12 +93,12 @@ footer p { margin: 0; }
 
 
 def story_page(title: str, figures: Sequence[Figure], how: Mapping[str, str]) -> str:
-    """The page.
+    """Build the page.
 
     Args:
-        title: Of the page; plain text, as all words here.
-        figures: In order.
-        how: How it was made, said in small print.
+        title: Title of the page; plain text, like all texts here.
+        figures: Panels in order.
+        how: How the story was made, for the small print.
     """
     items = "\n".join(_item(number, figure) for number, figure in enumerate(figures, start=1))
     widths = [figure.size[0] for figure in figures if figure.png is not None]

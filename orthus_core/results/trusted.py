@@ -1,7 +1,7 @@
-"""Which values may be followed that came with a file.
+"""Validate settings read from someone else's file.
 
-A picture or a story of someone else's says how it was made, and is followed when it is drawn again
-or told on. It must neither choose code to import nor what to fetch; what the user typed may.
+A picture or story from someone else has a record that is used to redraw or continue it. The record
+may choose neither code to import nor models to download; the user's own input may.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from orthus_core.recipe.solver_registry import SOLVERS
 def check_harmless(
     path: str | Path, recipe: Mapping[str, Any], named: Iterable[str | None] = ()
 ) -> None:
-    """Whether these values may be followed.
+    """Check that these values may be used.
 
     Args:
-        path: The file that they came with.
-        recipe: What it says.
-        named: What the user typed, who may choose both.
+        path: File that the values came from.
+        recipe: Recipe in the file.
+        named: The user's own input, which may choose both.
 
     Raises:
-        DataError: For a scheduler of others, and for a model that is not on this machine.
+        DataError: For an external scheduler, and for a model that is not on this machine.
     """
     named = [name for name in named if name is not None]
     scheduler, model = recipe.get("scheduler"), recipe.get("model") or "mini"

@@ -1,4 +1,4 @@
-"""Training the vision autoencoder: first as a discrete one (`pretrain`), later its decoder alone
+"""Training the vision autoencoder: first as a discrete one (`pretrain`), later only its decoder
 (`finetune-vae`).
 
 Legend: M images, P patches an image, C feature channels, K codes.
@@ -30,13 +30,13 @@ from orthus_core.train.distributed import current_rank
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
 
-# Pictures whose features start the codebook, and rounds of k-means on them.
+# Pictures whose features initialise the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024
 KMEANS_ROUNDS = 10
 # Momentum of the running mean and variance of features.
 NORM_MOMENTUM = 0.01
 SAMPLES = 16
-# Side of the map before a discriminator's last two convolutions, each of which takes one off it.
+# Side of the map before a discriminator's last two convolutions, each of which shrinks it by one.
 SMALLEST_JUDGED = 3
 
 
@@ -56,9 +56,9 @@ def vision_config(recipe: AutoencoderRecipe) -> OrthusVQConfig:
 def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     """An untrained autoencoder of the recipe's shape, drawn from torch's global generator.
 
-    Convolutions start as torch starts them (transformers' normal(0.02) is too faint here), and the
-    last one of every residual block at zero, so that the network begins as a short chain of plain
-    convolutions (1901.09321): without it the first thousand steps only undo the blocks' noise.
+    Convolutions use torch's initialisation (transformers' normal(0.02) is too small here), and the
+    last one of every residual block starts at zero, so that the network begins as a short chain of
+    plain convolutions (1901.09321): otherwise the first thousand steps only undo the blocks' noise.
     """
     vq = OrthusVQ(vision_config(recipe))
     for module in vq.modules():
@@ -73,9 +73,10 @@ def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
 def picture_loss(
     losses: AutoencoderLosses, discriminator: DiscriminatorRecipe, resolution: int
 ) -> PictureLoss:
-    """The recipe's loss; a discriminator of its own comes with an adversarial term.
+    """The recipe's loss; an adversarial term adds a new discriminator.
 
-    Raises: RecipeError when the pictures are too small for the discriminator's levels.
+    Raises:
+        RecipeError: When the pictures are too small for the discriminator's levels.
     """
     if not losses.adversarial:
         return PictureLoss(losses)
@@ -90,11 +91,11 @@ def picture_loss(
 
 
 class DiscreteAutoencoder(nn.Module):
-    """The objective of a VQ autoencoder whose decoder also learns to draw from unsnapped features.
+    """The objective of a VQ autoencoder whose decoder also learns to decode unquantised features.
 
-    Features are kept at zero mean and unit variance a channel by a normalisation without weights;
-    `fold_norm` moves it into the autoencoder's own 1x1 convolutions, so nothing outside Chameleon's
-    layout is left.
+    Features are normalised to zero mean and unit variance per channel, without learned weights;
+    `fold_norm` moves this into the autoencoder's own 1x1 convolutions, so that only parameters of
+    Chameleon's layout remain.
     """
 
     last_used_K: Tensor  # steps since each code was last chosen
@@ -142,7 +143,7 @@ class DiscreteAutoencoder(nn.Module):
 
     @torch.no_grad()
     def start_codebook(self, pixels_M3HW: Tensor, generator: torch.Generator) -> None:
-        """Set the codes by k-means on the features of these pictures, and begin to snap to them."""
+        """Set the codes by k-means on the features of these pictures, and start quantising."""
         features_NC = torch.cat(
             [self.features(part).flatten(0, 1) for part in pixels_M3HW.split(64)]
         )
@@ -153,8 +154,8 @@ class DiscreteAutoencoder(nn.Module):
 
     @torch.no_grad()
     def revive(self, pixels_M3HW: Tensor, generator: torch.Generator) -> int:
-        """Move codes that no feature has chosen for `revive_every` steps onto random features;
-        returns how many.
+        """Replace codes that no feature has chosen for `revive_every` steps by random features;
+        returns their number.
         """
         dead_K = self.last_used_K >= self.recipe.revive_every
         dead = int(dead_K.sum())
@@ -167,8 +168,8 @@ class DiscreteAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fold_norm(self) -> None:
-        """Put the feature normalisation into quant_conv, so that `vq.features` gives what
-        `features` gave.
+        """Fold the feature normalisation into quant_conv, so that `vq.features` gives the results
+        of `features`.
         """
         mean_C, variance_C = self.norm.running_mean, self.norm.running_var
         assert mean_C is not None and variance_C is not None, "the norm counts running statistics"
@@ -181,13 +182,13 @@ class DiscreteAutoencoder(nn.Module):
 
 
 class PicturesStage:
-    """What both trainings of an autoencoder share: batches of pictures, each process's its own.
+    """The shared part of both autoencoder trainings: each process's own batches of pictures.
 
     Args:
-        pictures: What is trained on and measured with.
-        batch_size: Pictures a batch.
-        seed: Of their choice.
-        validate_rows: Held-out pictures that the losses are measured on.
+        pictures: Pictures for training and validation.
+        batch_size: Pictures per batch.
+        seed: Seed of the choice of pictures.
+        validate_rows: Number of held-out pictures for validation.
     """
 
     sixteen_bit = True
@@ -215,7 +216,7 @@ class PicturesStage:
         return [(part,) for part in pixels_M3HW.split(self.batch_size) if len(part)]
 
     def shown(self) -> Tensor:
-        """Pictures for the sample sheet, held-out ones where there are any."""
+        """Pictures for the sample sheet, held-out ones if there are any."""
         pixels_M3HW = self.pictures.held_out_M3HW[:SAMPLES]
         if len(pixels_M3HW):
             return pixels_M3HW
@@ -223,7 +224,7 @@ class PicturesStage:
 
 
 class DiscreteAutoencoderStage(PicturesStage):
-    """The first part of `pretrain`: pictures in, a VQ autoencoder out."""
+    """The first part of `pretrain`: train a VQ autoencoder on pictures."""
 
     def __init__(
         self,
@@ -246,7 +247,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         objective, first = self.objective, self.recipe.continuous_steps
         objective.snapping = step >= first
         objective.picture_loss.fighting = step >= self.recipe.discriminator.start
-        # Codes are the same on every device, so they are made of the same pictures.
+        # Codes are the same on every device, so they are computed from the same pictures.
         generator = self.generator(-1 - step)
         if step == first:
             objective.start_codebook(self.pictures.draw(KMEANS_PICTURES, generator), generator)
@@ -257,7 +258,7 @@ class DiscreteAutoencoderStage(PicturesStage):
 
     @torch.no_grad()
     def samples(self) -> Image.Image:
-        """Rows of true pictures, decoded features and decoded codes."""
+        """Rows of original pictures, decoded features and decoded codes."""
         objective, pixels = self.objective, self.shown()
         features_MPC = objective.features(pixels)
         snapped = quantise(features_MPC.flatten(0, 1), objective.vq.quantize.embedding.weight)
@@ -266,7 +267,7 @@ class DiscreteAutoencoderStage(PicturesStage):
 
 
 class DecoderObjective(nn.Module):
-    """The decoder learns to draw from unsnapped features; the encoder stays as it is (2412.00127,
+    """The decoder learns to decode unquantised features; the encoder is unchanged (2412.00127,
     section 3.1).
     """
 
@@ -284,7 +285,7 @@ class DecoderObjective(nn.Module):
 
 
 class DecoderStage(PicturesStage):
-    """`finetune-vae`: only post_quant_conv and the decoder move, and the discriminator's own."""
+    """`finetune-vae`: trains only post_quant_conv, the decoder and the discriminator."""
 
     def __init__(self, vq: OrthusVQ, recipe: FinetuneVaeRecipe, pictures: PictureSource) -> None:
         super().__init__(pictures, recipe.optim.batch_size, recipe.seed, recipe.log.validate_rows)
@@ -306,6 +307,6 @@ class DecoderStage(PicturesStage):
 
     @torch.no_grad()
     def samples(self) -> Image.Image:
-        """Rows of true pictures and decoded features."""
+        """Rows of original pictures and decoded features."""
         vq, pixels = self.objective.vq, self.shown()
         return sample_grid([pixels, vq.pixels(vq.features(pixels.to(vq.device)))])

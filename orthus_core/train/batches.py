@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 
 SPRITES = "sprites"
 
-# Steps whose rows are sorted by length among each other; packed rows need no sorting.
+# Number of steps whose rows are sorted by length together; packed rows need no sorting.
 WINDOW = 8
 
 
 class RowSources(NamedTuple):
-    """Documents without end: number n = 0, 1, 2 ...
+    """Endless sources of documents, numbered n = 0, 1, 2 ...
 
-    held_out: Those that are never trained on; None when nothing is kept back.
+    Attributes:
+        held_out: Documents that are never trained on; None when nothing is held out.
     """
 
     train: Source
@@ -50,15 +51,16 @@ class RowSources(NamedTuple):
 
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
-    """The tasks that are drawn at all, with their weights."""
+    """The tasks with a weight above 0, and their weights."""
     return {name: weight for name, weight in asdict(tasks).items() if weight > 0}
 
 
 def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
-    """The recipe's data, divided; says what had to be left out.
+    """Read and split the recipe's data; yields notes about anything left out.
 
-    Raises: DataError when the source is missing or holds nothing, and at the first broken record or
-        picture when the recipe is strict.
+    Raises:
+        DataError: When the source is missing or empty, and at the first broken record or picture
+            when the recipe is strict.
     """
     if data.source == SPRITES:
         from orthus_core.world.records import record
@@ -80,12 +82,16 @@ def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
 
 
 def returning(source: Source, rows: int) -> Source:
-    """The source's first `rows` documents over and over; all of them when 0."""
+    """Repeat the source's first `rows` documents; 0 uses all of them without repeating."""
     return (lambda number: source(number % rows)) if rows else source
 
 
 def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
-    """The documents on disk whose records and pictures all read; raises as `read_rows`."""
+    """The documents on disk whose records and pictures can all be read.
+
+    Raises:
+        DataError: As for `read_rows`.
+    """
     from orthus_core.data.formats import sniff
     from orthus_core.world.picture_kinds import register_picture_kinds
 
@@ -99,15 +105,16 @@ def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
 def usable(
     rows: RowSources, check: Callable[[Document], object], *, strict: bool
 ) -> Generator[Event, None, RowSources]:
-    """The rows without documents that a training cannot use. What is made without end stays as it
-    is, and has to be right by itself.
+    """The rows without documents that a training cannot use. Endless generated sources are not
+    checked, and must be valid by themselves.
 
     Args:
-        rows: As read.
+        rows: The rows as they were read.
         check: Raises DataError for a document that cannot be used.
         strict: Whether the first such document ends the training.
 
-    Raises: DataError when none is left, and at the first one when strict.
+    Raises:
+        DataError: When no document is left, and at the first unusable one when strict.
     """
     if not isinstance(rows.train, ShuffledSource):
         return rows
@@ -132,7 +139,7 @@ def usable(
 
 
 def left_out(reading: ReadResult) -> Iterator[Note]:
-    """What a reading could not use: how much, and the first of it."""
+    """Notes on what could not be read: how many items, and the first of them."""
     if reading.fault_count:
         found = reading.fault_count + len(reading.documents)
         yield Note(f"{reading.fault_count} of {found} records are left out")
@@ -140,7 +147,11 @@ def left_out(reading: ReadResult) -> Iterator[Note]:
 
 
 def last_picture(document: Document) -> Picture:
-    """The picture that `build-base` learns to draw. Raises: DataError when there is none."""
+    """The picture that `build-base` learns to draw.
+
+    Raises:
+        DataError: When there is none.
+    """
     for segment in reversed(document.segments):
         if isinstance(segment.value, Picture):
             return segment.value
@@ -148,7 +159,7 @@ def last_picture(document: Document) -> Picture:
 
 
 def picture_alone(document: Document) -> Document:
-    """The last picture of a document with nothing said about it."""
+    """The last picture of a document, without its text."""
     return Document(turn("model", last_picture(document)), document.id, document.source)
 
 
@@ -164,8 +175,9 @@ def pictures_alone(rows: RowSources) -> RowSources:
 class RowBatches(NamedTuple):
     """Batches of rows.
 
-    train: Batch number n, n = 0, 1, 2 ...
-    held_out: Makes the batches to measure with, the same on every device; [] without held-out rows.
+    Attributes:
+        train: Returns batch number n, n = 0, 1, 2 ...
+        held_out: Makes the validation batches, the same on every device; [] without held-out rows.
     """
 
     train: Callable[[int], Batch]
@@ -174,13 +186,14 @@ class RowBatches(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchBuilder:
-    """How documents become batches.
+    """Converts documents to batches.
 
-    encode: A document to a row.
-    lay: Rows to a batch whose slots are empty.
-    pictures: What stands for pictures, features or codes.
-    fill: A batch with its slots filled by that.
-    side: Of the pictures, in pixels.
+    Attributes:
+        encode: Converts a document to a row.
+        lay: Combines rows to a batch whose slots are empty.
+        pictures: Computes the features or codes of pictures.
+        fill: Fills a batch's slots with them.
+        side: Side of the pictures, in pixels.
     """
 
     encode: Callable[[Document], EncodedRow]
@@ -190,12 +203,12 @@ class BatchBuilder:
     side: int
 
     def collate(self, rows: list[EncodedRow]) -> Batch:
-        """Rows to a batch."""
+        """Combine rows to a batch."""
         batch = self.lay(rows)
         return self.fill(batch, self.pictures(batch.pictures)) if batch.pictures else batch
 
     def loaded(self, rows: list[EncodedRow]) -> Batch:
-        """Rows to a batch with pixels in place of pictures: what needs neither model nor card."""
+        """Combine rows to a batch that holds pixels; needs neither a model nor a GPU."""
         batch = self.lay(rows)
         if not batch.pictures:
             return batch
@@ -203,7 +216,7 @@ class BatchBuilder:
         return replace(batch, pictures=(), pixels_MHW3=torch.from_numpy(np.stack(squares)))
 
     def finished(self, batch: Batch) -> Batch:
-        """A loaded batch with its slots filled."""
+        """A loaded batch with its slots filled with features or codes."""
         pixels_MHW3 = batch.pixels_MHW3
         return (
             batch
@@ -214,7 +227,7 @@ class BatchBuilder:
     def batches(
         self, rows: RowSources, data: DataRecipe, batch_size: int, validate_rows: int
     ) -> RowBatches:
-        """Batches of `batch_size` documents, on this process's share of the rows."""
+        """Batches of `batch_size` documents, from this process's share of the rows."""
         place = current_rank()
         window = 1 if data.packing else WINDOW
         made = Batches(
@@ -255,7 +268,7 @@ def orthus_batch_builder(
     tokenizer: PreTrainedTokenizerBase,
     features: FeatureCache,
 ) -> BatchBuilder:
-    """Rows with features in the slots."""
+    """A builder of rows with features in the slots."""
     own = data.own_pictures
     return _laying(data, config, tokenizer, features, with_features, own_pictures=own)
 
@@ -266,7 +279,7 @@ def discrete_batch_builder(
     tokenizer: PreTrainedTokenizerBase,
     codes: FeatureCache,
 ) -> BatchBuilder:
-    """Rows for a discrete Chameleon, with code tokens in the slots."""
+    """A builder of rows for a discrete Chameleon, with code tokens in the slots."""
     fill = partial(with_codes, code_token_ids=config.code_token_ids)
     return _laying(data, config, tokenizer, codes, fill)
 
@@ -294,7 +307,10 @@ def _laying(
 def row_encoder(
     tokenizer: PreTrainedTokenizerBase, config: OrthusConfig
 ) -> Callable[[Document], EncodedRow]:
-    """A document to a row of a model; DataError when it does not fit the context."""
+    """A function from a document to a row of a model.
+
+    The function raises DataError when the document does not fit the context.
+    """
     return partial(
         encode,
         tokenizer=tokenizer,

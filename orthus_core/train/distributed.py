@@ -1,4 +1,4 @@
-"""The devices that train together: one process each, every one with rows of its own."""
+"""Distributed training: one process per device, each with its own rows."""
 
 from __future__ import annotations
 
@@ -11,42 +11,43 @@ from torch import Tensor
 
 
 class Rank(NamedTuple):
-    """This process among those that train together."""
+    """The rank of this process among those that train together."""
 
     shard: int = 0
     shards: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that writes files."""
+        """Whether this process is the one that writes files."""
         return self.shard == 0
 
 
 def accelerator() -> Accelerator:
-    """What prepares models and optimisers for the devices at hand.
+    """The Accelerator that prepares models and optimisers for the available devices.
 
-    A step need not touch every weight: the codes wait for a picture, a discriminator for its start.
+    A step need not use every weight: codes are unused without a picture, and a discriminator before
+    its first step.
     """
     waiting = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
 
 
 def current_rank() -> Rank:
-    """Where this process stands, as the launcher told it; alone without a launcher."""
+    """The rank of this process, as the launcher set it; a single process without a launcher."""
     state = PartialState(cpu=not torch.cuda.is_available())
     return Rank(state.process_index, state.num_processes)
 
 
 def device() -> torch.device:
     """The device of this process."""
-    current_rank()  # the first to ask settles it
+    current_rank()  # the first call initialises PartialState
     found = PartialState().device
     assert found is not None, "a state that was made has a device"
     return found
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of the processes' tensors, the same on each."""
+    """The sum of the tensors over all processes, the same on each."""
     if current_rank().shards == 1:
         return values
     summed = reduce(values.to(device()), "sum")

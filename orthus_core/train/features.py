@@ -1,4 +1,4 @@
-"""Features of a training's pictures: computed once, and to the same bits whatever else is computed.
+"""Features of a training's pictures: computed once, bit for bit independent of the other pictures.
 
 Legend: M pictures, H W pixels.
 """
@@ -20,8 +20,8 @@ from orthus_core.train.distributed import current_rank
 
 Encode = Callable[[Tensor], Tensor]
 
-# Pictures that go through the encoder together, always as many: what suits a processor's caches,
-# and what keeps a card busy.
+# Pictures per pass of the encoder, always the same number: it suits a processor's caches and keeps
+# a GPU busy.
 TOGETHER = 16
 TOGETHER_ON_A_CARD = 256
 
@@ -32,9 +32,9 @@ def feature_cache(
     """The cache of an autoencoder's features or codes, kept in a training's folder.
 
     Args:
-        sixteen_bit: Encode in bf16 where the processor has it, twice as fast. Features then carry
-            half a percent of rounding (`mini`, scenes), little beside that of the training itself;
-            codes might flip.
+        sixteen_bit: Whether to encode in bf16 where the processor supports it, twice as fast. The
+            features then have a rounding error of half a percent (`mini`, scenes), small next to
+            that of the training itself; codes might change.
     """
     size, device = vq.config.resolution, vq.device
     weights = fingerprint(vq)
@@ -50,8 +50,8 @@ def feature_cache(
 
 
 def in_bf16(encode: Encode, device: torch.device) -> Encode:
-    """The encoder with its products in bf16, and channels innermost, where bf16 convolutions want
-    them.
+    """The encoder with its products in bf16, and in channels-last memory format, which bf16
+    convolutions need to be fast.
     """
 
     def encoding(pixels_M3HW: Tensor) -> Tensor:
@@ -62,11 +62,11 @@ def in_bf16(encode: Encode, device: torch.device) -> Encode:
 
 
 def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
-    """The encoder on batches of one size, the last one filled up with its last picture.
+    """Run the encoder on batches of one size, padding the last one with its last picture.
 
-    A convolution rounds differently for batches of different sizes. Which pictures are still
-    missing differs between a training that ran through and one that was killed and resumed, and
-    the two must agree to the last bit.
+    A convolution rounds differently for batches of different sizes. Which pictures are not yet
+    cached differs between an uninterrupted training and one that was killed and resumed, and the
+    two must agree to the last bit.
     """
 
     def together(pixels_M3HW: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
 
 @contextmanager
 def kept(cache: FeatureCache) -> Iterator[None]:
-    """Writes the features to disk when a training ends or stops, so that going on is quick."""
+    """Write the features to disk when a training ends or stops, so that it resumes quickly."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Which parameters of a model move in a stage, and proof that the others did not."""
+"""Which parameters of a model a stage trains, and a check that the others did not change."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     """What `build-base` trains: the codes, the codes' rows of the embedding table, the diffusion
     head (2412.00127, 3.3).
 
-    The table is one parameter with the words in it: gradients of its other rows are set to zero,
-    and it is kept from weight decay, so an Adam step leaves those rows as they are to the last bit.
+    The table is one parameter that also holds the words: gradients of its other rows are set to
+    zero, and it has no weight decay, so that an Adam step leaves those rows unchanged to the last
+    bit.
     """
     model.requires_grad_(False)
     model.mlp_head.requires_grad_(True)
@@ -36,8 +37,8 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
 
 
 def mark_rows(backbone: nn.Module, *tables: nn.Module) -> None:
-    """Say of tables, whose rows are words or codes, and of the norms of queries and keys, whose
-    rows are heads, that they map no vector to another: see `make_optimizers`.
+    """Mark tables, whose rows are words or codes, and the norms of queries and keys, whose rows are
+    heads: they do not map one vector to another; see `make_optimizers`.
     """
     norms = (m for name, m in backbone.named_modules() if name.endswith((".q_norm", ".k_norm")))
     for module in (*tables, *norms):
@@ -49,7 +50,7 @@ def all_but_autoencoder(
     model: OrthusForConditionalGeneration, objective: Objective = "both"
 ) -> list[nn.Parameter]:
     """What `posttrain` trains: the whole model without its autoencoder, and without the head whose
-    loss does not count.
+    loss is not used.
     """
     model.requires_grad_(True)
     model.model.vqmodel.requires_grad_(False)
@@ -83,8 +84,10 @@ def text_fingerprint(model: OrthusForConditionalGeneration) -> str:
 
 
 def check_text_untouched(before: str, model: OrthusForConditionalGeneration) -> None:
-    """Raises: TrainingError when a weight that text depends on has changed since `text_fingerprint`
-    gave `before`.
+    """Check that no weight that text depends on has changed.
+
+    Raises:
+        TrainingError: When one has changed since `text_fingerprint` returned `before`.
     """
     if text_fingerprint(model) != before:
         raise TrainingError(

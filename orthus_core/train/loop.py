@@ -1,8 +1,8 @@
-"""The one training loop. A stage says what is trained on what; the loop makes the steps, measures,
-saves and reports.
+"""The training loop. A stage defines what is trained and on which data; the loop runs the steps,
+measures, saves and reports.
 
-Every step's randomness is a function of (seed, step) alone, which makes a resumed training equal to
-one that was never interrupted.
+Every step's randomness depends on (seed, step) alone, so that a resumed training equals an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from orthus_core.train.metrics import MetricsLogger
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps, state_to_resume
 
-# Held-out rows are measured with the same noise each time, so that the figures compare.
+# Held-out rows are always measured with the same noise, so that the figures can be compared.
 VALIDATION_SEED = 20_241_200_127
 
 
@@ -36,8 +36,8 @@ Stop = Callable[[], bool]
 
 
 class Losses(Protocol):
-    """What an objective returns: a named tuple whose `total` is minimised and whose other fields
-    are reported, but for those that are None.
+    """The result of an objective: a named tuple whose `total` is minimised and whose other fields
+    are reported unless they are None.
     """
 
     @property
@@ -49,8 +49,9 @@ class Losses(Protocol):
 class Stage(Protocol):
     """One kind of training.
 
-    objective: The module whose forward gives Losses; its state is what a saved state holds.
-    sixteen_bit: Whether its products may be taken in bf16 where the processor has it.
+    Attributes:
+        objective: Module whose forward returns Losses; a saved state holds its state.
+        sixteen_bit: Whether its products may use bf16 where the processor supports it.
     """
 
     @property
@@ -59,27 +60,27 @@ class Stage(Protocol):
     def sixteen_bit(self) -> bool: ...
 
     def trainable(self) -> list[nn.Parameter]:
-        """The parameters that move."""
+        """The parameters to train."""
         ...
 
     def parts(self, step: int, count: int) -> Sequence[tuple[Any, ...]]:
-        """The batches of a step, `count` of them, each with whatever else the objective takes: a
-        function of the step (and the stage's seed) alone.
+        """The batches of a step, `count` of them, each with the objective's further arguments. They
+        depend on the step (and the stage's seed) alone.
         """
         ...
 
     def held_out(self) -> Sequence[tuple[Any, ...]]:
-        """The same of what is never trained on, equal at each call; empty when nothing is kept."""
+        """Batches that are never trained on, equal at each call; empty when nothing is held out."""
         ...
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
-        """Whatever has to change before a step, such as a temperature; returns parameters that were
-        set anew.
+        """Apply changes before a step, such as a temperature; returns parameters that were
+        reinitialised.
         """
         ...
 
     def samples(self) -> Image.Image | None:
-        """A sheet of pictures that shows where the training stands, or None."""
+        """A sheet of pictures that shows the progress of the training, or None."""
         ...
 
 
@@ -94,21 +95,21 @@ def train(
     resume: Resume = False,
     should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
-    """Run a stage to its last step; yields a StepDone a step and Notes between.
+    """Run a stage to its last step; yields one StepDone per step and Notes in between.
 
     Args:
-        folder: Where states, metrics.jsonl and samples go. The model folder is the caller's to
-            write.
-        origins: All that decides how the training goes (`state.origins`). A state that was saved
-            with other ones is not resumed from.
-        resume: True goes on from the newest saved state in `folder`, if there is one; a path from
-            the state there (`state_at`), whose run's figures so far are taken over.
-        should_stop: Asked after each step; when true the state is saved and the generator ends.
+        folder: Folder for states, metrics.jsonl and samples. The caller writes the model folder.
+        origins: Everything that determines the training (`state.origins`). A state that was saved
+            with different values cannot be resumed.
+        resume: True continues from the newest saved state in `folder`, if there is one; a path from
+            the state it names (`state_at`), with a copy of that run's earlier figures.
+        should_stop: Called after each step; when true, the state is saved and the generator ends.
 
-    Raises: TrainingError when a loss or a gradient is not finite (the last saved state stays), or
-        when there is no state to resume from or it is of another training.
+    Raises:
+        TrainingError: When a loss or a gradient is not finite (the last saved state stays), or when
+            there is no state to resume from or it is of another training.
     """
-    # 1. Everything that moves.
+    # 1. Set up everything that is trained.
     place, accelerator = current_rank(), make_accelerator()
     device = accelerator.device
     bf16 = torch.autocast(
@@ -121,7 +122,7 @@ def train(
     objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
     origins = {**(origins or {}), "devices": place.shards}
 
-    # 2. Where an earlier run left off.
+    # 2. Load the state of an earlier run.
     start, state = 0, state_to_resume(resume, folder)
     if state is not None:
         start = load_state(state, stage.objective, optimizers, average, origins=origins)
@@ -129,7 +130,7 @@ def train(
     earlier = folder if state is None else state.parents[1]
     book = MetricsLogger(folder, start, log.tensorboard, earlier) if place.is_first else None
 
-    # 3. The steps.
+    # 3. Run the steps.
     for step in range(start, optim.steps):
         seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
@@ -143,10 +144,10 @@ def train(
                     losses = objective(batch.to(device), *more)
                 accelerator.backward(losses.total / optim.accumulate)
             parts.append(losses)
-        # Without a limit the norm is measured all the same: it must be finite before a step.
+        # Even without a limit the norm is measured: it must be finite before a step.
         norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         assert norm is not None, "only XLA clips without telling"
-        # Asked for last, so that a card has all of the step to do before anyone waits for it.
+        # Read last, so that a GPU can queue the whole step before the CPU waits for it.
         sums: dict[str, float] = {}
         for number, losses in enumerate(parts, start=step * optim.accumulate):
             check_finite(losses.total, "loss", step, number, folder)
@@ -157,7 +158,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         average.update(step)
 
-        # 4. What is measured, told, shown and kept.
+        # 4. Measure, report, sample and save.
         figures = {"lr": learning_rate(optim, step)}
         figures |= {name: value / optim.accumulate for name, value in sums.items()}
         figures["grad_norm"] = float(norm)
@@ -193,33 +194,37 @@ def train(
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
             return
 
-    # 5. The average is what is kept.
+    # 5. Keep the average.
     average.swap()
 
 
 def due(every: int, done: int, steps: int) -> bool:
-    """Whether something is to be done after `done` of `steps` steps: every so often and at the end,
-    and never when `every` is 0.
+    """Whether something is due after `done` of `steps` steps: at every multiple of `every` and at
+    the end, and never when `every` is 0.
     """
     return bool(every) and (done % every == 0 or done == steps)
 
 
 def seed_step(seed: int, step: int, shard: int = 0) -> None:
-    """Set torch's own generators for one step of one process, so that no state of them has to be
+    """Seed torch's own generators for one step of one process, so that their state need not be
     saved.
     """
     torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + shard) % 2**63)
 
 
 def add_figures(sums: dict[str, float], losses: Losses) -> None:
-    """Add the figures of a part to those of its step."""
+    """Add the figures of one batch to those of its step."""
     for name, value in losses._asdict().items():
         if value is not None:
             sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
 
 
 def check_finite(value: Tensor, name: str, step: int, batch: int, folder: Path) -> None:
-    """Raises: TrainingError naming the step and the batch, when a value is not a number."""
+    """Check that a value is finite.
+
+    Raises:
+        TrainingError: Names the step and the batch when it is not.
+    """
     if math.isfinite(float(value.detach())):
         return
     saved = saved_steps(folder)
@@ -247,7 +252,7 @@ def validate(stage: Stage, device: torch.device) -> dict[str, float]:
 
 
 def save_samples(stage: Stage, folder: Path, step: int) -> None:
-    """Write the stage's sheet as step-000500.png, if it has one."""
+    """Write the stage's sample sheet as step-000500.png, if it has one."""
     stage.objective.eval()
     sheet = stage.samples()
     stage.objective.train()

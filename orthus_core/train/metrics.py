@@ -1,4 +1,4 @@
-"""Where the figures of a training go: metrics.jsonl, and TensorBoard where it is installed."""
+"""Write the figures of a training: metrics.jsonl, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ BOARD = "tensorboard"
 
 
 class MetricsLogger:
-    """Both, under one folder; what an earlier run wrote after the step it is resumed from goes.
+    """Writes both under one folder; lines of an earlier run after the resumed step are removed.
 
     Args:
-        folder: Of the training.
-        start: Steps already done.
-        tensorboard: Whether to write for TensorBoard too; "auto" does where it can be imported.
-        earlier: The folder of the run that did those steps; this one by default.
+        folder: Folder of the training.
+        start: Number of steps already done.
+        tensorboard: Whether to write TensorBoard files too; "auto" does so if it is installed.
+        earlier: Folder of the run that did those steps; `folder` by default.
 
     Raises:
-        TrainingError: When TensorBoard is asked for and is not installed.
+        TrainingError: When TensorBoard is requested and not installed.
         OutputError: When the folder cannot be written to.
     """
 
@@ -43,7 +43,7 @@ class MetricsLogger:
         self.board = open_board(folder / BOARD, start, tensorboard)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """One line, and a point in each of TensorBoard's curves."""
+        """Write one line, and one point to each of TensorBoard's curves."""
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
         if self.board is not None:
@@ -53,7 +53,7 @@ class MetricsLogger:
 
 
 def lines_until(path: Path, step: int) -> list[str]:
-    """The lines of a metrics file up to a step; one that a killed run left half written is none."""
+    """The lines of a metrics file up to a step, without one that a killed run left incomplete."""
     if not path.exists():
         return []
     kept = []
@@ -67,7 +67,11 @@ def lines_until(path: Path, step: int) -> list[str]:
 
 
 def open_board(folder: Path, start: int, tensorboard: Literal["auto"] | bool) -> Any:
-    """TensorBoard's writer, or None. Raises: TrainingError when it is asked for and missing."""
+    """TensorBoard's writer, or None.
+
+    Raises:
+        TrainingError: When it is requested and not installed.
+    """
     if not tensorboard:
         return None
     if importlib.util.find_spec("tensorboard") is None:

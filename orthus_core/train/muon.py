@@ -1,4 +1,4 @@
-"""Muon for a card: one orthogonalisation for all matrices of a shape, and operations on many
+"""Muon for a GPU: one orthogonalisation for all matrices of a shape, and operations on many
 tensors at once.
 """
 
@@ -23,7 +23,7 @@ def orthogonalised(
     updates_KMN: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
 ) -> Tensor:
     """K matrices with their singular values brought near 1, by Newton-Schulz iteration in bf16
-    (Jordan et al., 2024): what torch.optim.Muon computes for one at a time. Returns bf16.
+    (Jordan et al., 2024): what torch.optim.Muon computes one matrix at a time. Returns bf16.
     """
     a, b, c = coefficients
     wide = updates_KMN.shape[1] <= updates_KMN.shape[2]
@@ -37,8 +37,8 @@ def orthogonalised(
 
 @cache
 def batched_muon() -> Callable[..., torch.optim.Optimizer]:
-    """torch.optim.Muon with its matrices taken together; made when asked for, since a torch before
-    2.9 has none. Its state is torch's own.
+    """torch.optim.Muon with matrices of a shape batched; defined on demand, since torch before 2.9
+    has no Muon. Its state is torch's own.
     """
 
     class BatchedMuon(torch.optim.Muon):

@@ -1,6 +1,4 @@
-"""What moves the weights: AdamW or Muon, the learning rate over time, and the average of the
-weights that is kept.
-"""
+"""AdamW or Muon, the learning-rate schedule, and the average of the weights that is saved."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from orthus_core.recipe.training import OptimRecipe
 from orthus_core.train import muon
 from orthus_core.train.muon import batched_muon
 
-# The share of the peak learning rate that a cosine ends at.
+# Final learning rate of the cosine schedule, as a share of the peak.
 COSINE_FLOOR = 0.02
 
 
@@ -36,11 +34,13 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """One or two optimisers that together hold every parameter once, at one learning rate.
 
-    Muon (Jordan et al., 2024) takes the matrices that map one vector to another. Those whose rows
-    are words, codes or heads, which say `by_row`, and all that is no matrix stay with AdamW. Its
-    updates have the size of AdamW's (Liu et al., 2502.16982), so that one rate serves both.
+    Muon (Jordan et al., 2024) trains the matrices that map one vector to another. Matrices whose
+    rows are words, codes or heads (marked `by_row`) and all parameters that are not matrices use
+    AdamW. Muon's updates have the size of AdamW's (Liu et al., 2502.16982), so that one rate suits
+    both.
 
-    Raises: TrainingError when this torch has no Muon.
+    Raises:
+        TrainingError: When this torch has no Muon.
     """
     if recipe.kind == "adamw":
         return [adamw(parameters, recipe)]
@@ -53,7 +53,7 @@ def make_optimizers(
     maps = [p for p in parameters if p.ndim == 2 and not getattr(p, "by_row", False)]
     taken = {id(p) for p in maps}
     others = [p for p in parameters if id(p) not in taken]
-    # A card waits for each of torch's many small products; on a processor they are the work.
+    # A GPU is slow at torch's many small products; on a CPU the products themselves dominate.
     kind = batched_muon() if maps and maps[0].is_cuda else torch.optim.Muon
     muon = kind(
         maps, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
@@ -62,7 +62,7 @@ def make_optimizers(
 
 
 def adamw(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.optim.AdamW:
-    """AdamW with decay on matrices and kernels; not on norms, biases, or what says `no_decay`."""
+    """AdamW with decay on matrices and kernels; not on norms, biases, or `no_decay` parameters."""
     matrices = [p for p in parameters if p.ndim > 1 and not getattr(p, "no_decay", False)]
     taken = {id(p) for p in matrices}
     others = [p for p in parameters if id(p) not in taken]
@@ -82,8 +82,8 @@ class WeightAverage:
     """Exponential moving average of parameters; with decay 0 it is the parameters themselves.
 
     Until `decay` is reached, the decay of step t is (1 + t) / (10 + t), which soon forgets the
-    first weights. All before step s then weigh about (s / t)^9 together: the last tenth of the
-    steps carries 60 % of the weight. (A plain mean: the decay (1 + t) / (2 + t), and 10 %.)
+    first weights. Together, all weights before step s then count about (s / t)^9: the last tenth of
+    the steps carries 60 % of the weight. (A plain mean: the decay (1 + t) / (2 + t), and 10 %.)
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
@@ -93,7 +93,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after step 0, 1, ..."""
+        """Add the parameters after step 0, 1, ... to the average."""
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -101,7 +101,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Forget the past of parameters that were set anew."""
+        """Restart the average of parameters that were reinitialised."""
         if not self.decay:
             return
         place = {id(parameter): index for index, parameter in enumerate(self.parameters)}

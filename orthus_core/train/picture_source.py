@@ -1,4 +1,4 @@
-"""The pictures an autoencoder trains on, and those it is measured with.
+"""The pictures for training and validating an autoencoder.
 
 Legend: M pictures, H W pixels.
 """
@@ -23,26 +23,27 @@ from orthus_core.train.batches import SPRITES, read_documents
 
 
 class PictureSource(Protocol):
-    """Random pictures as the processor makes them.
+    """Random pictures, preprocessed by the processor.
 
-    held_out_M3HW: Pictures that `draw` never gives; [0, 3, H, W] when nothing is kept back.
+    Attributes:
+        held_out_M3HW: Pictures that `draw` never returns; [0, 3, H, W] when nothing is held out.
     """
 
     @property
     def held_out_M3HW(self) -> Tensor: ...
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Float [count, 3, H, W]."""
+        """Draw random pictures: float [count, 3, H, W]."""
         ...
 
 
 class FilePictures:
-    """Pictures of someone's own, half of them seen in a mirror.
+    """The user's own pictures, half of them mirrored.
 
     Args:
-        pictures: To draw from.
-        held_out: Never drawn.
-        size: Side in pixels.
+        pictures: Pictures to draw from.
+        held_out: Pictures that are never drawn.
+        size: Side of the pictures in pixels.
     """
 
     def __init__(self, pictures: Sequence[Picture], held_out: Sequence[Picture], size: int) -> None:
@@ -63,10 +64,11 @@ def read_pictures(data: DataRecipe, size: int) -> Generator[Event, None, Picture
     """The pictures of the recipe's data.
 
     Args:
-        data: What is read.
-        size: Side in pixels.
+        data: Data table of the recipe.
+        size: Side of the pictures in pixels.
 
-    Raises: DataError when there is none, and at the first broken one when the recipe is strict.
+    Raises:
+        DataError: When there is none, and at the first broken one when the recipe is strict.
     """
     if data.source == SPRITES:
         from orthus_core.world.world import World

@@ -1,7 +1,7 @@
-"""Batches made by other processes before they are asked for.
+"""Make batches in other processes before they are needed.
 
-A step on a fast card takes less time than making its rows. Which rows those are is a function of
-the step alone, so the batches are the same whoever makes them, and in the same order.
+A step on a fast GPU takes less time than making its rows. The rows depend on the step alone, so
+the batches and their order are the same whichever process makes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from orthus_core.data.collate import Batch
 from orthus_core.errors import TrainingError
 
-# Lots that each process may be ahead of the training.
+# Number of chunks that each worker may be ahead of the training.
 LOTS_AHEAD = 3
 
 
@@ -30,11 +30,10 @@ def _leave_stopping_to_the_training(worker: int) -> None:
 
 @dataclass(frozen=True)
 class Chunks(Dataset):
-    """Batches in lots that are made together, such as those sorted by length among each other.
+    """Batches in chunks that are made together, such as those sorted by length together.
 
     Attributes:
-        make: Batch number n, n = 0, 1, 2 ...
-        together: Batches of a lot.
+        make: Batch number n, n = 0, 1, 2 ... together: Number of batches per chunk.
     """
 
     make: Callable[[int], Batch]
@@ -45,14 +44,15 @@ class Chunks(Dataset):
 
 
 class Prefetcher:
-    """Batch number n by worker processes: quick when asked for in order, right in any.
+    """Returns batch number n from worker processes: fast in order, correct in any order.
 
     Args:
-        make: Makes a batch, without a device: workers are forked, and must not touch a card.
-        workers: How many processes.
-        together: Batches that share work, which one process makes.
+        make: Makes a batch, without a device: workers are forked, and must not use a GPU.
+        workers: Number of processes.
+        together: Number of batches that share work, which one process makes.
 
-    Raises: TrainingError where processes do not fork.
+    Raises:
+        TrainingError: Where processes do not fork.
     """
 
     def __init__(self, make: Callable[[int], Batch], workers: int, together: int = 1) -> None:
@@ -77,17 +77,17 @@ class Prefetcher:
         return self._lot[place]
 
     def _begin(self, lot: int) -> Iterator[list[Batch]]:
-        # Tokenizers warn when they are forked after use, unless they are told not to use threads.
+        # Tokenizers warn when they are forked after use, unless their threads are disabled.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader = DataLoader(
             self.lots,
             batch_size=None,
-            sampler=itertools.count(lot),  # type: ignore[arg-type]  # endless, which Sized is not
+            sampler=itertools.count(lot),  # type: ignore[arg-type]  # endless, so not Sized
             num_workers=self.workers,
             prefetch_factor=LOTS_AHEAD,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork",
             worker_init_fn=_leave_stopping_to_the_training,
-            generator=torch.Generator(),  # or it would draw from the one that a step seeds
+            generator=torch.Generator(),  # otherwise it would use the one that each step seeds
         )
         return iter(loader)

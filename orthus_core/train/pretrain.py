@@ -1,7 +1,7 @@
-"""`pretrain`: a small discrete Chameleon from nothing, in Chameleon's own Hugging Face layout.
+"""`pretrain`: a small discrete Chameleon from scratch, in Chameleon's own Hugging Face layout.
 
-Tokenizer, then vision autoencoder with codes, then next-token prediction over text and codes. It is
-where a small Orthus starts, and the paper's discrete baseline.
+Tokenizer, then vision autoencoder with codes, then next-token prediction over text and codes. A
+small Orthus starts from it, and it is the paper's discrete baseline.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
 
-# Its two trainings, and their folders in that of the run.
+# Its two trainings, and their folders in the run's folder.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
 
 
@@ -59,11 +59,13 @@ def pretrain(
     """Train a discrete Chameleon and write it to `output` when it is done.
 
     Args:
-        resume: True goes on from the newest saved states beside `output`, a path from those that
+        resume: True continues from the newest saved states beside `output`, a path from those that
             `states_of` finds there.
-        should_stop: Asked after each step; a stopped training has saved its state.
+        should_stop: Called after each step; a stopped training has saved its state.
 
-    Raises: OutputError when `output` is taken; TrainingError as `train` and `states_of`.
+    Raises:
+        OutputError: When `output` is taken.
+        TrainingError: As for `train` and `states_of`.
     """
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     of_autoencoder, of_transformer = states_of(resume)
@@ -138,12 +140,13 @@ def states_of(resume: Resume) -> Resumes:
     """What each of the two trainings continues from.
 
     Args:
-        resume: True for the newest states beside the output. A run (its output, or its training
-            folder) stands for the newest states of both; a state of the transformer for itself and
-            the newest one of its run's autoencoder; a state of the autoencoder for itself, and the
-            transformer begins anew.
+        resume: True selects the newest states beside the output. A run (its output, or its training
+            folder) selects the newest states of both; a state of the transformer selects itself and
+            the newest one of its run's autoencoder; a state of the autoencoder selects itself, and
+            the transformer starts anew.
 
-    Raises: TrainingError when there is no state, or it lies in no run of `pretrain`.
+    Raises:
+        TrainingError: When there is no state, or it lies in no run of `pretrain`.
     """
     if isinstance(resume, bool):
         return Resumes(resume, resume)
@@ -168,7 +171,8 @@ def states_of(resume: Resume) -> Resumes:
 def taken_autoencoder(source: str) -> OrthusVQ:
     """The autoencoder of a trained model, a folder or an alias.
 
-    Raises: CheckpointError when it has no decoder, without which nothing would ever be drawn.
+    Raises:
+        CheckpointError: When it has no decoder, without which no picture could be drawn.
     """
     opened = open_model(source, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
@@ -184,7 +188,7 @@ def taken_autoencoder(source: str) -> OrthusVQ:
 def train_autoencoder(
     vq: OrthusVQ, recipe: PretrainRecipe, folder: Path, *, resume: Resume, should_stop: Stop
 ) -> Iterator[Event]:
-    """Pictures to features and codes, and back; says how well held-out ones come through."""
+    """Train the autoencoder, and report how well it reconstructs held-out pictures."""
     pictures = yield from read_pictures(recipe.data, recipe.autoencoder.resolution)
     stage = DiscreteAutoencoderStage(
         vq,
@@ -230,7 +234,7 @@ def discrete_chameleon(
 def chameleon_config(
     recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, vq: OrthusVQ
 ) -> ChameleonConfig:
-    """What transformers has to know of the model."""
+    """The model's configuration for transformers."""
     vocabulary = tokenizer.get_vocab()
     return ChameleonConfig(
         vocab_size=len(tokenizer),

@@ -1,5 +1,5 @@
-"""What a training of Orthus is watched by: a grid of pictures for fixed words and fixed seeds,
-drawn with guidance.
+"""Samples for monitoring a training of Orthus: a grid of pictures for fixed words and seeds, drawn
+with guidance.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def draw_words(
     steps: int = 25,
 ) -> Image.Image:
     """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
-    # Here, so that a training that draws nothing imports nothing that draws.
+    # Imported here, so that a training without samples imports no sampling code.
     from orthus_core.events import ImageDone
     from orthus_core.samplers.generate import generate
     from orthus_core.samplers.params import SamplingParams
     from orthus_core.samplers.prompt_builder import PromptBuilder
 
-    # DDIM whatever the model names, so that sheets of different runs can be compared.
+    # DDIM whatever the model's default, so that sheets of different runs can be compared.
     params = SamplingParams.resolve(model.config, steps=steps, scheduler="ddim", step_tolerance=0)
     builder = PromptBuilder(model, tokenizer)
     prompts = [

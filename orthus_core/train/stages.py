@@ -1,7 +1,7 @@
 """Trainings of a transformer on rows, as stages of the loop.
 
-The discrete `pretrain` and `posttrain` differ in their objective and batches alone; `build-base`
-also opens the soft embedding as it goes.
+The discrete `pretrain` and `posttrain` differ only in their objective and batches; `build-base`
+also raises the soft embedding's temperature during training.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Part = tuple[Batch, Counts]
 
 
 def draw_nothing() -> None:
-    """The sample sheet of a training that is not watched."""
+    """The sample sheet of a training without samples."""
     return None
 
 
@@ -33,9 +33,9 @@ class RowsStage:
     """A transformer on rows: every batch through one objective.
 
     Args:
-        objective: Its forward takes a batch, and the counts that its means are over.
-        trainable: The parameters that move.
-        batches: What is trained on and measured with.
+        objective: Module whose forward takes a batch, and the counts that its means are over.
+        trainable: The parameters to train.
+        batches: Batches for training and validation.
         draw: Makes the sample sheet.
     """
 
@@ -75,9 +75,9 @@ class RowsStage:
 
 
 def with_counts(batches: Sequence[Batch]) -> list[Part]:
-    """The batches of a step with the counts of an average one, those of all devices among them.
+    """The batches of a step with the counts of an average batch, over all devices.
 
-    Divided by these, their losses average to that of one batch that holds all their rows.
+    With these counts, their losses average to the loss of one batch that holds all their rows.
     """
     if not batches:
         return []
@@ -91,7 +91,7 @@ class BuildBaseStage(RowsStage):
 
     Args:
         temperature: tau at the first and the last step; between them it grows by a constant factor.
-        steps: Length of the training.
+        steps: Number of steps of the training.
     """
 
     objective: JointLoss

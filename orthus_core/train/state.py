@@ -1,8 +1,8 @@
-"""Saved states of a training: written whole or not at all, so that it can go on bit for bit.
+"""Saved states of a training, written completely or not at all, for bit-exact resuming.
 
 A state folder `states/step-000500` holds the objective's weights, the optimisers, the weight
-average and the step, and what the training was started with. Every random draw of a step comes from
-(seed, step), so no generator has to be saved.
+average, the step, and the training's origins. Every random draw of a step depends on (seed, step)
+alone, so no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from orthus_core.recipe import Recipe, keys
 from orthus_core.train.optim import WeightAverage
 
 STATES = "states"
-# What a state folder says of itself: its step, and what the training was started with.
+# File in a state folder with its step and the training's origins.
 ABOUT = "about.json"
 
 # What to continue from: nothing, the newest state beside the output, or a path for `state_at`.
 Resume = bool | Path
 
-# Tables of a recipe that say what is told of a training, and change nothing in it.
+# Tables of a recipe that configure only the reporting of a training.
 TELLING = ("log",)
-# And those that only say who does the work.
+# Keys that affect only which process does the work.
 INDIFFERENT = frozenset({"data.workers"})
 
 
 def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
-    """What decides how a training goes: each key of the recipe by its dotted name.
+    """Everything that determines a training: each key of the recipe by its dotted name.
 
     Args:
-        recipe: What it runs by.
-        tables: The only tables and keys that matter to it; all that change a training by default.
-        more: What decides besides the recipe.
+        recipe: Recipe of the training.
+        tables: The only tables and keys that affect it; by default all that affect a training.
+        more: Other values that affect it.
     """
     taken = {
         key.name: key.default
@@ -48,11 +48,11 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
         if (key.path[0] in tables if tables else key.path[0] not in TELLING)
         and key.name not in INDIFFERENT
     }
-    return json.loads(json.dumps(taken | more))  # as a saved state will hold it
+    return json.loads(json.dumps(taken | more))  # converted as in a saved state
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """Steps of the whole states in a training folder, in rising order."""
+    """Steps of the complete states in a training folder, in ascending order."""
     return sorted(
         int(path.name.removeprefix("step-"))
         for path in (folder / STATES).glob("step-*")
@@ -65,7 +65,7 @@ def state_path(folder: Path, step: int) -> Path:
 
 
 def training_folder(output: Path) -> Path:
-    """Where states, figures and samples of the training that makes `output` lie: beside it."""
+    """The folder of states, figures and samples of the training of `output`, next to it."""
     return output.with_name(output.name + ".training")
 
 
@@ -73,10 +73,11 @@ def state_at(path: Path) -> Path:
     """The state folder that a path means: itself, or the newest state of a run.
 
     Args:
-        path: A state folder, the training folder with its `states`, or the output beside which
-            that lies.
+        path: A state folder, the training folder that contains `states`, or the output next to that
+            folder.
 
-    Raises: TrainingError when it is none of these, or has no state.
+    Raises:
+        TrainingError: When it is none of these, or has no state.
     """
     path = path.absolute()
     if (path / ABOUT).is_file():
@@ -97,7 +98,8 @@ def state_at(path: Path) -> Path:
 def state_to_resume(resume: Resume, folder: Path) -> Path | None:
     """The state that a training in `folder` continues from; None to start anew.
 
-    Raises: TrainingError as `state_at`.
+    Raises:
+        TrainingError: As for `state_at`.
     """
     if isinstance(resume, Path):
         return state_at(resume)
@@ -106,7 +108,11 @@ def state_to_resume(resume: Resume, folder: Path) -> Path | None:
 
 
 def check_resume(resume: Resume) -> None:
-    """Raises: TrainingError as `state_at`, before there is any work."""
+    """Check that the state to resume from exists, before any work.
+
+    Raises:
+        TrainingError: As for `state_at`.
+    """
     if isinstance(resume, Path):
         state_at(resume)
 
@@ -121,10 +127,11 @@ def save_state(
     keep_last: int,
     origins: Mapping[str, Any],
 ) -> Path:
-    """Write the state after `step` steps beside its place, then rename it in; drop states older
+    """Write the state after `step` steps to a temporary folder, then rename it; delete states older
     than the `keep_last` up to this step. Later ones, of a run that this one branched off, stay.
 
-    Raises: OutputError when the disk will not take it; states that were there stay.
+    Raises:
+        OutputError: When the disk is full or fails; existing states stay.
     """
     final = state_path(folder, step)
     with staged_folder(
@@ -155,16 +162,16 @@ def load_state(
     *,
     origins: Mapping[str, Any],
 ) -> int:
-    """Put a saved state back and return how many steps it had done.
+    """Restore a saved state and return its number of steps.
 
-    Raises: TrainingError when the state is missing, broken, or of a training that was started with
-        anything else.
+    Raises:
+        TrainingError: When the state is missing, broken, or of a training with different origins.
     """
     try:
         known = json.loads((path / ABOUT).read_text())
         step, before = int(known["step"]), known["origins"]
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken file makes it raise
+    except Exception as error:  # torch.load can raise anything for a broken file
         raise TrainingError(
             f"the saved state does not read: {error}",
             where=str(path),
@@ -179,7 +186,11 @@ def load_state(
 
 
 def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Raises: TrainingError naming the first keys that differ, with both values."""
+    """Check that a state has the current training's origins.
+
+    Raises:
+        TrainingError: Names the first keys that differ, with both values.
+    """
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
         values = [f"{key} = {said(before, key)}, now {said(now, key)}" for key in changed[:3]]

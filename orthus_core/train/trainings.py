@@ -49,21 +49,22 @@ from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import Resume, check_resume, origins, training_folder
 from orthus_core.version import __version__
 
-# What each objective of `posttrain` leaves of (lambda_image, text_weight).
+# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
 OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
 
 
 def finetune_vae(
     recipe: FinetuneVaeRecipe, init_from: str | Path, output: Path, **options
 ) -> Iterator[Event]:
-    """Train the pixel decoder on features that were not snapped to codes; options as for `run`.
+    """Train the pixel decoder on unquantised features; options as for `run`.
 
-    What held-out pictures lose through codes and through features is measured before and after,
-    and written to quality.json.
+    The reconstruction error of held-out pictures through codes and through features is measured
+    before and after, and written to quality.json.
 
-    Raises: CheckpointError when the model has no decoder to train.
+    Raises:
+        CheckpointError: When the model has no decoder to train.
     """
-    # Here, because the other two trainings need neither an autoencoder's losses nor its measures.
+    # Imported here, because the other trainings need no autoencoder losses or metrics.
     from orthus_core.evaluation.reconstruction import (
         QUALITY,
         format_scores,
@@ -112,7 +113,8 @@ def build_base(
 ) -> Iterator[Event]:
     """Train the soft embedding and the diffusion head on pictures alone; options as for `run`.
 
-    Raises: TrainingError when anything that text depends on has moved.
+    Raises:
+        TrainingError: When a weight that text depends on has changed.
     """
     check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
@@ -135,7 +137,7 @@ def build_base(
 
     def finish() -> Generator[Event, None, Extras]:
         check_text_untouched(before, model)
-        # A training that was resumed at its end has made no step that could have set it.
+        # A training that was resumed at its end has run no step that could have set it.
         model.config.embedding_temperature = recipe.temperature.end
         yield Note("nothing that text depends on has moved")
         return Extras()
@@ -149,7 +151,8 @@ def posttrain(
 ) -> Iterator[Event]:
     """Train everything but the autoencoder on interleaved rows; options as for `run`.
 
-    Raises: DataError when no row fits the model's context.
+    Raises:
+        DataError: When no row fits the model's context.
     """
     check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
@@ -178,10 +181,11 @@ def posttrain(
 
 
 class Extras(NamedTuple):
-    """What a finished training adds to the model's folder.
+    """Additions of a finished training to the model's folder.
 
-    files: Texts by name.
-    origin: What the model's card tells of its making.
+    Attributes:
+        files: Texts by file name.
+        origin: Entries about the training for the model's card.
     """
 
     files: Mapping[str, str] = {}
@@ -189,7 +193,7 @@ class Extras(NamedTuple):
 
 
 def nothing_more() -> Generator[Event, None, Extras]:
-    """The end of a training that adds nothing."""
+    """The end of a training without additions."""
     yield from ()
     return Extras()
 
@@ -208,13 +212,15 @@ def run(
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
     Args:
-        resume: True goes on from the newest saved state beside `output`, a path from the state
-            there (see `state_at`).
-        overwrite: Replace a model folder at `output`.
-        should_stop: Asked after each step; a stopped training has saved its state.
-        finish: Called before saving; raises when the result must not be saved.
+        resume: True continues from the newest saved state beside `output`, a path from the state it
+            names (see `state_at`).
+        overwrite: Whether an existing model folder at `output` is replaced.
+        should_stop: Called after each step; a stopped training has saved its state.
+        finish: Called before saving; raises an error when the result must not be saved.
 
-    Raises: OutputError when `output` is taken; TrainingError as `train`.
+    Raises:
+        OutputError: When `output` is taken.
+        TrainingError: As for `train`.
     """
     work = training_folder(output)
     start = fingerprint(opened.path)
@@ -244,7 +250,7 @@ def run(
 
 
 def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
-    """What the new model was made by and from, with every step before it."""
+    """The new model's origin, including every step before this training."""
     before = opened.model.config.origin or {}
     lineage = list(before.get("lineage", []))
     if before:
@@ -257,7 +263,11 @@ def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
 
 
 def words_of(opened: OpenedOrthus):
-    """Model and tokenizer of a folder. Raises: CheckpointError when there is no tokenizer."""
+    """Model and tokenizer of a folder.
+
+    Raises:
+        CheckpointError: When there is no tokenizer.
+    """
     if opened.processor is None:
         raise CheckpointError(
             "this model folder has no tokenizer, so it cannot be trained on words",
@@ -268,14 +278,14 @@ def words_of(opened: OpenedOrthus):
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The precision a model's weights are stored in. A training keeps it: rounding them anew would
-    move those that it must not.
+    """The precision a model's weights are stored in. A training keeps it: rounding them again would
+    change weights that must stay the same.
     """
     return TORCH_DTYPES[read_folder(folder)["lm_head.weight"].dtype]
 
 
 def cache_of(opened: OpenedOrthus, output: Path) -> FeatureCache:
-    """Features of the training's pictures, kept beside the states."""
+    """Features of the training's pictures, stored next to the states."""
     vq = opened.model.model.vqmodel
     encode, folder = opened.model.encode_images, training_folder(output)
     return feature_cache(vq, encode, folder, sixteen_bit=True)
