@@ -1,4 +1,4 @@
-"""Answers about pictures as `orthus caption` writes them down and reports them."""
+"""How `orthus caption` writes and reports answers about pictures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 def open_answers(
     path: Path, recipe: CaptionRecipe, about: Mapping[str, str], *, overwrite: bool
 ) -> AnswerFile:
-    """The file that the answers go to, with those that it has of this question.
+    """The file that the answers go to, with its earlier answers to this question.
 
-    Raises: OutputError when it is another kind of file, or cannot be written to.
+    Raises:
+        OutputError: When it is another kind of file, or cannot be written to.
     """
     question = Question(recipe.question, about["hash"], dataclasses.asdict(recipe.text))
     bits = {"quantize": recipe.quantize} if recipe.quantize else {}
@@ -33,12 +34,13 @@ def open_answers(
 def ask_each(
     r: Reporter, request: CaptionRequest, store: AnswerFile | None, *, strict: bool
 ) -> CaptionCollector:
-    """Runs a request and writes each answer down when it is there.
+    """Runs a request and writes each answer as soon as it is complete.
 
     Args:
         strict: Whether to stop at a picture that does not read.
 
-    Raises: DataError when no picture reads, or one does not and `strict` is set.
+    Raises:
+        DataError: When no picture reads, or one does not and `strict` is set.
     """
     from orthus_core.api.captions import CaptionCollector, CaptionDone, CaptionFailed
     from orthus_core.api.requests import run
@@ -66,7 +68,7 @@ def ask_each(
 def report_answers(
     r: Reporter, request: CaptionRequest, collector: CaptionCollector, store: AnswerFile | None
 ) -> None:
-    """The answers, or where they are."""
+    """Reports the answers, or where they are."""
     answers = sorted(collector.answers, key=lambda answer: answer.row)
     failures = collector.failures
     lines = [f"{answer.file}: {answer.text}" for answer in answers]

@@ -1,4 +1,4 @@
-"""A file of answers, asked again: `orthus replay captions.jsonl`."""
+"""Asks the questions of a captions file again: `orthus replay captions.jsonl`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def ask_again(
     device: str | None = None,
     dtype: str | None = None,
 ) -> bool:
-    """Asks each question of the file again, says whether the answers are identical, and returns it.
+    """Asks each question of the file again; reports and returns whether the answers are identical.
 
     Args:
-        images: Where pictures lie that are no longer where they were.
-        model, device, dtype: Others than the answers were made with.
+        images: Pictures that are no longer where they were.
+        model, device, dtype: Replacements for those that the answers were made with.
 
     Raises:
-        DataError: When a picture is missing or is another, or the file asks for a model that is
-            not on this machine.
+        DataError: When a picture is missing or has changed, or the file names a model that is not
+            on this machine.
     """
     from orthus_core.api.replay import answers_alike, elsewhere, find_image
     from orthus_core.results.answer_file import read_answers
@@ -76,7 +76,7 @@ def ask_again(
 def _ask(
     r: Reporter, record: Record, files: Sequence[Path], seeds: Sequence[int]
 ) -> tuple[list[str], list[Difference]]:
-    """The new answers, and what was different about making them."""
+    """The new answers, and the differences in how they were made."""
     from orthus_core.api.captions import CaptionCollector, CaptionFailed, prepare_caption
     from orthus_core.api.replay import differences_from, recipe_again
     from orthus_core.api.requests import run

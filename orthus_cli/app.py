@@ -24,7 +24,7 @@ GLOBALS = ("format", "verbose", "quiet", "debug")
 
 
 class OrthusGroup(CommandList):
-    """The root command: what it can do is what is installed."""
+    """The root command; its subcommands are the installed entry points."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -64,7 +64,7 @@ class OrthusGroup(CommandList):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # the reader of a pipe went away, which Typer ends quietly
+                raise  # the reader closed the pipe, which Typer handles quietly
             _report(ctx, _unforeseen(error))
         raise typer.Exit(1)
 
@@ -115,7 +115,9 @@ def orthus(
 
 
 def _accept_globals(command: Any, options: list[Any]) -> None:
-    """Lets a command, and those inside it, take the global options; its own words stay its own."""
+    """Lets a command, and its subcommands, take the global options; its own options take
+    precedence.
+    """
     taken = {word for param in command.params for word in (*param.opts, *param.secondary_opts)}
     for option in options:
         if taken.isdisjoint(option.opts):
@@ -145,7 +147,7 @@ def _report(ctx: Any, error: OrthusError) -> None:
 
 
 def _unforeseen(error: Exception) -> OrthusError:
-    """An error nobody wrote a sentence for."""
+    """An unexpected exception as an `OrthusError`."""
     name = type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         what, where = error.strerror, str(error.filename or "")
@@ -159,5 +161,5 @@ def _unforeseen(error: Exception) -> OrthusError:
 
 
 def main() -> None:
-    """What the `orthus` script runs."""
+    """Entry point of the `orthus` script."""
     app(prog_name="orthus")

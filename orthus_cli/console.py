@@ -1,4 +1,4 @@
-"""What a command says: results to stdout, all else to stderr, drawn only where someone looks.
+"""Output of commands: results to stdout, all else to stderr, drawn only for a person at a terminal.
 
     r = reporter(ctx)
     r.say("mini on cpu, fp32")                # stderr, silent with -q
@@ -41,7 +41,7 @@ LINE_EVERY = 30.0
 
 @dataclass
 class Settings:
-    """What the global options say; lives in `ctx.obj` of the root command."""
+    """Values of the global options; stored in `ctx.obj` of the root command."""
 
     format: Format = "auto"
     verbosity: int = 0
@@ -49,13 +49,13 @@ class Settings:
 
 
 def reporter(ctx: typer.Context) -> Reporter:
-    """The voice of the command that runs in this context."""
+    """The reporter of the command that runs in this context."""
     settings = ctx.find_root().obj
     return Reporter(settings if isinstance(settings, Settings) else Settings())
 
 
 class Reporter:
-    """Says things in the format the user asked for.
+    """Writes output in the format that the user chose.
 
     | format | a table | the result |
     |---|---|---|
@@ -81,21 +81,21 @@ class Reporter:
     # To stderr
 
     def say(self, message: str) -> None:
-        """A line about the run, unless -q."""
+        """Writes a line about the run, unless -q is set."""
         if self.settings.verbosity >= 0:
             self._aside(message)
 
     def detail(self, message: str) -> None:
-        """A line for those who asked with -v."""
+        """Writes a line that is shown only with -v."""
         if self.verbose:
             self._aside(message)
 
     def warn(self, message: str) -> None:
-        """A line that even -q lets through."""
+        """Writes a line that is shown even with -q."""
         self._aside(f"{_coloured('warning:', 'yellow')} {printable(message)}", clean=False)
 
     def error(self, error: OrthusError) -> None:
-        """What went wrong, where, and what to do next."""
+        """Writes what went wrong, where, and what to do next."""
         self._aside(f"{_coloured('error:', 'red')} {printable(str(error))}", clean=False)
 
     # To stdout
@@ -103,7 +103,7 @@ class Reporter:
     def table(
         self, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = ""
     ) -> None:
-        """Rows for people; `result` says the same for programs."""
+        """Writes rows for people; `result` gives programs the same."""
         if self.settings.format in ("json", "quiet"):
             return
         self._pause()
@@ -117,13 +117,13 @@ class Reporter:
     def result(
         self, data: Mapping[str, Any], *, text: str | None = None, quiet: Iterable[object] = ()
     ) -> None:
-        """What the command found or made; a command says it once, at its end.
+        """Writes what the command found or made; called once, at the end of a command.
 
         Args:
             data: The result as JSON can hold it.
-            text: The same for people; lines of `key: value` when None, nothing when "" (a table
-                said it all).
-            quiet: The bare values a script would want, such as the paths that were written.
+            text: The same for people; lines of `key: value` when None, nothing when "" (a table has
+                shown it all).
+            quiet: Bare values for scripts, such as the paths of the files written.
         """
         assert not self._answered, "a command has one result"
         self._answered = True
@@ -140,7 +140,7 @@ class Reporter:
             _echo(printable(text))
 
     def write(self, text: str) -> None:
-        """A piece of text as it arrives, for people only; no line break is added."""
+        """Writes a piece of text as it arrives, for people only; no line break is added."""
         if self.settings.format in ("auto", "human"):
             self._pause()
             _echo(printable(text), nl=False)
@@ -149,7 +149,7 @@ class Reporter:
 
     @property
     def can_show(self) -> bool:
-        """Whether a picture can be shown while it is drawn: a person looks at a terminal."""
+        """Whether a picture can be shown while it is drawn, that is, stderr is a terminal."""
         return self.settings.verbosity >= 0 and _looked_at(sys.stderr)
 
     def room(self) -> tuple[int, int]:
@@ -163,12 +163,12 @@ class Reporter:
             self._bar.picture = picture
 
     def track(self, events: Iterable[E], *, images: int | None = None) -> Iterator[E]:
-        """Hands events on while their progress is shown; notes among them are said, and where a
-        picture was begun for the model.
+        """Passes events on and shows their progress; it prints notes, and reports pictures that
+        were begun for the model.
 
         Args:
-            events: What core yields.
-            images: How many pictures will be drawn, when that is known; otherwise counted as they
+            events: Events from `orthus_core`.
+            images: Number of pictures to be drawn, if known; otherwise they are counted as they
                 begin.
         """
         patches: dict[tuple[int, int], PatchDone] = {}
@@ -216,7 +216,7 @@ class Reporter:
 
 @contextmanager
 def _closing(events: Iterable[Any]) -> Iterator[None]:
-    """Ends a generator when its reader stops, so that what it holds is put away at once."""
+    """Closes a generator when its reader stops, so that its resources are released at once."""
     try:
         yield
     finally:
@@ -232,10 +232,10 @@ class Show(Protocol):
 
 
 class Pace:
-    """Rate and time left of a stage, measured from the first event seen of it.
+    """Rate and remaining time of a stage, measured from its first event.
 
     Args:
-        clock: Seconds that only go forward.
+        clock: Monotonic clock in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -245,7 +245,7 @@ class Pace:
         self._first = 0
 
     def __call__(self, stage: str, done: int, total: int, unit: str) -> str:
-        """Such as `12.5 patches/s, 0:42 left`; empty until there is something to measure."""
+        """Text such as `12.5 patches/s, 0:42 left`; empty until there is something to measure."""
         if stage != self._stage or done < self._first:
             self._stage, self._began, self._first = stage, self._clock(), done
         passed, made = self._clock() - self._began, done - self._first
@@ -257,7 +257,7 @@ class Pace:
 
 
 class Lines:
-    """Progress where nobody watches a bar: a line now and then, and one when a stage is done."""
+    """Progress without a terminal: a line at intervals, and one when a stage is done."""
 
     def __init__(
         self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
@@ -277,7 +277,7 @@ class Lines:
 
 
 class Bar:
-    """One bar on stderr, for the stage that runs, and a picture above it if there is one to see."""
+    """One bar on stderr for the current stage, with a picture above it if there is one to show."""
 
     def __init__(self) -> None:
         from rich.live import Live
@@ -307,7 +307,7 @@ class Bar:
     def __call__(self, stage: str, done: int, total: int, unit: str, figures: str, /) -> None:
         rate, _, left = self._pace(stage, done, total, unit).rpartition(", ")
         of_loss = [figure for figure in figures.split(", ") if not figure.startswith("lr ")]
-        # The name, how far it is, and the spaces between four columns stand in any case.
+        # The name, the count and the spaces between four columns are always shown.
         room = self._live.console.width - len(f"{stage} {done}/{total}") - 3
         about = _fitting(
             (unit, rate, left, *of_loss), (left, rate, unit, *of_loss), room - SHORTEST_BAR
@@ -335,7 +335,7 @@ class Bar:
 
 
 def _fitting(shown: Sequence[str], wanted: Sequence[str], room: int) -> str:
-    """As many parts as there is room for, taken in the order they are wanted."""
+    """As many parts as there is room for, chosen in order of priority."""
     kept: list[str] = []
     for part in wanted:
         if part and len(", ".join([*kept, part])) <= room:
@@ -344,7 +344,7 @@ def _fitting(shown: Sequence[str], wanted: Sequence[str], room: int) -> str:
 
 
 def begun_for_the_model(event: ImageBegun) -> str:
-    """What there is to say of a picture that the model did not begin itself."""
+    """The message for a picture that the model did not begin itself."""
     number = event.image + 1 if event.panel is None else event.panel
     instead = "would have ended" if event.ending else "was still writing"
     return f"picture {number} was begun for the model, which {instead}"
@@ -352,7 +352,7 @@ def begun_for_the_model(event: ImageBegun) -> str:
 
 def printable(text: str) -> str:
     """The text without control characters, so that a file's name cannot steer the terminal, and
-    without the halves of characters that stand for bytes that are no text."""
+    without surrogates, which represent bytes that are not valid text."""
     return "".join(
         char
         if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160 or _is_half(char))
@@ -373,7 +373,7 @@ def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
 
 
 def _json(data: Mapping[str, Any]) -> str:
-    """One JSON object; escapes stand for letters where stdout cannot hold them."""
+    """One JSON object; characters that stdout cannot encode are escaped."""
     text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -395,7 +395,7 @@ def _coloured(word: str, colour: str) -> str:
 def _console(stream: TextIO) -> rich.console.Console:
     from rich.console import Console
 
-    # Into a pipe no line is cut: the reader may be a program, or a wider screen.
+    # In a pipe no line is cut: the reader may be a program, or a wider screen.
     looked_at = _looked_at(stream)
     return Console(
         file=stream,

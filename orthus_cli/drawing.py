@@ -1,4 +1,4 @@
-"""What the drawing commands share: they open a model and report it, warn of what it does not know,
+"""Helpers of the drawing commands: open a model and report it, warn of words that it does not know,
 and save each image when it is done.
 """
 
@@ -22,10 +22,10 @@ REPORTED_ONE_BY_ONE = 8
 
 
 def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
-    """Opens the recipe's model and says which, where and how precisely.
+    """Opens the recipe's model and reports its name, device and precision.
 
     Raises:
-        CheckpointError, HubError: When it cannot be had, or knows no words.
+        CheckpointError, HubError: When the model is not available, or has no tokenizer.
     """
     from orthus_core.api.loaded import load_model
     from orthus_core.device import limit_threads
@@ -46,14 +46,16 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
 
 
 def hint_at_unknown_words(r: Reporter, loaded: LoadedModel, texts: Iterable[str]) -> None:
-    """Warns of each word that the model never saw, and says which of its own is nearest."""
+    """Warns of each word that the model never saw in training, and names the nearest one that it
+    knows.
+    """
     if loaded.known is not None:
         for unknown in loaded.known.unknown(" ".join(texts)):
             r.warn(str(unknown))
 
 
 def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:
-    """Says of each image that it is scaled or cropped to the model's size, or of how many."""
+    """Reports each image that is scaled or cropped to the model's size, or how many there are."""
     from orthus_core.data.framing import framing
 
     changed = {
@@ -71,8 +73,7 @@ def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:
 def save_images(
     r: Reporter, request: ImageRequest, files: ImageFiles, *, preview: bool = False
 ) -> list[dict[str, Any]]:
-    """Draws a request, saves each image when it is done, and returns what there is to report of
-    each.
+    """Draws a request, saves each image when it is done, and returns a report of each.
 
     Raises:
         OutputError: When a file cannot be written; the images before it are kept.

@@ -1,4 +1,4 @@
-"""The words of `orthus edit`: which of them are pictures, and which is the instruction."""
+"""The arguments of `orthus edit`: which of them are pictures, and which is the instruction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_edits(
     by_example: bool,
     each: bool,
 ) -> list[Edit]:
-    """The edits that the arguments ask for, their pictures opened."""
+    """The edits that the arguments request, with their pictures opened."""
     from orthus_core.api.inputs import edits_of, input_image
     from orthus_core.data.listing import picture_files
 
@@ -50,7 +50,7 @@ def read_edits(
 
 
 def _parted(subject: Sequence[str], before: Stored) -> tuple[list[str], str]:
-    """The pictures that are named, and the instruction: the last word, or the one from before."""
+    """The named pictures, and the instruction: the last argument, or the earlier result's."""
     if not subject:
         return [], before.prompt
     *named, last = subject
@@ -66,14 +66,14 @@ def _parted(subject: Sequence[str], before: Stored) -> tuple[list[str], str]:
 
 
 def _is_picture(word: str) -> bool:
-    """Whether somebody who types this means a file; it need not be there."""
+    """Whether this argument looks like a file; the file need not exist."""
     from orthus_core.data.formats.image_folder import PICTURE_SUFFIXES
 
     return os.path.isfile(word) or Path(word).suffix.lower() in PICTURE_SUFFIXES
 
 
 def file_label(edit: Edit, *, among: int) -> str:
-    """What a result is named after: the instruction, and its picture where there are several."""
+    """The label that names a result: the instruction, and its picture where there are several."""
     picture = edit.images[-1].file
     stem = picture.stem if picture else ""
     if not edit.instruction:

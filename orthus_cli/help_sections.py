@@ -1,7 +1,7 @@
 """How help is laid out: options and commands under headings, and no line cut off.
 
 An option's heading is its `rich_help_panel`, as anywhere in Typer. The pages are plain text,
-because that is quicker to start than rich and the same in a pipe.
+because that starts faster than rich and looks the same in a pipe.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ COMMAND_GROUPS = {
 """Our commands under their headings, in the order they are printed; what is not here is "Other"."""
 
 OTHER = "Other"
-# A longer name or option stands on a line of its own.
+# A longer name or option gets a line of its own.
 WIDEST = 30
 Rows = list[tuple[str, str]]
 
 
 class GroupedOptions(TyperCommand):
-    """A command whose options stand under their headings once each of them has one."""
+    """A command that lists its options under headings if each of them has one."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         shown = [(each, each.get_help_record(ctx)) for each in self.get_params(ctx)]
@@ -56,7 +56,7 @@ class GroupedOptions(TyperCommand):
 
 
 class CommandList(TyperGroup):
-    """A group whose list of commands gives each one's first sentence whole."""
+    """A group that lists each command with its complete first sentence."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         names = self.list_commands(ctx)
@@ -74,7 +74,7 @@ class CommandList(TyperGroup):
 
 
 def first_sentence(command: Any) -> str:
-    """What a command does, as its list says it."""
+    """The first sentence of a command's help, for lists of commands."""
     whole = len(command.help or "") + 1  # Typer would cut a longer one off, and not at a sentence
     return command.get_short_help_str(whole)
 
@@ -90,7 +90,7 @@ def by_purpose(about: Mapping[str, str]) -> dict[str, Rows]:
 
 
 def _write(formatter: Any, sections: Mapping[str, Rows]) -> None:
-    """Sections with rows, their second columns all in line."""
+    """Writes sections with rows, their second columns aligned."""
     names = [name for rows in sections.values() for name, _ in rows]
     width = min(max(map(len, names), default=0), WIDEST)
     for heading, rows in sections.items():

@@ -1,7 +1,8 @@
-"""Options that mean the same in several commands and are no key of a recipe, each written once.
+"""Options that several commands share and that are not recipe keys, each defined once.
 
-Those that are a key come from the recipe's schema (`orthus_cli.recipe_options`). The global options
-(`--format`, `-v`, `-q`, `--debug`) belong to `app.py`, which takes them before and after a command.
+Options for recipe keys come from the recipe's schema (`orthus_cli.recipe_options`). The global
+options (`--format`, `-v`, `-q`, `--debug`) belong to `app.py`, which takes them before and after a
+command.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Subcommands are entry points of the group `orthus.commands`: ours are found as a stranger's are.
+"""Subcommands are entry points of the group `orthus.commands`: ours are found in the same way as
+third-party ones.
 
 An entry point names a function that Typer can read, or a `typer.Typer` with subcommands of its own.
-Its module is imported only when its name is called or the help lists it, and whatever is wrong with
-it stays its own problem. `ORTHUS_PLUGINS` says which strangers may speak: unset is all, empty is
-none, otherwise commands or distributions by name, with commas between.
+Its module is imported only when its name is called or the help lists it, and a plugin that fails
+affects no other command. `ORTHUS_PLUGINS` sets which third-party plugins are loaded: all if unset,
+none if empty, otherwise those commands or distributions that it names, separated by commas.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ OURS = "orthus-kit"
 
 @dataclass
 class Plugin:
-    """One subcommand: where it comes from, and once asked, the command or what is wrong with it."""
+    """One subcommand: where it comes from, and, once it is loaded, the command or its problem."""
 
     name: str
     entry: EntryPoint | None
@@ -43,16 +44,16 @@ class Plugin:
 
     @property
     def answers_to(self) -> set[str]:
-        """The names that `ORTHUS_PLUGINS` may mean it by."""
+        """The names by which `ORTHUS_PLUGINS` may select it."""
         return {_normal(self.name), self.distribution}
 
     @cached_property
     def command(self) -> Any:
-        """The command as Typer builds it, or one that says why that did not work."""
+        """The command as Typer builds it, or one that reports why it could not be built."""
         if self.entry and not self.problem:
             try:
                 return _build(self.name, self.entry.load())
-            # A stranger's module may do anything when it is imported, also leave the interpreter.
+            # A third-party module may do anything on import, even exit the interpreter.
             except (Exception, SystemExit) as error:
                 self.problem = f"{type(error).__name__}: {error}".splitlines()[0]
                 self.cause = error
@@ -95,7 +96,7 @@ class Commands(Mapping[str, Any]):
 def discover() -> dict[str, Plugin]:
     """The subcommands that are installed and allowed: ours first, each group by name.
 
-    A stranger cannot take a name of ours or of another stranger; a plugin that is asked for but
+    A third-party plugin cannot take a name of ours or of another plugin; one that is requested but
     missing is listed with its problem.
     """
     found = [_plugin(entry) for entry in entry_points(group=GROUP)]
@@ -134,7 +135,7 @@ def _wanted() -> set[str] | None:
 
 
 def _build(name: str, target: Any) -> Any:
-    """The command that a function or a Typer object makes.
+    """The command built from a function or a Typer object.
 
     Raises:
         TypeError: When it is neither.

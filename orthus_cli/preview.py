@@ -1,7 +1,7 @@
-"""A picture in the terminal while it is drawn: two pixels a character, one above the other.
+"""A picture in the terminal while it is drawn: two pixels per character, one above the other.
 
 The upper half block U+2580 paints the upper pixel with the text's colour and the lower one with the
-background's. Where colours are unwelcome, shades of grey stand for brightness.
+background's. Where colours are disabled, shading characters show brightness.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ WIDEST = 64  # characters; beyond, it is quicker to open the file
 
 
 def with_preview(r: Reporter, events: Iterable[E], model: InterleavedModel) -> Iterator[E]:
-    """Hands events on, and shows the first unfinished picture whenever a row of patches is full.
+    """Passes events on, and shows the first unfinished picture whenever a row of patches is full.
 
-    Nothing is shown, and nothing decoded for it, where no person looks.
+    Without a terminal, nothing is shown or decoded.
     """
     if not r.can_show:
         r.say("--preview needs a terminal to draw in")
@@ -51,10 +51,10 @@ def with_preview(r: Reporter, events: Iterable[E], model: InterleavedModel) -> I
 
 
 def rows_so_far(model: InterleavedModel, patches: list[Tensor]) -> Image.Image:
-    """The picture as far as whole rows of its patches go, white below.
+    """The picture up to its last complete row of patches, white below.
 
-    The autoencoder decodes whole pictures, and what is missing counts as the mean of what is there;
-    so the lowest finished row may still change a little when the next one comes.
+    The autoencoder decodes whole pictures, and missing patches are filled with the mean of the
+    others; the lowest finished row may still change a little when the next one comes.
     """
     import torch
 
@@ -71,7 +71,7 @@ def rows_so_far(model: InterleavedModel, patches: list[Tensor]) -> Image.Image:
 
 
 def canvas(image: Image.Image, columns: int, lines: int) -> Text:
-    """The picture in at most so many columns and lines of a terminal."""
+    """The picture in at most `columns` columns and `lines` lines of a terminal."""
     import numpy as np
     from rich.color import Color
     from rich.style import Style

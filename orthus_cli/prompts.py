@@ -1,4 +1,4 @@
-"""Where prompts come from: the command line, files of one prompt a line, standard input."""
+"""Where prompts come from: the command line, files with one prompt per line, standard input."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ STANDARD_INPUT = "-"
 
 
 def read_prompts(said: Sequence[str], file: Path | None) -> list[str]:
-    """All prompts in order: those that were said, `-` among them standing for the lines of standard
-    input, then the lines of the file.
+    """All prompts in order: the arguments, where `-` means the lines of standard input, then the
+    lines of the file.
 
     Raises:
-        PromptError: When there is none, the file does not read, or one of them is no text.
+        PromptError: When there is none, the file cannot be read, or a prompt is not text.
     """
     found: list[str] = []
     for text in said:
@@ -36,7 +36,7 @@ def read_prompts(said: Sequence[str], file: Path | None) -> list[str]:
 
 
 def check_text(prompt: str) -> None:
-    """Raises: PromptError when bytes that are no UTF-8 came in as a prompt."""
+    """Raises: PromptError when a prompt has bytes that are not UTF-8."""
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -46,7 +46,7 @@ def check_text(prompt: str) -> None:
 
 
 def check_count(prompts: int, seeds: int) -> None:
-    """Raises: PromptError when nobody can have meant so many pictures."""
+    """Raises: PromptError when the number of pictures is implausibly large."""
     if prompts * seeds > MOST_PICTURES:
         raise PromptError(
             f"{prompts} prompts times {seeds} seeds are {prompts * seeds:,} pictures",

@@ -4,10 +4,10 @@
     def generate(ctx: typer.Context, output: Output = None, *, flags: Flags) -> None:
         recipe = load(GenerateRecipe, ..., flags=flags)
 
-The key's type is the option's type, and the key's meaning and range are its help. What the command
-line says in its own way, such as a short spelling, stands in `SPELLINGS`. No option has a default
-of its own, because a recipe's value holds unless the option is given; and ranges are left to
-`load`, so that a value is refused in the same words wherever it comes from.
+The key's type is the option's type, and the key's meaning and range are its help. Exceptions for
+the command line, such as short spellings, are in `SPELLINGS`. No option has a default of its own,
+because a recipe's value holds unless the option is given; and `load` checks ranges, so that the
+error message is the same wherever a value comes from.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ Flags = dict[str, Any]
 
 
 class Spelling(NamedTuple):
-    """How the command line says a key, where that does not follow from its name and type.
+    """The option of a key, where it does not follow from the key's name and type.
 
-    words: The option's spellings.
-    metavar: What stands for the value in the help.
-    reads: The type that Typer reads.
-    becomes: Makes the recipe's value out of what was read.
+    Attributes:
+        words: Spellings of the option.
+        metavar: Placeholder for the value in the help.
+        reads: The type that Typer reads.
+        becomes: Function from the value read to the recipe's value.
     """
 
     words: tuple[str, ...] = ()
@@ -97,13 +98,13 @@ def recipe_options(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorates a command with an option for each key of a recipe.
 
-    The command's parameter `flags` becomes those options, in its place among the others, and gets
-    their values. A recipe of several seeds also gives `--auto-seeds`, which sets two keys.
+    The options take the place of the command's parameter `flags`, which receives their values. A
+    recipe with several seeds also gives `--auto-seeds`, which sets two keys.
 
     Args:
         schema: The recipe's class.
-        only: The dotted keys that become options; all when not given.
-        but: Keys that do not: `--set` is the way to them, or an option of the command's own.
+        only: Dotted keys that become options; all if omitted.
+        but: Keys without an option: `--set` or an option of the command itself sets them.
 
     Raises:
         ValueError: When a named key is not in the schema.
@@ -138,7 +139,7 @@ def recipe_options(
 
 
 def parameter_name(key: Key) -> str:
-    """The name that Typer knows a key's option by; `orthus_cli.stored` looks it up."""
+    """Name of the parameter for a key's option; `orthus_cli.stored` looks it up."""
     return key.name if len(key.path) == 1 else _words(key)[-1].strip("-").replace("-", "_")
 
 
@@ -169,7 +170,7 @@ def number_or(*words: str) -> Callable[[str], int | str]:
 
 
 def _plain_default(key: Key) -> str:
-    """A default worth printing: no switch that is off, and no list without members."""
+    """The default as text; empty for a switch that is off and for an empty list."""
     if isinstance(key.default, bool) or key.default in (None, (), ""):
         return ""
     return key.default if isinstance(key.default, str) else toml_value(key.default)
@@ -217,7 +218,7 @@ def _typed(annotation: Any) -> tuple[Any, str | None, Callable[[str], Any] | Non
 
 
 def _value(key: str, read: Any) -> Any:
-    """What was read as the recipe's value."""
+    """The value read, converted to the recipe's value."""
     becomes = SPELLINGS.get(key, Spelling()).becomes
     return becomes(read) if becomes and read is not None else read
 

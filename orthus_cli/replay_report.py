@@ -1,4 +1,4 @@
-"""What `orthus replay` says of an image or a story that was made again."""
+"""The report of `orthus replay` on an image or a story that was made again."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def report_replay(
     differences: Sequence[Difference],
     output: Path | None,
 ) -> None:
-    """Says whether a result is the same again, and what is not.
+    """Reports whether a result is the same again, and what differs.
 
     Args:
         same: Whether all pixels are those of the record.
-        among: Images it was drawn with, itself counted; 0 where it was drawn alone.
-        differences: What of version, model, device and precision is another now.
+        among: Number of images in its batch, itself included; 0 where it was drawn alone.
+        differences: Changes in version, model, device and precision.
         output: Where the new image is kept.
     """
     apart = None if same else remake.distance(record)

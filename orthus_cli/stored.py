@@ -1,7 +1,7 @@
-"""What a finished picture says of how it was made, as a command's words: to show and to draw again.
+"""Turns a picture's record of how it was made into a command line: to show it and to draw again.
 
-The words are those the command itself takes today, asked of the command: an option that is added
-there is used here, and a recipe's key without one is written `--set key=value`.
+The options are read from the command itself: an option that is added there is used here, and a
+recipe key without an option is written `--set key=value`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ ASIDE = {"command", "model", "device", "dtype"}
 
 
 class Stored(NamedTuple):
-    """What a new run takes over from a finished result; nothing, where there is none.
+    """Values that a new run takes over from a finished result; empty if there is none.
 
-    sets: Its values as `--set` takes them. They go before those that are typed, which win because
-        they come later.
-    prompt: Its words.
-    record: All that it says of how it was made.
+    Attributes:
+        sets: Values of the result in the form of `--set`. They come before typed ones, which
+            therefore win.
+        prompt: Words of the result.
+        record: Complete record of how the result was made.
     """
 
     sets: list[str] = []
@@ -39,10 +40,10 @@ class Stored(NamedTuple):
     record: Record | None = None
 
     def check_harmless(self, recipe: Recipe, named: Iterable[str | None] = ()) -> None:
-        """Whether the recipe that came of it may be followed, as `trusted.check_harmless` says.
+        """Checks the resulting recipe with `trusted.check_harmless`.
 
         Args:
-            named: What the user typed.
+            named: Values that the user typed.
         """
         if self.record is not None:
             from orthus_core.results.trusted import check_harmless
@@ -57,11 +58,11 @@ class Stored(NamedTuple):
 
 
 def stored(path: Path | None, command: str) -> Stored:
-    """What a picture, a sidecar, a story or a file of answers says of how it was made.
+    """The record of a picture, a sidecar, a story or a captions file.
 
     Args:
         path: The file; None where none is named.
-        command: That is going to take it over.
+        command: Command that takes the values over.
 
     Raises:
         DataError: When it has no record, or one of another command.
@@ -87,8 +88,8 @@ def continuation_from(path: Path | None, rows: int | None) -> tuple[Continuation
     """The picture to continue, and what a new run takes over from it: all but its seed.
 
     Raises:
-        PromptError: When rows are to be kept of no picture.
-        DataError: When it does not read.
+        PromptError: When rows are to be kept but no picture is given.
+        DataError: When it cannot be read.
     """
     if not path and not rows:
         return None, Stored()
@@ -119,10 +120,10 @@ def words_of(
     """The command that draws a result again, word for word, without `orthus` itself.
 
     Args:
-        record: Of the result.
+        record: Record of the result.
         files: The pictures it was made from.
-        output: Where to.
-        run: All that were drawn with it, to draw them again too.
+        output: Output path.
+        run: Run that the result was part of, to draw all of it again.
     """
     from orthus_core.recipe import SCHEMAS
     from orthus_core.results.record import asked_of
@@ -150,14 +151,14 @@ def words_of(
     if run and len(set(run.files)) > 1:
         words.append("--each")
     words += [*pictures, *(["-o", output] if output else [])]
-    # A prompt that begins with a dash would be read as an option, if not for the two before it.
+    # Without the `--` before it, a prompt that begins with a dash would be read as an option.
     dashed = any(text.startswith("-") for text in texts)
     ordered = [*words, "--", *texts] if dashed else [*texts, *words]
     return [record.command, *ordered]
 
 
 def shown(words: Iterable[str]) -> str:
-    """Words as a shell reads them back, quoted where that is needed."""
+    """The words as a shell command line, quoted where necessary."""
     words = list(words)
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
@@ -165,7 +166,7 @@ def shown(words: Iterable[str]) -> str:
 def _subject(
     record: Record, prompts: Iterable[str], files: list[str]
 ) -> tuple[list[str], list[str]]:
-    """What a command is about: its arguments, and the options that name pictures."""
+    """The arguments of a command, and its options that name pictures."""
     texts = [prompt for prompt in prompts if prompt]
     if record.command == "edit":
         return [*files, *texts], []
@@ -188,8 +189,9 @@ def _spoken(name: str, value: Any, options: Mapping[str, tuple[str, bool]]) -> l
 
 
 def options_of(command: str) -> dict[str, tuple[str, bool]]:
-    """Each option of a command by its parameter's name: its longest spelling, and whether it stands
-    alone."""
+    """Each option of a command by its parameter's name: its longest spelling, and whether it takes
+    no value.
+    """
     from orthus_cli.plugins import discover
 
     parameters = discover()[command].command.params
@@ -201,7 +203,7 @@ def options_of(command: str) -> dict[str, tuple[str, bool]]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, keys with dots."""
+    """Nested tables as one flat table with dotted keys."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What the four trainings share at the command line: recipe, resuming, Ctrl-C, and a last word."""
+"""Shared parts of the four training commands: recipe, resuming, Ctrl-C, and the final report."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ Run = Callable[..., "Iterator[Event]"]
 
 
 def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., None]:
-    """The command of a training that begins without a model.
+    """The command of a training that starts without a model.
 
     Args:
-        schema: Of its recipe.
-        run: The core function, as `module:name`; imported once the recipe has loaded, so that a
-            typo fails at once.
-        about: What its help says.
+        schema: Class of the recipe.
+        run: Core function, as `module:name`; imported after the recipe has loaded, so that a
+            mistyped key fails at once.
+        about: Help text of the command.
     """
 
     def command(
@@ -64,7 +64,7 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
 
 
 def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., None]:
-    """The command of a training that goes on from a model, see `from_nothing`."""
+    """The command of a training that starts from a model, see `from_nothing`."""
 
     def command(
         ctx: typer.Context,
@@ -87,10 +87,10 @@ def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., No
 def _train(
     ctx: typer.Context, recipe: Recipe, run: str, place: dict[str, Any], *, dry_run: bool
 ) -> None:
-    """Runs a training with its progress shown, and says what came of it.
+    """Runs a training, shows its progress and reports the result.
 
     Args:
-        place: Further arguments of the core function: where to, from what, and what may go.
+        place: Further arguments of the core function: output, source, and whether to overwrite.
     """
     r = reporter(ctx)
     output, resume = place["output"], place["resume"]
@@ -100,7 +100,7 @@ def _train(
         return
     r.detail(dump(recipe))
     figures: dict[str, float] = {}
-    # A launcher starts a process a device; the first speaks for all.
+    # A launcher starts one process per device; only the first reports.
     is_first = os.environ.get("RANK", "0") == "0"
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
         events = _function(run)(
@@ -121,12 +121,14 @@ def _train(
 
 
 def _resume(typed: str | None) -> bool | Path:
-    """What the core functions take: whether to go on from beside the output, or from where."""
+    """The core functions' `resume`: whether to resume from beside the output, or the path to resume
+    from.
+    """
     return typed == "auto" if typed in (None, "auto") else Path(typed).expanduser()
 
 
 def _function(run: str) -> Run:
-    """What a training is run by; the bars of the libraries below it are left out, it has one."""
+    """The core function of a training; progress bars of other libraries are turned off."""
     module, _, name = run.partition(":")
     found = getattr(importlib.import_module(module), name)
 
@@ -138,7 +140,7 @@ def _function(run: str) -> Run:
 
 @contextmanager
 def stop_after_step(on_first: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C once asks the training to save and end, twice ends it where it is."""
+    """Handles Ctrl-C: the first makes the training save and end, the second stops it at once."""
     asked = False
 
     def ask(number: int, frame: object) -> None:

@@ -1,1 +1,1 @@
-"""The commands, one a file, each found through its entry point as a stranger's plugin is."""
+"""The commands, one a file, each found through its entry point, as third-party plugins are."""

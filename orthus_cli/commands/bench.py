@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KINDS = ("race", "head", "presets")
 # Pictures that every preset draws.
 PRESET_PICTURES = 8
-# Patches at once in the rows of the head alone, besides one.
+# Batch sizes for the head alone, besides one patch.
 HEAD_PICTURES = (1, 8)
 
 
@@ -81,7 +81,7 @@ def bench(
     from orthus_core.bench.race import Race, course_of, race
     from orthus_core.device import limit_threads, pick_device, pick_dtype
 
-    # 1. What is measured, where it goes, and on which machine.
+    # 1. Sections to measure, the output, and the machine.
     limit_threads()
     steps, guidance = flags["steps"], flags["guidance"]
     where = pick_device(flags["device"] or "auto")
@@ -122,7 +122,7 @@ def bench(
         head = random_head(where, precision)
         laps = _results(r, head_laps(head, steps or 100, HEAD_PICTURES, repeats))
         finished(f"head {where.type}", _all(laps), tables.head_table(laps))
-    # 4. What presets gain and cost.
+    # 4. Speed and error of the presets.
     if "presets" in kinds:
         model = model_of("mini", where, precision)
         laps = _results(r, preset_laps(model, PRESET_PICTURES, repeats))
@@ -182,7 +182,7 @@ def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
 
 
 def _results(r: Reporter, events: Iterable[Any]) -> list[Any]:
-    """What is found, while progress is shown."""
+    """The results, while progress is shown."""
     from orthus_core.events import Progress
 
     return [event for event in r.track(events) if not isinstance(event, Progress)]

@@ -77,7 +77,7 @@ def caption(
     With -o captions.jsonl a large folder may be read in several runs: each goes on where the last
     one stopped. Pictures that do not read are named and left out, unless --strict is given.
     """
-    # 1. What is asked, about which files.
+    # 1. The question and the files.
     before = stored(config_from, "caption")
     resolved = load(CaptionRecipe, recipe, [*before.sets, *(sets or ())], flags)
     before.check_harmless(resolved, named=(flags["model"],))
@@ -90,9 +90,9 @@ def caption(
     files = picture_files(images)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
-    # 2. The model, and what it answered before.
+    # 2. The model, and its earlier answers.
     loaded = open_model(r, resolved)
     store = open_answers(output, resolved, loaded.about, overwrite=overwrite) if output else None
     request = prepare_caption(loaded, resolved, files, seeds, store.known if store else None)
-    # 3. Answers, each written down when it is there.
+    # 3. Answers, each written as soon as it is complete.
     report_answers(r, request, ask_each(r, request, store, strict=strict), store)

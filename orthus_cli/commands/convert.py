@@ -98,7 +98,7 @@ def _report(r: Reporter, made: Converted, source: str) -> None:
 
 
 def _next_steps(made: Converted, source: str) -> list[str]:
-    """What the new model still lacks, and the command that brings it."""
+    """What the new model still lacks, and the commands that add it."""
     steps = []
     if not made.has_decoder:
         steps.append(

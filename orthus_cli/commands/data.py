@@ -1,4 +1,4 @@
-"""`orthus data`: look a data set over before training, make sprite packs, write out the world."""
+"""`orthus data`: check a data set before training, make sprite packs, write out the world."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check(
 
 
 class Style(str, Enum):
-    """Which emoji."""
+    """Style of the emoji."""
 
     fluent_3d = "3d"
     flat = "flat"

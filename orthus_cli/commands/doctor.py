@@ -49,7 +49,7 @@ def doctor(
         if not package.fits
     ]
     advice = [*broken, *_advice(here, answers)]
-    # 3. Tell.
+    # 3. Report.
     r.table(
         ("what", "version", "needs"),
         [
@@ -105,7 +105,7 @@ def doctor(
 
 
 def _advice(here: list[Any], answers: list[Any]) -> list[str]:
-    """What would make more possible; none of it is wrong as it is."""
+    """Optional improvements; none of them is an error."""
     best = here[0]
     advice = []
     if best.kind == "cpu":

@@ -81,7 +81,7 @@ def edit(
     or with another instruction where one is given.
     """
     flags["by_example"] = True if example else None
-    # 1. What is asked, and whether there is a place for it.
+    # 1. The request, and whether its output can be written.
     before = stored(config_from, "edit")
     resolved = load(EditRecipe, recipe, [*before.sets, *(sets or ())], flags)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
@@ -101,7 +101,7 @@ def edit(
 
     files = ImageFiles(paths, metadata=metadata, overwrite=overwrite)
     files.check()
-    # 2. The model, and what it is to draw.
+    # 2. The model and the edits.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, [edits[0].instruction])
     inputs = [image for one in edits for image in one.images]

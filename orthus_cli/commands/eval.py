@@ -84,7 +84,7 @@ def mini(
                 results.append(event)
                 r.detail(f"{event.task}: {event.scores[0].value:.3f}")
     finally:
-        # What was measured before Ctrl-C is worth keeping.
+        # Results from before Ctrl-C are kept.
         if results:
             files = report_files(results, loaded.about, asked)
             write_folder(output, files, mark=RESULT, overwrite=overwrite)

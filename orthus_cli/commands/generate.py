@@ -94,7 +94,7 @@ def generate(
     A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. Values
     that are not given are the model's own.
     """
-    # 1. What is asked, and whether there is a place for it.
+    # 1. The request, and whether its output can be written.
     continuation, begun_with = continuation_from(continued, keep_rows)
     before = stored(config_from, "generate") if config_from else begun_with
     resolved = load(GenerateRecipe, recipe, [*before.sets, *(sets or ())], flags)
@@ -113,7 +113,7 @@ def generate(
 
     files = ImageFiles(paths, grid, metadata, overwrite)
     files.check()
-    # 2. The model, and what it is to draw.
+    # 2. The model and the prompts.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)

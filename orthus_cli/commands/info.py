@@ -1,4 +1,4 @@
-"""`orthus info`: what a checkpoint or a finished picture says of itself."""
+"""`orthus info`: what a checkpoint is, or how a finished picture was made."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def info(
 
 
 def _is_result(path: Path) -> bool:
-    """Whether this is something that was drawn, rather than a model: told by name, not by content,
-    so that what is broken is complained of as what it claims to be."""
+    """Whether this is a drawn result rather than a model. It is decided by name, not by content, so
+    that a broken file is reported as what its name says it is.
+    """
     if os.path.isdir(path):
         return (path / "story.json").is_file()
     return path.suffix.lower() in (*PICTURES, ".json", ".jsonl")

@@ -27,20 +27,21 @@ if TYPE_CHECKING:
 DRAWING = ("generate", "edit", "story")
 TRAINING = ("pretrain", "finetune-vae", "build-base", "posttrain")
 GB = 10**9
-# A row of a training that is not known yet: an edit's two pictures, and some words.
+# Assumed row of a training whose data is not known yet: an edit's two pictures, and some words.
 PICTURES_OF_A_ROW = 2
 WORDS_OF_A_ROW = 64
 
 
 class Plan(NamedTuple):
-    """What was found out of one undertaking, or of one part of it that comes after another.
+    """Memory and time of one drawing or training, or of one of several parts that run in turn.
 
-    name: Of the part.
-    items: Its memory, part by part.
-    needed: Bytes in all.
-    changes: What to change so that it fits.
-    seconds: How long it takes, where that was measured.
-    unit: What takes so long.
+    Attributes:
+        name: Name of the part.
+        items: Memory of the part, item by item.
+        needed: Total bytes.
+        changes: What to change so that it fits.
+        seconds: How long it takes, where that was measured.
+        unit: What `seconds` is measured for.
     """
 
     name: str
@@ -102,7 +103,7 @@ def plan(
 
     from orthus_core.device import devices
 
-    # 1. Of which model, and where.
+    # 1. The model and the device.
     config, name, about = _model(command, recipe, model)
     kinds = {each.kind: each for each in reversed(devices())}
     chosen = flags["device"] or getattr(recipe, "device", "auto")
@@ -111,7 +112,7 @@ def plan(
     room = round(memory * GB) if memory else here.free if here else None
     batch_size = flags["batch_size"]
     at_once = int(batch_size) if batch_size and batch_size != "auto" else None
-    # 2. What it takes, and how long.
+    # 2. Memory and time.
     if command in DRAWING:
         said = {
             "pictures": at_once or flags["num_images"] or _pictures(recipe),
@@ -124,7 +125,7 @@ def plan(
             _training(config, part, recipe, at_once, kind, room, calibrate)
             for part in _parts(command, recipe)
         ]
-    # 3. Tell.
+    # 3. Report.
     largest = max(made, key=lambda each: each.needed)
     seconds = [each.seconds for each in made if each.seconds is not None]
     fits = None if room is None else largest.needed <= room
@@ -160,10 +161,10 @@ def plan(
 def _model(
     command: str, recipe: Any, named: str | None
 ) -> tuple[InterleavedConfig, str | None, str]:
-    """The configuration that counts, its model's name, and what a title says of it.
+    """The configuration to plan for, its model's name, and its description for a title.
 
     Raises:
-        RecipeError: When a model is named for a training that begins from nothing.
+        RecipeError: When a model is named for a training that starts from scratch.
         CheckpointError: When it is not known how large the model is.
     """
     from orthus_core.plan.planned_model import planned_model, pretrain_config
@@ -186,9 +187,10 @@ def _model(
 class Part(NamedTuple):
     """One training of a command that does one or two.
 
-    name: Of the part.
-    command: As `Training` knows it.
-    optim: How its weights move, and the recipe's table that says so.
+    Attributes:
+        name: Name of the part.
+        command: Command name for `Training`.
+        optim: Optimiser settings, and the recipe's table that holds them.
     """
 
     name: str
@@ -208,7 +210,7 @@ def _parts(command: str, recipe: Any) -> list[Part]:
 
 
 def _pictures(recipe: Any) -> int:
-    """How many are drawn at once, as far as a recipe says so."""
+    """Number of pictures drawn at once, as far as the recipe sets it."""
     asked = getattr(recipe, "batch_size", None)
     count = len(getattr(recipe, "seeds", ())) or getattr(recipe, "num_images", 1)
     return min(asked, count) if isinstance(asked, int) else count
@@ -317,7 +319,7 @@ def _lines(made: list[Plan], room: int | None, fits: bool | None, kind: str) -> 
 
 
 def _gb(count: int) -> str:
-    """Gigabytes, with as many places as tell something."""
+    """Gigabytes, with as many decimal places as are meaningful."""
     return f"{count / GB:.1f}" if count >= GB else f"{count / GB:.3f}"
 
 

@@ -15,7 +15,7 @@ def plugins(ctx: typer.Context) -> None:
     """
     found = []
     for plugin in discover().values():
-        _ = plugin.command  # the problem is known once it was built
+        _ = plugin.command  # building it reveals any problem
         found.append(
             {
                 "command": plugin.name,

@@ -1,4 +1,4 @@
-"""`orthus recipes`: the recipes that come along, to look at, to copy and to check."""
+"""`orthus recipes`: lists, prints, copies and checks the included recipes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orthus replay`: a finished result made again, and compared pixel by pixel or word by word."""
+"""`orthus replay`: remakes a finished result and compares it, pixel by pixel or word by word."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def replay(
     from orthus_core.results.record import asked_of, find_inputs, read_made, run_of
     from orthus_core.results.trusted import check_harmless
 
-    # 1. How it was made, and whether all that it takes is here.
+    # 1. How it was made, and whether everything needed is here.
     record = read_made(path)
     if output:
         again.check_replay_output(output, record)
@@ -81,7 +81,7 @@ def replay(
     recipe = again.recipe_again(then)
     r.detail(shown(["orthus", *words_of(then, inputs)]))
     r.detail(dump(recipe))
-    # 2. The same request again; if need be with all it was drawn with.
+    # 2. The same request again, if necessary with its whole batch.
     loaded = open_model(r, recipe)
     remake = _draw(r, loaded, recipe, then, inputs)
     same, among = remake.equals(record), 0
@@ -92,7 +92,7 @@ def replay(
         among = run.pictures
         remake = _draw(r, loaded, recipe, then, again.files_of_run(run, inputs), run)
         same = remake.equals(record)
-    # 3. What came of it.
+    # 3. The result.
     if output:
         write_file(output, remake.png, overwrite=overwrite)
     differences = again.differences_from(record, loaded)
@@ -109,7 +109,7 @@ def _draw(
     inputs: Sequence[Path],
     run: Run | None = None,
 ) -> Remake:
-    """Draws it again, alone or with all of its run, and reports what the drawing commands do."""
+    """Draws it again, alone or with its whole run, and reports as the drawing commands do."""
     from orthus_core.api import replay as again
     from orthus_core.api.inputs import input_images
     from orthus_core.api.requests import run as events_of

@@ -1,4 +1,4 @@
-"""`orthus story`: words and pictures by turns."""
+"""`orthus story`: a story of alternating words and pictures."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def story(
     from orthus_core.atomic import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
 
-    # 1. What is given, and whether there is a place for what is made.
+    # 1. The inputs, and whether the output can be written.
     before = stored(config_from, "story")
     values = flags
     if from_story is not None and recipe is None and before.record is None:
@@ -76,7 +76,7 @@ def story(
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)
     r.detail(dump(resolved))
-    if resolved.from_story is None:  # a story that is told on has its own
+    if resolved.from_story is None:  # a continued story has its own
         prompt, images = prompt or before.prompt, images or before.inputs()
     opening = open_story(resolved, prompt, images or [])
     (chosen,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
@@ -96,7 +96,7 @@ def story(
             collector.story.save(folder, overwrite=overwrite)
             r.say(f"the panels so far are in {folder}")
         raise
-    # 3. The folder, whole.
+    # 3. The complete folder.
     story = collector.story
     record = story.save(folder, overwrite=overwrite)
     r.result(

@@ -1,4 +1,5 @@
-"""The one way to draw, edit, tell and read: for the commands, the class `Orthus`, and Python.
+"""The one way to draw, edit, tell stories and caption: for the commands, the class `Orthus`, and
+Python.
 
     from orthus_core.api import load_model, prepare_generate, run
     from orthus_core.recipe import GenerateRecipe, load

@@ -1,7 +1,7 @@
-"""Many images read one part after another: known ones skipped, broken ones named.
+"""Captions for many images, in parts: known ones are skipped, broken ones reported.
 
 A folder may hold more pictures than memory: each part is opened, encoded and answered before the
-next one is looked at, so that whoever writes answers down loses one part at most.
+next one is opened, so an interrupted run loses one part at most.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class CaptionDone(AnswerDone):
-    """What an image shows, or what was asked about it; `row` is its number among all images.
+    """The caption or answer for an image; `row` is its number among all images.
 
-    file: The image; None for one in memory.
-    content: A hash of the file; empty for one in memory.
-    seed: Of its sampled text.
-    known: Whether the answer is from before.
+    Attributes:
+        file: File of the image; None for one in memory.
+        content: A hash of the file; empty for one in memory.
+        seed: Seed of the sampled text.
+        known: Whether the answer comes from an earlier run.
     """
 
     file: Path | None
@@ -49,7 +50,7 @@ class CaptionDone(AnswerDone):
 
 @dataclass(frozen=True)
 class CaptionFailed:
-    """File number `row` is no image, or does not read."""
+    """File number `row` is not an image, or cannot be read."""
 
     row: int
     file: Path
@@ -60,7 +61,8 @@ class CaptionFailed:
 class SquarePicture:
     """A picture in memory, at the size that the model reads.
 
-    content: A hash of its file.
+    Attributes:
+        content: A hash of the picture's file.
     """
 
     content: str
@@ -76,7 +78,7 @@ class SquarePicture:
 
 
 class _Part(NamedTuple):
-    """An image that is open, and its number among all."""
+    """An open image, and its number among all images."""
 
     row: int
     file: Path | None
@@ -97,19 +99,19 @@ def caption_images(
     """Answers a question about each image.
 
     Args:
-        builder: Makes prompts for the model that answers.
-        images: Files, which are opened in parts, or images that are open.
-        question: What is asked.
+        builder: Prompt builder of the model.
+        images: Files, which are opened in parts, or open images.
+        question: The question.
         params: How the text is sampled.
-        seeds: One an image.
-        batch_size: Images read at once, as `generate` takes it.
-        answers: Answers by the hash of a file, from before.
+        seeds: One seed for each image.
+        batch_size: Images read at once, as for `generate`.
+        answers: Earlier answers, by the hash of the file.
 
-    Yields: Words as they come, rows numbered through all images; a CaptionDone or a CaptionFailed
-        for each image; a Progress after each part.
+    Yields: Text as it is written, rows numbered through all images; a CaptionDone or a
+        CaptionFailed for each image; a Progress after each part.
 
     Raises:
-        PromptError: When nothing is asked.
+        PromptError: When the question is empty.
     """
     if not question.strip():
         raise PromptError("the question is empty", where="prompt", hint="leave out --question")
@@ -150,13 +152,14 @@ def caption_images(
 class CaptionRequest:
     """Images to answer one question about.
 
-    loaded: The model.
-    params: How the text is sampled.
-    question: What is asked about each.
-    images: Files, which are opened in parts, or images that are open.
-    seeds: One an image.
-    batch_size: Images read side by side; "auto" is as many as fit into memory.
-    answers: Answers from before, by the hash of the file; they are not asked for again.
+    Attributes:
+        loaded: Open model.
+        params: How the text is sampled.
+        question: Question about each image.
+        images: Files, which are opened in parts, or open images.
+        seeds: One seed for each image.
+        batch_size: Images read at once; "auto" means as many as fit into memory.
+        answers: Earlier answers, by the hash of the file; these images are not read again.
     """
 
     loaded: LoadedModel
@@ -190,11 +193,11 @@ def prepare_caption(
     """Answers to one question about each image.
 
     Args:
-        loaded: The model.
+        loaded: Open model.
         recipe: The question, and how the text is sampled.
-        images: Files, which are opened in parts, or images that are open.
-        seeds: One an image, for sampled text; None counts on from the recipe's.
-        answers: Answers from before, by the hash of the file.
+        images: Files, which are opened in parts, or open images.
+        seeds: One seed for each image, for sampled text; None counts up from the recipe's seed.
+        answers: Earlier answers, by the hash of the file.
     """
     if seeds is None:
         seeds = choose_seeds(() if recipe.seed is None else (recipe.seed,), len(images))
@@ -212,8 +215,9 @@ def prepare_caption(
 class CaptionCollector:
     """Gathers the answers of a request from its events.
 
-    answers: In the order in which they came.
-    failures: The images that do not read.
+    Attributes:
+        answers: Answers in the order of their arrival.
+        failures: The images that do not read.
     """
 
     def __init__(self, request: CaptionRequest) -> None:
@@ -222,7 +226,7 @@ class CaptionCollector:
         self.failures: list[CaptionFailed] = []
 
     def add(self, event: Any) -> CaptionDone | CaptionFailed | None:
-        """Takes an event; the answer or failure that it is, if it is one."""
+        """Takes an event and returns it if it is an answer or a failure."""
         if isinstance(event, CaptionDone):
             self.answers.append(event)
             return event
@@ -240,7 +244,7 @@ class CaptionCollector:
 
 
 class Answers(NamedTuple):
-    """What was said about pictures, in their order."""
+    """Answers about pictures, in the order of the pictures."""
 
     texts: list[str]
     question: str

@@ -1,9 +1,9 @@
 """The image that a new one continues: the top rows of patches are kept, the rest is drawn.
 
-A model draws patch after patch and sees what it drew as features, which a PNG does not hold. For an
-image that was drawn here they are drawn again, by the same prompt, seed and values, and are then
-the ones it had. For any other image they are what the autoencoder encodes, which is near what the
-pixels show but not the same.
+A model draws patch after patch and sees what it drew as features, which a PNG does not hold. The
+features of an image that was drawn here are drawn again, with the same prompt, seed and values, and
+so are the original ones. For any other image the autoencoder encodes the pixels, which gives
+similar but not identical features.
 
 Legend: N kept patches, C feature channels, M images, P patches.
 """
@@ -37,10 +37,11 @@ ENCODED = "encoded"
 class Continuation(NamedTuple):
     """An image to continue.
 
-    path: Its file.
-    pixels: The hash of its pixels.
-    rows: Rows of patches to keep; None is half of them.
-    record: How it was made, where it says so.
+    Attributes:
+        path: File of the image.
+        pixels: The hash of its pixels.
+        rows: Rows of patches to keep; None keeps half of them.
+        record: Record of how the image was made, if it has one.
     """
 
     path: Path
@@ -49,7 +50,7 @@ class Continuation(NamedTuple):
     record: Record | None
 
     def check(self, loaded: LoadedModel) -> None:
-        """Raises: PromptError when the image does not have more rows than are to be kept."""
+        """Raises: PromptError when the image has no rows beyond those to keep."""
         rows, kept = loaded.model.config.grid[0], self.rows_kept(loaded)
         if not 0 < kept < rows:
             raise PromptError(
@@ -62,8 +63,8 @@ class Continuation(NamedTuple):
         return self.rows if self.rows is not None else loaded.model.config.grid[0] // 2
 
     def source(self, loaded: LoadedModel) -> str:
-        """Where the features come from. They are drawn again if this model drew the image and it is
-        as it was drawn.
+        """Where the features come from. They are drawn again if this model drew the image and it
+        was not changed since.
         """
         record = self.record
         if record is None or record.info.begun or record.seen not in record.pixels.values():
@@ -72,7 +73,7 @@ class Continuation(NamedTuple):
         return DRAWN_AGAIN if same and record.command == "generate" else ENCODED
 
     def message(self, loaded: LoadedModel) -> str:
-        """What is kept, and where its features come from, in words."""
+        """A message on what is kept, and where its features come from."""
         rows, kept = loaded.model.config.grid[0], self.rows_kept(loaded)
         return f"the top {kept} of {rows} rows of {self.path} are kept, {self.source(loaded)}"
 
@@ -84,7 +85,7 @@ class Continuation(NamedTuple):
         return features_NC[:count].to(loaded.model.device)
 
     def add_to(self, info: GenerationInfo, loaded: LoadedModel) -> GenerationInfo:
-        """How an image is made that continues this one."""
+        """The generation info of an image that continues this one."""
         begun: dict[str, Any] = {"rows": self.rows_kept(loaded), "features": self.source(loaded)}
         place = str(self.path.expanduser().absolute())
         return info._replace(begun=begun, inputs=(self.pixels,), files=(place,))
@@ -104,19 +105,19 @@ class Continuation(NamedTuple):
 
 
 def open_continuation(path: Path, rows: int | None = None) -> Continuation:
-    """An image to continue, and what it says of itself.
+    """Opens an image to continue, with its record.
 
     Args:
-        path: Its file.
-        rows: Rows of patches to keep; None is half of them.
+        path: File of the image.
+        rows: Rows of patches to keep; None keeps half of them.
 
     Raises:
-        DataError: When it does not read.
+        DataError: When it cannot be read.
     """
     pixels = pixel_hash(open_image(path))
     try:
         record = read_made(path)
-    except DataError:  # a picture of another tool, or one that keeps it to itself
+    except DataError:  # made by another tool, or saved without a record
         record = None
     return Continuation(path, pixels, rows, record)
 
@@ -126,7 +127,7 @@ def first_patches(
 ) -> Tensor:
     """Features of the first `count` patches of the picture that a prompt draws: [count, C].
 
-    A causal model draws them the same whatever comes after; so the rest is not drawn at all.
+    In a causal model they do not depend on later patches, so the rest is not drawn at all.
     """
     drawn: list[Tensor] = []
     with closing(generate(model, [prompt], params)) as events:  # type: ignore[type-var]

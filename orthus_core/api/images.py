@@ -39,12 +39,13 @@ if TYPE_CHECKING:
 class ImageRequest:
     """Images to draw.
 
-    loaded: The model.
-    params: How all of them are sampled.
-    prompts: One an image, with its seed.
-    infos: How each image will be made, in the order of the prompts.
-    batch_size: Images side by side; "auto" is as many as fit into memory.
-    continuation: The image whose top rows they keep; None draws every row.
+    Attributes:
+        loaded: Open model.
+        params: How all of them are sampled.
+        prompts: One prompt for each image, with its seed.
+        infos: Generation info of each image, in the order of the prompts.
+        batch_size: Images drawn at once; "auto" means as many as fit into memory.
+        continuation: Image whose top rows are kept; None draws every row.
     """
 
     loaded: LoadedModel
@@ -77,16 +78,16 @@ def prepare_generate(
     """Images from text: all seeds of the first prompt, then of the next.
 
     Args:
-        loaded: The model.
-        recipe: How.
-        prompts: What to draw.
-        seeds: Of the images of each prompt; None are the recipe's.
-        continuation: The image whose top rows they keep.
+        loaded: Open model.
+        recipe: Recipe of the command `generate`.
+        prompts: Texts to draw.
+        seeds: Seeds of the images of each prompt; None takes the recipe's.
+        continuation: Image whose top rows are kept.
 
     Raises:
-        PromptError: When a prompt is empty, the model does not do what is asked of it, or the image
-            that is continued has too few rows.
-        CheckpointError: When a value that the model names cannot be one.
+        PromptError: When a prompt is empty, the model does not support a requested value, or the
+            continued image has too few rows.
+        CheckpointError: When one of the model's own values is invalid.
     """
     params = SamplingParams.from_recipe(loaded.model.config, recipe)
     by_text = {text: loaded.builder.picture(text, params) for text in prompts}
@@ -115,10 +116,10 @@ def prepare_edit(
     """Images that are changed: all seeds of the first edit, then of the next.
 
     Args:
-        loaded: The model.
-        recipe: How.
-        edits: From `edits_of`.
-        seeds: Of the images of each edit; None are the recipe's.
+        loaded: Open model.
+        recipe: Recipe of the command `edit`.
+        edits: Edits from `edits_of`.
+        seeds: Seeds of the images of each edit; None takes the recipe's.
 
     Raises:
         PromptError: When there is no image to change, or nothing says how.
@@ -150,7 +151,7 @@ def _image_info(
     text: str,
     seed: int,
 ) -> GenerationInfo:
-    """How one image is made; its recipe names that one image's seed only."""
+    """The generation info of one image; its recipe names only that image's seed."""
     own = dataclasses.replace(recipe, seeds=(seed,), num_images=1)
     return GenerationInfo(as_table(own), text, seed, params.to_dict(), loaded.about)
 
@@ -158,9 +159,10 @@ def _image_info(
 class ImageResult(NamedTuple):
     """A finished image.
 
-    row: Its place among the prompts of the request.
-    image: RGB.
-    info: How it was made, with the text that the model wrote before it.
+    Attributes:
+        row: Index of its prompt in the request.
+        image: RGB image.
+        info: How it was made, with the text that the model wrote before it.
     """
 
     row: int
@@ -177,7 +179,7 @@ class ImageCollector:
         self._results: dict[int, ImageResult] = {}
 
     def add(self, event: Any) -> ImageResult | None:
-        """Takes an event; the image that it finishes, if it finishes one."""
+        """Takes an event and returns the image that it completes, if any."""
         if isinstance(event, TextPiece):
             self._texts[event.row] += event.text
         if not isinstance(event, ImageDone):
@@ -195,10 +197,11 @@ class ImageCollector:
 
 
 class Images(NamedTuple):
-    """Pictures in the order they were asked for: all seeds of the first prompt, then of the next.
+    """Pictures in the order of the request: all seeds of the first prompt, then of the next.
 
-    images: RGB.
-    infos: How each was made, its prompt and its seed among it.
+    Attributes:
+        images: RGB images.
+        infos: How each was made, including its prompt and its seed.
     """
 
     images: list[Image.Image]
@@ -216,15 +219,15 @@ class Images(NamedTuple):
 
     @property
     def texts(self) -> list[str]:
-        """What the model wrote before each picture, as it may in an edit; else empty."""
+        """The text that the model wrote before each picture, as it may in an edit; else empty."""
         return [info.text or "" for info in self.infos]
 
     def save(self, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
-        """Writes PNG files that know how they were made, and returns where they are.
+        """Writes PNG files that record how they were made, and returns their paths.
 
         Args:
-            output: File, folder or template, as `picture_paths` takes it.
-            overwrite: Whether files that are there may be replaced.
+            output: File, folder or template, as for `picture_paths`.
+            overwrite: Whether existing files may be replaced.
 
         Raises:
             OutputError: When a name is taken or the place cannot be written to.

@@ -1,4 +1,4 @@
-"""Images as users pass them (a path, bytes, or an image in memory), and edits made of them."""
+"""Images as users pass them (a path, bytes, or an image in memory), and edits made from them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ PictureLike = str | os.PathLike[str] | bytes | Image.Image
 class InputImage(NamedTuple):
     """An image that the model reads.
 
-    picture: As prompts take it.
-    image: As a viewer shows it, RGB.
-    file: Its file, where it has one.
+    Attributes:
+        picture: Picture for prompts.
+        image: RGB image for display.
+        file: File of the image, if it has one.
     """
 
     picture: FilePicture | BytesPicture
@@ -43,11 +44,12 @@ def input_image(source: PictureLike) -> InputImage:
     """Opens an image.
 
     Raises:
-        DataError: When it is no picture, or does not read.
+        DataError: When it is not a picture, or cannot be read.
     """
     if isinstance(source, Image.Image):
         file = io.BytesIO()
-        # PNG holds neither CMYK nor floats; with transparency it is laid over white, as in files.
+        # PNG supports neither CMYK nor floats; transparent images are put on white, as when read
+        # from files.
         mode = "RGBA" if source.has_transparency_data else "RGB"
         source.convert(mode).save(file, "PNG")
         source = file.getvalue()
@@ -74,7 +76,9 @@ def hashes_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:
 
 
 def files_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:
-    """Where the pictures lie; none unless all have files, because a place stands for its number."""
+    """Files of the pictures; empty unless all have files, because the position identifies the
+    picture.
+    """
     files = [picture.file for picture in pictures]
     return tuple(str(file.absolute()) for file in files if file) if all(files) else ()
 
@@ -82,10 +86,11 @@ def files_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:
 class Edit(NamedTuple):
     """One image to draw from others.
 
-    images: What it is made from, in the order the model reads it: the example before and after,
-        where there is one, then the images that are changed.
-    instruction: In words; empty where an example says it.
-    has_example: Whether the first two are an example.
+    Attributes:
+        images: Images it is made from, in reading order: the example before and after, if there is
+            one, then the images to change.
+        instruction: Instruction in words; empty where an example replaces it.
+        has_example: Whether the first two are an example.
     """
 
     images: list[InputImage]
@@ -93,10 +98,11 @@ class Edit(NamedTuple):
     has_example: bool = False
 
     def prompt(self, builder: PromptBuilder, params: SamplingParams) -> Prompt:
-        """The prompt that asks for it, without a seed.
+        """The prompt for this edit, without a seed.
 
         Raises:
-            PromptError: When there is no picture to change, or nothing says how.
+            PromptError: When there is no picture to change, or neither an instruction nor an
+                example.
         """
         pictures = [each.picture for each in self.images]
         if not self.has_example:
@@ -118,12 +124,12 @@ class Edit(NamedTuple):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Hashes of the pixels of all it is made from."""
+        """Pixel hashes of all images that it is made from."""
         return hashes_of(self.images)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Where all it is made from lies."""
+        """Files of all images that it is made from."""
         return files_of(self.images)
 
 
@@ -134,6 +140,6 @@ def edits_of(
     *,
     each: bool,
 ) -> list[Edit]:
-    """One edit of all the pictures together, or one of each."""
+    """One edit of all the pictures together, or one edit for each."""
     groups = [[picture] for picture in pictures] if each else [list(pictures)]
     return [Edit([*example, *group], instruction, bool(example)) for group in groups]

@@ -1,4 +1,4 @@
-"""A model that is open: whoever asks it, and what results tell of it."""
+"""A model that is open, with its tokenizer and what results record about it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from orthus_core.samplers.prompt_builder import PromptBuilder
 
 
 class LoadedModel(NamedTuple):
-    """An open model and what it takes to ask it.
+    """An open model and everything needed to use it.
 
     asking: The model with its tokenizer.
-    about: Name, hash, device and precision, as results tell them.
-    known: The words it was trained on, where its folder tells them.
+    about: Name, hash, device and precision, as results record them.
+    known: Words it was trained on, if its folder lists them.
     """
 
     builder: PromptBuilder
@@ -45,16 +45,16 @@ def load_model(
     quantize: Literal[4, 8] | None = None,
     low_memory: bool = False,
 ) -> LoadedModel:
-    """Opens a model to ask it.
+    """Opens a model.
 
     Args:
-        source: Folder, alias or hub id, as `open_model` takes it.
+        source: Folder, alias or hub id, as for `open_model`.
         quantize: Bits to hold the backbone's weights in, 4 or 8.
         low_memory: Leaves the backbone in its files, and fetches each layer when it is used.
 
     Raises:
-        CheckpointError: When the folder is incomplete or damaged, or knows no words.
-        HubError: When a hub id cannot be had.
+        CheckpointError: When the folder is incomplete or damaged, or has no tokenizer.
+        HubError: When a hub model is not available.
     """
     found = model_folder.open_model(
         source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize

@@ -1,4 +1,4 @@
-"""A model to draw, edit, tell and read with, from Python.
+"""Draw, edit, tell stories and caption from Python.
 
     from orthus_core import Orthus
 
@@ -58,13 +58,13 @@ TEXT_KEYS = [field.name for field in dataclasses.fields(TextSampling)]
 
 
 class Orthus:
-    """A model that is open, and what it takes to ask it.
+    """An open model and everything needed to use it.
 
     Args:
         model: An Orthus or a discrete Chameleon, in evaluation mode.
-        tokenizer: Of that model.
-        about: Name, hash, device and precision, as results tell them.
-        quantize: Bits that the backbone's weights are held in; None where they are whole.
+        tokenizer: Tokenizer of that model.
+        about: Name, hash, device and precision, as results record them.
+        quantize: Bits of the backbone's quantised weights; None if they are not quantised.
 
     Raises:
         CheckpointError: When there is no tokenizer.
@@ -95,19 +95,19 @@ class Orthus:
         """Opens a model by folder, alias or hub id.
 
         Args:
-            source: A folder, `mini` or `chameleon-mini` (they come along), `base`, `instruct`,
+            source: A folder, `mini` or `chameleon-mini` (included), `base`, `instruct`,
                 `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
             device: "auto" takes an accelerator where there is one.
-            dtype: Of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are bf16 on
-                cuda and fp32 elsewhere.
-            quantize: Hold the backbone's weights in so many bits; the rest is then bf16 by default.
+            dtype: Precision of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are
+                bf16 on cuda and fp32 elsewhere.
+            quantize: Bits to hold the backbone's weights in; the rest is then bf16 by default.
             low_memory: Leave the backbone in its files, and fetch each layer when it is used.
 
         Returns: The model in evaluation mode, on that device.
 
         Raises:
-            CheckpointError: When the folder is incomplete or damaged, or knows no words.
-            HubError: When a hub id cannot be had.
+            CheckpointError: When the folder is incomplete or damaged, or has no tokenizer.
+            HubError: When a hub model is not available.
         """
         loaded = load_model(
             source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
@@ -127,15 +127,16 @@ class Orthus:
         """Draws pictures from text (2412.00127).
 
         Args:
-            prompts: One, or several.
+            prompts: One prompt, or several.
             num_images: Pictures for each prompt.
-            seed: Each seed is a picture, whatever batch it is drawn in, but for rounding: a colour
-                value may differ by 1 of 255. One counts on for `num_images`.
-            batch_size: Pictures at once; "auto", as None, is as many as fit into memory.
-            asked: Keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt ...
+            seed: Each seed gives the same picture in any batch, except for rounding: a colour value
+                may differ by 1 of 255. A single seed counts up for `num_images`.
+            batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.
+            asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt
+                ...
 
-        Returns: One RGB image [H, W] a prompt and seed, all seeds of the first prompt first; H and
-            W are the model's resolution in pixels, such as 512 for the 7B.
+        Returns: One RGB image [H, W] for each prompt and seed, all seeds of the first prompt first;
+            H and W are the model's resolution in pixels, such as 512 for the 7B.
 
         Yields, when streamed: PatchDone and ImageDone (pixels [3, H, W] in [-1, 1]), rows numbered
             as the images.
@@ -162,23 +163,23 @@ class Orthus:
         batch_size: Any = None,
         **asked: Any,
     ) -> Work[Images]:
-        """Changes a picture as an instruction says, or as an example shows (2412.00127, figure 3).
+        """Changes a picture by an instruction or an example (2412.00127, figure 3).
 
         Args:
-            pictures: One, or several that are read together: files, bytes or PIL images [h, w] of
-                any size, scaled and cropped to the model's square [H, W].
-            instruction: In words; left out with an example.
+            pictures: One picture, or several that are read together: files, bytes or PIL images [h,
+                w] of any size, scaled and cropped to the model's square [H, W].
+            instruction: The change in words; left out with an example.
             example: A picture before and after the change.
             num_images, seed, batch_size: As for `generate`.
-            asked: Keys of `EditRecipe`: steps, guidance, image_guidance, max_text ...
+            asked: Further keys of `EditRecipe`: steps, guidance, image_guidance, max_text ...
 
-        Returns: One RGB image [H, W] a seed, and in `texts` what the model wrote before each.
+        Returns: One RGB image [H, W] for each seed; `texts` holds what the model wrote before each.
 
         Yields, when streamed: As `generate`; also TextPiece where the model writes first.
 
         Raises:
-            PromptError: When there is no picture, or nothing says how to change it.
-            DataError: When a picture does not read.
+            PromptError: When there is no picture, or neither an instruction nor an example.
+            DataError: When a picture cannot be read.
             RecipeError, CheckpointError: As `generate`.
         """
         recipe = self._recipe(
@@ -201,28 +202,28 @@ class Orthus:
         from_panel: int | None = None,
         **asked: Any,
     ) -> Work[Story]:
-        """Tells a story in words and pictures by turns, every panel with both.
+        """Tells a story in alternating words and pictures; every panel has both.
 
         Args:
-            prompt: How it begins, in words.
-            images: How it begins, in pictures.
+            prompt: Words that the story begins with.
+            images: Pictures that the story begins with.
             panels: Pictures to draw, 3 by default.
-            seed: Of the story; drawn when it is None.
-            from_story: Folder of an earlier story to tell on from, with its values where none are
-                given; without `from_panel` from its end.
-            from_panel: Its first panel that is told anew.
-            asked: Further keys of `StoryRecipe`: free, keep_panels, steps, guidance, and of its
-                text: max_new_tokens (of a panel), temperature, top_p.
+            seed: Seed of the story; chosen at random if None.
+            from_story: Folder of an earlier story to continue, with its values where none are
+                given; from its end unless `from_panel` is given.
+            from_panel: First panel of the earlier story to tell anew.
+            asked: Further keys of `StoryRecipe`: free, keep_panels, steps, guidance, and for the
+                text: max_new_tokens (per panel), temperature, top_p.
 
-        Returns: Panels, those that were given first; each that was told has a text and an RGB image
-            [H, W], and `images` and `texts` are of these alone.
+        Returns: The given panels, then the new ones; each new panel has a text and an RGB image [H,
+            W], and `images` and `texts` contain only these.
 
         Yields, when streamed: TextPiece, ImageBegun, PatchDone, ImageDone, Note, and a `PanelDone`
             after each panel.
 
         Raises:
-            PromptError: When there is nothing to go on from, or it leaves no room for a panel.
-            DataError: When a picture or the earlier story does not read.
+            PromptError: When the opening is empty, or leaves no room for a panel.
+            DataError: When a picture or the earlier story cannot be read.
             RecipeError, CheckpointError: As `generate`.
         """
         flags = _of_text({**asked, "panels": panels, "from_panel": from_panel})
@@ -249,24 +250,24 @@ class Orthus:
         batch_size: Any = None,
         **asked: Any,
     ) -> Work[Answers]:
-        """Says what pictures show, or answers a question about each.
+        """Describes pictures, or answers a question about each.
 
         Args:
-            pictures: One, or several: files, bytes or PIL images [h, w] of any size.
-            question: What is asked about each; "What is this?" by default.
-            seed: For sampled text.
+            pictures: One picture, or several: files, bytes or PIL images [h, w] of any size.
+            question: Question about each picture; "What is this?" by default.
+            seed: Seed of sampled text.
             batch_size: Pictures read at once.
-            asked: Keys of the text: max_new_tokens, temperature (0 takes the likeliest words),
-                top_p.
+            asked: Further keys for the text: max_new_tokens, temperature (0 takes the likeliest
+                words), top_p.
 
-        Returns: One text a picture.
+        Returns: One text for each picture.
 
         Yields, when streamed: TextPiece, RowDone and a `CaptionDone` for each row, which is a
             picture; Progress.
 
         Raises:
-            PromptError: When nothing is asked, or it does not fit the context.
-            DataError: When a picture does not read.
+            PromptError: When the question is empty, or does not fit the context.
+            DataError: When a picture cannot be read.
             RecipeError: As `generate`.
         """
         recipe = self._recipe(
@@ -285,7 +286,7 @@ class Orthus:
         return LoadedModel(self.builder, self.about, None)
 
     def _recipe(self, schema: type[R], asked: dict[str, Any], **more: Any) -> R:
-        """What is asked as the command's own recipe, so that a result can be drawn again by it."""
+        """The request as the command's own recipe, so that a result can be drawn again from it."""
         opened = {"model": self.about["name"] or None, "quantize": self.quantize}
         return load(schema, flags={**asked, **more, **opened})
 
@@ -299,7 +300,7 @@ def _images(request: ImageRequest) -> Work[Images]:
 
 
 def _of_text(asked: dict[str, Any]) -> dict[str, Any]:
-    """Keys of a recipe's text by the names they have there."""
+    """The text keys under the names they have in the recipe."""
     return {f"text.{name}" if name in TEXT_KEYS else name: asked[name] for name in asked}
 
 

@@ -1,4 +1,4 @@
-"""A finished result made again from its record, and compared with what was made then."""
+"""Makes a finished result again from its record, and compares the two."""
 
 from __future__ import annotations
 
@@ -41,24 +41,26 @@ from orthus_core.version import __version__
 
 
 class Remake(NamedTuple):
-    """What was made again, to be compared with its record.
+    """A result that was made again, to be compared with its record.
 
-    images: By the number of the record's panel; one that is no panel has number 1.
-    png: The first of them as a file.
+    Attributes:
+        images: Images by the number of the record's panel; an image that is not a panel has number
+            1.
+        png: First of them as a PNG file.
     """
 
     images: Mapping[int, Image.Image | None]
     png: bytes
 
     def equals(self, record: Record) -> bool:
-        """Whether all pixels are those of the record."""
+        """Whether all pixels equal those of the record."""
         return all(
             (image := self.images[number]) is not None and pixel_hash(image) == digest
             for number, digest in record.pixels.items()
         )
 
     def distance(self, record: Record) -> Distance | None:
-        """How far the image is from the one in the record's file; None where that holds none."""
+        """Distance of the image from the one in the record's file; None if that holds none."""
         image = next(iter(self.images.values()))
         if record.seen is None or image is None:
             return None
@@ -70,7 +72,7 @@ def recipe_again(record: Record) -> GenerateRecipe | EditRecipe | StoryRecipe | 
 
     Raises:
         DataError: When its command draws nothing.
-        RecipeError: When its recipe is none of ours any more.
+        RecipeError: When its recipe is no longer valid.
     """
     table, about = asked_of(record), record.info.model
     opened = {
@@ -84,10 +86,10 @@ def recipe_again(record: Record) -> GenerateRecipe | EditRecipe | StoryRecipe | 
 
 
 def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
-    """The record, with the model where it lies now, on a device that is here.
+    """The record, with the model's present location and a device of this machine.
 
     Args:
-        model, device, dtype: Others than the record's; None keeps its own.
+        model, device, dtype: Replacements for the record's values; None keeps them.
     """
     about = record.info.model
     kind = device or about.get("device", "auto").partition(":")[0]
@@ -98,8 +100,8 @@ def elsewhere(record: Record, model: str | None, device: str | None, dtype: str 
 
 
 def repeatable(run: Run | None) -> Run | None:
-    """The run, if all of it can be drawn again in one request: every image it read is there, and
-    where they differ each was the only one of its subject.
+    """The run, if all of it can be drawn again in one request: every image it read is available,
+    and where they differ, each edit had only one.
     """
     if run is None or len(set(run.files)) == 1:
         return run
@@ -123,13 +125,14 @@ def prepare_again(
     """The request that draws a result again.
 
     Args:
-        loaded: The model.
-        recipe: From `recipe_again`.
-        record: Of the result.
-        inputs: The images that it, or all of its run, was made from.
-        run: All that were drawn with it, to draw them again too.
+        loaded: Open model.
+        recipe: Recipe from `recipe_again`.
+        record: Record of the result.
+        inputs: Images that it, or its whole run, was made from.
+        run: Run that the result was part of, to draw all of it again.
 
-    Raises: As the other `prepare_*`; DataError when nothing was drawn.
+    Raises:
+        As the other `prepare_*`; DataError when nothing was drawn.
     """
     prompts = list(dict.fromkeys(run.prompts)) if run else [record.info.prompt]
     if isinstance(recipe, StoryRecipe):
@@ -149,7 +152,7 @@ def prepare_again(
 
 
 def _continuation(record: Record, inputs: Sequence[Path]) -> Continuation | None:
-    """The image that the record's continues, if it continues one."""
+    """The image that the record's image continues, if any."""
     if not record.info.begun:
         return None
     rows = record.info.begun.get("rows")
@@ -159,7 +162,7 @@ def _continuation(record: Record, inputs: Sequence[Path]) -> Continuation | None
 
 
 class RemakeCollector:
-    """Gathers what was made again from the events of its request."""
+    """Gathers the remade result from the events of its request."""
 
     def __init__(
         self, request: ImageRequest | StoryRequest, record: Record, run: Run | None = None
@@ -171,7 +174,7 @@ class RemakeCollector:
 
     @property
     def images_to_draw(self) -> int:
-        """The most images that are drawn."""
+        """The largest number of images to be drawn."""
         request = self._request
         return len(request.prompts) if isinstance(request, ImageRequest) else request.images_to_draw
 
@@ -181,9 +184,10 @@ class RemakeCollector:
 
     @property
     def remake(self) -> Remake:
-        """What was made.
+        """The remade result.
 
-        Raises: DataError when the first of the record's panels was not.
+        Raises:
+            DataError: When the first of the record's panels was not drawn.
         """
         numbers = list(self._record.pixels)
         if not numbers:
@@ -205,7 +209,7 @@ class RemakeCollector:
 
 
 def differences_from(record: Record, loaded: LoadedModel) -> list[Difference]:
-    """What of version, model, device and precision is another now than it was."""
+    """Changes in version, model, device and precision since the result was made."""
     now = record._replace(version=__version__, info=record.info._replace(model=loaded.about))
     return circumstances(record, now)
 
@@ -223,7 +227,7 @@ def check_replay_output(output: Path, record: Record) -> None:
 
 
 def answers_alike(answers: Sequence[StoredAnswer]) -> Iterable[list[int]]:
-    """The numbers of the answers that one question to one model gave, group by group."""
+    """The indices of the answers, grouped by question and model."""
     groups: dict[str, list[int]] = {}
     for number, answer in enumerate(answers):
         key = repr((answer.question, sorted(answer.made.items())))
@@ -232,9 +236,10 @@ def answers_alike(answers: Sequence[StoredAnswer]) -> Iterable[list[int]]:
 
 
 def find_image(path: Path, answer: StoredAnswer, images: Sequence[Path]) -> Path:
-    """The image of an answer: among `images`, where it lay, or beside the answers.
+    """The image of an answer: among `images`, at its recorded path, or beside the answers.
 
-    Raises: DataError when it is in none of these places.
+    Raises:
+        DataError: When it is in none of these places.
     """
     lay = Path(answer.image)
     for place in (*images, lay, path.parent / lay.name):

@@ -1,4 +1,4 @@
-"""A request: what is to be made, with its inputs read and its values resolved, ready to run.
+"""A request: what to make, with its inputs read and its values resolved, ready to run.
 
     request = prepare_generate(loaded, recipe, ["a snowman"], seeds=[1, 2])
     for event in run(request): ...
@@ -18,7 +18,7 @@ from orthus_core.samplers.params import SamplingParams
 
 
 class Request(Protocol):
-    """What is to be made, by which model, sampled how."""
+    """What to make, with which model and which parameters."""
 
     @property
     def loaded(self) -> LoadedModel:
@@ -36,7 +36,7 @@ class Request(Protocol):
 
 
 def run(request: Request) -> Iterator[Any]:
-    """Does what a request holds, and yields what happens as it happens.
+    """Runs a request, and yields events as they happen.
 
     Yields: Events of `orthus_core.events`, rows numbered through the request; for a story also a
         PanelDone after each panel, for captions a CaptionDone or CaptionFailed for each image.
@@ -44,6 +44,6 @@ def run(request: Request) -> Iterator[Any]:
     Raises:
         PromptError: When a prompt does not fit the model, or memory does not suffice.
         CheckpointError: When the model cannot draw.
-        DataError: When an image does not read.
+        DataError: When an image cannot be read.
     """
     return request.events()

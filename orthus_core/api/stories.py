@@ -1,4 +1,4 @@
-"""Stories: what one begins with, the request that tells it, the story gathered from its events."""
+"""Stories: the opening, the request, and the story gathered from its events."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.samplers.story import PanelDone, StoryPlan, panel_context, tell
 
-# What story data ends the user's part with (StoryStream, and the bundled model's own stories).
+# The words that end the user's part in story data (StoryStream, and the bundled model's stories).
 CONTINUE = "Please continue this story."
 
 
 class Opening(NamedTuple):
-    """What a story goes on from, before there is a model.
+    """What a story continues, before a model is loaded.
 
-    prompt: The user's words.
-    pictures: The user's pictures, in order.
-    panels: Both as panels.
-    earlier: Panels of an earlier telling that stay as they are.
-    inputs, files: Hashes and places of the user's pictures.
+    Attributes:
+        prompt: Words of the user.
+        pictures: Pictures of the user, in order.
+        panels: Both as panels.
+        earlier: Panels of an earlier story that are kept.
+        inputs, files: Hashes and files of the user's pictures.
     """
 
     prompt: str
@@ -47,10 +48,11 @@ class Opening(NamedTuple):
 
 
 class Story(NamedTuple):
-    """A story that was told.
+    """A finished story.
 
-    panels: What the user gave, then what the model told.
-    info: How it was made.
+    Attributes:
+        panels: Panels of the user, then those of the model.
+        info: How it was made.
     """
 
     panels: list[Panel]
@@ -58,18 +60,19 @@ class Story(NamedTuple):
 
     @property
     def images(self) -> list[Image.Image]:
-        """The pictures that were drawn."""
+        """The drawn pictures."""
         return [panel.image for panel in self.panels if panel.image and not panel.given]
 
     @property
     def texts(self) -> list[str]:
-        """The words of each panel that was told."""
+        """The words of each panel that the model told."""
         return [panel.text for panel in self.panels if not panel.given]
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
-        """Writes the folder, and returns what its `story.json` says.
+        """Writes the folder, and returns the contents of its `story.json`.
 
-        Raises: OutputError when the folder is taken or cannot be written to.
+        Raises:
+            OutputError: When the folder is taken or cannot be written to.
         """
         return write_story(Path(folder), self.panels, self.info, overwrite=overwrite)
 
@@ -77,11 +80,11 @@ class Story(NamedTuple):
 def open_story(
     recipe: StoryRecipe, prompt: str, images: PictureLike | Sequence[PictureLike] = ()
 ) -> Opening:
-    """What a story begins with: new words and pictures, or an earlier telling.
+    """Opens a story: new words and pictures, or an earlier story.
 
     Raises:
-        PromptError: When there is nothing to go on from, or both is given.
-        DataError: When a picture or the earlier story does not read.
+        PromptError: When neither is given, or both are.
+        DataError: When a picture or the earlier story cannot be read.
     """
     if recipe.from_story is not None:
         return _earlier_opening(recipe, prompt, images)
@@ -105,13 +108,13 @@ def open_story(
 
 
 def earlier_values(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a recipe that continues an earlier story: that story's where none is given.
+    """Recipe values for continuing an earlier story: that story's values where none is given.
 
-    The seed is not carried over: the same would tell the same again.
+    The seed is not carried over, because it would tell the same story again.
 
     Raises:
-        DataError: When the folder holds no story, or one that asks for code or for a model from
-            elsewhere which are not among the flags.
+        DataError: When the folder holds no story, or one that names code or a remote model that is
+            not among the flags.
     """
     before = dict(read_story(Path(folder)).record["recipe"])
     for name in ("command", "seed", "from_story", "from_panel"):
@@ -127,11 +130,12 @@ def earlier_values(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, An
 class StoryRequest:
     """A story to tell.
 
-    loaded: The model.
-    params: How images and text are sampled.
-    opening: What it continues.
-    plan: How many panels, and how long.
-    info: How all of it will be made, its seed among it.
+    Attributes:
+        loaded: Open model.
+        params: How images and text are sampled.
+        opening: Opening that the story continues.
+        plan: Number of panels, and their length.
+        info: How the story will be made, including its seed.
     """
 
     loaded: LoadedModel
@@ -142,7 +146,7 @@ class StoryRequest:
 
     @property
     def images_to_draw(self) -> int:
-        """The most images it may draw, those of an earlier story not counted."""
+        """The largest number of images it may draw, without those of an earlier story."""
         earlier = sum(panel.image is not None for panel in self.opening.earlier)
         return max(0, self.plan.panels - earlier)
 
@@ -164,12 +168,12 @@ def prepare_story(loaded: LoadedModel, recipe: StoryRecipe, opening: Opening) ->
     """A story that continues its opening.
 
     Args:
-        loaded: The model.
-        recipe: How; a seed that it does not name is drawn.
-        opening: From `open_story`.
+        loaded: Open model.
+        recipe: Recipe of the command `story`; without a seed, one is chosen at random.
+        opening: Opening from `open_story`.
 
     Raises:
-        PromptError: When something is asked for that this kind of model does not do.
+        PromptError: When a requested value is not supported by this kind of model.
         CheckpointError: As `prepare_generate`.
     """
     (seed,) = choose_seeds(() if recipe.seed is None else (recipe.seed,), 1)
@@ -195,7 +199,8 @@ def prepare_story(loaded: LoadedModel, recipe: StoryRecipe, opening: Opening) ->
 class StoryCollector:
     """Gathers a story from its events.
 
-    panels: Those that were told so far.
+    Attributes:
+        panels: Panels that were told so far.
     """
 
     def __init__(self, request: StoryRequest) -> None:
@@ -203,7 +208,7 @@ class StoryCollector:
         self.panels: list[Panel] = []
 
     def add(self, event: Any) -> Panel | None:
-        """Takes an event; the panel that it finishes, if it finishes one."""
+        """Takes an event and returns the panel that it completes, if any."""
         if not isinstance(event, PanelDone):
             return None
         self.panels.append(_panel_of(event))
@@ -217,7 +222,9 @@ class StoryCollector:
 
 
 def _words_and_pictures(prompt: str, pictures: Sequence[Picture]) -> list[str | Picture]:
-    """The opening as the model reads it: after a picture, words that ask it to continue."""
+    """The opening as the model reads it: a picture is followed by words that ask for a
+    continuation.
+    """
     asks = prompt.rstrip(" .").endswith(CONTINUE.rstrip("."))
     words = " ".join([*prompt.split(), *([] if asks else [CONTINUE])]) if pictures else prompt
     return [*pictures, words]
@@ -259,12 +266,12 @@ def _earlier_opening(
 
 
 def _picture_of(panel: Panel) -> Picture | None:
-    """A panel's image as prompts take it."""
+    """A panel's image as a `Picture` for prompts."""
     return None if panel.png is None else BytesPicture(panel.png)
 
 
 def _panel_of(done: PanelDone) -> Panel:
-    """A finished panel as results hold it."""
+    """A finished panel as a `Panel` of the results."""
     return Panel(
         done.text,
         None if done.pixels_3HW is None else to_image(done.pixels_3HW),

@@ -1,4 +1,4 @@
-"""Long work with two doors: called for its result, or streamed for its events.
+"""Methods for long work: call one for its result, or stream its events.
 
 class Orthus:
     @streamed
@@ -23,7 +23,7 @@ Work = Generator[Any, None, R]
 
 
 class EventStream(Iterator[Any], Generic[R]):
-    """The events of some work, and its result when they are through."""
+    """The events of some work, and its result when they are exhausted."""
 
     def __init__(self, work: Work[R]) -> None:
         self._work = work
@@ -39,9 +39,10 @@ class EventStream(Iterator[Any], Generic[R]):
 
     @property
     def result(self) -> R:
-        """What was made; what is left of the work is done first.
+        """The result; any remaining work is done first.
 
-        Raises: RuntimeError when the work was broken off, by an error or by `close`.
+        Raises:
+            RuntimeError: When the work was interrupted, by an error or by `close`.
         """
         for _ in self:
             pass
@@ -50,7 +51,7 @@ class EventStream(Iterator[Any], Generic[R]):
         return self._made[0]
 
     def close(self) -> None:
-        """Breaks the work off, and puts away what it holds."""
+        """Stops the work, and releases its resources."""
         self._work.close()
 
 
@@ -65,7 +66,7 @@ class Streamed(Generic[P, R]):
         return self.stream(*args, **kwargs).result
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> EventStream[R]:
-        """Its events one by one, as they happen; nothing is done before the first is asked for."""
+        """Events one by one, as they happen; work starts when the first is requested."""
         return EventStream(self._work(*args, **kwargs))
 
 

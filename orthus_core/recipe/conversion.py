@@ -46,7 +46,7 @@ class DiffusionRecipe:
 
 @dataclass(frozen=True)
 class CheckRecipe:
-    """The conversion's proof that the new model still is the old one."""
+    """The conversion's proof that the new model equals the old one."""
 
     codes: int = key(64, "codes sampled in the self-check; 0 is no check", minimum=0)
 

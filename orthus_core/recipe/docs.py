@@ -49,7 +49,7 @@ def default_text(key: Key) -> str:
 
 
 def type_text(key: Key) -> str:
-    """What a key takes, its range and unit included."""
+    """The type of a key's values, with range and unit."""
     parts = (describe(key.annotation), range_text(key), key.unit)
     return ", ".join(part for part in parts if part)
 

@@ -23,7 +23,7 @@ UNCONDITIONAL_PROMPT = "Generate an image."
 
 @dataclass(frozen=True)
 class SamplingDefaults:
-    """How the new model draws when nothing else is said; stored in its folder."""
+    """The new model's default sampling; stored in its folder."""
 
     steps: int = key(100, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
     guidance: float = key(5.0, "classifier-free guidance towards the text; 1 is none")
@@ -127,7 +127,7 @@ class DrawingKeys(ModelKeys):
 
 @dataclass(frozen=True)
 class SeveralPictures(DrawingKeys):
-    """How many pictures of one prompt: keys of the recipes that draw each for itself."""
+    """Number of pictures per prompt: keys of the recipes that draw each picture independently."""
 
     seeds: tuple[int, ...] = key(
         (),
@@ -195,7 +195,7 @@ class EditRecipe(SeveralPictures):
 
 @dataclass(frozen=True)
 class StoryRecipe(DrawingKeys):
-    """Texts and pictures by turns."""
+    """Alternating texts and pictures."""
 
     command: ClassVar[str] = "story"
 

@@ -1,6 +1,6 @@
-"""TOML into a recipe: keys known, values of their type and range, mistakes named with their place.
+"""Reads TOML into a recipe: checks keys, types and ranges, and reports mistakes with their place.
 
-Four layers, the later winning: defaults < file < `--set a.b=c` < named flags.
+Four layers, of which later ones win: defaults < file < `--set a.b=c` < named flags.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ def load(
     overrides: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
 ) -> R:
-    """The recipe that a run goes by.
+    """Loads the recipe of a run.
 
     Args:
         schema: The recipe class of the command that runs.
-        source: A TOML file (or the JSON that `save` wrote), the name of one that comes along, or
-            None for defaults.
-        overrides: `a.b=c` texts in TOML's value syntax, where a bare word is text too.
+        source: A TOML file (or the JSON that `save` wrote), the name of an included recipe, or None
+            for defaults.
+        overrides: `a.b=c` texts in TOML's value syntax, where a bare word is also read as text.
         flags: Key paths to values from named options; None means that the option was not given.
 
     Raises:
-        RecipeError: For a file that does not read or belongs to another command, an unknown key, a
+        RecipeError: For a file that cannot be read or belongs to another command, an unknown key, a
             value of the wrong type or outside its range, or values that exclude each other.
     """
     values: Values = {}
@@ -102,7 +102,7 @@ def command_of(source: str | Path) -> str:
     """The command that a recipe file says it is for.
 
     Raises:
-        RecipeError: When the file does not read or says none.
+        RecipeError: When the file cannot be read or names no command.
     """
     from orthus_core.recipe.shelf import find
 
@@ -118,7 +118,7 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
         raise RecipeError("cannot read the recipe: " + _reason(error), where=str(file)) from error
     try:
         table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except ValueError as error:  # what both readers raise for a mistake in the text
+    except ValueError as error:  # raised by both readers for a mistake in the text
         kind = "JSON" if file.suffix == ".json" else "TOML"
         raise RecipeError(f"the recipe is not {kind}: {error}", where=str(file)) from error
     if not isinstance(table, dict):
@@ -142,7 +142,7 @@ def _command(table: Mapping[str, Any], where: str) -> str:
 
 
 def _check_command(schema: type[Recipe], table: dict[str, Any], where: str) -> None:
-    """Takes the command off the table, once it is the right one."""
+    """Removes the command from the table, after checking it."""
     command = _command(table, where)
     if command != schema.command:
         raise RecipeError(
@@ -167,7 +167,7 @@ def _parse_override(override: str) -> dict[str, Any]:
 
 
 def _toml_value(typed: str) -> Any:
-    """What TOML makes of a value; a bare word, which is no TOML, stays text."""
+    """A value as TOML reads it; a bare word, which is not TOML, stays text."""
     try:
         table = tomllib.loads(f"value = {typed}")
     except tomllib.TOMLDecodeError:
@@ -182,7 +182,7 @@ def _nest(path: KeyPath, value: Any) -> dict[str, Any]:
 
 
 def _gather(schema: type, table: Mapping[str, Any], place: Place, prefix: KeyPath = ()) -> Values:
-    """The values that one layer states, by path, each checked against the schema."""
+    """The values of one layer, by path, each checked against the schema."""
     known = members(schema)
     values: Values = {}
     for name, value in table.items():
@@ -213,7 +213,7 @@ def _unknown(path: KeyPath, known: Mapping[str, Key], root: type | None, where: 
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         meant = ".".join((*table, close[0]))
-    else:  # perhaps it is a key of some table, written without the table's name
+    else:  # it may be a key of some table, written without the table's name
         inner = [found.name for found in keys(root) if found.path[-1] == name] if root else []
         meant = inner[0] if len(inner) == 1 else ""
     return RecipeError(
@@ -224,10 +224,10 @@ def _unknown(path: KeyPath, known: Mapping[str, Key], root: type | None, where: 
 
 
 def _convert(annotation: Any, value: Any, key: Key, place: Place) -> Any:
-    """The value as its type holds it, or the error that says what was wanted."""
+    """The value converted to its type; raises an error that names the expected type."""
     arms = union_arms(annotation)
     if isinstance(value, Said):
-        # `--set prompt=2024` means the text, wherever text is what the key takes.
+        # `--set prompt=2024` means the text if the key takes text.
         value = value.typed if str in arms and not isinstance(value.value, str) else value.value
     for arm in arms:
         try:
@@ -248,7 +248,7 @@ class _Wrong(Exception):
 
 
 def _accept(arm: Any, value: Any) -> Any:
-    """The value as the type holds it: 1.0 for `float` and 1, a tuple for a list.
+    """The value converted to the type: 1.0 for `float` and 1, a tuple for a list.
 
     Raises:
         _Wrong: When it is of another type.
@@ -335,13 +335,13 @@ def _build(recipe: Any, values: Values, where: str, prefix: KeyPath = ()) -> Any
             changes[name] = _build(table, stated, where, (*prefix, name))
     try:
         return dataclasses.replace(recipe, **changes)
-    except ValueError as error:  # a schema's own rule between its keys
+    except ValueError as error:  # a rule of the schema between its keys
         table = f"{'.'.join(prefix)}: " if prefix else ""
         raise RecipeError(f"{table}{error}", where=where) from error
 
 
 def _place(file: Path, text: str, path: KeyPath) -> str:
-    """File and line of a key, when its line is plainly there."""
+    """File and line of a key, if its line can be found."""
     header: KeyPath = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if opened := re.match(r"\s*\[([^\[\]]+)\]", line):

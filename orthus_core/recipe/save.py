@@ -30,10 +30,11 @@ def dump(recipe: Recipe) -> str:
 
 
 def save(recipe: Recipe, path: str | Path) -> Path:
-    """Writes the recipe whole or not at all, as JSON when the name ends so and as TOML otherwise.
+    """Writes the recipe whole or not at all, as JSON when the name ends in .json and as TOML
+    otherwise.
 
     Raises:
-        OutputError: When the place cannot be written to.
+        OutputError: When the file cannot be written.
     """
     path = Path(path)
     as_json = path.suffix == ".json"

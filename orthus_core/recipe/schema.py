@@ -1,8 +1,9 @@
-"""What a recipe is made of: frozen dataclasses whose every key carries its meaning, unit and range.
+"""Building blocks of recipes: frozen dataclasses in which every key has its meaning, unit and
+range.
 
-A recipe is one top-level dataclass a command. Its fields are the keys of a TOML file, and fields
-that are dataclasses themselves are the file's tables. Nothing here needs torch, so a mistyped key
-is found before torch loads.
+A recipe is one top-level dataclass for each command. Its fields are the keys of a TOML file, and
+fields that are dataclasses themselves are the file's tables. Nothing here needs torch, so a
+mistyped key is found before torch loads.
 
     @dataclass(frozen=True)
     class ConvertRecipe:
@@ -11,8 +12,8 @@ is found before torch loads.
         head: HeadTable = key(HeadTable(), "the diffusion head")
 
 A rule between keys goes into `__post_init__`, which raises `ValueError` with a sentence; `load`
-turns that into a `RecipeError` with the file's name. A key that may be left open has type `X |
-None` and default `None`.
+turns that into a `RecipeError` with the file's name. An optional key has type `X | None` and
+default `None`.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ def key(
     """A recipe key: a dataclass field that says what it means.
 
     Args:
-        default: The value when nothing else is said; a dictionary is copied for each recipe.
-        doc: Its meaning as docs/recipes.md and the help of its option print it: a phrase that
-            begins in lower case and has no full stop.
+        default: Default value; a dictionary is copied for each recipe.
+        doc: Meaning of the key, printed in docs/recipes.md and in the help of its option: a phrase
+            that begins in lower case and has no full stop.
         unit: What the number counts or is measured in ("steps", "pixels", "MB").
         minimum: The smallest number allowed, itself included; holds for each number of a list or
             table.
         maximum: The largest number allowed, itself included.
-        before: The inherited key that it stands in front of where keys are listed or saved; a key
-            that names none follows those it inherits, one that replaces another names the same.
+        before: Inherited key that this key precedes where keys are listed or saved; without it the
+            key follows the inherited ones. A key that overrides another names the same.
     """
     metadata = {
         "doc": doc,

@@ -1,4 +1,4 @@
-"""The recipes that come along: plain TOML files, known by their names."""
+"""The included recipes: plain TOML files, found by name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from orthus_core.errors import RecipeError
 
 
 def shelf() -> Path:
-    """The folder they lie in: beside this file once installed, else at the source tree's root."""
+    """The folder of the included recipes: beside this file once installed, else at the source
+    tree's root.
+    """
     installed = Path(__file__).parent / "shipped"
     return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
 
 
 def shelved() -> dict[str, Path]:
-    """Every recipe that comes along, name to file, sorted with 10 behind 9; one in a folder is
+    """Every included recipe, name to file, sorted with 10 after 9; one in a folder is named
     "folder/name".
     """
     named = {
@@ -27,13 +29,13 @@ def shelved() -> dict[str, Path]:
 
 
 def _with_numbers(name: str) -> list[tuple[int, str]]:
-    """A name to sort by, each run of digits as its value."""
+    """A sort key for a name, with each run of digits as a number."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def find(name: str | Path) -> Path:
-    """The file a recipe's name or path means; a path that exists goes before a name.
+    """The file for a recipe's name or path; an existing path takes precedence over a name.
 
     Raises:
         RecipeError: When it is neither.

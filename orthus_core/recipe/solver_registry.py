@@ -1,5 +1,5 @@
-"""The names that `--scheduler` takes, each with what it stands for. No torch: recipes, help texts
-and shell completion read the names, and a factory is imported when its solver is asked for.
+"""The names that `--scheduler` takes, each with its solver. No torch: recipes, help texts and shell
+completion read the names, and a factory is imported when its solver is requested.
 
 A solver is registered here and nowhere else. `register_solver` adds one from outside.
 """
@@ -16,12 +16,12 @@ from typing import Any
 class SolverEntry:
     """One solver.
 
-    display_name: Its name in the `parameters` chunk of PNG files, as web interfaces write it.
-    factory: A function, or `package.module:function`, that is called as
-        factory(schedule, steps=steps, **options) and returns a `Solver`
-        (`orthus_core.samplers.solvers`).
-    options: Further arguments of the factory.
-    stops_early: Whether it can end a patch whose estimate has settled (`step_tolerance`).
+    Attributes:
+        display_name: Its name in the `parameters` chunk of PNG files, as web interfaces write it.
+        factory: A function, or `package.module:function`, that is called as factory(schedule,
+            steps=steps, **options) and returns a `Solver` (`orthus_core.samplers.solvers`).
+        options: Further arguments of the factory.
+        stops_early: Whether it can end a patch whose estimate has settled (`step_tolerance`).
     """
 
     display_name: str
@@ -46,7 +46,7 @@ def _ours(display_name: str, function: str) -> SolverEntry:
 
 
 def _diffusers(display_name: str, scheduler: str, **arguments: Any) -> SolverEntry:
-    """A scheduler of diffusers, and the arguments of its class beside the noise schedule."""
+    """A scheduler of diffusers, and the arguments of its class besides the noise schedule."""
     return SolverEntry(
         display_name,
         EXTERNAL,
@@ -57,7 +57,7 @@ def _diffusers(display_name: str, scheduler: str, **arguments: Any) -> SolverEnt
 # Left out, each for a reason: LMS and DPM++ SDE need scipy and torchsde, which nothing else here
 # does; LCM and TCD are for models distilled for them and end too narrow with ours; IPNDM and EDM
 # take no noise schedule, flow matching none of this kind; PNDM's Runge-Kutta start needs ten more
-# calls of the head and wins nothing. Each remains within reach as diffusers.Class where it can be.
+# calls of the head and gains nothing. Where possible, each can still be used as diffusers.Class.
 SOLVERS: dict[str, SolverEntry] = {
     "ddim": _ours("DDIM", "ddim"),
     "dpm++": _ours("DPM++ 2M", "dpm_plus_plus"),

@@ -15,7 +15,7 @@ from orthus_core.recipe.schema import key
 
 @dataclass(frozen=True)
 class OptimRecipe:
-    """How weights move: by which optimiser, its schedule, and how long."""
+    """The optimiser, its schedule, and the length of the training."""
 
     kind: Literal["adamw", "muon"] = key(
         "adamw", "what moves them; muon takes the matrices and leaves the rest to AdamW"
@@ -54,7 +54,7 @@ class TaskWeights:
 
 @dataclass(frozen=True)
 class DataRecipe:
-    """What is read."""
+    """The training data."""
 
     source: str = key("sprites", 'a folder or file of records, or "sprites" for the bundled set')
     tasks: TaskWeights = key(TaskWeights(), "the mixture of kinds of rows")
@@ -91,7 +91,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class LogRecipe:
-    """What is written down on the way."""
+    """What is logged during training."""
 
     every: int = key(10, "between two lines of figures", unit="steps", minimum=1)
     sample_every: int = key(500, "between two sample grids; 0 is never", unit="steps", minimum=0)
@@ -142,7 +142,7 @@ class AutoencoderLosses:
 
 @dataclass(frozen=True)
 class DiscriminatorRecipe:
-    """What the adversarial term is fought against; it is made only when that term has a weight."""
+    """The discriminator of the adversarial term; it is created only when that term has a weight."""
 
     start: int = key(
         1000, "first step of the adversarial term and its training", unit="steps", minimum=0
@@ -226,7 +226,9 @@ class BackboneRecipe:
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """A small discrete Chameleon from nothing: tokenizer, autoencoder with codes, transformer."""
+    """A small discrete Chameleon trained from scratch: tokenizer, autoencoder with codes,
+    transformer.
+    """
 
     command: ClassVar[str] = "pretrain"
 

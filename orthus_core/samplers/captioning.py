@@ -34,21 +34,22 @@ def answer(
     seeds: Sequence[int],
     batch_size: Any = None,
 ) -> Iterator[Event | AnswerDone]:
-    """Asks the same of each picture.
+    """Asks the same question about each picture.
 
     Args:
-        builder: Makes prompts for the model that answers.
-        pictures: Encoded in one pass, so as many as memory holds decoded.
-        question: What is asked.
+        builder: Prompt builder of the model.
+        pictures: Pictures to ask about; they are encoded in one pass, so all must fit in memory
+            decoded.
+        question: The question.
         params: How the text is sampled.
-        seeds: One a picture, for sampled text.
-        batch_size: Pictures read at once, as `generate` takes it.
+        seeds: One seed for each picture, for sampled text.
+        batch_size: Pictures read at once, as for `generate`.
 
-    Yields: What `generate` yields, with words; an AnswerDone after each row.
+    Yields: The events of `generate` for text; an AnswerDone after each row.
 
     Raises:
-        PromptError: When nothing is asked, or it does not fit the context.
-        DataError: When a picture does not read.
+        PromptError: When the question is empty, or does not fit the context.
+        DataError: When a picture cannot be read.
     """
     features_MPC = builder.features(pictures)
     prompts = []

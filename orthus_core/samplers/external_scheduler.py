@@ -1,12 +1,12 @@
 """Schedulers of diffusers, and any other class with their `set_timesteps` and `step`.
 
-Only the named module is imported. The class is given this model's noise schedule in diffusers'
-words, and its steps take and return what those of diffusers' own schedulers do. A scheduler whose
-steps are linear is read off as a table (scheduler_table.py) and not called again; one that draws
-noise, or is not linear, is called at every step.
+Only the named module is imported. The class receives this model's noise schedule as diffusers'
+arguments, and its `step` must have the interface of diffusers' own schedulers. A linear scheduler
+is turned into a table (scheduler_table.py) and not called again; one that draws noise, or is not
+linear, is called at every step.
 
-Where nothing of the signal is left at the first step, they begin with almost nothing of it instead,
-because they divide by it; our own tables (solvers.py) begin with nothing.
+Where no signal is left at the first step, these schedulers start from a tiny amount instead,
+because they divide by it; our own tables (solvers.py) start from zero signal.
 
 Legend: N rows, C feature channels, T steps of a run.
 """
@@ -27,13 +27,14 @@ from orthus_core.model.schedule import Schedule
 from orthus_core.samplers.scheduler_table import linear_table
 from orthus_core.samplers.solvers import Solver
 
-# Signal left at a step that should have none, so that its logarithm is a number (as diffusers').
+# Signal left at a step that should have none, so that its logarithm is finite (as in diffusers).
 ALMOST_NO_SIGNAL = 2.0**-24
 HINT = "the class needs set_timesteps(n), timesteps and step(prediction, t, sample), as diffusers'"
 
 
 def external_scheduler(schedule: Schedule, name: str, steps: int, **options: Any) -> Solver:
-    """The scheduler of this name with our schedule: as a table where that can be, else as it is.
+    """The scheduler of this name with our schedule: as a table if it is linear, else the object
+    itself.
 
     Arguments and errors as `called_scheduler`.
     """
@@ -47,12 +48,12 @@ def called_scheduler(
     """The scheduler of this name with our schedule, ready for `steps` steps, called at each.
 
     Args:
-        name: Such as `diffusers.HeunDiscreteScheduler`.
+        name: Import path, such as `diffusers.HeunDiscreteScheduler`.
         options: Further arguments of the class.
 
     Raises:
-        PromptError: When it cannot be imported, is no such scheduler, or cannot follow this
-            model's schedule.
+        PromptError: When it cannot be imported, is not a scheduler, or cannot follow this model's
+            schedule.
     """
     scheduler_class = _found(name)
     taken = inspect.signature(scheduler_class).parameters
@@ -76,12 +77,12 @@ def called_scheduler(
 
 
 class ExternalScheduler:
-    """A scheduler object as a `Solver`. It remembers within itself, so one run ends before the next
+    """A scheduler object as a `Solver`. It holds its own state, so one run must end before the next
     begins.
 
     Args:
-        scheduler: Made with the schedule already.
-        steps: The number asked of it; some take more calls of the head than that.
+        scheduler: Scheduler object that was created with the schedule.
+        steps: Number of steps requested; some schedulers call the head more often.
     """
 
     def __init__(self, scheduler: Any, steps: int) -> None:
@@ -125,7 +126,7 @@ def _found(name: str) -> Any:
 def _in_their_words(schedule: Schedule) -> dict[str, Any]:
     """The noise schedule as arguments of diffusers' schedulers; each class takes those it knows.
 
-    The betas themselves rather than their recipe, so that nothing has to be guessed.
+    It passes the betas themselves rather than their formula, so that nothing has to be guessed.
     """
     alphas_T = schedule.alphas_cumprod_T.double().clamp_min(ALMOST_NO_SIGNAL)
     before_T = torch.cat([alphas_T.new_ones(1), alphas_T[:-1]])
@@ -140,6 +141,6 @@ def _in_their_words(schedule: Schedule) -> dict[str, Any]:
 
 
 def _generator_of(noise_C: Tensor) -> torch.Generator:
-    """Randomness for one row's steps that follows from its own starting noise alone."""
+    """A generator for one row's steps that depends only on its own starting noise."""
     seed = zlib.crc32(noise_C.detach().float().cpu().numpy().tobytes())
     return torch.Generator().manual_seed(seed)

@@ -38,31 +38,35 @@ CODE_SAMPLING = ("code_top_k", "code_top_p")
 class SamplingParams:
     """How every sequence of a batch is sampled.
 
-    max_images: Images a sequence may draw; 0 is text only.
-    min_images: Images a sequence must draw; one is begun for the model where it would rather end or
-        write on.
-    max_text: Text tokens a sequence may write in all; 0 is images only.
-    text_before_image: Text tokens after which an image that must come is begun; None waits for the
-        model.
-    end_with_image: The sequence ends with its last image instead of going on with text.
-    steps: Denoising steps of an image's first patch; a discrete Chameleon takes one.
-    last_steps: Denoising steps of an image's last patch; between both they fall in a straight line.
-        None is `steps` for all patches.
-    scheduler: The solver's name (see `solver_for`).
-    step_tolerance: Share of its size by which a patch's estimate may still change when it stops
-        before its last step; 0 takes all steps.
-    noise_scale: Factor on the noise each patch starts from: 1 as trained, less is calmer. For a
-        discrete Chameleon it is the temperature (see `choose_codes`).
-    code_top_k, code_top_p: For the codes of a discrete Chameleon; 0 and 1 leave all codes in.
-    temperature, top_k, top_p: For the text; temperature 0 is greedy, top_k 0 and top_p 1 leave all
-        tokens in.
-    guidance: Weight of the words; 1 is none. Prompts are built with it, as with the next two.
-    image_guidance: Weight of the image that is edited; 1 is none.
-    negative_prompt: What guidance leads away from.
-    preset: The preset that `steps`, `last_steps` and `scheduler` came from; None for a discrete
-        Chameleon, which denoises nothing.
+    Attributes:
+        max_images: Images a sequence may draw; 0 is text only.
+        min_images: Images a sequence must draw; where the model would end or write more text, one
+            is begun for it.
+        max_text: Total text tokens a sequence may write; 0 means images only.
+        text_before_image: Text tokens after which a required image is begun; None waits for the
+            model.
+        end_with_image: The sequence ends with its last image instead of continuing with text.
+        steps: Denoising steps of an image's first patch; a discrete Chameleon takes one.
+        last_steps: Denoising steps of an image's last patch; in between they fall in a straight
+            line. None takes `steps` for all patches.
+        scheduler: The solver's name (see `solver_for`).
+        step_tolerance: A patch stops before its last step when its estimate would change by less
+            than this share of its size; 0 takes all steps.
+        noise_scale: Factor on the noise each patch starts from: 1 as in training, less is calmer.
+            For a discrete Chameleon it is the temperature (see `choose_codes`).
+        code_top_k, code_top_p: Limits on the codes of a discrete Chameleon; 0 and 1 leave all codes
+            in.
+        temperature, top_k, top_p: How text tokens are chosen; temperature 0 is greedy, top_k 0 and
+            top_p 1 leave all tokens in.
+        guidance: Guidance weight of the text; 1 means no guidance. Prompts are built with it, and
+            with the next two.
+        image_guidance: Guidance weight of the edited image; 1 means no guidance.
+        negative_prompt: Text that guidance leads away from.
+        preset: The preset that `steps`, `last_steps` and `scheduler` came from; None for a discrete
+            Chameleon, which denoises nothing.
 
-    Raises: PromptError for numbers that cannot be.
+    Raises:
+        PromptError: When a number is invalid.
     """
 
     max_images: int = 1
@@ -108,14 +112,15 @@ class SamplingParams:
 
     @property
     def owed_images(self) -> int:
-        """Pictures that come whatever the model would rather do; without text, all of them."""
+        """Images that must be drawn whatever the model chooses; without text, all of them."""
         return self.min_images if self.max_text else self.max_images
 
     @classmethod
     def from_recipe(cls, config: InterleavedConfig, recipe: DrawingRecipe) -> SamplingParams:
-        """The parameters that a drawing recipe asks of a model; a caption's write text only.
+        """The parameters that a drawing recipe requests; those of a caption write text only.
 
-        Raises: As `resolve`.
+        Raises:
+            As `resolve`.
         """
         if isinstance(recipe, CaptionRecipe):
             return cls(
@@ -134,20 +139,20 @@ class SamplingParams:
     def resolve(
         cls, config: InterleavedConfig, task: Task = "picture", **asked: Any
     ) -> SamplingParams:
-        """The values asked for, and the model's own defaults for the rest.
+        """The requested values, and the model's own defaults for the rest.
 
         Args:
-            config: Its `sampling_defaults` fill in.
-            task: A model may have its own guidance for an edit (`edit_guidance`) and first write
-                what the image will show (`edit_max_text`); and its own guidance for text and images
-                by turns (`story_guidance`, `story_unconditional_prompt`).
-            asked: Fields of this class; None is not asked. A preset gives the steps and the
-                scheduler that are not asked for.
+            config: Configuration whose `sampling_defaults` fill in missing values.
+            task: Task to sample for. A model may have its own guidance for edits (`edit_guidance`)
+                and first write what the image will show (`edit_max_text`), and its own guidance for
+                interleaved text and images (`story_guidance`, `story_unconditional_prompt`).
+            asked: Requested fields of this class; None means not requested. A preset supplies the
+                steps and the scheduler where these are not requested.
 
         Raises:
-            PromptError: For a preset that is none, a number that cannot be, and when a discrete
-                Chameleon is asked for several steps a patch or for anything about them.
-            CheckpointError: When a value that the model names cannot be one.
+            PromptError: When the preset does not exist, a number is invalid, or a discrete
+                Chameleon is to take several steps for each patch or options for them.
+            CheckpointError: When one of the model's own values is invalid.
         """
         asked = {name: value for name, value in asked.items() if value is not None}
         values = _own_values(config, task)
@@ -165,7 +170,7 @@ class SamplingParams:
         return cls(**(values | asked))
 
     def to_dict(self) -> dict[str, Any]:
-        """What results record: all values that this kind of model draws with."""
+        """What results record: all values that this kind of model uses."""
         of_kind = CODE_SAMPLING if self.preset is None else DENOISING
         before = ("max_text",) if self.text_before_image is not None else ()
         return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
@@ -174,9 +179,10 @@ class SamplingParams:
 class Preset(NamedTuple):
     """What a preset changes in a model's own sampling.
 
-    steps: Most steps for the first patch of an image; None keeps the model's own number.
-    last_share: Steps of the last patch, as a share of the first patch's steps.
-    scheduler: Name of the solver (see `solver_for`); None keeps the model's own.
+    Attributes:
+        steps: Most steps for the first patch of an image; None keeps the model's own number.
+        last_share: Steps of the last patch, as a share of the first patch's steps.
+        scheduler: Name of the solver (see `solver_for`); None keeps the model's own.
     """
 
     steps: int | None
@@ -221,7 +227,8 @@ TASKS: dict[type, Task] = {GenerateRecipe: "picture", EditRecipe: "edit", StoryR
 def _own_values(config: InterleavedConfig, task: Task) -> dict[str, Any]:
     """The model's own defaults for a task, by the names of `SamplingParams`.
 
-    Raises: CheckpointError when one of them cannot be.
+    Raises:
+        CheckpointError: When one of them is invalid.
     """
     own = config.sampling or {}
     _check_own(own)
@@ -242,12 +249,12 @@ def _own_values(config: InterleavedConfig, task: Task) -> dict[str, Any]:
 
 
 def _text_before_image(max_text: int) -> dict[str, Any]:
-    """Parameters of one image, and up to so many tokens before it."""
+    """Parameters of one image, with up to `max_text` tokens before it."""
     writes = {"min_images": 1, "end_with_image": True} if max_text else {}
     return {"max_text": max_text, "text_before_image": max_text, **writes}
 
 
-# What a model's folder may name of its own, and the kind of each.
+# Sampling defaults that a model's folder may set, and the type of each.
 NUMBER = (int, float)
 OWN: dict[str, type | tuple[type, ...]] = {
     "steps": int,
@@ -279,9 +286,11 @@ def _check_own(sampling: dict[str, Any]) -> None:
 
 
 def _own_scheduler(values: dict[str, Any]) -> str:
-    """The scheduler that a model's folder names. It may be a stranger's, so it is one of ours.
+    """The scheduler that a model's folder names. The folder may be untrusted, so only ours are
+    allowed.
 
-    Raises: CheckpointError when it is not.
+    Raises:
+        CheckpointError: When it is not.
     """
     name = values.get("scheduler", "ddim")
     if name not in SOLVERS:

@@ -1,14 +1,14 @@
 """Draws the next patch of any number of images.
 
 An Orthus denoises a patch with its diffusion head, step by step, along the table of a solver; a
-discrete Chameleon chooses a code (`CodeSampler`, code_sampler.py). This file begins with what both
-are to the loop around them and goes on down: the sampler of an Orthus, what it prepares before the
-first patch (`PatchPlan`), and the steps themselves (`denoise`).
+discrete Chameleon chooses a code (`CodeSampler`, code_sampler.py). This file begins with the
+interface that both offer to the loop, followed by the sampler of an Orthus, what it prepares before
+the first patch (`PatchPlan`), and the steps themselves (`denoise`).
 
-`denoise` is a function of tensors alone: a CPU runs it as it stands, a GPU records it and plays it
-back (cuda_graph.py). The state is fp32 throughout, since 16 bits lose the result. How many steps a
-patch takes depends on its place in the image, and whether it stops early on itself; neither depends
-on what else is drawn beside it.
+`denoise` is a function of tensors alone: a CPU runs it directly, a GPU records it as a graph and
+replays it (cuda_graph.py). The state is fp32 throughout, since 16 bits are too imprecise. The
+number of steps of a patch depends on its place in the image, and early stopping depends on the
+patch alone; neither depends on the rest of the batch.
 
 Legend: N images, R branches of all of them (guidance), C feature channels, D hidden, W head width,
     A modulation values, T steps.
@@ -54,9 +54,9 @@ class PatchSampler(Protocol):
 
         Args:
             hidden_RD: Hidden states of all branches, one position before the patch.
-            noise_NX: For each image, as `noise` gives it; its branches share it.
+            noise_NX: Noise for each image, from `noise`; its branches share it.
             mix_NR: Weight of each branch in each image, 0 for the branches of others.
-            drawn_N: How many patches each image has already; None is none in any.
+            drawn_N: Number of patches already drawn in each image; None means none in any image.
         """
         ...
 
@@ -64,7 +64,8 @@ class PatchSampler(Protocol):
 def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchSampler:
     """The patch sampler for this kind of model.
 
-    Raises: PromptError, CheckpointError as `DiffusionPatchSampler`.
+    Raises:
+        PromptError, CheckpointError: As `DiffusionPatchSampler`.
     """
     if isinstance(model.config, DiscreteConfig):
         from orthus_core.model.chameleon import DiscreteChameleon
@@ -76,11 +77,11 @@ def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchS
 
 
 class DiffusionPatchSampler:
-    """Denoises patches by `params`; it sees the head's weights as they are when it is made.
+    """Denoises patches according to `params`, with the head's weights as they are at construction.
 
     Raises:
         PromptError: For a scheduler that does not exist, and for a tolerance with a solver that
-            does not say what a step implies.
+            gives no clean estimate for each step.
         CheckpointError: As `solver_for`.
     """
 
@@ -114,7 +115,8 @@ class DiffusionPatchSampler:
         steps_N = [self._steps(drawn) for drawn in drawn_N or [0] * len(noise_NC)]
         if len(set(steps_N)) == 1:
             return self._denoised(steps_N[0], hidden_RD, noise_NC, mix_NR)
-        # Images at different places take different numbers of steps, so each number is a batch.
+        # Images at different patches take different numbers of steps, so there is one batch per
+        # number.
         features_NC = torch.empty(noise_NC.shape, device=self._head.device)
         for steps in set(steps_N):
             rows = [row for row, its_steps in enumerate(steps_N) if its_steps == steps]
@@ -152,14 +154,14 @@ class DiffusionPatchSampler:
 
 
 def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:
-    """Starting noise of patch after patch, fp32 [C], the same on every device, in every batch."""
+    """Starting noise of each patch in turn, fp32 [C], the same on every device and in any batch."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield torch.randn(1, channels, generator=generator)[0]
 
 
-# Modulations of as many steps as fit into this are made by one product: all 100 for up to 19
-# branches of the released head in 16 bits, and no more memory for 64 images than for eight.
+# One product makes the modulations of as many steps as fit into this size: all 100 for up to 19
+# branches of the released head in 16 bits, with no more memory for 64 images than for eight.
 MODULATION_BYTES = 2**26
 
 
@@ -167,10 +169,11 @@ MODULATION_BYTES = 2**26
 class PatchPlan:
     """Everything that all patches of one number of steps share.
 
-    solver: The way from noise to feature.
-    head: The weights, ready; plans of different lengths share it.
-    times_TW: Time embeddings of the solver's timesteps.
-    latent_scale: Factor on features while they are denoised.
+    Attributes:
+        solver: Solver that leads from noise to feature.
+        head: Prepared head; plans of different lengths share it.
+        times_TW: Time embeddings of the solver's timesteps.
+        latent_scale: Factor on features while they are denoised.
     """
 
     solver: Solver
@@ -194,13 +197,14 @@ def patch_plan(
     scheduler: str = "ddim",
     head: DenoisingHead | None = None,
 ) -> PatchPlan:
-    """Everything about patches of `steps` steps that can be known before the first one.
+    """Everything that can be computed before the first patch of `steps` steps.
 
     Args:
-        scheduler: See `solver_for`.
-        head: The one of this model, where another plan has it ready.
+        scheduler: Name of the solver, see `solver_for`.
+        head: Prepared head of this model, if another plan already has it.
 
-    Raises: PromptError, CheckpointError as `solver_for`.
+    Raises:
+        PromptError, CheckpointError: As `solver_for`.
     """
     solver = solver_for(model.schedule, scheduler, steps)
     head = head or DenoisingHead(model.mlp_head)
@@ -213,7 +217,9 @@ def draw_patches(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: T
 
 
 def on_its_device(plan: PatchPlan, *tensors: Tensor) -> list[Tensor]:
-    """Tensors where the head is, which in a large model spread over several devices has its own."""
+    """The tensors on the head's device, which may differ from the backbone's in a model spread over
+    several devices.
+    """
     return [tensor.to(plan.head.device) for tensor in tensors]
 
 
@@ -222,7 +228,7 @@ def denoise(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor
 
     Args:
         hidden_RD: Hidden states of all branches, one position before the patch.
-        noise_NC: Where each image's patch starts; its branches share it.
+        noise_NC: Starting noise of each image's patch; its branches share it.
         mix_NR: Weight of each branch in each image, 0 for the branches of others (see `mixing`).
     """
     known = [noise_NC]
@@ -236,11 +242,11 @@ def denoise_with_early_stop(
 ) -> tuple[Tensor, Tensor]:
     """`denoise`, but each patch stops when its clean feature has settled.
 
-    That is when the estimate, if it went on changing at its present pace to the end, would change
-    by no more than `tolerance` of its size. Each patch is judged by itself, so which others are in
-    the batch changes nothing.
+    It has settled when, changing at its present pace to the end, it would change by at most
+    `tolerance` of its size. Each patch is judged alone, so the rest of the batch makes no
+    difference.
 
-    Returns: Features, fp32 [N, C], and the steps that each took, int64 [N].
+    Returns: Features, fp32 [N, C], and the number of steps that each took, int64 [N].
     """
     solver = plan.solver
     assert isinstance(solver, LinearSolver) and solver.clean, "checked by the patch sampler"
@@ -267,10 +273,11 @@ def denoise_with_early_stop(
 class StepTaken(NamedTuple):
     """One step of a denoising run.
 
-    step: Its number.
-    before: What the solver knew before it; the sample comes first.
-    prediction_NC: The head's prediction from that, guidance applied.
-    known: What the solver knows after it.
+    Attributes:
+        step: Number of the step.
+        before: Solver state before the step; the sample comes first.
+        prediction_NC: The head's prediction from that state, with guidance applied.
+        known: Solver state after the step.
     """
 
     step: int
@@ -282,14 +289,16 @@ class StepTaken(NamedTuple):
 def denoising_steps(
     plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor
 ) -> Iterator[StepTaken]:
-    """The steps of the plan one by one; whoever has seen enough leaves. Arguments as `denoise`."""
-    # 1. What no step changes.
+    """The steps of the plan one by one; the caller may stop at any step. Arguments as for
+    `denoise`.
+    """
+    # 1. Values that are the same for all steps.
     condition_RW = plan.head.condition(hidden_RD)
     owner_R = mix_NR.abs().argmax(dim=0)
     known = plan.solver.start(noise_NC)
     for stretch, times_TW in plan.stretches(len(hidden_RD)):
-        # 2. Modulations of many steps at once, though some may not be taken: one product is cheaper
-        # than several.
+        # 2. Modulations of many steps at once, even if some steps are not taken: one product is
+        # cheaper than several.
         amounts_TRA = plan.head.modulation(times_TW, condition_RW)
         # 3. The steps themselves.
         for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):

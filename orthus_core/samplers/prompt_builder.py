@@ -6,8 +6,8 @@
     story           <s> images and text SEP      against  <s> unconditional SEP
     question        <s> image question SEP
 
-An example is to an edit what words are: guidance leads towards it, image guidance towards the image
-as it is (in-context editing, 2412.00127, fig. 3).
+An example plays the role of an edit's instruction: guidance leads towards it, image guidance
+towards the image as it is (in-context editing, 2412.00127, fig. 3).
 
 Legend: M images, P patches, C feature channels.
 """
@@ -34,8 +34,8 @@ class PromptBuilder:
     """Makes prompts for one model.
 
     Args:
-        model: Encodes the pictures.
-        tokenizer: Of that model.
+        model: Model that encodes the pictures.
+        tokenizer: Tokenizer of that model.
 
     Raises:
         CheckpointError: When there is no tokenizer.
@@ -52,7 +52,11 @@ class PromptBuilder:
         self._ids = TokenIds.of(model.config)  # type: ignore[arg-type]
 
     def picture(self, text: str, params: SamplingParams) -> Prompt:
-        """A picture of what the text says. Raises: PromptError when there is no text."""
+        """The prompt for a picture of the text.
+
+        Raises:
+            PromptError: When there is no text.
+        """
         self._check_text(text, "the prompt")
         guidance = Guidance.text(params.guidance)
         return without_idle_branches(
@@ -64,11 +68,11 @@ class PromptBuilder:
         )
 
     def edit(self, pictures: Sequence[Picture], instruction: str, params: SamplingParams) -> Prompt:
-        """The pictures changed as the instruction says.
+        """The prompt for the pictures changed as the instruction says.
 
         Raises:
             PromptError: When there is no instruction, or no picture.
-            DataError: When a picture does not read.
+            DataError: When a picture cannot be read.
         """
         self._check_text(instruction, "the instruction")
         if not pictures:
@@ -83,11 +87,11 @@ class PromptBuilder:
         )
 
     def story(self, opening: Sequence[str | Picture], params: SamplingParams) -> Prompt:
-        """Texts and pictures that go on from an opening.
+        """The prompt for texts and pictures that continue an opening.
 
         Raises:
-            PromptError: When there is nothing to go on from.
-            DataError: When a picture does not read.
+            PromptError: When the opening is empty.
+            DataError: When a picture cannot be read.
         """
         if not opening:
             raise PromptError(
@@ -102,20 +106,20 @@ class PromptBuilder:
         )
 
     def question(self, picture: Picture, question: str) -> Prompt:
-        """Words about a picture.
+        """The prompt for a question about a picture.
 
         Raises:
-            PromptError: When nothing is asked.
-            DataError: When the picture does not read.
+            PromptError: When the question is empty.
+            DataError: When the picture cannot be read.
         """
         self._check_text(question, "the question")
         return Prompt(self.context(picture, question))
 
     def context(self, *parts: str | Picture, features_MPC: Tensor | None = None) -> Context:
-        """Texts and pictures of the user, up to SEP.
+        """A context of the user's texts and pictures, up to SEP.
 
         Args:
-            parts: In order.
+            parts: Texts and pictures, in order.
             features_MPC: Features of the pictures when they are known already.
         """
         document = Document(turn("user", *parts))
@@ -128,7 +132,8 @@ class PromptBuilder:
     def features(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures as the model reads them, all in one pass: fp32 [M, P, C].
 
-        Raises: DataError when a picture does not read.
+        Raises:
+            DataError: When a picture cannot be read.
         """
         model = self.model
         size = model.model.vqmodel.config.resolution
@@ -148,11 +153,11 @@ def by_example(
     pictures: Sequence[Picture],
     params: SamplingParams,
 ) -> Prompt:
-    """The pictures changed as the example was.
+    """The prompt for pictures changed in the way that the example shows.
 
     Raises:
         PromptError: When there is no picture to change.
-        DataError: When a picture does not read.
+        DataError: When a picture cannot be read.
     """
     if not pictures:
         raise PromptError(

@@ -1,15 +1,14 @@
-"""Reads the steps of a scheduler object off as a table of numbers, so that drawing needs the table
-alone and no Python of the scheduler's.
+"""Derives a table of numbers from the steps of a scheduler object, so that drawing needs only the
+table and none of the scheduler's Python.
 
-Euler, Heun, DEIS and their like are linear: what the head is shown at step t + 1 is a weighted sum
-of what it was shown, and of what it predicted, at the last few steps. So the scheduler is led
-through one run of random vectors, in float64, and the weights of each step are solved for: there
-are far more equations than weights, so only a scheduler that is linear, remembers no more than that
-and draws no noise can satisfy them. A second run, of another shape and in fp32, must then end where
-the table ends.
+Euler, Heun, DEIS and their like are linear: the head's input at step t + 1 is a weighted sum of its
+inputs and predictions at the last few steps. The scheduler therefore makes one run on random
+vectors, in float64, and the weights of each step are solved for: there are far more equations than
+weights, so only a scheduler that is linear, remembers no more steps and draws no noise can satisfy
+them. A second run, of another shape and in fp32, must then end where the table ends.
 
-The table is in the head's inputs, not in the scheduler's own samples: those begin as large as
-1 / ALMOST_NO_SIGNAL allows, the inputs are of the size of the noise throughout.
+The table is in the head's inputs, not in the scheduler's own samples: the samples begin as large as
+1 / ALMOST_NO_SIGNAL allows, whereas the inputs always have the size of the noise.
 
 Legend: N rows, C feature channels, T calls of the head in a run, E equations, W weights.
 """
@@ -26,12 +25,12 @@ from torch import Tensor
 from orthus_core.samplers.solvers import LinearSolver, Numbers, Solver
 
 EQUATIONS = 64
-# Calls of the head before the present one that a table may look back to: LMS and PLMS need three.
+# Number of earlier head calls that a table may use: LMS and PLMS need three.
 MOST_REMEMBERED = 4
-# Share of a sample by which a solved step may miss it. In float64 true ones miss by 1e-12, and what
-# is drawn at random or clipped by 1e-4 at least.
+# Largest relative error of a solved step. In float64, linear schedulers miss by 1e-12, and those
+# that draw noise or clip by 1e-4 at least.
 EXACT = 1e-8
-# The same after a whole run in fp32, where a first step from almost no signal alone costs 1e-4.
+# The same after a whole run in fp32, where the first step, from almost no signal, alone costs 1e-4.
 ROUNDED = 2e-3
 
 
@@ -41,8 +40,7 @@ def linear_table(scheduler: Solver) -> LinearSolver | None:
     Args:
         scheduler: A run that can be started again.
     """
-    # A scheduler of someone else's may fail in its own way on what is no picture; it is then run
-    # as it is.
+    # A third-party scheduler may fail on random vectors; it is then called at every step instead.
     try:
         noise_E, inputs_TE, predictions_TE = _recorded_run(scheduler)
     except Exception:
@@ -59,15 +57,15 @@ def linear_table(scheduler: Solver) -> LinearSolver | None:
 
 
 class Float64(Tensor):
-    """Stays in float64 where a scheduler would round its sample to float32."""
+    """A tensor that stays in float64 where a scheduler would round its sample to float32."""
 
     def to(self, *args: Any, **options: Any) -> Tensor:
         return self
 
 
 def _recorded_run(scheduler: Solver) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One run on random predictions: the noise [E], the head's inputs and last the result
-    [T + 1, E], and the predictions [T, E].
+    """One run on random predictions: the noise [E], the head's inputs followed by the result [T +
+    1, E], and the predictions [T, E].
     """
     steps = len(scheduler.timesteps_T)
     random = torch.Generator().manual_seed(0)
@@ -86,8 +84,8 @@ def _recorded_run(scheduler: Solver) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def _solved(
     inputs_TE: np.ndarray, predictions_TE: np.ndarray, remembered: int
 ) -> tuple[Numbers, ...] | None:
-    """The table of each step, looking back `remembered` calls of the head; None where one is not
-    enough. Known: the inputs, newest first, and the predictions before this one, newest first.
+    """The table of each step, using the last `remembered` calls of the head; None if some step
+    needs more. State: the inputs, newest first, and the predictions before this one, newest first.
     """
     steps = len(predictions_TE)
     inputs = [0, *range(1, remembered + 1)]
@@ -110,7 +108,7 @@ def _solved(
 
 
 def _shifts(inputs: Sequence[int], known: int) -> list[tuple[float, ...]]:
-    """The rows of a table that move what is remembered on by one."""
+    """The rows of a table that shift the remembered tensors by one."""
     one = np.eye(known + 1)
     remembered = len(inputs) - 1
     rows = [one[ago] for ago in range(remembered)]
@@ -121,9 +119,9 @@ def _shifts(inputs: Sequence[int], known: int) -> list[tuple[float, ...]]:
 
 
 def _fewest_weights(terms_EW: np.ndarray, wanted_E: np.ndarray) -> np.ndarray | None:
-    """Weights with which the terms sum to what is wanted, as many of them 0 as can be; None when
-    there are none. Oldest terms are left out first, and none at the price of much larger weights,
-    which would cost precision.
+    """Weights with which the terms sum to `wanted_E`, as many of them 0 as possible; None when
+    there are none. The oldest terms are left out first, but never if the weights become much
+    larger, which would cost precision.
     """
     taken = list(range(terms_EW.shape[1]))
 
@@ -150,7 +148,7 @@ def _close(found: np.ndarray, wanted: np.ndarray, tolerance: float = EXACT) -> b
 
 
 def _ends_alike(scheduler: Solver, table: LinearSolver) -> bool:
-    """Whether table and scheduler lead other random predictions to the same sample."""
+    """Whether table and scheduler give the same sample for other random predictions."""
     random = torch.Generator().manual_seed(1)
     noise, *predictions = torch.randn(len(table.timesteps_T) + 1, 3, 5, generator=random)
     ends = []

@@ -1,8 +1,9 @@
-"""Solvers: how a sample goes from noise to a clean feature, one prediction of the head a step.
+"""Solvers: how a sample goes from noise to a clean feature, with one prediction of the head per
+step.
 
-Every solver here is linear: what is known after a step (the sample, and what a multistep solver
-remembers) is a weighted sum of what was known before it and of the new prediction. A run is
-therefore a short table of numbers a step, computed in float64 before the first patch, and the loop
+Every solver here is linear: the state after a step (the sample, and what a multistep solver
+remembers) is a weighted sum of the state before it and the new prediction. A run is therefore a
+small table of numbers for each step, computed in float64 before the first patch, and the loop
 itself computes nothing about time:
 
     known = solver.start(noise)                       # [x, memory ...]
@@ -45,14 +46,15 @@ Numbers = tuple[tuple[float, ...], ...]
 class Solver(Protocol):
     """A denoising run of a fixed number of steps, for any number of patches, one run at a time.
 
-    timesteps_T: The timestep that the head is given at each step.
+    Attributes:
+        timesteps_T: The timestep that the head receives at each step.
     """
 
     @property
     def timesteps_T(self) -> Tensor: ...
 
     def start(self, noise_NC: Tensor) -> list[Tensor]:
-        """What is known before the first step; the sample comes first."""
+        """The state before the first step; the sample comes first."""
         ...
 
     def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
@@ -60,7 +62,7 @@ class Solver(Protocol):
         ...
 
     def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:
-        """What is known after it."""
+        """The state after this step."""
         ...
 
 
@@ -68,13 +70,14 @@ class Solver(Protocol):
 class LinearSolver:
     """A solver whose every step is a small matrix.
 
-    timesteps_T: Falling; int64 where the steps are those of the schedule.
-    updates: One table a step.
-    clean: The clean feature that each step implies: x0 = clean[0] x + clean[1] prediction. Empty
-        where that is not known; then no patch can stop early.
-    ahead: For each step after the first, the remaining distance divided by the distance of the last
-        step. Distances are differences of sqrt(a), the signal's share of the sample.
-    start_scale: Factor on the noise that the first sample is.
+    Attributes:
+        timesteps_T: Falling timesteps; int64 where they are those of the schedule.
+        updates: One table for each step.
+        clean: The clean feature that each step implies: x0 = clean[0] x + clean[1] prediction.
+            Empty where this is unknown; then no patch can stop early.
+        ahead: For each step after the first, the remaining distance divided by the distance of the
+            last step. Distances are differences of sqrt(a), the signal's share of the sample.
+        start_scale: Factor on the noise to make the first sample.
     """
 
     timesteps_T: Tensor
@@ -125,15 +128,15 @@ def trailing_timesteps(num_timesteps: int, steps: int) -> Tensor:
 
 
 def thinning_timesteps(num_timesteps: int, steps: int) -> Tensor:
-    """`steps` timesteps that lie the closer the less noise is left, T u^2 for u from 1 down: int64,
-    strictly falling from the schedule's last.
+    """`steps` timesteps that lie closer together as noise decreases, T u^2 for u from 1 down:
+    int64, strictly falling from the schedule's last.
 
-    The last step, to where no noise is left, is of the first order whatever the solver. Evenly
-    spaced it is so wide that it decides the error; here it is 1 / steps^2 of the way.
+    The last step, to zero noise, is of first order for every solver. With even spacing it is so
+    wide that it dominates the error; here it covers 1 / steps^2 of the range.
     """
     left = torch.arange(steps, 0, -1, dtype=torch.float64)
     wanted = (num_timesteps * (left / steps) ** 2).round().long() - 1
-    # Near the end there may be more steps than timesteps; then one each.
+    # Near the end there may be more steps than timesteps; then each timestep is one step.
     return torch.maximum(wanted, left.long() - 1)
 
 
@@ -153,7 +156,7 @@ class Point(NamedTuple):
 
 
 def points(schedule: Schedule, timesteps_T: Tensor) -> list[Point]:
-    """The times of a run and its end, where all is signal; in float64, because what follows takes
+    """The times of a run and its end, where all is signal; in float64, because the tables contain
     differences of nearly equal numbers.
     """
     alphas = schedule.alphas_cumprod_T.to("cpu").double()[timesteps_T].tolist()
@@ -174,11 +177,11 @@ def clean_estimates(schedule: Schedule, timesteps_T: Tensor) -> list[tuple[float
 
 
 def ddim_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
-    """Deterministic DDIM (2010.02502, eq. 12 with eta 0), unclipped, the last step to a = 1, as the
-    release samples. Known: the sample. Its one row is x_next = keep * x + push * prediction.
+    """Deterministic DDIM (2010.02502, eq. 12 with eta 0), unclipped, with the last step to a = 1,
+    as in the release. State: the sample. Its one row is x_next = keep * x + push * prediction.
 
     With a the signal left at this step, b at the next, and n(a) = sqrt(1 - a), the clean feature
-    and the noise that the prediction implies are put together again at b:
+    and the noise that the prediction implies are combined at b:
         v:        x0 = sqrt(a) x - n(a) v,          eps = n(a) x + sqrt(a) v
         epsilon:  x0 = (x - n(a) eps) / sqrt(a)
         next      = sqrt(b) x0 + n(b) eps
@@ -210,9 +213,9 @@ def ddim_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
 
 
 def dpm_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
-    """DPM-Solver++ (2M) (2211.01095, algorithm 2). Known: the sample, and the last clean estimate.
+    """DPM-Solver++ (2M) (2211.01095, algorithm 2). State: the sample and the last clean estimate.
 
-    The last step, to where no noise is left, takes the clean estimate itself, as DDIM does.
+    The last step, to zero noise, takes the clean estimate itself, as DDIM does.
     """
     times = points(schedule, timesteps_T)
     updates = []
@@ -229,20 +232,20 @@ def dpm_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
 def unipc_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
     """UniPC of order 2, with B2(h) (2302.04867).
 
-    Each estimate serves twice: it corrects the sample it was made from, and leads on from there.
-    Known: the sample, the one before as corrected, and the last two clean estimates.
+    Each estimate is used twice: to correct the sample it was made from, and to take the next step.
+    State: the sample, the corrected previous one, and the last two clean estimates.
     """
     times = points(schedule, timesteps_T)
     updates = []
     for step, (of_x, of_prediction) in enumerate(clean_estimates(schedule, timesteps_T)):
         x, before, last, older, prediction = np.eye(5)
         clean = of_x * x + of_prediction * prediction
-        # 1. The sample again, now that the estimate at its end is known.
+        # 1. Correct the sample, now that the estimate at its end is known.
         if step > 0:
             carry, gain = _interval(times[step - 1], times[step])
             weights = _correcting_weights(times, step)
             x = carry * before + gain * weights @ np.stack([older, last, clean])[-len(weights) :]
-        # 2. On from there.
+        # 2. Take the next step.
         carry, gain = _interval(times[step], times[step + 1])
         weights = _forward_weights(times, step)
         ahead = carry * x + gain * weights @ np.stack([last, clean])[-len(weights) :]
@@ -261,13 +264,13 @@ def _forward_weights(times: Sequence[Point], step: int) -> np.ndarray:
     if step == 0 or step == len(times) - 2:
         return np.ones(1)
     nodes, _ = _on_unit_interval(times[step - 1], times[step], times[step + 1])
-    # The mean of a straight line is its value in the middle. Both papers use this, which is exact
+    # The mean of a straight line is its value at the midpoint. Both papers use this, which is exact
     # in rho, and in lambda up to terms of the next order.
     return _weights([nodes, 0.0], [1.0, 0.5])
 
 
 def _correcting_weights(times: Sequence[Point], step: int) -> np.ndarray:
-    """The same for the interval that ended at `step`, whose end is known now; older first."""
+    """The same for the interval that ended at `step`, whose end is now known; older first."""
     if step == 1:
         return _weights([0.0, 1.0], [1.0, 0.5])
     node, moments = _on_unit_interval(times[step - 2], times[step - 1], times[step])
@@ -275,10 +278,11 @@ def _correcting_weights(times: Sequence[Point], step: int) -> np.ndarray:
 
 
 def _on_unit_interval(older: Point, start: Point, end: Point) -> tuple[float, list[float]]:
-    """Where an older point lies when the interval runs from 0 to 1, and the means of 1, r and r^2
-    over rho in it.
+    """Position of an older point when the interval runs from 0 to 1, and the means of 1, r and r^2
+    over rho in the interval.
 
-    The clock is lambda, or rho where lambda would put the older point infinitely far away.
+    Time is measured in lambda, or in rho where lambda would put the older point infinitely far
+    away.
     """
     if older.rho == 0:
         return -start.rho / (end.rho - start.rho), [1.0, 1 / 2, 1 / 3]
@@ -289,7 +293,7 @@ def _on_unit_interval(older: Point, start: Point, end: Point) -> tuple[float, li
 
 
 def _weights(nodes: Sequence[float], moments: Sequence[float]) -> np.ndarray:
-    """Weights with which values at these nodes give the mean of the polynomial through them."""
+    """Weights that turn values at these nodes into the mean of the polynomial through them."""
     return np.linalg.solve(np.vander(nodes, increasing=True).T, np.array(moments))
 
 
@@ -337,10 +341,10 @@ def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
 
     Args:
         name: A name of the registry (`orthus_core.recipe.solver_registry`), or `pkg.mod.Class` of a
-            scheduler in the manner of diffusers.
+            scheduler with the interface of diffusers.
 
     Raises:
-        PromptError: For a name that is neither, and as `check_run`.
+        PromptError: For any other name, and as `check_run`.
         CheckpointError: As `check_run`.
     """
     check_run(schedule, steps)
@@ -357,12 +361,12 @@ def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
 
 
 def check_run(schedule: Schedule, steps: int) -> None:
-    """Whether any solver can take `steps` steps over this schedule.
+    """Checks that a solver can take `steps` steps over this schedule.
 
     Raises:
         PromptError: When `steps` is below 1 or more than the schedule has.
-        CheckpointError: For epsilon on a schedule without signal at its end: the noise alone is no
-            clue to x0.
+        CheckpointError: For epsilon on a schedule without signal at its end: x0 cannot be estimated
+            from noise alone.
     """
     if not 1 <= steps <= schedule.num_timesteps:
         raise PromptError(
@@ -379,10 +383,11 @@ def check_run(schedule: Schedule, steps: int) -> None:
 
 
 class DDIMPlan(NamedTuple):
-    """A run of DDIM in the open, for those who write its loop themselves.
+    """The numbers of a DDIM run, for callers who write the loop themselves.
 
-    timesteps_T: int64, falling.
-    keep, push: x_next = keep * x + push * prediction.
+    Attributes:
+        timesteps_T: Falling timesteps, int64.
+        keep, push: Coefficients of x_next = keep * x + push * prediction.
     """
 
     timesteps_T: Tensor
@@ -393,7 +398,8 @@ class DDIMPlan(NamedTuple):
 def ddim_plan(schedule: Schedule, steps: int) -> DDIMPlan:
     """The numbers of `steps` trailing steps of DDIM: the same that the solver `ddim` takes.
 
-    Raises: PromptError, CheckpointError as `check_run`.
+    Raises:
+        PromptError, CheckpointError: As `check_run`.
     """
     check_run(schedule, steps)
     timesteps_T = trailing_timesteps(schedule.num_timesteps, steps)

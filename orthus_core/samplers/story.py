@@ -2,10 +2,10 @@
 
     for event in tell(builder, opening, params, StoryPlan(panels=12), seed=1): ...
 
-A panel is a sequence of its own. Its context is put together anew: the opening and as many of the
+A panel is a sequence of its own. Its context is assembled anew: the opening and as many of the
 latest panels as fit. No panel needs more than that context and its own seed, so a story can be
 rewound to any panel and continued from there. A logits processor holds the rules for a panel's
-text: words come first, an image comes in time.
+text: words come first, and an image comes before the text is too long.
 
 Legend: M images, P patches, C feature channels, H height, W width, S tokens of one sequence, V
 vocabulary.
@@ -39,8 +39,9 @@ from orthus_core.samplers.text import with_words
 class PanelContext(NamedTuple):
     """A panel as the model reads it again.
 
-    ids: Token ids of its words.
-    features_PC: Of its picture; None where it has none.
+    Attributes:
+        ids: Token ids of the panel's words.
+        features_PC: Features of the panel's picture; None where it has none.
     """
 
     ids: tuple[int, ...]
@@ -48,7 +49,7 @@ class PanelContext(NamedTuple):
 
 
 class ContextWindow(NamedTuple):
-    """A context to go on from, and the number of panels that it still holds."""
+    """A context to continue, and the number of panels that it still holds."""
 
     context: Context
     kept: int
@@ -57,7 +58,8 @@ class ContextWindow(NamedTuple):
 def longest_text(config: InterleavedConfig, opening: Context, wanted: int) -> int:
     """Text tokens that a panel may have, so that its picture fits behind the opening.
 
-    Raises: PromptError when the opening leaves no room for a word and a picture.
+    Raises:
+        PromptError: When the opening leaves no room for a word and a picture.
     """
     room = config.max_position_embeddings - len(opening.ids) - room_for_image(config)
     if room < 1:
@@ -82,10 +84,10 @@ def context_window(
     """The opening and as many of the latest panels as leave room for the next one.
 
     Args:
-        config: Of the model.
-        opening: Up to SEP; always kept.
+        config: Configuration of the model.
+        opening: Context up to SEP; always kept.
         panels: All panels after it.
-        longest: Text tokens of the next panel, as `longest_text` says.
+        longest: Most text tokens of the next panel, from `longest_text`.
         most: Panels to keep at most.
     """
     room = config.max_position_embeddings - len(opening.ids) - longest - room_for_image(config)
@@ -122,13 +124,14 @@ class StoryLogitsProcessor(LogitsProcessor):
     """Rules for the text of one panel.
 
     Args:
-        config, tokenizer: Of the model.
-        longest: Tokens the text may have; the last of them is a word if none was said before.
-        may_end: Whether the row may end here without a picture. Then it is also here, rather than
-            in the row, that a picture is begun when the text is at its longest.
+        config, tokenizer: Configuration and tokenizer of the model.
+        longest: Most tokens of the text; the last of them is a word if there was none before.
+        may_end: Whether the row may end here without a picture. If so, this processor, rather than
+            the row, begins a picture when the text reaches its limit.
 
-    went_on: Whether the model would have ended before it said a word, and was not let.
-    began: Whether a picture was begun for it here.
+    Attributes:
+        went_on: Whether the model would have ended before writing a word, and was prevented.
+        began: Whether this processor began a picture for the model.
     """
 
     def __init__(
@@ -188,13 +191,14 @@ def _only(scores_1V: Tensor, allowed: Sequence[int]) -> Tensor:
 
 
 class StoryPlan(NamedTuple):
-    """How a story goes.
+    """Length and form of a story.
 
-    panels: Pictures, those of an earlier telling among them; at most so many when free.
-    free: Whether the model decides where pictures come and when it ends. The first one comes in
-        any case, and one is begun wherever the text is at its longest.
-    longest_text: Tokens of one panel's text.
-    keep_panels: Latest panels that the model sees; None is as many as fit.
+    Attributes:
+        panels: Number of pictures, including those of an earlier story; the maximum when free.
+        free: Whether the model decides where pictures come and when the story ends. The first
+            picture comes in any case, and one is begun wherever the text reaches its limit.
+        longest_text: Most text tokens of one panel.
+        keep_panels: Number of latest panels that the model sees; None means as many as fit.
     """
 
     panels: int = 3
@@ -205,15 +209,16 @@ class StoryPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class PanelDone:
-    """A panel is told.
+    """A panel is finished.
 
-    number: From 1, the opening not counted.
-    text: Its words.
-    pixels_3HW: Its picture in [-1, 1]; None only for the last words of a free story.
-    forced: Whether the picture was begun for the model rather than by it.
-    went_on: Whether the model would have ended the story before this panel.
-    kept: Panels before it that the model saw.
-    context: The same as the model reads it again.
+    Attributes:
+        number: Number of the panel, from 1, without the opening.
+        text: Words of the panel.
+        pixels_3HW: Picture of the panel in [-1, 1]; None only for the last words of a free story.
+        forced: Whether the picture was begun for the model rather than by it.
+        went_on: Whether the model would have ended the story before this panel.
+        kept: Number of earlier panels that the model saw.
+        context: The panel as the model reads it again.
     """
 
     number: int
@@ -226,16 +231,17 @@ class PanelDone:
 
 
 def panel_seed(seed: int, number: int) -> int:
-    """The seed of a story's panel: of its own, so that a story's second panel has nothing of
-    another's first.
+    """The seed of a story's panel, made so that a story's second panel never shares a seed with
+    another story's first.
     """
     return random.Random(f"{seed}/{number}").getrandbits(63)
 
 
 def panel_context(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:
-    """A panel of an earlier telling, read again from its words and its picture.
+    """A panel of an earlier story, encoded again from its words and its picture.
 
-    Raises: DataError when the picture does not read.
+    Raises:
+        DataError: When the picture cannot be read.
     """
     ids = tuple(text_ids(builder.tokenizer, text)) if text else ()
     if picture is None:
@@ -255,24 +261,25 @@ def tell(
     before: Sequence[PanelContext] = (),
     first: int = 1,
 ) -> Iterator[Event | PanelDone]:
-    """Tells a story from an opening, and yields what happens as it happens.
+    """Tells a story from an opening, and yields events as they happen.
 
     Args:
-        builder: Makes prompts for the model that tells.
+        builder: Prompt builder of the model.
         opening: Texts and images in order.
-        params: How images and text are sampled; how many of each, the plan says.
-        plan: How many panels, and how long.
-        seed: Each panel's own is made from it, see `panel_seed`.
-        before: The first panels, from an earlier telling.
-        first: What the first panel after the opening is called in notes, and in ImageBegun.
+        params: How images and text are sampled; the plan sets how many of each.
+        plan: Number of panels, and their length.
+        seed: Seed of the story; each panel's seed is made from it, see `panel_seed`.
+        before: The first panels, from an earlier story.
+        first: Number of the first panel after the opening in notes and in ImageBegun.
 
-    Yields: What `generate` yields but RowDone, pictures numbered through the story; a PanelDone
-        after each panel; a Note where the story would have ended, and where the context is full.
+    Yields: The events of `generate` except RowDone, pictures numbered through the story; a
+        PanelDone after each panel; a Note where the story would have ended, and where the context
+        is full.
 
     Raises:
         PromptError: When there is no opening, or it leaves no room for a panel.
         CheckpointError: When the model cannot draw.
-        DataError: When a picture of the opening does not read.
+        DataError: When a picture of the opening cannot be read.
     """
     config = builder.model.config
     prompt = builder.story(opening, params)
@@ -305,7 +312,7 @@ def tell(
         )
         events = generate(builder.model, [panel_prompt], panel_params, processors=[direction])
         panel = yield from _panel(with_words(events, builder.tokenizer), direction, drawn, name)
-        # 3. Where it was led, that is said; where it ends without a picture, so does the story.
+        # 3. Report where the rules overruled the model; a panel without a picture ends the story.
         if direction.went_on and not went_on:
             went_on = True
             yield Note(
@@ -341,13 +348,13 @@ class _Panel(NamedTuple):
 def _panel(
     events: Iterator[Event], direction: StoryLogitsProcessor, drawn: int, name: int
 ) -> Generator[Event, None, _Panel]:
-    """Hands on the events of one panel, pictures numbered through the story, and gathers it."""
+    """Passes on the events of one panel, pictures numbered through the story, and gathers it."""
     text, ids, image, forced = "", [], None, False
     for event in events:
         if isinstance(event, TextPiece):
             text, ids = text + event.text, [*ids, *event.token_ids]
         elif isinstance(event, ImageBegun):
-            # To the row, a beginning that the direction left no choice about is the model's own.
+            # The row counts an image that the logits processor forced as the model's own.
             forced = event.forced or direction.began
             event = replace(event, image=drawn, forced=forced, panel=name)
         elif isinstance(event, (PatchDone, ImageDone)):
@@ -355,7 +362,7 @@ def _panel(
             image = event if isinstance(event, ImageDone) else None
         if not isinstance(event, RowDone):
             yield event
-    # A model that knows bytes may write some that are no letters.
+    # A model with byte tokens may write bytes that are not valid text.
     said = "".join(char for char in text if char.isprintable() or char.isspace())
     return _Panel(said.strip(), tuple(ids), image, forced)
 
