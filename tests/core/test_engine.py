@@ -322,7 +322,7 @@ def test_both_ways_to_attend_read_alike_and_others_are_refused():
         slots, by_hand = Backbone(model).read(STREAMS, 80)
     torch.testing.assert_close(by_hand, by_sdpa, **CLOSE)
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(CheckpointError, match="flash_attention_2 takes no mask"):
+    with pytest.raises(CheckpointError, match="flash_attention_2 takes none"):
         Backbone(model)
 
 

@@ -334,7 +334,7 @@ def test_sixteen_bit_weights_draw_whole_numbers_of_patches_with_an_fp32_state():
     [
         (Prompt(words(*range(40), *range(40), *range(9))), "tokens long"),
         (Prompt(Context((BOS, BOI, IMAGE, EOI, SEP))), "1 image slots but 0 image features"),
-        (Prompt(words(1), guidance=Guidance.text(3.0)), "2 guidance weights for 1 streams"),
+        (Prompt(words(1), guidance=Guidance.text(3.0)), "2 guidance weights for 1 contexts"),
         (Prompt(Context(())), "empty"),
         (Prompt(Context((BOS, 10_000))), "outside the vocabulary"),
     ],
