@@ -18,11 +18,12 @@ import torch
 
 from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.data.collate import Batch
+from orthus_core.device import has_bf16
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train.batches import orthus_batch_builder, read_rows
-from orthus_core.train.distributed import device, has_bf16
+from orthus_core.train.distributed import device
 from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.optim import WeightAverage, make_optimizers
 from orthus_core.train.prefetch import Prefetcher

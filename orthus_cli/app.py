@@ -8,12 +8,13 @@ from __future__ import annotations
 import copy
 import errno
 import traceback
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from orthus_cli.console import Format, Reporter, Settings
+from orthus_cli.help import CommandList, Rows, by_purpose
 from orthus_cli.plugins import Commands, discover
 from orthus_core.errors import OrthusError
 from orthus_core.version import __version__
@@ -22,7 +23,7 @@ GLOBALS = ("format", "verbose", "quiet", "debug")
 """Options of the root command that may also stand after a subcommand's name."""
 
 
-class OrthusGroup(TyperGroup):
+class OrthusGroup(CommandList):
     """The root command: what it can do is what is installed."""
 
     def __init__(self, **settings: Any) -> None:
@@ -37,6 +38,9 @@ class OrthusGroup(TyperGroup):
         if command is not None:
             _accept_globals(command, [option for option in self.params if option.name in GLOBALS])
         return command
+
+    def sections(self, about: Mapping[str, str]) -> dict[str, Rows]:
+        return by_purpose(about)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         super().format_commands(ctx, formatter)

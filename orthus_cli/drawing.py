@@ -28,9 +28,9 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
         CheckpointError, HubError: When it cannot be had, or knows no words.
     """
     from orthus_core.api.loaded import load_model
-    from orthus_core.device import use_allowed_threads
+    from orthus_core.device import limit_threads
 
-    use_allowed_threads()
+    limit_threads()
     loaded = load_model(
         recipe.model,
         device=recipe.device,

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 import typer.main
 
+from orthus_cli.help import GroupedOptions
 from orthus_core.entry_points import (
     COMMANDS,
     OURS,
@@ -100,7 +101,7 @@ def _build(name: str, target: Any) -> Any:
     if isinstance(target, typer.Typer):
         parent.add_typer(target, name=name)
     elif callable(target) and not isinstance(target, type):
-        parent.command(name)(target)
+        parent.command(name, cls=GroupedOptions)(target)
     else:
         raise TypeError(f"it is a {type(target).__name__}, and must be a function or a typer.Typer")
     return typer.main.get_command(parent).commands[name]  # type: ignore[attr-defined]

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orthus_core.errors import DataError
+from orthus_core.errors import DataError, PromptError
 from orthus_core.recipe import Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
 
 if TYPE_CHECKING:
+    from orthus_core.api.continuation import Continuation
     from orthus_core.results.record import Record, Run
 
 ASIDE = {"command", "model", "device", "dtype"}
@@ -80,6 +81,32 @@ def stored(path: Path | None, command: str) -> Stored:
     flat = _flat(asked_of(record))
     sets = [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
     return Stored(sets, record.info.prompt, record)
+
+
+def continuation_from(path: Path | None, rows: int | None) -> tuple[Continuation | None, Stored]:
+    """The picture to continue, and what a new run takes over from it: all but its seed.
+
+    Raises:
+        PromptError: When rows are to be kept of no picture.
+        DataError: When it does not read.
+    """
+    if not path and not rows:
+        return None, Stored()
+
+    from orthus_core.api.continuation import open_continuation
+
+    if path is None:
+        raise PromptError(
+            "--keep-rows keeps rows of a picture, and none is named",
+            where="--keep-rows",
+            hint="name it with --continue out.png",
+        )
+    continuation = open_continuation(path, rows)
+    if continuation.record is None or continuation.record.command != "generate":
+        return continuation, Stored()
+    before = stored(path, "generate")
+    others = [each for each in before.sets if not each.startswith("seeds=")]
+    return continuation, before._replace(sets=others)
 
 
 def words_of(

@@ -1,4 +1,6 @@
-"""What this machine has: devices, threads, memory, and what running out of memory looks like."""
+"""What this machine computes with: devices, precisions, threads, memory, and how running out of
+memory is recognised.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,18 @@ import gc
 import math
 import os
 import platform
-import shutil
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""The precisions that `--dtype` takes, by their names there."""
+
 # The last two are oneDNN's, whose convolutions do not say what kept them from being set up; shapes
 # are the model's own, so it is the memory.
-SIGNS_OF_NO_MEMORY = (
+OUT_OF_MEMORY_MESSAGES = (
     "not enough memory",
     "out of memory",
     "can't allocate memory",
@@ -24,108 +28,12 @@ SIGNS_OF_NO_MEMORY = (
     "could not create a memory object",
 )
 
-
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had on a device; None where nobody says."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    if device.type == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    found = [free for free in (_free_of_the_machine(), _free_of_the_group()) if free is not None]
-    return min(found, default=None)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is an allocation that failed, on whatever device."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    # The CPU's allocator has no class of its own ("DefaultCPUAllocator: not enough memory: you
-    # tried to allocate ..."), nor has that of Apple's GPUs ("MPS backend out of memory").
-    words = str(error)
-    return isinstance(error, RuntimeError) and any(sign in words for sign in SIGNS_OF_NO_MEMORY)
-
-
-def release(device: torch.device) -> None:
-    """Gives back what was freed, so that the next try starts from all there is."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif device.type == "mps":
-        torch.mps.empty_cache()
-
-
-def _free_of_the_machine() -> int | None:
-    if sys.platform == "linux":
-        table = Path("/proc/meminfo").read_text(encoding="ascii")
-        named = dict(line.split(":", 1) for line in table.splitlines())
-        return int(named["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in named else None
-    if sys.platform == "win32":
-        return _free_of_windows()
-    # macOS names no figure without its own tools; half of what is built in is a fair guess.
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-
-
-def _free_of_windows() -> int | None:
-    class Status(ctypes.Structure):
-        """MEMORYSTATUSEX of the Windows API."""
-
-        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (name, ctypes.c_ulonglong)
-            for name in (
-                "total",
-                "free",
-                "page",
-                "page_free",
-                "virtual",
-                "virtual_free",
-                "extended",
-            )
-        ]
-
-    status = Status(length=ctypes.sizeof(Status))
-    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009, there on Windows alone
-    return status.free if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
-
-
-def _free_of_the_group(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's limit leaves, where there is one (control groups, version 2)."""
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = dict(
-            line.split()
-            for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-    except OSError:
-        return None
-    if limit == "max":
-        return None
-    # Cached files count as used, and go when memory is wanted.
-    return int(limit) - used + int(stat.get("inactive_file", 0))
-
-
-def use_allowed_threads(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Lowers torch's number of threads to a container's share of processors, where it has one, and
-    says what it is then."""
-    allowed = allowed_processors(group)
-    if allowed is not None and allowed < torch.get_num_threads():
-        torch.set_num_threads(allowed)
-    return torch.get_num_threads()
-
-
-def allowed_processors(group: Path) -> int | None:
-    """Processors that a container may keep busy (control groups, version 2), at least one; None
-    where nothing limits them."""
-    try:
-        share, period = (group / "cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return None
-    return None if share == "max" else max(1, math.floor(int(share) / int(period)))
+CGROUP = Path("/sys/fs/cgroup")
+"""Where Linux tells a container's limits (control groups, version 2)."""
 
 
 class Device(NamedTuple):
-    """Something that computes.
+    """A device of this machine.
 
     kind: "cpu", "cuda" or "mps", as `--device` takes it.
     total, free: Bytes of its memory; None where the system does not tell.
@@ -140,19 +48,91 @@ class Device(NamedTuple):
 
 
 def devices() -> list[Device]:
-    """All that are here, the one that `auto` takes first."""
+    """All devices that are here, the one that `auto` takes first."""
     return [*_cudas(), *_mps(), _cpu()]
 
 
-def is_here(kind: str) -> bool:
+def is_available(kind: str) -> bool:
     """Whether `--device` of this name can be had; "auto" always can."""
     return kind == "auto" or kind in {device.kind for device in devices()}
 
 
-def free_disk(folder: Path) -> int:
-    """Bytes that can still be written below a folder, which need not exist yet."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(nearest).free
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """The device of a name; "auto" is cuda, then mps, then cpu."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The precision of a name in `DTYPES`; None and "auto" are bf16 on cuda and fp32 elsewhere."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype in (None, "auto"):
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return DTYPES[dtype]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def limit_threads(group: Path = CGROUP) -> int:
+    """Lowers torch's number of threads to a container's share of processors, where it has one.
+
+    Returns: The number of threads torch then uses.
+    """
+    allowed = cgroup_processors(group)
+    if allowed is not None and allowed < torch.get_num_threads():
+        torch.set_num_threads(allowed)
+    return torch.get_num_threads()
+
+
+def cgroup_processors(group: Path) -> int | None:
+    """Processors that a container may keep busy (control groups, version 2), at least one; None
+    where nothing limits them.
+    """
+    try:
+        share, period = (group / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if share == "max" else max(1, math.floor(int(share) / int(period)))
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on a device; None where the system does not tell."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    found = [free for free in (_free_main_memory(), _free_cgroup_memory()) if free is not None]
+    return min(found, default=None)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is a failed allocation, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The CPU's allocator has no class of its own ("DefaultCPUAllocator: not enough memory: you
+    # tried to allocate ..."), nor has that of Apple's GPUs ("MPS backend out of memory").
+    words = str(error)
+    return isinstance(error, RuntimeError) and any(sign in words for sign in OUT_OF_MEMORY_MESSAGES)
+
+
+def release_memory(device: torch.device) -> None:
+    """Gives cached memory back to the device, so that the next try starts from all there is."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
 
 
 def _cudas() -> list[Device]:
@@ -188,3 +168,53 @@ def _memory() -> tuple[int | None, int | None]:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), free
     return None, free
+
+
+def _free_main_memory() -> int | None:
+    if sys.platform == "linux":
+        table = Path("/proc/meminfo").read_text(encoding="ascii")
+        named = dict(line.split(":", 1) for line in table.splitlines())
+        return int(named["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in named else None
+    if sys.platform == "win32":
+        return _free_memory_on_windows()
+    # macOS names no figure without its own tools; half of what is built in is a fair guess.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_memory_on_windows() -> int | None:
+    class Status(ctypes.Structure):
+        """MEMORYSTATUSEX of the Windows API."""
+
+        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
+            (name, ctypes.c_ulonglong)
+            for name in (
+                "total",
+                "free",
+                "page",
+                "page_free",
+                "virtual",
+                "virtual_free",
+                "extended",
+            )
+        ]
+
+    status = Status(length=ctypes.sizeof(Status))
+    kernel = getattr(ctypes, "windll").kernel32  # noqa: B009, there on Windows alone
+    return status.free if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
+
+
+def _free_cgroup_memory(group: Path = CGROUP) -> int | None:
+    """Bytes that a container's limit leaves; None where there is no limit."""
+    try:
+        limit = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        stat = dict(
+            line.split()
+            for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    # Cached files count as used, and go when memory is wanted.
+    return int(limit) - used + int(stat.get("inactive_file", 0))

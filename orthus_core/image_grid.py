@@ -1,14 +1,21 @@
-"""A contact sheet: finished pictures side by side in one, to compare prompts and seeds."""
+"""Pictures side by side in one: prompts and seeds, samples of a training, a benchmark's tiles.
+
+Legend: H height, W width, 3 colours.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 WHITE = (255, 255, 255)
-GAP = 4  # pixels between two pictures
+GAP = 4  # pixels between two pictures of a contact sheet
 
 
 def columns_for(pictures: int, *, per_prompt: int) -> int:
@@ -19,12 +26,29 @@ def columns_for(pictures: int, *, per_prompt: int) -> int:
 def contact_sheet(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
     """The pictures in reading order on white; a cell is as large as the largest of them."""
     assert pictures and columns > 0, "a sheet shows something"
-    columns = min(columns, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    width = max(picture.width for picture in pictures) + GAP
-    height = max(picture.height for picture in pictures) + GAP
-    sheet = Image.new("RGB", (columns * width - GAP, rows * height - GAP), WHITE)
-    for number, picture in enumerate(pictures):
-        row, column = divmod(number, columns)
-        sheet.paste(picture, (column * width, row * height))
-    return sheet
+    starts = range(0, len(pictures), columns)
+    return image_grid([pictures[start : start + columns] for start in starts], gap=GAP)
+
+
+def image_grid(rows: Sequence[Sequence[Image.Image]], *, gap: int = 0) -> Image.Image:
+    """Rows of pictures on white; a cell is as large as the largest picture of all.
+
+    Args:
+        rows: At least one picture; rows may be of different lengths.
+        gap: Pixels between two cells.
+    """
+    pictures = [picture for row in rows for picture in row]
+    width = max(picture.width for picture in pictures) + gap
+    height = max(picture.height for picture in pictures) + gap
+    size = (max(map(len, rows)) * width - gap, len(rows) * height - gap)
+    grid = Image.new("RGB", size, WHITE)
+    for row, line in enumerate(rows):
+        for column, picture in enumerate(line):
+            grid.paste(picture, (column * width, row * height))
+    return grid
+
+
+def rounded_image(values_3HW: Tensor) -> Image.Image:
+    """A picture of values in [0, 1], each rounded to the nearest of 256 levels."""
+    levels_HW3 = (values_3HW.detach() * 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(levels_HW3.contiguous().cpu().numpy())

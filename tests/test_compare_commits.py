@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,27 @@ def test_a_changed_text_is_shown_by_its_lines(tmp_path):
 )
 def test_only_what_is_volatile_is_overlooked(one, other, alike):
     assert (text_item(one) == text_item(other)) == alike
+
+
+def test_a_picture_inside_a_page_is_compared_by_pixels_and_chunks(tmp_path):
+    folders = [written(tmp_path / name) for name in ("a", "b", "c")]
+    change_pixel(folders[1])
+
+    def digest(folder: Path, place: str) -> str:
+        chunks = PngImagePlugin.PngInfo()
+        chunks.add_text("orthus", f"{place}/in.png")
+        with Image.open(folder / "out.png") as picture:
+            picture.load()
+            picture.save(folder / "page.png", pnginfo=chunks)
+        code = base64.b64encode((folder / "page.png").read_bytes()).decode()
+        snapshot = Snapshot("tree", "")
+        page = text_item(f'<img src="data:image/png;base64,{code}">')
+        snapshot.keep("pin", 1.0, {"page": page}, [], {Path(place): "<desk>"})
+        return snapshot.pins["pin"].items["page"]
+
+    same = digest(folders[0], "/tmp/one")
+    assert digest(folders[2], "/tmp/the-other") == same
+    assert digest(folders[1], "/tmp/one") != same
 
 
 def test_a_meant_difference_is_told_and_is_no_failure(tmp_path, capsys):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orthus_cli import options
 from orthus_cli.console import Reporter, reporter
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_core.errors import OutputError, PromptError
+from orthus_core.recipe import GenerateRecipe
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,7 @@ PRESET_PICTURES = 8
 HEAD_PICTURES = (1, 8)
 
 
+@recipe_options(GenerateRecipe, only=("steps", "guidance", "device", "dtype"))
 def bench(
     ctx: typer.Context,
     only: Annotated[
@@ -47,10 +49,8 @@ def bench(
         typer.Option("--patches", min=1, help="Time so many of each picture, and reckon the rest."),
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of every side.")] = 3,
-    steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    *,
+    flags: Flags,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures here.")
     ] = None,
@@ -61,7 +61,9 @@ def bench(
         "docs/benchmarks.md"
     ),
 ) -> None:
-    """Time the engine beside the release's algorithm: orthus bench --shape mid --batch 1,8
+    """Time drawing, beside the algorithm of the release.
+
+    Example: orthus bench --shape mid --batch 1,8
 
     Both draw the same pictures from the same weights and noise, by turns, and the largest
     difference between them is told. Medians of the repeats; a release picture is always drawn by
@@ -77,13 +79,13 @@ def bench(
     from orthus_core.bench.page import check_page, write_sections
     from orthus_core.bench.preset_timings import preset_laps
     from orthus_core.bench.race import Race, course_of, race
-    from orthus_core.checkpoint.model_folder import pick_device, pick_dtype
-    from orthus_core.device import use_allowed_threads
+    from orthus_core.device import limit_threads, pick_device, pick_dtype
 
     # 1. What is measured, where it goes, and on which machine.
-    use_allowed_threads()
-    where = pick_device(device or "auto")
-    precision = pick_dtype(dtype, where)
+    limit_threads()
+    steps, guidance = flags["steps"], flags["guidance"]
+    where = pick_device(flags["device"] or "auto")
+    precision = pick_dtype(flags["dtype"], where)
     chosen = (shapes or ["mini", "mid"]) if "race" in kinds else []
     sections = [f"race {name} {where.type}" for name in chosen]
     sections += [f"{kind} {where.type}" for kind in kinds if kind != "race"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.options import DryRun, Dtype, OutputFolder, Overwrite, RecipeFile, Sets
+from orthus_cli.options import DryRun, OutputFolder, Overwrite, RecipeFile, Sets
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_core.recipe import ConvertRecipe, as_table, dump, load
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from orthus_core.checkpoint.verify import Proof
 
 
+@recipe_options(ConvertRecipe, only=("head.width", "dtype"))
 def convert(
     ctx: typer.Context,
     source: Annotated[
@@ -36,10 +38,8 @@ def convert(
     ] = None,
     recipe: RecipeFile = None,
     sets: Sets = None,
-    head_width: Annotated[
-        int | None, typer.Option("--head-width", help="Channels inside the diffusion head.")
-    ] = None,
-    dtype: Dtype = None,
+    *,
+    flags: Flags,
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -48,7 +48,6 @@ def convert(
     SOURCE may be in Hugging Face's layout or in Meta's own (params.json, consolidated*.pth,
     tokenizer/); an Orthus, such as the released ones, is written anew in our layout.
     """
-    flags = {"head.width": head_width, "dtype": dtype}
     resolved = load(ConvertRecipe, recipe, sets or (), flags)
     r = reporter(ctx)
     r.detail(dump(resolved))

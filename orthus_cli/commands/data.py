@@ -9,14 +9,21 @@ from typing import Annotated
 import typer
 
 from orthus_cli.console import reporter
+from orthus_cli.help import CommandList
 from orthus_cli.options import Overwrite
 from orthus_core.errors import OutputError
 
 app = typer.Typer(
-    help="Check data sets, prepare the bundled one.", rich_markup_mode=None, no_args_is_help=True
+    cls=CommandList,
+    help="Check data sets, prepare the bundled one.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 prepare = typer.Typer(
-    help="Make a data set from its sources.", rich_markup_mode=None, no_args_is_help=True
+    cls=CommandList,
+    help="Make a data set from its sources.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 app.add_typer(prepare, name="prepare")
 
@@ -35,9 +42,9 @@ def check(
         ),
     ] = None,
 ) -> None:
-    """Read every record and picture of a data set, and show what is wrong with it.
+    """Read a whole data set and show what is wrong with it.
 
-    Ends with exit code 1 when a record cannot be used.
+    Every record and picture is read. Ends with exit code 1 when a record cannot be used.
     """
     from orthus_core.data.formats.sniff import read
     from orthus_core.world.picture_kinds import register_picture_kinds
@@ -96,7 +103,9 @@ def prepare_emoji(
     size: Annotated[int, typer.Option(min=16, max=256, help="Side of a picture in pixels.")] = 128,
     overwrite: Overwrite = False,
 ) -> None:
-    """Make a sprite pack: emoji of one style with their names, in one tar.
+    """Make a sprite pack: emoji of one style, in one tar.
+
+    Each stands beside its names.
 
     Drawing flat and noto needs the package resvg-py.
     """
@@ -142,7 +151,9 @@ def prepare_world(
         bool, typer.Option("--testing", help="Only what training never sees.")
     ] = False,
 ) -> None:
-    """Write rows of the small world: records.jsonl beside PNG pictures, with each scene's truth.
+    """Write rows of the small world as a data set.
+
+    It is records.jsonl beside PNG pictures, with the truth of each scene.
 
     The trainings need no such folder, they make rows as they go; it is for looking at them, and for
     other tools. The same seed gives the same rows.

@@ -22,15 +22,18 @@ def doctor(
         bool, typer.Option("--hub", help="Also ask the hub for its models; needs a network.")
     ] = False,
 ) -> None:
-    """Say which versions, devices and optional parts are here, and what to do next.
+    """Check versions, devices and memory, and say what to do.
+
+    Optional parts that are missing are named with what they would make possible.
 
     Exit code 1 means that something required is missing or too old. The network is left alone
     unless --hub is given.
     """
     r = reporter(ctx)
 
+    from orthus_core.atomic import free_disk
     from orthus_core.checkpoint.hub import BUNDLED, cache_folder, cached, reach
-    from orthus_core.device import devices, free_disk
+    from orthus_core.device import devices
     from orthus_core.plan.software import optional, required
 
     # 1. Look.

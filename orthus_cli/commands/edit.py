@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
 from orthus_cli.edit_inputs import file_label, read_edits
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import stored
 from orthus_core.recipe import EditRecipe, dump, load
 from orthus_core.results.output_names import Named, check_free, picture_paths
@@ -31,30 +32,28 @@ Example = Annotated[
         metavar="BEFORE AFTER",
         help="Change likewise, without words.",
         show_default=False,
-    ),
-]
-NumImages = Annotated[
-    int | None, typer.Option("-n", "--num-images", help="Results of each edit, one a seed.")
-]
-Seeds = Annotated[
-    list[int] | None,
-    typer.Option("--seed", help="Seed of a result; repeat for more results of each edit."),
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance", "--cfg-scale", help="Guidance towards the instruction or example; 1 is none."
+        rich_help_panel=help.WHAT,
     ),
 ]
 Each = Annotated[
     bool,
-    typer.Option("--each", help="A result of each picture, as for a folder; else one of them all."),
+    typer.Option(
+        "--each",
+        help="A result of each picture, as for a folder; else one of them all.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Compare = Annotated[
-    bool, typer.Option("--compare", help="Also before and after side by side, in NAME_compare.png.")
+    bool,
+    typer.Option(
+        "--compare",
+        help="Also before and after side by side, in NAME_compare.png.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 
 
+@recipe_options(EditRecipe, but=("by_example",))  # that is --example
 def edit(
     ctx: typer.Context,
     subject: Subject = None,
@@ -62,30 +61,17 @@ def edit(
     each: Each = False,
     output: options.Output = None,
     compare: Compare = False,
-    num_images: NumImages = None,
-    seeds: Seeds = None,
-    auto_seeds: options.AutoSeeds = None,
-    preset: options.Preset = None,
-    steps: options.Steps = None,
-    scheduler: options.Scheduler = None,
-    step_tolerance: options.StepTolerance = None,
-    guidance: Guidance = None,
-    image_guidance: options.ImageGuidance = None,
-    max_text: options.MaxText = None,
-    noise_scale: options.NoiseScale = None,
-    batch_size: options.BatchSize = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
-    low_memory: options.LowMemory = None,
+    *,
+    flags: Flags,
     config_from: options.ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     metadata: options.Metadata = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Change pictures: orthus edit cat.png "add a hat" -o hat.png
+    """Change pictures by an instruction or an example.
+
+    Example: orthus edit cat.png "add a hat" -o hat.png
 
     Guidance leads towards the instruction, image guidance towards the picture as it was. A model
     may say in words first what the new picture will show; --max-text 0 has it draw at once. Several
@@ -94,29 +80,11 @@ def edit(
     that the model sees. With -C hat.png what hat.png was made by is done again, to other pictures
     or with another instruction where one is given.
     """
-    flags = {
-        "by_example": True if example else None,
-        "num_images": auto_seeds or num_images,
-        "seeds": seeds or ([] if auto_seeds else None),
-        "preset": preset,
-        "steps": steps,
-        "scheduler": scheduler,
-        "step_tolerance": step_tolerance,
-        "guidance": guidance,
-        "image_guidance": image_guidance,
-        "max_text": max_text,
-        "noise_scale": noise_scale,
-        "batch_size": batch_size,
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "quantize": quantize,
-        "low_memory": low_memory,
-    }
+    flags["by_example"] = True if example else None
     # 1. What is asked, and whether there is a place for it.
     before = stored(config_from, "edit")
     resolved = load(EditRecipe, recipe, [*before.sets, *(sets or ())], flags)
-    before.check_harmless(resolved, named=(model, scheduler))
+    before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)

@@ -10,12 +10,19 @@ import typer
 from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
-from orthus_core.recipe import CaptionRecipe
+from orthus_cli.help import CommandList
+from orthus_cli.recipe_options import Flags, recipe_options
+from orthus_core.recipe import CaptionRecipe, GenerateRecipe
 
 if TYPE_CHECKING:
     from orthus_core.world.benchmark.context import TaskResult
 
-app = typer.Typer(help="Measure how good a model is.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(
+    cls=CommandList,
+    help="Measure how good a model is.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
 
 COLUMNS = ("task", "score", "value", "95%", "n", "chance", "on truth", "ceiling")
 
@@ -26,6 +33,7 @@ def benchmarks() -> None:
 
 
 @app.command("mini")
+@recipe_options(GenerateRecipe, only=("steps", "model", "device", "dtype"))
 def mini(
     ctx: typer.Context,
     output: Annotated[
@@ -39,30 +47,31 @@ def mini(
         typer.Option("--only", metavar="TASKS", help="Such as geneval,recall; all if left out."),
     ] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is asked and drawn.")] = 1,
-    steps: options.Steps = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts at once.")] = 32,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    *,
+    flags: Flags,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Measure a model on the small world: orthus eval mini --limit 20
+    """Measure a model on the small world.
+
+    Example: orthus eval mini --limit 20
 
     Everything that is asked was held out of training, and every answer is known exactly. Each score
     stands beside chance, the judge's verdict on true pictures, and on true pictures that went
     through the model's autoencoder, which no drawing can be expected to pass.
     """
-    from orthus_core.results.files import check_folder, write_folder
+    from orthus_core.atomic import check_folder
+    from orthus_core.results.output_names import write_folder
     from orthus_core.world.benchmark.context import EvalContext, TaskResult
-    from orthus_core.world.benchmark.mini import chosen, evaluate
+    from orthus_core.world.benchmark.mini import evaluate, select_tasks
     from orthus_core.world.benchmark.model_under_test import ModelUnderTest
     from orthus_core.world.benchmark.report import RESULT, report_files, score_table
 
     r = reporter(ctx)
-    tasks = chosen([name.strip() for name in only.split(",") if name.strip()])
+    tasks = select_tasks([name.strip() for name in only.split(",") if name.strip()])
     check_folder(output, mark=RESULT, overwrite=overwrite)
-    given = {"model": model, "device": device, "dtype": dtype}
-    named = {name: value for name, value in given.items() if value is not None}
+    steps = flags.pop("steps")
+    named = {name: value for name, value in flags.items() if value is not None}
     loaded = open_model(r, CaptionRecipe(**named))  # type: ignore[arg-type]
     subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps)
     bench = EvalContext(subject, limit=limit, seed=seed)

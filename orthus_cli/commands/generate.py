@@ -7,23 +7,33 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import reporter
-from orthus_cli.continuing import continuation_from
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
-from orthus_cli.stored import stored
+from orthus_cli.recipe_options import Flags, recipe_options
+from orthus_cli.stored import continuation_from, stored
 from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
 PromptFile = Annotated[
     Path | None,
-    typer.Option("--prompt-file", metavar="FILE", help="File with one prompt a line."),
+    typer.Option(
+        "--prompt-file",
+        metavar="FILE",
+        help="File with one prompt a line.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Grid = Annotated[
     Path | None,
-    typer.Option("--grid", metavar="PATH", help="All pictures of this run on one sheet, too."),
+    typer.Option(
+        "--grid",
+        metavar="PATH",
+        help="All pictures of this run on one sheet, too.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 Continue = Annotated[
     Path | None,
@@ -31,17 +41,28 @@ Continue = Annotated[
         "--continue",
         metavar="PICTURE",
         help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+        rich_help_panel=help.WHAT,
     ),
 ]
 KeepRows = Annotated[
     int | None,
-    typer.Option("--keep-rows", help="Rows of patches to keep; half of them when not given."),
+    typer.Option(
+        "--keep-rows",
+        help="Rows of patches to keep; half of them when not given.",
+        rich_help_panel=help.WHAT,
+    ),
 ]
 Preview = Annotated[
-    bool, typer.Option("--preview", help="Show the picture in the terminal as its rows arrive.")
+    bool,
+    typer.Option(
+        "--preview",
+        help="Show the picture in the terminal as its rows arrive.",
+        rich_help_panel=help.WHERE,
+    ),
 ]
 
 
+@recipe_options(GenerateRecipe)
 def generate(
     ctx: typer.Context,
     prompts: Annotated[
@@ -55,22 +76,8 @@ def generate(
     prompt_file: PromptFile = None,
     output: options.Output = None,
     grid: Grid = None,
-    num_images: options.NumImages = None,
-    seeds: options.Seeds = None,
-    auto_seeds: options.AutoSeeds = None,
-    preset: options.Preset = None,
-    steps: options.Steps = None,
-    scheduler: options.Scheduler = None,
-    step_tolerance: options.StepTolerance = None,
-    guidance: options.Guidance = None,
-    noise_scale: options.NoiseScale = None,
-    negative_prompt: options.NegativePrompt = None,
-    batch_size: options.BatchSize = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
-    low_memory: options.LowMemory = None,
+    *,
+    flags: Flags,
     continued: Continue = None,
     keep_rows: KeepRows = None,
     config_from: options.ConfigFrom = None,
@@ -80,33 +87,18 @@ def generate(
     preview: Preview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw pictures from text: orthus generate "a snowman" -o out.png
+    """Draw pictures from text.
+
+    Example: orthus generate "a snowman" -o out.png
 
     A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. Values
     that are not given are the model's own.
     """
-    flags = {
-        "num_images": auto_seeds or num_images,
-        "seeds": seeds or ([] if auto_seeds else None),
-        "preset": preset,
-        "steps": steps,
-        "scheduler": scheduler,
-        "step_tolerance": step_tolerance,
-        "guidance": guidance,
-        "noise_scale": noise_scale,
-        "negative_prompt": negative_prompt,
-        "batch_size": batch_size,
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "quantize": quantize,
-        "low_memory": low_memory,
-    }
     # 1. What is asked, and whether there is a place for it.
     continuation, begun_with = continuation_from(continued, keep_rows)
     before = stored(config_from, "generate") if config_from else begun_with
     resolved = load(GenerateRecipe, recipe, [*before.sets, *(sets or ())], flags)
-    before.check_harmless(resolved, named=(model, scheduler))
+    before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     said = list(prompts or ()) or [before.prompt] * bool(before.prompt and prompt_file is None)
     texts = read_prompts(said, prompt_file)
     check_count(len(texts), max(resolved.num_images, len(resolved.seeds)))

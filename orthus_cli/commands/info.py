@@ -24,7 +24,10 @@ def info(
         ),
     ],
 ) -> None:
-    """Say what a checkpoint is, or how a picture was made and which command draws it again."""
+    """Say what a checkpoint is, or how a picture was made.
+
+    Of a picture it also shows the command that draws it again.
+    """
     r = reporter(ctx)
     if _is_result(Path(path)):
         _tell_picture(r, Path(path))

@@ -10,9 +10,10 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import options_of
 from orthus_core.errors import RecipeError
-from orthus_core.recipe import SCHEMAS, load
+from orthus_core.recipe import SCHEMAS, GenerateRecipe, load
 from orthus_core.recipe.load import command_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class Plan(NamedTuple):
     unit: str
 
 
+@recipe_options(
+    GenerateRecipe,
+    only=("num_images", "batch_size", "steps", "dtype", "low_memory", "device"),
+)
 def plan(
     ctx: typer.Context,
     what: Annotated[
@@ -63,15 +68,11 @@ def plan(
         str | None,
         typer.Option("-m", "--model", "--init-from", metavar="MODEL", help="Whose size counts."),
     ] = None,
-    num_images: options.NumImages = None,
-    batch_size: options.BatchSize = None,
-    steps: options.Steps = None,
-    dtype: options.Dtype = None,
+    *,
+    flags: Flags,
     quantize: Annotated[
         Literal["8", "4"] | None, typer.Option("--quantize", help="Bits of the layers' weights.")
     ] = None,
-    low_memory: options.LowMemory = None,
-    device: options.Device = None,
     memory: Annotated[
         float | None,
         typer.Option("--memory", metavar="GB", min=0, help="Of a device that is not here."),
@@ -81,7 +82,9 @@ def plan(
     ] = False,
     sets: options.Sets = None,
 ) -> None:
-    """Say what something takes, and what to change so that it fits: orthus plan generate -m base
+    """Say what memory and time a drawing or a training takes.
+
+    Where it does not fit, what to change is said. Example: orthus plan generate -m base
 
     Memory is computed from the model's configuration; its weights are not read and nothing is
     downloaded. Exit code 1 means that it does not fit.
@@ -102,19 +105,20 @@ def plan(
     # 1. Of which model, and where.
     config, name, about = _model(command, recipe, model)
     kinds = {each.kind: each for each in reversed(devices())}
-    chosen = device or getattr(recipe, "device", "auto")
+    chosen = flags["device"] or getattr(recipe, "device", "auto")
     kind = chosen if chosen != "auto" else devices()[0].kind
     here = kinds.get(kind)
     room = round(memory * GB) if memory else here.free if here else None
+    batch_size = flags["batch_size"]
     at_once = int(batch_size) if batch_size and batch_size != "auto" else None
     # 2. What it takes, and how long.
     if command in DRAWING:
-        flags = {
-            "pictures": at_once or num_images or _pictures(recipe),
-            "dtype": dtype,
-            "low_memory": low_memory,
+        said = {
+            "pictures": at_once or flags["num_images"] or _pictures(recipe),
+            "dtype": flags["dtype"],
+            "low_memory": flags["low_memory"],
         }
-        made = [_drawing(config, recipe, flags, quantize, steps, kind, room, calibrate)]
+        made = [_drawing(config, recipe, said, quantize, flags["steps"], kind, room, calibrate)]
     else:
         made = [
             _training(config, part, recipe, at_once, kind, room, calibrate)
@@ -282,7 +286,7 @@ def _training(
 
 
 def _device(kind: str) -> torch.device:
-    from orthus_core.checkpoint.model_folder import pick_device
+    from orthus_core.device import pick_device
 
     return pick_device(kind)
 

@@ -12,8 +12,10 @@ from orthus_core.entry_points import Plugin
 
 
 def plugins(ctx: typer.Context) -> None:
-    """List the commands, where each comes from, and what did not load; so too the data formats that
-    were installed besides ours.
+    """List the commands, and where each comes from.
+
+    Data formats that other packages add are listed too. What did not load is listed with the
+    reason.
     """
     from orthus_core.data.formats.sniff import discover_formats
 

@@ -8,16 +8,20 @@ from typing import Annotated
 import typer
 
 from orthus_cli.console import reporter
+from orthus_cli.help import CommandList
 from orthus_cli.options import Overwrite
+from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError, RecipeError
 from orthus_core.recipe import SCHEMAS, as_table, keys, load
 from orthus_core.recipe.docs import default_text, type_text
 from orthus_core.recipe.load import command_of
-from orthus_core.recipe.save import write_whole
 from orthus_core.recipe.shelf import find, shelved
 
 app = typer.Typer(
-    help="List, show, copy and check recipes.", rich_markup_mode=None, no_args_is_help=True
+    cls=CommandList,
+    help="List, show, copy and check recipes.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
 )
 
 Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `ls`, or a file.")]
@@ -64,7 +68,7 @@ def cp(
             where=str(target),
             hint="name another one, or replace it with --overwrite",
         )
-    write_whole(target, _read(source))
+    write_text(target, _read(source), failure="cannot write the file")
     reporter(ctx).result(
         {"path": str(target)}, text=f"copied {source.stem} to {target}", quiet=[target]
     )

@@ -12,9 +12,11 @@ from orthus_cli import options
 from orthus_cli.answers_again import ask_again
 from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import DrawingRecipe, hint_at_unknown_words, open_model, say_framing
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import shown, words_of
 from orthus_core.errors import OutputError
+from orthus_core.recipe import GenerateRecipe, dump
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 ANSWERS = ".jsonl"
 
 
+@recipe_options(GenerateRecipe, only=("model", "device", "dtype"))
 def replay(
     ctx: typer.Context,
     path: Annotated[
@@ -37,17 +40,20 @@ def replay(
         typer.Option("-o", "--output", metavar="PATH", help="Keep the new picture, too."),
     ] = None,
     images: options.Images = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
+    *,
+    flags: Flags,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Draw a picture again and say whether it is identical: orthus replay out.png
+    """Draw a result again and say whether it is identical.
+
+    Example: orthus replay out.png
 
     The command that `orthus info` shows is run, and pixels are compared by their hash. What differs
     is told, and exit code 1 says that something does.
     """
     r = reporter(ctx)
+    model, device, dtype = flags["model"], flags["device"], flags["dtype"]
+
     if path.suffix.lower() == ANSWERS:
         if output:
             raise OutputError(
@@ -60,8 +66,7 @@ def replay(
         return
 
     from orthus_core.api import replay as again
-    from orthus_core.results.files import write_file
-    from orthus_core.results.output_names import check_free
+    from orthus_core.results.output_names import check_free, write_file
     from orthus_core.results.record import asked_of, find_inputs, read_made, run_of
     from orthus_core.results.trusted import check_harmless
 
@@ -74,6 +79,8 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
+    r.detail(shown(["orthus", *words_of(then, inputs)]))
+    r.detail(dump(recipe))
     # 2. The same request again; if need be with all it was drawn with.
     loaded = open_model(r, recipe)
     remake = _draw(r, loaded, recipe, then, inputs)
@@ -107,7 +114,6 @@ def _draw(
     from orthus_core.api.inputs import input_images
     from orthus_core.api.requests import run as events_of
 
-    r.detail(shown(["orthus", *words_of(record, inputs, run=run)]))
     hint_at_unknown_words(r, loaded, run.prompts if run else [record.info.prompt])
     if record.command == "edit":
         say_framing(r, input_images(inputs), loaded.model.model.vqmodel.config.resolution)

@@ -8,133 +8,72 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import help, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model
+from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import stored
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
 
-Panels = Annotated[
-    int | None, typer.Option("--panels", help="Pictures to draw.", show_default=False)
-]
 Images = Annotated[
     list[Path] | None,
     typer.Option(
-        "--image", metavar="PATH", help="Picture that the story begins with; repeat for more."
+        "--image",
+        metavar="PATH",
+        help="Picture that the story begins with; repeat for more.",
+        rich_help_panel=help.WHAT,
     ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed", help="Seed of the whole story; drawn at random and printed when not given."
-    ),
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option("--guidance", "--cfg-scale", help="Guidance towards the story so far; 1 is none."),
-]
-MaxNewTokens = Annotated[
-    int | None, typer.Option("--max-new-tokens", help="Longest text of a panel, in tokens.")
-]
-Free = Annotated[
-    bool | None,
-    typer.Option(
-        "--free",
-        help="Let the model say where pictures come and when it ends, after --panels at most.",
-        show_default=False,
-    ),
-]
-KeepPanels = Annotated[
-    int | None,
-    typer.Option("--keep-panels", metavar="N", help="Latest panels that the model still sees."),
-]
-FromStory = Annotated[
-    Path | None,
-    typer.Option("--from-story", metavar="DIR", help="Tell on from an earlier story's folder."),
-]
-FromPanel = Annotated[
-    int | None,
-    typer.Option("--from-panel", metavar="K", help="First panel of it that is told anew."),
 ]
 Folder = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="DIR", help="Folder to make; story, when nothing is said."
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="Folder to make; story, when nothing is said.",
+        rich_help_panel=help.WHERE,
     ),
 ]
 
 
+@recipe_options(StoryRecipe, but=("text.temperature", "text.top_p"))
 def story(
     ctx: typer.Context,
     prompt: Annotated[
         str, typer.Argument(metavar="[PROMPT]", help="How the story begins, in words.")
     ] = "",
     images: Images = None,
-    panels: Panels = None,
-    free: Free = None,
-    from_story: FromStory = None,
-    from_panel: FromPanel = None,
-    keep_panels: KeepPanels = None,
     output: Folder = None,
-    seed: Seed = None,
-    preset: options.Preset = None,
-    steps: options.Steps = None,
-    scheduler: options.Scheduler = None,
-    step_tolerance: options.StepTolerance = None,
-    guidance: Guidance = None,
-    noise_scale: options.NoiseScale = None,
-    negative_prompt: options.NegativePrompt = None,
-    max_new_tokens: MaxNewTokens = None,
-    model: options.Model = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    quantize: options.Quantize = None,
-    low_memory: options.LowMemory = None,
+    *,
+    flags: Flags,
     config_from: options.ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Tell a story in pictures: orthus story --image cat.png --panels 3 -o story
+    """Tell a story in words and pictures.
+
+    Example: orthus story --image cat.png --panels 3 -o story
 
     The folder gets the pictures, story.html and story.md to read, and story.json. Every panel has
     words and a picture: where the model does not begin one itself, one is begun for it, and that is
     said. A long story goes on from its opening and its latest panels. With --from-story DIR and
     --from-panel 3 all from panel 3 on is told anew.
     """
-    flags = {
-        "panels": panels,
-        "free": free,
-        "from_story": None if from_story is None else str(from_story.expanduser().absolute()),
-        "from_panel": from_panel,
-        "keep_panels": keep_panels,
-        "seed": seed,
-        "preset": preset,
-        "steps": steps,
-        "scheduler": scheduler,
-        "step_tolerance": step_tolerance,
-        "guidance": guidance,
-        "noise_scale": noise_scale,
-        "negative_prompt": negative_prompt,
-        "text.max_new_tokens": max_new_tokens,
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "quantize": quantize,
-        "low_memory": low_memory,
-    }
+    from_story = flags["from_story"] and Path(flags["from_story"])
     from orthus_core.api.requests import run
     from orthus_core.api.stories import StoryCollector, earlier_values, open_story, prepare_story
-    from orthus_core.results.files import check_folder
+    from orthus_core.atomic import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
 
     # 1. What is given, and whether there is a place for what is made.
     before = stored(config_from, "story")
+    values = flags
     if from_story is not None and recipe is None and before.record is None:
-        flags = earlier_values(from_story, flags)
-    resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], flags)
-    before.check_harmless(resolved, named=(model, scheduler))
+        values = earlier_values(from_story, flags)
+    resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], values)
+    before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)
     r.detail(dump(resolved))
     if resolved.from_story is None:  # a story that is told on has its own

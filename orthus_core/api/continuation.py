@@ -10,20 +10,25 @@ Legend: N kept patches, C feature channels, M images, P patches.
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError, PromptError
+from orthus_core.events import PatchDone
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import GenerateRecipe, shape
 from orthus_core.results.metadata import GenerationInfo, pixel_hash
 from orthus_core.results.record import Record, asked_of, read_made
-from orthus_core.samplers.continuation import first_patches
+from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.prompt import Prompt
 
 DRAWN_AGAIN = "drawn again"
 ENCODED = "encoded"
@@ -114,3 +119,20 @@ def open_continuation(path: Path, rows: int | None = None) -> Continuation:
     except DataError:  # a picture of another tool, or one that keeps it to itself
         record = None
     return Continuation(path, pixels, rows, record)
+
+
+def first_patches(
+    model: InterleavedModel, prompt: Prompt, params: SamplingParams, count: int
+) -> Tensor:
+    """Features of the first `count` patches of the picture that a prompt draws: [count, C].
+
+    A causal model draws them the same whatever comes after; so the rest is not drawn at all.
+    """
+    drawn: list[Tensor] = []
+    with closing(generate(model, [prompt], params)) as events:  # type: ignore[type-var]
+        for event in events:
+            if isinstance(event, PatchDone) and event.feature_C is not None:
+                drawn.append(event.feature_C)
+            if len(drawn) == count:
+                break
+    return torch.stack(drawn)

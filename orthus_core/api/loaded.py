@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from orthus_core.checkpoint import model_folder
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.data.known_words import KnownWords
+from orthus_core.device import DTYPES
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.prompt_builder import PromptBuilder
 
@@ -64,6 +65,6 @@ def load_model(
         "name": str(source),
         "hash": fingerprint(found.path),
         "device": str(model.device),
-        "dtype": next(name for name, dtype in model_folder.DTYPES.items() if dtype == model.dtype),
+        "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
     }
     return LoadedModel(builder, about, KnownWords.of(found.path))

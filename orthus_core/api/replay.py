@@ -16,7 +16,7 @@ from orthus_core.api.inputs import edits_of, input_images
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.api.stories import StoryCollector, StoryRequest, open_story, prepare_story
 from orthus_core.data.pixels import open_image
-from orthus_core.device import is_here
+from orthus_core.device import is_available
 from orthus_core.errors import DataError, OutputError
 from orthus_core.recipe import (
     SCHEMAS,
@@ -91,7 +91,7 @@ def elsewhere(record: Record, model: str | None, device: str | None, dtype: str 
     """
     about = record.info.model
     kind = device or about.get("device", "auto").partition(":")[0]
-    about = about | {"device": kind if device or is_here(kind) else "auto"}
+    about = about | {"device": kind if device or is_available(kind) else "auto"}
     about |= {"dtype": dtype} if dtype else {}
     recipe = record.info.recipe | ({"model": model} if model else {})
     return record._replace(info=record.info._replace(recipe=recipe, model=about))

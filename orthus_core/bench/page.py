@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError
 
 
@@ -36,13 +36,7 @@ def write_sections(page: Path, sections: Mapping[str, str]) -> None:
     text = _read(page)
     for section, content in sections.items():
         text = _place(section).sub(lambda m, c=content: f"{m[1]}\n{c}\n{m[2]}", text, count=1)
-    beside = page.with_name(f".{page.name}.new")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, page)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"cannot write: {error.strerror}", where=str(page)) from error
+    write_text(page, text, hint="make room and rights there, or name another page with --page")
 
 
 def _place(section: str) -> re.Pattern[str]:

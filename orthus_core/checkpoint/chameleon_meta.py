@@ -11,7 +11,7 @@ huggingface/transformers, models/chameleon/convert_chameleon_weights_to_hf.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from orthus_core.checkpoint import meta_files, parameter_names
+from orthus_core.checkpoint.layout import meta_params_files
 from orthus_core.checkpoint.lazy import LazyTensor, averaged, joined, rows
 from orthus_core.checkpoint.meta_files import Params
 from orthus_core.checkpoint.meta_layerwise import stack
@@ -38,11 +39,6 @@ class Places(NamedTuple):
     params: Path
     shards: tuple[Path, ...]
     tokenizer: Path
-
-
-def is_here(folder: Path) -> bool:
-    """Whether a folder has this layout."""
-    return next(_params_files(folder), None) is not None
 
 
 def open_folder(folder: Path) -> Source:
@@ -75,15 +71,8 @@ def open_folder(folder: Path) -> Source:
     )
 
 
-def _params_files(folder: Path) -> Iterator[Path]:
-    """`params.json` of every model in the folder that has weights beside it."""
-    for place in (folder, *sorted(folder.glob("models/*"))):
-        if (place / "params.json").is_file() and any(place.glob("consolidated*.pth")):
-            yield place / "params.json"
-
-
 def _find(folder: Path) -> Places:
-    found = list(_params_files(folder))
+    found = list(meta_params_files(folder))
     if len(found) > 1:
         raise CheckpointError(
             "there are several models here: " + ", ".join(file.parent.name for file in found),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_free, check_room, staged_folder
+from orthus_core.atomic import check_folder, check_room, staged_folder
 from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
@@ -26,22 +26,27 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import listed
+from orthus_core.checkpoint.headers import CONFIG, listed
+from orthus_core.checkpoint.layout import (
+    is_hugging_face,
+    is_meta,
+    read_json,
+    tokenizer_vocabulary,
+)
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.processor import picture_files
 from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
-from orthus_core.checkpoint.source import Source, read_json, vqgan_tensors
+from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
+from orthus_core.device import DTYPES
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import ConvertRecipe, as_table
 from orthus_core.version import __version__
-
-DTYPES = {"auto": None, "bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -106,11 +111,11 @@ def convert(
         OutputError: When `output` is taken, cannot be written, or does not fit on the disk.
     """
     # 1. What is there, what it becomes, and whether that fits.
-    check_free(output, overwrite=overwrite)
+    check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
 
-    with staged_folder(output, overwrite=overwrite) as staged:
+    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
         # 2. The weights, one tensor in memory at a time.
         began = time.monotonic()
         yield from write_weights(staged, tensors, recipe.shard_size_mb * 10**6)
@@ -121,7 +126,7 @@ def convert(
         if recipe.check.codes:
             files = safetensors_folder(staged)
             proof = yield from prove(
-                source, files, config, codes=recipe.check.codes, dtype=DTYPES[recipe.dtype]
+                source, files, config, codes=recipe.check.codes, dtype=DTYPES.get(recipe.dtype)
             )
         checked = time.monotonic()
 
@@ -161,7 +166,7 @@ def plan(folder: Path, recipe: ConvertRecipe, *, vqgan: Path | None = None) -> C
     if vqgan is not None:
         source = _with_decoder(source, vqgan)
     config = plan_config(source, recipe)
-    check_vocabulary(config, _tokenizer_of(source), str(folder / "config.json"))
+    check_vocabulary(config, _tokenizer_of(source), str(folder / CONFIG))
     return ConversionPlan(source, config, plan_tensors(source, config, recipe))
 
 
@@ -173,9 +178,10 @@ def open_source(folder: Path) -> Source:
     """
     if not folder.is_dir():
         raise CheckpointError("there is no such folder", where=str(folder), hint="check the path")
-    for layout in (chameleon_hf, chameleon_meta):
-        if layout.is_here(folder):
-            return layout.open_folder(folder)
+    if is_hugging_face(folder):
+        return chameleon_hf.open_folder(folder)
+    if is_meta(folder):
+        return chameleon_meta.open_folder(folder)
     raise CheckpointError(
         "there is no checkpoint here: neither config.json nor params.json with consolidated*.pth",
         where=str(folder),
@@ -204,7 +210,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
         source.config, str(source.path), has_decoder=source.has_decoder, **chosen
     )
     embeddings = source.tensors.get(parameter_names.EMBEDDINGS)
-    config.dtype = DTYPES[recipe.dtype] or (embeddings.dtype if embeddings else torch.float32)
+    config.dtype = DTYPES.get(recipe.dtype) or (embeddings.dtype if embeddings else torch.float32)
     return config
 
 
@@ -234,7 +240,7 @@ def plan_tensors(
             where=available[unknown[0]].source,
             hint="merge adapters into the weights first; other additions cannot be converted",
         )
-    dtype = DTYPES[recipe.dtype]
+    dtype = DTYPES.get(recipe.dtype)  # "auto" keeps each tensor's own
     return {name: cast(available[name], dtype or available[name].dtype) for name in shapes}
 
 
@@ -289,7 +295,7 @@ def _picture_files(source: Source, config: OrthusConfig) -> dict[str, str]:
 def _tokenizer_of(source: Source) -> dict[str, int] | None:
     if "tokenizer.json" in source.texts:
         return json.loads(source.texts["tokenizer.json"])["model"]["vocab"]
-    return chameleon_hf.tokenizer_vocabulary(source.path)
+    return tokenizer_vocabulary(source.path)
 
 
 def _origin(

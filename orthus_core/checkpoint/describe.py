@@ -6,17 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
+from orthus_core.checkpoint import chameleon_meta, parameter_names
 from orthus_core.checkpoint.configuration import (
     has_decoder,
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import TensorHeader, read_folder
+from orthus_core.checkpoint.headers import CONFIG, TensorHeader, read_folder
+from orthus_core.checkpoint.layout import (
+    check_family,
+    has_pickled,
+    has_safetensors,
+    is_hugging_face,
+    is_meta,
+    read_json,
+)
 from orthus_core.checkpoint.lazy import LazyTensor
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.pickled import pickled_folder
-from orthus_core.checkpoint.source import read_json, vqgan_tensors
+from orthus_core.checkpoint.source import vqgan_tensors
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import CHAMELEON_SAMPLING, OrthusConfig, code_of_token_name
 
@@ -71,9 +79,9 @@ def describe(path: Path) -> Description:
         tensors = vqgan_tensors(path)
         kind = "vision autoencoder"
         return Description(path, kind, "VQGAN checkpoint", tuple(parts_of(tensors)), (), {})
-    if chameleon_hf.is_here(path):
+    if is_hugging_face(path):
         return _describe_folder(path)
-    if chameleon_meta.is_here(path):
+    if is_meta(path):
         source = chameleon_meta.open_folder(path)
         return _chameleon(path, source.layout, source.config, source.tensors, has_tokenizer=True)
     raise CheckpointError(
@@ -84,8 +92,8 @@ def describe(path: Path) -> Description:
 
 
 def _describe_folder(folder: Path) -> Description:
-    table = read_json(folder / "config.json")
-    chameleon_hf.check_family(table, folder)
+    table = read_json(folder / CONFIG)
+    check_family(table, folder)
     tensors = _tensors(folder)
     has_tokenizer = (folder / "tokenizer.json").is_file()
     found = released_fields({name: tensor.shape for name, tensor in tensors.items()})
@@ -93,7 +101,7 @@ def _describe_folder(folder: Path) -> Description:
         return _chameleon(folder, "Hugging Face", table, tensors, has_tokenizer)
     is_ours = table["model_type"] == "orthus"
     fields = {} if is_ours else {**found, "has_decoder": has_decoder(tensors)}
-    config = orthus_config(table, str(folder / "config.json"), **fields)
+    config = orthus_config(table, str(folder / CONFIG), **fields)
     return Description(
         path=folder,
         kind="Orthus" if is_ours else "Orthus, as released",
@@ -105,7 +113,7 @@ def _describe_folder(folder: Path) -> Description:
 
 
 def _tensors(folder: Path) -> Mapping[str, Tensor]:
-    if chameleon_hf.has_pickled(folder) and not chameleon_hf.has_safetensors(folder):
+    if has_pickled(folder) and not has_safetensors(folder):
         return pickled_folder(folder)
     return read_folder(folder)
 

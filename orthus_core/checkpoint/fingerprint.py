@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orthus_core.checkpoint.headers import read_folder
-from orthus_core.checkpoint.source import read_json
+from orthus_core.checkpoint.headers import CONFIG, read_folder
+from orthus_core.checkpoint.layout import read_json
 
 # Of each tensor: enough that any training shows, little enough that a 7B takes a second.
 BYTES_A_TENSOR = 1 << 14
@@ -23,7 +23,7 @@ def fingerprint(folder: Path) -> str:
     Raises:
         CheckpointError: When the folder does not read.
     """
-    config = _computing(read_json(folder / "config.json"))
+    config = _computing(read_json(folder / CONFIG))
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, header in sorted(read_folder(folder).items()):
         digest.update(f"{name} {header.dtype} {header.shape}".encode())

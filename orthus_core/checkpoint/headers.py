@@ -16,6 +16,7 @@ from orthus_core.errors import CheckpointError
 
 T = TypeVar("T")
 
+CONFIG = "config.json"  # by which a model folder is known
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"

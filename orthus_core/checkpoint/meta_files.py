@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.checkpoint import parameter_names
+from orthus_core.checkpoint.layout import read_json
 from orthus_core.checkpoint.lazy import LazyTensor
-from orthus_core.checkpoint.source import read_json
 from orthus_core.errors import CheckpointError
 
 # Meta's vocabulary keeps this token free; Hugging Face's Chameleon, and Orthus, call it the

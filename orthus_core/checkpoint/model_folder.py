@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,7 +18,6 @@ from transformers import ChameleonProcessor
 from transformers.utils import logging
 
 from orthus_core.atomic import staged_folder
-from orthus_core.checkpoint import chameleon_hf
 from orthus_core.checkpoint.configuration import (
     check_keys,
     check_vocabulary,
@@ -25,24 +25,23 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
-from orthus_core.checkpoint.offload import (
-    bring_in,
-    is_all_here,
-    layers_in_their_files,
-    without_its_warning,
+from orthus_core.checkpoint.layout import (
+    check_family,
+    has_pickled,
+    has_safetensors,
+    is_hugging_face,
+    is_meta,
+    read_json,
+    tokenizer_vocabulary,
 )
-from orthus_core.checkpoint.skeleton import Shapes, check_shapes, shapes_of
-from orthus_core.checkpoint.source import read_json
+from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
+from orthus_core.device import pick_device, pick_dtype
 from orthus_core.errors import CheckpointError
-from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.model.quantised import quantise
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class Opened(NamedTuple):
@@ -105,7 +104,9 @@ def open_model(
             hint="leave out --quantize, or --low-memory",
         )
     if low_memory or quantize:
-        device_map = layers_in_their_files(_skeleton(config), place)
+        from orthus_core.checkpoint.offload import layers_in_their_files
+
+        device_map = layers_in_their_files(skeleton(config), place)
     if quantize and dtype in (None, "auto"):
         dtype = "bf16"
     opened = _open(
@@ -116,6 +117,9 @@ def open_model(
         attn_implementation=attn_implementation,
     )
     if quantize:
+        from orthus_core.checkpoint.offload import bring_in, is_all_here
+        from orthus_core.model.quantised import quantise
+
         quantise(opened.model, quantize, bring=bring_in)
         is_all_here(opened.model, place)
     return opened
@@ -146,8 +150,8 @@ def open_orthus(
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
-    with _no_bars(), without_its_warning():
-        model = _kind_of(config).from_pretrained(path, config=config, **how)
+    with _no_bars(), _no_offload_warning():
+        model = model_class(config).from_pretrained(path, config=config, **how)
     return Opened(model.eval(), open_processor(path), path)
 
 
@@ -160,19 +164,19 @@ def read_config(folder: Path) -> InterleavedConfig:
     Raises:
         CheckpointError: When the folder is incomplete, damaged, or neither.
     """
-    file = folder / "config.json"
-    if not file.is_file():
+    file = folder / CONFIG
+    if not is_hugging_face(folder):
         raise _no_config(folder)
     table = read_json(file)
-    chameleon_hf.check_family(table, folder)
-    if not chameleon_hf.has_safetensors(folder) and chameleon_hf.has_pickled(folder):
+    check_family(table, folder)
+    if not has_safetensors(folder) and has_pickled(folder):
         raise CheckpointError(
             "the weights are pickled, and only safetensors are opened",
             where=str(folder),
             hint=f"orthus convert {folder} -o DIR",
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
-    tokenizer = chameleon_hf.tokenizer_vocabulary(folder)
+    tokenizer = tokenizer_vocabulary(folder)
     found = released_fields(shapes)
     if table["model_type"] == "orthus":
         check_keys(table, str(file))
@@ -183,7 +187,7 @@ def read_config(folder: Path) -> InterleavedConfig:
     check_vocabulary(config, tokenizer, str(file))
     is_discrete = table["model_type"] != "orthus" and not found
     config = discrete_config(config) if is_discrete else config
-    check_shapes(shapes_of(_skeleton(config)), shapes, str(folder))
+    check_shapes(shapes_of(skeleton(config)), shapes, str(folder))
     return config
 
 
@@ -192,19 +196,6 @@ def discrete_config(config: OrthusConfig) -> DiscreteConfig:
     shared = {field.name for field in dataclasses.fields(DiscreteConfig)}
     table = config.to_dict()
     return DiscreteConfig(**{name: value for name, value in table.items() if name in shared})
-
-
-def _kind_of(config: InterleavedConfig) -> type[InterleavedModel]:
-    """The class of the model that a configuration is of."""
-    return (
-        DiscreteChameleon if isinstance(config, DiscreteConfig) else OrthusForConditionalGeneration
-    )
-
-
-def _skeleton(config: InterleavedConfig) -> InterleavedModel:
-    """The model without memory for its weights: a 7B takes a tenth of a second."""
-    with torch.device("meta"):
-        return _kind_of(config)(config)
 
 
 def open_processor(folder: Path) -> ChameleonProcessor | None:
@@ -247,8 +238,10 @@ def save_model(
     Raises:
         OutputError: When the place is taken, cannot be written to, or is full.
     """
+    from orthus_core.checkpoint.card import model_card
+
     folder = Path(folder)
-    with staged_folder(folder, overwrite=overwrite) as staged:
+    with staged_folder(folder, mark=CONFIG, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:
@@ -259,24 +252,6 @@ def save_model(
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
     return folder
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """A device by name; "auto" is the fastest that is there."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """A precision by name; None and "auto" are bf16 on cuda and fp32 elsewhere."""
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype in (None, "auto"):
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
 
 
 @contextmanager
@@ -291,10 +266,20 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _no_config(folder: Path) -> CheckpointError:
-    from orthus_core.checkpoint import chameleon_meta  # conversion, which no drawing needs
+@contextmanager
+def _no_offload_warning() -> Iterator[None]:
+    """accelerate warns of layers that stay in their files, which is what was asked for."""
+    logger = getLogger("accelerate.big_modeling")
+    level = logger.level
+    logger.setLevel(ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
-    if chameleon_meta.is_here(folder):
+
+def _no_config(folder: Path) -> CheckpointError:
+    if is_meta(folder):
         return CheckpointError(
             "this is a Chameleon in Meta's own layout, not yet an Orthus",
             where=str(folder),

@@ -10,10 +10,6 @@ never more than one is whole.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from accelerate.hooks import AlignDevicesHook, remove_hook_from_submodules
 from torch import nn
@@ -61,15 +57,3 @@ def _without_hooks(parent: nn.Module) -> None:
         # accelerate leaves each module its own bound method, a circle in which weights that nobody
         # needs would wait for the garbage collector.
         module.__dict__.pop("forward", None)
-
-
-@contextmanager
-def without_its_warning() -> Iterator[None]:
-    """accelerate warns of what was asked for."""
-    logger = logging.getLogger("accelerate.big_modeling")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from orthus_core.data.pixels import RESCALE
 from orthus_core.model.config import IMAGE_TOKEN, SEP_TOKEN, OrthusConfig
 
 
@@ -41,7 +42,7 @@ def picture_files(config: OrthusConfig) -> dict[str, str]:
         "do_center_crop": True,
         "crop_size": {"height": side, "width": side},
         "do_rescale": True,
-        "rescale_factor": 0.0078,
+        "rescale_factor": RESCALE,
         "do_normalize": True,
         "image_mean": [1.0, 1.0, 1.0],
         "image_std": [1.0, 1.0, 1.0],

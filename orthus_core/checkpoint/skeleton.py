@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import torch
 
 from orthus_core.checkpoint.headers import listed
 from orthus_core.errors import CheckpointError
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def skeleton(config: OrthusConfig) -> OrthusForConditionalGeneration:
+def model_class(config: InterleavedConfig) -> type[InterleavedModel]:
+    """The class of the model that a configuration describes."""
+    if isinstance(config, DiscreteConfig):
+        from orthus_core.model.chameleon import DiscreteChameleon
+
+        return DiscreteChameleon
+    return OrthusForConditionalGeneration
+
+
+@overload
+def skeleton(config: OrthusConfig) -> OrthusForConditionalGeneration: ...
+
+
+@overload
+def skeleton(config: InterleavedConfig) -> InterleavedModel: ...
+
+
+def skeleton(config: InterleavedConfig) -> InterleavedModel:
     """The model without memory for its weights: a 7B takes a tenth of a second."""
     with torch.device("meta"):
-        return OrthusForConditionalGeneration(config)
+        return model_class(config)(config)
 
 
 def shapes_of(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:

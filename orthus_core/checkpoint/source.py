@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor
 from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import has_decoder
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_file
-from orthus_core.checkpoint.pickled import pickled_file
 from orthus_core.errors import CheckpointError
 
 # Rows of an LM head that are in fp32 at once: a 7B's whole head would be 1 GB.
@@ -80,6 +78,8 @@ def vqgan_tensors(file: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: When the file is missing, unsafe, or holds no such autoencoder.
     """
+    from orthus_core.checkpoint.pickled import pickled_file
+
     if not file.is_file():
         raise CheckpointError(
             "there is no such file", where=str(file), hint="give the path of a vqgan.ckpt"
@@ -94,19 +94,3 @@ def vqgan_tensors(file: Path) -> dict[str, LazyTensor]:
             hint="give the vqgan.ckpt that comes with Chameleon (its folder `tokenizer/`)",
         )
     return tensors
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a checkpoint folder. Raises: CheckpointError when it does not read."""
-    try:
-        table = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{file.name} does not read: {reason}",
-            where=str(file),
-            hint="copy or download it again",
-        ) from error
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{file.name} is not a JSON object", where=str(file))
-    return table

@@ -1,1 +1,1 @@
-"""Words and pictures on disk become rows a model can learn from."""
+"""Data sets: texts and pictures on disk become rows of tokens that a model can be trained on."""

@@ -1,6 +1,6 @@
-"""Rows of different lengths as one batch of tensors; the features of their pictures come later.
+"""Collates rows of different lengths into a batch; the features of their pictures are added later.
 
-Legend: B batch, S sequence, M images, P patches an image, C feature channels, N = M P slots.
+Legend: B batch, S sequence, M images, P patches per image, C feature channels, N = M P slots.
 """
 
 from __future__ import annotations
@@ -11,29 +11,30 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds
+from orthus_core.data.encode import EncodedRow, TokenIds
 from orthus_core.data.pictures import Picture
+from orthus_core.model.config import IGNORE
 
-# What few shapes are multiples of: lengths of lines, and their number.
+# With `few_shapes`, the length of lines and their number are multiples of these.
 LENGTHS, LINES = 64, 8
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch as the losses read it.
+    """A batch, as the losses expect it.
 
     Attributes:
-        ids_BS: Token ids, `<image>` in each patch's slot.
-        attention_mask_BS: 1 where a row is, 0 behind its end; in packed rows the number of the
-            document, from 1.
-        position_ids_BS: 0, 1, 2 ... along each document.
-        text_targets_BS: The next token where one is to be predicted, -100 elsewhere.
-        image_index_N: For each slot in reading order, the flat position (row * S + column) of the
-            hidden state that predicts it: the one before.
-        features_NC: What fills the slots, in the same order; None without pictures.
-        pictures: Where they came from, M of them.
+        ids_BS: Token ids, with `<image>` in the slot of each patch.
+        attention_mask_BS: 1 in a row, 0 after its end; in packed rows, the number of the document
+            from 1.
+        position_ids_BS: Positions 0, 1, 2 ... in each document.
+        text_targets_BS: Next token where one is to be predicted, -100 elsewhere.
+        image_index_N: For each slot in reading order, the flat index (row * S + column) of the
+            hidden state that predicts it, which is the one before the slot.
+        features_NC: Features for the slots, in the same order; None without pictures.
+        pictures: The M pictures that the features belong to.
         image_targets_N: Whether the patch of each slot is to be predicted; None for all of them.
-        pixels_MHW3: The pictures' uint8 pixels, of a batch whose features are still to be made.
+        pixels_MHW3: uint8 pixels of the pictures, if the features are yet to be computed.
     """
 
     ids_BS: Tensor
@@ -48,12 +49,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
-        # From pinned memory a copy to the card need not be waited for.
+        # A copy from pinned memory to a GPU is asynchronous.
         ahead = torch.device(device).type == "cuda"
         return self._each(lambda tensor: tensor.to(device, non_blocking=ahead))
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory that a card reads directly; torch's DataLoader asks for it."""
+        """The same batch in pinned memory; torch's DataLoader calls this method."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -62,34 +63,34 @@ class Batch:
 
 
 def with_features(batch: Batch, features_MPC: Tensor) -> Batch:
-    """A batch with its slots filled."""
+    """The batch with features for its slots."""
     return replace(batch, features_NC=features_MPC.flatten(0, 1), pixels_MHW3=None)
 
 
 def collate(
-    rows: Sequence[Encoded],
+    rows: Sequence[EncodedRow],
     ids: TokenIds,
     *,
     packing: bool = False,
     own_pictures: bool = False,
     few_shapes: bool = False,
 ) -> Batch:
-    """Rows padded on the right to the longest.
+    """A batch of rows, padded on the right to the length of the longest.
 
     Args:
         rows: Encoded documents.
-        ids: Of the model; `pad` and `image` are used.
-        packing: Lay several short documents into one row, as `packed` does.
-        own_pictures: Only the model's own pictures are targets; those it is shown are not.
-        few_shapes: Round the length and number of lines up, for a card that is slow to begin with a
-            shape it has not met.
+        ids: Token ids of the model; `pad` and `image` are used.
+        packing: Whether to put several short documents into one line, as `pack_rows` does.
+        own_pictures: Whether pictures are targets only in the model's turn, not in the user's.
+        few_shapes: Whether to round up the length and the number of lines, for devices that are
+            slow with new shapes.
     """
     longest = max(len(row.ids) for row in rows)
     if few_shapes:
-        longest = rounded_up(longest, LENGTHS)
-    lines = packed(rows, longest) if packing else [[row] for row in rows]
+        longest = round_up(longest, LENGTHS)
+    lines = pack_rows(rows, longest) if packing else [[row] for row in rows]
     if few_shapes:
-        lines += [[]] * (rounded_up(len(lines), LINES) - len(lines))
+        lines += [[]] * (round_up(len(lines), LINES) - len(lines))
     ids_BS = torch.full((len(lines), longest), ids.pad)
     text_targets_BS = torch.full((len(lines), longest), IGNORE)
     attention_mask_BS = torch.zeros(len(lines), longest, dtype=torch.long)
@@ -108,33 +109,36 @@ def collate(
     slots_N = (ids_BS.flatten() == ids.image).nonzero().flatten()
     image_targets_N = None
     if own_pictures and pictures:
-        drawn_M = torch.tensor([drawn for line in lines for row in line for drawn in row.drawn])
+        drawn_M = torch.tensor(
+            [drawn for line in lines for row in line for drawn in row.from_model]
+        )
         image_targets_N = drawn_M.repeat_interleave(len(slots_N) // len(pictures))
     return Batch(
         ids_BS=ids_BS,
         attention_mask_BS=attention_mask_BS,
         position_ids_BS=position_ids_BS,
         text_targets_BS=text_targets_BS,
-        # A slot is never first in a document: [BOI] or another slot stands before it.
+        # A slot is never first in a document: [BOI] or another slot comes before it.
         image_index_N=slots_N - 1,
         pictures=pictures,
         image_targets_N=image_targets_N,
     )
 
 
-def rounded_up(count: int, many: int) -> int:
-    """The next multiple."""
+def round_up(count: int, many: int) -> int:
+    """The smallest multiple of `many` that is at least `count`."""
     return -(-count // many) * many
 
 
-def packed(rows: Sequence[Encoded], length: int) -> list[list[Encoded]]:
-    """The rows laid into lines of at most `length` positions: longest first, each into the first
-    line with room, which never needs more than about 11/9 of the fewest lines (Johnson 1973).
+def pack_rows(rows: Sequence[EncodedRow], length: int) -> list[list[EncodedRow]]:
+    """Packs rows into lines of at most `length` positions by first-fit decreasing: the longest rows
+    first, each into the first line with room. The number of lines is at most about 11/9 of the
+    minimum (Johnson 1973).
 
-    Lines as long as the longest document cost no more attention than padding it away did, and
-    leave the fewest empty places.
+    Lines as long as the longest document cost no more attention than padded rows, and leave the
+    fewest positions empty.
     """
-    lines: list[list[Encoded]] = []
+    lines: list[list[EncodedRow]] = []
     room: list[int] = []
     for row in sorted(rows, key=lambda row: -len(row.ids)):
         fits = next((line for line, free in enumerate(room) if free >= len(row.ids)), None)
@@ -148,12 +152,12 @@ def packed(rows: Sequence[Encoded], length: int) -> list[list[Encoded]]:
 
 
 def with_codes(batch: Batch, codes_MP: Tensor, code_token_ids: Sequence[int]) -> Batch:
-    """A batch without features for a discrete Chameleon: code tokens stand in the slots, and each
-    is a target one position before. What it was laid out with is not changed.
+    """A batch without features for a discrete Chameleon: each slot contains a code token, which is
+    also the target of the position before it. The given batch is not changed.
 
     Args:
-        batch: Of rows with slots.
-        codes_MP: The pictures' codes.
+        batch: Batch of rows with slots.
+        codes_MP: Codes of the pictures.
         code_token_ids: Token id of each code.
     """
     tokens_N = torch.tensor(code_token_ids)[codes_MP.cpu().flatten()]

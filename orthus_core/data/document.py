@@ -1,13 +1,13 @@
-"""The one record every data set becomes: texts and pictures in order, the user's or the model's.
+"""The common form of all data sets: texts and pictures in order, of the user or of the model.
 
-As JSON a record reads
+A record in JSON is
 
     {"segments": [{"type": "text", "role": "user", "value": "a snowman"},
                   {"type": "image", "role": "model", "path": "snowman.png"}],
      "id": "1", "source": "mine"}
 
-A picture is a "path", base64 "bytes", or a "value" that a registered kind of picture reads
-(`picture_kinds.py`), such as the small world's sprites and scenes:
+A picture is a "path", base64 "bytes", or a "value" of a registered kind of picture
+(`register_picture_kind`), such as the small world's sprites and scenes:
 
     {"type": "image", "role": "user", "value": {"sprite": "2603", "background": [255, 255, 255]}}
 """
@@ -21,8 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orthus_core.data import picture_kinds
-from orthus_core.data.pictures import BytesPicture, FilePicture, Picture
+from orthus_core.data.pictures import (
+    BytesPicture,
+    FilePicture,
+    Picture,
+    picture_from_value,
+    picture_kinds,
+    value_of_picture,
+)
 from orthus_core.errors import DataError
 
 Role = Literal["user", "model"]
@@ -30,10 +36,15 @@ Role = Literal["user", "model"]
 
 @dataclass(frozen=True)
 class Segment:
-    """One text or one picture, and whose it is.
+    """One text or one picture, with its role.
+
+    Attributes:
+        type: "text" or "image".
+        role: "user" or "model".
+        value: Text or picture.
 
     Raises:
-        DataError: if the type, the role or the value is of another kind.
+        DataError: if the type, the role or the value is not one of these.
     """
 
     type: Literal["text", "image"]
@@ -53,10 +64,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Document:
-    """A training row before tokens: what the user gives, then what the model is to answer.
+    """A training row before tokenization: the user's turn, then the model's.
+
+    Attributes:
+        segments: Texts and pictures in order.
+        id: Identifier for messages.
+        source: Name of the data set.
 
     Raises:
-        DataError: if there is no segment, or the user speaks after the model.
+        DataError: if there is no segment, or one of the user's follows one of the model's.
     """
 
     segments: tuple[Segment, ...]
@@ -76,29 +92,29 @@ class Document:
 
     @property
     def user(self) -> tuple[Segment, ...]:
-        """The segments that are given."""
+        """The user's segments."""
         return tuple(segment for segment in self.segments if segment.role == "user")
 
     @property
     def model(self) -> tuple[Segment, ...]:
-        """The segments that are to be answered."""
+        """The model's segments."""
         return tuple(segment for segment in self.segments if segment.role == "model")
 
 
-def says(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
-    """Texts and pictures in a row, all of one role."""
+def turn(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
+    """The segments of one turn: texts and pictures of one role, in order."""
     return tuple(Segment("text" if isinstance(v, str) else "image", role, v) for v in values)
 
 
 def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Document:
-    """A document out of the record form above.
+    """The document of a record in the form above.
 
     Args:
-        record: As read from JSON, or with raw bytes under "bytes".
-        root: The folder that holds every picture a path names; without it any path is taken.
+        record: Record as read from JSON; "bytes" may also hold raw bytes.
+        root: Folder that paths are relative to and must not lead out of; None allows any path.
 
     Raises:
-        DataError: naming the segment that is wrong.
+        DataError: if the record is wrong; the error names the segment.
     """
     segments = record.get("segments") if isinstance(record, Mapping) else None
     if not isinstance(segments, (list, tuple)):
@@ -114,7 +130,11 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
 
 
 def to_record(document: Document) -> dict[str, Any]:
-    """The record form of a document, ready for JSON; `from_record` reads it back."""
+    """The record of a document, ready for JSON; `from_record` reads it back.
+
+    Raises:
+        DataError: if a picture has no record form.
+    """
     return {
         "segments": [_record_of(segment) for segment in document.segments],
         "id": document.id,
@@ -122,11 +142,11 @@ def to_record(document: Document) -> dict[str, Any]:
     }
 
 
-def inside(root: Path, name: str) -> Path:
+def path_inside(root: Path, name: str) -> Path:
     """The path `name` under `root`.
 
     Raises:
-        DataError: when it leads out of it, as a stranger's records may try.
+        DataError: if the path leads out of `root`, as in a malicious record.
     """
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
@@ -135,7 +155,7 @@ def inside(root: Path, name: str) -> Path:
 
 
 def _is_picture(value: Any) -> bool:
-    # isinstance of a protocol would work out the key, which hashes a scene and looks up a file.
+    # isinstance with a protocol would compute the key, which hashes a scene or looks up a file.
     return hasattr(type(value), "key") and hasattr(type(value), "load")
 
 
@@ -150,7 +170,7 @@ def _segment_from(segment: Any, root: Path | None) -> Segment:
 
 def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
     if isinstance(path := segment.get("path"), str):
-        return FilePicture(Path(path) if root is None else inside(root, path))
+        return FilePicture(Path(path) if root is None else path_inside(root, path))
     content = segment.get("bytes")
     if isinstance(content, str):
         try:
@@ -159,10 +179,11 @@ def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
             raise DataError(f"'bytes' is no base64: {error}") from error
     if isinstance(content, bytes):
         return BytesPicture(content)
-    picture = picture_kinds.from_value(segment.get("value"))
+    picture = picture_from_value(segment.get("value"))
     if picture is None:
-        known = ", ".join(f"a known {name}" for name in picture_kinds.names())
-        raise DataError(f"an image segment needs a 'path' or 'bytes'{known and f', or {known}'}")
+        kinds = " or ".join(repr(name) for name in picture_kinds())
+        needed = f"a 'path', 'bytes' or a 'value' with {kinds}" if kinds else "a 'path' or 'bytes'"
+        raise DataError(f"an image segment needs {needed}")
     return picture
 
 
@@ -176,7 +197,7 @@ def _record_of(segment: Segment) -> dict[str, Any]:
         case str() as text:
             record["value"] = text
         case other:
-            value = picture_kinds.to_value(other)
+            value = value_of_picture(other)
             if value is None:
                 raise DataError(f"a {type(other).__name__} has no record form")
             record["value"] = value

@@ -1,14 +1,14 @@
-"""From a document to the ids of one row, and what each position is to predict.
+"""Encodes a document as token ids and the target of each position.
 
     text to image   <s> text SEP | [BOI] patches [EOI] </s>
     understanding   <s> [BOI] patches [EOI] question SEP | answer </s>
     edit            <s> [BOI] patches [EOI] instruction SEP | [BOI] patches [EOI] </s>
-                    ... SEP | what it will show [BOI] patches [EOI] </s>, said first
+                    ... SEP | description [BOI] patches [EOI] </s>, if it is described first
     story           <s> the user's texts and pictures SEP | text [BOI] patches [EOI] text ... </s>
 
-Everything after SEP is the model's. `<image>` stands in each patch's slot; the patches themselves
-are features, or for a discrete Chameleon code tokens. Source: Chameleon's chat layout (2405.09818)
-as the released Orthus scripts use it.
+Everything after SEP is the model's turn. The slot of each patch contains `<image>`. The patches are
+given as features, or as code tokens for a discrete Chameleon. Source: Chameleon's chat layout
+(2405.09818), as the released Orthus scripts use it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,16 @@ from typing import Literal, NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.document import Document, Segment, says
+from orthus_core.data.document import Document, Segment, turn
 from orthus_core.data.pictures import Picture
 from orthus_core.data.tokenizer import text_ids
 from orthus_core.errors import DataError
-
-# Where nothing is to be predicted.
-IGNORE = -100
-
-# What the released scripts give the branch without a condition.
-UNCONDITIONAL_PROMPT = "Generate an image."
+from orthus_core.model.config import IGNORE
+from orthus_core.recipe.drawing import UNCONDITIONAL_PROMPT
 
 
 class HasTokenIds(Protocol):
-    """The part of `OrthusConfig` that rows are made of."""
+    """The part of `OrthusConfig` that encoding needs."""
 
     bos_token_id: int | None
     eos_token_id: int | None
@@ -45,7 +41,7 @@ class HasTokenIds(Protocol):
 
 
 class TokenIds(NamedTuple):
-    """The ids that rows are built of, besides text."""
+    """The ids of special tokens in rows."""
 
     bos: int
     eos: int
@@ -57,7 +53,11 @@ class TokenIds(NamedTuple):
 
     @classmethod
     def of(cls, config: HasTokenIds) -> TokenIds:
-        """The ids a model's config names. Raises: DataError when one is missing."""
+        """The ids in a model's config.
+
+        Raises:
+            DataError: if an id is missing.
+        """
         ids = {name: getattr(config, f"{name}_token_id") for name in cls._fields}
         missing = [name for name, token_id in ids.items() if token_id is None]
         if missing:
@@ -69,20 +69,20 @@ class TokenIds(NamedTuple):
         return cls(**ids)
 
 
-class Encoded(NamedTuple):
+class EncodedRow(NamedTuple):
     """One row.
 
     Attributes:
-        ids: Token ids [S], `<image>` in each patch's slot.
-        text_targets: [S]; the id that follows where a token is to be predicted, else `IGNORE`.
-        pictures: Those whose patches fill the slots, in order.
+        ids: Token ids [S], with `<image>` in the slot of each patch.
+        text_targets: Id of the next token where it is to be predicted, otherwise `IGNORE` [S].
+        pictures: Pictures whose patches belong in the slots, in order.
         drawn: For each of them whether it is the model's to draw.
     """
 
     ids: list[int]
     text_targets: list[int]
     pictures: tuple[Picture, ...]
-    drawn: tuple[bool, ...] = ()
+    from_model: tuple[bool, ...] = ()
 
 
 def encode(
@@ -93,19 +93,19 @@ def encode(
     *,
     train_on: Literal["model", "all"] = "model",
     longest: int | None = None,
-) -> Encoded:
-    """A document as one row.
+) -> EncodedRow:
+    """Encodes a document as one row.
 
     Args:
-        document: Texts and pictures in order.
-        tokenizer: Of the model.
-        ids: Of the model.
-        patches: P, the slots of one picture.
-        train_on: Whether the user's text is predicted too. Pictures are targets either way.
-        longest: The model's context.
+        document: Document to encode.
+        tokenizer: Tokenizer of the model.
+        ids: Token ids of the model.
+        patches: Number of slots P of a picture.
+        train_on: "all" predicts the user's text as well. Pictures are targets in both cases.
+        longest: Length of the model's context; None does not check it.
 
     Raises:
-        DataError: if the row does not fit the context.
+        DataError: if the row is longer than the context.
     """
     row, predicted = [ids.bos], [False]
     pictures: list[Picture] = []
@@ -131,8 +131,8 @@ def encode(
         )
     follows = [*zip(row[1:], predicted[1:], strict=True), (ids.image, False)]
     targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
-    drawn = tuple(s.role == "model" for s in document.segments if s.type == "image")
-    return Encoded(row, targets, tuple(pictures), drawn)
+    from_model = tuple(s.role == "model" for s in document.segments if s.type == "image")
+    return EncodedRow(row, targets, tuple(pictures), from_model)
 
 
 def drop_condition(
@@ -142,29 +142,35 @@ def drop_condition(
     *,
     unconditional: str = UNCONDITIONAL_PROMPT,
 ) -> Document:
-    """The document, sometimes without what guidance will need to be dropped (2207.12598).
+    """Drops the condition at random, to train for classifier-free guidance (2207.12598).
 
-    Text to image: the caption becomes the unconditional prompt with `chance`. Edit: the
-    instruction, the picture, or both are dropped with `chance` each (2211.09800); without both the
-    unconditional prompt is left. What the model says before its picture goes with the words that
-    are dropped. Other documents stay as they are: those of several pictures or none, and those
-    that do not end with theirs.
+    Text to image: with probability `chance`, the caption is replaced by the unconditional prompt.
+    Edit: with probability `chance` each, the instruction, the picture or both are dropped
+    (2211.09800); if both are, the unconditional prompt replaces them. With the instruction, the
+    text that the model writes before its picture is dropped. Documents in which the model's turn
+    has no picture, several pictures, or text after its picture are not changed.
+
+    Args:
+        document: Document to change.
+        rng: Random numbers.
+        chance: Probability of each kind of dropout.
+        unconditional: Unconditional prompt.
     """
     user, model = document.user, document.model
     shown = [segment.type == "image" for segment in model]
     if not user or sum(shown) != 1 or not shown[-1]:
         return document
-    drawn = rng.random()
+    uniform = rng.random()
     pictures = tuple(segment for segment in user if segment.type == "image")
     texts = tuple(segment for segment in user if segment.type == "text")
     if not pictures:
-        kept = says("user", unconditional) + model[-1:] if drawn < chance else user + model
-    elif drawn < chance:
+        kept = turn("user", unconditional) + model[-1:] if uniform < chance else user + model
+    elif uniform < chance:
         kept = pictures + model[-1:]
-    elif drawn < 2 * chance:
+    elif uniform < 2 * chance:
         kept = texts + model
-    elif drawn < 3 * chance:
-        kept = says("user", unconditional) + model[-1:]
+    elif uniform < 3 * chance:
+        kept = turn("user", unconditional) + model[-1:]
     else:
         kept = user + model
     return Document(kept, document.id, document.source)

@@ -1,15 +1,16 @@
-"""What of a picture a model sees: its middle square, at the model's own size, said in words."""
+"""Describes the part of a picture that a model sees: the centre square at the model's own size."""
 
 from __future__ import annotations
 
 
 def framing(width: int, height: int, size: int) -> str:
-    """How a picture is brought to the square of the model, as in `its middle 48 x 48 is seen, at
-    16 x 16`; empty where it is that square already.
+    """Describes how a picture is cropped and scaled, such as `its middle 48 x 48 is seen, at
+    16 x 16`; empty if it has the model's size already.
 
     Args:
-        width, height: Of the picture, in pixels.
-        size: Side of the model's pictures, in pixels.
+        width: Width of the picture in pixels.
+        height: Height of the picture in pixels.
+        size: Side of the model's pictures in pixels.
     """
     short = min(width, height)
     if width == height == size:

@@ -1,11 +1,11 @@
-"""The words a model was trained on, and the nearest of them for one that it never saw.
+"""The words that a model was trained on, and the most similar of them to an unknown word.
 
-A model's folder may hold `vocabulary.txt` beside the weights: a word or phrase a line, sorted. A
-small model draws something for any word; who asks for a "snwoman" should hear that it knows
+A model's folder may contain `vocabulary.txt`: one word or phrase in each line, sorted. A small
+model draws something for any word, so a user who types "snwoman" should learn that it knows
 "snowman".
 
-A word is letters only: numbers are not looked at, nor is a single letter, and "dark-skinned" is
-two words.
+A word consists of letters only. Numbers and single letters are ignored, and "dark-skinned" is two
+words.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 VOCABULARY = "vocabulary.txt"
 
-# Letters of any script.
+# Letters of any alphabet.
 _WORD = re.compile(r"[^\W\d_]+")
-# How alike a word must be to be named, from 0 to 1: "tigre" is 0.8 like "tiger", "foks" 0.57 like
-# "fox", where one can no longer tell.
+# Minimum similarity of a suggested word, from 0 to 1. It is 0.8 for "tigre" and "tiger", and 0.57
+# for "foks" and "fox", which is too little for a suggestion.
 ALIKE = 0.7
 
-# Words that say how things go together, or how many, rather than which.
+# Words for relations, quantities and requests, rather than for things.
 STOP_WORDS = frozenset(
     """
     a about above after again against all along also am among an and another any are around as at be
@@ -42,8 +42,13 @@ STOP_WORDS = frozenset(
 )
 
 
-class Unknown(NamedTuple):
-    """A word that the model does not know, and the known word or phrase that is most like it."""
+class UnknownWord(NamedTuple):
+    """A word that the model does not know.
+
+    Attributes:
+        word: Unknown word.
+        nearest: Most similar known word or phrase, if any is similar enough.
+    """
 
     word: str
     nearest: str | None
@@ -57,27 +62,27 @@ class KnownWords:
     """The words and phrases of a model.
 
     Args:
-        phrases: One or more words each; every word in them is known.
+        phrases: Known phrases of one or more words; every word in them is known as well.
     """
 
     def __init__(self, phrases: Iterable[str]) -> None:
-        kept = {_folded(phrase) for phrase in phrases}
+        kept = {_normalise(phrase) for phrase in phrases}
         self.words = {word for phrase in kept for word in words_of(phrase)}
         self._named = sorted((kept | self.words) - {""})
 
     @classmethod
     def of(cls, folder: Path) -> KnownWords | None:
-        """Those of a model's folder, or None where it says nothing about them."""
+        """The words of a model's folder; None if it has no vocabulary."""
         file = folder / VOCABULARY
         if not file.is_file():
             return None
         return cls(file.read_text(encoding="utf-8", errors="replace").splitlines())
 
-    def unknown(self, text: str) -> list[Unknown]:
-        """The words of a text that are not known, each once, in the order of the text."""
+    def unknown(self, text: str) -> list[UnknownWord]:
+        """The unknown words of a text, each once, in the order of the text."""
         asked = dict.fromkeys(words_of(text))
         return [
-            Unknown(word, self._nearest(word))
+            UnknownWord(word, self._nearest(word))
             for word in asked
             if word not in self.words and word not in STOP_WORDS
         ]
@@ -89,21 +94,21 @@ class KnownWords:
 
 def words_of(text: str) -> list[str]:
     """The words of a text, in lower case: `words_of("3 Snow-men!") == ["snow", "men"]`."""
-    return [word for word in _WORD.findall(_folded(text)) if len(word) > 1]
+    return [word for word in _WORD.findall(_normalise(text)) if len(word) > 1]
 
 
-def _folded(text: str) -> str:
-    """As a small model's tokenizer folds it, and with single spaces."""
+def _normalise(text: str) -> str:
+    """The text in lower case, as in a small model's tokenizer, and with single spaces."""
     return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def vocabulary_of(texts: Iterable[str], phrases: Iterable[str] = ()) -> str:
-    """What `vocabulary.txt` says of a model that was trained on these texts.
+    """The content of `vocabulary.txt` for a model that was trained on these texts.
 
     Args:
-        texts: All that it read; their words are listed.
-        phrases: Names of several words, listed whole besides, so that "icecream" finds "ice cream".
+        texts: All texts of the training; their words are listed.
+        phrases: Phrases to list as a whole as well, so that "icecream" finds "ice cream".
     """
     listed = {word for text in texts for word in words_of(text)}
-    listed |= {_folded(phrase) for phrase in phrases}
+    listed |= {_normalise(phrase) for phrase in phrases}
     return "".join(f"{phrase}\n" for phrase in sorted(listed - {""}))

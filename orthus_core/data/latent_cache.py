@@ -1,16 +1,15 @@
-"""Features of pictures, computed once: in memory, and on disk between runs.
+"""A cache of picture features, in memory and on disk between runs.
 
-An entry is addressed by its picture's key, the file by the autoencoder's weights and the picture
-size. Features of another autoencoder are thus never found, rather than found and wrong.
+The key of an entry is its picture's key. The name of the file depends on the autoencoder's weights
+and on the picture size, so that features of another autoencoder are never used by mistake.
 
-Legend: M images, P patches an image, C feature channels.
+Legend: M images, P patches per image, C feature channels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,20 +18,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from orthus_core.atomic import staged_file
 from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import as_input, pack_pixels
-from orthus_core.errors import DataError, OutputError
+from orthus_core.errors import DataError
 from orthus_core.events import Progress
 
-# What a feature does not depend on: training these leaves a cache valid.
+# Parts that features do not depend on; training them leaves a cache valid.
 DECODING_PARTS = ("decoder.", "post_quant_conv.")
 
 CHUNK = 64
-"""Pictures encoded at once."""
+"""Number of pictures in a batch of the encoder."""
 
 
 def fingerprint(autoencoder: nn.Module) -> str:
-    """A short name of the weights that features depend on: 16 hex digits."""
+    """A hash of the weights that features depend on: 16 hex digits."""
     digest = hashlib.sha256()
     for name, weight in sorted(autoencoder.state_dict().items()):
         if not name.startswith(DECODING_PARTS):
@@ -43,20 +43,20 @@ def fingerprint(autoencoder: nn.Module) -> str:
 
 
 class FeatureCache:
-    """Pictures to features (or codes), each computed once.
+    """Maps pictures to features (or codes), each computed once.
 
         cache = FeatureCache(fingerprint(model.model.vqmodel), model.encode_images, size=64)
         features_MPC = cache(pictures)
 
     Args:
-        weights: The fingerprint of what `encode` computes with.
-        encode: Pixels [M, 3, H, W] to features [M, P, C] or codes [M, P].
+        weights: Fingerprint of the weights that `encode` uses.
+        encode: Function from pixels [M, 3, H, W] to features [M, P, C] or codes [M, P].
         size: Side of the pictures in pixels.
-        folder: Where `save` writes and earlier features are found; None keeps them in memory.
-        device: Where pixels go to be encoded. Features come back to the CPU in fp32.
+        folder: Folder of the cache file; None keeps features in memory only.
+        device: Device of the encoder. Features are returned on the CPU in fp32.
 
     Raises:
-        DataError: if the file of an earlier run does not read.
+        DataError: if the file of an earlier run cannot be read.
     """
 
     def __init__(
@@ -84,25 +84,23 @@ class FeatureCache:
         return picture.key in self._features
 
     def __call__(self, pictures: Sequence[Picture]) -> Tensor:
-        """What stands for these pictures, [M, P, C] or [M, P] on the CPU.
+        """The features [M, P, C] or codes [M, P] of pictures, on the CPU.
 
         Raises:
-            DataError: if a picture does not read.
+            DataError: if a picture cannot be read.
         """
         for _ in self.fill(pictures):
             pass
         return torch.stack([self._features[picture.key] for picture in pictures])
 
-    def encoded(self, pixels_MHW3: Tensor) -> Tensor:
-        """What stands for pictures that are loaded already, uint8: [M, P, C] or [M, P], on the
-        device. Nothing is looked up or kept.
-        """
+    def encode_pixels(self, pixels_MHW3: Tensor) -> Tensor:
+        """The features [M, P, C] or codes [M, P] of uint8 pixels on the device, without caching."""
         with torch.no_grad():
             encoded = self._encode(as_input(pixels_MHW3.to(self._device, non_blocking=True)))
         return encoded.float() if encoded.is_floating_point() else encoded
 
     def fill(self, pictures: Iterable[Picture]) -> Iterator[Progress]:
-        """Compute what is missing, `CHUNK` pictures at a time."""
+        """Computes missing features, `CHUNK` pictures at a time."""
         missing = {p.key: p for p in pictures if p.key not in self._features}
         keys = list(missing)
         for start in range(0, len(keys), CHUNK):
@@ -111,32 +109,25 @@ class FeatureCache:
             with torch.no_grad():
                 encoded = self._encode(pixels_M3HW.to(self._device)).cpu()
             features = encoded.float() if encoded.is_floating_point() else encoded
-            # Each its own memory: a view would keep the whole chunk alive, and be saved with it.
+            # Copies, because a view would keep the whole chunk in memory.
             self._features |= {key: row.clone() for key, row in zip(chunk, features, strict=True)}
             yield Progress("features", start + len(chunk), len(keys), unit="pictures")
 
     def save(self) -> None:
-        """Write all features beside their place, then rename. Nothing is done without a folder.
+        """Writes all features to a temporary file and renames it. Without a folder, does nothing.
 
         Raises:
             OutputError: if the folder cannot be written.
         """
         if self.path is None or not self._features:
             return
-        unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         stacked = torch.stack(list(self._features.values()))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            keys = json.dumps(list(self._features))
-            save_file({"features": stacked}, unfinished, metadata={"keys": keys})
-            os.replace(unfinished, self.path)
-        except (OSError, SafetensorError) as error:
-            raise OutputError(
-                f"the features were not saved: {error}", where=str(self.path)
-            ) from error
-        finally:
-            if unfinished.exists():
-                unfinished.unlink()
+        keys = json.dumps(list(self._features))
+        with staged_file(self.path, parents=True, failure="the features were not saved") as beside:
+            try:
+                save_file({"features": stacked}, beside, metadata={"keys": keys})
+            except SafetensorError as error:  # the library's own word for the system's errors
+                raise OSError(str(error)) from error
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures by name: files as they are named, and all pictures in folders."""
+"""Lists picture files: named files, and all pictures in named folders."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from orthus_core.errors import DataError
 
 
 def picture_files(named: Iterable[Path]) -> list[Path]:
-    """Each file, and for each folder the pictures in it and below it, in the order of their names.
+    """The named files, and the pictures in named folders and their subfolders, sorted by name.
 
-    A file is taken whatever it is called, and whether it is there or not: who opens it will see.
+    A named file is returned whatever its suffix, and even if it does not exist: opening it will
+    raise the error.
 
     Raises:
-        DataError: When a folder holds no picture.
+        DataError: if a folder contains no picture.
     """
     found: list[Path] = []
     for path in (path.expanduser() for path in named):

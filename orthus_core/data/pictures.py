@@ -1,11 +1,17 @@
-"""Pictures before they are loaded: small descriptions that a cache can name and a worker load."""
+"""Pictures that are not loaded yet: small objects with a key for caches, and a method to load.
+
+A record may hold a value in place of a file, `{"type": "image", "value": {"scene": {...}}}`. Which
+kinds of such pictures exist is not known here: a package that can draw one registers how its value
+is read, under the key that the value holds. Its pictures give their own value (`record_value`).
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,17 +25,21 @@ class Picture(Protocol):
 
     @property
     def key(self) -> str:
-        """A name that two pictures share only when their pixels are the same."""
+        """A key that two pictures share only if their pixels are the same."""
         ...
 
     def load(self, size: int) -> np.ndarray:
-        """The pixels as uint8 [size, size, 3]. Raises: DataError when it does not read."""
+        """The pixels as uint8 [size, size, 3].
+
+        Raises:
+            DataError: if the picture cannot be read.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class FilePicture:
-    """A picture file, named by its path, length and date."""
+    """A picture file; its key consists of the path, size and modification time."""
 
     path: Path
 
@@ -47,7 +57,7 @@ class FilePicture:
 
 @dataclass(frozen=True)
 class BytesPicture:
-    """A picture file held in memory, named by its content."""
+    """The content of a picture file in memory; its key is a hash of the content."""
 
     content: bytes = field(repr=False)
 
@@ -57,3 +67,41 @@ class BytesPicture:
 
     def load(self, size: int) -> np.ndarray:
         return square(open_image(self.content), size)
+
+
+ValueReader = Callable[[Mapping[str, Any]], Picture]
+
+_KINDS: dict[str, ValueReader] = {}
+
+
+def register_picture_kind(name: str, read: ValueReader) -> None:
+    """Makes a kind known, in place of an earlier one of that name.
+
+    Args:
+        name: Key that the value of such a picture holds.
+        read: The picture that a value describes. Raises DataError when it describes none.
+    """
+    _KINDS[name] = read
+
+
+def picture_kinds() -> tuple[str, ...]:
+    """Names of the kinds that are known, in the order they were registered."""
+    return tuple(_KINDS)
+
+
+def picture_from_value(value: Any) -> Picture | None:
+    """The picture that a record's value describes; None when it is of no kind that is known.
+
+    Raises:
+        DataError: when the value names a kind and describes no such picture.
+    """
+    if isinstance(value, Mapping):
+        for name, read in _KINDS.items():
+            if name in value:
+                return read(value)
+    return None
+
+
+def value_of_picture(picture: Any) -> Mapping[str, Any] | None:
+    """The value that describes a picture in a record; None when it has none."""
+    return getattr(picture, "record_value", None)

@@ -1,4 +1,4 @@
-"""From picture files to what a vision autoencoder reads, and back, by the release's arithmetic.
+"""From picture files to the input of a vision autoencoder and back, with the release's arithmetic.
 
 Legend: M images, H height, W width, 3 colours.
 """
@@ -21,25 +21,26 @@ from orthus_core.errors import DataError
 # The release's rescale factor. It is not 1/127.5: white becomes 0.989.
 RESCALE = 0.0078
 
-# A 64-megapixel photograph is the largest anyone trains on; a bomb says more in its header.
+# No training picture is larger than a 64-megapixel photograph; decompression bombs are.
 MAX_PIXELS = 64_000_000
 
-# Formats decoded inside Pillow. Others start foreign programs (EPS) or are rarely pictures.
+# Formats that Pillow decodes itself. Others start external programs (EPS) or are rarely pictures.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
-KNOWN = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
+FORMATS_HINT = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """A picture from a file, a file's bytes or an open file, as RGB the way a viewer shows it.
+    """Opens a picture from a path, a file's bytes or an open file, as RGB.
 
-    The camera's rotation is applied, transparency laid over white, the first frame of an animation
-    taken, 16-bit and CMYK pictures converted.
+    The result is what a viewer shows: the camera's rotation is applied, transparent pixels are
+    composited over white, an animation is reduced to its first frame, and 16-bit and CMYK pictures
+    are converted.
 
     Raises:
-        DataError: if it is missing, no picture, truncated, or larger than `MAX_PIXELS`.
+        DataError: if it is missing, not a picture, truncated, or larger than `MAX_PIXELS`.
     """
     where = _name_of(source)
     try:
@@ -65,27 +66,27 @@ def open_image(source: ImageSource) -> Image.Image:
             "the picture may not be read", where=where, hint="change its rights, or copy it"
         ) from error
     except UnidentifiedImageError as error:
-        raise DataError("this is no picture", where=where, hint=KNOWN) from error
-    # Pillow's decoders raise almost anything on a damaged file: struct.error, IndexError ...
+        raise DataError("this is no picture", where=where, hint=FORMATS_HINT) from error
+    # Pillow's decoders may raise any exception on a damaged file: struct.error, IndexError ...
     except Exception as error:
         raise DataError(
             f"cannot read the picture: {error}",
             where=where,
-            hint=KNOWN,
+            hint=FORMATS_HINT,
         ) from error
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """The picture as the release frames it: shortest edge to `size` (Lanczos), centre crop.
+    """Scales the shortest edge to `size` (Lanczos) and crops the centre, as the release does.
 
     Returns uint8 [size, size, 3].
 
     Raises:
-        DataError: if the picture is a thread whose scaled length would not fit in memory.
+        DataError: if the picture is so thin that the scaled picture would not fit in memory.
     """
     width, height = image.size
     short = min(width, height)
-    # Rounding down, and the crop's odd pixel at the bottom and right, are transformers' own.
+    # As in transformers: sizes are rounded down, an odd pixel is cropped at the bottom and right.
     width, height = size * width // short, size * height // short
     if width * height > MAX_PIXELS:
         raise DataError(
@@ -97,26 +98,22 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.array(scaled.crop((left, top, left + size, top + size)))
 
 
-def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """What the autoencoder reads: [3, size, size], each value x of 0..255 as `x * 0.0078 - 1`."""
-    return pack_pixels([square(image, size)])[0]
-
-
 def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
-    """Equal uint8 [H, W, 3] arrays as one batch of the autoencoder's input, [M, 3, H, W]."""
+    """The autoencoder's input, [M, 3, H, W], from uint8 [H, W, 3] arrays of equal size."""
     return as_input(torch.from_numpy(np.stack(squares)))
 
 
 def as_input(pixels_MHW3: Tensor) -> Tensor:
-    """uint8 pixels as the autoencoder's input, [M, 3, H, W] in [-1, 1]."""
-    # In double, then rounded once: the last bit is then the release's too.
+    """The autoencoder's input, [M, 3, H, W] in [-1, 1], from uint8 pixels."""
+    # In double precision and rounded once, so that the last bit equals the release's.
     scaled_MHW3 = (pixels_MHW3.double() * RESCALE).float()
     return (scaled_MHW3 - 1.0).permute(0, 3, 1, 2).contiguous()
 
 
 def to_image(pixels_3HW: Tensor) -> Image.Image:
     """A decoded picture from values of about [-1, 1], clipped and truncated as in the release."""
-    # In double, as the release's numpy computes: single would truncate some values elsewhere.
+    # In double precision, like numpy in the release; in single, some values would be truncated
+    # differently.
     values_3HW = (pixels_3HW.detach().cpu().double() + 1.0) / RESCALE
     levels_HW3 = values_3HW.clamp(0, 255).to(torch.uint8).permute(1, 2, 0)
     return Image.fromarray(levels_HW3.contiguous().numpy())

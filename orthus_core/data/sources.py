@@ -1,4 +1,4 @@
-"""Which rows make up the batch of a step: a function of the step alone, so training can resume."""
+"""The rows of each step's batch: a function of the step alone, so that training can resume."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TypeVar
 
 from orthus_core.data.collate import Batch
 from orthus_core.data.document import Document
-from orthus_core.data.encode import Encoded, drop_condition
+from orthus_core.data.encode import EncodedRow, drop_condition
 from orthus_core.errors import DataError
 
 T = TypeVar("T")
 Source = Callable[[int], Document]
-"""Row number n of a run, n = 0, 1, 2 ... without end."""
+"""Returns row number n of a run, n = 0, 1, 2 ... without limit."""
 
 
-class Shuffled:
-    """A finite set of documents as an endless source: every epoch all of them, in its own order.
+class ShuffledSource:
+    """A finite set of documents as an infinite source: each epoch has all of them in a new order.
 
     Args:
-        documents: The set.
-        seed: Of the orders.
-        where: What they were read from, for the error.
+        documents: Documents of the set.
+        seed: Seed of the orders.
+        where: Path of the data set, for the error.
 
     Raises:
-        DataError: if there are none.
+        DataError: if there are no documents.
     """
 
     def __init__(self, documents: Sequence[Document], seed: int, where: str = "") -> None:
@@ -55,8 +55,12 @@ class Shuffled:
 
 
 def hold_out(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:
-    """A set divided into what is trained on and what is kept to measure with: the same fraction on
-    every run, rounded down; both parts keep their order.
+    """Splits items into a training part and a held-out part; both keep their order.
+
+    Args:
+        items: Items to split.
+        share: Fraction of held-out items; their number is rounded down.
+        seed: Seed of the choice; the same seed gives the same split.
     """
     chosen = random.Random(f"{seed}/held out").sample(range(len(items)), int(share * len(items)))
     apart = set(chosen)
@@ -71,20 +75,22 @@ class Batches:
     """The batch of each step.
 
     Attributes:
-        source: The rows.
-        encode: A document to a row: `partial(encode, tokenizer=..., ids=..., patches=...)`.
-        collate: Rows to a batch: `partial(collate, ids=...)`.
-        batch_size: Rows a step on each device.
-        seed: Of the condition dropout and of the order inside a window.
-        condition_dropout: See `drop_condition`.
-        window: Steps whose rows are sorted by length among each other, so that short rows are
-            not padded to a long neighbour; the steps keep a random order. 1 sorts nothing.
-        shard, shards: This device and how many there are; each gets rows of its own.
+        source: Source of the documents.
+        encode: Encodes a document: `partial(encode, tokenizer=..., ids=..., patches=...)`.
+        collate: Collates rows: `partial(collate, ids=...)`.
+        batch_size: Rows in a step on each device.
+        seed: Seed of the condition dropout and of the order inside a window.
+        condition_dropout: Probability for `drop_condition`.
+        window: Number of steps whose rows are sorted by length together, so that short rows are
+            not padded to the length of long ones; the order of the steps stays random. 1 does not
+            sort.
+        shard: Index of this device.
+        shards: Number of devices; each gets its own rows.
     """
 
     source: Source
-    encode: Callable[[Document], Encoded]
-    collate: Callable[[list[Encoded]], Batch]
+    encode: Callable[[Document], EncodedRow]
+    collate: Callable[[list[EncodedRow]], Batch]
     batch_size: int
     seed: int = 0
     condition_dropout: float = 0.0
@@ -92,13 +98,13 @@ class Batches:
     shard: int = 0
     shards: int = 1
     _window_at: int = field(default=-1, init=False, repr=False)
-    _rows_of_window: list[list[Encoded]] = field(default_factory=list, init=False, repr=False)
+    _rows_of_window: list[list[EncodedRow]] = field(default_factory=list, init=False, repr=False)
 
     def __call__(self, step: int) -> Batch:
-        """The batch of a step, the same whichever steps were asked for before."""
+        """The batch of a step; it does not depend on earlier calls."""
         return self.collate(self.rows(step))
 
-    def rows(self, step: int) -> list[Encoded]:
+    def rows(self, step: int) -> list[EncodedRow]:
         """The rows of a step."""
         window, place = divmod(step, self.window)
         if window != self._window_at:
@@ -106,18 +112,18 @@ class Batches:
             self._window_at = window
         return self._rows_of_window[place]
 
-    def _sorted_rows(self, window: int) -> list[list[Encoded]]:
+    def _sorted_rows(self, window: int) -> list[list[EncodedRow]]:
         count = self.window * self.batch_size
         first = (window * self.shards + self.shard) * count
         rows = [self._row(number) for number in range(first, first + count)]
         if self.window > 1:
             rows.sort(key=lambda row: len(row.ids))
         batches = [rows[at : at + self.batch_size] for at in range(0, count, self.batch_size)]
-        # Every device shuffles alike, so that all are at rows of one length in the same step.
+        # All devices shuffle in the same way, so that their rows have similar lengths in each step.
         random.Random(f"{self.seed}/window/{window}").shuffle(batches)
         return batches
 
-    def _row(self, number: int) -> Encoded:
+    def _row(self, number: int) -> EncodedRow:
         document = self.source(number)
         rng = random.Random(f"{self.seed}/dropout/{number}")
         return self.encode(drop_condition(document, rng, self.condition_dropout))

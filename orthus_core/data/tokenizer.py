@@ -1,11 +1,11 @@
-"""A small byte-level BPE whose special tokens are Chameleon's, by name and in Chameleon's order.
+"""A small byte-level BPE with Chameleon's special tokens, by name and in Chameleon's order.
 
     0 <s>   1 <pad>   2 </s>   3 <unk>   4 ... codes IMGIMGAZ, IMGIMGBZ, ...
     then <eoss> [EOI], <racm3:break> [BOI], <reserved08706> SEP, <image>, then 256 bytes and merges
 
-Text is folded to lower case, and each text begins with a space as every later word does. A small
-model sees each name a handful of times: "Snowman", "SNOWMAN" and "a snowman" should be one token
-that it knows, at the price that what it writes is in lower case.
+Text is converted to lower case, and a space is put before the first word, as before all others. A
+small model sees each name only a few times, so the word in "Snowman", "SNOWMAN" and "a snowman"
+should be the same known token. The price is that the model writes in lower case.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ BYTES = 256
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, num_codes: int
 ) -> PreTrainedTokenizerFast:
-    """Learn merges from texts; the same texts give the same tokenizer.
+    """Learns merges from texts; the same texts give the same tokenizer.
 
     Args:
-        texts: What the model will read and write.
-        vocab_size: Text tokens, bytes included; fewer when the texts hold no more pairs.
-        num_codes: Codes of the autoencoder, each of which gets a token.
+        texts: Texts like those that the model will read and write.
+        vocab_size: Number of text tokens, including bytes; fewer if the texts have too few pairs.
+        num_codes: Number of the autoencoder's codes, each of which gets a token.
 
     Raises:
-        DataError: if `vocab_size` has no room for the bytes.
+        DataError: if `vocab_size` is smaller than the number of bytes.
     """
     if vocab_size < BYTES:
         raise DataError(f"a vocabulary of {vocab_size} text tokens cannot hold the {BYTES} bytes")
@@ -60,7 +60,7 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # As Chameleon's own does: [BOS] first, nothing after.
+    # As in Chameleon's tokenizer: [BOS] comes first, and nothing is appended.
     tokenizer.post_processor = TemplateProcessing(
         single=f"{BOS_TOKEN} $A",
         pair=f"{BOS_TOKEN} $A $B",
@@ -86,7 +86,7 @@ def train_tokenizer(
 def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """A text as token ids, without [BOS].
 
-    What looks like a special token inside the text ("<image>") is read as the letters it is made
-    of, so that no text can smuggle in a picture.
+    A special token in the text ("<image>") is read letter by letter, so that no text can insert a
+    picture.
     """
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids

@@ -1,1 +1,1 @@
-"""How good a model is: measures of pictures and answers, and the benchmarks made of them."""
+"""Measures of the quality of a model."""

@@ -1,8 +1,8 @@
 """How well an autoencoder reconstructs images: PSNR and SSIM, through codes and through features
 (2412.00127, table 1).
 
-Legend: M images, P patches an image, C feature channels, c colours, H W pixels. `data_range` is the
-distance between the darkest and the brightest value a pixel can have.
+Legend: M images, c colours, H W pixels. `data_range` is the difference between the largest and the
+smallest value that a pixel can have.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def psnr(pictures_McHW: Tensor, truth_McHW: Tensor, *, data_range: float) -> Ten
 def ssim(pictures_McHW: Tensor, truth_McHW: Tensor, *, data_range: float) -> Tensor:
     """Structural similarity by Wang et al.: fp64 [M], 1 for equal pictures.
 
-    Means, variances and the covariance are weighed by an 11x11 Gaussian of sigma 1.5, only where
-    the whole window lies inside the picture; the map is averaged over positions and colours.
+    Means, variances and the covariance are weighted by an 11x11 Gaussian of sigma 1.5, at positions
+    where the whole window lies inside the picture. The result is averaged over positions and
+    colours.
     """
     side = min(pictures_McHW.shape[-2:])
     assert side >= WINDOW, f"a picture of {side} pixels has no place for the window"
@@ -54,7 +55,7 @@ def ssim(pictures_McHW: Tensor, truth_McHW: Tensor, *, data_range: float) -> Ten
 
 
 def window_mean(x_McHW: Tensor) -> Tensor:
-    """Gaussian mean around each pixel whose window is whole: [M, c, H - 10, W - 10]."""
+    """Gaussian mean around each pixel with a whole window: [M, c, H - 10, W - 10]."""
     offsets = torch.arange(WINDOW, dtype=x_McHW.dtype, device=x_McHW.device) - WINDOW // 2
     weights = torch.exp(-0.5 * (offsets / SIGMA) ** 2)
     weights = weights / weights.sum()
@@ -64,46 +65,55 @@ def window_mean(x_McHW: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(x_McHW, across, groups=colours), down, groups=colours)
 
 
-# Pixels are measured on the scale of bytes, before they are rounded to bytes.
+# Pixels are compared on the scale of bytes, without rounding.
 BYTE_RANGE = 255.0
-# Held-out images that an autoencoder is measured on, and the seed that chooses them.
-MEASURED = 256
-MEASURED_SEED = 7
-CHUNK = 32  # pictures decoded at once
+# Number of held-out images that an autoencoder is measured on, and the seed that selects them.
+HELD_OUT_IMAGES = 256
+HELD_OUT_SEED = 7
+CHUNK = 32  # pictures in a batch of the decoder
 
 
-class Likeness(NamedTuple):
-    """Means over pictures: PSNR in decibels and SSIM."""
+class Similarity(NamedTuple):
+    """Similarity to the originals, as means over pictures.
+
+    Attributes:
+        psnr: Peak signal-to-noise ratio in decibels.
+        ssim: Structural similarity.
+    """
 
     psnr: float
     ssim: float
 
 
 class ReconstructionScores(NamedTuple):
-    """Both paths of the same pictures.
+    """Scores of two ways to reconstruct the same pictures.
 
-    codes: Features snapped to the nearest code before they are decoded, as a discrete Chameleon
-        draws.
-    features: Features decoded as they are, as an Orthus draws.
+    Attributes:
+        codes: Features are replaced by the nearest code before decoding, as in a discrete
+            Chameleon.
+        features: Features are decoded without change, as in an Orthus.
     """
 
-    codes: Likeness
-    features: Likeness
+    codes: Similarity
+    features: Similarity
 
 
 @torch.no_grad()
 def reconstruct(vq: OrthusVQ, pixels_M3HW: Tensor) -> ReconstructionScores:
-    """Measures an autoencoder with a decoder on pictures as the processor makes them, of at least
-    11 pixels a side.
+    """Measures how well an autoencoder reconstructs pictures.
+
+    Args:
+        vq: Autoencoder with a decoder.
+        pixels_M3HW: Pictures as the processor makes them, with a side of at least 11 pixels.
     """
 
-    def through(path: Callable[[Tensor], Tensor]) -> Likeness:
+    def through(path: Callable[[Tensor], Tensor]) -> Similarity:
         decibels, similarities = [], []
         for part_M3HW in pixels_M3HW.split(CHUNK):
-            decoded = levels(path(part_M3HW.to(vq.device)))
-            decibels.append(psnr(decoded, levels(part_M3HW), data_range=BYTE_RANGE))
-            similarities.append(ssim(decoded, levels(part_M3HW), data_range=BYTE_RANGE))
-        return Likeness(*(torch.cat(each).mean().item() for each in (decibels, similarities)))
+            decoded = to_byte_levels(path(part_M3HW.to(vq.device)))
+            decibels.append(psnr(decoded, to_byte_levels(part_M3HW), data_range=BYTE_RANGE))
+            similarities.append(ssim(decoded, to_byte_levels(part_M3HW), data_range=BYTE_RANGE))
+        return Similarity(*(torch.cat(each).mean().item() for each in (decibels, similarities)))
 
     return ReconstructionScores(
         codes=through(lambda pixels: vq.pixels_of_codes(vq.codes(pixels))),
@@ -111,8 +121,8 @@ def reconstruct(vq: OrthusVQ, pixels_M3HW: Tensor) -> ReconstructionScores:
     )
 
 
-def levels(pixels_M3HW: Tensor) -> Tensor:
-    """Pixels as levels of 0 to 255 on the CPU, what lies outside clipped."""
+def to_byte_levels(pixels_M3HW: Tensor) -> Tensor:
+    """Converts pixels to levels on the CPU, clipped to 0..255."""
     return ((pixels_M3HW.cpu().double() + 1) / RESCALE).clamp(0, BYTE_RANGE)
 
 
@@ -120,20 +130,20 @@ QUALITY = "quality.json"
 
 
 def quality_notes(quality: ReconstructionScores, when: str) -> Iterator[Note]:
-    """One line about both paths."""
-    yield Note(f"held-out pictures, {when}: {in_words(quality)}")
+    """A note with the scores of both paths."""
+    yield Note(f"held-out pictures, {when}: {format_scores(quality)}")
 
 
-def in_words(quality: ReconstructionScores) -> str:
-    """Such as `21.30 dB, SSIM 0.710 from codes; 28.10 dB, SSIM 0.930 from features`."""
+def format_scores(quality: ReconstructionScores) -> str:
+    """The scores as `21.30 dB, SSIM 0.710 from codes; 28.10 dB, SSIM 0.930 from features`."""
 
-    def words(likeness: Likeness) -> str:
+    def words(likeness: Similarity) -> str:
         return f"{likeness.psnr:.2f} dB, SSIM {likeness.ssim:.3f}"
 
     return f"{words(quality.codes)} from codes; {words(quality.features)} from features"
 
 
-def report(before: ReconstructionScores, after: ReconstructionScores, pictures: int) -> str:
+def quality_json(before: ReconstructionScores, after: ReconstructionScores, pictures: int) -> str:
     """The content of quality.json."""
     table: dict[str, Any] = {
         "what": "means over held-out pictures: PSNR in dB, SSIM by Wang et al. (2004)",

@@ -19,11 +19,9 @@ from orthus_core.entry_points import imported
 from orthus_core.errors import RecipeError
 from orthus_core.losses.diffusion import diffusion_loss, draw
 from orthus_core.model.attention_mask import packed_mask
+from orthus_core.model.config import IGNORE
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.padded_rows import with_padded_rows
-
-# Stands in targets where nothing is to be predicted.
-IGNORE = -100
 
 
 def text_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

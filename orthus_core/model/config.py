@@ -9,6 +9,7 @@ values (2412.00127).
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -16,6 +17,7 @@ from transformers import ChameleonConfig, ChameleonVQVAEConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from orthus_core.errors import CheckpointError
+from orthus_core.recipe.drawing import UNCONDITIONAL_PROMPT, SamplingDefaults
 
 # Chameleon's own names for the tokens around a picture (its text tokenizer's vocabulary).
 BOI_TOKEN = "<racm3:break>"
@@ -23,14 +25,12 @@ EOI_TOKEN = "<eoss>"
 SEP_TOKEN = "<reserved08706>"
 IMAGE_TOKEN = "<image>"
 
-# The sampling values of the released scripts (DDIM in 100 steps, guidance 5, unscaled noise).
-RELEASED_SAMPLING: dict[str, Any] = {
-    "steps": 100,
-    "guidance": 5.0,
-    "image_guidance": 1.5,
-    "noise_scale": 1.0,
-    "unconditional_prompt": "Generate an image.",
-}
+# The target of a position where nothing is to be predicted; torch's cross-entropy skips it.
+IGNORE = -100
+
+# The sampling values of the released scripts (DDIM in 100 steps, guidance 5, unscaled noise), which
+# a converted model begins with.
+RELEASED_SAMPLING: dict[str, Any] = asdict(SamplingDefaults())
 
 # The sampling values of Meta's own Chameleon (facebookresearch/chameleon, `Options.Image`). A code
 # is chosen in one step; the scale of the noise on its logits is the temperature.
@@ -41,7 +41,7 @@ CHAMELEON_SAMPLING: dict[str, Any] = {
     "noise_scale": 0.7,
     "code_top_k": 0,
     "code_top_p": 0.9,
-    "unconditional_prompt": "Generate an image.",
+    "unconditional_prompt": UNCONDITIONAL_PROMPT,
 }
 
 

@@ -22,7 +22,6 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonPreTrained
 
 from orthus_core.errors import PromptError
 from orthus_core.model.config import InterleavedConfig
-from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.vision import OrthusVQ
 
 
@@ -124,6 +123,9 @@ class InterleavedModel(InterleavedPreTrainedModel):
             )
         if features is None or not slots:
             return embeds_BSD
+        # Imported here, because drawing from text never comes this far.
+        from orthus_core.model.padded_rows import with_padded_rows
+
         rows_NC = features.reshape(-1, features.shape[-1])
         filled_ND = with_padded_rows(self.embed_features, rows_NC)
         return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD.dtype))

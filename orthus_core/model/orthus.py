@@ -15,12 +15,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from orthus_core.model.code_squares import CodeSquares
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
 from orthus_core.model.schedule import Schedule, make_schedule
-from orthus_core.model.soft_embedding import argmin_embed, soft_embed
+from orthus_core.model.soft_embedding import CodeSquares, argmin_embed, soft_embed
 
 
 class OrthusModel(InterleavedBackbone):

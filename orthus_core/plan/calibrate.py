@@ -16,6 +16,7 @@ from transformers.models.chameleon.modeling_chameleon import (
     ChameleonRotaryEmbedding,
 )
 
+from orthus_core.device import DTYPES
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.vision import OrthusVQ
@@ -39,7 +40,7 @@ class Pace(NamedTuple):
 
 def drawing_pace(config: InterleavedConfig, asked: Drawing, device: torch.device) -> Pace:
     """Measures one step of one layer, and of the head, at this many streams."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[asked.dtype]
+    dtype = DTYPES[asked.dtype]
     branches = asked.pictures * asked.branches
     return Pace(
         _layer_seconds(config, branches, 1, device, dtype),

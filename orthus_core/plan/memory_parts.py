@@ -10,18 +10,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
-from torch import nn
-
 from orthus_core.checkpoint.parts import part_of
-from orthus_core.model.chameleon import DiscreteChameleon
-from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.checkpoint.skeleton import skeleton
+from orthus_core.device import DTYPES
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.samplers.memory_estimate import cache_bytes, decoder_bytes
 from orthus_core.samplers.prompt import room_for_image
 
 GB = 10**9
-ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
+ITEMSIZE = {name: dtype.itemsize for name, dtype in DTYPES.items()}
 # Matrices of the transformer's layers take so many bits a weight when they are quantised; the rest
 # stays as it is. A scale of 16 bits for each group of 64 weights is included.
 QUANTISED_BITS = {8: 8.25, 4: 4.25}
@@ -88,13 +85,6 @@ class Training(NamedTuple):
     optimiser: str = "adamw"
     averaged: bool = False
     repeats: int = 1
-
-
-def skeleton(config: InterleavedConfig) -> nn.Module:
-    """The model without memory for its weights."""
-    kind = DiscreteChameleon if isinstance(config, DiscreteConfig) else None
-    with torch.device("meta"):
-        return (kind or OrthusForConditionalGeneration)(config)  # type: ignore[arg-type]
 
 
 def drawing_memory(

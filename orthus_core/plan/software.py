@@ -5,8 +5,11 @@ with what they are good for. Nothing is imported to find out.
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
 
 DISTRIBUTION = "orthus-kit"
 
@@ -33,9 +36,13 @@ class Package(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Whether the installed version is at least the one asked for."""
-        least = self.wanted.removeprefix(">=")
-        return self.version is not None and numbers(self.version) >= numbers(least)
+        """Whether the installed version is one of those that are asked for (PEP 440)."""
+        try:
+            return self.version is not None and SpecifierSet(self.wanted).contains(
+                self.version, prereleases=True
+            )
+        except InvalidVersion:  # a build of someone's own
+            return False
 
 
 def required() -> list[Package]:
@@ -44,12 +51,12 @@ def required() -> list[Package]:
         lines = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    found = []
-    for line in lines:
-        read = re.match(r"([A-Za-z0-9._-]+)\s*(>=[\w.]+)?\s*(;.*)?$", line)
-        if read and not read[3]:  # a marker names extras and other Pythons
-            found.append(Package(read[1], version_of(read[1]), read[2] or ""))
-    return found
+    wanted = [Requirement(line) for line in lines]
+    return [
+        Package(each.name, version_of(each.name), str(each.specifier))
+        for each in wanted
+        if each.marker is None or each.marker.evaluate()  # which names extras and other Pythons
+    ]
 
 
 def optional() -> list[Package]:
@@ -63,8 +70,3 @@ def version_of(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare: "2.13.0+cpu" is (2, 13, 0)."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from orthus_core.recipe.drawing import SamplingDefaults
 from orthus_core.recipe.schema import key
 
 
@@ -15,7 +16,7 @@ from orthus_core.recipe.schema import key
 class HeadRecipe:
     """The diffusion head that a conversion adds."""
 
-    width: int = key(1536, "channels inside the head", minimum=1)
+    width: int = key(1536, "channels inside the diffusion head", minimum=1)
     depth: int = key(3, "residual blocks", minimum=1)
     seed: int = key(0, "seed of its first weights", minimum=0)
 
@@ -48,17 +49,6 @@ class CheckRecipe:
     """The conversion's proof that the new model still is the old one."""
 
     codes: int = key(64, "codes sampled in the self-check; 0 is no check", minimum=0)
-
-
-@dataclass(frozen=True)
-class SamplingDefaults:
-    """How the new model draws when nothing else is said; stored in its folder."""
-
-    steps: int = key(100, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
-    guidance: float = key(5.0, "classifier-free guidance towards the text; 1 is none")
-    image_guidance: float = key(1.5, "guidance towards the picture that is edited; 1 is none")
-    noise_scale: float = key(1.0, "size of the noise each patch starts from", minimum=0)
-    unconditional_prompt: str = key("Generate an image.", "prompt that guidance leads away from")
 
 
 @dataclass(frozen=True)

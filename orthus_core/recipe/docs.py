@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orthus_core.recipe import SCHEMAS
 from orthus_core.recipe.save import toml_value
-from orthus_core.recipe.schema import Key, Recipe, describe, keys
+from orthus_core.recipe.schema import Key, Recipe, describe, keys, range_text
 
 _HEAD = """\
 # Recipes
@@ -46,16 +46,6 @@ def default_text(key: Key) -> str:
     if key.default is None:
         return "-"
     return toml_value(key.default)
-
-
-def range_text(key: Key) -> str:
-    """The numbers a key allows, such as `1 to 1000` or `at least 0`; empty when all."""
-    low, high = key.minimum, key.maximum
-    if low is not None and high is not None:
-        return f"{low:g} to {high:g}"
-    if low is not None:
-        return f"at least {low:g}"
-    return f"at most {high:g}" if high is not None else ""
 
 
 def type_text(key: Key) -> str:

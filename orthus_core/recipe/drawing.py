@@ -1,7 +1,8 @@
 """Recipes of `generate`, `edit`, `story` and `caption`.
 
 A key of the sampler that is not set takes the model's own default, because a small model and the 7B
-want different guidance; `orthus info MODEL` shows them.
+want different guidance; `orthus info MODEL` shows them. A key's meaning is also the help of its
+option (`orthus_cli.recipe_options`).
 """
 
 from __future__ import annotations
@@ -14,124 +15,242 @@ from orthus_core.recipe.solver_registry import SOLVERS
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
-
-DRAWN_AT_ONCE = "pictures at once; auto is as many as fit into memory"
 Preset = Literal["exact", "fast", "turbo"]
 
-PRESET_DOC = "exact takes the model's own steps; fast and turbo fewer, and fewest in late patches"
-SCHEDULER_DOC = f"{', '.join(SOLVERS)}, or package.module.Class of a diffusers-style one"
-QUANTIZE_DOC = (
-    "hold the backbone in so many bits, to take less memory; the rest is then bf16 by itself"
-)
-LOW_MEMORY_DOC = "leave the backbone in its files, and fetch each layer when it is used"
-MAX_TEXT_DOC = "words the model may write first, of what the picture will show; 0 is none"
-TOLERANCE_DOC = "a patch stops when its estimate can change by this share; 0 takes all steps"
+UNCONDITIONAL_PROMPT = "Generate an image."
+"""Prompt of the unconditional branch in the released scripts."""
+
+
+@dataclass(frozen=True)
+class SamplingDefaults:
+    """How the new model draws when nothing else is said; stored in its folder."""
+
+    steps: int = key(100, "DDIM steps a patch", unit="steps", minimum=1, maximum=1000)
+    guidance: float = key(5.0, "classifier-free guidance towards the text; 1 is none")
+    image_guidance: float = key(1.5, "guidance towards the picture that is edited; 1 is none")
+    noise_scale: float = key(1.0, "size of the noise each patch starts from", minimum=0)
+    unconditional_prompt: str = key(UNCONDITIONAL_PROMPT, "prompt that guidance leads away from")
 
 
 @dataclass(frozen=True)
 class TextSampling:
     """How text tokens are chosen."""
 
-    temperature: float = key(0.0, "0 takes the likeliest token, 1 samples as learnt", minimum=0)
-    top_p: float = key(
-        1.0, "sample only from the likeliest tokens of this total", minimum=0, maximum=1
+    temperature: float = key(
+        0.0, "randomness of the text: 0 takes the likeliest token, 1 samples as learnt", minimum=0
     )
-    max_new_tokens: int = key(256, "longest text", unit="tokens", minimum=1)
+    top_p: float = key(
+        1.0,
+        "sample only from the likeliest tokens whose probabilities add up to this",
+        minimum=0,
+        maximum=1,
+    )
+    max_new_tokens: int = key(256, "longest answer, in tokens", unit="tokens", minimum=1)
 
 
 @dataclass(frozen=True)
-class GenerateRecipe:
+class PanelText(TextSampling):
+    """How the text tokens of a story are chosen."""
+
+    max_new_tokens: int = key(64, "longest text of a panel, in tokens", unit="tokens", minimum=1)
+
+
+@dataclass(frozen=True)
+class ModelKeys:
+    """Which model, and how it is held: keys of every recipe here."""
+
+    model: str = key(
+        "mini",
+        "model folder, hub id or alias: mini, chameleon-mini, base, instruct, chameleon-7b, "
+        "anole-7b",
+    )
+    device: Device = key("auto", "where the model runs; auto takes the fastest device there is")
+    dtype: Dtype = key(
+        "auto", "precision of weights and arithmetic; auto is bf16 on cuda and fp32 elsewhere"
+    )
+    quantize: Literal[4, 8] | None = key(
+        None,
+        "store the backbone's weights in this many bits to save memory; dtype auto is then bf16",
+        unit="bits",
+    )
+    low_memory: bool = key(
+        False,
+        "leave the backbone in its files and read each layer when it is used: slower, and takes "
+        "less memory",
+    )
+
+
+@dataclass(frozen=True)
+class DrawingKeys(ModelKeys):
+    """How the patches of a picture are sampled: keys of every recipe that draws."""
+
+    preset: Preset | None = key(
+        None,
+        "speed against fidelity: exact takes the model's own number of steps, fast and turbo take "
+        "fewer, and fewest in late patches",
+        before="device",
+    )
+    steps: int | None = key(
+        None,
+        "denoising steps for each patch",
+        unit="steps",
+        minimum=1,
+        maximum=1000,
+        before="device",
+    )
+    scheduler: str | None = key(
+        None,
+        f"solver of the denoising: {', '.join(SOLVERS)}, or package.module.Class of a scheduler in "
+        "the manner of diffusers",
+        before="device",
+    )
+    step_tolerance: float | None = key(
+        None,
+        "stop a patch early, once its estimate can change by no more than this share, such as "
+        "0.05; 0 takes all steps",
+        minimum=0,
+        maximum=0.99,
+        before="device",
+    )
+    guidance: float | None = key(
+        None,
+        "classifier-free guidance: how strongly a picture follows the prompt; 1 is none",
+        before="device",
+    )
+    noise_scale: float | None = key(
+        None,
+        "size of the noise each patch starts from; small models draw better with less",
+        minimum=0,
+        before="device",
+    )
+
+
+@dataclass(frozen=True)
+class SeveralPictures(DrawingKeys):
+    """How many pictures of one prompt: keys of the recipes that draw each for itself."""
+
+    seeds: tuple[int, ...] = key(
+        (),
+        "seed of each picture, random when not given; a single one is counted up from",
+        minimum=0,
+        before="device",
+    )
+    num_images: int = key(1, "pictures for each prompt", minimum=1, before="device")
+    batch_size: int | Literal["auto"] = key(
+        "auto",
+        "pictures drawn at once; auto is as many as fit into memory",
+        minimum=1,
+        before="device",
+    )
+
+
+@dataclass(frozen=True)
+class GenerateRecipe(SeveralPictures):
     """Pictures from text."""
 
     command: ClassVar[str] = "generate"
 
-    model: str = key("mini", "folder, hub id or alias")
-    preset: Preset | None = key(None, PRESET_DOC)
-    steps: int | None = key(None, "denoising steps a patch", unit="steps", minimum=1, maximum=1000)
-    scheduler: str | None = key(None, SCHEDULER_DOC)
-    step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
-    guidance: float | None = key(None, "classifier-free guidance towards the text; 1 is none")
-    noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
-    negative_prompt: str | None = key(None, "what guidance leads away from")
-    seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
-    num_images: int = key(1, "pictures a prompt, when no seeds are given", minimum=1)
-    batch_size: int | Literal["auto"] = key("auto", DRAWN_AT_ONCE, minimum=1)
-    device: Device = key("auto", "where the model runs")
-    dtype: Dtype = key("auto", "precision of the weights")
-    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
-    low_memory: bool = key(False, LOW_MEMORY_DOC)
+    negative_prompt: str | None = key(
+        None, "what a picture should not show; guidance leads away from it", before="seeds"
+    )
 
 
 @dataclass(frozen=True)
-class EditRecipe:
+class EditRecipe(SeveralPictures):
     """A picture changed by an instruction."""
 
     command: ClassVar[str] = "edit"
 
-    model: str = key("mini", "folder, hub id or alias")
     by_example: bool = key(
-        False, "the first two pictures are an example of the change, before and after"
+        False,
+        "take the first two pictures as an example of the change, before and after",
+        before="preset",
     )
-    preset: Preset | None = key(None, PRESET_DOC)
-    steps: int | None = key(None, "denoising steps a patch", unit="steps", minimum=1, maximum=1000)
-    scheduler: str | None = key(None, SCHEDULER_DOC)
-    step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
-    guidance: float | None = key(None, "guidance towards the instruction; 1 is none")
-    image_guidance: float | None = key(None, "guidance towards the picture; 1 is none")
-    max_text: int | None = key(None, MAX_TEXT_DOC, unit="tokens", minimum=0)
-    noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
-    seeds: tuple[int, ...] = key((), "one a picture; empty draws them at random", minimum=0)
-    num_images: int = key(1, "pictures, when no seeds are given", minimum=1)
-    batch_size: int | Literal["auto"] = key("auto", DRAWN_AT_ONCE, minimum=1)
-    device: Device = key("auto", "where the model runs")
-    dtype: Dtype = key("auto", "precision of the weights")
-    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
-    low_memory: bool = key(False, LOW_MEMORY_DOC)
+    guidance: float | None = key(
+        None,
+        "classifier-free guidance: how strongly a result follows the instruction or example; 1 is "
+        "none",
+        before="device",
+    )
+    image_guidance: float | None = key(
+        None,
+        "guidance of the input picture: how closely the result keeps to it; 1 is none",
+        before="noise_scale",
+    )
+    max_text: int | None = key(
+        None,
+        "longest text that the model may write first, about the picture to come; 0 is none",
+        unit="tokens",
+        minimum=0,
+        before="noise_scale",
+    )
+    seeds: tuple[int, ...] = key(
+        (),
+        "seed of each result, random when not given; a single one is counted up from",
+        minimum=0,
+        before="device",
+    )
+    num_images: int = key(1, "results of each edit, one a seed", minimum=1, before="device")
 
 
 @dataclass(frozen=True)
-class StoryRecipe:
+class StoryRecipe(DrawingKeys):
     """Texts and pictures by turns."""
 
     command: ClassVar[str] = "story"
 
-    model: str = key("mini", "folder, hub id or alias")
-    panels: int = key(3, "pictures to draw; at most so many when free", minimum=1)
-    free: bool = key(False, "let the model say where pictures come and when it ends")
+    panels: int = key(
+        3, "pictures to draw; at most so many when the model decides", minimum=1, before="preset"
+    )
+    free: bool = key(
+        False,
+        "let the model decide where pictures come and when the story ends",
+        before="preset",
+    )
     keep_panels: int | None = key(
-        None, "latest panels that the model sees; unset is as many as fit", minimum=1
+        None,
+        "latest panels that the model still sees; as many as fit when not given",
+        minimum=1,
+        before="preset",
     )
-    from_story: str | None = key(None, "folder of an earlier story that is told on from")
-    from_panel: int | None = key(None, "first panel of it that is told anew", minimum=2)
-    preset: Preset | None = key(None, PRESET_DOC)
-    steps: int | None = key(None, "denoising steps a patch", unit="steps", minimum=1, maximum=1000)
-    scheduler: str | None = key(None, SCHEDULER_DOC)
-    step_tolerance: float | None = key(None, TOLERANCE_DOC, minimum=0, maximum=0.99)
+    from_story: str | None = key(None, "folder of an earlier story to continue", before="preset")
+    from_panel: int | None = key(
+        None,
+        "first panel of the earlier story that is drawn and told anew",
+        minimum=2,
+        before="preset",
+    )
     guidance: float | None = key(
-        None, "classifier-free guidance towards what came before; 1 is none"
+        None,
+        "classifier-free guidance: how strongly a picture follows the story so far; 1 is none",
+        before="device",
     )
-    noise_scale: float | None = key(None, "size of the noise each patch starts from", minimum=0)
-    negative_prompt: str | None = key(None, "what guidance leads away from")
-    seed: int | None = key(None, "unset draws one at random", minimum=0)
-    text: TextSampling = key(TextSampling(max_new_tokens=64), "how each panel's text is chosen")
-    device: Device = key("auto", "where the model runs")
-    dtype: Dtype = key("auto", "precision of the weights")
-    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
-    low_memory: bool = key(False, LOW_MEMORY_DOC)
+    negative_prompt: str | None = key(
+        None, "what a picture should not show; guidance leads away from it", before="device"
+    )
+    seed: int | None = key(
+        None, "seed of the whole story, random when not given", minimum=0, before="device"
+    )
+    text: PanelText = key(PanelText(), "how each panel's text is chosen", before="device")
 
 
 @dataclass(frozen=True)
-class CaptionRecipe:
+class CaptionRecipe(ModelKeys):
     """Words for a picture."""
 
     command: ClassVar[str] = "caption"
 
-    model: str = key("mini", "folder, hub id or alias")
-    question: str = key("What is this?", "what is asked about each picture")
-    seed: int | None = key(None, "for sampled text; unset draws one at random", minimum=0)
-    text: TextSampling = key(TextSampling(), "how the text is chosen")
-    batch_size: int | Literal["auto"] = key("auto", DRAWN_AT_ONCE, minimum=1)
-    device: Device = key("auto", "where the model runs")
-    dtype: Dtype = key("auto", "precision of the weights")
-    quantize: Literal[4, 8] | None = key(None, QUANTIZE_DOC, unit="bits")
-    low_memory: bool = key(False, LOW_MEMORY_DOC)
+    question: str = key("What is this?", "what to ask about each picture", before="device")
+    seed: int | None = key(
+        None,
+        "seed of the first answer, the next count on; it matters where text is sampled",
+        minimum=0,
+        before="device",
+    )
+    text: TextSampling = key(TextSampling(), "how the text is chosen", before="device")
+    batch_size: int | Literal["auto"] = key(
+        "auto",
+        "pictures read at once; auto is as many as fit into memory",
+        minimum=1,
+        before="device",
+    )

@@ -27,7 +27,6 @@ from orthus_core.recipe.schema import (
     members,
     union_arms,
 )
-from orthus_core.recipe.shelf import find
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -69,6 +68,8 @@ def load(
     values: Values = {}
     where = ""
     if source is not None:
+        from orthus_core.recipe.shelf import find
+
         file = find(source)
         where = str(file)
         text, table = _read(file)
@@ -103,6 +104,8 @@ def command_of(source: str | Path) -> str:
     Raises:
         RecipeError: When the file does not read or says none.
     """
+    from orthus_core.recipe.shelf import find
+
     file = find(source)
     _, table = _read(file)
     return _command(table, str(file))

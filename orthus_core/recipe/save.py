@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orthus_core.errors import OutputError
-from orthus_core.recipe.schema import Recipe
+from orthus_core.atomic import write_text
+from orthus_core.recipe.schema import Recipe, ordered_fields
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -43,34 +42,13 @@ def save(recipe: Recipe, path: str | Path) -> Path:
         if as_json
         else dump(recipe)
     )
-    write_whole(path, text)
+    write_text(path, text, failure="cannot write the file")
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that it is there whole or not at all.
-
-    Raises:
-        OutputError: When the place cannot be written to; what was there before stays.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            beside.write_text(text, encoding="utf-8")
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the file: {error.strerror or error}",
-            where=str(path),
-            hint="choose another place, or make room and rights there",
-        ) from error
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        pairs = ((field.name, getattr(value, field.name)) for field in ordered_fields(value))
         return {name: _plain(item) for name, item in pairs if item is not None}
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}

@@ -38,18 +38,28 @@ def key(
     unit: str = "",
     minimum: float | None = None,
     maximum: float | None = None,
+    before: str = "",
 ) -> Any:
     """A recipe key: a dataclass field that says what it means.
 
     Args:
         default: The value when nothing else is said; a dictionary is copied for each recipe.
-        doc: Its meaning in one line, as docs/recipes.md prints it.
+        doc: Its meaning as docs/recipes.md and the help of its option print it: a phrase that
+            begins in lower case and has no full stop.
         unit: What the number counts or is measured in ("steps", "pixels", "MB").
         minimum: The smallest number allowed, itself included; holds for each number of a list or
             table.
         maximum: The largest number allowed, itself included.
+        before: The inherited key that it stands in front of where keys are listed or saved; a key
+            that names none follows those it inherits, one that replaces another names the same.
     """
-    metadata = {"doc": doc, "unit": unit, "minimum": minimum, "maximum": maximum}
+    metadata = {
+        "doc": doc,
+        "unit": unit,
+        "minimum": minimum,
+        "maximum": maximum,
+        "before": before,
+    }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -71,11 +81,21 @@ class Key(NamedTuple):
         return ".".join(self.path)
 
 
+def ordered_fields(table: type | Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass in the order its keys are listed and saved in."""
+    ordered: list[dataclasses.Field[Any]] = []
+    for field in dataclasses.fields(table):
+        before = field.metadata.get("before")
+        names = [other.name for other in ordered]
+        ordered.insert(names.index(before) if before else len(ordered), field)
+    return ordered
+
+
 def members(table: type) -> dict[str, Key]:
     """The keys of one table by name; tables inside it are listed, not entered."""
     hints = typing.get_type_hints(table)
     found = {}
-    for field in dataclasses.fields(table):
+    for field in ordered_fields(table):
         factory = field.default_factory
         default = field.default if factory is dataclasses.MISSING else factory()
         about = field.metadata
@@ -129,6 +149,16 @@ def describe(annotation: Any) -> str:
     """A type in an error's words: `"v" or "epsilon"`, `a list of whole numbers`."""
     arms = [arm for arm in union_arms(annotation) if arm is not type(None)]
     return " or ".join(_describe_one(arm) for arm in arms)
+
+
+def range_text(key: Key) -> str:
+    """The numbers a key allows, such as `1 to 1000` or `at least 0`; empty when all."""
+    low, high = key.minimum, key.maximum
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    if low is not None:
+        return f"at least {low:g}"
+    return f"at most {high:g}" if high is not None else ""
 
 
 _NAMES = {

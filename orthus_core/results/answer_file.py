@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError, OutputError
-from orthus_core.results.files import write_file
-from orthus_core.results.output_names import check_writable
+from orthus_core.results.output_names import check_writable, write_file
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
 # Of an answer that can be asked for again: the model's name, where it ran, and in which version.

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from orthus_core.data.pixels import open_image, square
-from orthus_core.image_grid import columns_for, contact_sheet
 from orthus_core.results.metadata import (
     GenerationInfo,
     pixel_hash,
@@ -76,6 +75,8 @@ class ImageFiles(NamedTuple):
         Raises: OutputError when it cannot be written.
         """
         if self.grid:
+            from orthus_core.image_grid import columns_for, contact_sheet
+
             columns = columns_for(len(self.paths), per_prompt=per_prompt)
             sheet = contact_sheet([open_image(path) for path in self.paths], columns)
             save_picture(sheet, self.grid, None, overwrite=self.overwrite)
@@ -88,6 +89,8 @@ def save_comparison(
 
     Raises: OutputError when it cannot be written.
     """
+    from orthus_core.image_grid import contact_sheet
+
     after = open_image(result)
     before = [Image.fromarray(square(image, after.width)) for image in inputs]
     sheet = contact_sheet([*before, after], columns=len(before) + 1)

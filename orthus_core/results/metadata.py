@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.results.files import write_file
+from orthus_core.results.output_names import write_file
 from orthus_core.version import __version__
 
 OUR_CHUNK = "orthus"

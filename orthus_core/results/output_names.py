@@ -1,23 +1,25 @@
-"""Where pictures go: a file, a folder, or a template such as `{prompt}_{seed}.png`."""
+"""Where results go: a file, a folder, or a template such as `{prompt}_{seed}.png`; each is there
+whole or not at all, and replaces nothing unless told to.
+"""
 
 from __future__ import annotations
 
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from orthus_core.atomic import LONGEST_NAME_BYTES, staged_file, staged_folder
 from orthus_core.errors import OutputError
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
 
 # A name of 60 letters is readable. Emoji and Chinese take up to four bytes each, of the 255 that a
-# file system takes; seed, number and extension need some too.
+# file system takes (`LONGEST_NAME_BYTES`); seed, number and extension need some too.
 LONGEST_SLUG = 60
 LONGEST_SLUG_BYTES = 180
-LONGEST_NAME_BYTES = 255
 # Windows opens devices under these names, with any extension.
 DEVICES = {
     "con",
@@ -143,6 +145,36 @@ def check_distinct(paths: Sequence[Path]) -> None:
                 hint="give each a name of its own",
             )
         seen.add(place)
+
+
+def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        OutputError: When something is there and is not to be replaced, or the place cannot be
+            written to; what was there stays, and nothing half-written is left.
+    """
+    check_free(path, overwrite=overwrite)
+    with staged_file(path, parents=True) as beside:
+        beside.write_bytes(content)
+
+
+def write_folder(
+    folder: Path, files: Mapping[str, bytes], *, mark: str, overwrite: bool = False
+) -> None:
+    """Writes a folder with all its files whole or not at all.
+
+    Args:
+        folder: Where to; an empty folder is as good as none.
+        files: Content by name.
+        mark, overwrite: What may be replaced, see `check_folder`.
+
+    Raises:
+        OutputError: As `write_file`.
+    """
+    with staged_folder(folder, mark=mark, overwrite=overwrite) as beside:
+        for name, content in files.items():
+            (beside / name).write_bytes(content)
 
 
 def _cut(text: str) -> str:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
-from orthus_core.results.files import write_folder
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
+from orthus_core.results.output_names import write_folder
 from orthus_core.results.story_page import Figure, story_page
 from orthus_core.version import __version__
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orthus_core.device import is_out_of_memory, release
+from orthus_core.device import is_out_of_memory, release_memory
 from orthus_core.events import Event, ImageDone
 from orthus_core.model.interleaved import InterleavedModel
 
@@ -117,7 +117,7 @@ class ImageDecoder:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or len(features_MPC) == 1:
                 raise
-        release(self._device)
+        release_memory(self._device)
         return [self._pixels(features_PC.unsqueeze(0))[0] for features_PC in features_MPC]
 
 

@@ -23,10 +23,10 @@ from typing import Literal, NamedTuple
 import torch
 from transformers import LogitsProcessor
 
-from orthus_core.device import free_bytes, is_out_of_memory, release
+from orthus_core.device import free_bytes, is_out_of_memory, release_memory
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.events import Event, Note, RowDone
-from orthus_core.model.chameleon import DiscreteChameleon
+from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.branches import Branches
 from orthus_core.samplers.decode import DECODED_AT_ONCE, ImageDecoder, PendingImage, ordered_events
@@ -156,7 +156,7 @@ def _check(model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingP
         raise CheckpointError(
             "this model has no pixel decoder, so it can read pictures but draw none",
             where="model.vqmodel.decoder",
-            hint=FOR_A_CHAMELEON if isinstance(model, DiscreteChameleon) else FOR_AN_ORTHUS,
+            hint=FOR_A_CHAMELEON if isinstance(model.config, DiscreteConfig) else FOR_AN_ORTHUS,
         )
     if params.max_images and None in (model.config.boi_token_id, model.config.eoi_token_id):
         raise CheckpointError(
@@ -276,7 +276,7 @@ def _in_turn(job: Job, waiting: list[SequenceState], size: int) -> Iterator[Even
                 raise
         # Here the error and the tensors it referred to are gone, and their memory is free again.
         job.backbone.forget()
-        release(job.model.device)
+        release_memory(job.model.device)
         size = len(seated) // 2
         waiting = seated + waiting
         yield Note(f"memory does not hold {len(seated)} at once: going on with {size}")

@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from orthus_core.errors import PromptError
-from orthus_core.model.chameleon import DiscreteChameleon
+from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -66,10 +66,11 @@ def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchS
 
     Raises: PromptError, CheckpointError as `DiffusionPatchSampler`.
     """
-    if isinstance(model, DiscreteChameleon):
+    if isinstance(model.config, DiscreteConfig):
+        from orthus_core.model.chameleon import DiscreteChameleon
         from orthus_core.samplers.code_sampler import CodeSampler
 
-        return CodeSampler(model, params)
+        return CodeSampler(cast(DiscreteChameleon, model), params)
     assert isinstance(model, OrthusForConditionalGeneration), "there are two kinds of models"
     return DiffusionPatchSampler(model, params)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.document import Document, says
+from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import TokenIds, encode
 from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
@@ -118,7 +118,7 @@ class PromptBuilder:
             parts: In order.
             features_MPC: Features of the pictures when they are known already.
         """
-        document = Document(says("user", *parts))
+        document = Document(turn("user", *parts))
         row = encode(document, self.tokenizer, self._ids, self.model.config.patches)
         if features_MPC is None and row.pictures:
             features_MPC = self.features(row.pictures)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from orthus_core.errors import RecipeError
-from orthus_core.evaluation.reconstruction import MEASURED_SEED
+from orthus_core.evaluation.reconstruction import HELD_OUT_SEED
 from orthus_core.losses.adversarial import PatchDiscriminator
 from orthus_core.losses.picture_loss import PictureFigures, PictureLoss
 from orthus_core.losses.quantisation import kmeans, quantise
@@ -28,7 +28,7 @@ from orthus_core.recipe.training import (
 )
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.picture_source import PictureSource
-from orthus_core.train.sample_grid import sheet
+from orthus_core.train.sample_grid import sample_grid
 
 # Pictures whose features start the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024
@@ -241,7 +241,7 @@ class PicturesStage:
         pixels_M3HW = self.pictures.held_out_M3HW[:SAMPLES]
         if len(pixels_M3HW):
             return pixels_M3HW
-        return self.pictures.draw(SAMPLES, torch.Generator().manual_seed(MEASURED_SEED))
+        return self.pictures.draw(SAMPLES, torch.Generator().manual_seed(HELD_OUT_SEED))
 
 
 class DiscreteAutoencoderStage(PicturesStage):
@@ -284,7 +284,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         features_MPC = objective.features(pixels)
         snapped = quantise(features_MPC.flatten(0, 1), objective.vq.quantize.embedding.weight)
         by_code = objective.vq.pixels(snapped.features_NC.view(features_MPC.shape))
-        return sheet([pixels, objective.vq.pixels(features_MPC), by_code])
+        return sample_grid([pixels, objective.vq.pixels(features_MPC), by_code])
 
 
 class DecoderObjective(nn.Module):
@@ -330,4 +330,4 @@ class DecoderStage(PicturesStage):
     def samples(self) -> Image.Image:
         """Rows of true pictures and decoded features."""
         vq, pixels = self.objective.vq, self.shown()
-        return sheet([pixels, vq.pixels(vq.features(pixels.to(vq.device)))])
+        return sample_grid([pixels, vq.pixels(vq.features(pixels.to(vq.device)))])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,19 +16,22 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.data.collate import Batch, collate, with_codes, with_features
-from orthus_core.data.document import Document, says
-from orthus_core.data.encode import Encoded, TokenIds, encode
-from orthus_core.data.formats import sniff
-from orthus_core.data.formats.reading import Reading
+from orthus_core.data.document import Document, turn
+from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import Picture
-from orthus_core.data.sources import Batches, Shuffled, Source, hold_out
+from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
 from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
+
+if TYPE_CHECKING:
+    from orthus_core.data.formats.reading import ReadResult
+
+    pass
 
 SPRITES = "sprites"
 
@@ -71,8 +74,8 @@ def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
     documents = yield from read_documents(data)
     kept, held_out = hold_out(documents, data.held_out, data.seed)
     return RowSources(
-        Shuffled(kept, data.seed, where=data.source),
-        Shuffled(held_out, data.seed) if held_out else None,
+        ShuffledSource(kept, data.seed, where=data.source),
+        ShuffledSource(held_out, data.seed) if held_out else None,
     )
 
 
@@ -83,6 +86,7 @@ def returning(source: Source, rows: int) -> Source:
 
 def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
     """The documents on disk whose records and pictures all read; raises as `read_rows`."""
+    from orthus_core.data.formats import sniff
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()
@@ -105,27 +109,29 @@ def usable(
 
     Raises: DataError when none is left, and at the first one when strict.
     """
-    if not isinstance(rows.train, Shuffled):
+    if not isinstance(rows.train, ShuffledSource):
         return rows
-    reading, where = Reading(strict), Path(rows.train.where)
-    held_out = rows.held_out.documents if isinstance(rows.held_out, Shuffled) else []
+    from orthus_core.data.formats.reading import ReadResult
+
+    reading, where = ReadResult(strict), Path(rows.train.where)
+    held_out = rows.held_out.documents if isinstance(rows.held_out, ShuffledSource) else []
     apart = {id(document) for document in held_out}
     for document in (*rows.train.documents, *held_out):
         try:
             check(document)
             reading.documents.append(document)
         except DataError as error:
-            reading.leave_out(where / document.id, 0, error)
+            reading.skip_record(where / document.id, 0, error)
     yield from left_out(reading)
     kept = [document for document in reading.documents if id(document) not in apart]
     measured = [document for document in reading.documents if id(document) in apart]
     seed = rows.train.seed
     return RowSources(
-        Shuffled(kept, seed, str(where)), Shuffled(measured, seed) if measured else None
+        ShuffledSource(kept, seed, str(where)), ShuffledSource(measured, seed) if measured else None
     )
 
 
-def left_out(reading: Reading) -> Iterator[Note]:
+def left_out(reading: ReadResult) -> Iterator[Note]:
     """What a reading could not use: how much, and the first of it."""
     if reading.fault_count:
         found = reading.fault_count + len(reading.documents)
@@ -143,7 +149,7 @@ def last_picture(document: Document) -> Picture:
 
 def picture_alone(document: Document) -> Document:
     """The last picture of a document with nothing said about it."""
-    return Document(says("model", last_picture(document)), document.id, document.source)
+    return Document(turn("model", last_picture(document)), document.id, document.source)
 
 
 def pictures_alone(rows: RowSources) -> RowSources:
@@ -177,18 +183,18 @@ class BatchBuilder:
     side: Of the pictures, in pixels.
     """
 
-    encode: Callable[[Document], Encoded]
-    lay: Callable[[list[Encoded]], Batch]
+    encode: Callable[[Document], EncodedRow]
+    lay: Callable[[list[EncodedRow]], Batch]
     pictures: FeatureCache
     fill: Callable[[Batch, Tensor], Batch]
     side: int
 
-    def collate(self, rows: list[Encoded]) -> Batch:
+    def collate(self, rows: list[EncodedRow]) -> Batch:
         """Rows to a batch."""
         batch = self.lay(rows)
         return self.fill(batch, self.pictures(batch.pictures)) if batch.pictures else batch
 
-    def loaded(self, rows: list[Encoded]) -> Batch:
+    def loaded(self, rows: list[EncodedRow]) -> Batch:
         """Rows to a batch with pixels in place of pictures: what needs neither model nor card."""
         batch = self.lay(rows)
         if not batch.pictures:
@@ -200,7 +206,9 @@ class BatchBuilder:
         """A loaded batch with its slots filled."""
         pixels_MHW3 = batch.pixels_MHW3
         return (
-            batch if pixels_MHW3 is None else self.fill(batch, self.pictures.encoded(pixels_MHW3))
+            batch
+            if pixels_MHW3 is None
+            else self.fill(batch, self.pictures.encode_pixels(pixels_MHW3))
         )
 
     def batches(
@@ -228,7 +236,9 @@ class BatchBuilder:
         def held_out() -> list[Batch]:
             if rows.held_out is None:
                 return []
-            most = len(rows.held_out) if isinstance(rows.held_out, Shuffled) else validate_rows
+            most = (
+                len(rows.held_out) if isinstance(rows.held_out, ShuffledSource) else validate_rows
+            )
             numbers = range(min(most, validate_rows))
             measured = [self.encode(rows.held_out(number)) for number in numbers]
             return [
@@ -283,7 +293,7 @@ def _laying(
 
 def row_encoder(
     tokenizer: PreTrainedTokenizerBase, config: OrthusConfig
-) -> Callable[[Document], Encoded]:
+) -> Callable[[Document], EncodedRow]:
     """A document to a row of a model; DataError when it does not fit the context."""
     return partial(
         encode,

@@ -52,11 +52,3 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     summed = reduce(values.to(device()), "sum")
     assert isinstance(summed, Tensor)
     return summed.cpu()
-
-
-def has_bf16(place: torch.device) -> bool:
-    """Whether the processor multiplies bf16 natively."""
-    if place.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    features = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))

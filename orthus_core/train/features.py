@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
+from orthus_core.device import has_bf16
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.samplers.cuda_graph import CUDAGraphCache
-from orthus_core.train.distributed import current_rank, has_bf16
+from orthus_core.train.distributed import current_rank
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -42,6 +42,8 @@ def feature_cache(
         weights, encode = f"{weights}-bf16", in_bf16(encode, device)
     together = TOGETHER_ON_A_CARD if device.type == "cuda" else TOGETHER
     if device.type == "cuda":
+        from orthus_core.samplers.cuda_graph import CUDAGraphCache
+
         encode = partial(CUDAGraphCache(), "encode", encode)
     encode = always_together(encode, together)
     return FeatureCache(weights, encode, size, folder=folder, device=device)

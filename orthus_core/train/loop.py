@@ -17,17 +17,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.device import has_bf16
 from orthus_core.errors import TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.distributed import accelerator as make_accelerator
-from orthus_core.train.distributed import all_reduce_sum, current_rank, has_bf16
+from orthus_core.train.distributed import all_reduce_sum, current_rank
 from orthus_core.train.metrics import MetricsLogger
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps, state_to_resume
 
 # Held-out rows are measured with the same noise each time, so that the figures compare.
 VALIDATION_SEED = 20_241_200_127
+
+
+Stop = Callable[[], bool]
+"""Asked after each step whether to save the state and end."""
 
 
 class Losses(Protocol):
@@ -87,7 +92,7 @@ def train(
     folder: Path,
     origins: Mapping[str, Any] | None = None,
     resume: Resume = False,
-    should_stop: Callable[[], bool] = lambda: False,
+    should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields a StepDone a step and Notes between.
 

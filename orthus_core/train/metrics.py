@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from orthus_core.atomic import write_text
 from orthus_core.errors import TrainingError
 
 METRICS = "metrics.jsonl"
@@ -25,7 +25,8 @@ class MetricsLogger:
         earlier: The folder of the run that did those steps; this one by default.
 
     Raises:
-        TrainingError: when TensorBoard is asked for and is not installed.
+        TrainingError: When TensorBoard is asked for and is not installed.
+        OutputError: When the folder cannot be written to.
     """
 
     def __init__(
@@ -37,10 +38,8 @@ class MetricsLogger:
     ) -> None:
         self.path = folder / METRICS
         folder.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
         lines = lines_until((earlier or folder) / METRICS, start)
-        partial.write_text("".join(line + "\n" for line in lines))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(line + "\n" for line in lines))
         self.board = open_board(folder / BOARD, start, tensorboard)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.data.sources import hold_out
 from orthus_core.errors import DataError
-from orthus_core.evaluation.reconstruction import MEASURED
+from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
 from orthus_core.events import Event
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import SPRITES, read_documents
@@ -48,7 +48,7 @@ class FilePictures:
     def __init__(self, pictures: Sequence[Picture], held_out: Sequence[Picture], size: int) -> None:
         self.pictures = pictures
         self.size = size
-        squares = [picture.load(size) for picture in held_out[:MEASURED]]
+        squares = [picture.load(size) for picture in held_out[:HELD_OUT_IMAGES]]
         self.held_out_M3HW = pack_pixels(squares) if squares else torch.empty(0, 3, size, size)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:

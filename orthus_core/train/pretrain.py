@@ -7,7 +7,7 @@ where a small Orthus starts, and the paper's discrete baseline.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from orthus_core.atomic import check_free, staged_folder
+from orthus_core.atomic import check_folder, staged_folder
+from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
@@ -38,12 +39,10 @@ from orthus_core.train.batches import discrete_batch_builder, read_rows, row_enc
 from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, kept
 from orthus_core.train.freeze import mark_rows
-from orthus_core.train.loop import train
+from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
-
-Stop = Callable[[], bool]
 
 # Its two trainings, and their folders in that of the run.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
@@ -66,7 +65,7 @@ def pretrain(
 
     Raises: OutputError when `output` is taken; TrainingError as `train` and `states_of`.
     """
-    check_free(output, overwrite=overwrite)
+    check_folder(output, mark=CONFIG, overwrite=overwrite)
     of_autoencoder, of_transformer = states_of(resume)
     work = training_folder(output)
 
@@ -117,7 +116,7 @@ def pretrain(
         return
 
     # 4. One folder.
-    with staged_folder(output, overwrite=overwrite) as staged:
+    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
         model.bfloat16()
         model.save_pretrained(staged)
         processor(tokenizer, config).save_pretrained(staged)

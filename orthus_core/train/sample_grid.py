@@ -1,4 +1,4 @@
-"""What a training of Orthus is watched by: a sheet of pictures for fixed words and fixed seeds,
+"""What a training of Orthus is watched by: a grid of pictures for fixed words and fixed seeds,
 drawn with guidance.
 """
 
@@ -11,19 +11,15 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.events import ImageDone
+from orthus_core.image_grid import image_grid, rounded_image
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import SamplingParams
-from orthus_core.samplers.prompt_builder import PromptBuilder
 
 
-def sheet(rows: Sequence[Tensor]) -> Image.Image:
+def sample_grid(rows: Sequence[Tensor]) -> Image.Image:
     """Rows of pictures [M, 3, H, W] in [-1, 1], all of one size, as one picture."""
-    lines = [torch.cat(list(row.detach().float().cpu()), dim=-1) for row in rows]
-    pixels_3HW = torch.cat(lines, dim=-2)
-    bytes_HW3 = ((pixels_3HW.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
-    return Image.fromarray(bytes_HW3.numpy())
+    return image_grid(
+        [[rounded_image((picture.clamp(-1, 1) + 1) / 2) for picture in row.float()] for row in rows]
+    )
 
 
 WORDS = (
@@ -52,6 +48,12 @@ def draw_words(
     steps: int = 25,
 ) -> Image.Image:
     """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
+    # Here, so that a training that draws nothing imports nothing that draws.
+    from orthus_core.events import ImageDone
+    from orthus_core.samplers.generate import generate
+    from orthus_core.samplers.params import SamplingParams
+    from orthus_core.samplers.prompt_builder import PromptBuilder
+
     # DDIM whatever the model names, so that sheets of different runs can be compared.
     params = SamplingParams.resolve(model.config, steps=steps, scheduler="ddim", step_tolerance=0)
     builder = PromptBuilder(model, tokenizer)
@@ -64,4 +66,4 @@ def draw_words(
         for event in generate(model, prompts, params)
         if isinstance(event, ImageDone)
     }
-    return sheet([torch.stack([pictures[row] for row in range(len(prompts))])])
+    return sample_grid([torch.stack([pictures[row] for row in range(len(prompts))])])

@@ -8,7 +8,6 @@ average and the step, and what the training was started with. Every random draw 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from orthus_core.errors import OutputError, TrainingError
+from orthus_core.atomic import staged_folder
+from orthus_core.errors import TrainingError
 from orthus_core.recipe import Recipe, keys
 from orthus_core.train.optim import WeightAverage
 
@@ -128,10 +128,13 @@ def save_state(
     Raises: OutputError when the disk will not take it; states that were there stay.
     """
     final = state_path(folder, step)
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with staged_folder(
+        final,
+        mark=None,
+        overwrite=True,
+        failure="cannot save the training state",
+        hint="free some space, then run the same command with --resume auto",
+    ) as partial:
         state = {
             "objective": objective.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
@@ -140,15 +143,6 @@ def save_state(
         torch.save(state, partial / "state.pt")
         about = {"step": step, "origins": dict(origins)}
         (partial / ABOUT).write_text(json.dumps(about, indent=2))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OutputError(
-            f"cannot save the training state: {error}",
-            where=str(final),
-            hint="free some space, then run the same command with --resume auto",
-        ) from error
     for old in [each for each in saved_steps(folder) if each <= step][:-keep_last]:
         shutil.rmtree(state_path(folder, old), ignore_errors=True)
     return final

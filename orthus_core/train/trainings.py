@@ -14,26 +14,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_free
+from orthus_core.atomic import check_folder
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
-from orthus_core.evaluation.reconstruction import (
-    QUALITY,
-    in_words,
-    quality_notes,
-    reconstruct,
-    report,
-)
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
-from orthus_core.train.autoencoder import DecoderStage
 from orthus_core.train.batches import (
     last_picture,
     orthus_batch_builder,
@@ -50,10 +42,8 @@ from orthus_core.train.freeze import (
     only_image_parts,
     text_fingerprint,
 )
-from orthus_core.train.loop import Stage, train
+from orthus_core.train.loop import Stage, Stop, train
 from orthus_core.train.metrics import METRICS
-from orthus_core.train.picture_source import read_pictures
-from orthus_core.train.pretrain import Stop
 from orthus_core.train.sample_grid import draw_words
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import Resume, check_resume, origins, training_folder
@@ -73,7 +63,18 @@ def finetune_vae(
 
     Raises: CheckpointError when the model has no decoder to train.
     """
-    check_free(output, overwrite=options.get("overwrite", False))
+    # Here, because the other two trainings need neither an autoencoder's losses nor its measures.
+    from orthus_core.evaluation.reconstruction import (
+        QUALITY,
+        format_scores,
+        quality_json,
+        quality_notes,
+        reconstruct,
+    )
+    from orthus_core.train.autoencoder import DecoderStage
+    from orthus_core.train.picture_source import read_pictures
+
+    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
@@ -97,8 +98,8 @@ def finetune_vae(
         after = reconstruct(vq, measured)
         yield from quality_notes(after, "after")
         return Extras(
-            files={QUALITY: report(before, after, len(measured))},
-            origin={"reconstruction": in_words(after)},
+            files={QUALITY: quality_json(before, after, len(measured))},
+            origin={"reconstruction": format_scores(after)},
         )
 
     stage = DecoderStage(vq, recipe, pictures)
@@ -112,7 +113,7 @@ def build_base(
 
     Raises: TrainingError when anything that text depends on has moved.
     """
-    check_free(output, overwrite=options.get("overwrite", False))
+    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -149,7 +150,7 @@ def posttrain(
 
     Raises: DataError when no row fits the model's context.
     """
-    check_free(output, overwrite=options.get("overwrite", False))
+    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)

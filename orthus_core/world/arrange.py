@@ -1,4 +1,4 @@
-"""Where things stand in a scene, and how they stand to one another."""
+"""Places of things in a scene, and the spatial relation between two of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 MOST_THINGS = 4
 
-# Two things stand side by side more often than one above the other.
+# Two things are side by side more often than one above the other.
 _PAIR_WEIGHTS = {"left of": 3, "right of": 3, "above": 1, "below": 1}
 _CORNERS = ((0, 0), (SMALL, 0), (0, SMALL), (SMALL, SMALL))
 
@@ -21,14 +21,16 @@ _CORNERS = ((0, 0), (SMALL, 0), (0, SMALL), (SMALL, SMALL))
 def arrange(
     rng: random.Random, things: Sequence[Thing], backdrop: str, relation: str = ""
 ) -> Scene:
-    """A scene of these things, one to four, none over another.
+    """A scene of one to four things that do not overlap.
 
-    One thing fills the picture, or most of it outdoors, where it stands on the ground. Two stand in
-    one of `RELATIONS`, three and four in the corners.
+    A single thing fills the picture; outdoors it fills most of it and stands on the ground. Two
+    things are placed in one of `RELATIONS`, three or four in the corners.
 
     Args:
-        things: Their places and sizes are set here, everything else is kept.
-        relation: How the first of two stands to the second; drawn when empty.
+        rng: Random numbers for what is not given.
+        things: Things to place. Their positions and sizes are set here, the rest is kept.
+        backdrop: Name of the backdrop.
+        relation: Relation of the first of two things to the second; sampled when empty.
     """
     outdoors = is_outdoors(backdrop)
     if len(things) == 1:
@@ -46,7 +48,7 @@ def arrange(
 
 
 def relation_between(thing: Thing, other: Thing) -> str:
-    """How one thing stands to another, in `RELATIONS`; "" when it is neither beside nor over it."""
+    """The relation of `thing` to `other`, one of `RELATIONS`; "" when none of them holds."""
     (x, y), (other_x, other_y) = thing.centre, other.centre
     across, down = other_x - x, other_y - y
     if abs(across) >= SMALL and abs(down) <= STEP:
@@ -57,7 +59,7 @@ def relation_between(thing: Thing, other: Thing) -> str:
 
 
 def free_places(scene: Scene) -> list[tuple[int, int]]:
-    """Where a further small thing would cover none of the scene's, on the raster."""
+    """Positions on the raster where another small thing would overlap nothing in the scene."""
     places = [(x, y) for y in range(0, SMALL + 1, STEP) for x in range(0, SMALL + 1, STEP)]
     return [
         place
@@ -68,7 +70,7 @@ def free_places(scene: Scene) -> list[tuple[int, int]]:
 
 def _pair_places(rng: random.Random, relation: str, outdoors: bool) -> list[tuple[int, int]]:
     if relation in ("left of", "right of"):
-        # Outdoors things stand on the ground, not in the sky.
+        # Outdoors, things stand on the ground and not in the sky.
         y = rng.choice((STEP, SMALL) if outdoors else (0, STEP, SMALL))
         places = [(0, y), (SMALL, y)]
     else:

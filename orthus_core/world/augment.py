@@ -1,4 +1,4 @@
-"""Sprites in bulk for the autoencoder: one tensor of all pictures, laid over random backgrounds.
+"""Sprites in bulk for the autoencoder: one tensor of all pictures, over random backgrounds.
 
 Legend: M pictures, H W pixels.
 """
@@ -10,32 +10,28 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from orthus_core.world.sprites import Sprite, SpritePack
+from orthus_core.data.pixels import RESCALE
+from orthus_core.world.sprites import Sprite, SpritePack, scale_premultiplied
 
-# What is drawn on: mostly white paper, sometimes any colour; sometimes smaller and elsewhere.
+# Most backgrounds are white, the others a random colour. Some sprites are shrunk and moved.
 WHITE_CHANCE = 0.7
 GREY_CHANCE = 0.05
 ZOOM_CHANCE = 0.15
 SMALLEST_ZOOM = 0.5
-# Chameleon's processor: pixel = byte * 0.0078 - 1, so white is 0.989.
-PIXEL_STEP = 0.0078
 
 
-def premultiplied(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
-    """All sprites at one size, colour times alpha, as uint8 [M, 4, size, size]."""
-    pictures = [
-        np.asarray(pack.rgba(sprite).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS))
-        for sprite in sprites
-    ]
+def premultiply_sprites(pack: SpritePack, sprites: Sequence[Sprite], size: int) -> Tensor:
+    """All sprites at one size, with colours multiplied by alpha: uint8 [M, 4, size, size]."""
+    pictures = [np.asarray(scale_premultiplied(pack.rgba(sprite), size)) for sprite in sprites]
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 
 def random_pictures(sprites_M4HW: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` sprites mirrored, zoomed and laid over backgrounds at random: float [count, 3, H, W]
-    as Chameleon's processor scales them.
+    """`count` random sprites, mirrored and zoomed at random, over random backgrounds.
+
+    Returns float [count, 3, H, W], scaled as Chameleon's processor does.
     """
 
     def chance(probability: float) -> Tensor:
@@ -49,24 +45,24 @@ def random_pictures(sprites_M4HW: Tensor, count: int, generator: torch.Generator
         over_M4HW[zoomed] = random_zoom(over_M4HW[zoomed], generator)
     background_M3 = torch.rand(count, 3, generator=generator)
     background_M3[chance(WHITE_CHANCE)] = 1.0
-    pixels_M3HW = laid_over(over_M4HW, background_M3[:, :, None, None])
+    pixels_M3HW = composite_over(over_M4HW, background_M3[:, :, None, None])
     grey = chance(GREY_CHANCE)
     pixels_M3HW[grey] = pixels_M3HW[grey].mean(1, keepdim=True)
-    return scaled(pixels_M3HW)
+    return normalise(pixels_M3HW)
 
 
-def laid_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
-    """Pictures with colour times alpha and alpha, over others: [M, 3, H, W] in 0..1."""
+def composite_over(over_M4HW: Tensor, under_M3HW: Tensor) -> Tensor:
+    """Composites pictures with premultiplied alpha over others: [M, 3, H, W] in 0..1."""
     return over_M4HW[:, :3] + (1 - over_M4HW[:, 3:]) * under_M3HW
 
 
-def scaled(pixels_M3HW: Tensor) -> Tensor:
-    """Colours in 0..1 as Chameleon's processor scales them."""
-    return pixels_M3HW.clamp(0, 1) * (255 * PIXEL_STEP) - 1
+def normalise(pixels_M3HW: Tensor) -> Tensor:
+    """Scales colours in 0..1 as Chameleon's processor does."""
+    return pixels_M3HW.clamp(0, 1) * (255 * RESCALE) - 1
 
 
 def random_zoom(over_M4HW: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture shrunk by its own factor and moved somewhere it still fits: [M, 4, H, W]."""
+    """Shrinks each picture by its own factor and moves it to where it still fits: [M, 4, H, W]."""
     count = len(over_M4HW)
     scale_M = SMALLEST_ZOOM + (1 - SMALLEST_ZOOM) * torch.rand(count, generator=generator)
     shift_M2 = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - scale_M)[:, None]

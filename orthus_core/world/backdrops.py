@@ -1,7 +1,7 @@
-"""What a scene stands before: a plain colour, or a sky above a ground.
+"""Backdrops of scenes: a plain colour, or a sky above a ground.
 
-Sixteen outdoors are four grounds (one of them a season: snow) under four skies. They are painted
-from colours alone, so a picture of any size shows the same place.
+There are 16 outdoor backdrops: four grounds, each under four skies. They are painted from colours
+alone, so a picture of any size shows the same place.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLOURS: Mapping[str, Colour] = {
 }
 PLAIN: Mapping[str, Colour] = {"white": WHITE} | COLOURS
 
-# Top and horizon of each sky; near and far end of each ground.
+# Colours at the top and at the horizon of each sky; at the near and the far end of each ground.
 SKIES: Mapping[str, tuple[Colour, Colour]] = {
     "day": ((110, 180, 245), (205, 232, 252)),
     "sunset": ((120, 70, 150), (252, 160, 90)),
@@ -40,7 +40,7 @@ GROUNDS: Mapping[str, tuple[Colour, Colour]] = {
     "snow": ((215, 226, 240), (246, 250, 255)),
     "autumn": ((160, 96, 40), (214, 150, 66)),
 }
-# How a sentence names a place and a time of day.
+# Phrases for a place and a time of day in a sentence.
 GROUND_WORDS: Mapping[str, str] = {
     "meadow": "in a meadow",
     "beach": "on a beach",
@@ -56,7 +56,7 @@ SKY_WORDS: Mapping[str, str] = {
 OUTDOORS: tuple[str, ...] = tuple(f"{ground} {sky}" for ground in GROUNDS for sky in SKIES)
 BACKDROPS: tuple[str, ...] = (*PLAIN, *OUTDOORS)
 
-# Share of the picture that is sky, and how much a sky dims what lies under it.
+# Share of the picture that is sky, and the factor by which each sky dims the ground.
 HORIZON = 5 / 8
 LIGHT: Mapping[str, float] = {"day": 1.0, "sunset": 0.85, "night": 0.45, "rain": 0.75}
 
@@ -67,14 +67,14 @@ def is_outdoors(backdrop: str) -> bool:
 
 
 def place_of(backdrop: str) -> tuple[str, str]:
-    """Ground and sky of an outdoor backdrop: ("meadow", "night")."""
+    """The ground and the sky of an outdoor backdrop: ("meadow", "night")."""
     ground, sky = backdrop.split()
     return ground, sky
 
 
 @lru_cache(maxsize=128)
 def paint(backdrop: str, size: int) -> np.ndarray:
-    """A backdrop of `BACKDROPS` as uint8 [size, size, 3]; it is shared, so it cannot be written."""
+    """A backdrop of `BACKDROPS` as uint8 [size, size, 3], cached and therefore read-only."""
     canvas_HW3 = np.empty((size, size, 3), dtype=np.float64)
     if backdrop in PLAIN:
         canvas_HW3[:] = PLAIN[backdrop]
@@ -90,6 +90,6 @@ def paint(backdrop: str, size: int) -> np.ndarray:
 
 
 def _gradient(top: Colour, bottom: Colour, rows: int) -> np.ndarray:
-    """Rows [rows, 1, 3] that go from one colour to the other."""
+    """A vertical gradient between two colours: [rows, 1, 3]."""
     share_H11 = np.linspace(0, 1, rows)[:, None, None]
     return (1 - share_H11) * np.array(top) + share_H11 * np.array(bottom)

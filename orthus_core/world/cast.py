@@ -1,12 +1,13 @@
-"""Who plays in scenes: sprites that stay distinct at half the picture's size, by what they can do.
+"""The cast: sprites that may appear in scenes, grouped by what they can do.
 
-Each is named by the noun that scenes use for it, which `World.find` knows too. The lists are short
-on purpose: what a small model learns to combine, it must have seen often.
+All of them stay distinct at half the picture's size. Each is listed by the noun that scenes use for
+it, which `World.find` accepts too. The lists are short on purpose: a small model learns to combine
+only what it has seen often.
 """
 
 from __future__ import annotations
 
-# Those who act in stories; also things of scenes.
+# Actors of stories; they appear in scenes as well.
 ACTORS: tuple[str, ...] = (
     "dog",
     "cat",
@@ -34,7 +35,7 @@ ACTORS: tuple[str, ...] = (
     "wizard",
 )
 
-# Things that have one main colour, so that another can be laid on.
+# Things with one main colour, which can be replaced by another.
 COLOURED: tuple[str, ...] = (
     "apple",
     "balloon",

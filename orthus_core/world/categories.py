@@ -1,4 +1,4 @@
-"""What a sprite shows in the words of an answer: its group ("animals") and kind ("a mammal")."""
+"""Answers to questions about a sprite's category: its group ("animals") and kind ("a mammal")."""
 
 from __future__ import annotations
 

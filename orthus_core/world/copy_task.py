@@ -1,18 +1,18 @@
-"""A picture to be drawn again as it is: the first thing that an edit has to be able to do.
+"""Rows that ask for a copy of a picture, the first skill that edits need.
 
-Every edit keeps most of what it is given. A small model does not come to that by itself: shown
-edits alone it draws a new picture of the right layout. Shown copies as well, it learns within a few
-hundred steps to look at the patch it is about to draw, and edits have that to start from.
+Every edit keeps most of its picture. A small model that is trained on edits alone does not learn
+this: it draws a new picture with the right layout. Trained on copies as well, it learns within a
+few hundred steps to attend to the patch that it is about to draw, and edits build on that.
 """
 
 from __future__ import annotations
 
 import random
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
-from orthus_core.world.scenes import a_scene
-from orthus_core.world.single_sprites import any_single
+from orthus_core.world.scenes import sample_scene
+from orthus_core.world.single_sprites import sample_single
 from orthus_core.world.world import World
 
 KEEP = (
@@ -24,15 +24,15 @@ KEEP = (
 )
 
 COLOURED_CHANCE = 0.3
-# Scenes have more to be kept than single things.
+# Scenes contain more to keep than single things do.
 SCENE_CHANCE = 0.8
 
 
 def copy(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A picture, words that ask for nothing new, and the picture."""
+    """A picture and words that ask for no change; then the same picture."""
     picture: Picture
     if rng.random() < SCENE_CHANCE:
-        picture = world.shown(a_scene(rng, world).scene)
+        picture = world.scene_image(sample_scene(rng, world).scene)
     else:
-        picture = any_single(rng, world, COLOURED_CHANCE).picture(world)
-    return says("user", picture, rng.choice(KEEP)) + says("model", picture)
+        picture = sample_single(rng, world, COLOURED_CHANCE).picture(world)
+    return turn("user", picture, rng.choice(KEEP)) + turn("model", picture)

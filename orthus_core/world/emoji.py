@@ -1,12 +1,13 @@
-"""Emoji in one style with Unicode's names become one sprite pack: a small tar beside the source.
+"""Builds a sprite pack (a small tar) from emoji of one style and their Unicode names.
 
-The pack is a WebDataset shard: `KEY.json` (names) and `KEY.webp` (picture) for each sprite, sorted,
-with every date and owner zero, so that the same inputs give the same names, order and headers.
+The pack is a WebDataset shard: `KEY.json` (names) and `KEY.webp` (picture) for each sprite. The
+members are sorted and every date and owner is zero, so the same inputs give the same names, order
+and headers.
 
-Pictures, each a style of its own: Fluent Emoji 3D, Microsoft (MIT), from the npm package
+Pictures, one source for each style: Fluent Emoji 3D, Microsoft (MIT), from the npm package
 `@lobehub/fluent-emoji-3d`; Fluent Emoji Flat, Microsoft (MIT), from the npm package
 `@iconify-json/fluent-emoji-flat`; Noto Emoji, Google (Apache-2.0), from `@iconify-json/noto`. The
-last two are drawings (SVG), which the optional package `resvg-py` turns into pixels.
+last two are SVG drawings, which the optional package `resvg-py` renders.
 Names: the npm package `emojibase-data` (MIT), whose English words are Unicode CLDR's (Unicode
 License v3).
 """
@@ -17,7 +18,6 @@ import importlib
 import importlib.util
 import io
 import json
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,12 +26,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from orthus_core.errors import DataError, OutputError
+from orthus_core.atomic import staged_file
+from orthus_core.errors import DataError
+from orthus_core.world.sprites import scale_premultiplied
 
-# Three of Unicode's five tones: enough for "make the skin darker", at 60% of the bytes.
+# Three of Unicode's five tones are enough for "make the skin darker", at 60% of the bytes.
 TONES = {1: "light", 3: "medium", 5: "dark"}
 
-# Components are swatches without a meaning of their own; flags are text in another form.
+# Components are colour swatches without a meaning of their own; flags are text in another form.
 LEFT_OUT_GROUPS = {"component", "flags"}
 
 # Measured on the whole set: above these the pack passes 9 MB.
@@ -44,7 +46,15 @@ _WOMAN, _MAN, _PERSON = "1f469-", "1f468-", "1f9d1-"
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What went into a pack: counts of sprites, its size, and the names that had no picture."""
+    """Contents of a pack.
+
+    Attributes:
+        path: File of the pack.
+        untoned: Number of sprites without a skin tone.
+        toned: Number of sprites with one.
+        size_bytes: Size of the file.
+        without_picture: Names for which no picture was found.
+    """
 
     path: Path
     untoned: int
@@ -53,17 +63,18 @@ class PackSummary:
     without_picture: tuple[str, ...]
 
 
-Drawn = Callable[[int], Image.Image]
-"""A side in pixels to a square picture with alpha."""
+Renderer = Callable[[int], Image.Image]
+"""Renders a square picture with alpha; the argument is its side in pixels."""
 
 
-def fluent_3d(assets_dir: Path) -> dict[str, Drawn]:
-    """The pictures of a folder of `<hex code>.webp`, by hex code.
+def fluent_3d(assets_dir: Path) -> dict[str, Renderer]:
+    """Renderers for a folder of `<hex code>.webp`, by hex code.
 
-    Raises: DataError if there are none.
+    Raises:
+        DataError: if the folder contains none.
     """
     pictures = {
-        _plain(path.stem): partial(_scaled_webp, path) for path in assets_dir.glob("*.webp")
+        _normalise_hex(path.stem): partial(_resize_webp, path) for path in assets_dir.glob("*.webp")
     }
     if not pictures:
         raise DataError(
@@ -74,10 +85,11 @@ def fluent_3d(assets_dir: Path) -> dict[str, Drawn]:
     return pictures
 
 
-def iconify(package_dir: Path) -> dict[str, Drawn]:
-    """The drawings of an unpacked `@iconify-json` package of emoji, by hex code.
+def iconify(package_dir: Path) -> dict[str, Renderer]:
+    """Renderers for an unpacked `@iconify-json` package of emoji, by hex code.
 
-    Raises: DataError if the package is incomplete or nothing is installed that draws SVG.
+    Raises:
+        DataError: if the package is incomplete, or no SVG renderer is installed.
     """
     if not importlib.util.find_spec("resvg_py"):
         raise DataError(
@@ -87,7 +99,7 @@ def iconify(package_dir: Path) -> dict[str, Drawn]:
         )
     icons = _read_json(package_dir / "icons.json")
     hexcodes = _read_json(package_dir / "chars.json")
-    drawn: dict[str, Drawn] = {}
+    drawn: dict[str, Renderer] = {}
     for hexcode, name in hexcodes.items():
         icon = icons["icons"].get(name)
         if icon is None:
@@ -98,67 +110,61 @@ def iconify(package_dir: Path) -> dict[str, Drawn]:
             '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
         )
-        drawn[_plain(hexcode)] = partial(_rendered_svg, svg, f"{package_dir}: {name}")
+        drawn[_normalise_hex(hexcode)] = partial(_render_svg, svg, f"{package_dir}: {name}")
     return drawn
 
 
 def build_pack(
-    pictures: Mapping[str, Drawn],
+    pictures: Mapping[str, Renderer],
     emojibase_dir: Path,
     out: Path,
     size: int = 128,
     *,
     tones: bool = True,
 ) -> PackSummary:
-    """Write the sprite pack of every emoji that has both a name and a picture.
+    """Writes a sprite pack of every emoji that has both a name and a picture.
 
     Skin tones are kept for people and hands that are not the gendered twin of another sprite.
 
     Args:
-        pictures: By hex code: `fluent_3d(...)` or `iconify(...)`.
-        emojibase_dir: The unpacked `emojibase-data` package.
-        out: The tar to write; it is finished beside its place and renamed.
+        pictures: Renderers by hex code, from `fluent_3d(...)` or `iconify(...)`.
+        emojibase_dir: Folder of the unpacked `emojibase-data` package.
+        out: Tar file to write. It is written under another name, then renamed.
         size: Side of a picture in pixels.
-        tones: Whether skin tones are kept at all.
+        tones: Whether to keep skin tones at all.
 
     Raises:
-        DataError: if a source file is missing or does not read.
+        DataError: if a source file is missing or cannot be read.
         OutputError: if `out` cannot be written.
     """
-    named = [meta for meta in _named_sprites(emojibase_dir) if tones or not meta["skin"]]
+    named = [meta for meta in _sprite_metadata(emojibase_dir) if tones or not meta["skin"]]
     kept = sorted((m for m in named if m["key"] in pictures), key=lambda meta: meta["key"])
 
-    unfinished = out.with_name(out.name + ".part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for meta in kept:
-                names = {field: value for field, value in meta.items() if field != "key" and value}
-                text = json.dumps(names, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-                _add(tar, f"{meta['key']}.json", text.encode())
-                _add(tar, f"{meta['key']}.webp", _as_webp(pictures[meta["key"]](size)))
-        os.replace(unfinished, out)
-    except OSError as error:
-        raise OutputError(f"the pack was not written: {error.strerror}", where=str(out)) from error
-    finally:
-        if unfinished.exists():
-            unfinished.unlink()
+    with (
+        staged_file(out, parents=True, failure="the pack was not written") as unfinished,
+        tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for meta in kept:
+            names = {field: value for field, value in meta.items() if field != "key" and value}
+            text = json.dumps(names, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+            _add(tar, f"{meta['key']}.json", text.encode())
+            _add(tar, f"{meta['key']}.webp", _as_webp(pictures[meta["key"]](size)))
 
     toned = sum(1 for meta in kept if meta["skin"])
     missing = tuple(m["label"] for m in named if m["key"] not in pictures and not m["skin"])
     return PackSummary(out, len(kept) - toned, toned, out.stat().st_size, missing)
 
 
-def _named_sprites(emojibase_dir: Path) -> Iterator[dict]:
-    """Each emoji and kept tone, as the names that go into its json member."""
+def _sprite_metadata(emojibase_dir: Path) -> Iterator[dict]:
+    """The metadata of each emoji and of each skin tone that is kept, with its key."""
     groups = _read_json(emojibase_dir / "meta" / "groups.json")
     entries = _read_json(emojibase_dir / "en" / "data.json")
-    known = {_plain(entry["hexcode"]) for entry in entries}
+    known = {_normalise_hex(entry["hexcode"]) for entry in entries}
     for entry in entries:
         group = groups["groups"].get(str(entry.get("group")))
         if group is None or group in LEFT_OUT_GROUPS:
             continue
-        key = _plain(entry["hexcode"])
+        key = _normalise_hex(entry["hexcode"])
         gender, neutral = _gender(key, known)
         meta = {
             "key": key,
@@ -174,14 +180,18 @@ def _named_sprites(emojibase_dir: Path) -> Iterator[dict]:
         yield meta
         if not gender:
             for toned in entry.get("skins", []):
-                # A couple of two tones has a list here.
+                # A couple with two tones has a list here.
                 tone = TONES.get(toned["tone"]) if isinstance(toned["tone"], int) else None
                 if tone:
-                    yield meta | {"key": _plain(toned["hexcode"]), "skin": tone, "base": key}
+                    yield meta | {
+                        "key": _normalise_hex(toned["hexcode"]),
+                        "skin": tone,
+                        "base": key,
+                    }
 
 
 def _gender(key: str, known: set[str]) -> tuple[str, str]:
-    """("woman" | "man" | "", key of the genderless twin), by Unicode's two ways of joining them."""
+    """("woman" | "man" | "", key of the genderless twin), for both of Unicode's sequences."""
     for gender, sign, lead in (("woman", _WOMAN_SIGN, _WOMAN), ("man", _MAN_SIGN, _MAN)):
         if key.endswith(sign):
             return gender, key.removesuffix(sign)
@@ -191,8 +201,8 @@ def _gender(key: str, known: set[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _plain(hexcode: str) -> str:
-    """The hex code in lower case, without the variation selectors that the sources disagree on."""
+def _normalise_hex(hexcode: str) -> str:
+    """The hex code in lower case, without variation selectors, which differ between sources."""
     return hexcode.lower().replace("-fe0f", "")
 
 
@@ -207,17 +217,16 @@ def _read_json(path: Path):
         ) from error
 
 
-def _scaled_webp(path: Path, size: int) -> Image.Image:
+def _resize_webp(path: Path, size: int) -> Image.Image:
     try:
         with Image.open(path, formats=["WEBP"]) as image:
             rgba = image.convert("RGBA")
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read the picture: {error}", where=str(path)) from error
-    # Scaled with alpha multiplied in: what lies under transparent pixels stays out of the edges.
-    return rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+    return scale_premultiplied(rgba, size).convert("RGBA")
 
 
-def _rendered_svg(svg: str, where: str, size: int) -> Image.Image:
+def _render_svg(svg: str, where: str, size: int) -> Image.Image:
     resvg_py = importlib.import_module("resvg_py")
     try:
         content = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size)

@@ -1,8 +1,8 @@
-"""Just enough English to speak of one thing: articles, plurals and lists."""
+"""Just enough English grammar for captions: articles, plurals and lists."""
 
 from __future__ import annotations
 
-# Words that name a stuff or an act: they take no article.
+# Words for a substance or an activity: they take no article.
 UNCOUNTED = frozenset(
     """
     bacon bread broccoli butter candy chocolate clothes coffee confetti construction coral corn
@@ -12,7 +12,7 @@ UNCOUNTED = frozenset(
     """.split()
 )
 
-# Names of one thing only, which stand without an article.
+# Proper names, which take no article.
 PROPER = frozenset(
     """
     aquarius aries cancer capricorn gemini leo libra mount mrs. mx om ophiuchus pisces sagittarius
@@ -20,35 +20,35 @@ PROPER = frozenset(
     """.split()
 )
 
-# The only one of its kind: "the sun" is what people write.
+# Names of unique things, which take "the": "the sun".
 DEFINITE = frozenset(
     {"sun", "statue of liberty", "milky way", "tokyo tower", "eiffel tower", "kaaba"}
 )
 
-# They end in s and are one.
+# Singular words that end in s.
 _SINGULAR_ENDS = ("ss", "us", "is")
 _SINGULAR = frozenset({"circus", "rhinoceros", "tennis"})
 _PLURAL = frozenset({"children", "dice", "feet", "geese", "men", "mice", "people", "skis", "women"})
 
-# Where a name goes on after the word that decides about singular and plural.
+# Words that follow the head noun, which decides between singular and plural.
 _AFTER_HEAD = frozenset(
     "and at behind between facing for from holding in of on over pointing showing to under with "
     "without".split()
 )
-# What these do follows them: "a person lifting weights".
+# Nouns that may be followed by what they do: "a person lifting weights".
 _DOERS = frozenset({"face", "man", "men", "people", "person", "woman", "women"})
 
-# Vowel letters that sound like a consonant, and the other way round.
+# Words that begin with a vowel letter but a consonant sound, and the other way round.
 _A_DESPITE_VOWEL = ("uni", "use", "eu", "ewe", "ufo", "one", "once", "ukulele", "u-")
 _AN_DESPITE_CONSONANT = ("hour", "honest", "heir", "x-ray", "8", "11", "18")
 _LETTERS_WITH_AN = frozenset("AEFHILMNORSX")
 
 
 def with_article(name: str) -> str:
-    """A name as it stands in a sentence: "a cat", "an apple", "french fries", "the milky way".
+    """A name with its article: "a cat", "an apple", "french fries", "the milky way".
 
     Args:
-        name: What a thing is called, without an article.
+        name: Name of a thing, without an article.
     """
     words = name.split()
     if name.lower() in DEFINITE:
@@ -59,12 +59,12 @@ def with_article(name: str) -> str:
 
 
 def the(name: str) -> str:
-    """A name of something known: "the cat", "the cherries", "santa"."""
+    """A name with the definite article: "the cat", "the cherries", "santa"."""
     return name if name.split()[0].lower() in PROPER else f"the {name}"
 
 
 def is_plural(name: str) -> bool:
-    """Whether a name is of several things: "grapes", "flower playing cards"."""
+    """Whether a name is plural: "grapes", "flower playing cards"."""
     head = head_of(name).lower()
     if head in _PLURAL:
         return True
@@ -72,7 +72,7 @@ def is_plural(name: str) -> bool:
 
 
 def head_of(name: str) -> str:
-    """The word that decides: "ear" of "ear of corn", "fries" of "french fries"."""
+    """The head noun of a name: "ear" of "ear of corn", "fries" of "french fries"."""
     words = name.split()
     for before, word in zip(words, words[1:], strict=False):
         doing = word.endswith("ing") and before.lower() in _DOERS
@@ -81,8 +81,8 @@ def head_of(name: str) -> str:
     return words[-1]
 
 
-def listed(items: list[str]) -> str:
-    """Items as a sentence lists them: "a man, a woman and a boy"."""
+def join_list(items: list[str]) -> str:
+    """Items as a list in a sentence: "a man, a woman and a boy"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
@@ -91,7 +91,7 @@ def _sounds_like_a_vowel(word: str) -> bool:
     if lower.startswith(_AN_DESPITE_CONSONANT):
         return True
     letters = word.strip("!")
-    # Read letter by letter ("an SOS button"), unless it makes a word.
+    # Abbreviations are read letter by letter ("an SOS button"), unless they are words.
     if letters.isupper() and len(letters) <= 3 and letters not in ("NEW", "UP"):
         return letters[0] in _LETTERS_WITH_AN
     return lower[0] in "aeiou" and not lower.startswith(_A_DESPITE_VOWEL)

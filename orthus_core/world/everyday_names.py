@@ -1,11 +1,11 @@
-"""What people type for things whose Unicode name is another: "car" for "automobile".
+"""Everyday names of things whose Unicode name is different: "car" for "automobile".
 
-Each name stands for one sprite only. It is dropped where a sprite already carries it as its own.
+Each name means one sprite only. It is dropped if it is another sprite's own name.
 """
 
 from __future__ import annotations
 
-# Labels that are no name of a thing ("locked") get one.
+# Names for sprites whose label is not the name of a thing ("locked").
 PLAIN_NAMES: dict[str, str] = {
     "foggy": "foggy city",
     "locked": "closed padlock",

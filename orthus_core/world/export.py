@@ -1,5 +1,6 @@
-"""Rows of the small world written out, for other tools and to look at: records beside their
-pictures, in the format that `orthus_core.data.formats.jsonl` reads back.
+"""Writes rows of the small world to a folder, for other tools and for inspection.
+
+The records and their pictures have the format that `orthus_core.data.formats.jsonl` reads.
 """
 
 from __future__ import annotations
@@ -26,33 +27,41 @@ IMAGES = "images"
 def export(
     world: World, tasks: Mapping[str, float], folder: Path, *, rows: int, size: int, seed: int
 ) -> Iterator[Progress]:
-    """Write `rows` rows into a folder: records.jsonl, one row a line as it is made, and
-    images/ROW-NUMBER.png. A picture of a scene keeps its exact truth under "scene".
+    """Writes `rows` rows into a folder: records.jsonl with one row in each line, and
+    images/ROW-NUMBER.png. The record of a scene's picture holds its exact content under "scene".
+
+    Args:
+        world: World to take rows from.
+        tasks: Weight of each task of `MAKERS`.
+        folder: Folder to write to.
+        rows: Number of rows.
+        size: Side of the pictures in pixels.
+        seed: Seed of the rows.
 
     Raises:
-        OutputError: when the folder cannot be written.
+        OutputError: if the folder cannot be written.
     """
     try:
         (folder / IMAGES).mkdir(parents=True, exist_ok=True)
         with (folder / RECORDS).open("w", encoding="utf-8") as file:
             for number in range(rows):
-                row = _written(record(world, tasks, seed, number), number, folder, size)
+                row = _write_row(record(world, tasks, seed, number), number, folder, size)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 yield Progress("rows", number + 1, rows, unit="rows")
     except OSError as error:
         raise OutputError(f"the rows were not written: {error}", where=str(folder)) from error
 
 
-def _written(document: Document, number: int, folder: Path, size: int) -> dict[str, Any]:
-    """The row's record, once its pictures are saved."""
+def _write_row(document: Document, number: int, folder: Path, size: int) -> dict[str, Any]:
+    """Saves the pictures of a row and returns its record."""
     row = to_record(document)
     for index, segment in enumerate(document.segments):
         if not isinstance(segment.value, Picture):
             continue
         name = f"{IMAGES}/{number:06d}-{index}.png"
         Image.fromarray(segment.value.load(size)).save(folder / name)
-        written: dict[str, Any] = {"type": "image", "role": segment.role, "path": name}
+        segment_record: dict[str, Any] = {"type": "image", "role": segment.role, "path": name}
         if isinstance(segment.value, SceneImage):
-            written["scene"] = segment.value.scene.record()
-        row["segments"][index] = written
+            segment_record["scene"] = segment.value.scene.record()
+        row["segments"][index] = segment_record
     return row

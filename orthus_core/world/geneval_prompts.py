@@ -1,7 +1,7 @@
-"""GenEval's six kinds of prompts (2310.11513) over the small world, in that benchmark's own schema.
+"""GenEval's six categories of prompts (2310.11513) for the small world, in that benchmark's schema.
 
-All but those of one thing ask for a cell that training never shows: a pair, a count or a colour.
-Each comes with a scene that is right, on which whoever judges pictures can be tried.
+All prompts except those for a single thing ask for a combination that is held out from training: a
+pair, a count or a colour. Each prompt comes with a correct scene, on which a judge can be tested.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_
 
 @dataclass(frozen=True)
 class GenevalPrompt:
-    """What is asked for, and what the picture then has to show.
+    """A prompt, and what its picture has to show.
 
     Attributes:
-        tag: Of `TAGS`.
-        prompt: The words.
-        scene: One that is right: 3d, on white.
-        include: Things that have to be there: "class" and "count", perhaps "color", perhaps
-            "position": a relation and the index of the thing it is to.
-        exclude: Counts that would be too many.
+        tag: Category, one of `TAGS`.
+        prompt: Text of the prompt.
+        scene: A correct scene, in style 3d on white.
+        include: Required things: "class" and "count", and optionally "color" and "position" (a
+            relation, and the index of the thing that it refers to).
+        exclude: Counts that are too high.
     """
 
     tag: str
@@ -43,7 +43,7 @@ class GenevalPrompt:
     exclude: tuple[Mapping[str, Any], ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """It as a line of the benchmark's evaluation_metadata.jsonl."""
+        """The prompt as a line of the benchmark's evaluation_metadata.jsonl."""
         record: dict[str, Any] = {"tag": self.tag, "include": [dict(i) for i in self.include]}
         if self.exclude:
             record["exclude"] = [dict(e) for e in self.exclude]
@@ -51,30 +51,37 @@ class GenevalPrompt:
 
 
 class _Cell(NamedTuple):
-    """What can be asked for: nouns with their colours, and how the first stands to the second."""
+    """A combination that a prompt can ask for.
 
-    named: tuple[tuple[str, str], ...]
+    Attributes:
+        looks: Noun and colour of each thing.
+        relation: Relation of the first thing to the second.
+    """
+
+    looks: tuple[tuple[str, str], ...]
     relation: str = "left of"
 
 
 def geneval_prompts(world: World, per_category: int, seed: int) -> list[GenevalPrompt]:
-    """Prompts by category in the order of `TAGS`, none twice; fewer where fewer are held out.
+    """Different prompts of each category, in the order of `TAGS`.
 
     Args:
-        world: Whose cast plays; whether it is for testing makes no difference.
+        world: World whose cast is used; its `testing` does not matter.
+        per_category: Prompts of each category; fewer are returned where fewer are held out.
+        seed: Seed of the random choice.
     """
     rng = random.Random(f"geneval/{seed}")
     chosen = []
     for tag in TAGS:
         cells = _cells(world, tag)
-        for named, relation in rng.sample(cells, min(per_category, len(cells))):
-            things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in named]
+        for looks, relation in rng.sample(cells, min(per_category, len(cells))):
+            things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in looks]
             chosen.append(_prompt(world, tag, arrange(rng, things, "white", relation)))
     return chosen
 
 
 def _cells(world: World, tag: str) -> list[_Cell]:
-    """All that may be asked for in a category."""
+    """All combinations that a category can ask for."""
     if tag == "single_object":
         return [_Cell(((noun, ""),)) for noun in world.cast]
     if tag == "counting":
@@ -84,13 +91,13 @@ def _cells(world: World, tag: str) -> list[_Cell]:
             for count in range(2, MOST_THINGS + 1)
             if count_held_out(noun, count) and not is_plural(noun)
         ]
-    painted = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
+    coloured = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
     if tag == "colors":
-        return [_Cell((cell,)) for cell in painted if colour_held_out(*cell)]
+        return [_Cell((cell,)) for cell in coloured if colour_held_out(*cell)]
     if tag == "color_attr":
         return [
             _Cell((one, other))
-            for one, other in permutations(painted, 2)
+            for one, other in permutations(coloured, 2)
             if one[0] != other[0] and one[1] != other[1]
             if pair_held_out(one[0], other[0]) or colour_held_out(*one) or colour_held_out(*other)
         ]
@@ -104,16 +111,16 @@ def _cells(world: World, tag: str) -> list[_Cell]:
 
 def _prompt(world: World, tag: str, scene: Scene) -> GenevalPrompt:
     words = caption_of(world, scene, tag)
-    named = list(zip(world.nouns(scene), (thing.colour for thing in scene.things), strict=True))
+    looks = list(zip(world.nouns(scene), (thing.colour for thing in scene.things), strict=True))
     include: list[dict[str, Any]] = []
-    for noun, colour in dict.fromkeys(named):
-        asked: dict[str, Any] = {"class": noun, "count": named.count((noun, colour))}
+    for noun, colour in dict.fromkeys(looks):
+        asked: dict[str, Any] = {"class": noun, "count": looks.count((noun, colour))}
         include.append(asked | ({"color": colour} if colour else {}))
     exclude: tuple[dict[str, Any], ...] = ()
     if tag == "counting":
-        exclude = (include[0] | {"count": len(named) + 1},)
+        exclude = (include[0] | {"count": len(looks) + 1},)
     if tag == "position":
-        # The official records name first what the other is placed by.
+        # The official records list the reference thing first.
         placed, other = include
         include = [other, placed | {"position": [relation_between(*scene.things), 0]}]
     return GenevalPrompt(tag, words, scene, tuple(include), exclude)

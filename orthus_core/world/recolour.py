@@ -1,4 +1,4 @@
-"""The same sprite in another colour: its hue is replaced, light and shade stay."""
+"""Recolours a sprite: its hue is replaced, light and shade stay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from PIL import Image
 
 
 class Hue(NamedTuple):
-    """A colour as it is laid on: hue and saturation in 0..1, and the brightness of its midtones."""
+    """A target colour, all values in 0..1.
+
+    Attributes:
+        hue: Hue.
+        saturation: Median saturation.
+        value: Median brightness.
+    """
 
     hue: float
     saturation: float
@@ -27,12 +33,12 @@ HUES: Mapping[str, Hue] = {
     "pink": Hue(0.92, 0.45, 1.0),
 }
 
-# Pixels paler than this (white, grey, black) keep their colour.
+# Pixels less saturated than this (white, grey, black) keep their colour.
 PALE = 0.22
 
 
-def recoloured(rgba: Image.Image, colour: str) -> Image.Image:
-    """A picture with alpha, its coloured parts in another colour of `HUES`."""
+def recolour(rgba: Image.Image, colour: str) -> Image.Image:
+    """The picture (with alpha) with its coloured parts in another colour of `HUES`."""
     target = HUES[colour]
     alpha = rgba.getchannel("A")
     hsv_HW3 = np.asarray(rgba.convert("RGB").convert("HSV"), dtype=np.float32) / 255
@@ -40,7 +46,7 @@ def recoloured(rgba: Image.Image, colour: str) -> Image.Image:
     coloured_HW = (saturation_HW > PALE) & (value_HW > 0.15) & (np.asarray(alpha) > 0)
     if not coloured_HW.any():
         return rgba
-    # Brightness and saturation keep their variation around the colour's own.
+    # Brightness and saturation vary around the target's as they did around their own median.
     value_HW = np.clip(value_HW * target.value / np.median(value_HW[coloured_HW]), 0, 1)
     typical = float(np.median(saturation_HW[coloured_HW]))
     saturated_HW = np.clip(saturation_HW * target.saturation / typical, 0, 1)

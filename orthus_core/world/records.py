@@ -1,4 +1,4 @@
-"""Endless rows of the small world, each a function of a seed and its number alone."""
+"""An infinite sequence of rows; each row is a function of the seed and its number alone."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> 
     """Row `number` of a seed.
 
     Args:
-        world: What is shown and what is held out.
-        tasks: How often each task of `MAKERS` is drawn; only the proportions count.
-        seed: Another seed gives other rows.
-        number: From 0, without end.
+        world: World that the rows show.
+        tasks: Weight of each task of `MAKERS`; only their proportions matter.
+        seed: Seed of the rows.
+        number: Number of the row, from 0; there is no upper limit.
 
     Raises:
-        DataError: if a task is unknown or none has a weight above 0.
+        DataError: if a task is unknown, or no task has a weight above 0.
     """
     unknown = tasks.keys() - MAKERS.keys()
     if unknown or not sum(tasks.values()) > 0:
@@ -49,7 +49,8 @@ def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> 
             f"no such task: {', '.join(sorted(unknown))}" if unknown else "no task has a weight",
             hint=f"the tasks are {', '.join(MAKERS)}",
         )
-    # A string seed is hashed by Python itself: equal on every machine, unrelated for neighbours.
+    # Python hashes a string seed: the numbers are the same on every machine, and those of
+    # neighbouring rows are unrelated.
     rng = random.Random(f"{seed}/{number}")
     task = rng.choices(list(tasks), list(tasks.values()))[0]
     return Document(MAKERS[task](rng, world), id=f"{task}/{seed}/{number}", source="sprites")
@@ -58,7 +59,7 @@ def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> 
 def records(
     world: World, tasks: Mapping[str, float], seed: int, start: int = 0
 ) -> Iterator[Document]:
-    """All rows of a seed from number `start` on."""
+    """All rows of a seed, from number `start`."""
     number = start
     while True:
         yield record(world, tasks, seed, number)

@@ -1,8 +1,8 @@
 """A scene: a backdrop and the things on it. The record is exact, so every question has one answer.
 
-Places and sizes are in 64ths of the picture's side, and things stand on a raster of sixteenths of
-64 (0, 16, 32): two 32 wide things fit beside each other, four fit in all. With 16x16 pixels a patch
-at 64x64, a thing then fills whole patches, which is what makes scenes learnable for a small model.
+Positions and sizes are in 64ths of the picture's side. Things are placed on a raster of 16 units
+(0, 16, 32), so two things of width 32 fit beside each other, and four fit in a picture. At 64x64
+pixels with patches of 16x16, a thing covers whole patches, so that a small model can learn scenes.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from PIL import Image
 
 from orthus_core.errors import DataError
 from orthus_core.world.backdrops import BACKDROPS, paint
-from orthus_core.world.recolour import HUES, recoloured
-from orthus_core.world.sprites import SpritePack
+from orthus_core.world.recolour import HUES, recolour
+from orthus_core.world.sprites import SpritePack, scale_premultiplied
 
 UNITS = 64
 STEP = 16
@@ -33,12 +33,13 @@ class Thing:
     """One sprite in a scene.
 
     Attributes:
-        sprite: Its key in the packs.
-        x, y: Its left and upper edge, in 64ths of the picture's side.
-        side: Its width and height, likewise.
-        colour: "" as it is, or a colour of `recolour.HUES`.
-        style: "3d", "flat" or "noto".
-        mirror, grey: Whether left and right are swapped; whether it has no colour.
+        sprite: Key of the sprite in the packs.
+        x, y: Left and upper edge, in 64ths of the picture's side.
+        side: Width and height, in the same unit.
+        colour: Colour of `recolour.HUES` that it is recoloured to; "" keeps its own.
+        style: Style, one of `STYLES`.
+        mirror: Whether it is flipped from left to right.
+        grey: Whether it is shown in greyscale.
     """
 
     sprite: str
@@ -52,11 +53,11 @@ class Thing:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """Its middle, (x, y)."""
+        """The centre, (x, y)."""
         return self.x + self.side / 2, self.y + self.side / 2
 
     def overlaps(self, other: Thing) -> bool:
-        """Whether the two squares share more than an edge."""
+        """Whether the two squares overlap; a common edge does not count."""
         return (
             self.x < other.x + other.side
             and other.x < self.x + self.side
@@ -67,46 +68,58 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows: a backdrop of `BACKDROPS`, and things, later ones in front."""
+    """The content of a picture.
+
+    Attributes:
+        backdrop: Name of the backdrop, one of `BACKDROPS`.
+        things: Things on it; later ones are in front.
+    """
 
     backdrop: str = "white"
     things: tuple[Thing, ...] = ()
 
     def with_thing(self, index: int, **changes: Any) -> Scene:
-        """The scene with one thing changed."""
+        """The scene with some attributes of one thing changed."""
         things = list(self.things)
         things[index] = replace(things[index], **changes)
         return replace(self, things=tuple(things))
 
     def without(self, index: int) -> Scene:
-        """The scene with one thing taken away."""
+        """The scene without one of its things."""
         return replace(self, things=self.things[:index] + self.things[index + 1 :])
 
     def plus(self, thing: Thing) -> Scene:
-        """The scene with one more thing, in front."""
+        """The scene with another thing in front."""
         return replace(self, things=(*self.things, thing))
 
     def record(self) -> dict[str, Any]:
-        """The scene as JSON holds it; `Scene.of` reads it back."""
-        return {"backdrop": self.backdrop, "things": [_short(thing) for thing in self.things]}
+        """The scene as a JSON object, which `Scene.of` reads back."""
+        return {
+            "backdrop": self.backdrop,
+            "things": [_without_defaults(thing) for thing in self.things],
+        }
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Scene:
-        """A scene out of its record.
+        """The scene that a record describes.
 
         Raises:
-            DataError: naming what is wrong.
+            DataError: if the record is wrong; the message says how.
         """
         try:
             things = tuple(Thing(**thing) for thing in record.get("things", ()))
             scene = cls(str(record.get("backdrop", "white")), things)
         except TypeError as error:
-            raise DataError(f"the scene does not read: {error}") from error
+            raise DataError(f"cannot read the scene: {error}") from error
         scene.check()
         return scene
 
     def check(self) -> None:
-        """Raises: DataError when a name is unknown or a thing is not inside the picture."""
+        """Checks names and positions.
+
+        Raises:
+            DataError: if a name is unknown or a thing is not inside the picture.
+        """
         if self.backdrop not in BACKDROPS:
             raise DataError(f"there is no backdrop {self.backdrop!r}")
         for thing in self.things:
@@ -129,8 +142,8 @@ class SceneImage:
     """A scene as a picture.
 
     Attributes:
-        packs: The sprites by style.
-        scene: What is shown.
+        packs: Sprite packs by style.
+        scene: Scene that the picture shows.
     """
 
     packs: Mapping[str, SpritePack] = field(repr=False, compare=False)
@@ -138,18 +151,22 @@ class SceneImage:
 
     @property
     def key(self) -> str:
-        shown = json.dumps(self.scene.record(), sort_keys=True)
+        record_json = json.dumps(self.scene.record(), sort_keys=True)
         styles = sorted({thing.style for thing in self.scene.things})
         packs = ",".join(self.packs[style].digest[:16] for style in styles)
-        return f"scene:{hashlib.sha256(f'{packs}{shown}'.encode()).hexdigest()}"
+        return f"scene:{hashlib.sha256(f'{packs}{record_json}'.encode()).hexdigest()}"
 
     @property
     def record_value(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """The value that describes it in a record."""
         return {"scene": self.scene.record()}
 
     def load(self, size: int) -> np.ndarray:
-        """The pixels as uint8 [size, size, 3]. Raises: DataError when a sprite does not read."""
+        """The pixels as uint8 [size, size, 3].
+
+        Raises:
+            DataError: if a sprite cannot be read.
+        """
         canvas_HW3 = paint(self.scene.backdrop, size).astype(np.float32)
         for thing in self.scene.things:
             left, top = round(thing.x * size / UNITS), round(thing.y * size / UNITS)
@@ -163,10 +180,15 @@ class SceneImage:
 
 
 def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np.ndarray:
-    """A thing as it is laid over a backdrop, colour times alpha: float32 [side, side, 4], 0..255.
+    """The pixels of a thing with colours multiplied by alpha: float32 [side, side, 4], 0..255.
+
+    Args:
+        packs: Sprite packs by style.
+        thing: Thing to draw; its position and side are ignored.
+        side: Side of the result in pixels.
 
     Raises:
-        DataError: when its style or sprite is not in the packs, or does not read.
+        DataError: if the style or the sprite is not in the packs, or cannot be read.
     """
     pack = packs.get(thing.style)
     if pack is None or thing.sprite not in pack:
@@ -177,23 +199,23 @@ def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np
 
 @lru_cache(maxsize=4096)
 def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
-    """A thing at the size of its own side, colour times alpha: uint8 [side, side, 4], which is
-    shared. Scenes show few things over and over, and reading and scaling them is most of the work.
+    """The pixels of a thing at its own side, with premultiplied alpha: uint8 [side, side, 4].
+
+    They are cached and shared, because scenes repeat a small number of things, and reading and
+    scaling them is most of the work.
     """
     rgba = pack.rgba(thing.sprite)
     if thing.colour:
-        rgba = recoloured(rgba, thing.colour)
+        rgba = recolour(rgba, thing.colour)
     if thing.grey:
         grey, alpha = rgba.convert("L"), rgba.getchannel("A")
         rgba = Image.merge("RGBA", (grey, grey, grey, alpha))
     if thing.mirror:
         rgba = rgba.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    # Scaled with alpha multiplied in, so that colour under transparent pixels stays out of edges.
-    scaled = rgba.convert("RGBa").resize((thing.side, thing.side), Image.Resampling.LANCZOS)
-    return np.array(scaled)
+    return np.array(scale_premultiplied(rgba, thing.side))
 
 
-def _short(thing: Thing) -> dict[str, Any]:
-    """A thing without what is at its default."""
+def _without_defaults(thing: Thing) -> dict[str, Any]:
+    """A thing as a JSON object, without attributes that have their default value."""
     plain = asdict(Thing(thing.sprite))
     return {k: v for k, v in asdict(thing).items() if k == "sprite" or v != plain[k]}

@@ -1,7 +1,7 @@
-"""Edits of scenes: one thing about a scene changes, and everything else stays to the pixel.
+"""Edits of scenes: one aspect of a scene changes, and all other pixels stay the same.
 
-Each instruction has one right answer: a thing that is added takes the place that `place_for` gives,
-a thing that is moved goes as far as the picture does.
+Each instruction has one right answer: a thing that is added takes the position from `place_for`,
+and a thing that is moved goes to the edge of the picture.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import MOST_THINGS, arrange, free_places
 from orthus_core.world.backdrops import (
@@ -26,8 +26,9 @@ from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SMALL, UNITS, Scene, Thing
+from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, coloured_nouns
 from orthus_core.world.splits import edit_held_out, scene_held_out
-from orthus_core.world.wording import coloured, describe_in_places, place_phrase
+from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
 from orthus_core.world.world import World
 
 ADD = ("add {}",)
@@ -46,7 +47,7 @@ SKY_EDITS = {
 }
 DIRECTIONS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 
-# What has a colour of `HUES` before one is laid on: "make the star yellow" would change nothing.
+# Things whose own colour is one of `HUES`: "make the star yellow" would change nothing.
 OWN_COLOURS: Mapping[str, str] = {
     "apple": "red",
     "balloon": "red",
@@ -64,27 +65,26 @@ OWN_COLOURS: Mapping[str, str] = {
     "umbrella": "purple",
 }
 
-# Shares of backdrops; what is left is white.
+# Shares of backdrops; the rest is white.
 OUTDOORS_CHANCE = 0.45
 PLAIN_CHANCE = 0.25
-# Of background edits out of doors, how many change the sky alone.
+# Share of outdoor background edits that change the sky alone.
 SKY_CHANCE = 0.3
 CLEAR_CHANCE = 0.15
 COLOUR_CHANCE = 0.3
 SWAP_CHANCE = 0.5
-# The whole scene is drawn in one style.
-STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.9, "flat": 0.05, "noto": 0.05}
-# How often to draw anew before a pack is said to have no such edit; one in twenty is held out.
-MOST_TRIES = 10_000
 
 
 class SceneEdit(NamedTuple):
-    """A scene, an instruction, and the one scene that comes of it.
+    """A scene, an instruction, and the one scene that results.
 
-    before, after: They differ in what the instruction names alone.
-    kind: A name of `KINDS`.
-    noun: The thing that is changed, the first of all when the background is.
-    to: What it becomes: a noun, a colour, a direction or a backdrop; "" when nothing is said of it.
+    Attributes:
+        before: Scene to edit.
+        instruction: Text of the instruction.
+        after: Resulting scene; it differs only in what the instruction names.
+        kind: Kind of edit, a name of `KINDS`.
+        noun: Noun of the changed thing; that of the first thing if the background changes.
+        to: Noun, colour, direction or backdrop that results; "" if the instruction names none.
     """
 
     before: Scene
@@ -96,84 +96,86 @@ class SceneEdit(NamedTuple):
 
     @property
     def cell(self) -> tuple[str, str, str]:
-        """What is held out together: kind, noun and what it becomes."""
+        """The combination that can be held out: kind, noun and result."""
         return self.kind, self.noun, self.to
 
 
 def scene_edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A scene and an instruction; then what the changed scene shows, in words, and the scene.
+    """A scene and an instruction; then a description of the edited scene, and the edited scene.
 
-    In words first, since what stands where is more easily changed there than in a picture, and a
-    picture more easily drawn from words.
+    The description comes first, because a small model can change positions more easily in words
+    than in a picture, and can draw a picture more easily from words.
     """
-    made = make_edit(rng, world)
-    told = describe_in_places(made.after, world.nouns(made.after))
-    before, after = world.shown(made.before), world.shown(made.after)
-    return says("user", before, made.instruction) + says("model", told, after)
+    edit = make_edit(rng, world)
+    description = describe_in_places(edit.after, world.nouns(edit.after))
+    before, after = world.scene_image(edit.before), world.scene_image(edit.after)
+    return turn("user", before, edit.instruction) + turn("model", description, after)
 
 
 def make_edit(rng: random.Random, world: World, kind: str | None = None) -> SceneEdit:
-    """An edit that this world may show.
+    """Samples an edit that this world may show.
 
-    It starts from a scene that training may show. When training, neither the edit nor what comes
-    of it is held out; when testing, one of them is.
+    The scene before the edit is never held out. In a training world, neither the edit nor the
+    resulting scene is held out; in a testing world, at least one of them is.
 
     Args:
-        kind: A name of `KINDS`; drawn by their weights when None.
+        rng: Random numbers.
+        world: World of the scenes.
+        kind: Kind of edit, a name of `KINDS`; sampled by weight when None.
 
     Raises:
-        DataError: if the pack has too few of the sprites that play in scenes.
+        DataError: if the pack contains too few sprites of the cast.
     """
     kind = kind or rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
     maker, _ = KINDS[kind]
     for _ in range(MOST_TRIES if len(world.cast) > MOST_THINGS else 0):
-        made = maker(rng, world)
+        edit = maker(rng, world)
         style = rng.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
-        made = made and _in_style(world, made, style)
-        if made and _fits(world, made):
-            return made
+        edit = edit and _in_style(world, edit, style)
+        if edit and _fits(world, edit):
+            return edit
     raise DataError(
-        f"the sprite pack has nothing to make scene edits of (kind {kind!r})",
+        f"the sprite pack has too few sprites for scene edits (kind {kind!r})",
         where=str(world.pack.path),
         hint="leave the task 'scene_edit' out, or use the bundled pack",
     )
 
 
 def place_for(scene: Scene) -> tuple[int, int] | None:
-    """Where a thing that is added stands: in the first thing's row if it fits there, else in the
-    first free place from the upper left; None when there is no room.
+    """The position of an added thing: in the row of the first thing if there is room, else the
+    first free position from the upper left; None if there is none.
     """
     row = scene.things[0].y
     return min(free_places(scene), key=lambda place: (place[1] != row, place[1]), default=None)
 
 
-def _in_style(world: World, made: SceneEdit, style: str) -> SceneEdit:
-    """The edit with everything drawn in a style; as it is where something is not drawn in it."""
-    things = made.before.things + made.after.things
+def _in_style(world: World, edit: SceneEdit, style: str) -> SceneEdit:
+    """The edit with all things in a style; unchanged if the style lacks one of the sprites."""
+    things = edit.before.things + edit.after.things
     if any(thing.sprite not in world.styles.get(style, ()) for thing in things):
-        return made
+        return edit
 
     def drawn(scene: Scene) -> Scene:
         things = tuple(replace(thing, style=style) for thing in scene.things)
         return replace(scene, things=things)
 
-    return made._replace(before=drawn(made.before), after=drawn(made.after))
+    return edit._replace(before=drawn(edit.before), after=drawn(edit.after))
 
 
-def _fits(world: World, made: SceneEdit) -> bool:
-    """Whether something changes, all of it is to be seen, and it may be shown in this world."""
-    scenes = made.before, made.after
-    if made.before == made.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
+def _fits(world: World, edit: SceneEdit) -> bool:
+    """Whether the edit changes something, all things are visible, and this world may show it."""
+    scenes = edit.before, edit.after
+    if edit.before == edit.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
         return False
-    if scene_held_out(made.before, world.nouns(made.before)):
+    if scene_held_out(edit.before, world.nouns(edit.before)):
         return False
-    held_out = edit_held_out(*made.cell) or scene_held_out(made.after, world.nouns(made.after))
+    held_out = edit_held_out(*edit.cell) or scene_held_out(edit.after, world.nouns(edit.after))
     return held_out == world.testing
 
 
 def _add(rng: random.Random, world: World) -> SceneEdit | None:
     nouns, things = _things(rng, world, rng.randint(2, 4))
-    # A lone thing that is added to must be small already: arranged as two, one of them left out.
+    # A single thing must be small already, so two things are arranged and one is removed.
     before = arrange(rng, things[:-1] if len(things) > 2 else things, _backdrop(rng))
     before = before if len(things) > 2 else before.without(1)
     place = place_for(before)
@@ -181,7 +183,7 @@ def _add(rng: random.Random, world: World) -> SceneEdit | None:
         return None
     x, y = place
     noun, new = nouns[-1], replace(things[-1], x=x, y=y, side=SMALL)
-    words = rng.choice(ADD).format(with_article(coloured(noun, new.colour)))
+    words = rng.choice(ADD).format(with_article(with_colour(noun, new.colour)))
     return SceneEdit(before, words, before.plus(new), "add", noun, new.colour)
 
 
@@ -198,7 +200,7 @@ def _replace(rng: random.Random, world: World) -> SceneEdit:
     before = arrange(rng, things[:count], _backdrop(rng))
     which, other, new = rng.randrange(count), nouns[count], things[count]
     after = before.with_thing(which, sprite=new.sprite, colour=new.colour)
-    phrase = with_article(coloured(other, new.colour))
+    phrase = with_article(with_colour(other, new.colour))
     words = rng.choice(REPLACE).format(the(nouns[which]), phrase)
     return SceneEdit(before, words, after, "replace", nouns[which], other)
 
@@ -206,14 +208,14 @@ def _replace(rng: random.Random, world: World) -> SceneEdit:
 def _move(rng: random.Random, world: World) -> SceneEdit | None:
     if rng.random() < SWAP_CHANCE:
         return _swap(rng, world)
-    # Two arranged and one left out: a small thing has room to go.
+    # Two things are arranged and one is removed, so that a small thing has room to move.
     nouns, before = _scene(rng, world, rng.choice((1, 2, 2, 3)))
     if len(nouns) == 2 and rng.random() < 0.6:
         nouns, before = nouns[:1], before.without(1)
     which = rng.randrange(len(nouns))
     thing, rest = before.things[which], before.without(which)
     far = UNITS - thing.side
-    # Out of doors nothing is lifted into the sky.
+    # Outdoors, nothing is moved up into the sky.
     ways = {"left": {"x": 0}, "right": {"x": far}}
     if not is_outdoors(before.backdrop):
         ways |= {"up": {"y": 0}, "down": {"y": far}}
@@ -238,7 +240,7 @@ def _swap(rng: random.Random, world: World) -> SceneEdit:
 
 
 def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
-    paintable = [noun for noun in COLOURED if noun in world.cast]
+    paintable = coloured_nouns(world)
     if not paintable:
         return None
     others, things = _things(rng, world, rng.choice((0, 1, 1, 2)))
@@ -264,12 +266,12 @@ def _background(rng: random.Random, world: World) -> SceneEdit:
     else:
         backdrop = rng.choice(OUTDOORS if rng.random() < 0.5 else list(COLOURS))
         way = rng.choice((*SET_BACKGROUND, f"{put} {place_phrase(backdrop)}"))
-        words = way.format(_named(backdrop))
+        words = way.format(_backdrop_noun(backdrop))
     after = replace(before, backdrop=backdrop)
     return SceneEdit(before, words, after, "background", nouns[0], backdrop)
 
 
-def _named(backdrop: str) -> str:
+def _backdrop_noun(backdrop: str) -> str:
     """A backdrop as a noun: "blue", "a beach at night"."""
     if not is_outdoors(backdrop):
         return backdrop
@@ -284,7 +286,7 @@ def _scene(rng: random.Random, world: World, count: int) -> tuple[list[str], Sce
 
 
 def _things(rng: random.Random, world: World, count: int) -> tuple[list[str], list[Thing]]:
-    """So many different things, not placed yet, and their nouns."""
+    """`count` different things without positions, and their nouns."""
     nouns = rng.sample(list(world.cast), count)
     things = []
     for noun in nouns:
@@ -303,7 +305,7 @@ def _backdrop(rng: random.Random) -> str:
 
 Maker = Callable[[random.Random, World], "SceneEdit | None"]
 
-# What an edit does, and how often.
+# Kinds of edits, with their weights.
 KINDS: Mapping[str, tuple[Maker, float]] = {
     "add": (_add, 0.2),
     "remove": (_remove, 0.2),

@@ -1,8 +1,7 @@
-"""Questions about a scene: what it shows, how many, which colour, where, and whether it is there.
+"""Questions about a scene: description, count, colour, position, place and presence of things.
 
-Whether something is there is asked as POPE asks it (2305.10355): half of the things asked for are
-there, and those that are not are drawn at random, from the most popular things, or from what most
-often stands beside a thing that is there.
+Questions about presence follow POPE (2305.10355): half of the things are present. Absent things are
+sampled at random, from the most popular things, or from the companions of a thing that is present.
 """
 
 from __future__ import annotations
@@ -15,9 +14,9 @@ from orthus_core.world.arrange import relation_between
 from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.scene import Scene
-from orthus_core.world.scenes import CATEGORIES, a_scene
-from orthus_core.world.sprite_questions import Asked
-from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase, plural
+from orthus_core.world.scenes import CATEGORIES, sample_scene
+from orthus_core.world.sprite_questions import PictureQuestion
+from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
 from orthus_core.world.world import World
 
 DESCRIBE = ("Describe the picture.", "What is in the picture?")
@@ -29,40 +28,45 @@ SPLITS = ("random", "popular", "adversarial")
 
 
 def scene_question(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A scene, a question and its one right answer."""
+    """A scene and a question about it; then the one right answer."""
     return ask_scene(rng, world).segments()
 
 
-def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Asked:
-    """A question about a scene; when testing, something the scene shows is held out.
+def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
+    """Samples a question about a scene; in a testing world, something in the scene is held out.
 
     Args:
-        kind: Of `KINDS`; drawn by their weights when None.
+        rng: Random numbers.
+        world: World of the scenes.
+        kind: Kind of question, a name of `KINDS`; sampled by weight when None.
     """
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     while True:
-        scene, _ = a_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
+        scene, _ = sample_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
         if kind != "count" or _countable(world, scene):
             break
     words, answer = _ASKERS[kind](rng, world, scene)
-    return Asked(world.shown(scene), words, answer, kind)
+    return PictureQuestion(world.scene_image(scene), words, answer, kind)
 
 
 def pope_questions(
     rng: random.Random, world: World, scene: Scene, split: str, pairs: int = 1
-) -> list[Asked]:
-    """Questions for what is there and what is not by turns, as many of either.
+) -> list[PictureQuestion]:
+    """Questions about presence, alternately with the answers "yes" and "no".
 
     Args:
-        split: Of `SPLITS`: how what is not there is chosen.
-        pairs: Questions of either answer; fewer when the scene has fewer different things.
+        rng: Random numbers.
+        world: World of the scene.
+        scene: Scene to ask about.
+        split: How absent things are sampled, one of `SPLITS`.
+        pairs: Number of questions for each answer; fewer if the scene has fewer different things.
     """
     present = list(dict.fromkeys(world.nouns(scene)))
     there = rng.sample(present, min(pairs, len(present)))
     absent = _absent(rng, world, present, split, len(there))
-    picture, kind = world.shown(scene), f"pope_{split}"
+    picture, kind = world.scene_image(scene), f"pope_{split}"
     return [
-        Asked(picture, _is_there(noun), answer, kind)
+        PictureQuestion(picture, _is_there(noun), answer, kind)
         for pair in zip(there, absent, strict=True)
         for noun, answer in zip(pair, ("yes", "no"), strict=True)
     ]
@@ -71,7 +75,7 @@ def pope_questions(
 def _absent(
     rng: random.Random, world: World, present: Sequence[str], split: str, count: int
 ) -> list[str]:
-    """Nouns of which nothing is in the picture, all different."""
+    """`count` different nouns of things that the picture does not show."""
     absent = [noun for noun in world.cast if noun not in present]
     if split == "popular":
         likely = [noun for noun in absent if noun in POPULAR]
@@ -104,7 +108,7 @@ def _count(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
 
 
 def _countable(world: World, scene: Scene) -> list[str]:
-    """What a scene shows so many of; one picture of grapes is as many grapes as one likes."""
+    """The nouns whose things can be counted; a sprite of grapes has no definite number of them."""
     return [noun for noun in dict.fromkeys(world.nouns(scene)) if not is_plural(noun)]
 
 
@@ -123,7 +127,7 @@ def _where(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
 
 def _which(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
     thing, other = rng.sample(scene.things, 2)
-    answer = with_article(coloured(world.noun(thing.sprite), thing.colour))
+    answer = with_article(with_colour(world.noun(thing.sprite), thing.colour))
     relation = relation_between(thing, other)
     return f"What is {relation} {the(world.noun(other.sprite))}?", answer
 
@@ -142,7 +146,7 @@ def _be(noun: str) -> str:
 
 Asker = Callable[[random.Random, World, Scene], tuple[str, str]]
 
-# What is asked, and how often.
+# Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
     "description": 0.36,
     "count": 0.12,
@@ -165,7 +169,7 @@ _ASKERS: Mapping[str, Asker] = {
 }
 _EVERY = tuple(CATEGORIES)
 _PAIRS = ("two_object", "position")
-# Which scenes have an answer to each.
+# Categories of scenes in which each kind of question has an answer.
 _CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "description": _EVERY,
     "count": ("counting", "mixed", "two_object"),

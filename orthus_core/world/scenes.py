@@ -1,6 +1,6 @@
-"""Scenes drawn at random by category: the six of GenEval (2310.11513), and one that mixes counts.
+"""Random scenes by category: the six of GenEval (2310.11513), and one that mixes counts.
 
-Whatever is held out never occurs in training; when testing, something about every scene is.
+A training world shows nothing that is held out. In a testing world, something in every scene is.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange
 from orthus_core.world.backdrops import COLOURS, OUTDOORS
 from orthus_core.world.cast import COLOURED
-from orthus_core.world.co_occurrence import a_noun, a_noun_beside
+from orthus_core.world.co_occurrence import sample_companion, sample_noun
 from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.wording import describe
 from orthus_core.world.world import World
 
-# How often each category is drawn; all but "mixed" by GenEval's own names.
+# Weights of the categories; all but "mixed" have GenEval's own names.
 CATEGORIES: Mapping[str, float] = {
     "single_object": 0.12,
     "two_object": 0.20,
@@ -32,13 +32,15 @@ CATEGORIES: Mapping[str, float] = {
     "color_attr": 0.12,
     "mixed": 0.06,
 }
-# Two things that stand side by side in the order they are named, so captions need not say how.
+# Categories with two things side by side in the caption's order, which need not name the relation.
 SIDE_BY_SIDE = ("two_object", "color_attr")
 
+# Weights of styles; a scene is drawn in one style.
 STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.9, "flat": 0.05, "noto": 0.05}
-# Half of all scenes stand on white; the rest outdoors or on a plain colour.
+# Shares of backdrops; the rest is a plain colour.
 WHITE_CHANCE, OUTDOORS_CHANCE = 0.5, 0.3
-# How often to draw anew before a pack is said to have no such scene; one in twenty is held out.
+# Tries before a scene (or an edit of one) is reported as impossible with this pack; about one in
+# twenty is held out.
 MOST_TRIES = 10_000
 
 PHRASINGS: Mapping[str, float] = {
@@ -48,64 +50,66 @@ PHRASINGS: Mapping[str, float] = {
 }
 
 
-class Drawn(NamedTuple):
-    """A scene and the category it was drawn for."""
+class SceneSample(NamedTuple):
+    """A scene and the category that it was sampled for."""
 
     scene: Scene
     category: str
 
 
 def scene_picture(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption and the scene it describes."""
-    scene, category = a_scene(rng, world)
+    """A caption; then the scene that it describes."""
+    scene, category = sample_scene(rng, world)
     phrasing = rng.choices(list(PHRASINGS), list(PHRASINGS.values()))[0]
     words = phrasing.format(caption=caption_of(world, scene, category))
     style = scene.things[0].style
     if style != "3d":
         words = f"{words} in {style} style"
-    return says("user", words) + says("model", world.shown(scene))
+    return turn("user", words) + turn("model", world.scene_image(scene))
 
 
-def a_scene(
+def sample_scene(
     rng: random.Random,
     world: World,
     categories: Sequence[str] = tuple(CATEGORIES),
     *,
     outdoors: bool = False,
-) -> Drawn:
-    """A scene that may be shown here, of one of the categories by their weights.
+) -> SceneSample:
+    """Samples a scene that this world may show.
 
     Args:
-        categories: Of `CATEGORIES`.
-        outdoors: Whether it has to stand outdoors.
+        rng: Random numbers.
+        world: World of the scene.
+        categories: Categories to choose from by weight, names of `CATEGORIES`.
+        outdoors: Whether the backdrop must be outdoors.
 
     Raises:
-        DataError: if the pack has too few of the sprites that play in scenes.
+        DataError: if the pack contains too few sprites of the cast.
     """
     category = rng.choices(categories, [CATEGORIES[c] for c in categories])[0]
     for _ in range(MOST_TRIES if len(world.cast) > 4 else 0):
-        scene = _draw(rng, world, category, outdoors)
+        scene = _sample(rng, world, category, outdoors)
         if scene and world.allows(scene):
-            return Drawn(scene, category)
+            return SceneSample(scene, category)
     raise DataError(
-        f"the sprite pack has nothing to make scenes of (category {category!r})",
+        f"the sprite pack has too few sprites for scenes (category {category!r})",
         where=str(world.pack.path),
-        hint="leave the tasks of scenes out, or use the bundled pack",
+        hint="leave out the tasks with scenes, or use the bundled pack",
     )
 
 
 def caption_of(world: World, scene: Scene, category: str) -> str:
-    """How a scene of a category is asked for: "a dog and a cat", "a dog left of a cat"."""
+    """The caption that asks for a scene: "a dog and a cat", "a dog left of a cat"."""
     return describe(scene, world.nouns(scene), relation=category not in SIDE_BY_SIDE)
 
 
 def coloured_nouns(world: World) -> list[str]:
-    """Who plays in scenes and may have a colour laid on."""
+    """The nouns of the cast that can be recoloured."""
     return [noun for noun in COLOURED if noun in world.cast]
 
 
-def _draw(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
-    """A scene of a category, whether or not it may be shown; None when the pack cannot."""
+def _sample(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
+    """A scene of a category, whether or not it is held out; None if the pack lacks a sprite."""
     things = _CASTS[category](rng, world)
     style = _style(rng, world, category)
     if not things or any(thing.sprite not in world.styles[style] for thing in things):
@@ -117,43 +121,43 @@ def _draw(rng: random.Random, world: World, category: str, outdoors: bool) -> Sc
 
 
 def _one(rng: random.Random, world: World) -> list[Thing]:
-    return [_thing(world, a_noun(rng, world.cast))]
+    return [_thing(world, sample_noun(rng, world.cast))]
 
 
 def _two(rng: random.Random, world: World) -> list[Thing]:
-    noun = a_noun(rng, world.cast)
-    return [_thing(world, noun), _thing(world, a_noun_beside(rng, noun, world.cast))]
+    noun = sample_noun(rng, world.cast)
+    return [_thing(world, noun), _thing(world, sample_companion(rng, noun, world.cast))]
 
 
 def _many(rng: random.Random, world: World) -> list[Thing]:
     return [_countable(rng, world)] * rng.randint(2, MOST_THINGS)
 
 
-def _coloured(rng: random.Random, world: World) -> list[Thing]:
+def _one_coloured(rng: random.Random, world: World) -> list[Thing]:
     nouns = coloured_nouns(world)
-    return [_thing(world, a_noun(rng, nouns), rng.choice(list(HUES)))] if nouns else []
+    return [_thing(world, sample_noun(rng, nouns), rng.choice(list(HUES)))] if nouns else []
 
 
 def _two_coloured(rng: random.Random, world: World) -> list[Thing]:
     if len(nouns := coloured_nouns(world)) < 2:
         return []
-    noun = a_noun(rng, nouns)
+    noun = sample_noun(rng, nouns)
     colour, other_colour = rng.sample(list(HUES), 2)
-    other = a_noun_beside(rng, noun, nouns)
+    other = sample_companion(rng, noun, nouns)
     return [_thing(world, noun, colour), _thing(world, other, other_colour)]
 
 
 def _mixed(rng: random.Random, world: World) -> list[Thing]:
     things = [_countable(rng, world)] * rng.randint(2, MOST_THINGS - 1)
     noun = world.noun(things[0].sprite)
-    return [*things, _thing(world, a_noun_beside(rng, noun, world.cast))]
+    return [*things, _thing(world, sample_companion(rng, noun, world.cast))]
 
 
 _CASTS: Mapping[str, Callable[[random.Random, World], list[Thing]]] = {
     "single_object": _one,
     "two_object": _two,
     "counting": _many,
-    "colors": _coloured,
+    "colors": _one_coloured,
     "position": _two,
     "color_attr": _two_coloured,
     "mixed": _mixed,
@@ -165,24 +169,24 @@ def _thing(world: World, noun: str, colour: str = "") -> Thing:
 
 
 def _countable(rng: random.Random, world: World) -> Thing:
-    # "two cherries" would be both one sprite and two of them.
-    return _thing(world, a_noun(rng, [noun for noun in world.cast if not is_plural(noun)]))
+    # "two cherries" could mean one sprite of cherries or two of them.
+    return _thing(world, sample_noun(rng, [noun for noun in world.cast if not is_plural(noun)]))
 
 
 def _style(rng: random.Random, world: World, category: str) -> str:
-    # Of one thing as it is, nothing but its style can be held out.
+    # In a scene of one thing in its own colour, only the style can be held out.
     passed_over = "3d" if world.testing and category == "single_object" else ""
     styles = {s: w for s, w in STYLE_WEIGHTS.items() if s in world.styles and s != passed_over}
     return rng.choices(list(styles), list(styles.values()))[0] if styles else "3d"
 
 
-def _backdrop(rng: random.Random, category: str, worn: set[str], outdoors: bool) -> str:
+def _backdrop(rng: random.Random, category: str, colours: set[str], outdoors: bool) -> str:
     if outdoors or category == "single_object":
         return rng.choice(OUTDOORS)
-    # One coloured thing is learnt as it is tested: whole, on white.
+    # A single coloured thing is trained as it is tested: at full size, on white.
     if category == "colors" or rng.random() < WHITE_CHANCE:
         return "white"
     if rng.random() < OUTDOORS_CHANCE / (1 - WHITE_CHANCE):
         return rng.choice(OUTDOORS)
-    # A blue car on blue would be hard to tell apart.
-    return rng.choice([colour for colour in COLOURS if colour not in worn])
+    # A blue car would be hard to see on blue.
+    return rng.choice([colour for colour in COLOURS if colour not in colours])

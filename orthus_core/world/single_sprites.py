@@ -1,4 +1,4 @@
-"""One sprite alone: which one, in which style, on which ground, and what it may be called."""
+"""Random pictures of a single sprite: the sprite, its style, its ground and its names."""
 
 from __future__ import annotations
 
@@ -17,30 +17,34 @@ STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.8, "flat": 0.1, "noto": 0.1}
 
 
 class Single(NamedTuple):
-    """A sprite, the style it is drawn in, and the name of its ground."""
+    """A single sprite, its style, and the name of its ground."""
 
     sprite: Sprite
     style: str
     ground: str
 
     def picture(self, world: World) -> SpriteImage:
-        """It as a picture."""
+        """The picture of the sprite."""
         return SpriteImage(world.styles[self.style], self.sprite.key, GROUNDS[self.ground])
 
 
-def any_single(rng: random.Random, world: World, coloured: float) -> Single:
-    """A sprite that may be shown here: when testing its ground or its style is held out.
+def sample_single(rng: random.Random, world: World, coloured: float) -> Single:
+    """Samples a sprite that this world may show.
+
+    In a testing world, its ground or its style is held out.
 
     Args:
-        coloured: Chance of a coloured ground, which only the 3d style has.
+        rng: Random numbers.
+        world: World of the sprite.
+        coloured: Probability of a coloured ground, which only the 3d style has.
     """
     weights = {style: w for style, w in STYLE_WEIGHTS.items() if style in world.styles}
     style = rng.choices(list(weights), list(weights.values()))[0]
     while True:
         if style == "3d":
-            sprite, ground = world.any_shown(rng, coloured)
+            sprite, ground = world.sample_sprite_and_ground(rng, coloured)
         else:
-            sprite, ground = world.any_sprite(rng), "white"
+            sprite, ground = world.sample_sprite(rng), "white"
             if style_held_out(sprite.key, style) != world.testing:
                 continue
         drawn = sprite.key in world.styles[style]
@@ -48,21 +52,22 @@ def any_single(rng: random.Random, world: World, coloured: float) -> Single:
             return Single(sprite, style, ground)
 
 
-def spoken_names(world: World, sprite: Sprite) -> list[str]:
-    """What a sprite may be called, the plain name first. "blue car" is left to the car that was
-    made blue, where the sprite has another name.
+def caption_names(world: World, sprite: Sprite) -> list[str]:
+    """The names of a sprite that captions may use, the plain name first.
+
+    A name such as "blue car" is left to a recoloured car, unless the sprite has no other name.
     """
     names = world.names(sprite).all
     return [name for name in names if not _cell(name)] or [names[0]]
 
 
 def _cell(name: str) -> tuple[str, str] | None:
-    """Noun and colour of a name such as "blue heart", which scenes make by laying the colour on."""
+    """Noun and colour of a name such as "blue heart", which in scenes means a recoloured heart."""
     colour, _, noun = name.partition(" ")
     return (noun, colour) if colour in HUES and noun in COLOURED else None
 
 
 def _is_held_out_cell(name: str) -> bool:
-    # The sprite "yellow heart" would teach what a test asks of a heart made yellow.
+    # The sprite "yellow heart" would show what a test asks of a recoloured heart.
     cell = _cell(name)
     return cell is not None and colour_held_out(*cell)

@@ -1,8 +1,8 @@
-"""What training never sees, so that a test of it is one of understanding rather than of memory.
+"""Held-out combinations, which training never shows, so that tests measure generalisation.
 
-Whether something is held out depends on its own words alone: it never changes with a seed, with
-other sprites, or from one version to the next. Single sprites are a vocabulary to be learnt by
-heart; what is tested is how they are combined.
+Whether something is held out depends on its words alone. It does not change with a seed, with other
+sprites, or with a new version. Single sprites are a vocabulary that a model may memorise; the tests
+ask for new combinations of them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from itertools import combinations
 from orthus_core.world.scene import Scene, Thing
 
 HELD_OUT = 0.05
-# Of whole sprites: they are shown to be told apart by group and colour, and never named or drawn.
+# Share of sprites that training shows only in questions about group and kind, and never names.
 UNSEEN = 0.03
 
-# Cells that people try first, held out whatever their share says.
+# Pairs of noun and colour that people try first, which are always held out.
 COLOUR_CELLS = frozenset(
     {
         ("apple", "green"),
@@ -39,47 +39,48 @@ def stable_share(*words: str) -> float:
 
 
 def pair_held_out(noun: str, other: str) -> bool:
-    """Whether two different things never stand in one training picture."""
+    """Whether two different things never appear together in a training picture."""
     return noun != other and stable_share("pair", *sorted((noun, other))) < HELD_OUT
 
 
 def count_held_out(noun: str, count: int) -> bool:
-    """Whether a thing is never shown so many times in training; one is always shown."""
+    """Whether training never shows a thing this many times; a count of one never is held out."""
     return count > 1 and stable_share("count", noun, str(count)) < HELD_OUT
 
 
 def colour_held_out(noun: str, colour: str) -> bool:
-    """Whether a thing never has this colour in training; "", its own, it always has."""
+    """Whether a thing never has this colour in training; "" (its own colour) never is held out."""
     if not colour:
         return False
     return (noun, colour) in COLOUR_CELLS or stable_share("colour", noun, colour) < HELD_OUT
 
 
 def style_held_out(sprite: str, style: str) -> bool:
-    """Whether a sprite (its key) is never drawn in this style in training; in 3d it always is."""
+    """Whether training never shows a sprite (by its key) in a style; style 3d never is held out."""
     return style != "3d" and stable_share("style", sprite, style) < HELD_OUT
 
 
 def edit_held_out(kind: str, noun: str, to: str) -> bool:
-    """Whether this edit of this thing is never made in training."""
+    """Whether training never shows an edit of this kind, of this noun, with this result."""
     return stable_share("edit", kind, noun, to) < HELD_OUT
 
 
 def story_held_out(actor: str, event: str) -> bool:
-    """Whether no training story tells of this actor in this event."""
+    """Whether no training story contains this event with this actor."""
     return stable_share("story", actor, event) < HELD_OUT
 
 
-def unseen(sprite: str) -> bool:
-    """Whether a sprite (its key) is for understanding only: never named, never asked for."""
+def sprite_held_out(sprite: str) -> bool:
+    """Whether training never names a sprite (by its key) and never asks for a picture of it."""
     return stable_share("unseen", sprite) < UNSEEN
 
 
 def scene_held_out(scene: Scene, nouns: Iterable[str]) -> bool:
-    """Whether anything about a scene is held out: a pair, a count, a colour or a style.
+    """Whether anything in a scene is held out: a pair, a count, a colour or a style.
 
     Args:
-        nouns: What each thing is called, in the scene's order.
+        scene: Scene to check.
+        nouns: Noun of each thing, in the scene's order.
     """
     named: list[tuple[str, Thing]] = list(zip(nouns, scene.things, strict=True))
     counts: dict[str, int] = {}

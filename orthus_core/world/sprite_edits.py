@@ -1,4 +1,4 @@
-"""Rows that change one sprite alone: its ground, its style, its colour, its skin, or what it is."""
+"""Edits of a single sprite: its ground, style, colour or skin changes, or another replaces it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
-from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.scene_edits import OWN_COLOURS
-from orthus_core.world.single_sprites import Single, any_single
+from orthus_core.world.scenes import coloured_nouns
+from orthus_core.world.single_sprites import Single, sample_single
 from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
 from orthus_core.world.world import World
 
 COLOURED_CHANCE = 0.3
-# Of edits of a person, how many change the skin or the gender; the rest are as for other things.
+# Share of edits of a person that change skin or gender; the rest are the same as for other things.
 PERSON_EDIT_CHANCE = 0.5
-# Of edits of a coloured ground, how many make it white.
+# Share of edits of a coloured ground that make it white.
 CLEAR_CHANCE = 0.3
-# Of recolourings, how many start from a colour that was laid on before.
+# Share of recolourings that start from a recoloured thing.
 LAID_ON_CHANCE = 0.3
 
 TONE_SCALE = ("", "light", "medium", "dark")
@@ -47,10 +47,14 @@ SET_GENDER = ("make it a {}", "turn it into a {}", "change it to a {}")
 
 
 class SpriteEdit(NamedTuple):
-    """A picture, an instruction, and the picture that comes of it.
+    """A picture, an instruction, and the picture that results.
 
-    cell: Kind, noun and what it becomes, as `edit_held_out` takes them; None where the edit is the
-        same for every sprite, so that none is held out.
+    Attributes:
+        before: Picture to edit.
+        instruction: Text of the instruction.
+        after: Resulting picture.
+        cell: Kind, noun and result, the arguments of `edit_held_out`; None for edits that are the
+            same for every sprite and therefore never held out.
     """
 
     before: Picture
@@ -60,25 +64,25 @@ class SpriteEdit(NamedTuple):
 
 
 def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A picture, an instruction and the changed picture; what is not named stays as it was."""
-    made = make_single_edit(rng, world)
-    return says("user", made.before, made.instruction) + says("model", made.after)
+    """A picture and an instruction; then the edited picture, in which all else stays the same."""
+    candidate = make_single_edit(rng, world)
+    return turn("user", candidate.before, candidate.instruction) + turn("model", candidate.after)
 
 
 def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
-    """An edit of one sprite that this world may show.
+    """Samples an edit of one sprite that this world may show.
 
-    When testing, the ground, the style or the colour it ends with is held out, or the edit is.
+    In a testing world, the resulting ground, style or colour is held out, or the edit itself is.
     """
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
-        made = KINDS[kind][0](rng, world)
-        if world.testing or made.cell is None or not edit_held_out(*made.cell):
-            return made
+        candidate = KINDS[kind][0](rng, world)
+        if world.testing or candidate.cell is None or not edit_held_out(*candidate.cell):
+            return candidate
 
 
 def _of_any(rng: random.Random, world: World) -> SpriteEdit:
-    single = any_single(rng, world, COLOURED_CHANCE)
+    single = sample_single(rng, world, COLOURED_CHANCE)
     makers: list[Changer] = [_mirror, _to_grey, _replace]
     of_people: list[Changer] = []
     if single.style == "3d":  # the only style with coloured grounds, tones and twins
@@ -98,7 +102,7 @@ def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
         after = single._replace(ground="white")
         words = rng.choice(CLEAR_GROUND)
     else:
-        # What is held out is where it ends, so a test starts on white.
+        # The resulting ground is the one that is held out, so a test starts on white.
         single = single._replace(ground="white") if world.testing else single
         colours = [c for c in world.colours(single.sprite) if c != single.ground]
         after = single._replace(ground=rng.choice(colours))
@@ -119,9 +123,9 @@ def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 
 def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     other = single
-    # Another that may be shown in this style, on this ground.
+    # Another sprite that this world may show in this style on this ground.
     while other.sprite.base == single.sprite.base or other[1:] != single[1:]:
-        other = any_single(rng, world, float(single.ground != "white"))
+        other = sample_single(rng, world, float(single.ground != "white"))
     words = rng.choice(REPLACE).format(world.names(other.sprite).phrase)
     cell = ("replace", world.noun(single.sprite.key), world.noun(other.sprite.key))
     return SpriteEdit(single.picture(world), words, other.picture(world), cell)
@@ -130,7 +134,7 @@ def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 def _set_tone(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     skin, tones = single.sprite.skin, world.tones(single.sprite)
     ways = [(rng.choice(SET_TONE).format(tone or "yellow"), tone) for tone in TONE_SCALE]
-    # From yellow, "darker" and "lighter" go to the end of the scale; else one step along it.
+    # From yellow, "darker" and "lighter" lead to the end of the scale, otherwise to the next tone.
     ways.append((rng.choice(DARKER), {"": "dark", "light": "medium"}.get(skin, "dark")))
     ways.append((rng.choice(LIGHTER), {"": "light", "dark": "medium"}.get(skin, "light")))
     words, tone = rng.choice([way for way in ways if way[1] in tones and way[1] != skin])
@@ -147,14 +151,14 @@ def _set_gender(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 
 
 def _set_style(rng: random.Random, world: World) -> SpriteEdit:
-    """The same thing in another style; when testing, in one it is never drawn in."""
-    # In 3d nothing is held out.
+    """Draws the same thing in another style; in a testing world, in a style that is held out."""
+    # Nothing is held out in style 3d.
     targets = [style for style in world.styles if not (world.testing and style == "3d")]
     if not targets or len(world.styles) == 1:
         return _of_any(rng, world)
     style = rng.choice(targets)
     while True:
-        after = any_single(rng, world, 0.0)
+        after = sample_single(rng, world, 0.0)
         key = after.sprite.key
         others = [
             other
@@ -168,8 +172,8 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
 
 
 def _recolour(rng: random.Random, world: World) -> SpriteEdit:
-    """A thing of one colour gets another; when testing, one that it never has."""
-    nouns = [noun for noun in COLOURED if noun in world.cast]
+    """Gives a thing another colour; in a testing world, one that is held out."""
+    nouns = coloured_nouns(world)
     cells = [(noun, c) for noun in nouns for c in HUES if colour_held_out(noun, c) == world.testing]
     if not cells:
         return _of_any(rng, world)
@@ -180,14 +184,14 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
         own = rng.choice(laid_on)
     before = Scene(things=(Thing(world.cast[noun].key, colour=own),))
     words = rng.choice(RECOLOUR).format(colour)
-    after = world.shown(before.with_thing(0, colour=colour))
-    return SpriteEdit(world.shown(before), words, after, ("recolour", noun, colour))
+    after = world.scene_image(before.with_thing(0, colour=colour))
+    return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))
 
 
 Changer = Callable[[random.Random, World, Single], SpriteEdit]
 Maker = Callable[[random.Random, World], SpriteEdit]
 
-# What an edit does, and how often.
+# Kinds of edits, with their weights.
 KINDS: Mapping[str, tuple[Maker, float]] = {
     "any": (_of_any, 0.7),
     "style": (_set_style, 0.18),

@@ -1,4 +1,4 @@
-"""A sprite alone as a picture: on a plain background, perhaps mirrored or without colour."""
+"""A single sprite as a picture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from orthus_core.world.sprites import WHITE, Colour, SpritePack
 
 @dataclass(frozen=True)
 class SpriteImage:
-    """A sprite of a pack on a plain background, perhaps seen in a mirror or without colour."""
+    """A sprite of a pack on a plain background.
+
+    Attributes:
+        pack: Pack of the sprite.
+        sprite: Key of the sprite in the pack.
+        background: Colour of the background.
+        mirror: Whether it is flipped from left to right.
+        grey: Whether it is shown in greyscale.
+    """
 
     pack: SpritePack = field(repr=False, compare=False)
     sprite: str
@@ -29,7 +37,7 @@ class SpriteImage:
 
     @property
     def record_value(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """The value that describes it in a record."""
         return {
             "sprite": self.sprite,
             "background": list(self.background),

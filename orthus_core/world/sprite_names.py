@@ -1,7 +1,7 @@
-"""What each sprite is called: one plain name, the others people use for it, and looser hints.
+"""Names of sprites: one plain name, other common names, and hints, which are vaguer.
 
-A name means one sprite only, so that a caption says which picture is meant. "cat" is the sprite
-labelled so; "black cat" and "cat face" keep their own, longer names.
+A name means one sprite only, so a caption identifies its picture. "cat" is the sprite with this
+label; "black cat" and "cat face" keep their own, longer names.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orthus_core.world.english import listed, with_article
+from orthus_core.world.english import join_list, with_article
 from orthus_core.world.everyday_names import EVERYDAY_NAMES, PLAIN_NAMES
 from orthus_core.world.sprites import Sprite
 
-# A hint of one or two letters ("c", "j") says too little.
+# A hint of one or two letters ("c", "j") is too vague.
 SHORTEST_HINT = 3
 
 _COUPLE = {
@@ -27,12 +27,12 @@ _COUPLE = {
 
 @dataclass(frozen=True)
 class Names:
-    """The words for one sprite, all without article.
+    """The names of one sprite, all without an article.
 
     Attributes:
-        name: Its plain name: "red apple", "farmer with dark skin".
-        others: Further names that mean it alone: "apple".
-        hints: Single words that occur with no other sprite: "buoy".
+        name: Plain name: "red apple", "farmer with dark skin".
+        others: Other names that mean this sprite only: "apple".
+        hints: Single words that belong to no other sprite: "buoy".
     """
 
     name: str
@@ -41,17 +41,17 @@ class Names:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Every name, the plain one first."""
+        """All names, the plain one first."""
         return (self.name, *self.others)
 
     @property
     def phrase(self) -> str:
-        """The plain name as it stands in a sentence: "a red apple"."""
+        """The plain name with its article: "a red apple"."""
         return with_article(self.name)
 
 
 def name_sprites(sprites: Iterable[Sprite]) -> dict[str, Names]:
-    """Names by sprite key. Sprites whose plain name is taken already get none and are left out."""
+    """Names by sprite key. A sprite whose plain name belongs to another sprite is left out."""
     sprites = list(sprites)
     owner: dict[str, str] = {}
 
@@ -60,7 +60,7 @@ def name_sprites(sprites: Iterable[Sprite]) -> dict[str, Names]:
         owner.setdefault(plain_name(sprite).lower(), sprite.key)
     plain = {s.key: plain_name(s) for s in sprites if owner[plain_name(s).lower()] == s.key}
 
-    # 2. Everyday names fill what is free.
+    # 2. Everyday names are added where no other sprite has them.
     others: dict[str, list[str]] = {key: [] for key in plain}
     for sprite in sprites:
         if sprite.key in plain and not sprite.skin:
@@ -68,7 +68,7 @@ def name_sprites(sprites: Iterable[Sprite]) -> dict[str, Names]:
                 if owner.setdefault(name.lower(), sprite.key) == sprite.key:
                     others[sprite.key].append(name)
 
-    # 3. A toned sprite shares its base's everyday names.
+    # 3. A sprite with a skin tone shares the everyday names of its base.
     for sprite in sprites:
         if sprite.key in plain and sprite.skin:
             others[sprite.key] += [f"{sprite.skin}-skinned {plain[sprite.base]}"]
@@ -76,7 +76,7 @@ def name_sprites(sprites: Iterable[Sprite]) -> dict[str, Names]:
                 f"{name} with {sprite.skin} skin" for name in others[sprite.base]
             ]
 
-    # 4. Tags that only one sprite has.
+    # 4. Hints are the tags that only one sprite has.
     holders = Counter(tag for s in sprites if _is_plain(s) for tag in set(s.tags))
     hints = {
         s.key: tuple(t for t in s.tags if holders[t] == 1 and _is_hint(t) and t not in owner)
@@ -87,7 +87,7 @@ def name_sprites(sprites: Iterable[Sprite]) -> dict[str, Names]:
 
 
 def plain_name(sprite: Sprite) -> str:
-    """The label in the words of a sentence: "person: blond hair" is "person with blond hair"."""
+    """The label as a noun phrase: "person: blond hair" becomes "person with blond hair"."""
     label = PLAIN_NAMES.get(sprite.label, sprite.label)
     label = re.sub(r"[“”]| \(.*\)$", "", label).replace("’", "'")
     subject, colon, rest = label.partition(": ")
@@ -97,7 +97,7 @@ def plain_name(sprite: Sprite) -> str:
         name = label
     elif subject in _COUPLE:
         people = [with_article(person) for person in rest.split(", ")]
-        name = _COUPLE[subject].format(listed(people))
+        name = _COUPLE[subject].format(join_list(people))
     elif subject == "keycap":
         name = f"keycap {rest}"
     elif rest == "bald":

@@ -1,4 +1,4 @@
-"""Questions about one sprite: its name, group, kind and colour, and whether it is this or that."""
+"""Questions about one sprite: its name, group, kind and colour, and yes-or-no questions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
 from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.scenes import coloured_nouns
-from orthus_core.world.single_sprites import any_single
+from orthus_core.world.single_sprites import sample_single
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import World
 
@@ -25,18 +25,18 @@ WHICH_GROUND = ("What colour is the background?", "What color is the background?
 IS_IT = ("Is this {}?", "Is it {}?")
 
 COLOURED_CHANCE = 0.25
-# A wrong guess is half the time of the right kind.
+# Share of wrong guesses that are of the same subgroup as the sprite.
 NEAR_MISS_CHANCE = 0.5
 
 
-class Asked(NamedTuple):
+class PictureQuestion(NamedTuple):
     """A question about a picture.
 
     Attributes:
-        picture: What it is about.
-        question: As a user puts it.
+        picture: Picture that the question is about.
+        question: Text of the question.
         answer: The one right answer.
-        kind: Of `KINDS` here or in `scene_questions`, for a score of each.
+        kind: Kind of question, a name of `KINDS` here or in `scene_questions`.
     """
 
     picture: Picture
@@ -45,21 +45,25 @@ class Asked(NamedTuple):
     kind: str
 
     def segments(self) -> tuple[Segment, ...]:
-        """It as a row."""
-        return says("user", self.picture, self.question) + says("model", self.answer)
+        """The question and its answer as a row."""
+        return turn("user", self.picture, self.question) + turn("model", self.answer)
 
 
 def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A picture of one sprite, a question and its one right answer."""
+    """A picture of one sprite and a question about it; then the one right answer."""
     return ask_single(rng, world).segments()
 
 
-def ask_single(rng: random.Random, world: World, kind: str | None = None) -> Asked:
-    """A question about one sprite. When testing, what the picture shows is held out: a ground, a
-    style or a colour; asked for group and kind, the sprite itself.
+def ask_single(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
+    """Samples a question about one sprite.
+
+    In a testing world, the ground, style or colour in the picture is held out; for questions about
+    group and kind, the sprite itself is.
 
     Args:
-        kind: Of `KINDS`; drawn by their weights when None.
+        rng: Random numbers.
+        world: World of the sprite.
+        kind: Kind of question, a name of `KINDS`; sampled by weight when None.
     """
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     return _ASKERS[kind](rng, world)
@@ -71,45 +75,51 @@ def caption(world: World, sprite: Sprite, ground: str = "white") -> str:
     return phrase if ground == "white" else f"{phrase} on {with_article(ground)} background"
 
 
-def _name(rng: random.Random, world: World) -> Asked:
-    single = any_single(rng, world, COLOURED_CHANCE)
+def _name(rng: random.Random, world: World) -> PictureQuestion:
+    single = sample_single(rng, world, COLOURED_CHANCE)
     answer = caption(world, single.sprite, single.ground)
-    return Asked(single.picture(world), rng.choice(WHAT_IS_IT), answer, "name")
+    return PictureQuestion(single.picture(world), rng.choice(WHAT_IS_IT), answer, "name")
 
 
-def _group(rng: random.Random, world: World) -> Asked:
+def _group(rng: random.Random, world: World) -> PictureQuestion:
     sprite, picture = _to_be_grouped(rng, world)
-    return Asked(picture, rng.choice(WHICH_GROUP), GROUP_WORDS[sprite.group], "group")
+    return PictureQuestion(picture, rng.choice(WHICH_GROUP), GROUP_WORDS[sprite.group], "group")
 
 
-def _kind(rng: random.Random, world: World) -> Asked:
+def _kind(rng: random.Random, world: World) -> PictureQuestion:
     sprite, picture = _to_be_grouped(rng, world)
-    return Asked(picture, rng.choice(WHICH_KIND), KIND_OF_SUBGROUP[sprite.subgroup], "kind")
+    return PictureQuestion(
+        picture, rng.choice(WHICH_KIND), KIND_OF_SUBGROUP[sprite.subgroup], "kind"
+    )
 
 
-def _colour(rng: random.Random, world: World) -> Asked:
+def _colour(rng: random.Random, world: World) -> PictureQuestion:
     nouns = coloured_nouns(world)
     while True:
         colour = rng.choice(list(HUES))
         scene = Scene(things=(Thing(world.cast[rng.choice(nouns)].key, colour=colour),))
         if world.allows(scene):
-            return Asked(world.shown(scene), rng.choice(WHICH_COLOUR), colour, "colour")
+            return PictureQuestion(
+                world.scene_image(scene), rng.choice(WHICH_COLOUR), colour, "colour"
+            )
 
 
-def _yes_or_no(rng: random.Random, world: World) -> Asked:
-    single = any_single(rng, world, COLOURED_CHANCE)
-    truly = rng.random() < 0.5
-    guess = single.sprite if truly else _wrong_guess(rng, world, single.sprite)
+def _yes_or_no(rng: random.Random, world: World) -> PictureQuestion:
+    single = sample_single(rng, world, COLOURED_CHANCE)
+    is_true = rng.random() < 0.5
+    guess = single.sprite if is_true else _wrong_guess(rng, world, single.sprite)
     words = rng.choice(IS_IT).format(caption(world, guess))
-    return Asked(single.picture(world), words, "yes" if truly else "no", "yes_or_no")
+    return PictureQuestion(single.picture(world), words, "yes" if is_true else "no", "yes_or_no")
 
 
-def _background(rng: random.Random, world: World) -> Asked:
-    single = any_single(rng, world, COLOURED_CHANCE)
-    return Asked(single.picture(world), rng.choice(WHICH_GROUND), single.ground, "background")
+def _background(rng: random.Random, world: World) -> PictureQuestion:
+    single = sample_single(rng, world, COLOURED_CHANCE)
+    return PictureQuestion(
+        single.picture(world), rng.choice(WHICH_GROUND), single.ground, "background"
+    )
 
 
-# What is asked, and how often.
+# Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
     "name": 0.5,
     "group": 0.08,
@@ -118,7 +128,7 @@ KINDS: Mapping[str, float] = {
     "yes_or_no": 0.16,
     "background": 0.08,
 }
-_ASKERS: Mapping[str, Callable[[random.Random, World], Asked]] = {
+_ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
     "name": _name,
     "group": _group,
     "kind": _kind,
@@ -132,7 +142,7 @@ def _to_be_grouped(rng: random.Random, world: World) -> tuple[Sprite, Picture]:
     if world.testing and world.unseen:
         sprite = rng.choice(world.unseen)
         return sprite, world.picture(sprite)
-    single = any_single(rng, world, COLOURED_CHANCE)
+    single = sample_single(rng, world, COLOURED_CHANCE)
     return single.sprite, single.picture(world)
 
 
@@ -140,6 +150,6 @@ def _wrong_guess(rng: random.Random, world: World, sprite: Sprite) -> Sprite:
     near = world.others_of_kind(sprite)
     if near and rng.random() < NEAR_MISS_CHANCE:
         return rng.choice(near)
-    while (guess := world.any_sprite(rng)).base == sprite.base:
+    while (guess := world.sample_sprite(rng)).base == sprite.base:
         pass
     return guess

@@ -1,7 +1,7 @@
-"""A sprite pack: small named pictures with alpha, read straight out of one tar.
+"""A sprite pack: small named pictures with alpha, read directly from one tar file.
 
-Nothing is unpacked to disk, and a pack from a stranger can at worst be refused: member names,
-kinds, counts and sizes are all bounded before a byte of them is read.
+Nothing is unpacked to disk. Packs from untrusted sources are safe to open: the names, types, number
+and sizes of all members are checked before any of them is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orthus_core.errors import DataError
 
 STARTER_SPRITES = Path(__file__).parents[1] / "starter" / "sprites"
 STARTER_PACK = STARTER_SPRITES / "fluent-3d-128.tar"
-# The styles that the same things are drawn in; the first has the names and the skin tones.
+# Packs of the same things in several styles. The first one has the names and the skin tones.
 STARTER_STYLES = {
     "3d": STARTER_PACK,
     "flat": STARTER_SPRITES / "fluent-flat-64.tar",
@@ -47,14 +47,15 @@ class Sprite:
     """One named picture.
 
     Attributes:
-        key: Its name in the pack, for emoji the hex code.
-        label: What it is called: "red apple".
+        key: Key in the pack; the hex code for emoji.
+        label: Unicode's name: "red apple".
         tags: Further words for it.
-        group: "animals-nature"; subgroup: "animal-mammal".
-        skin: "", or the tone "light", "medium" or "dark".
-        gender: "", or "woman" or "man" where the sprite has a twin without one.
-        base: Key of the sprite without the tone (its own, when it has none).
-        neutral: Key of the sprite without the gender (its own, when it has none).
+        group: Unicode's group, such as "animals-nature".
+        subgroup: Unicode's subgroup, such as "animal-mammal".
+        skin: Skin tone: "light", "medium", "dark", or "" for none.
+        gender: "woman" or "man" if there is a twin without a gender, otherwise "".
+        base: Key of the sprite without the skin tone (its own key if it has none).
+        neutral: Key of the sprite without the gender (its own key if it has none).
     """
 
     key: str
@@ -69,10 +70,10 @@ class Sprite:
 
 
 class SpritePack:
-    """The sprites of one tar, in the order of their keys.
+    """The sprites of one tar file, in the order of their keys.
 
-    `pack["1f431"]` is a `Sprite`, `pack.image(sprite, 64)` its pixels. Only names are held in
-    memory; a picture is read when it is asked for. Packs pickle, so workers may share one.
+    `pack["1f431"]` is a `Sprite`, and `pack.image(sprite, 64)` are its pixels. Only the names are
+    held in memory; a picture is read when it is needed. Packs can be pickled for worker processes.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class SpritePack:
 
     @classmethod
     def open(cls, path: Path | str | None = None) -> SpritePack:
-        """Read the names of a pack, by default of the one that ships with the source.
+        """Reads the names of a pack, by default of the bundled one.
 
         Raises:
-            DataError: if the file is missing, is no tar, or breaks the limits of this module.
+            DataError: if the file is missing, is not a tar file, or exceeds this module's limits.
         """
         path = Path(path) if path is not None else STARTER_PACK
         try:
@@ -126,11 +127,11 @@ class SpritePack:
     ) -> np.ndarray:
         """The sprite on a plain background, as uint8 [size, size, 3].
 
-        It is scaled with alpha multiplied in (Lanczos), then laid over the background: the colour
-        under transparent pixels never bleeds into the edge.
+        It is scaled with premultiplied alpha (Lanczos) before it is composited, so that the colours
+        of transparent pixels do not bleed into the edges.
 
         Raises:
-            DataError: if the picture does not read.
+            DataError: if the picture cannot be read.
         """
         key = sprite.key if isinstance(sprite, Sprite) else sprite
         over_HW4 = _scaled(self, key, size).astype(np.float32)
@@ -140,10 +141,10 @@ class SpritePack:
         return np.ascontiguousarray(pixels_HW3[:, ::-1]) if mirror else pixels_HW3
 
     def rgba(self, sprite: Sprite | str) -> Image.Image:
-        """The sprite as it is stored, with alpha.
+        """The stored picture of the sprite, with alpha.
 
         Raises:
-            DataError: if the picture does not read.
+            DataError: if the picture cannot be read.
         """
         key = sprite.key if isinstance(sprite, Sprite) else sprite
         offset, length = self._places[key]
@@ -161,22 +162,30 @@ class SpritePack:
 
 @lru_cache(maxsize=4096)
 def _scaled(pack: SpritePack, key: str, size: int) -> np.ndarray:
-    """A sprite with alpha multiplied in, uint8 [size, size, 4], which is shared: trainings show the
-    same few thousand over and over.
+    """A scaled sprite with premultiplied alpha: uint8 [size, size, 4].
+
+    It is cached and shared, because trainings repeat the same few thousand sprites.
     """
-    scaled = pack.rgba(key).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
-    return np.array(scaled)
+    return np.array(scale_premultiplied(pack.rgba(key), size))
+
+
+def scale_premultiplied(rgba: Image.Image, size: int) -> Image.Image:
+    """A picture with alpha scaled to a square (Lanczos), with premultiplied alpha ("RGBa").
+
+    With premultiplied alpha, colours of transparent pixels do not bleed into the edges.
+    """
+    return rgba.convert("RGBa").resize((size, size), Image.Resampling.LANCZOS)
 
 
 def starter_packs() -> dict[str, SpritePack]:
-    """The bundled sprites, a pack a style."""
+    """The bundled sprite packs by style."""
     return {style: SpritePack.open(path) for style, path in STARTER_STYLES.items()}
 
 
 def _read_index(
     tar: tarfile.TarFile, path: Path
 ) -> tuple[dict[str, bytes], dict[str, tuple[int, int]]]:
-    """Names by key, and by key the (offset, length) of each picture in the file."""
+    """By key: the names as JSON, and the (offset, length) of each picture in the file."""
     names: dict[str, bytes] = {}
     places: dict[str, tuple[int, int]] = {}
     for count, member in enumerate(tar):
@@ -187,7 +196,7 @@ def _read_index(
         if member.size > (MAX_NAMES_BYTES if kind == "json" else MAX_PICTURE_BYTES):
             raise DataError(f"{member.name!r} is {member.size} bytes long", where=str(path))
         if key in (names if kind == "json" else places):
-            raise DataError(f"{member.name!r} is there twice", where=str(path))
+            raise DataError(f"{member.name!r} appears twice", where=str(path))
         if kind == "json":
             content = tar.extractfile(member)
             assert content is not None  # isreg() above

@@ -1,8 +1,8 @@
-"""What can happen in a story: each event says one sentence and changes what the picture shows.
+"""Events of stories: each one adds a sentence and changes what the picture shows.
 
-An event is a function of where the story stands (`State`); it gives None where it makes no sense,
-as eating without food. The picture is a function of the state alone (`shown`), so a sentence has
-one right picture.
+An event is a function of the story's state (`StoryState`). It returns None where it makes no sense,
+such as eating without food. The picture is a function of the state alone (`scene_of_state`), so a
+sentence has one right picture.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from orthus_core.world.world import World
 
 
 @dataclass(frozen=True)
-class State:
-    """Where a story stands.
+class StoryState:
+    """State of a story.
 
     Attributes:
-        hero: Whom it tells of, a noun of `ACTORS`.
-        backdrop: Where and when: "white" before the story has come to a place.
-        friend: Who is with the hero, or "".
-        thing: What one of them has, or "".
-        holder: Who has it: hero or friend.
+        hero: Main character, a noun of `ACTORS`.
+        backdrop: Place and time; "white" before the story has reached a place.
+        friend: Noun of the hero's companion, or "".
+        thing: Noun of the thing that one of them has, or "".
+        holder: Noun of the actor who has it: the hero or the friend.
     """
 
     hero: str
@@ -39,45 +39,46 @@ class State:
 
     @property
     def sky(self) -> str:
-        """The time of day; "day" before the story has come to a place."""
+        """The sky of the backdrop; "day" before the story has reached a place."""
         return place_of(self.backdrop)[1] if is_outdoors(self.backdrop) else "day"
 
     @property
     def entities(self) -> tuple[str, ...]:
-        """The nouns of all that is to be seen: hero, friend, thing."""
+        """The nouns of all visible things: hero, friend, thing."""
         return tuple(noun for noun in (self.hero, self.friend, self.thing) if noun)
 
-    def without_thing(self) -> State:
-        """The state with nothing in anybody's hands."""
+    def without_thing(self) -> StoryState:
+        """The state in which nobody has a thing."""
         return replace(self, thing="", holder="")
 
-    def under(self, sky: str) -> State:
-        """The same place under another sky."""
+    def under(self, sky: str) -> StoryState:
+        """The state with the same place under another sky."""
         return replace(self, backdrop=f"{place_of(self.backdrop)[0]} {sky}")
 
 
-class Happening(NamedTuple):
-    """What an event comes to.
+class EventOutcome(NamedTuple):
+    """Result of an event.
 
-    sentence: What is said.
-    actor: Who does it, or sees it happen.
-    state: Where the story stands then.
+    Attributes:
+        sentence: Sentence of the event.
+        actor: Noun of the actor who causes it or sees it.
+        state: State of the story afterwards.
     """
 
     sentence: str
     actor: str
-    state: State
+    state: StoryState
 
 
-Event = Callable[[random.Random, World, State], "Happening | None"]
+Event = Callable[[random.Random, World, StoryState], "EventOutcome | None"]
 
 
-def shown(world: World, state: State) -> Scene:
-    """The one picture of a state.
+def scene_of_state(world: World, state: StoryState) -> Scene:
+    """The scene that shows a state.
 
-    The hero alone is large and to the left, or fills the picture on white. Else all are small: the
-    hero at the lower left, the friend at the lower right; a thing above who has it, or in the
-    friend's place when there is none.
+    A hero without company is large and to the left; on white it fills the picture. Otherwise all
+    things are small: the hero is at the lower left, the friend at the lower right, and the thing
+    above its holder, or in the friend's place if there is no friend.
     """
 
     def thing(noun: str, x: int, y: int, side: int = SMALL) -> Thing:
@@ -97,73 +98,75 @@ def shown(world: World, state: State) -> Scene:
     return Scene(state.backdrop, tuple(things))
 
 
-def _walks(rng: random.Random, world: World, state: State) -> Happening:
+def _walks(rng: random.Random, world: World, state: StoryState) -> EventOutcome:
     here = place_of(state.backdrop)[0] if is_outdoors(state.backdrop) else ""
     ground = rng.choice([ground for ground in GROUNDS if ground != here])
     _, place = GROUND_WORDS[ground].split(maxsplit=1)
     company = [the(noun) for noun in (state.hero, state.friend) if noun]
     sentence = f"{' and '.join(company)} {'walk' if state.friend else 'walks'} to {place}."
-    return Happening(sentence, state.hero, replace(state, backdrop=f"{ground} {state.sky}"))
+    return EventOutcome(sentence, state.hero, replace(state, backdrop=f"{ground} {state.sky}"))
 
 
-def _meets(rng: random.Random, world: World, state: State) -> Happening | None:
+def _meets(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.friend:
         return None
     friend = _one_of(ACTORS, rng, world, but=state.hero)
     sentence = f"{the(state.hero)} meets {with_article(friend)}."
-    return Happening(sentence, state.hero, replace(state, friend=friend))
+    return EventOutcome(sentence, state.hero, replace(state, friend=friend))
 
 
-def _finds(rng: random.Random, world: World, state: State) -> Happening | None:
+def _finds(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.thing:
         return None
     thing = _one_of(rng.choice((COLOURED, FOOD, THINGS)), rng, world)
     sentence = f"{the(state.hero)} finds {with_article(thing)}."
-    return Happening(sentence, state.hero, replace(state, thing=thing, holder=state.hero))
+    return EventOutcome(sentence, state.hero, replace(state, thing=thing, holder=state.hero))
 
 
-def _eats(rng: random.Random, world: World, state: State) -> Happening | None:
+def _eats(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.thing not in FOOD:
         return None
     sentence = f"{the(state.holder)} eats {the(state.thing)}."
-    return Happening(sentence, state.holder, state.without_thing())
+    return EventOutcome(sentence, state.holder, state.without_thing())
 
 
-def _gives(rng: random.Random, world: World, state: State) -> Happening | None:
+def _gives(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not (state.friend and state.thing):
         return None
     other = state.friend if state.holder == state.hero else state.hero
     sentence = f"{the(state.holder)} gives {the(state.thing)} to {the(other)}."
-    return Happening(sentence, state.holder, replace(state, holder=other))
+    return EventOutcome(sentence, state.holder, replace(state, holder=other))
 
 
-def _loses(rng: random.Random, world: World, state: State) -> Happening | None:
+def _loses(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not state.thing:
         return None
     sentence = f"{the(state.holder)} loses {the(state.thing)}."
-    return Happening(sentence, state.holder, state.without_thing())
+    return EventOutcome(sentence, state.holder, state.without_thing())
 
 
-def _goes_home(rng: random.Random, world: World, state: State) -> Happening | None:
+def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not state.friend:
         return None
-    # What the friend has goes home too.
+    # A thing that the friend has goes with it.
     left = state.without_thing() if state.holder == state.friend else state
-    return Happening(f"{the(state.friend)} goes home.", state.friend, replace(left, friend=""))
+    return EventOutcome(f"{the(state.friend)} goes home.", state.friend, replace(left, friend=""))
 
 
-def _becomes(rng: random.Random, world: World, state: State) -> Happening:
+def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcome:
     other = _one_of([actor for actor in ACTORS if actor != state.friend], rng, world, state.hero)
     holder = other if state.holder == state.hero else state.holder
     sentence = f"{the(state.hero)} turns into {with_article(other)}."
-    return Happening(sentence, state.hero, replace(state, hero=other, holder=holder))
+    return EventOutcome(sentence, state.hero, replace(state, hero=other, holder=holder))
 
 
 def _sky(sentence: str, before: Iterable[str], after: str) -> Event:
-    """An event of the sky, which the hero sees."""
+    """An event that changes the sky; its actor is the hero."""
 
-    def event(rng: random.Random, world: World, state: State) -> Happening | None:
-        return Happening(sentence, state.hero, state.under(after)) if state.sky in before else None
+    def event(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
+        return (
+            EventOutcome(sentence, state.hero, state.under(after)) if state.sky in before else None
+        )
 
     return event
 
@@ -172,7 +175,8 @@ def _one_of(nouns: Iterable[str], rng: random.Random, world: World, but: str = "
     return rng.choice([noun for noun in nouns if noun in world.cast and noun != but])
 
 
-# What happens, and how often where it can. What follows on from something comes soon after it.
+# Events, with their weights where they are possible. Consequences have high weights, so that they
+# follow soon.
 EVENTS: Mapping[str, tuple[Event, float]] = {
     "walk": (_walks, 1.5),
     "meet": (_meets, 4.0),

@@ -1,10 +1,10 @@
-"""Short stories in pictures: a hero is given, then each sentence brings what its picture shows.
+"""Short stories: an opening with a hero, then sentences, each with the picture that it describes.
 
 user   [a fox in a meadow] once upon a time there was a fox in a meadow by day. Please continue
        this story.
 model  the fox meets a penguin. [both] night falls. [both, at night]
 
-The hero is named in every sentence that it has a part in: "the fox", never "it".
+Every sentence about the hero names it: "the fox", never "it".
 """
 
 from __future__ import annotations
@@ -12,137 +12,154 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.backdrops import OUTDOORS, is_outdoors
 from orthus_core.world.cast import ACTORS, CAST
 from orthus_core.world.english import with_article
 from orthus_core.world.scene import STEP, Scene
 from orthus_core.world.splits import scene_held_out, story_held_out
-from orthus_core.world.story_events import EVENTS, State, shown
+from orthus_core.world.story_events import EVENTS, StoryState, scene_of_state
 from orthus_core.world.wording import place_phrase
 from orthus_core.world.world import World
 
-# What the command `orthus story` ends the user's part with when there is a picture.
+# Last words of the user's turn when there is a picture, as in the command `orthus story`.
 CONTINUE = "Please continue this story."
-ASKS = ("a story about {}", "tell a story about {}")
+REQUESTS = ("a story about {}", "tell a story about {}")
 
-# How many panels the model tells, and how often: each is about 28 tokens long, so most rows stay
-# within 150 positions.
-TOLD_PANELS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
+# Weights of the number of panels in the model's turn. A panel has about 28 tokens, so most rows
+# have at most 150 positions.
+PANEL_COUNTS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
 FROM_PICTURE_CHANCE = 0.6
-# Of stories from a picture, how many say nothing about it.
+# Share of stories from a picture whose opening has no text.
 WORDLESS_CHANCE = 0.4
-# Of stories from words alone, how many begin as a story does; the rest ask for one.
+# Share of stories without a picture that start from an opening sentence; the rest are requests.
 OPENING_CHANCE = 0.3
-# Of openings, how many show the hero on white: a picture as `orthus generate` makes it.
+# Share of openings that show the hero on white, like a picture from `orthus generate`.
 ON_WHITE_CHANCE = 0.4
-# How often to begin anew until something is held out; about one story in seven has it.
+# Tries until a story contains something that is held out; about one in seven does.
 MOST_TRIES = 2_000
-# How often to draw a next event before a story is given up and begun anew.
+# Tries for the next event before a story is abandoned.
 MOST_DRAWS = 50
 
 
 class WorldPanel(NamedTuple):
     """One sentence and its picture.
 
-    event: A name of `EVENTS`; "" in the opening.
-    actor: Who does it.
-    state: What the picture has to show.
+    Attributes:
+        text: Sentence.
+        scene: Scene that the picture shows.
+        event: Event, a name of `EVENTS`; "" in the opening.
+        actor: Noun of the event's actor.
+        state: State of the story that the picture shows.
     """
 
     text: str
     scene: Scene
     event: str
     actor: str
-    state: State
+    state: StoryState
 
 
 class WorldStory(NamedTuple):
-    """Panels in order; the first one is the opening, in which nothing happens yet."""
+    """A story.
+
+    Attributes:
+        panels: Panels in order; the first one is the opening, which has no event.
+    """
 
     panels: tuple[WorldPanel, ...]
 
     @property
     def cells(self) -> list[tuple[str, str]]:
-        """Each pair of actor and event."""
+        """All pairs of actor and event."""
         return [(panel.actor, panel.event) for panel in self.panels if panel.event]
 
     @property
     def held_out(self) -> bool:
-        """Whether it tells what no training story does."""
+        """Whether it contains a pair of actor and event that is held out."""
         return any(story_held_out(*cell) for cell in self.cells)
 
 
 def story(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A story from its opening picture, with words or without, or from words alone."""
-    told = rng.choices(list(TOLD_PANELS), list(TOLD_PANELS.values()))[0]
+    """A story that starts from an opening picture, with or without its text, or from text alone."""
+    panel_count = rng.choices(list(PANEL_COUNTS), list(PANEL_COUNTS.values()))[0]
     if rng.random() < FROM_PICTURE_CHANCE:
-        opening, *panels = tell(rng, world, told + 1).panels
+        opening, *panels = make_story(rng, world, panel_count + 1).panels
         words = [] if rng.random() < WORDLESS_CHANCE else [opening.text]
-        user = says("user", world.shown(_given(rng, opening)), " ".join([*words, CONTINUE]))
+        user = turn(
+            "user", world.scene_image(_vary_opening(rng, opening)), " ".join([*words, CONTINUE])
+        )
     elif rng.random() < OPENING_CHANCE:
-        opening, *panels = tell(rng, world, told + 1).panels
-        user = says("user", opening.text)
+        opening, *panels = make_story(rng, world, panel_count + 1).panels
+        user = turn("user", opening.text)
     else:
-        panels = tell(rng, world, max(told, 2), backdrop=rng.choice(OUTDOORS)).panels
-        user = says("user", rng.choice(ASKS).format(_cast(panels[0], panels)))
+        panels = make_story(rng, world, max(panel_count, 2), backdrop=rng.choice(OUTDOORS)).panels
+        user = turn("user", rng.choice(REQUESTS).format(_characters(panels[0], panels)))
     for panel in panels:
-        user += says("model", panel.text, world.shown(panel.scene))
+        user += turn("model", panel.text, world.scene_image(panel.scene))
     return user
 
 
-def tell(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -> WorldStory:
-    """A story that this world may tell: without anything held out, or when testing with an event
-    that is.
+def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str = "") -> WorldStory:
+    """Samples a story that this world may show.
+
+    In a training world, nothing in it is held out; in a testing world, an event is.
 
     Args:
-        panels: How many, the opening among them; at least 2.
-        backdrop: Where it opens; drawn when empty.
+        rng: Random numbers.
+        world: World of the story.
+        panels: Number of panels, including the opening; at least 2.
+        backdrop: Backdrop of the opening; sampled when empty.
 
     Raises:
-        DataError: if the pack has none of those who play in scenes.
+        DataError: if the pack does not contain the whole cast.
     """
     heroes = [actor for actor in ACTORS if actor in world.cast]
     for _ in range(MOST_TRIES if len(world.cast) == len(CAST) else 0):
         on_white = rng.random() < ON_WHITE_CHANCE
         opens = backdrop or ("white" if on_white else rng.choice(OUTDOORS))
-        made = _told(rng, world, _opening(world, State(rng.choice(heroes), opens)), panels)
-        if made and made.held_out == world.testing:
-            return made
+        candidate = _continue(
+            rng, world, _opening(world, StoryState(rng.choice(heroes), opens)), panels
+        )
+        if candidate and candidate.held_out == world.testing:
+            return candidate
     raise DataError(
-        "the sprite pack has not all that stories tell of",
+        "the sprite pack lacks sprites that stories need",
         where=str(world.pack.path),
-        hint="leave the task 'story' out, or use the bundled pack",
+        hint="leave out the task 'story', or use the bundled pack",
     )
 
 
-def _opening(world: World, state: State) -> WorldPanel:
+def _opening(world: World, state: StoryState) -> WorldPanel:
     place = place_phrase(state.backdrop)
     words = f"once upon a time there was {with_article(state.hero)} {place}".strip()
-    return WorldPanel(f"{words}.", shown(world, state), "", state.hero, state)
+    return WorldPanel(f"{words}.", scene_of_state(world, state), "", state.hero, state)
 
 
-def _given(rng: random.Random, opening: WorldPanel) -> Scene:
-    """The opening as somebody may bring it: out of doors its hero may stand farther right."""
+def _vary_opening(rng: random.Random, opening: WorldPanel) -> Scene:
+    """The opening scene as a user may draw it: outdoors, the hero may be farther to the right."""
     outdoors = is_outdoors(opening.scene.backdrop)
     return opening.scene.with_thing(0, x=rng.choice((0, STEP))) if outdoors else opening.scene
 
 
-def _told(rng: random.Random, world: World, opening: WorldPanel, panels: int) -> WorldStory | None:
-    """The opening and what happens then, no scene of it held out; None if it came to a dead end."""
-    told = [opening]
-    while len(told) < panels:
-        panel = _next(rng, world, told[-1])
+def _continue(
+    rng: random.Random, world: World, opening: WorldPanel, panels: int
+) -> WorldStory | None:
+    """A story from an opening, without held-out scenes; None if no further event was found."""
+    story_panels = [opening]
+    while len(story_panels) < panels:
+        panel = _next(rng, world, story_panels[-1])
         if panel is None:
             return None
-        told.append(panel)
-    return WorldStory(tuple(told))
+        story_panels.append(panel)
+    return WorldStory(tuple(story_panels))
 
 
 def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | None:
-    """Something that can happen now, if it was drawn soon enough."""
-    # A hero on white has yet to come to a place, and nobody gives back what was just given.
+    """A panel with a possible event; None if none was found in `MOST_DRAWS` tries."""
+    # A hero on white must first walk to a place. An event does not directly follow itself, so
+    # nobody gives back a thing at once.
     placed = is_outdoors(last.state.backdrop)
     possible = [event for event in EVENTS if event != last.event] if placed else ["walk"]
     weights = [EVENTS[event][1] for event in possible]
@@ -152,13 +169,13 @@ def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | No
         if happening is None or not world.testing and story_held_out(happening.actor, event):
             continue
         sentence, actor, state = happening
-        scene = shown(world, state)
+        scene = scene_of_state(world, state)
         if not scene_held_out(scene, world.nouns(scene)):
             return WorldPanel(sentence, scene, event, actor, state)
     return None
 
 
-def _cast(first: WorldPanel, panels: tuple[WorldPanel, ...] | list[WorldPanel]) -> str:
-    """Whom a story is about: the hero, and the friend it meets first."""
+def _characters(first: WorldPanel, panels: tuple[WorldPanel, ...] | list[WorldPanel]) -> str:
+    """The characters that a request names: the hero, and the first friend that it meets."""
     met = [panel.state.friend for panel in panels if panel.event == "meet"][:1]
     return " and ".join(with_article(noun) for noun in [first.state.hero, *met])

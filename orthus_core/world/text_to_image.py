@@ -1,15 +1,15 @@
-"""Rows that ask for one sprite: the user's caption, then the sprite it names."""
+"""Rows that ask for one sprite: the user's caption, then a picture of the sprite."""
 
 from __future__ import annotations
 
 import random
 
-from orthus_core.data.document import Segment, says
+from orthus_core.data.document import Segment, turn
 from orthus_core.world.english import with_article
-from orthus_core.world.single_sprites import any_single, spoken_names
+from orthus_core.world.single_sprites import caption_names, sample_single
 from orthus_core.world.world import World
 
-# How people ask, and how often: {name} bare, {a_name} with its article. No style means 3d.
+# Phrasings, with their weights; {a_name} has an article. Without a style, the picture is 3d.
 PHRASINGS: dict[str, float] = {
     "{name}": 0.26,
     "{a_name}": 0.36,
@@ -20,11 +20,11 @@ PHRASINGS: dict[str, float] = {
     "{name}, {tags}": 0.08,
     "{hint}": 0.03,
 }
-# Another style has to be asked for.
+# Other styles must be named.
 STYLED_PHRASINGS: dict[str, float] = {"{a_styled_name}": 0.6, "{a_name} in {style} style": 0.4}
 GROUND_PHRASINGS = ("on {a_colour} background", "with {a_colour} background")
 
-# Everyday names together come up about as often as the plain one.
+# Share of captions with the plain name; the others use an everyday name if there is one.
 PLAIN_NAME_CHANCE = 0.6
 COLOURED_CHANCE = 0.15
 FULL_STOP_CHANCE = 0.05
@@ -32,10 +32,10 @@ MOST_TAGS = 2
 
 
 def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption and its picture; about one in eight asks for a coloured ground."""
-    single = any_single(rng, world, COLOURED_CHANCE)
+    """A caption; then its picture. About one caption in eight asks for a coloured ground."""
+    single = sample_single(rng, world, COLOURED_CHANCE)
     sprite, style, ground = single
-    name, *others = spoken_names(world, sprite)
+    name, *others = caption_names(world, sprite)
     if others and rng.random() >= PLAIN_NAME_CHANCE:
         name = rng.choice(others)
     hints = world.names(sprite).hints
@@ -52,4 +52,4 @@ def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
         caption = f"{caption} {rng.choice(GROUND_PHRASINGS).format(a_colour=with_article(ground))}"
     if rng.random() < FULL_STOP_CHANCE:
         caption += "."
-    return says("user", caption) + says("model", single.picture(world))
+    return turn("user", caption) + turn("model", single.picture(world))

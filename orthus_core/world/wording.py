@@ -1,4 +1,4 @@
-"""Scenes in words: things, counts, relations and places, as captions and answers name them."""
+"""Descriptions of scenes in words: things, counts, relations and places."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from orthus_core.world.backdrops import (
     is_outdoors,
     place_of,
 )
-from orthus_core.world.english import is_plural, listed, with_article
+from orthus_core.world.english import is_plural, join_list, with_article
 from orthus_core.world.scene import SMALL, UNITS, WHOLE, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four")
-# What an s alone does not make plural.
+# Irregular plurals.
 _PLURALS = {
     "fish": "fish",
     "knife": "knives",
@@ -27,7 +27,7 @@ _PLURALS = {
 
 
 def plural(noun: str) -> str:
-    """More than one of it: "dogs", "cherries", "boxes"."""
+    """The plural of a noun: "dogs", "cherries", "boxes"."""
     if noun in _PLURALS:
         return _PLURALS[noun]
     if is_plural(noun):
@@ -37,18 +37,18 @@ def plural(noun: str) -> str:
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
-def counted(noun: str, count: int) -> str:
-    """A number of things: "a dog", "three dogs"."""
+def with_count(noun: str, count: int) -> str:
+    """A noun with a number: "a dog", "three dogs"."""
     return with_article(noun) if count == 1 else f"{NUMBERS[count]} {plural(noun)}"
 
 
-def coloured(noun: str, colour: str) -> str:
-    """A noun with its colour, if it has one laid on: "blue car"."""
+def with_colour(noun: str, colour: str) -> str:
+    """A noun with its colour, if it is recoloured: "blue car"."""
     return f"{colour} {noun}" if colour else noun
 
 
 def place_phrase(backdrop: str) -> str:
-    """Where a scene is: "in a meadow at night", "on a blue background", "" on white."""
+    """A phrase for a backdrop: "in a meadow at night", "on a blue background", "" for white."""
     if is_outdoors(backdrop):
         ground, sky = place_of(backdrop)
         return f"{GROUND_WORDS[ground]} {SKY_WORDS[sky]}"
@@ -56,43 +56,44 @@ def place_phrase(backdrop: str) -> str:
 
 
 def things_phrase(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
-    """The things of a scene: "two dogs and a blue car", "a dog left of a cat".
+    """A phrase for the things of a scene: "two dogs and a blue car", "a dog left of a cat".
 
     Args:
-        nouns: What each thing is called, in the scene's order, without its colour.
-        relation: Whether two different things are told by how they stand to each other.
+        scene: Scene to describe.
+        nouns: Noun of each thing, in the scene's order, without its colour.
+        relation: Whether to name the relation between two different things.
     """
-    named = [coloured(noun, t.colour) for noun, t in zip(nouns, scene.things, strict=True)]
+    named = [with_colour(noun, t.colour) for noun, t in zip(nouns, scene.things, strict=True)]
     counts = {name: named.count(name) for name in named}
-    phrases = [counted(name, count) for name, count in counts.items()]
+    phrases = [with_count(name, count) for name, count in counts.items()]
     if relation and len(scene.things) == 2 == len(counts):
         stands = relation_between(*scene.things)
         if stands:
             return f"{phrases[0]} {stands} {phrases[1]}"
-    return listed(phrases) if phrases else "nothing"
+    return join_list(phrases) if phrases else "nothing"
 
 
 def describe(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> str:
-    """The one right caption: "a dog left of a cat in a meadow at night"."""
+    """The one right caption of a scene: "a dog left of a cat in a meadow at night"."""
     return (
         f"{things_phrase(scene, nouns, relation=relation)} {place_phrase(scene.backdrop)}".strip()
     )
 
 
 def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
-    """Everything there is to say of a scene, in reading order: "a dog top left, a blue car right,
-    in a meadow at night". A scene can be drawn again from it.
+    """A complete description of a scene in reading order: "a dog top left, a blue car right, in a
+    meadow at night". It determines the scene.
     """
     named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: (each[0].y, each[0].x))
-    phrases = [_placed(thing, coloured(noun, thing.colour)) for thing, noun in named]
+    phrases = [_with_place(thing, with_colour(noun, thing.colour)) for thing, noun in named]
     phrases.append(place_phrase(scene.backdrop))
     if (style := scene.things[0].style) != "3d":
         phrases.append(f"in {style} style")
     return ", ".join(phrase for phrase in phrases if phrase)
 
 
-def _placed(thing: Thing, name: str) -> str:
-    """A thing with its size and place, where it has room to be elsewhere: "a large dog left"."""
+def _with_place(thing: Thing, name: str) -> str:
+    """A thing with its size and position, unless it fills the picture: "a large dog left"."""
     if thing.side == WHOLE:
         return with_article(name)
     size = "" if thing.side == SMALL else "large "

@@ -1,7 +1,7 @@
-"""The small world: which sprites there are, what they are called, on which grounds they stand.
+"""The small world: its sprites, their names, and the grounds they may be shown on.
 
-Every sprite may stand on white, and on each colour but a few that are held out. Which are held out
-depends on the sprite and the colour alone, so it never changes with a seed or with other sprites.
+Every sprite may be shown on white, and on all colours except a few that are held out. These depend
+on the sprite and the colour alone, so they do not change with a seed or with other sprites.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from itertools import accumulate
 from orthus_core.world import cast
 from orthus_core.world.backdrops import COLOURS, PLAIN
 from orthus_core.world.scene import Scene, SceneImage
-from orthus_core.world.splits import scene_held_out, stable_share, unseen
+from orthus_core.world.splits import scene_held_out, sprite_held_out, stable_share
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import Names, name_sprites
 from orthus_core.world.sprites import Colour, Sprite, SpritePack, starter_packs
 
 GROUNDS: dict[str, Colour] = {**PLAIN, "night": (30, 35, 85)}
 
-# A tone or a twin is the same thing again, and few ask for an arrow: they are shown less often.
+# Weights in random choices. Skin tones and twins repeat a thing, and symbols are seldom asked for.
 TONED_WEIGHT = 0.25
 GENDERED_WEIGHT = 0.5
 SYMBOL_WEIGHT = 0.5
 
 
 class World:
-    """A pack's sprites as things to talk about.
+    """The sprites of a pack with their names, as training or testing may show them.
 
     Args:
-        pack: The pictures, with the names of all.
-        styles: The same things in further styles, by style; "3d" is the pack itself.
-        held_out: Fraction of the pairs of sprite and coloured ground that training never sees.
-        testing: Show only what is held out instead of only the rest.
+        pack: Sprite pack of style 3d, with all names.
+        styles: Packs of the same things in other styles, by style.
+        held_out: Fraction of the pairs of sprite and coloured ground that training never shows.
+        testing: Whether to show only what is held out, rather than only the rest.
 
     Attributes:
-        sprites: Those that have a name of their own and may be drawn.
-        unseen: Those that are kept for questions of group and colour.
-        cast: Who plays in scenes, by the noun that scenes use; those that this pack has.
+        sprites: Sprites that have a name of their own and may be drawn.
+        unseen: Sprites that appear only in questions about group and kind.
+        cast: Sprites that may appear in scenes, by noun, as far as this pack contains them.
         styles: Packs by style.
     """
 
@@ -66,9 +66,9 @@ class World:
         self.sprites = [sprite for sprite in named if not self._is_unseen(sprite)]
         self.unseen = [sprite for sprite in named if self._is_unseen(sprite)]
         self._weights = list(accumulate(_weight(sprite) for sprite in self.sprites))
-        self._of_subgroup = _grouped((s.subgroup, s) for s in self.sprites if not s.skin)
-        self._tones = _grouped((s.base, s) for s in self.sprites)
-        self._twins = _grouped((s.neutral, s) for s in self.sprites if not s.skin)
+        self._of_subgroup = _group_by((s.subgroup, s) for s in self.sprites if not s.skin)
+        self._tones = _group_by((s.base, s) for s in self.sprites)
+        self._twins = _group_by((s.neutral, s) for s in self.sprites if not s.skin)
 
     @classmethod
     def open(cls, *, held_out: float = 0.05, testing: bool = False) -> World:
@@ -77,74 +77,78 @@ class World:
         return cls(packs["3d"], styles=packs, held_out=held_out, testing=testing)
 
     def _is_unseen(self, sprite: Sprite) -> bool:
-        # A tone and a twin share their sprite's fate; who plays in scenes is always seen.
+        # Skin tones and twins are treated like their sprite. The cast is always seen.
         thing = sprite.base if sprite.skin else sprite.neutral
-        return self.held_out > 0 and unseen(thing) and thing not in self._noun_of
+        return self.held_out > 0 and sprite_held_out(thing) and thing not in self._noun_of
 
     def noun(self, key: str) -> str:
-        """What scenes call a sprite: "dog", or its plain name when it plays in none."""
+        """The noun of a sprite in scenes, such as "dog"; the plain name outside of the cast."""
         return self._noun_of.get(key) or self._names[key].name
 
     def nouns(self, scene: Scene) -> list[str]:
-        """What each thing of a scene is called, without its colour."""
+        """The noun of each thing of a scene, without its colour."""
         return [self.noun(thing.sprite) for thing in scene.things]
 
-    def shown(self, scene: Scene) -> SceneImage:
-        """A scene as a picture."""
+    def scene_image(self, scene: Scene) -> SceneImage:
+        """The picture of a scene."""
         return SceneImage(self.styles, scene)
 
     def allows(self, scene: Scene) -> bool:
-        """Whether a scene may be shown here: when training nothing of it is held out, when testing
-        something is.
+        """Whether this world may show a scene: in training if nothing in it is held out, in testing
+        if something is.
         """
         return scene_held_out(scene, self.nouns(scene)) == self.testing
 
     def names(self, sprite: Sprite) -> Names:
-        """The words for a sprite of this world."""
+        """The names of a sprite of this world."""
         return self._names[sprite.key]
 
     def find(self, name: str) -> Sprite | None:
-        """The sprite that a name means, with or without an article, or None."""
+        """The sprite with a name, which may have an article; None if there is none."""
         words = name.strip().lower()
         for article in ("", "a ", "an ", "the "):
             if words.startswith(article) and (sprite := self._by_name.get(words[len(article) :])):
                 return sprite
         return None
 
-    def any_sprite(self, rng: random.Random) -> Sprite:
-        """A sprite at random, plain ones more often than their tones and twins."""
+    def sample_sprite(self, rng: random.Random) -> Sprite:
+        """A random sprite; skin tones, twins and symbols are less likely."""
         return self.sprites[bisect(self._weights, rng.random() * self._weights[-1])]
 
     def others_of_kind(self, sprite: Sprite) -> list[Sprite]:
-        """The untoned sprites of the same subgroup, itself left out."""
+        """The other sprites of the same subgroup, without skin tones."""
         return [other for other in self._of_subgroup[sprite.subgroup] if other.key != sprite.base]
 
     def tones(self, sprite: Sprite) -> dict[str, Sprite]:
-        """The same sprite by skin tone, "" for the yellow one."""
+        """The variants of a sprite by skin tone; "" is the yellow one."""
         return {other.skin: other for other in self._tones[sprite.base]}
 
     def twins(self, sprite: Sprite) -> dict[str, Sprite]:
-        """The same untoned person by gender, "" for the one without."""
+        """The variants of a person without skin tones by gender; "" is the one without a gender."""
         return {other.gender: other for other in self._twins[sprite.neutral]}
 
     def is_held_out(self, sprite: Sprite, colour: str) -> bool:
-        """Whether training never sees this sprite on this coloured ground."""
-        # A tone and a twin share their sprite's fate, or an edit of them would cross the line.
+        """Whether training never shows this sprite on this coloured ground."""
+        # Skin tones and twins are treated like their sprite: an edit may turn one into the other.
         thing = sprite.base if sprite.skin else sprite.neutral
         return colour != "white" and stable_share(thing, colour) < self.held_out
 
     def colours(self, sprite: Sprite) -> list[str]:
-        """The coloured grounds this sprite may stand on here. When testing they may be none."""
+        """The coloured grounds on which this world may show a sprite; in testing, maybe none."""
         return [colour for colour in COLOURS if self.may_show(sprite, colour)]
 
     def may_show(self, sprite: Sprite, ground: str) -> bool:
-        """Whether a sprite may stand on a ground here; on white all may."""
+        """Whether this world may show a sprite on a ground; white is always allowed."""
         return ground == "white" or self.is_held_out(sprite, ground) == self.testing
 
-    def any_shown(self, rng: random.Random, coloured: float) -> tuple[Sprite, str]:
-        """A sprite and its ground: coloured with this chance, when testing always and held out."""
+    def sample_sprite_and_ground(self, rng: random.Random, coloured: float) -> tuple[Sprite, str]:
+        """A random sprite and its ground.
+
+        The ground is coloured with probability `coloured`; in a testing world it always is, and
+        held out.
+        """
         while True:
-            sprite = self.any_sprite(rng)
+            sprite = self.sample_sprite(rng)
             colours = self.colours(sprite)
             if self.testing and not colours:
                 continue
@@ -153,7 +157,7 @@ class World:
             return sprite, "white"
 
     def picture(self, sprite: Sprite, ground: str = "white") -> SpriteImage:
-        """The sprite on a ground of `GROUNDS`."""
+        """The picture of a sprite on a ground of `GROUNDS`."""
         return SpriteImage(self.pack, sprite.key, GROUNDS[ground])
 
 
@@ -165,7 +169,7 @@ def _weight(sprite: Sprite) -> float:
     return SYMBOL_WEIGHT if sprite.group == "symbols" else 1.0
 
 
-def _grouped(pairs: Iterable[tuple[str, Sprite]]) -> dict[str, list[Sprite]]:
+def _group_by(pairs: Iterable[tuple[str, Sprite]]) -> dict[str, list[Sprite]]:
     groups: dict[str, list[Sprite]] = defaultdict(list)
     for key, sprite in pairs:
         groups[key].append(sprite)

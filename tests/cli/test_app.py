@@ -95,7 +95,7 @@ def test_the_version_is_the_packages(orthus) -> None:
 def test_no_command_is_wrong_usage_and_shows_the_help(orthus) -> None:
     result = orthus()
     assert result.exit_code == 2
-    assert "Commands:" in result.output
+    assert "Draw:" in result.output
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,16 @@ from orthus_core.errors import DataError
 
 TABLE = """
 import csv
-from orthus_core.data.document import Document, says
-from orthus_core.data.formats.reading import Reading
+from orthus_core.data.document import Document, turn
+from orthus_core.data.formats.reading import ReadResult
 from orthus_core.data.formats.sniff import DataFormat
 from orthus_core.data.pictures import FilePicture
 
 def read_table(path, *, strict):
-    reading = Reading(strict)
+    reading = ReadResult(strict)
     with path.open(newline="") as file:
         for line, (name, words) in enumerate(csv.reader(file), start=1):
-            segments = says("user", words) + says("model", FilePicture(path.parent / name))
+            segments = turn("user", words) + turn("model", FilePicture(path.parent / name))
             reading.documents.append(Document(segments, id=f"{path.name}:{line}"))
     return reading
 
@@ -89,8 +89,8 @@ def test_a_broken_format_is_listed_and_hurts_nothing(orthus, format_plugin, tabl
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("return reading", "return reading.documents", "it returned a list, not a Reading"),
-        ("reading = Reading(strict)", "reading = 1 / 0", "ZeroDivisionError"),
+        ("return reading", "return reading.documents", "it returned a list, not a ReadResult"),
+        ("reading = ReadResult(strict)", "reading = 1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_a_format_that_fails_at_reading_says_whose_it_is(format_plugin, table, old, new, message):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import socket
 
@@ -10,7 +11,7 @@ import pytest
 from orthus_core.checkpoint import hub
 from orthus_core.checkpoint.hub import Reach, reach
 from orthus_core.plan import software
-from orthus_core.plan.software import Package, numbers
+from orthus_core.plan.software import Package
 
 
 def test_doctor_tells_versions_devices_and_parts_without_a_network(orthus, monkeypatch):
@@ -67,9 +68,37 @@ def test_a_hub_out_of_reach_is_known_by_its_answer_and_not_by_the_words(
 
 
 @pytest.mark.parametrize(
-    ("version", "least", "fits"),
-    [("2.13.0+cpu", ">=2.5", True), ("2.4", ">=2.5", False), ("13.7", ">=13.7", True)],
+    ("version", "wanted", "fits"),
+    [
+        ("2.13.0+cpu", ">=2.5", True),
+        ("2.4", ">=2.5", False),
+        ("13.7", ">=13.7", True),
+        ("13.7.0", ">=13.7,<14", True),
+        ("14.0", ">=13.7,<14", False),
+        ("2.6.0.dev20240901", ">=2.5", True),
+        ("of our own", ">=2.5", False),
+        (None, ">=2.5", False),
+    ],
 )
-def test_versions_are_compared_by_their_numbers(version, least, fits):
-    assert Package("any", version, least).fits is fits
-    assert numbers("2.13.0+cpu") == (2, 13, 0)
+def test_versions_are_compared_as_pip_does(version, wanted, fits):
+    assert Package("any", version, wanted).fits is fits
+
+
+def test_what_is_required_is_read_from_the_distribution_without_extras(monkeypatch):
+    lines = [
+        "torch>=2.5",
+        "typer[all] >=0.1,<99",
+        "tomli>=2.0; python_version < '3'",
+        "rich>=1; python_version >= '3'",
+        "nowhere-to-be-found",
+        "ruff>=0.1; extra == 'test'",
+    ]
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: lines)
+    found = {each.name: each.wanted for each in software.required()}
+    assert found == {
+        "torch": ">=2.5",
+        "typer": "<99,>=0.1",
+        "rich": ">=1",
+        "nowhere-to-be-found": "",
+    }
+    assert [each.name for each in software.required() if not each.fits] == ["nowhere-to-be-found"]

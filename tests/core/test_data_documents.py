@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orthus_core.data import picture_kinds
-from orthus_core.data.document import Document, Segment, from_record, says, to_record
+from orthus_core.data import pictures
+from orthus_core.data.document import Document, Segment, from_record, to_record, turn
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.pictures import BytesPicture, FilePicture
 from orthus_core.errors import DataError
@@ -35,7 +35,7 @@ def flat() -> SpritePack:
 @pytest.fixture(autouse=True)
 def known_sprites(pack: SpritePack, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records may name sprites of this pack; what a test registers ends with it."""
-    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    monkeypatch.setattr(pictures, "_KINDS", {})
     register_picture_kinds({"3d": pack})
 
 
@@ -49,7 +49,7 @@ def png(tmp_path: Path) -> Path:
 def test_a_document_survives_json(pack: SpritePack, png: Path):
     sprite = SpriteImage(pack, "2603", (1, 2, 3), mirror=True, grey=True)
     pictures = FilePicture(png), BytesPicture(png.read_bytes()), sprite
-    document = Document(says("user", "hello", *pictures) + says("model", "yes"), "7", "test")
+    document = Document(turn("user", "hello", *pictures) + turn("model", "yes"), "7", "test")
     record = json.loads(json.dumps(to_record(document)))
     assert from_record(record) == document
 
@@ -63,8 +63,8 @@ def test_a_scene_survives_json_as_what_it_shows(pack: SpritePack, flat: SpritePa
     styles = {"3d": pack, "flat": flat}
     register_picture_kinds(styles)
     document = Document(
-        says("user", SceneImage(styles, a_scene()))
-        + says("model", SceneImage(styles, a_scene("flat")))
+        turn("user", SceneImage(styles, a_scene()))
+        + turn("model", SceneImage(styles, a_scene("flat")))
     )
     record = json.loads(json.dumps(to_record(document)))
     read = from_record(record)
@@ -77,7 +77,7 @@ def test_a_scene_survives_json_as_what_it_shows(pack: SpritePack, flat: SpritePa
 def test_a_sprite_of_a_further_style_reads_back_from_its_own_pack(
     pack: SpritePack, flat: SpritePack
 ):
-    document = Document(says("model", SpriteImage(flat, "1f431")))
+    document = Document(turn("model", SpriteImage(flat, "1f431")))
     record = json.loads(json.dumps(to_record(document)))
     register_picture_kinds({"3d": pack, "flat": flat})
     (segment,) = from_record(record).segments
@@ -88,7 +88,7 @@ def test_a_sprite_of_a_further_style_reads_back_from_its_own_pack(
 
 
 def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, flat: SpritePack):
-    document = Document(says("model", SceneImage({"flat": flat}, a_scene("flat"))))
+    document = Document(turn("model", SceneImage({"flat": flat}, a_scene("flat"))))
     path = tmp_path / "scenes.jsonl"
     path.write_text(json.dumps(to_record(document)) + "\n")
     register_picture_kinds({"3d": pack, "flat": flat})
@@ -104,9 +104,9 @@ def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, fla
     [
         ("a cat", "a scene is a str"),
         ({"backdrop": "the moon"}, "no backdrop 'the moon'"),
-        ({"things": ["1f431"]}, "does not read"),
-        ({"things": [{"sprite": "1f431", "wings": 2}]}, "does not read"),
-        ({"things": [{"sprite": ["1f431"]}]}, "does not read"),
+        ({"things": ["1f431"]}, "cannot read the scene"),
+        ({"things": [{"sprite": "1f431", "wings": 2}]}, "cannot read the scene"),
+        ({"things": [{"sprite": ["1f431"]}]}, "cannot read the scene"),
         ({"things": [{"sprite": "1f431", "colour": ["red"]}]}, "must be words"),
         ({"things": [{"sprite": "1f431", "x": 40, "side": 32}]}, "not inside"),
         ({"things": [{"sprite": "none"}]}, "'none' is not a known sprite in style '3d'"),
@@ -122,7 +122,7 @@ def test_a_bad_scene_is_named(pack: SpritePack, scene, complaint: str):
 
 def test_a_document_of_a_missing_picture_is_made_and_fails_when_it_is_loaded(tmp_path: Path):
     missing = FilePicture(tmp_path / "none.png")
-    assert Document(says("user", missing)).segments[0].value is missing
+    assert Document(turn("user", missing)).segments[0].value is missing
     with pytest.raises(DataError):
         missing.load(8)
 
@@ -145,7 +145,10 @@ def test_a_relative_path_is_looked_up_in_the_data_folder_and_never_outside(png: 
         ({"type": "text", "role": "god", "value": "x"}, "segment role 'god'"),
         ({"type": "text", "role": "user", "value": 3}, "holds int"),
         ({"type": "text", "role": "user"}, "holds NoneType"),
-        ({"type": "image", "role": "user"}, "needs a 'path'"),
+        (
+            {"type": "image", "role": "user"},
+            "needs a 'path', 'bytes' or a 'value' with 'scene' or 'sprite'",
+        ),
         ({"type": "image", "role": "user", "bytes": "%%"}, "no base64"),
         ({"type": "image", "role": "user", "value": {"sprite": "none"}}, "not a known sprite"),
         ({"type": "image", "role": "user", "value": {"sprite": [1]}}, "not a known sprite"),
@@ -175,7 +178,7 @@ def test_a_record_without_segments_is_refused(record):
 
 def test_the_user_comes_before_the_model():
     with pytest.raises(DataError, match="must come before"):
-        Document(says("model", "yes") + says("user", "why?"))
+        Document(turn("model", "yes") + turn("user", "why?"))
     with pytest.raises(DataError, match="at least one segment"):
         Document(())
 
@@ -226,7 +229,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 def test_a_kind_that_nobody_registered_is_refused_by_what_is_known(monkeypatch):
     segment = {"type": "image", "role": "user", "value": {"scene": {}}}
-    monkeypatch.setattr(picture_kinds, "_READERS", {})
+    monkeypatch.setattr(pictures, "_KINDS", {})
     with pytest.raises(DataError, match="needs a 'path' or 'bytes'\n"):
         from_record({"segments": [segment]})
 
@@ -246,7 +249,7 @@ def test_a_kind_of_ones_own_is_read_and_written(monkeypatch):
         def load(self, size: int) -> np.ndarray:
             return np.array(Image.new("RGB", (size, size), self.colour))
 
-    monkeypatch.setattr(picture_kinds, "_READERS", {})
-    picture_kinds.register("dot", lambda value: Dot(value["dot"]))
-    document = Document(says("model", Dot("red")))
+    monkeypatch.setattr(pictures, "_KINDS", {})
+    pictures.register_picture_kind("dot", lambda value: Dot(value["dot"]))
+    document = Document(turn("model", Dot("red")))
     assert from_record(json.loads(json.dumps(to_record(document)))) == document

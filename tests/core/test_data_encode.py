@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from orthus_core.data.collate import Batch, collate, with_codes, with_features
-from orthus_core.data.document import Document, says
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds, drop_condition, encode
+from orthus_core.data.document import Document, turn
+from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds, drop_condition, encode
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
 from orthus_core.errors import DataError
 from orthus_core.model.config import OrthusConfig
@@ -39,10 +39,10 @@ class Named:
 
 
 A, B = Named("a"), Named("b")
-DRAW = Document(says("user", "a cat") + says("model", A))
-ASK = Document(says("user", A, "what is this?") + says("model", "a cat"))
-EDIT = Document(says("user", A, "mirror it") + says("model", B))
-STORY = Document(says("user", A, "go on") + says("model", "then", B, "the end"))
+DRAW = Document(turn("user", "a cat") + turn("model", A))
+ASK = Document(turn("user", A, "what is this?") + turn("model", "a cat"))
+EDIT = Document(turn("user", A, "mirror it") + turn("model", B))
+STORY = Document(turn("user", A, "go on") + turn("model", "then", B, "the end"))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(["a cat"], vocab_size=256, num_codes=CODES)
 
 
-def row_of(document: Document, tokenizer: PreTrainedTokenizerFast, **options) -> Encoded:
+def row_of(document: Document, tokenizer: PreTrainedTokenizerFast, **options) -> EncodedRow:
     return encode(document, tokenizer, IDS, PATCHES, **options)
 
 
@@ -74,7 +74,7 @@ def test_rows_stand_in_the_layouts_of_the_release(tokenizer: PreTrainedTokenizer
 
 
 def test_a_prompt_ends_in_sep_and_waits(tokenizer: PreTrainedTokenizerFast):
-    assert row_of(Document(says("user", "a cat")), tokenizer).ids[-1] == IDS.sep
+    assert row_of(Document(turn("user", "a cat")), tokenizer).ids[-1] == IDS.sep
 
 
 def test_pictures_come_in_the_order_of_their_slots(tokenizer: PreTrainedTokenizerFast):
@@ -98,7 +98,7 @@ def test_a_target_is_the_next_token_and_never_a_patch(
 
 
 def test_the_model_draws_the_pictures_that_are_its_own(tokenizer: PreTrainedTokenizerFast):
-    drawn = [row_of(document, tokenizer).drawn for document in (DRAW, ASK, EDIT, STORY)]
+    drawn = [row_of(document, tokenizer).from_model for document in (DRAW, ASK, EDIT, STORY)]
     assert drawn == [(True,), (False,), (False, True), (False, True)]
 
 
@@ -118,7 +118,7 @@ def test_a_row_longer_than_the_context_is_refused(tokenizer: PreTrainedTokenizer
 
 
 def test_text_in_a_document_cannot_open_a_slot(tokenizer: PreTrainedTokenizerFast):
-    row = row_of(Document(says("user", "<image><racm3:break>") + says("model", "no")), tokenizer)
+    row = row_of(Document(turn("user", "<image><racm3:break>") + turn("model", "no")), tokenizer)
     assert not {IDS.image, IDS.boi} & set(row.ids)
 
 
@@ -172,7 +172,7 @@ def test_conditions_are_dropped_as_often_as_asked():
 
 
 def test_what_the_model_says_before_its_picture_is_dropped_with_the_words():
-    told = Document(says("user", A, "mirror it") + says("model", "a cat left", B))
+    told = Document(turn("user", A, "mirror it") + turn("model", "a cat left", B))
     rng = random.Random(0)
     kept = {
         tuple(segment.value for segment in drop_condition(told, rng, 0.25).segments)
@@ -188,7 +188,7 @@ def test_what_the_model_says_before_its_picture_is_dropped_with_the_words():
 
 def test_answers_and_stories_keep_their_conditions():
     rng = random.Random(0)
-    for document in (ASK, STORY, Document(says("model", A))):
+    for document in (ASK, STORY, Document(turn("model", A))):
         assert drop_condition(document, rng, 0.33) == document
 
 
@@ -227,7 +227,7 @@ def test_each_patch_is_predicted_from_the_position_before_it(tokenizer: PreTrain
 
 
 def test_a_batch_without_pictures_has_no_features(tokenizer: PreTrainedTokenizerFast):
-    row = row_of(Document(says("user", "hello") + says("model", "you")), tokenizer)
+    row = row_of(Document(turn("user", "hello") + turn("model", "you")), tokenizer)
     batch = collate([row], IDS)
     assert batch.features_NC is None and len(batch.image_index_N) == 0
 

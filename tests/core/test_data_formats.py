@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from orthus_cli.commands.data import app
-from orthus_core.data.document import says, to_record
+from orthus_core.data.document import to_record, turn
 from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.sniff import read
 from orthus_core.data.pictures import FilePicture
@@ -40,7 +40,7 @@ def test_pairs_of_picture_and_words_become_documents(tmp_path: Path):
     draw(tmp_path / "deeper" / "a.JPG", "a dog")
     reading = read_folder(tmp_path)
     assert [document.id for document in reading.documents] == ["b.png", "deeper/a.JPG"]
-    expected = says("user", "a cat") + says("model", FilePicture(tmp_path / "b.png"))
+    expected = turn("user", "a cat") + turn("model", FilePicture(tmp_path / "b.png"))
     assert reading.documents[0].segments == expected
     assert reading.fault_count == 0
 

@@ -99,7 +99,9 @@ def test_features_carry_no_gradient():
 def test_loaded_pictures_are_encoded_as_others_are_and_nothing_is_kept():
     weight = nn.Parameter(torch.ones(()))
     made = FeatureCache("w", lambda x: (weight * x.mean((2, 3))[:, None]).bfloat16(), size=4)
-    encoded_MPC = made.encoded(torch.from_numpy(np.stack([Plain(n).load(4) for n in (3, 200)])))
+    encoded_MPC = made.encode_pixels(
+        torch.from_numpy(np.stack([Plain(n).load(4) for n in (3, 200)]))
+    )
     assert encoded_MPC.dtype == torch.float32 and not encoded_MPC.requires_grad
     assert len(made) == 0
     assert torch.equal(encoded_MPC, made([Plain(3), Plain(200)]))

@@ -8,31 +8,31 @@ import pytest
 import torch
 
 from orthus_core.data.collate import collate
-from orthus_core.data.document import Document, says
-from orthus_core.data.encode import Encoded, TokenIds
+from orthus_core.data.document import Document, turn
+from orthus_core.data.encode import EncodedRow, TokenIds
 from orthus_core.data.pictures import BytesPicture
-from orthus_core.data.sources import Batches, Shuffled, hold_out
+from orthus_core.data.sources import Batches, ShuffledSource, hold_out
 from orthus_core.errors import DataError
 
 IDS = TokenIds(bos=0, eos=1, pad=2, sep=3, boi=4, eoi=5, image=6)
 
 
 def document(number: int) -> Document:
-    return Document(says("user", str(number)) + says("model", "x"), id=str(number))
+    return Document(turn("user", str(number)) + turn("model", "x"), id=str(number))
 
 
-def row(document: Document) -> Encoded:
+def row(document: Document) -> EncodedRow:
     """As many tokens as the number modulo 7, plus its own id as the first."""
     number = int(document.id)
     ids = [10 + number, *[9] * (number % 7)]
-    return Encoded(ids, [-100] * len(ids), ())
+    return EncodedRow(ids, [-100] * len(ids), ())
 
 
 def batches(**options) -> Batches:
     return Batches(document, row, partial(collate, ids=IDS), batch_size=4, **options)
 
 
-def numbers(rows: list[Encoded]) -> list[int]:
+def numbers(rows: list[EncodedRow]) -> list[int]:
     return [row.ids[0] - 10 for row in rows]
 
 
@@ -70,7 +70,7 @@ def test_devices_share_no_row():
 
 
 def test_an_epoch_shows_every_document_once_in_its_own_order():
-    source = Shuffled([document(n) for n in range(10)], seed=0)
+    source = ShuffledSource([document(n) for n in range(10)], seed=0)
     epochs = [[source(epoch * 10 + place).id for place in range(10)] for epoch in range(3)]
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
     assert epochs[0] != epochs[1]
@@ -80,10 +80,10 @@ def test_an_epoch_shows_every_document_once_in_its_own_order():
 def test_orders_come_from_the_seed_whatever_was_asked_for_before():
     documents = [document(n) for n in range(10)]
 
-    def epoch(source: Shuffled, number: int) -> list[str]:
+    def epoch(source: ShuffledSource, number: int) -> list[str]:
         return [source(number * 10 + place).id for place in range(10)]
 
-    one, again, other = (Shuffled(documents, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (ShuffledSource(documents, seed=seed) for seed in (0, 0, 1))
     straight = [epoch(one, number) for number in range(3)]
     assert [epoch(again, number) for number in (2, 0, 1)] == [straight[n] for n in (2, 0, 1)]
     assert epoch(other, 0) != straight[0]
@@ -104,12 +104,12 @@ def test_each_row_is_dropped_by_a_draw_of_its_own_that_is_the_same_again():
     picture = BytesPicture(b"")
 
     def drawing(number: int) -> Document:
-        return Document(says("user", "a cat") + says("model", picture), id=str(number))
+        return Document(turn("user", "a cat") + turn("model", picture), id=str(number))
 
     def dropped(seed: int, chance: float = 0.5, order=range(25)) -> list[bool]:
         kept: dict[int, bool] = {}
 
-        def remembered(given: Document) -> Encoded:
+        def remembered(given: Document) -> EncodedRow:
             kept[int(given.id)] = given.user[0].value == "a cat"
             return row(given)
 
@@ -126,7 +126,7 @@ def test_each_row_is_dropped_by_a_draw_of_its_own_that_is_the_same_again():
 
 def test_no_documents_are_refused():
     with pytest.raises(DataError, match="no documents"):
-        Shuffled([], seed=0)
+        ShuffledSource([], seed=0)
 
 
 @pytest.mark.parametrize("share, held", [(0.0, 0), (0.2, 7), (0.5, 18)])

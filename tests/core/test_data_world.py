@@ -9,7 +9,7 @@ import pytest
 
 from orthus_core.errors import DataError
 from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
-from orthus_core.world.english import listed, with_article
+from orthus_core.world.english import join_list, with_article
 from orthus_core.world.everyday_names import EVERYDAY_NAMES, PLAIN_NAMES
 from orthus_core.world.records import MAKERS, record, records
 from orthus_core.world.sprite_names import name_sprites, plain_name
@@ -17,11 +17,6 @@ from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import COLOURS, World, stable_share
 
 ALL_TASKS = dict.fromkeys(MAKERS, 1.0)
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
 
 
 @pytest.mark.parametrize(
@@ -56,8 +51,8 @@ def test_a_name_takes_the_article_people_give_it(name: str, phrase: str):
 
 
 def test_a_list_ends_in_and():
-    assert listed(["a"]) == "a"
-    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert join_list(["a"]) == "a"
+    assert join_list(["a", "b", "c"]) == "a, b and c"
 
 
 @pytest.mark.parametrize(

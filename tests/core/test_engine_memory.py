@@ -53,10 +53,10 @@ def test_a_containers_limit_counts(tmp_path):
     (tmp_path / "memory.max").write_text("1000000\n")
     (tmp_path / "memory.current").write_text("700000\n")
     (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 200000\n")
-    assert device._free_of_the_group(tmp_path) == 500000
+    assert device._free_cgroup_memory(tmp_path) == 500000
     (tmp_path / "memory.max").write_text("max\n")
-    assert device._free_of_the_group(tmp_path) is None
-    assert device._free_of_the_group(tmp_path / "nowhere") is None
+    assert device._free_cgroup_memory(tmp_path) is None
+    assert device._free_cgroup_memory(tmp_path / "nowhere") is None
 
 
 def test_an_allocation_that_failed_is_out_of_memory_and_other_errors_are_not():
@@ -82,5 +82,5 @@ def test_a_gpu_says_how_much_is_free():
 
 
 def test_what_was_freed_is_given_back_without_complaint():
-    device.release(torch.device("cpu"))
+    device.release_memory(torch.device("cpu"))
     assert make_tiny_model().device == torch.device("cpu")

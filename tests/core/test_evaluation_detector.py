@@ -13,20 +13,15 @@ from orthus_core.world.backdrops import BACKDROPS, paint
 from orthus_core.world.benchmark.detector import (
     Detection,
     Detector,
-    in_unit_range,
     nearest_backdrop,
-    shared,
-    suppressed,
+    overlap,
+    suppress_overlaps,
+    unit_range_of_bytes,
 )
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.world import World
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +42,7 @@ def scenes(world: World, count: int) -> list[Scene]:
 
 
 def seen(world: World, scene: Scene, size: int = 64) -> torch.Tensor:
-    return in_unit_range(world.shown(scene).load(size))
+    return unit_range_of_bytes(world.scene_image(scene).load(size))
 
 
 def placed(found: list[Detection]) -> set[tuple]:
@@ -56,7 +51,7 @@ def placed(found: list[Detection]) -> set[tuple]:
 
 def true_of(world: World, detector: Detector, scene: Scene) -> set[tuple]:
     named = zip(world.nouns(scene), scene.things, strict=True)
-    return {(n, detector.looks(n, t.colour), t.x, t.y, t.side) for n, t in named}
+    return {(n, detector.apparent_colour(n, t.colour), t.x, t.y, t.side) for n, t in named}
 
 
 def test_every_thing_of_a_true_scene_is_found_and_nothing_else(world, detector):
@@ -87,7 +82,7 @@ def test_a_larger_picture_is_found_in_all_the_same(world, detector):
 
 @pytest.mark.parametrize("backdrop", BACKDROPS)
 def test_nothing_stands_on_an_empty_backdrop_which_is_known(detector, backdrop):
-    picture = in_unit_range(paint(backdrop, 64))
+    picture = unit_range_of_bytes(paint(backdrop, 64))
     assert detector.find(picture) == []
     assert nearest_backdrop(picture) == backdrop
 
@@ -109,5 +104,5 @@ def test_of_overlapping_detections_the_first_stays():
     over = Detection("cat", "", 8, 8, 32, 0.99)
     beside = Detection("cat", "", 32, 0, 32, 0.8)
     inside = Detection("bell", "", 40, 8, 16, 0.8)
-    assert suppressed([first, over, beside, inside]) == [first, beside]
-    assert shared(beside, inside) == 1.0 and shared(first, beside) == 0.0
+    assert suppress_overlaps([first, over, beside, inside]) == [first, beside]
+    assert overlap(beside, inside) == 1.0 and overlap(first, beside) == 0.0

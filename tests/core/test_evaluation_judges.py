@@ -10,20 +10,14 @@ import torch
 from orthus_core.world.backdrops import BACKDROPS
 from orthus_core.world.benchmark.caption_slots import Slot, slot_f1, slots
 from orthus_core.world.benchmark.detector import Detection
-from orthus_core.world.benchmark.edit_task import untouched
+from orthus_core.world.benchmark.edit_task import unchanged_mask
 from orthus_core.world.benchmark.geneval_rule import judge, relations, scene_of
-from orthus_core.world.benchmark.question_task import plain
+from orthus_core.world.benchmark.question_task import normalise_answer
 from orthus_core.world.benchmark.scores import F1, average, bootstrap, mean, overall, share, wilson
-from orthus_core.world.benchmark.story_task import hero_after, named_in, shows_cast
+from orthus_core.world.benchmark.story_task import hero_after, nouns_in, shows_cast
 from orthus_core.world.geneval_prompts import geneval_prompts
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.wording import describe
-from orthus_core.world.world import World
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
 
 
 def found(noun: str, x: int = 0, y: int = 0, colour: str = "", score: float = 0.9) -> Detection:
@@ -130,16 +124,16 @@ def test_words_that_no_scene_has_are_claims_that_fail(world):
 
 
 def test_case_and_a_full_stop_make_no_answer_wrong():
-    assert plain(" Yes. ") == "yes"
+    assert normalise_answer(" Yes. ") == "yes"
 
 
 def test_a_story_names_one_or_several_of_a_noun(world):
-    assert named_in("The fox meets two mice, and eats an ice cream.", world.cast) == {
+    assert nouns_in("The fox meets two mice, and eats an ice cream.", world.cast) == {
         "fox",
         "mouse",
         "ice cream",
     }
-    assert "car" not in named_in("a carrot", world.cast)
+    assert "car" not in nouns_in("a carrot", world.cast)
 
 
 def test_a_hero_who_turns_into_another_is_that_one_from_then_on(world):
@@ -159,9 +153,9 @@ def test_a_panel_shows_the_hero_and_none_whom_nobody_named():
 def test_what_an_edit_leaves_alone_is_where_the_true_pictures_agree():
     before, after = torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
     after[1, :, :4] = 1
-    mask = untouched(before, after)
+    mask = unchanged_mask(before, after)
     assert mask is not None and mask[:, 4:].all() and not mask[:, :4].any()
-    assert untouched(before, torch.ones(3, 8, 8)) is None
+    assert unchanged_mask(before, torch.ones(3, 8, 8)) is None
 
 
 # Scores

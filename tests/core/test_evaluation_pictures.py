@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from orthus_core.data.pixels import pack_pixels
-from orthus_core.evaluation.reconstruction import levels, psnr, reconstruct, ssim, window_mean
+from orthus_core.evaluation.reconstruction import (
+    psnr,
+    reconstruct,
+    ssim,
+    to_byte_levels,
+    window_mean,
+)
 from tests.conftest import make_tiny_model
 
 
@@ -99,9 +105,9 @@ def test_the_window_is_whole_everywhere():
 
 def test_levels_are_the_bytes_a_picture_came_from():
     bytes_HW3 = np.arange(16 * 16 * 3, dtype=np.uint64).reshape(16, 16, 3).astype(np.uint8)
-    found = levels(pack_pixels([bytes_HW3]))[0].permute(1, 2, 0).numpy()
+    found = to_byte_levels(pack_pixels([bytes_HW3]))[0].permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, bytes_HW3, atol=1e-4)
-    assert levels(torch.tensor([[[[-3.0, 3.0]]]])).tolist() == [[[[0.0, 255.0]]]]
+    assert to_byte_levels(torch.tensor([[[[-3.0, 3.0]]]])).tolist() == [[[[0.0, 255.0]]]]
 
 
 @torch.no_grad()
@@ -113,9 +119,9 @@ def test_a_reconstruction_measures_codes_and_features_apart():
         (found.codes, vq.pixels_of_codes(vq.codes(pixels))),
         (found.features, vq.pixels(vq.features(pixels))),
     ):
-        wanted = psnr(levels(drawn), levels(pixels), data_range=255.0).mean().item()
+        wanted = psnr(to_byte_levels(drawn), to_byte_levels(pixels), data_range=255.0).mean().item()
         assert path.psnr == pytest.approx(wanted, rel=1e-5)
-        wanted = ssim(levels(drawn), levels(pixels), data_range=255.0).mean().item()
+        wanted = ssim(to_byte_levels(drawn), to_byte_levels(pixels), data_range=255.0).mean().item()
         assert path.ssim == pytest.approx(wanted, rel=1e-4)
     assert found.codes != found.features
     vq.quantize.embedding.weight.copy_(vq.features(pixels).flatten(0, 1)[:32])

@@ -21,12 +21,12 @@ from orthus_core.world.benchmark import (
     story_task,
 )
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
-from orthus_core.world.benchmark.detector import in_unit_range
-from orthus_core.world.benchmark.mini import TASKS, chosen
+from orthus_core.world.benchmark.detector import unit_range_of_bytes
+from orthus_core.world.benchmark.mini import TASKS, select_tasks
 from orthus_core.world.benchmark.model_under_test import GeneratedStory
-from orthus_core.world.benchmark.report import contact_sheet, framed, report_files
+from orthus_core.world.benchmark.report import report_files, tile_grid, with_frame
 from orthus_core.world.scene import Scene, SceneImage
-from orthus_core.world.story_rows import tell
+from orthus_core.world.story_rows import make_story
 from orthus_core.world.wording import describe_in_places
 
 
@@ -45,13 +45,13 @@ class Oracle:
 
     draw = edit = answer = _hand_out
 
-    def tell(self, openings, panels, stage):
+    def continue_stories(self, openings, panels, stage):
         return self._hand_out(openings, stage)
 
-    def seen(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        return [in_unit_range(picture.load(64)) for picture in pictures]
+    def load_pictures(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        return [unit_range_of_bytes(picture.load(64)) for picture in pictures]
 
-    decoded = seen
+    reconstruct = load_pictures
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def run(task, bench: EvalContext, given: Sequence[Any]) -> TaskResult:
 
 
 def seen(bench: EvalContext, scene) -> Tensor:
-    return in_unit_range(bench.world.shown(scene).load(64))
+    return unit_range_of_bytes(bench.world.scene_image(scene).load(64))
 
 
 def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
@@ -87,11 +87,11 @@ def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
 
 
 def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench):
-    wanted = sprite_recall.choose(bench)
-    pictures = [in_unit_range(w.picture(bench.world).load(64)) for w in wanted]
+    wanted = sprite_recall.sample_items(bench)
+    pictures = [unit_range_of_bytes(w.picture(bench.world).load(64)) for w in wanted]
     result = run(sprite_recall.run, bench, pictures)
     assert {score.name: score.value for score in result.scores} == dict.fromkeys(
-        sprite_recall.ASKED, 1.0
+        sprite_recall.SPRITES_PER_PART, 1.0
     )
     held_out = [w for w in wanted if w.part == "held out"]
     assert held_out and all(w.style != "3d" for w in held_out)
@@ -133,7 +133,7 @@ def test_what_is_said_before_an_edit_is_judged_where_something_is(bench):
 
 def test_stories_as_they_are_told_score_one_and_missing_panels_count_as_wrong(bench):
     rng = bench.rng(story_task.NAME)
-    true = [tell(rng, bench.world, story_task.PANELS + 1) for _ in range(12)]
+    true = [make_story(rng, bench.world, story_task.PANELS + 1) for _ in range(12)]
     told = [
         GeneratedStory([p.text for p in s.panels[1:]], [seen(bench, p.scene) for p in s.panels[1:]])
         for s in true
@@ -186,22 +186,22 @@ def test_everything_that_is_asked_about_scenes_was_held_out(bench):
 
 
 def test_tasks_are_run_in_the_benchmarks_order_and_unknown_ones_refused():
-    assert chosen([]) == list(TASKS)
-    assert chosen(["story", "recall"]) == ["recall", "story"]
+    assert select_tasks([]) == list(TASKS)
+    assert select_tasks(["story", "recall"]) == ["recall", "story"]
     with pytest.raises(RecipeError, match="no task 'stories'"):
-        chosen(["stories"])
+        select_tasks(["stories"])
 
 
 def test_a_sheet_frames_what_is_right_in_green_and_what_is_not_in_red():
     grey = torch.full((3, 4, 4), 0.5)
-    sheet = contact_sheet([[Tile(grey, True), Tile(grey, False)], [Tile(grey)]])
+    sheet = tile_grid([[Tile(grey, True), Tile(grey, False)], [Tile(grey)]])
     assert sheet.size == (16, 16)
     (red, green, blue) = sheet.getpixel((0, 0))  # type: ignore[misc]
     assert green > red and green > blue
     (red, green, blue) = sheet.getpixel((8, 0))  # type: ignore[misc]
     assert red > green
     assert sheet.getpixel((12, 12)) == (255, 255, 255)
-    assert torch.equal(framed(Tile(grey))[:, 2:-2, 2:-2], grey)
+    assert torch.equal(with_frame(Tile(grey))[:, 2:-2, 2:-2], grey)
 
 
 def test_a_report_of_nothing_measured_is_still_json():

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
 from orthus_core.data import pixels
-from orthus_core.data.pixels import open_image, pack_pixels, square, to_image, to_pixels
+from orthus_core.data.pixels import open_image, pack_pixels, square, to_image
 from orthus_core.errors import DataError
 
 
@@ -30,7 +30,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 @pytest.mark.parametrize("name", ["landscape", "portrait"])
 def test_pixels_equal_the_releases(preproc: dict[str, Tensor], name: str):
     image = Image.fromarray(preproc[f"{name}_uint8"].numpy())
-    assert torch.equal(to_pixels(image, 64), preproc[f"{name}_pixel_values"][0])
+    assert torch.equal(pack_pixels([square(image, 64)])[0], preproc[f"{name}_pixel_values"][0])
 
 
 def test_decoded_pictures_equal_the_releases(preproc: dict[str, Tensor]):
@@ -47,7 +47,7 @@ def test_pixels_equal_the_image_processor_of_transformers(height: int, width: in
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     )
     expected = processor(image, return_tensors="pt").pixel_values[0]
-    assert torch.equal(to_pixels(image, 32), expected)
+    assert torch.equal(pack_pixels([square(image, 32)])[0], expected)
 
 
 def test_a_picture_comes_back_at_most_one_level_darker():

@@ -14,7 +14,6 @@ from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.model_folder import open_model, save_model
 from orthus_core.errors import DataError, OutputError, PromptError
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.results.files import write_file, write_folder
 from orthus_core.results.metadata import (
     GenerationInfo,
     common_text,
@@ -22,7 +21,7 @@ from orthus_core.results.metadata import (
     read_record,
     save_picture,
 )
-from orthus_core.results.output_names import Named, picture_paths, slug
+from orthus_core.results.output_names import Named, picture_paths, slug, write_file, write_folder
 from orthus_core.results.story_folder import Panel, write_story
 from orthus_core.samplers.seeds import choose_seeds
 

@@ -10,7 +10,7 @@ from orthus_core.events import ImageDone
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import make_schedule
 from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import sampling_of
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.reference import ddim_steps, generate_image, prompt_ids
 from orthus_core.samplers.solvers import ddim_plan
@@ -19,12 +19,12 @@ from tests.conftest import make_tiny_model
 
 def engine_image(builder: PromptBuilder, text: str, seed: int, **asked) -> ImageDone:
     """The image that the engine draws: also beside another, whose prompt is longer."""
-    sampling = sampling_of(builder.model.config, **asked)
+    sampling = SamplingParams.resolve(builder.model.config, **asked)
     prompts = [
         builder.picture(words, sampling)._replace(seed=number)
         for words, number in ((text, seed), (f"{text} and a red fox", seed + 1))
     ]
-    events = generate(builder.model, prompts, sampling.settings(max_images=1))
+    events = generate(builder.model, prompts, sampling)
     return next(event for event in events if isinstance(event, ImageDone) and event.row == 0)
 
 

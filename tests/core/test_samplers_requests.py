@@ -11,7 +11,7 @@ from PIL import Image
 
 from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.pictures import FilePicture
-from orthus_core.data.pixels import open_image, to_pixels
+from orthus_core.data.pixels import open_image, pack_pixels, square
 from orthus_core.errors import CheckpointError, DataError, PromptError
 from orthus_core.events import ImageDone, RowDone, TextPiece
 from orthus_core.samplers.generate import generate
@@ -66,7 +66,7 @@ def test_an_edit_compares_with_the_picture_alone_and_with_nothing(opened, builde
     assert prompt.negatives[0].ids == (bos, *shown, sep)
     assert prompt.negatives[1].ids == (bos, *words(opened, "what"), sep)
     assert prompt.guidance.weights == (3.0, -1.5, -0.5)
-    pixels = to_pixels(open_image(picture.path), 16).unsqueeze(0)
+    pixels = pack_pixels([square(open_image(picture.path), 16)])
     with torch.no_grad():
         expected = opened.model.encode_images(pixels)
     for context in (prompt.context, prompt.negatives[0]):

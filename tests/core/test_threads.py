@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orthus_core.device import allowed_processors, use_allowed_threads
+from orthus_core.device import cgroup_processors, limit_threads
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,8 @@ from orthus_core.device import allowed_processors, use_allowed_threads
 )
 def test_a_share_is_so_many_whole_processors(tmp_path, said, allowed):
     (tmp_path / "cpu.max").write_text(said)
-    assert allowed_processors(tmp_path) == allowed
-    assert allowed_processors(tmp_path / "nowhere") is None
+    assert cgroup_processors(tmp_path) == allowed
+    assert cgroup_processors(tmp_path / "nowhere") is None
 
 
 def test_threads_are_lowered_to_the_share_and_never_raised(tmp_path):
@@ -29,8 +29,8 @@ def test_threads_are_lowered_to_the_share_and_never_raised(tmp_path):
     try:
         torch.set_num_threads(4)
         (tmp_path / "cpu.max").write_text("200000 100000\n")
-        assert use_allowed_threads(tmp_path) == 2 == torch.get_num_threads()
+        assert limit_threads(tmp_path) == 2 == torch.get_num_threads()
         (tmp_path / "cpu.max").write_text("800000 100000\n")
-        assert use_allowed_threads(tmp_path) == 2
+        assert limit_threads(tmp_path) == 2
     finally:
         torch.set_num_threads(before)

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import ChameleonProcessor, PreTrainedTokenizerFast
 from transformers.models.chameleon.image_processing_pil_chameleon import ChameleonImageProcessorPil
 
-from orthus_core.data.document import Document, says
+from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import TokenIds, encode
 from orthus_core.data.pictures import BytesPicture
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
@@ -88,6 +88,6 @@ def test_chameleons_processor_works_with_it_and_survives_saving(
         pad_token_id=1,
         eos_token_id=2,
     )
-    document = Document(says("user", BytesPicture(b""), "a snowman"))
+    document = Document(turn("user", BytesPicture(b""), "a snowman"))
     row = encode(document, processor.tokenizer, TokenIds.of(config), patches=4)
     assert torch.equal(made.input_ids[0], torch.tensor(row.ids))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
-from orthus_core.data.collate import Batch, collate, packed, with_features
-from orthus_core.data.encode import IGNORE, Encoded, TokenIds
+from orthus_core.data.collate import Batch, collate, pack_rows, with_features
+from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds
 from orthus_core.losses.diffusion import draw
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
 from orthus_core.model import padded_rows
@@ -37,13 +37,13 @@ def filled(batch: Batch) -> Batch:
     return with_features(batch, torch.stack(features)) if features else batch
 
 
-def document(ids: TokenIds, number: int, words: int, picture: bool) -> Encoded:
+def document(ids: TokenIds, number: int, words: int, picture: bool) -> EncodedRow:
     """<s> words SEP [BOI] patches [EOI] </s>, or words alone, all of it predicted but patches."""
     row = [ids.bos, *[FIRST_WORD + (number * 7 + word) % 50 for word in range(words)], ids.sep]
     row += [ids.boi, *[ids.image] * P, ids.eoi] if picture else []
     row.append(ids.eos)
     targets = [IGNORE if token == ids.image else token for token in row[1:]] + [IGNORE]
-    return Encoded(row, targets, (Drawing(number),) if picture else ())
+    return EncodedRow(row, targets, (Drawing(number),) if picture else ())
 
 
 @pytest.fixture
@@ -52,12 +52,14 @@ def ids() -> TokenIds:
 
 
 @pytest.fixture
-def rows(ids) -> list[Encoded]:
+def rows(ids) -> list[EncodedRow]:
     shapes = [(20, True), (3, False), (5, True), (1, True), (9, False), (2, True), (0, False)]
     return [document(ids, n, words, picture) for n, (words, picture) in enumerate(shapes)]
 
 
-def by_document(rows: list[Encoded], batch: Batch, values_BSX: torch.Tensor) -> list[torch.Tensor]:
+def by_document(
+    rows: list[EncodedRow], batch: Batch, values_BSX: torch.Tensor
+) -> list[torch.Tensor]:
     """The values of each row, cut out of a batch that holds them in this order."""
     numbers = batch.attention_mask_BS
     places = [(line, n) for line in range(len(numbers)) for n in range(1, numbers[line].max() + 1)]
@@ -65,13 +67,13 @@ def by_document(rows: list[Encoded], batch: Batch, values_BSX: torch.Tensor) -> 
     return [values_BSX[line][numbers[line] == n] for line, n in places]
 
 
-def ordered_events(rows: list[Encoded], longest: int) -> list[Encoded]:
-    return [row for line in packed(rows, longest) for row in line]
+def ordered_events(rows: list[EncodedRow], longest: int) -> list[EncodedRow]:
+    return [row for line in pack_rows(rows, longest) for row in line]
 
 
 def test_packing_fills_lines_and_loses_nothing(rows):
     longest = max(len(row.ids) for row in rows)
-    lines = packed(rows, longest)
+    lines = pack_rows(rows, longest)
     assert len(lines) == 3 and all(sum(len(r.ids) for r in line) <= longest for line in lines)
     assert sorted(len(r.ids) for line in lines for r in line) == sorted(len(r.ids) for r in rows)
 
@@ -117,7 +119,7 @@ def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, row
 def test_nothing_of_a_document_reaches_its_neighbours(ids, rows):
     model = make_tiny_model()
 
-    def hidden(changed: list[Encoded]) -> list[torch.Tensor]:
+    def hidden(changed: list[EncodedRow]) -> list[torch.Tensor]:
         batch = filled(collate(changed, ids, packing=True))
         mask, position_ids = packed_mask(batch.attention_mask_BS, model.dtype)
         hidden_BSD = model(
@@ -234,11 +236,11 @@ def test_the_discrete_model_packs_alike(ids, rows):
 @pytest.mark.parametrize("packing", [False, True])
 def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     shown, drawn = document(ids, 1, 3, True), document(ids, 2, 5, True)
-    rows = [shown._replace(drawn=(False,)), drawn._replace(drawn=(True,))]
+    rows = [shown._replace(from_model=(False,)), drawn._replace(from_model=(True,))]
     model = make_tiny_model()
     loss = JointLoss(model, repeats=1)
 
-    def image_loss(rows: list[Encoded], **options) -> tuple[float, float]:
+    def image_loss(rows: list[EncodedRow], **options) -> tuple[float, float]:
         batch = filled(collate(rows, ids, packing=packing, **options))
         torch.manual_seed(3)
         return counts_of(batch).image, float(loss(batch).image.detach())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orthus_core.checkpoint.model_folder import open_orthus
-from orthus_core.data.document import Document, says
+from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import UNCONDITIONAL_PROMPT
 from orthus_core.data.pictures import FilePicture
 from orthus_core.errors import DataError
@@ -119,11 +119,11 @@ def test_made_rows_come_round_again_when_they_are_told_to():
 
 def test_build_base_learns_to_draw_the_last_picture(source):
     first, last = (FilePicture(source.with_name(name)) for name in ("000.png", "001.png"))
-    edit = Document(says("user", first, "mirror it") + says("model", last))
-    asked = Document(says("user", first, "what is this?") + says("model", "a cat"))
+    edit = Document(turn("user", first, "mirror it") + turn("model", last))
+    asked = Document(turn("user", first, "what is this?") + turn("model", "a cat"))
     assert last_picture(edit) is last and last_picture(asked) is first
     with pytest.raises(DataError, match="no picture"):
-        last_picture(Document(says("user", "hello") + says("model", "you")))
+        last_picture(Document(turn("user", "hello") + turn("model", "you")))
 
 
 def features(pictures) -> Tensor:
@@ -211,7 +211,7 @@ def test_a_row_longer_than_the_models_context_is_refused(opened):
     data = DataRecipe()
     laying = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, features)
     with pytest.raises(DataError, match="the context 256"):
-        laying.encode(Document(says("user", words(0) * 60) + says("model", "too long")))
+        laying.encode(Document(turn("user", words(0) * 60) + turn("model", "too long")))
 
 
 def test_devices_share_a_step_and_each_has_rows_of_its_own(opened, source, monkeypatch):

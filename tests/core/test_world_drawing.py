@@ -15,24 +15,14 @@ from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.geneval_prompts import TAGS, GenevalPrompt, geneval_prompts
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SceneImage
-from orthus_core.world.scenes import CATEGORIES, a_scene, caption_of, scene_picture
-from orthus_core.world.single_sprites import spoken_names
+from orthus_core.world.scenes import CATEGORIES, caption_of, sample_scene, scene_picture
+from orthus_core.world.single_sprites import caption_names
 from orthus_core.world.splits import count_held_out, pair_held_out, scene_held_out
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import SpritePack
 from orthus_core.world.text_to_image import text_to_image
 from orthus_core.world.wording import describe
 from orthus_core.world.world import GROUNDS, World
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world(world: World) -> World:
-    return World(world.pack, styles=world.styles, testing=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +51,16 @@ def test_a_caption_names_its_sprite_its_style_and_its_ground(world: World):
 
 def test_a_coloured_thing_is_called_so_only_where_the_colour_is_laid_on(world: World):
     van = world.find("blue car")
-    assert van is not None and "blue car" not in spoken_names(world, van)
+    assert van is not None and "blue car" not in caption_names(world, van)
     heart = world.find("green heart")
-    assert heart is not None and spoken_names(world, heart) == ["green heart"]
+    assert heart is not None and caption_names(world, heart) == ["green heart"]
 
 
 def test_categories_are_what_they_are_called(world: World):
     rng = random.Random(1)
     for category in CATEGORIES:
         for _ in range(60):
-            scene, drawn = a_scene(rng, world, [category])
+            scene, drawn = sample_scene(rng, world, [category])
             nouns, colours = world.nouns(scene), [thing.colour for thing in scene.things]
             kinds = len(set(nouns))
             assert drawn == category and len({thing.style for thing in scene.things}) == 1
@@ -110,15 +100,15 @@ def test_a_scene_caption_says_everything_that_is_shown(world: World):
 def test_a_thing_never_stands_on_a_plain_ground_of_its_own_colour(world: World):
     rng = random.Random(0)
     for _ in range(300):
-        scene, _ = a_scene(rng, world, ["color_attr"])
+        scene, _ = sample_scene(rng, world, ["color_attr"])
         assert scene.backdrop not in {thing.colour for thing in scene.things}
 
 
 def test_a_scene_can_be_asked_for_outdoors(world: World):
     rng = random.Random(0)
-    places = {place_of(a_scene(rng, world, ["position"], outdoors=True).scene.backdrop)}
+    places = {place_of(sample_scene(rng, world, ["position"], outdoors=True).scene.backdrop)}
     for _ in range(200):
-        places.add(place_of(a_scene(rng, world, ["position"], outdoors=True).scene.backdrop))
+        places.add(place_of(sample_scene(rng, world, ["position"], outdoors=True).scene.backdrop))
     assert len(places) == 16
 
 
@@ -128,8 +118,8 @@ def test_a_pack_without_a_cast_is_refused(world: World):
             return iter([s for s in super().__iter__() if s.label in ("dog", "cat")])
 
     few = Few(world.pack.path, world.pack.digest, list(world.pack), {})
-    with pytest.raises(DataError, match="nothing to make scenes of"):
-        a_scene(random.Random(0), World(few))
+    with pytest.raises(DataError, match="too few sprites for scenes"):
+        sample_scene(random.Random(0), World(few))
 
 
 def test_popular_things_and_companions_are_shown_more_often(world: World):
@@ -137,7 +127,7 @@ def test_popular_things_and_companions_are_shown_more_often(world: World):
     seen: Counter[str] = Counter()
     beside = 0
     for _ in range(1500):
-        scene, _ = a_scene(rng, world, ["two_object"])
+        scene, _ = sample_scene(rng, world, ["two_object"])
         noun, other = world.nouns(scene)
         seen.update((noun, other))
         beside += other in companions(noun)
@@ -193,5 +183,5 @@ def test_prompts_are_in_the_official_schema(world: World, prompts: list[GenevalP
 def test_a_test_scene_of_one_thing_is_in_a_style_it_never_has(testing_world: World):
     rng = random.Random(0)
     for _ in range(20):
-        scene, _ = a_scene(rng, testing_world, ["single_object"])
+        scene, _ = sample_scene(rng, testing_world, ["single_object"])
         assert scene.things[0].style != "3d" and testing_world.allows(scene)

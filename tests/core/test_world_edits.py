@@ -36,16 +36,6 @@ from orthus_core.world.wording import describe_in_places
 from orthus_core.world.world import World
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world() -> World:
-    return World.open(testing=True)
-
-
 def edits(world: World, kind: str | None = None, count: int = 150) -> list[SceneEdit]:
     rng = random.Random(f"{kind}/{world.testing}")
     return [make_edit(rng, world, kind) for _ in range(count)]
@@ -126,7 +116,9 @@ def test_the_scenes_are_valid_and_no_thing_covers_another(world: World, kind: st
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "background"])
 def test_pixels_outside_of_what_is_touched_stay_as_they_were(world: World, kind: str):
     for made in edits(world, kind, 25):
-        changed_HW = (world.shown(made.before).load(64) != world.shown(made.after).load(64)).any(-1)
+        changed_HW = (
+            world.scene_image(made.before).load(64) != world.scene_image(made.after).load(64)
+        ).any(-1)
         assert changed_HW.any()
         for thing in touched(made):
             box = np.s_[thing.y : thing.y + thing.side, thing.x : thing.x + thing.side]
@@ -259,7 +251,7 @@ def test_out_of_doors_a_lone_thing_may_be_large(world: World):
 def test_without_enough_things_no_edit_of_a_scene_can_be_made(world: World, monkeypatch):
     poor = World(world.pack)
     monkeypatch.setattr(poor, "cast", dict(list(world.cast.items())[:3]))
-    with pytest.raises(DataError, match="nothing to make scene edits of"):
+    with pytest.raises(DataError, match="too few sprites for scene edits"):
         make_edit(random.Random(0), poor)
 
 

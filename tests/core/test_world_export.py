@@ -22,11 +22,6 @@ ROWS = 12
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
 def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "rows"
     list(export(world, dict.fromkeys(MAKERS, 1.0), folder, rows=ROWS, size=64, seed=3))
@@ -53,7 +48,7 @@ def test_a_scene_keeps_its_truth(world: World, written: Path):
     truths = [segment for segment in segments if "scene" in segment]
     assert truths
     for segment in truths:
-        shown = world.shown(Scene.of(segment["scene"])).load(64)
+        shown = world.scene_image(Scene.of(segment["scene"])).load(64)
         assert np.array_equal(np.asarray(Image.open(written / segment["path"])), shown)
 
 

@@ -18,16 +18,6 @@ from orthus_core.world.world import GROUNDS, World
 ROWS = 300
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world(world: World) -> World:
-    return World(world.pack, styles=world.styles, testing=True)
-
-
 def rows(world: World, task: str) -> list[Document]:
     return list(itertools.islice(records(world, {task: 1.0}, seed=7), ROWS))
 

@@ -15,34 +15,24 @@ from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.english import the, with_article
 from orthus_core.world.scene import Scene, SceneImage, Thing
 from orthus_core.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
-from orthus_core.world.scenes import a_scene
+from orthus_core.world.scenes import sample_scene
 from orthus_core.world.sprite_image import SpriteImage
-from orthus_core.world.sprite_questions import Asked, ask_single, caption, question
-from orthus_core.world.wording import NUMBERS, coloured, describe, place_phrase, plural
+from orthus_core.world.sprite_questions import PictureQuestion, ask_single, caption, question
+from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
 from orthus_core.world.world import GROUNDS, World
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world(world: World) -> World:
-    return World(world.pack, styles=world.styles, testing=True)
-
-
-def asked_of_sprites(world: World, kind: str, count: int = 150) -> list[Asked]:
+def asked_of_sprites(world: World, kind: str, count: int = 150) -> list[PictureQuestion]:
     rng = random.Random(kind)
     return [ask_single(rng, world, kind) for _ in range(count)]
 
 
-def asked_of_scenes(world: World, kind: str, count: int = 120) -> list[Asked]:
+def asked_of_scenes(world: World, kind: str, count: int = 120) -> list[PictureQuestion]:
     rng = random.Random(kind)
     return [ask_scene(rng, world, kind) for _ in range(count)]
 
 
-def nouns_of(world: World, asked: Asked) -> list[str]:
+def nouns_of(world: World, asked: PictureQuestion) -> list[str]:
     assert isinstance(asked.picture, SceneImage)
     return world.nouns(asked.picture.scene)
 
@@ -115,7 +105,7 @@ def test_what_cannot_be_counted_is_never_counted(world: World, monkeypatch):
         return Scene(things=tuple(Thing(world.cast[noun].key) for noun in nouns))
 
     scenes = [of("grapes", "scissors"), of("grapes"), of("grapes", "cat", "cat")]
-    monkeypatch.setattr(scene_questions, "a_scene", lambda *_, **__: (scenes.pop(0), "mixed"))
+    monkeypatch.setattr(scene_questions, "sample_scene", lambda *_, **__: (scenes.pop(0), "mixed"))
     asked = ask_scene(random.Random(0), world, "count")
     assert (asked.question, asked.answer) == ("How many cats are there?", "two")
     assert not scenes
@@ -133,7 +123,7 @@ def test_where_and_which_are_each_others_answers(world: World):
                 if kind == "where":
                     told |= {(f"Where {be} {the(noun)}?", f"{relation} {to}") for be in _BE}
                 else:
-                    phrase = with_article(coloured(noun, thing.colour))
+                    phrase = with_article(with_colour(noun, thing.colour))
                     told.add((f"What is {relation} {to}?", phrase))
             assert relation and (asked.question, asked.answer) in told
 
@@ -150,7 +140,7 @@ def test_half_of_what_is_asked_for_is_there(world: World, split: str):
     rng = random.Random(split)
     answers: Counter[str] = Counter()
     for _ in range(200):
-        scene, _ = a_scene(rng, world)
+        scene, _ = sample_scene(rng, world)
         present = set(world.nouns(scene))
         for asked in pope_questions(rng, world, scene, split, pairs=2):
             (noun,) = (

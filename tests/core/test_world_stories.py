@@ -16,25 +16,15 @@ from orthus_core.world.cast import ACTORS, FOOD
 from orthus_core.world.scene import LARGE, SMALL, WHOLE, Scene, SceneImage
 from orthus_core.world.splits import scene_held_out, story_held_out
 from orthus_core.world.sprites import SpritePack
-from orthus_core.world.story_events import EVENTS, State, shown
-from orthus_core.world.story_rows import CONTINUE, WorldStory, story, tell
+from orthus_core.world.story_events import EVENTS, StoryState, scene_of_state
+from orthus_core.world.story_rows import CONTINUE, WorldStory, make_story, story
 from orthus_core.world.world import World
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
-
-
-@pytest.fixture(scope="module")
-def testing_world() -> World:
-    return World.open(testing=True)
 
 
 @pytest.fixture(scope="module")
 def stories(world: World) -> list[WorldStory]:
     rng = random.Random(2)
-    return [tell(rng, world, rng.randint(2, 8)) for _ in range(250)]
+    return [make_story(rng, world, rng.randint(2, 8)) for _ in range(250)]
 
 
 def rows(world: World, count: int) -> list[tuple[Segment, ...]]:
@@ -42,7 +32,7 @@ def rows(world: World, count: int) -> list[tuple[Segment, ...]]:
     return [story(rng, world) for _ in range(count)]
 
 
-def read_again(state: State, text: str) -> State:
+def read_again(state: StoryState, text: str) -> StoryState:
     """The state after a sentence, worked out from its words alone."""
     hero, friend, thing, holder = state.hero, state.friend, state.thing, state.holder
     ground, _, sky = state.backdrop.partition(" ")
@@ -85,14 +75,14 @@ def read_again(state: State, text: str) -> State:
         hero = match[2]
     else:
         raise AssertionError(f"nobody says {text!r}")
-    return State(hero, f"{ground} {sky}", friend, thing, holder)
+    return StoryState(hero, f"{ground} {sky}", friend, thing, holder)
 
 
 def test_every_panel_follows_from_its_sentence_and_the_one_before(world: World, stories):
     for told in stories:
         for last, panel in pairwise(told.panels):
             assert read_again(last.state, panel.text) == panel.state
-            assert panel.scene == shown(world, panel.state) != last.scene
+            assert panel.scene == scene_of_state(world, panel.state) != last.scene
             assert sorted(world.nouns(panel.scene)) == sorted(panel.state.entities)
 
 
@@ -111,7 +101,7 @@ def test_everything_that_can_happen_does(stories):
 
 def test_a_story_has_as_many_panels_as_asked_and_opens_with_its_hero(world: World):
     for panels in range(2, 9):
-        told = tell(random.Random(panels), world, panels)
+        told = make_story(random.Random(panels), world, panels)
         assert len(told.panels) == panels and told.panels[0].event == ""
         hero = told.panels[0].state.hero
         assert told.panels[0].text.startswith("once upon a time there was") and hero in ACTORS
@@ -126,7 +116,7 @@ def test_a_hero_on_white_first_walks_to_a_place_by_day(stories):
 
 def test_where_all_stand_is_told_by_who_has_what(world: World):
     def stand(*state: str) -> list[tuple[str, int, int, int]]:
-        scene = shown(world, State(*state))
+        scene = scene_of_state(world, StoryState(*state))
         return [(world.noun(t.sprite), t.x, t.y, t.side) for t in scene.things]
 
     assert stand("fox") == [("fox", 0, 0, WHOLE)]
@@ -141,32 +131,34 @@ def test_where_all_stand_is_told_by_who_has_what(world: World):
 
 def test_a_friend_who_goes_home_takes_its_thing_along(world: World):
     goes_home, _ = EVENTS["go home"]
-    state = State("fox", "beach day", "owl", "star", "owl")
+    state = StoryState("fox", "beach day", "owl", "star", "owl")
     assert goes_home(random.Random(0), world, state) == (
         "the owl goes home.",
         "owl",
-        State("fox", "beach day"),
+        StoryState("fox", "beach day"),
     )
-    kept = goes_home(random.Random(0), world, State("fox", "beach day", "santa", "star", "fox"))
+    kept = goes_home(
+        random.Random(0), world, StoryState("fox", "beach day", "santa", "star", "fox")
+    )
     assert kept and kept.sentence == "santa goes home." and kept.state.thing == "star"
 
 
 def test_what_makes_no_sense_does_not_happen(world: World):
-    def possible(state: State) -> set[str]:
+    def possible(state: StoryState) -> set[str]:
         return {
             name for name, (event, _) in EVENTS.items() if event(random.Random(0), world, state)
         }
 
     always = {"walk", "become"}
-    assert possible(State("fox", "snow night")) == always | {"meet", "find", "morning"}
-    assert possible(State("fox", "snow rain", "", "pizza", "fox")) == always | {
+    assert possible(StoryState("fox", "snow night")) == always | {"meet", "find", "morning"}
+    assert possible(StoryState("fox", "snow rain", "", "pizza", "fox")) == always | {
         "meet",
         "eat",
         "lose",
         "night",
         "dry",
     }
-    assert possible(State("fox", "snow day", "owl", "star", "owl")) == always | {
+    assert possible(StoryState("fox", "snow day", "owl", "star", "owl")) == always | {
         "give",
         "lose",
         "go home",
@@ -182,7 +174,7 @@ def test_training_tells_nothing_held_out_and_a_test_always_something(
 ):
     here, rng = testing_world if testing else world, random.Random(4)
     for _ in range(60):
-        told = tell(rng, here, rng.randint(2, 5))
+        told = make_story(rng, here, rng.randint(2, 5))
         assert any(story_held_out(*cell) for cell in told.cells) == testing == told.held_out
         # The pictures themselves are ordinary: what is tested is the story.
         assert not any(scene_held_out(p.scene, here.nouns(p.scene)) for p in told.panels)
@@ -232,5 +224,5 @@ def test_without_the_cast_no_story_can_be_told(world: World, monkeypatch):
     pack: SpritePack = world.pack
     poor = World(pack)
     monkeypatch.setattr(poor, "cast", dict(list(world.cast.items())[:9]))
-    with pytest.raises(DataError, match="stories tell of"):
-        tell(random.Random(0), poor, 3)
+    with pytest.raises(DataError, match="sprites that stories need"):
+        make_story(random.Random(0), poor, 3)

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, and our own records among them."""
+"""Files with one JSON object in each line, such as our records."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.data.document import from_record
-from orthus_core.data.formats.reading import Reading
+from orthus_core.data.formats.reading import ReadResult
 from orthus_core.errors import DataError
 
 
-def objects(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of each line; blank lines are passed over, bad ones left out.
+def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) for each line; blank and bad lines are skipped.
 
     Raises:
         DataError: if the file cannot be opened.
@@ -26,31 +26,32 @@ def objects(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]
                 try:
                     value = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    reading.leave_out(path, number, DataError(f"the line is no JSON: {error}"))
+                    result.skip_record(path, number, DataError(f"the line is no JSON: {error}"))
                     continue
                 if isinstance(value, dict):
                     yield number, value
                 else:
                     problem = f"the line is a {type(value).__name__}, not an object"
-                    reading.leave_out(path, number, DataError(problem))
+                    result.skip_record(path, number, DataError(problem))
     except OSError as error:
         raise DataError(f"cannot read the records: {error.strerror}", where=str(path)) from error
 
 
-def read_records(path: Path, *, strict: bool = False) -> Reading:
-    """Documents of a file of records (`orthus_core.data.document`), pictures beside it.
+def read_records(path: Path, *, strict: bool = False) -> ReadResult:
+    """Reads a file of records (`orthus_core.data.document`); paths are relative to its folder.
 
     Args:
-        strict: Whether the first bad record ends the reading.
+        path: File of the records.
+        strict: Whether the first bad record raises an error, instead of being skipped.
 
     Raises:
-        DataError: if the file cannot be opened, or when strict at the first bad record.
+        DataError: if the file cannot be opened, or if `strict` at the first bad record.
     """
-    reading = Reading(strict)
-    for line, value in objects(path, reading):
+    result = ReadResult(strict)
+    for line, value in objects(path, result):
         try:
             document = from_record(value, root=path.parent)
-            reading.documents.append(document)
+            result.documents.append(document)
         except DataError as error:
-            reading.leave_out(path, line, error)
-    return reading
+            result.skip_record(path, line, error)
+    return result

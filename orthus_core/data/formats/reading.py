@@ -1,4 +1,4 @@
-"""What comes of reading a data set: its documents, and a count of what could not be used."""
+"""The result of reading a data set: its documents, and the records that cannot be used."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from orthus_core.data.pictures import Picture
 from orthus_core.errors import DataError
 from orthus_core.events import Progress
 
-MOST_SHOWN = 10
+FAULTS_KEPT = 10
 
-# A picture is decoded at this size when a data set is checked; the size does not matter.
+# Size at which pictures are decoded when a data set is checked; any size will do.
 CHECK_SIZE = 64
 
 
 class Fault(NamedTuple):
-    """A record that was left out: where it stands (line 0 for a whole file), and why."""
+    """A record that was skipped.
+
+    Attributes:
+        file: File of the record.
+        line: Line of the record, from 1; 0 for a whole file.
+        problem: Reason.
+    """
 
     file: Path
     line: int
@@ -30,14 +36,14 @@ class Fault(NamedTuple):
 
 
 @dataclass
-class Reading:
-    """Documents and faults.
+class ReadResult:
+    """Documents and faults of a data set.
 
     Attributes:
-        strict: Whether the first fault ends the reading with a DataError.
-        documents: Those that can be used.
-        faults: The first ten that cannot.
-        fault_count: How many there are in all.
+        strict: Whether the first fault raises a DataError.
+        documents: Documents that can be used.
+        faults: The first `FAULTS_KEPT` faults.
+        fault_count: Number of all faults.
     """
 
     strict: bool = False
@@ -45,18 +51,26 @@ class Reading:
     faults: list[Fault] = field(default_factory=list)
     fault_count: int = 0
 
-    def leave_out(self, file: Path, line: int, error: DataError) -> None:
-        """Count a record that cannot be used. Raises: DataError when the reading is strict."""
+    def skip_record(self, file: Path, line: int, error: DataError) -> None:
+        """Counts a record that cannot be used.
+
+        Raises:
+            DataError: if `strict`.
+        """
         fault = Fault(file, line, error.message)
         if self.strict:
             where = f"{file}:{line}" if line else str(file)
             raise DataError(error.message, where=where, hint=error.hint) from error
         self.fault_count += 1
-        if len(self.faults) < MOST_SHOWN:
+        if len(self.faults) < FAULTS_KEPT:
             self.faults.append(fault)
 
     def check_pictures(self) -> Iterator[Progress]:
-        """Load every picture once, leaving out the documents of those that do not read."""
+        """Loads every picture once, and skips documents with a picture that cannot be read.
+
+        Raises:
+            DataError: if `strict`, for the first such picture.
+        """
         kept = []
         for done, document in enumerate(self.documents, start=1):
             try:
@@ -65,6 +79,6 @@ class Reading:
                         segment.value.load(CHECK_SIZE)
                 kept.append(document)
             except DataError as error:
-                self.leave_out(Path(error.where or document.id), 0, error)
+                self.skip_record(Path(error.where or document.id), 0, error)
             yield Progress("pictures", done, len(self.documents), unit="documents")
         self.documents = kept

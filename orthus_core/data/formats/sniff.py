@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from orthus_core.data.formats.image_folder import METADATA, PICTURE_SUFFIXES, read_folder
 from orthus_core.data.formats.jsonl import read_records
-from orthus_core.data.formats.reading import Reading
+from orthus_core.data.formats.reading import ReadResult
 from orthus_core.entry_points import DATA_FORMATS, OURS, Plugin, installed
 from orthus_core.errors import DataError, OrthusError
 
@@ -22,8 +22,8 @@ RECORDS = "records.jsonl"
 
 
 class Reader(Protocol):
-    def __call__(self, path: Path, /, *, strict: bool) -> Reading:
-        """The documents at a path; what cannot be used is left out by `Reading.leave_out`, which
+    def __call__(self, path: Path, /, *, strict: bool) -> ReadResult:
+        """The documents at a path; what cannot be used is left out by `ReadResult.leave_out`, which
         raises when strict.
         """
         ...
@@ -59,7 +59,7 @@ def _has_pictures(path: Path) -> bool:
     return (path / METADATA).is_file() or any(files)
 
 
-def _read_records_at(path: Path, *, strict: bool) -> Reading:
+def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
     return read_records(records_at(path), strict=strict)
 
 
@@ -88,13 +88,13 @@ class FormatPlugin(Plugin):
             self.fail(error)
             return False
 
-    def read(self, path: Path, *, strict: bool) -> Reading:
+    def read(self, path: Path, *, strict: bool) -> ReadResult:
         """As `DataFormat.read`. Raises: DataError for whatever goes wrong within it."""
         try:
             reading = self.format.read(path, strict=strict) if self.format else None
-            if isinstance(reading, Reading):
+            if isinstance(reading, ReadResult):
                 return reading
-            problem = self.problem or f"it returned a {type(reading).__name__}, not a Reading"
+            problem = self.problem or f"it returned a {type(reading).__name__}, not a ReadResult"
         except OrthusError:
             raise
         except Exception as error:
@@ -112,7 +112,7 @@ def discover_formats() -> dict[str, FormatPlugin]:
     return installed(DATA_FORMATS, FormatPlugin, dict.fromkeys(FORMATS, OURS))
 
 
-def read(path: Path, *, strict: bool = False, name: str | None = None) -> Reading:
+def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadResult:
     """The documents at a path.
 
     Args:

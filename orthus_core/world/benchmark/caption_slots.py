@@ -1,8 +1,8 @@
-"""What a caption says, taken apart: its things, how many, their colours, how they stand, and where.
+"""Parses captions into slots: entities, counts, colours, relations and the backdrop.
 
-A caption of the small world reads back exactly: `slots(describe(scene))` is the scene. Of a model's
-caption as much is read as is English of that kind; a thing no scene has counts as a claim all the
-same.
+True captions of the small world are parsed without loss: `slots(describe(scene))` determines the
+scene. Of a model's caption, the parts with the same grammar are parsed. An entity that no scene can
+contain still counts as a claim.
 """
 
 from __future__ import annotations
@@ -25,18 +25,25 @@ _BETWEEN = re.compile(r",| and ")
 
 
 class Slot(NamedTuple):
-    """One thing that is said: ("count", "dog", "two")."""
+    """One claim of a caption: ("count", "dog", "two").
+
+    Attributes:
+        kind: Kind of claim, one of `KINDS`.
+        subject: Noun (or two nouns, for a relation) that the claim is about; "" for a backdrop.
+        value: Claimed count, colour, relation or backdrop; "" for an entity.
+    """
 
     kind: str
-    of: str
+    subject: str
     value: str = ""
 
 
 def slots(caption: str, nouns: Collection[str]) -> frozenset[Slot]:
-    """Everything a caption says.
+    """All claims of a caption.
 
     Args:
-        nouns: The singulars that it may use, such as a world's cast.
+        caption: Caption to parse.
+        nouns: Known nouns in the singular, such as a world's cast.
     """
     rest = " ".join(caption.lower().strip().rstrip(".").split())
     backdrop = "white"
@@ -49,7 +56,7 @@ def slots(caption: str, nouns: Collection[str]) -> frozenset[Slot]:
         first, between, second = rest.partition(f" {relation} ")
         if between:
             one, other = _thing(first, nouns), _thing(second, nouns)
-            # "a left of b" and "b right of a" say the same.
+            # "a left of b" and "b right of a" are the same claim.
             if (other.noun, one.noun) < (one.noun, other.noun):
                 one, other, relation = other, one, OPPOSITE[relation]
             found.add(Slot("relation", f"{one.noun}, {other.noun}", relation))
@@ -61,17 +68,19 @@ def slots(caption: str, nouns: Collection[str]) -> frozenset[Slot]:
 
 
 def slot_f1(pairs: Sequence[tuple[frozenset[Slot], frozenset[Slot]]]) -> float:
-    """What was said against what is true, counted over all captions together."""
-    hits = sum(len(said & true) for said, true in pairs)
-    return F1(hits, sum(len(said) for said, _ in pairs), sum(len(true) for _, true in pairs)).value
+    """Micro-averaged F1 over pairs of claimed and true slots."""
+    hits = sum(len(claimed & true) for claimed, true in pairs)
+    return F1(
+        hits, sum(len(claimed) for claimed, _ in pairs), sum(len(true) for _, true in pairs)
+    ).value
 
 
-def only(kind: str, several: Sequence[frozenset[Slot]]) -> list[frozenset[Slot]]:
-    """The slots of one of `KINDS`, caption by caption."""
-    return [frozenset(slot for slot in each if slot.kind == kind) for each in several]
+def slots_of_kind(kind: str, captions: Sequence[frozenset[Slot]]) -> list[frozenset[Slot]]:
+    """The slots of one of `KINDS` in each caption."""
+    return [frozenset(slot for slot in slots if slot.kind == kind) for slots in captions]
 
 
-class _Named(NamedTuple):
+class _NounPhrase(NamedTuple):
     noun: str
     count: str
     colour: str
@@ -81,8 +90,8 @@ class _Named(NamedTuple):
         return found | ({Slot("colour", self.noun, self.colour)} if self.colour else set())
 
 
-def _thing(words: str, nouns: Collection[str]) -> _Named:
-    """A noun phrase: "two blue cars", "a dog", "cherries"."""
+def _thing(words: str, nouns: Collection[str]) -> _NounPhrase:
+    """Parses a noun phrase: "two blue cars", "a dog", "cherries"."""
     rest, count = words.strip(), "one"
     for article in ARTICLES:
         rest = rest.removeprefix(article)
@@ -91,8 +100,8 @@ def _thing(words: str, nouns: Collection[str]) -> _Named:
         count, rest = first, after
     colour, _, after = rest.partition(" ")
     if colour in HUES and after:
-        return _Named(_singular(after, nouns), count, colour)
-    return _Named(_singular(rest, nouns), count, "")
+        return _NounPhrase(_singular(after, nouns), count, colour)
+    return _NounPhrase(_singular(rest, nouns), count, "")
 
 
 def _singular(noun: str, nouns: Collection[str]) -> str:

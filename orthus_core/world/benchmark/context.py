@@ -1,4 +1,4 @@
-"""What every task of the benchmark works with, and what it hands back."""
+"""Input and result of every task of the benchmark."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ R = TypeVar("R")
 
 
 class Tile(NamedTuple):
-    """A picture on a contact sheet: [3, H, W] in 0..1.
+    """A picture on a contact sheet.
 
-    right: Framed green or red; None has no frame.
+    Attributes:
+        picture_3HW: Picture, [3, H, W] in 0..1.
+        right: Whether it is correct (green frame) or wrong (red frame); None for no frame.
     """
 
     picture_3HW: Tensor
@@ -30,11 +32,13 @@ class Tile(NamedTuple):
 
 
 class TaskResult(NamedTuple):
-    """What one task found.
+    """Result of one task.
 
-    scores: The first one is what the task is known by.
-    samples: One JSON object each.
-    sheet: Rows of tiles, to look at.
+    Attributes:
+        task: Name of the task.
+        scores: Scores; the first one is the main score.
+        samples: One JSON object for each sample.
+        sheet: Rows of tiles of the contact sheet.
     """
 
     task: str
@@ -45,13 +49,13 @@ class TaskResult(NamedTuple):
 
 @dataclass
 class EvalContext:
-    """A model, the world it is tested in, and how much of it.
+    """A model, the world it is tested in, and the number of samples.
 
     Attributes:
-        subject: Who is tested.
-        world: Shows only what training never saw.
-        limit: At most so many samples in each part of a task; None is each part's own number.
-        seed: Of what is asked; the same one asks every model the same.
+        subject: Model under test.
+        world: World of the questions; it shows only what is held out from training.
+        limit: Maximum number of samples of a task; None uses each part's default.
+        seed: Seed of the questions; the same seed gives every model the same questions.
     """
 
     subject: ModelUnderTest
@@ -61,19 +65,26 @@ class EvalContext:
     _detectors: dict[str, Detector] = field(default_factory=dict, init=False, repr=False)
 
     def detector(self, style: str = "3d") -> Detector:
-        """Of this world's cast in a style; made when first needed."""
+        """The detector of this world's cast in a style, created on first use."""
         if style not in self._detectors:
             self._detectors[style] = Detector(self.world, style)
         return self._detectors[style]
 
-    def judged(
+    def judge_all(
         self,
         verdict: Callable[[T, Tensor], R],
         items: Sequence[T],
         pictures: Sequence[Tensor],
         task: str,
     ) -> Work[list[R]]:
-        """A verdict on each item's picture, with progress: a detector looks for a while."""
+        """Judges each item's picture, and yields progress, since detection takes a while.
+
+        Args:
+            verdict: Judges one item by its picture.
+            items: Items to judge.
+            pictures: Picture of each item, [3, H, W] in 0..1.
+            task: Name for the progress.
+        """
         verdicts: list[R] = []
         for item, picture_3HW in zip(items, pictures, strict=True):
             verdicts.append(verdict(item, picture_3HW))
@@ -81,9 +92,9 @@ class EvalContext:
         return verdicts
 
     def rng(self, part: str) -> random.Random:
-        """Randomness of one part of a task, which no other part moves."""
+        """Random numbers for one part of a task, independent of all other parts."""
         return random.Random(f"{self.seed}/{part}")
 
-    def count(self, usual: int, parts: int = 1) -> int:
-        """Samples for each of some parts, `limit` being for all of them together."""
-        return usual if self.limit is None else max(1, min(usual, self.limit // parts))
+    def count(self, default: int, parts: int = 1) -> int:
+        """Number of samples for each of several parts; `limit` applies to their sum."""
+        return default if self.limit is None else max(1, min(default, self.limit // parts))

@@ -1,4 +1,4 @@
-"""mini-edit: does the picture become what the instruction says, and stay as it was elsewhere?"""
+"""mini-edit: does the picture change as the instruction says, and stay the same elsewhere?"""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from orthus_core.world.scene_edits import KINDS, SceneEdit, make_edit
 from orthus_core.world.wording import describe_in_places
 
 NAME = "mini-edit"
-OF_A_KIND = 30
-# How far from its place a thing may be found, in 64ths of the picture's side.
-NEAR = 8.0
-# An edit that leaves less than this share of the pixels alone has no untouched region.
+EDITS_PER_KIND = 30
+# Maximum distance of a thing from its position, in 64ths of the picture's side.
+MOST_OFFSET = 8.0
+# If an edit leaves a smaller share of the pixels unchanged, the rest is not measured.
 LEAST_UNTOUCHED = 0.05
-# Of pictures that agree to the last bit, as a rounded byte would differ.
+# Largest PSNR reported, also for equal pictures: rounding to bytes already limits it to about this.
 MOST_DECIBELS = 60.0
 
 
-def run(bench: EvalContext) -> Work[TaskResult]:
-    """A share for each kind of edit and their mean; then the PSNR of what was to stay. Chance is
-    the picture left as it was.
+def run(context: EvalContext) -> Work[TaskResult]:
+    """The share of correct edits of each kind and their mean; then the PSNR of unchanged pixels.
+
+    The score by chance is that of the unedited picture.
     """
-    world, subject = bench.world, bench.subject
+    world, subject = context.world, context.subject
     edits: list[SceneEdit] = []
     for kind in KINDS:
-        rng = bench.rng(f"{NAME}/{kind}")
-        wanted = bench.count(OF_A_KIND, parts=len(KINDS))
+        rng = context.rng(f"{NAME}/{kind}")
+        wanted = context.count(EDITS_PER_KIND, parts=len(KINDS))
         edits += [make_edit(rng, world, kind) for _ in range(wanted)]
-    befores = [world.shown(edit.before) for edit in edits]
-    afters = [world.shown(edit.after) for edit in edits]
-    asked = [(before, edit.instruction) for before, edit in zip(befores, edits, strict=True)]
-    made = yield from subject.edit(asked, NAME)
-    drawn, said = [each.pictures[0] for each in made], [each.texts[0] for each in made]
+    befores = [world.scene_image(edit.before) for edit in edits]
+    afters = [world.scene_image(edit.after) for edit in edits]
+    requests = [(before, edit.instruction) for before, edit in zip(befores, edits, strict=True)]
+    outputs = yield from subject.edit(requests, NAME)
+    drawn, texts = [each.pictures[0] for each in outputs], [each.texts[0] for each in outputs]
 
-    # 1. What became of the things.
+    # 1. Judge the things.
     def verdict(edit: SceneEdit, picture_3HW: Tensor) -> bool:
-        return is_made(bench, edit, picture_3HW)
+        return edit_succeeded(context, edit, picture_3HW)
 
-    before_M, after_M = subject.seen(befores), subject.seen(afters)
-    decoded_M = subject.decoded(afters)
-    right = yield from bench.judged(verdict, edits, drawn, NAME)
-    left = yield from bench.judged(verdict, edits, before_M, f"{NAME} by chance")
-    truth = yield from bench.judged(verdict, edits, after_M, f"{NAME} on truth")
-    ceiling = yield from bench.judged(verdict, edits, decoded_M, f"{NAME}, ceiling")
+    before_M, after_M = subject.load_pictures(befores), subject.load_pictures(afters)
+    decoded_M = subject.reconstruct(afters)
+    right = yield from context.judge_all(verdict, edits, drawn, NAME)
+    left = yield from context.judge_all(verdict, edits, before_M, f"{NAME} by chance")
+    truth = yield from context.judge_all(verdict, edits, after_M, f"{NAME} on truth")
+    ceiling = yield from context.judge_all(verdict, edits, decoded_M, f"{NAME}, ceiling")
 
     def of_kind(outcomes: list[bool], kind: str) -> list[bool]:
         return [done for done, edit in zip(outcomes, edits, strict=True) if edit.kind == kind]
@@ -64,17 +65,17 @@ def run(bench: EvalContext) -> Work[TaskResult]:
         for kind, group in zip(KINDS, groups, strict=True)
     ]
 
-    # 2. What became of the rest.
-    kept = [untouched(b, a) for b, a in zip(before_M, after_M, strict=True)]
+    # 2. Compare the pixels that should stay the same.
+    kept = [unchanged_mask(b, a) for b, a in zip(before_M, after_M, strict=True)]
     with_rest = [index for index, mask_HW in enumerate(kept) if mask_HW is not None]
 
     def likeness(pictures: list[Tensor]) -> list[float]:
         return [_psnr_within(pictures[i], before_M[i], kept[i]) for i in with_rest]
 
-    # 3. What it said of the new scene before it drew it, if it does.
-    told = [describe_in_places(edit.after, world.nouns(edit.after)) for edit in edits]
-    rightly = [words == true for words, true in zip(said, told, strict=True)]
-    words = [share("said right", rightly, ceiling=1.0)] if any(said) else []
+    # 3. Compare the text that the model wrote before its picture, if any.
+    true_texts = [describe_in_places(edit.after, world.nouns(edit.after)) for edit in edits]
+    exact = [words == true for words, true in zip(texts, true_texts, strict=True)]
+    words = [share("said right", exact, ceiling=1.0)] if any(texts) else []
 
     rest = average("untouched, dB", likeness(drawn), ceiling=mean(likeness(decoded_M)))
     decibels = dict(zip(with_rest, likeness(drawn), strict=True))
@@ -85,7 +86,7 @@ def run(bench: EvalContext) -> Work[TaskResult]:
             "before": edit.before.record(),
             "instruction": edit.instruction,
             "after": edit.after.record(),
-            "said": said[index],
+            "said": texts[index],
             "right": right[index],
             "untouched_psnr": decibels.get(index),
         }
@@ -99,16 +100,18 @@ def run(bench: EvalContext) -> Work[TaskResult]:
     return TaskResult(NAME, [overall(parts), *parts, rest, *words], samples, rows)
 
 
-def is_made(bench: EvalContext, edit: SceneEdit, picture_3HW: Tensor) -> bool:
-    """Whether a picture shows the things of the scene an edit leads to, each in its place, colour
-    and style, and nothing else; of an edit of the background, that background too.
+def edit_succeeded(context: EvalContext, edit: SceneEdit, picture_3HW: Tensor) -> bool:
+    """Whether a picture shows the result of an edit.
+
+    It must show all things of the edited scene, each in its position, colour and style, and no
+    others. After an edit of the background, the backdrop must be correct too.
     """
     scene = edit.after
     if edit.kind == "background" and nearest_backdrop(picture_3HW) != scene.backdrop:
         return False
-    detector = bench.detector(scene.things[0].style)
+    detector = context.detector(scene.things[0].style)
     found = detector.find(picture_3HW)
-    wanted = detector.truth(bench.world, scene)
+    wanted = detector.truth(context.world, scene)
     for thing in wanted:
         match = next((each for each in found if _same(each, thing)), None)
         if match is None:
@@ -119,11 +122,11 @@ def is_made(bench: EvalContext, edit: SceneEdit, picture_3HW: Tensor) -> bool:
 
 def _same(found: Detection, wanted: Detection) -> bool:
     off = max(abs(m - n) for m, n in zip(found.centre, wanted.centre, strict=True))
-    return (found.noun, found.colour) == (wanted.noun, wanted.colour) and off <= NEAR
+    return (found.noun, found.colour) == (wanted.noun, wanted.colour) and off <= MOST_OFFSET
 
 
-def untouched(before_3HW: Tensor, after_3HW: Tensor) -> Tensor | None:
-    """The pixels that are the same in the true pictures: bool [H, W], or None if too few are."""
+def unchanged_mask(before_3HW: Tensor, after_3HW: Tensor) -> Tensor | None:
+    """Mask of the pixels that are equal in both true pictures: bool [H, W]; None if too few are."""
     same_HW = (before_3HW == after_3HW).all(0)
     return same_HW if same_HW.float().mean() >= LEAST_UNTOUCHED else None
 

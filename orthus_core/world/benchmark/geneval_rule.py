@@ -1,4 +1,4 @@
-"""GenEval's rule: which of the things a prompt asks for are there, so many, so coloured, so placed.
+"""GenEval's rule: does a picture show the things of a prompt, with count, colour and position?
 
 The records and the rule are the official ones (Ghosh et al., 2310.11513, `evaluate_images.py`):
 
@@ -6,7 +6,7 @@ The records and the rule are the official ones (Ghosh et al., 2310.11513, `evalu
      "include": [{"class": "cat", "count": 1},
                  {"class": "dog", "count": 1, "position": ["left of", 0]}]}
 
-What differs is who looks: a detector that knows the small world's sprites instead of one of photos.
+Only the detector differs: it knows the small world's sprites rather than photographs.
 """
 
 from __future__ import annotations
@@ -21,67 +21,75 @@ from orthus_core.world.benchmark.detector import Detection
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.world import World
 
-# Boxes' own extent is taken off their distance: a tenth of both sides together.
+# This fraction of the sum of both sides is subtracted from the offset of two boxes.
 POSITION_THRESHOLD = 0.1
-# A direction counts when the offset's share along it is over this: diagonals count both ways.
+# Minimum of the normalised offset along a direction. A diagonal offset counts in both directions.
 DIRECTION_SHARE = 0.5
 
 
 class Verdict(NamedTuple):
-    """Whether a picture is right, and every reason why not."""
+    """A judgement.
+
+    Attributes:
+        right: Whether the picture is correct.
+        reasons: All reasons why it is not.
+    """
 
     right: bool
     reasons: tuple[str, ...] = ()
 
 
 def scene_of(rng: random.Random, world: World, request: Mapping[str, Any]) -> Scene:
-    """A scene on white that is right for a request."""
+    """A correct scene for a request, on white."""
     things: list[Thing] = []
     relation = ""
-    for asked in request["include"]:
-        thing = Thing(world.cast[asked["class"]].key, colour=asked.get("color", ""))
-        things += [thing] * asked["count"]
-        if "position" in asked:
-            # Told of the second thing by the first; `arrange` wants it the other way round.
-            relation = OPPOSITE[asked["position"][0]]
+    for entry in request["include"]:
+        thing = Thing(world.cast[entry["class"]].key, colour=entry.get("color", ""))
+        things += [thing] * entry["count"]
+        if "position" in entry:
+            # The record gives the relation of the second thing to the first; `arrange` takes that
+            # of the first to the second.
+            relation = OPPOSITE[entry["position"][0]]
     return arrange(rng, things, "white", relation)
 
 
 def judge(request: Mapping[str, Any], detections: Sequence[Detection]) -> Verdict:
-    """Whether the detections are what the record asks for.
+    """Judges whether the detections fulfil a request.
 
     Args:
-        detections: The surest first; of each class as many as asked are looked at.
+        request: Record of the prompt.
+        detections: Detections, the most certain first; of each class, only as many as the request
+            asks for are considered.
     """
     reasons: list[str] = []
     groups: list[list[Detection] | None] = []
-    for asked in request["include"]:
-        wanted, count = asked["class"], asked["count"]
+    for entry in request["include"]:
+        wanted, count = entry["class"], entry["count"]
         group = [found for found in detections if found.noun == wanted]
         wrong = ""
         if len(group) < count:
             wrong = f"expected {wanted}>={count}, found {len(group)}"
         group = group[:count]
-        if not wrong and "color" in asked:
-            coloured = sum(found.colour == asked["color"] for found in group)
+        if not wrong and "color" in entry:
+            coloured = sum(found.colour == entry["color"] for found in group)
             if coloured < count:
-                wrong = f"expected {asked['color']} {wanted}>={count}, found {coloured}"
-        if not wrong and "position" in asked:
-            relation, target = asked["position"]
-            wrong = _misplaced(wanted, group, relation, groups[target])
+                wrong = f"expected {entry['color']} {wanted}>={count}, found {coloured}"
+        if not wrong and "position" in entry:
+            relation, target = entry["position"]
+            wrong = _position_error(wanted, group, relation, groups[target])
         groups.append(None if wrong else group)
         reasons += [wrong] if wrong else []
-    for asked in request.get("exclude", ()):
-        found = sum(detection.noun == asked["class"] for detection in detections)
-        if found >= asked["count"]:
-            reasons.append(f"expected {asked['class']}<{asked['count']}, found {found}")
+    for entry in request.get("exclude", ()):
+        found = sum(detection.noun == entry["class"] for detection in detections)
+        if found >= entry["count"]:
+            reasons.append(f"expected {entry['class']}<{entry['count']}, found {found}")
     return Verdict(not reasons, tuple(reasons))
 
 
 def relations(a: Detection, b: Detection) -> set[str]:
-    """How one box stands to another: up to two of left of, right of, above, below."""
+    """The relations of box `a` to box `b`: at most two of left of, right of, above, below."""
     far = POSITION_THRESHOLD * (a.side + b.side)
-    across, down = (_beyond(m - n, far) for m, n in zip(a.centre, b.centre, strict=True))
+    across, down = (_reduce(m - n, far) for m, n in zip(a.centre, b.centre, strict=True))
     length = math.hypot(across, down)
     if not length:
         return set()
@@ -95,7 +103,7 @@ def relations(a: Detection, b: Detection) -> set[str]:
     return {relation for relation, holds in found.items() if holds}
 
 
-def _misplaced(
+def _position_error(
     noun: str, group: Sequence[Detection], relation: str, targets: Sequence[Detection] | None
 ) -> str:
     if targets is None:
@@ -107,6 +115,6 @@ def _misplaced(
     return ""
 
 
-def _beyond(offset: float, far: float) -> float:
-    """An offset less so much, never across 0."""
+def _reduce(offset: float, far: float) -> float:
+    """Moves an offset towards 0 by `far`, but not past it."""
     return math.copysign(max(abs(offset) - far, 0.0), offset)

@@ -1,4 +1,4 @@
-"""The small world's benchmark: every task of it, one after the other, each with exact truth."""
+"""The benchmark `mini`: the tasks on the small world, run one after the other."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TASKS: dict[str, BenchmarkTask] = {
 }
 
 
-def chosen(names: Sequence[str]) -> list[str]:
+def select_tasks(names: Sequence[str]) -> list[str]:
     """The tasks of these names, in the benchmark's order and then those that are not part of it;
     the benchmark's when none is named.
 
@@ -42,7 +42,7 @@ def chosen(names: Sequence[str]) -> list[str]:
         names: Names in `TASKS`, or `package.module.function`.
 
     Raises:
-        RecipeError: for a name that no task has.
+        RecipeError: if there is no task with one of the names.
     """
     for name in names:
         task_named(name)
@@ -51,7 +51,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def task_named(name: str) -> BenchmarkTask:
-    """The task of this name. Raises: RecipeError as `chosen`."""
+    """The task of this name. Raises: RecipeError as `select_tasks`."""
     if name in TASKS:
         return TASKS[name]
     try:
@@ -64,9 +64,7 @@ def task_named(name: str) -> BenchmarkTask:
         ) from error
 
 
-def evaluate(bench: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
-    """Runs tasks as `chosen` names them: events while they work, then the result of each as it is
-    ready.
-    """
+def evaluate(context: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
+    """Runs tasks as `select_tasks` names them: the events of each, then its result."""
     for task in tasks:
-        yield (yield from task_named(task)(bench))
+        yield (yield from task_named(task)(context))

@@ -1,4 +1,4 @@
-"""mini-geneval: are the things asked for in the picture, so many, so coloured, so placed?"""
+"""mini-geneval: do pictures show the things of their prompts, with count, colour and position?"""
 
 from __future__ import annotations
 
@@ -17,78 +17,86 @@ from orthus_core.world.scene import Scene
 
 NAME = "mini-geneval"
 PROMPTS = 40
-"""For each of the six categories."""
+"""Prompts of each of the six categories."""
 SAMPLES = 2
 """Pictures of each prompt."""
 
 
 class GenevalItem(NamedTuple):
-    """A prompt as the official record has it, and a scene that is right for it."""
+    """A prompt with a correct scene.
+
+    Attributes:
+        request: Official record of the prompt.
+        scene: Correct scene for it.
+    """
 
     request: dict[str, Any]
     scene: Scene
 
     @property
     def tag(self) -> str:
-        """Its category."""
+        """The category."""
         return self.request["tag"]
 
 
-def run(bench: EvalContext) -> Work[TaskResult]:
-    """Six scores and their mean. Chance is a true scene of another prompt of the category."""
-    usual = items_of(bench, PROMPTS)
-    asked_for = bench.count(PROMPTS, parts=len(TAGS) * SAMPLES)
-    items = [item for tag in TAGS for item in _of_tag(usual, tag)[:asked_for]]
-    asked = [item for item in items for _ in range(SAMPLES)]
-    captions = [item.request["prompt"] for item in asked]
-    drawn = yield from bench.subject.draw(captions, NAME)
+def run(context: EvalContext) -> Work[TaskResult]:
+    """Scores of the six categories and their mean.
 
-    # 1. The model's pictures, and the judge's verdict on pictures that are right.
+    The score by chance is that of correct scenes of other prompts of the same category.
+    """
+    all_items = items_of(context, PROMPTS)
+    per_tag = context.count(PROMPTS, parts=len(TAGS) * SAMPLES)
+    items = [item for tag in TAGS for item in _of_tag(all_items, tag)[:per_tag]]
+    requests = [item for item in items for _ in range(SAMPLES)]
+    captions = [item.request["prompt"] for item in requests]
+    drawn = yield from context.subject.draw(captions, NAME)
+
+    # 1. Judge the model's pictures, and correct pictures with and without the autoencoder.
     def verdict(item: GenevalItem, picture_3HW: Tensor) -> Verdict:
-        return judge(item.request, bench.detector().find(picture_3HW))
+        return judge(item.request, context.detector().find(picture_3HW))
 
-    scenes = [bench.world.shown(item.scene) for item in items]
-    seen, decoded = bench.subject.seen(scenes), bench.subject.decoded(scenes)
-    found = yield from bench.judged(verdict, asked, drawn, NAME)
-    truth = yield from bench.judged(verdict, items, seen, f"{NAME} on truth")
-    ceiling = yield from bench.judged(verdict, items, decoded, f"{NAME}, ceiling")
+    scenes = [context.world.scene_image(item.scene) for item in items]
+    seen, decoded = context.subject.load_pictures(scenes), context.subject.reconstruct(scenes)
+    found = yield from context.judge_all(verdict, requests, drawn, NAME)
+    truth = yield from context.judge_all(verdict, items, seen, f"{NAME} on truth")
+    ceiling = yield from context.judge_all(verdict, items, decoded, f"{NAME}, ceiling")
 
-    # 2. A score for each category, and their mean.
+    # 2. Compute a score for each category, and their mean.
     parts = [
         share(
             tag,
-            [v.right for v, item in zip(found, asked, strict=True) if item.tag == tag],
-            chance=_chance(bench, _of_tag(usual, tag)),
+            [v.right for v, item in zip(found, requests, strict=True) if item.tag == tag],
+            chance=_chance(context, _of_tag(all_items, tag)),
             truth=mean([v.right for v, i in zip(truth, items, strict=True) if i.tag == tag]),
             ceiling=mean([v.right for v, i in zip(ceiling, items, strict=True) if i.tag == tag]),
         )
         for tag in TAGS
     ]
     samples = [
-        {"seed": bench.subject.seed + number, **item.request, "right": v.right, "why": v.reasons}
-        for number, (item, v) in enumerate(zip(asked, found, strict=True))
+        {"seed": context.subject.seed + number, **item.request, "right": v.right, "why": v.reasons}
+        for number, (item, v) in enumerate(zip(requests, found, strict=True))
     ]
     rows: dict[str, list[Tile]] = defaultdict(list)
-    for picture, item, v in zip(drawn, asked, found, strict=True):
+    for picture, item, v in zip(drawn, requests, found, strict=True):
         rows[item.tag].append(Tile(picture, v.right))
     return TaskResult(NAME, [overall(parts), *parts], samples, list(rows.values()))
 
 
-def items_of(bench: EvalContext, per_category: int) -> list[GenevalItem]:
-    """Prompts of all six categories, in their order."""
-    rng = bench.rng(NAME)
-    prompts = geneval_prompts(bench.world, per_category, bench.seed)
+def items_of(context: EvalContext, per_category: int) -> list[GenevalItem]:
+    """Prompts of all six categories, in the order of `TAGS`."""
+    rng = context.rng(NAME)
+    prompts = geneval_prompts(context.world, per_category, context.seed)
     records = [prompt.record() for prompt in prompts]
-    return [GenevalItem(record, scene_of(rng, bench.world, record)) for record in records]
+    return [GenevalItem(record, scene_of(rng, context.world, record)) for record in records]
 
 
 def _of_tag(items: Sequence[GenevalItem], tag: str) -> list[GenevalItem]:
     return [item for item in items if item.tag == tag]
 
 
-def _chance(bench: EvalContext, items: Sequence[GenevalItem]) -> float:
-    """How often a scene that another of these prompts asks for would be right."""
-    truths = [bench.detector().truth(bench.world, item.scene) for item in items]
+def _chance(context: EvalContext, items: Sequence[GenevalItem]) -> float:
+    """The share of pairs of two items in which the scene of one is correct for the other."""
+    truths = [context.detector().truth(context.world, item.scene) for item in items]
     return mean(
         [
             judge(item.request, truth).right

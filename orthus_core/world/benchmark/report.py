@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: result.json, samples.jsonl, and a sheet of pictures a task."""
+"""The report of a benchmark: result.json, samples.jsonl, and a contact sheet for each task."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from orthus_core.image_grid import image_grid, rounded_image
 from orthus_core.version import __version__
 from orthus_core.world.benchmark.context import TaskResult, Tile
 from orthus_core.world.benchmark.scores import Score
 
 RESULT = "result.json"
 SAMPLES = "samples.jsonl"
-# Tiles of a sheet beside each other at most; a longer row goes on below.
+# Maximum number of tiles side by side; longer rows are wrapped.
 ACROSS = 20
-# Width of a tile's frame, and what it says.
+# Width of a tile's frame in pixels, and its colours: no verdict, right, wrong.
 FRAME = 2
 WHITE, GREEN, RED = (1.0, 1.0, 1.0), (0.1, 0.65, 0.2), (0.85, 0.15, 0.15)
 
 
 def report_files(
-    results: Sequence[TaskResult], about: Mapping[str, Any], asked: Mapping[str, Any]
+    results: Sequence[TaskResult], model: Mapping[str, Any], run: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The content of the report's files by name.
+    """The content of the report's files, by file name.
 
     Args:
-        results: In order.
-        about: The model: name, hash, device, precision.
-        asked: How it was run: seed, limit, tasks, sampling.
+        results: Results of the tasks, in order.
+        model: Description of the model: name, hash, device, precision.
+        run: Settings of the run: seed, limit, tasks, sampling.
     """
     table = {
         "benchmark": "mini",
         "version": __version__,
-        "model": dict(about),
-        "run": dict(asked),
+        "model": dict(model),
+        "run": dict(run),
         "tasks": {
             result.task: [score_table(score) for score in result.scores] for result in results
         },
@@ -56,13 +57,13 @@ def report_files(
     }
     for result in results:
         file = io.BytesIO()
-        contact_sheet(result.sheet).save(file, "PNG")
+        tile_grid(result.sheet).save(file, "PNG")
         files[f"{result.task}.png"] = file.getvalue()
     return files
 
 
 def score_table(score: Score) -> dict[str, Any]:
-    """A score as JSON holds it: null where there is no number."""
+    """A score as a JSON object; missing and infinite numbers are null."""
     return {
         "name": score.name,
         "value": _number(score.value),
@@ -74,24 +75,20 @@ def score_table(score: Score) -> dict[str, Any]:
     }
 
 
-def contact_sheet(rows: Sequence[Sequence[Tile]]) -> Image.Image:
-    """Rows of pictures in one, green frames round what is right and red ones round what is not."""
+def tile_grid(rows: Sequence[Sequence[Tile]]) -> Image.Image:
+    """Rows of tiles in one image; correct pictures have a green frame, wrong ones a red frame."""
     lines = [
-        [framed(tile) for tile in row[first : first + ACROSS]]
+        [rounded_image(with_frame(tile)) for tile in row[first : first + ACROSS]]
         for row in rows
         for first in range(0, len(row), ACROSS)
     ]
     if not lines:
         return Image.new("RGB", (1, 1), "white")
-    across = max(map(len, lines))
-    blank = torch.ones_like(lines[0][0])
-    filled = [torch.cat([*line, *[blank] * (across - len(line))], dim=2) for line in lines]
-    bytes_HW3 = (torch.cat(filled, dim=1) * 255).round().byte().permute(1, 2, 0)
-    return Image.fromarray(bytes_HW3.contiguous().numpy())
+    return image_grid(lines)
 
 
-def framed(tile: Tile) -> Tensor:
-    """The picture with a frame in the colour of its verdict: [3, H + 2 F, W + 2 F]."""
+def with_frame(tile: Tile) -> Tensor:
+    """The picture of a tile with a frame in the colour of its verdict: [3, H + 2 F, W + 2 F]."""
     colour = {None: WHITE, True: GREEN, False: RED}[tile.right]
     channels = [
         F.pad(channel_HW, (FRAME,) * 4, value=value)

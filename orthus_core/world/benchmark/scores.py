@@ -1,4 +1,4 @@
-"""Scores that say how sure they are, and between which bounds they lie: chance and ceiling."""
+"""Scores with confidence intervals and reference values: chance, truth and ceiling."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
-# Two-sided 95% of a normal distribution.
+# Two-sided 95% quantile of the normal distribution.
 Z = 1.959963984540054
 RESAMPLES = 1000
 
@@ -15,23 +15,24 @@ T = TypeVar("T")
 
 
 class Interval(NamedTuple):
-    """Where the true value lies, 19 times in 20."""
+    """A 95% confidence interval."""
 
     low: float
     high: float
 
 
 class Score(NamedTuple):
-    """One figure of a benchmark.
+    """One score of a benchmark.
 
-    name: Such as "overall" or "counting".
-    value: Of the model.
-    n: Over how many samples.
-    interval: 95%: Wilson's for shares of successes and put together from those for their means,
-        bootstrapped for everything else.
-    chance: What knowing nothing gives.
-    truth: What true pictures or answers give, by the same judge.
-    ceiling: What true pictures give once they went through the model's autoencoder.
+    Attributes:
+        name: Name, such as "overall" or "counting".
+        value: Score of the model.
+        n: Number of samples.
+        interval: 95% confidence interval: Wilson's for a share of successes, combined from those
+            for a mean of shares, and bootstrapped for everything else.
+        chance: Score that needs no knowledge.
+        truth: Score of true pictures or answers by the same judge.
+        ceiling: Score of true pictures that were encoded and decoded by the model's autoencoder.
     """
 
     name: str
@@ -51,7 +52,7 @@ def share(
     truth: float | None = None,
     ceiling: float | None = None,
 ) -> Score:
-    """The share of successes."""
+    """Scores the share of successes."""
     n, successes = len(outcomes), sum(outcomes)
     return Score(name, mean(outcomes), n, wilson(successes, n), chance, truth, ceiling)
 
@@ -64,15 +65,15 @@ def average(
     truth: float | None = None,
     ceiling: float | None = None,
 ) -> Score:
-    """The mean of values."""
+    """Scores the mean of values."""
     return Score(name, mean(values), len(values), bootstrap(values, mean), chance, truth, ceiling)
 
 
 def overall(parts: Sequence[Score]) -> Score:
-    """The mean of scores, each counting the same however many samples it has.
+    """The unweighted mean of scores, whatever their numbers of samples.
 
-    Its interval is put together from theirs (Zou and Donner: Construction of confidence limits
-    about effect measures, 2008): as for variances, the squares of half widths add up.
+    Its interval is combined from theirs (Zou and Donner: Construction of confidence limits about
+    effect measures, 2008): the squares of the half-widths add up, as variances do.
     """
     value = mean([part.value for part in parts])
     below = math.hypot(*(part.value - part.interval.low for part in parts)) / len(parts)
@@ -84,7 +85,7 @@ def overall(parts: Sequence[Score]) -> Score:
 
 def wilson(successes: int, n: int) -> Interval:
     """The score interval of a proportion (Wilson: Probable inference, the law of succession, and
-    statistical inference, 1927). It stays within 0 and 1 and has a width even when all succeed.
+    statistical inference, 1927). It lies within 0 and 1, and is not empty if all samples succeed.
     """
     if not n:
         return Interval(0.0, 1.0)
@@ -96,21 +97,30 @@ def wilson(successes: int, n: int) -> Interval:
 
 
 def bootstrap(samples: Sequence[T], figure: Callable[[Sequence[T]], float]) -> Interval:
-    """The percentile interval of a figure of samples (Efron: Bootstrap methods, 1979), the same in
-    every run.
+    """The bootstrap percentile interval of a statistic (Efron: Bootstrap methods, 1979).
+
+    The resampling has a fixed seed, so every run gives the same interval.
     """
     rng = random.Random(0)
     count = len(samples)
-    return _middle(sorted(figure(rng.choices(samples, k=count)) for _ in range(RESAMPLES)))
+    return _percentile_interval(
+        sorted(figure(rng.choices(samples, k=count)) for _ in range(RESAMPLES))
+    )
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean, nan of nothing."""
+    """The mean; NaN for no values."""
     return math.fsum(values) / len(values) if values else math.nan
 
 
 class F1(NamedTuple):
-    """Precision and recall in one number, and the counts it is made of."""
+    """F1 score, from counts.
+
+    Attributes:
+        hits: Number of claims that are true.
+        claimed: Number of claims.
+        true: Number of facts.
+    """
 
     hits: int
     claimed: int
@@ -118,12 +128,12 @@ class F1(NamedTuple):
 
     @property
     def value(self) -> float:
-        """2 PR / (P + R); 1 when there was nothing to say and nothing was said."""
-        said = self.claimed + self.true
-        return 2 * self.hits / said if said else 1.0
+        """2 PR / (P + R); 1 if there are neither claims nor facts."""
+        total = self.claimed + self.true
+        return 2 * self.hits / total if total else 1.0
 
 
-def _middle(ordered: Sequence[float]) -> Interval:
+def _percentile_interval(ordered: Sequence[float]) -> Interval:
     """The middle 95% of ordered values."""
     cut = round(0.025 * len(ordered))
     return Interval(ordered[cut], ordered[-1 - cut])

@@ -9,10 +9,11 @@ import pytest
 import torch
 from accelerate.utils import OffloadedWeightsLoader
 
-from orthus_core.checkpoint import model_folder
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.device import DTYPES
 from orthus_core.errors import CheckpointError
 from orthus_core.events import ImageDone
+from orthus_core.model import quantised
 from orthus_core.model.quantised import quantise
 from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
@@ -74,13 +75,13 @@ def test_a_model_is_quantised_layer_by_layer_as_it_is_opened(tiny_folder, monkey
 
         quantise(model, bits, bring=counted)
 
-    monkeypatch.setattr(model_folder, "quantise", watched)
+    monkeypatch.setattr(quantised, "quantise", watched)
     opened = open_model(tiny_folder, device="cpu", dtype=dtype, quantize=bits).model
     # Seven linear layers a layer; those before are quantised when the next is brought in.
     assert whole == [7] * opened.config.num_hidden_layers
     assert not any(weight.is_meta for weight in opened.parameters())
     usual = "bf16" if dtype == "auto" else dtype
-    assert opened.dtype == model_folder.DTYPES[usual]
+    assert opened.dtype == DTYPES[usual]
     at_once = open_model(tiny_folder, device="cpu", dtype=usual).model
     quantise(at_once, bits)
     assert torch.equal(pictures(opened), pictures(at_once))
@@ -100,7 +101,7 @@ def test_weights_that_were_quantised_are_let_go_at_once(tiny_folder, monkeypatch
         assert len(whole) == 7 * model.config.num_hidden_layers
         assert not any(linear() for linear in whole)
 
-    monkeypatch.setattr(model_folder, "quantise", watched)
+    monkeypatch.setattr(quantised, "quantise", watched)
     gc.disable()
     try:
         open_model(tiny_folder, device="cpu", quantize=8)

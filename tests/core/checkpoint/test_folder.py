@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from orthus_core.checkpoint import hub
 from orthus_core.checkpoint.hub import resolve
-from orthus_core.checkpoint.model_folder import open_model, open_orthus, pick_dtype, save_model
+from orthus_core.checkpoint.model_folder import open_model, open_orthus, save_model
+from orthus_core.device import pick_dtype
 from orthus_core.errors import CheckpointError, HubError, OutputError
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.orthus import OrthusForConditionalGeneration

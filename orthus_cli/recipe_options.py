@@ -1,0 +1,229 @@
+"""A recipe's keys as options of a command, so that each is written once: in the recipe's schema.
+
+    @recipe_options(GenerateRecipe)
+    def generate(ctx: typer.Context, output: Output = None, *, flags: Flags) -> None:
+        recipe = load(GenerateRecipe, ..., flags=flags)
+
+The key's type is the option's type, and the key's meaning and range are its help. What the command
+line says in its own way, such as a short spelling, stands in `SPELLINGS`. No option has a default
+of its own, because a recipe's value holds unless the option is given; and ranges are left to
+`load`, so that a value is refused in the same words wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from orthus_cli import help
+from orthus_core.recipe import Recipe, keys
+from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
+from orthus_core.recipe.save import toml_value
+from orthus_core.recipe.schema import Key, range_text, union_arms
+
+Flags = dict[str, Any]
+"""Values by dotted key, as `load` takes them; None where the option was not given."""
+
+
+class Spelling(NamedTuple):
+    """How the command line says a key, where that does not follow from its name and type.
+
+    words: The option's spellings.
+    metavar: What stands for the value in the help.
+    reads: The type that Typer reads.
+    becomes: Makes the recipe's value out of what was read.
+    """
+
+    words: tuple[str, ...] = ()
+    metavar: str | None = None
+    reads: Any = None
+    becomes: Callable[[Any], Any] | None = None
+
+
+def _absolute(path: Path) -> str:
+    return str(path.expanduser().absolute())
+
+
+SPELLINGS = {
+    "model": Spelling(("-m", "--model"), "MODEL"),
+    "steps": Spelling(("--steps", "--num-inference-steps")),
+    "scheduler": Spelling(metavar="NAME"),
+    "step_tolerance": Spelling(metavar="SHARE"),
+    "guidance": Spelling(("--guidance", "--cfg-scale")),
+    "negative_prompt": Spelling(metavar="TEXT"),
+    "max_text": Spelling(metavar="TOKENS"),
+    "seeds": Spelling(("--seed",)),
+    "num_images": Spelling(("-n", "--num-images")),
+    "question": Spelling(metavar="TEXT"),
+    "keep_panels": Spelling(metavar="N"),
+    "from_story": Spelling(metavar="DIR", reads=Path, becomes=_absolute),
+    "from_panel": Spelling(metavar="K"),
+    "text.max_new_tokens": Spelling(("--max-new-tokens",)),
+}
+"""By dotted key; what is missing here is spelled as the key is, `head.width` as `--head-width`."""
+
+GROUPS = {
+    "question": help.ASK,
+    **dict.fromkeys(("seed", "image_guidance", "max_text", "text.max_new_tokens"), help.HOW),
+    **dict.fromkeys((found.name for found in keys(DrawingKeys)), help.HOW),
+    **dict.fromkeys(("batch_size", *(found.name for found in keys(ModelKeys))), help.MODEL),
+}
+"""The heading that a key's option stands under in a command of all keys, if not "What to draw"."""
+
+AUTO_SEEDS = "auto_seeds"
+AutoSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--auto-seeds",
+        min=1,
+        help="Draw this many seeds, and print them.",
+        rich_help_panel=help.WHAT,
+    ),
+]
+
+
+def recipe_options(
+    schema: type[Recipe], *, only: Collection[str] | None = None, but: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorates a command with an option for each key of a recipe.
+
+    The command's parameter `flags` becomes those options, in its place among the others, and gets
+    their values. A recipe of several seeds also gives `--auto-seeds`, which sets two keys.
+
+    Args:
+        schema: The recipe's class.
+        only: The dotted keys that become options; all when not given.
+        but: Keys that do not: `--set` is the way to them, or an option of the command's own.
+
+    Raises:
+        ValueError: When a named key is not in the schema.
+    """
+    known = {key.name: key for key in keys(schema)}
+    if unknown := {*(only or ()), *but} - set(known):
+        raise ValueError(f"{schema.__name__} has no key {', '.join(sorted(unknown))}")
+    chosen = [known[name] for name in (known if only is None else only) if name not in but]
+    names = {parameter_name(key): key.name for key in chosen}
+    parameters = [_parameter(key, grouped=only is None) for key in chosen]
+    counts = {"seeds", "num_images"} <= set(names)
+    if counts:
+        at = [parameter.name for parameter in parameters].index("seeds") + 1
+        parameters.insert(at, _optional(AUTO_SEEDS, AutoSeeds))
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            flags = {key: _value(key, given.pop(name)) for name, key in names.items()}
+            if counts and (auto := given.pop(AUTO_SEEDS)):
+                flags["num_images"] = auto
+                flags["seeds"] = flags["seeds"] or []
+            command(**given, flags=flags)
+
+        signature = inspect.signature(command, eval_str=True)
+        said = [*_in_place(signature.parameters.values(), parameters)]
+        run.__signature__ = signature.replace(parameters=said)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in said}
+        return run
+
+    return decorate
+
+
+def parameter_name(key: Key) -> str:
+    """The name that Typer knows a key's option by; `orthus_cli.stored` looks it up."""
+    return key.name if len(key.path) == 1 else _words(key)[-1].strip("-").replace("-", "_")
+
+
+def help_of(key: Key) -> str:
+    """A key's meaning as a sentence, then its range and its default."""
+    notes = [
+        "repeatable" if typing.get_origin(key.annotation) is tuple else "",
+        range_text(key) if key.maximum is not None else "",
+        f"default: {_plain_default(key)}" if _plain_default(key) else "",
+    ]
+    told = "; ".join(note for note in notes if note)
+    return f"{key.doc[:1].upper()}{key.doc[1:]}." + (f"  [{told}]" if told else "")
+
+
+def number_or(*words: str) -> Callable[[str], int | str]:
+    """A parser of whole numbers and some words; other words are a `typer.BadParameter`."""
+
+    def number(typed: str) -> int | str:
+        if typed in words:
+            return typed
+        try:
+            return int(typed)
+        except ValueError:
+            problem = f"{typed!r} is no whole number, nor {' or '.join(words)}"
+            raise typer.BadParameter(problem) from None
+
+    return number
+
+
+def _plain_default(key: Key) -> str:
+    """A default worth printing: no switch that is off, and no list without members."""
+    if isinstance(key.default, bool) or key.default in (None, (), ""):
+        return ""
+    return key.default if isinstance(key.default, str) else toml_value(key.default)
+
+
+def _words(key: Key) -> tuple[str, ...]:
+    said = SPELLINGS.get(key.name, Spelling()).words
+    return said or ("--" + "-".join(key.path).replace("_", "-"),)
+
+
+def _parameter(key: Key, *, grouped: bool) -> inspect.Parameter:
+    spelling = SPELLINGS.get(key.name, Spelling())
+    reads, metavar, parser = _typed(key.annotation)
+    first, *others = _words(key)
+    about: Any = typer.Option(
+        first,
+        *others,
+        metavar=spelling.metavar or metavar,
+        parser=parser,
+        help=help_of(key),
+        show_default=reads is not bool,
+        rich_help_panel=GROUPS.get(key.name, help.WHAT) if grouped else None,
+    )
+    return _optional(parameter_name(key), Annotated[(spelling.reads or reads) | None, about])
+
+
+def _optional(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )
+
+
+def _typed(annotation: Any) -> tuple[Any, str | None, Callable[[str], Any] | None]:
+    """What Typer reads for a key's type: its own type, a metavar, and a parser if one is needed."""
+    arms = [arm for arm in union_arms(annotation) if arm is not type(None)]
+    choices = [word for arm in arms if typing.get_origin(arm) is Literal for word in arm.__args__]
+    if int in arms and choices:
+        return str, "|".join(["N", *choices]), number_or(*choices)
+    (arm,) = arms
+    if choices and not isinstance(choices[0], str):
+        return type(choices[0]), "|".join(map(str, choices)), None
+    if typing.get_origin(arm) is tuple:
+        return list[typing.get_args(arm)[0]], None, None
+    return arm, None, None
+
+
+def _value(key: str, read: Any) -> Any:
+    """What was read as the recipe's value."""
+    becomes = SPELLINGS.get(key, Spelling()).becomes
+    return becomes(read) if becomes and read is not None else read
+
+
+def _in_place(
+    own: Iterable[inspect.Parameter], options: list[inspect.Parameter]
+) -> Iterator[inspect.Parameter]:
+    """The command's parameters, with the options in the place of `flags`."""
+    for parameter in own:
+        if parameter.name == "flags":
+            yield from options
+        else:
+            yield parameter
