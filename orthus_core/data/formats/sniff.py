@@ -23,8 +23,8 @@ RECORDS = "records.jsonl"
 
 class Reader(Protocol):
     def __call__(self, path: Path, /, *, strict: bool) -> ReadResult:
-        """The documents at a path; what cannot be used is left out by `ReadResult.leave_out`, which
-        raises when strict.
+        """The documents at a path. What cannot be used goes to `ReadResult.skip_record`, which
+        raises an error when strict.
         """
         ...
 
