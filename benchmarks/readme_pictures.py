@@ -1,7 +1,7 @@
-"""The pictures of README.md, drawn by a model: python benchmarks/readme_pictures.py [MODEL]
+"""The pictures of README.md, each with its prompt: python benchmarks/readme_pictures.py [MODEL]
 
-Single things and scenes at one seed with the model's own sampling values, and one prompt at seeds 1
-to 8.
+Single things and scenes at one seed, and one prompt at seeds 1 to 8, with the model's own sampling
+values.
 """
 
 from __future__ import annotations
@@ -9,17 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from orthus_core.checkpoint.model_folder import open_model
-from orthus_core.events import ImageDone
-from orthus_core.samplers.generate import generate
-from orthus_core.samplers.params import SamplingParams
-from orthus_core.samplers.prompt_builder import PromptBuilder
-from orthus_core.train.sample_grid import sheet
+from orthus_core import Orthus
+from orthus_core.image_grid import image_grid, with_caption
 
-PROMPTS = (
+THINGS = (
     "a snowman, a red apple, a cat, a rocket, a pizza, a sunflower, a guitar, a fish",
     "a house, a dog on a blue background, an octopus, a strawberry, a car, a ghost, a bus, a robot",
 )
@@ -28,36 +23,34 @@ SCENES = (
     "a red star and a blue key, an owl in a meadow at night, a rocket above a house, "
     "two snowmen in the snow by day",
 )
-SEEDS = range(1, 9)
-SCALE = 2
+SEEDS = list(range(1, 9))
+SIDE = 128  # pixels of a picture on the page
+GAP = 4
 
 
-@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", nargs="?", default="mini")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/images"))
     options = parser.parse_args()
-    model, processor, _ = open_model(options.model, dtype="fp32")
-    builder = PromptBuilder(model, processor.tokenizer)
-    params = SamplingParams.resolve(model.config)
+    orthus = Orthus.open(options.model, dtype="fp32")
 
-    def drawn(asked: list[tuple[str, int]]) -> torch.Tensor:
-        prompts = [builder.picture(text, params)._replace(seed=seed) for text, seed in asked]
-        events = generate(model, prompts, params)
-        done = {e.row: e.pixels_3HW for e in events if isinstance(e, ImageDone)}
-        return torch.stack([done[row] for row in range(len(asked))])
+    def strip(prompts: list[str], seeds: list[int], captions: list[str]) -> list[Image.Image]:
+        images = orthus.generate(prompts, seed=seeds).images
+        return [with_caption(_enlarged(i), text) for i, text in zip(images, captions, strict=True)]
 
+    rows = {
+        name: [strip(row.split(", "), [1], row.split(", ")) for row in rows]
+        for name, rows in {"sheet": THINGS, "scenes": SCENES}.items()
+    }
+    rows["snowmen"] = [strip(["a snowman"], SEEDS, [f"a snowman, seed {n}" for n in SEEDS])]
     options.output.mkdir(parents=True, exist_ok=True)
-    for name, prompts in {"sheet": PROMPTS, "scenes": SCENES}.items():
-        rows = [drawn([(text, 1) for text in row.split(", ")]) for row in prompts]
-        save(sheet(rows), options.output / f"{name}.png")
-    save(sheet([drawn([("a snowman", seed) for seed in SEEDS])]), options.output / "snowmen.png")
+    for name, lines in rows.items():
+        image_grid(lines, gap=GAP).save(options.output / f"{name}.png", optimize=True)
 
 
-def save(image: Image.Image, path: Path) -> None:
-    size = (image.width * SCALE, image.height * SCALE)
-    image.resize(size, Image.Resampling.LANCZOS).save(path, optimize=True)
+def _enlarged(image: Image.Image) -> Image.Image:
+    return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import help
+from orthus_cli import help_sections
 
 Output = Annotated[
     Path | None,
@@ -20,7 +20,7 @@ Output = Annotated[
         "--output",
         metavar="PATH",
         help="File, folder or template {prompt}_{seed}.png.",
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 OutputFolder = Annotated[
@@ -32,11 +32,12 @@ Metadata = Annotated[
         "--metadata/--no-metadata",
         help="How it was made also beside the picture, as JSON; or not even in it.",
         show_default=False,
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=help.WHERE)
+    bool,
+    typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=help_sections.WHERE),
 ]
 Images = Annotated[
     list[Path] | None,
@@ -44,7 +45,7 @@ Images = Annotated[
         "--image",
         metavar="PATH",
         help="Picture to read; repeat for more than one.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 
@@ -56,7 +57,7 @@ ConfigFrom = Annotated[
         metavar="FILE",
         help="Take words, pictures and values from an earlier result; what is given wins.",
         show_default=False,
-        rich_help_panel=help.RECIPE,
+        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 RecipeFile = Annotated[
@@ -65,7 +66,7 @@ RecipeFile = Annotated[
         "--recipe",
         metavar="FILE",
         help="Recipe: a TOML file, or a name from `orthus recipes ls`.",
-        rich_help_panel=help.RECIPE,
+        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 Sets = Annotated[
@@ -74,7 +75,7 @@ Sets = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="Change a key of the recipe, as in optim.lr=1e-5.",
-        rich_help_panel=help.RECIPE,
+        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]

@@ -15,7 +15,7 @@ from typing import Any
 import typer
 import typer.main
 
-from orthus_cli.help import GroupedOptions
+from orthus_cli.help_sections import GroupedOptions
 from orthus_core.entry_points import (
     COMMANDS,
     OURS,

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from orthus_cli import help
+from orthus_cli import help_sections
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
 from orthus_core.recipe.save import toml_value
@@ -72,10 +72,14 @@ SPELLINGS = {
 """By dotted key; what is missing here is spelled as the key is, `head.width` as `--head-width`."""
 
 GROUPS = {
-    "question": help.ASK,
-    **dict.fromkeys(("seed", "image_guidance", "max_text", "text.max_new_tokens"), help.HOW),
-    **dict.fromkeys((found.name for found in keys(DrawingKeys)), help.HOW),
-    **dict.fromkeys(("batch_size", *(found.name for found in keys(ModelKeys))), help.MODEL),
+    "question": help_sections.ASK,
+    **dict.fromkeys(
+        ("seed", "image_guidance", "max_text", "text.max_new_tokens"), help_sections.HOW
+    ),
+    **dict.fromkeys((found.name for found in keys(DrawingKeys)), help_sections.HOW),
+    **dict.fromkeys(
+        ("batch_size", *(found.name for found in keys(ModelKeys))), help_sections.MODEL
+    ),
 }
 """The heading that a key's option stands under in a command of all keys, if not "What to draw"."""
 
@@ -86,7 +90,7 @@ AutoSeeds = Annotated[
         "--auto-seeds",
         min=1,
         help="Draw this many seeds, and print them.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 
@@ -191,7 +195,7 @@ def _parameter(key: Key, *, grouped: bool) -> inspect.Parameter:
         autocompletion=spelling.completes,
         help=help_of(key),
         show_default=reads is not bool,
-        rich_help_panel=GROUPS.get(key.name, help.WHAT) if grouped else None,
+        rich_help_panel=GROUPS.get(key.name, help_sections.WHAT) if grouped else None,
     )
     return _optional(parameter_name(key), Annotated[(spelling.reads or reads) | None, about])
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,33 @@ def image_grid(rows: Sequence[Sequence[Image.Image]], *, gap: int = 0) -> Image.
         for column, picture in enumerate(line):
             grid.paste(picture, (column * width, row * height))
     return grid
+
+
+def with_caption(picture: Image.Image, text: str, *, size: int = 12, lines: int = 2) -> Image.Image:
+    """A picture with centred text below it, on white.
+
+    Args:
+        picture: RGB picture; text is wrapped to its width.
+        text: Caption; words that do not fit into the lines are left out.
+        size: Height of the letters in pixels.
+        lines: Lines of text that there is room for, whether they are used or not.
+    """
+    font = ImageFont.load_default(size)
+    wrapped = [""]
+    for word in text.split():
+        longer = f"{wrapped[-1]} {word}".strip()
+        if font.getlength(longer) <= picture.width or not wrapped[-1]:
+            wrapped[-1] = longer
+        else:
+            wrapped.append(word)
+    line_height = size + size // 3
+    captioned = Image.new("RGB", (picture.width, picture.height + lines * line_height), WHITE)
+    captioned.paste(picture)
+    draw = ImageDraw.Draw(captioned)
+    for number, line in enumerate(wrapped[:lines]):
+        place = (picture.width / 2, picture.height + number * line_height)
+        draw.text(place, line, fill="black", font=font, anchor="ma")
+    return captioned
 
 
 def rounded_image(values_3HW: Tensor) -> Image.Image:

@@ -16,14 +16,30 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import ChameleonImageProcessorPil, ChameleonProcessor
+from transformers import (
+    ChameleonImageProcessorPil,
+    ChameleonProcessor,
+    PreTrainedTokenizerFast,
+)
 
 from orthus_core.checkpoint.model_folder import save_model
 from orthus_core.data.tokenizer import train_tokenizer
 from orthus_core.model.config import OrthusConfig, OrthusVQConfig, token_name_of_code
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.recipe.training import AutoencoderRecipe, OptimRecipe
+from orthus_core.world.world import World
 
 GOLDEN = Path(__file__).parent / "golden"
+
+TINY_AUTOENCODER = AutoencoderRecipe(
+    resolution=16,
+    base_channels=32,
+    channel_multiplier=(1, 1, 1),
+    embed_dim=8,
+    latent_channels=8,
+    num_embeddings=16,
+    optim=OptimRecipe(lr=1e-3, steps=4, batch_size=4),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -98,6 +114,18 @@ def golden_folder(tmp_path_factory: pytest.TempPathFactory, golden_weights) -> P
     save_file(golden_weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_bytes((GOLDEN / "config.json").read_bytes())
     return folder
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    """The small world that trainings see. Do not change it in place."""
+    return World.open()
+
+
+@pytest.fixture(scope="session")
+def testing_world() -> World:
+    """The small world of what is held out from trainings. Do not change it in place."""
+    return World.open(testing=True)
 
 
 @pytest.fixture
@@ -204,3 +232,14 @@ def _read_golden_weights() -> dict[str, Tensor]:
     shrink = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(shrink)
     return shrink.read_weights(GOLDEN / "model.npz")
+
+
+def config_of(tokenizer: PreTrainedTokenizerFast, codes: int) -> OrthusConfig:
+    """A configuration whose token ids are those of a tokenizer that was trained here."""
+    return OrthusConfig(
+        vocabulary_map=tokenizer.get_vocab(),
+        vq_config={"num_embeddings": codes},
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+    )

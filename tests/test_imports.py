@@ -163,7 +163,7 @@ NOT_FOR_POSTTRAIN = {
 @pytest.mark.parametrize(
     ("words", "most", "unwanted"),
     [
-        (DRAW, 77, NOT_FOR_DRAWING),
+        (DRAW, 76, NOT_FOR_DRAWING),
         ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 100, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],

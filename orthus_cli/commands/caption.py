@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import help, options
+from orthus_cli import help_sections, options
 from orthus_cli.answers import ask_each, open_answers, report_answers
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
@@ -24,7 +24,7 @@ Overwrite = Annotated[
     typer.Option(
         "--overwrite",
         help="Ask all anew, and replace the answers file.",
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 Lines = Annotated[
@@ -35,7 +35,7 @@ Lines = Annotated[
         metavar="FILE",
         help="JSON Lines file for the answers; what it has already is not asked again.",
         show_default=False,
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 ConfigFrom = Annotated[
@@ -46,13 +46,13 @@ ConfigFrom = Annotated[
         metavar="FILE",
         help="Take question and values from an earlier answers.jsonl; options that are given win.",
         show_default=False,
-        rich_help_panel=help.RECIPE,
+        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 Strict = Annotated[
     bool,
     typer.Option(
-        "--strict", help="Stop at a picture that does not read.", rich_help_panel=help.ASK
+        "--strict", help="Stop at a picture that does not read.", rich_help_panel=help_sections.ASK
     ),
 ]
 

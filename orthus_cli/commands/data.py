@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.help import CommandList
+from orthus_cli.help_sections import CommandList
 from orthus_cli.options import Overwrite
 from orthus_core.errors import OutputError
 

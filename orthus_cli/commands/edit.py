@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import help, options
+from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
 from orthus_cli.edit_inputs import file_label, read_edits
@@ -32,7 +32,7 @@ Example = Annotated[
         metavar="BEFORE AFTER",
         help="Change likewise, without words.",
         show_default=False,
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 Each = Annotated[
@@ -40,7 +40,7 @@ Each = Annotated[
     typer.Option(
         "--each",
         help="A result of each picture, as for a folder; else one of them all.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 Compare = Annotated[
@@ -48,7 +48,7 @@ Compare = Annotated[
     typer.Option(
         "--compare",
         help="Also before and after side by side, in NAME_compare.png.",
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 

@@ -10,7 +10,7 @@ import typer
 from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
-from orthus_cli.help import CommandList
+from orthus_cli.help_sections import CommandList
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_core.recipe import CaptionRecipe, GenerateRecipe
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import help, options
+from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
@@ -23,7 +23,7 @@ PromptFile = Annotated[
         "--prompt-file",
         metavar="FILE",
         help="File with one prompt a line.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 Grid = Annotated[
@@ -32,7 +32,7 @@ Grid = Annotated[
         "--grid",
         metavar="PATH",
         help="All pictures of this run on one sheet, too.",
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 Continue = Annotated[
@@ -41,7 +41,7 @@ Continue = Annotated[
         "--continue",
         metavar="PICTURE",
         help="Keep the top of this picture and draw the rest; its prompt and values hold.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 KeepRows = Annotated[
@@ -49,7 +49,7 @@ KeepRows = Annotated[
     typer.Option(
         "--keep-rows",
         help="Rows of patches to keep; half of them when not given.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 Preview = Annotated[
@@ -57,7 +57,7 @@ Preview = Annotated[
     typer.Option(
         "--preview",
         help="Show the picture in the terminal as its rows arrive.",
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import help, options
+from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
@@ -22,7 +22,7 @@ Images = Annotated[
         "--image",
         metavar="PATH",
         help="Picture that the story begins with; repeat for more.",
-        rich_help_panel=help.WHAT,
+        rich_help_panel=help_sections.WHAT,
     ),
 ]
 Folder = Annotated[
@@ -32,7 +32,7 @@ Folder = Annotated[
         "--output",
         metavar="DIR",
         help="Folder to make; story, when nothing is said.",
-        rich_help_panel=help.WHERE,
+        rich_help_panel=help_sections.WHERE,
     ),
 ]
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from PIL import Image
 
-from orthus_core.api.inputs import Edit
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.data.pixels import to_image
 from orthus_core.events import Event, ImageDone, Note, TextPiece
@@ -33,6 +32,7 @@ from orthus_core.samplers.text import with_words
 
 if TYPE_CHECKING:
     from orthus_core.api.continuation import Continuation
+    from orthus_core.api.inputs import Edit
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.checkpoint.layout import (
     check_family,
-    has_pickled,
-    has_safetensors,
+    is_pickled,
     read_json,
     tokenizer_vocabulary,
 )
@@ -50,8 +49,7 @@ def open_folder(folder: Path) -> Source:
     """
     config = read_json(folder / CONFIG)
     check_family(config, folder)
-    pickled = has_pickled(folder) and not has_safetensors(folder)
-    read = pickled_folder if pickled else safetensors_folder
+    read = pickled_folder if is_pickled(folder) else safetensors_folder
     found = {
         parameter_names.from_hugging_face(name): tensor for name, tensor in read(folder).items()
     }

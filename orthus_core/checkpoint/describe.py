@@ -15,10 +15,9 @@ from orthus_core.checkpoint.configuration import (
 from orthus_core.checkpoint.headers import CONFIG, TensorHeader, read_folder
 from orthus_core.checkpoint.layout import (
     check_family,
-    has_pickled,
-    has_safetensors,
     is_hugging_face,
     is_meta,
+    is_pickled,
     read_json,
 )
 from orthus_core.checkpoint.lazy import LazyTensor
@@ -113,7 +112,7 @@ def _describe_folder(folder: Path) -> Description:
 
 
 def _tensors(folder: Path) -> Mapping[str, Tensor]:
-    if has_pickled(folder) and not has_safetensors(folder):
+    if is_pickled(folder):
         return pickled_folder(folder)
     return read_folder(folder)
 

@@ -32,14 +32,13 @@ def meta_params_files(folder: Path) -> Iterator[Path]:
             yield place / "params.json"
 
 
-def has_safetensors(folder: Path) -> bool:
-    """Whether there are weights that `read_folder` reads."""
-    return any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+def is_pickled(folder: Path) -> bool:
+    """Whether the weights are there pickled and not as safetensors."""
 
+    def has(*names: str) -> bool:
+        return any((folder / name).is_file() for name in names)
 
-def has_pickled(folder: Path) -> bool:
-    """Whether there are weights that `pickled_folder` reads."""
-    return any((folder / name).is_file() for name in (PICKLED_WEIGHTS, PICKLED_INDEX))
+    return has(PICKLED_WEIGHTS, PICKLED_INDEX) and not has(WEIGHTS, INDEX)
 
 
 def check_family(config: dict[str, Any], folder: Path) -> None:

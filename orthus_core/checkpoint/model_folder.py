@@ -29,10 +29,8 @@ from orthus_core.checkpoint.headers import CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.layout import (
     check_family,
-    has_pickled,
-    has_safetensors,
-    is_hugging_face,
     is_meta,
+    is_pickled,
     read_json,
     tokenizer_vocabulary,
 )
@@ -165,11 +163,11 @@ def read_config(folder: Path) -> InterleavedConfig:
         CheckpointError: When the folder is incomplete, damaged, or neither.
     """
     file = folder / CONFIG
-    if not is_hugging_face(folder):
+    if not file.is_file():
         raise _no_config(folder)
     table = read_json(file)
     check_family(table, folder)
-    if not has_safetensors(folder) and has_pickled(folder):
+    if is_pickled(folder):
         raise CheckpointError(
             "the weights are pickled, and only safetensors are opened",
             where=str(folder),

@@ -58,10 +58,11 @@ class BatchLike(Protocol):
 
 
 class Counts(NamedTuple):
-    """How many predicted tokens and patches a mean is taken over; fractions are allowed.
+    """Numbers of predicted tokens and patches that a loss is averaged over; fractions are allowed.
 
-    A step of several batches divides each batch's sums by the mean count of all: their average is
-    then the loss of one large batch, however unlike the batches are.
+    In a step of several batches, every batch is divided by the mean count of all batches. The
+    average over the batches then equals the loss of one large batch, even when the batches differ
+    in size.
     """
 
     text: float

@@ -74,6 +74,8 @@ class PictureFigures(NamedTuple):
     computed.
 
     discriminator: The discriminator's own loss, which is part of `total` with weight 1.
+    commitment, codebook: Terms of the codes, where the autoencoder itself is trained.
+    codes_used: Different codes in the batch.
     """
 
     total: Tensor
@@ -85,17 +87,20 @@ class PictureFigures(NamedTuple):
     perceptual: Tensor | None = None
     adversarial: Tensor | None = None
     discriminator: Tensor | None = None
+    commitment: Tensor | None = None
+    codebook: Tensor | None = None
+    codes_used: int | None = None
 
 
 class PictureLoss(nn.Module):
-    """Decoded pictures against true ones.
+    """Compares decoded pictures with true ones.
 
-    Decoder and discriminator learn in the same step and from one sum: the fooling term does not
-    reach the discriminator's weights, and the discriminator's own loss sees the pictures detached,
-    so neither gets a gradient of the other's aim.
+    The decoder and the discriminator train in the same step, from one sum. The generator's term is
+    computed with the discriminator's weights frozen, and the discriminator's term with the pictures
+    detached, so each of them gets gradients of its own term only.
 
     Args:
-        weights: Of the terms.
+        weights: Weights of the terms.
         discriminator: Needed when `weights.adversarial` is above 0.
 
     Attributes:

@@ -72,17 +72,12 @@ def pretrain_config(recipe: PretrainRecipe) -> DiscreteConfig:
 
     Raises: CheckpointError as `subject`, of the model whose autoencoder is taken.
     """
-    shape, taken = recipe.backbone, recipe.autoencoder.taken_from
+    taken = recipe.autoencoder.taken_from
     vision = planned_model(taken).config.vq_config if taken else vision_config(recipe.autoencoder)
     codes = {token_name_of_code(code): FIRST_CODE + code for code in range(vision.num_embeddings)}
     config = OrthusConfig(
         vocab_size=FIRST_CODE + len(codes) + BEFORE_TEXT + recipe.tokenizer.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_attention_heads,
-        max_position_embeddings=shape.max_position_embeddings,
+        **recipe.backbone.config_values(),
         vocabulary_map=codes,
         vq_config=vision,
     )

@@ -219,6 +219,10 @@ class BackboneRecipe:
                 f"num_attention_heads {self.num_attention_heads}"
             )
 
+    def config_values(self) -> dict[str, Any]:
+        """The shape as transformers' ChameleonConfig takes it: each head has its own keys."""
+        return asdict(self) | {"num_key_value_heads": self.num_attention_heads}
+
 
 @dataclass(frozen=True)
 class PretrainRecipe:

@@ -1,12 +1,12 @@
 """The guidance branches of all sequences in a batch: which rows of the batch belong to which
 sequence.
 
-A branch has one row of the batch and of the cache, its slot. The branches of a sequence have
-neighbouring slots, the sequence's own branch first. Branches have different lengths: one that reads
-nothing in a pass stays as it is, and when an image begins, the other guidance branches go back to
-the end of their prompts.
+Every branch occupies one slot: one row of the batch and of the KV cache. The branches of a sequence
+occupy neighbouring slots, and the sequence's own branch comes first. Branches have different
+lengths, and a branch that reads nothing in a pass keeps its length. When an image begins, the
+negative branches forget everything after their prompts (`reset_negatives`).
 
-Legend: N sequences (rows), R branches of all of them, D hidden.
+Legend: N sequences, R branches of all of them, D hidden.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Branches:
         self._longest = max((branch.longest for branch in branches), default=0)
         if branches:
             ahead = max(self._lengths) + room_for_image(backbone.model.config) + ROOM_AHEAD
-            # One position more, for passes in which a complete branch reads nothing.
+            # One spare position: a branch that reads nothing in a pass still writes a placeholder.
             capacity = min(self._longest, ahead) + 1
             self._cache, self._hidden_RD = backbone.read(branches, capacity)
 
@@ -72,7 +72,7 @@ class Branches:
         ]
         slots = [slot for of_row in readers for slot in of_row]
         repeats = torch.tensor([len(of_row) for of_row in readers], device=embeds_ND.device)
-        # The other branches read a zero at the position of their next token, which replaces it.
+        # The other branches write zeros at their next position; their next token overwrites them.
         embeds_RD = torch.zeros_like(self._hidden_RD)
         embeds_RD[slots] = embeds_ND.to(embeds_RD).repeat_interleave(
             repeats, dim=0, output_size=len(slots)

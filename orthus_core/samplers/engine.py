@@ -54,7 +54,7 @@ class Backbone:
         attention = model.config._attn_implementation
         if attention not in ("sdpa", "eager"):
             raise CheckpointError(
-                f"drawing masks what a stream may look at, and {attention} takes no mask",
+                f"drawing needs an attention mask, and {attention} takes none",
                 where="attn_implementation",
                 hint='open the model with "sdpa", whose kernels are as fast',
             )

@@ -174,9 +174,9 @@ class SamplingParams:
 class Preset(NamedTuple):
     """What a preset changes in a model's own sampling.
 
-    steps: Of a picture's first patch, where the model's own are more; None leaves the model's own.
-    last_share: The share of them that its last patch takes.
-    scheduler: The solver (see `solver_for`); None leaves the model's own.
+    steps: Most steps for the first patch of an image; None keeps the model's own number.
+    last_share: Steps of the last patch, as a share of the first patch's steps.
+    scheduler: Name of the solver (see `solver_for`); None keeps the model's own.
     """
 
     steps: int | None

@@ -142,7 +142,7 @@ def check_prompt(config: InterleavedConfig, prompt: Prompt, *, must_draw: bool) 
     """
     if len(prompt.guidance.weights) != len(prompt.contexts):
         raise PromptError(
-            f"{len(prompt.guidance.weights)} guidance weights for {len(prompt.contexts)} streams",
+            f"{len(prompt.guidance.weights)} guidance weights for {len(prompt.contexts)} contexts",
             where="prompt.guidance",
             hint="give one weight for the context and one for each context it is guided against",
         )

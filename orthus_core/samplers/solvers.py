@@ -37,8 +37,8 @@ from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry
 
 # 1. A run. ---------------------------------------------------------------------------------------
 
-# The table of a step. Row i is the weights that make the next `known[i]` from everything known and,
-# last, the prediction.
+# The table of a step. Row i holds the weights of the sum that becomes the next `known[i]`: one
+# weight for each known tensor, then one for the prediction.
 Numbers = tuple[tuple[float, ...], ...]
 
 
@@ -72,8 +72,8 @@ class LinearSolver:
     updates: One table a step.
     clean: The clean feature that each step implies: x0 = clean[0] x + clean[1] prediction. Empty
         where that is not known; then no patch can stop early.
-    ahead: For each step after the first, the distance that is left divided by the distance since
-        the step before, both measured in the signal's share of the sample, sqrt(a).
+    ahead: For each step after the first, the remaining distance divided by the distance of the last
+        step. Distances are differences of sqrt(a), the signal's share of the sample.
     start_scale: Factor on the noise that the first sample is.
     """
 
@@ -202,11 +202,11 @@ def ddim_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
 #
 #     x(t) / noise(t) = x(s) / noise(s) + integral of D d rho  from rho(s) to rho(t)
 #
-# A multistep solver puts a polynomial through the D it has seen. Both papers do so in lambda; at
-# zero terminal SNR the first lambda is minus infinity, and a polynomial in lambda can know nothing
-# of that point. In rho it is just 0. So the first step is DDIM's, which is exact there, and
-# intervals that look back at the starting point measure distances in rho; all others are as
-# published.
+# A multistep solver interpolates the values of D that it has seen by a polynomial. Both papers
+# use a polynomial in lambda. At zero terminal SNR the first lambda is minus infinity, so that
+# polynomial cannot use the first point; in rho the same point is 0. Therefore the first step is
+# DDIM's, which is exact there, and a step that uses the first point interpolates in rho. All
+# other steps are as published.
 
 
 def dpm_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
@@ -261,8 +261,8 @@ def _forward_weights(times: Sequence[Point], step: int) -> np.ndarray:
     if step == 0 or step == len(times) - 2:
         return np.ones(1)
     nodes, _ = _on_unit_interval(times[step - 1], times[step], times[step + 1])
-    # Half the way for the mean of a straight line, as both papers have it: exact in rho, and in
-    # lambda up to terms of the next order.
+    # The mean of a straight line is its value in the middle. Both papers use this, which is exact
+    # in rho, and in lambda up to terms of the next order.
     return _weights([nodes, 0.0], [1.0, 0.5])
 
 

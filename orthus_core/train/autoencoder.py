@@ -7,7 +7,7 @@ Legend: M images, P patches an image, C feature channels, K codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from PIL import Image
@@ -38,25 +38,6 @@ NORM_MOMENTUM = 0.01
 SAMPLES = 16
 # Side of the map before a discriminator's last two convolutions, each of which takes one off it.
 SMALLEST_JUDGED = 3
-
-
-class AutoencoderFigures(NamedTuple):
-    """`PictureFigures` with the terms of the codes; `codes_used` counts different codes in the
-    batch.
-    """
-
-    total: Tensor
-    l1: Tensor
-    mse: Tensor
-    gradient: Tensor
-    chroma: Tensor
-    multi_scale: Tensor
-    perceptual: Tensor | None
-    adversarial: Tensor | None
-    discriminator: Tensor | None
-    commitment: Tensor
-    codebook: Tensor
-    codes_used: int
 
 
 def vision_config(recipe: AutoencoderRecipe) -> OrthusVQConfig:
@@ -134,7 +115,7 @@ class DiscreteAutoencoder(nn.Module):
         features_MPC = self.vq.features(pixels_M3HW).float()
         return self.norm(features_MPC.flatten(0, 1)).view(features_MPC.shape)
 
-    def forward(self, pixels_M3HW: Tensor) -> AutoencoderFigures:
+    def forward(self, pixels_M3HW: Tensor) -> PictureFigures:
         """Losses of a batch of pictures; its noise comes from torch's global generator."""
         recipe, losses = self.recipe, self.recipe.losses
         codes_KC = self.vq.quantize.embedding.weight
@@ -155,11 +136,8 @@ class DiscreteAutoencoder(nn.Module):
             codes_used = quantised.codes_N.unique().numel()
         figures = self.picture_loss(self.vq, self.vq.pixels(decoded_MPC), pixels_M3HW)
         total = figures.total + losses.commitment * commitment + losses.codebook * codebook
-        return AutoencoderFigures(
-            *figures._replace(total=total),
-            commitment=commitment,
-            codebook=codebook,
-            codes_used=codes_used,
+        return figures._replace(
+            total=total, commitment=commitment, codebook=codebook, codes_used=codes_used
         )
 
     @torch.no_grad()

@@ -96,8 +96,10 @@ def pretrain(
     torch.manual_seed(recipe.seed + 1)
     model = discrete_chameleon(recipe, tokenizer, vq)
     cache = feature_cache(vq, vq.codes, work)
-    laying = discrete_batch_builder(recipe.data, config, tokenizer, cache)
-    batches = laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows)
+    batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
+    batches = batch_builder.batches(
+        rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
+    )
     objective = DiscreteLoss(model.model, model.lm_head)
     trainable = [p for p in objective.parameters() if p.requires_grad]
     yield Note("transformer: next-token prediction over text and codes")
@@ -229,15 +231,10 @@ def chameleon_config(
     recipe: PretrainRecipe, tokenizer: PreTrainedTokenizerBase, vq: OrthusVQ
 ) -> ChameleonConfig:
     """What transformers has to know of the model."""
-    shape, vocabulary = recipe.backbone, tokenizer.get_vocab()
+    vocabulary = tokenizer.get_vocab()
     return ChameleonConfig(
         vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_attention_heads,
-        max_position_embeddings=shape.max_position_embeddings,
+        **recipe.backbone.config_values(),
         bos_token_id=vocabulary[BOS_TOKEN],
         pad_token_id=vocabulary[PAD_TOKEN],
         eos_token_id=vocabulary[EOS_TOKEN],

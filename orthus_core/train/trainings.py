@@ -102,6 +102,7 @@ def finetune_vae(
             origin={"reconstruction": format_scores(after)},
         )
 
+    torch.manual_seed(recipe.seed)  # the discriminator starts from random weights
     stage = DecoderStage(vq, recipe, pictures)
     yield from run(stage, recipe, opened, output, finish=finish, **options)
 
@@ -121,11 +122,11 @@ def build_base(
     rows = yield from read_rows(recipe.data)
     rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
     cache = cache_of(opened, output)
-    laying = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+    batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
         JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
         only_image_parts(model),
-        laying.batches(
+        batch_builder.batches(
             pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
         ),
         temperature=recipe.temperature,
@@ -159,7 +160,7 @@ def posttrain(
     image, text = OBJECTIVES[recipe.objective]
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)
-    laying = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+    batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = RowsStage(
         JointLoss(
             model,
@@ -170,7 +171,7 @@ def posttrain(
             terms=recipe.loss_terms,
         ),
         all_but_autoencoder(model, objective=recipe.objective),
-        laying.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
+        batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=partial(draw_words, model, tokenizer),
     )
     with kept(cache):

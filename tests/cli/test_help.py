@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from orthus_cli.help import COMMAND_GROUPS, OPTION_GROUPS
+from orthus_cli.help_sections import COMMAND_GROUPS, OPTION_GROUPS
 from orthus_cli.plugins import discover
 
 BLURB = 60

@@ -16,7 +16,7 @@ from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds, drop_condition, encode
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
 from orthus_core.errors import DataError
-from orthus_core.model.config import OrthusConfig
+from tests.conftest import config_of
 
 CODES, PATCHES = 8, 3
 CODE_IDS = list(range(4, 4 + CODES))
@@ -123,13 +123,7 @@ def test_text_in_a_document_cannot_open_a_slot(tokenizer: PreTrainedTokenizerFas
 
 
 def test_ids_come_from_the_models_config(tokenizer: PreTrainedTokenizerFast):
-    config = OrthusConfig(
-        vocabulary_map=tokenizer.get_vocab(),
-        vq_config={"num_embeddings": CODES},
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
-    )
+    config = config_of(tokenizer, CODES)
     assert TokenIds.of(config) == IDS
     config.sep_token_id = None
     with pytest.raises(DataError, match="no token id for sep"):

@@ -16,6 +16,7 @@ from orthus_core.data.pictures import BytesPicture
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
 from orthus_core.errors import DataError
 from orthus_core.model.config import OrthusConfig
+from tests.conftest import config_of
 
 CODES = 12
 TEXTS = ["a snowman", "a picture of a snowman", "an apple. Please continue this story."] * 5
@@ -81,13 +82,7 @@ def test_chameleons_processor_works_with_it_and_survives_saving(
     made = processor(text="<image>a snowman", images=picture, return_tensors="pt")
     assert made.pixel_values.shape == (1, 3, 16, 16)
 
-    config = OrthusConfig(
-        vocabulary_map=tokenizer.get_vocab(),
-        vq_config={"num_embeddings": CODES},
-        bos_token_id=0,
-        pad_token_id=1,
-        eos_token_id=2,
-    )
+    config = config_of(tokenizer, CODES)
     document = Document(turn("user", BytesPicture(b""), "a snowman"))
     row = encode(document, processor.tokenizer, TokenIds.of(config), patches=4)
     assert torch.equal(made.input_ids[0], torch.tensor(row.ids))

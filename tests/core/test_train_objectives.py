@@ -108,12 +108,12 @@ def test_parts_of_a_step_weigh_by_what_they_hold(tiny_folder, records):
     model, tokenizer = opened.model, opened.processor.tokenizer
     data = load(PosttrainRecipe, None, (f"data.source={json.dumps(str(records))}",)).data
     rows = drained(read_rows(data))
-    laying = orthus_batch_builder(
+    batch_builder = orthus_batch_builder(
         data, model.config, tokenizer, lambda ps: torch.ones(len(ps), 4, 8)
     )
-    encoded = [laying.encode(rows.train(number)) for number in range(7)]
+    encoded = [batch_builder.encode(rows.train(number)) for number in range(7)]
     whole, parts = (
-        [laying.collate(some) for some in split]
+        [batch_builder.collate(some) for some in split]
         for split in ([encoded], [encoded[:1], encoded[1:]])
     )
     counts = with_counts(parts)[0][1]

@@ -4,6 +4,8 @@ goes where.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -17,9 +19,9 @@ from orthus_core.losses.adversarial import (
 )
 from orthus_core.losses.perceptual import encoder_maps, held, perceptual
 from orthus_core.losses.picture_loss import PictureLoss, multi_scale
+from orthus_core.recipe import load
 from orthus_core.recipe.training import (
     AutoencoderLosses,
-    AutoencoderRecipe,
     DiscriminatorRecipe,
     FinetuneVaeRecipe,
     LogRecipe,
@@ -32,19 +34,16 @@ from orthus_core.train.autoencoder import (
     picture_loss,
 )
 from orthus_core.train.loop import train
+from orthus_core.train.picture_source import FilePictures
+from orthus_core.train.trainings import finetune_vae
 from orthus_core.world.world_pictures import SpritePictures
+from tests.conftest import TINY_AUTOENCODER
 
-SHAPE = AutoencoderRecipe(
-    resolution=16,
-    base_channels=32,
-    channel_multiplier=(1, 1, 1),
-    embed_dim=8,
-    latent_channels=8,
-    num_embeddings=16,
+SHAPE = replace(
+    TINY_AUTOENCODER,
     continuous_steps=1,
     losses=AutoencoderLosses(multi_scale=0.5, perceptual=0.5, adversarial=0.3),
     discriminator=DiscriminatorRecipe(start=2, channels=8, levels=1),
-    optim=OptimRecipe(lr=1e-3, steps=4, batch_size=4),
 )
 
 
@@ -284,3 +283,31 @@ def test_the_discriminator_waits_untouched_until_the_start(pictures, tmp_path):
             now = rival.state_dict()
             same[event.step] = all(torch.equal(before[name], now[name]) for name in before)
     assert same == {1: True, 2: True, 3: False}
+
+
+def test_the_discriminator_of_finetune_vae_starts_from_the_recipes_seed(tmp_path, monkeypatch):
+    stages = []
+
+    def keep_stage(stage, *_, **__):
+        stages.append(stage)
+        return iter(())
+
+    def no_pictures(data, size):
+        yield from ()
+        return FilePictures([], [], size)
+
+    monkeypatch.setattr("orthus_core.train.trainings.run", keep_stage)
+    monkeypatch.setattr("orthus_core.train.picture_source.read_pictures", no_pictures)
+    sets = ["losses.adversarial=0.1", "data.held_out=0"]
+    for ambient, seed in ((1, 3), (2, 3), (2, 4)):
+        recipe = load(FinetuneVaeRecipe, None, [*sets, f"seed={seed}"])
+        torch.manual_seed(ambient)
+        list(finetune_vae(recipe, "mini", tmp_path / f"{ambient}-{seed}"))
+    first, again, other = (
+        torch.cat(
+            [p.detach().flatten() for p in stage.objective.picture_loss.discriminator.parameters()]
+        )
+        for stage in stages
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

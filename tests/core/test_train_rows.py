@@ -134,8 +134,10 @@ def laid(opened, source: Path, batch_size: int = 3, validate_rows: int = 64, **c
     """Batches of the source, its rows and how a document is encoded."""
     data = DataRecipe(source=str(source), held_out=0.5, **changes)
     rows = finished(read_rows(data))
-    laying = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, features)
-    return laying.batches(rows, data, batch_size, validate_rows), rows, laying
+    batch_builder = orthus_batch_builder(
+        data, opened.model.config, opened.processor.tokenizer, features
+    )
+    return batch_builder.batches(rows, data, batch_size, validate_rows), rows, batch_builder
 
 
 def said(opened, batches: RowBatches, steps: int) -> list[str]:
@@ -150,10 +152,10 @@ def said(opened, batches: RowBatches, steps: int) -> list[str]:
 
 @pytest.mark.parametrize("validate_rows, sizes", [(64, [3, 3, 3, 1]), (7, [3, 3, 1]), (2, [2])])
 def test_held_out_rows_are_measured_each_once_and_no_others(opened, source, validate_rows, sizes):
-    batches, rows, laying = laid(opened, source, validate_rows=validate_rows)
+    batches, rows, batch_builder = laid(opened, source, validate_rows=validate_rows)
     measured = batches.held_out()
     assert [len(batch.ids_BS) for batch in measured] == sizes
-    wanted = [laying.encode(rows.held_out(number)).ids for number in range(sum(sizes))]
+    wanted = [batch_builder.encode(rows.held_out(number)).ids for number in range(sum(sizes))]
     assert [
         row_S[mask_S > 0].tolist()
         for batch in measured
@@ -209,9 +211,11 @@ def test_shown_pictures_are_targets_unless_the_recipe_says_otherwise(opened, sou
 
 def test_a_row_longer_than_the_models_context_is_refused(opened):
     data = DataRecipe()
-    laying = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, features)
+    batch_builder = orthus_batch_builder(
+        data, opened.model.config, opened.processor.tokenizer, features
+    )
     with pytest.raises(DataError, match="the context 256"):
-        laying.encode(Document(turn("user", words(0) * 60) + turn("model", "too long")))
+        batch_builder.encode(Document(turn("user", words(0) * 60) + turn("model", "too long")))
 
 
 def test_devices_share_a_step_and_each_has_rows_of_its_own(opened, source, monkeypatch):

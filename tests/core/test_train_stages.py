@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from orthus_core.errors import TrainingError
 from orthus_core.losses.picture_loss import reconstruction
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.recipe.training import AutoencoderRecipe, OptimRecipe, TemperatureRecipe
+from orthus_core.recipe.training import OptimRecipe, TemperatureRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
 from orthus_core.train.freeze import (
     all_but_autoencoder,
@@ -20,18 +22,13 @@ from orthus_core.train.optim import make_optimizers
 from orthus_core.train.stages import temperature_at
 from orthus_core.world.augment import random_pictures
 from orthus_core.world.world_pictures import SpritePictures
-from tests.conftest import make_tiny_model
+from tests.conftest import TINY_AUTOENCODER, make_tiny_model
 
-SHAPE = AutoencoderRecipe(
-    resolution=16,
-    base_channels=32,
-    channel_multiplier=(1, 1, 1),
-    embed_dim=8,
-    latent_channels=8,
-    num_embeddings=16,
+SHAPE = replace(
+    TINY_AUTOENCODER,
     continuous_steps=2,
     revive_every=3,
-    optim=OptimRecipe(lr=1e-3, steps=6, batch_size=4),
+    optim=replace(TINY_AUTOENCODER.optim, steps=6),
 )
 
 

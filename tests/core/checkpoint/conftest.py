@@ -309,3 +309,9 @@ def meta_shard(
 
 def write_json(file: Path, table: Any) -> None:
     file.write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
+
+
+def words_only(table: dict[str, Any]) -> None:
+    """Takes the image tokens out of a configuration's vocabulary."""
+    names = table["vocabulary_map"]
+    table["vocabulary_map"] = {n: i for n, i in names.items() if not n.startswith("IMG")}

@@ -22,6 +22,7 @@ from orthus_core.errors import CheckpointError, OutputError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import ConvertRecipe, load, shape
+from tests.core.checkpoint.conftest import words_only
 
 BOI, EOI = "<racm3:break>", "<eoss>"
 
@@ -293,10 +294,6 @@ def test_codes_that_share_a_place_are_passed_over(chameleon_folder, change_weigh
 
 
 def test_a_vocabulary_without_image_tokens_is_refused(chameleon_folder, change_json, converted):
-    def words_only(table):
-        names = table["vocabulary_map"]
-        table["vocabulary_map"] = {n: i for n, i in names.items() if not n.startswith("IMG")}
-
     change_json(chameleon_folder / "config.json", words_only)
     with pytest.raises(CheckpointError, match="no token for 32 of 32"):
         converted(chameleon_folder)

@@ -18,6 +18,7 @@ from orthus_core.device import pick_dtype
 from orthus_core.errors import CheckpointError, HubError, OutputError
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from tests.core.checkpoint.conftest import words_only
 from tests.discrete import write_tiny_chameleon
 
 
@@ -234,10 +235,6 @@ def test_missing_tensors_are_named(orthus_folder: Path, change_weights):
 
 
 def test_a_vocabulary_without_image_tokens_is_refused(orthus_folder: Path, change_json):
-    def words_only(table):
-        names = table["vocabulary_map"]
-        table["vocabulary_map"] = {n: i for n, i in names.items() if not n.startswith("IMG")}
-
     change_json(orthus_folder / "config.json", words_only)
     with pytest.raises(CheckpointError, match="names no token"):
         open_model(orthus_folder)
