@@ -26,6 +26,7 @@ from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
 from orthus_core.recipe.save import toml_value
 from orthus_core.recipe.schema import Key, range_text, union_arms
+from orthus_core.recipe.solver_registry import SOLVERS
 
 Flags = dict[str, Any]
 """Values by dotted key, as `load` takes them; None where the option was not given."""
@@ -39,12 +40,14 @@ class Spelling(NamedTuple):
         metavar: Placeholder for the value in the help.
         reads: The type that Typer reads.
         becomes: Function from the value read to the recipe's value.
+        completes: Values that a shell offers as completions.
     """
 
     words: tuple[str, ...] = ()
     metavar: str | None = None
     reads: Any = None
     becomes: Callable[[Any], Any] | None = None
+    completes: Callable[[], list[str]] | None = None
 
 
 def _absolute(path: Path) -> str:
@@ -54,7 +57,7 @@ def _absolute(path: Path) -> str:
 SPELLINGS = {
     "model": Spelling(("-m", "--model"), "MODEL"),
     "steps": Spelling(("--steps", "--num-inference-steps")),
-    "scheduler": Spelling(metavar="NAME"),
+    "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
     "step_tolerance": Spelling(metavar="SHARE"),
     "guidance": Spelling(("--guidance", "--cfg-scale")),
     "negative_prompt": Spelling(metavar="TEXT"),
@@ -190,6 +193,7 @@ def _parameter(key: Key, *, grouped: bool) -> inspect.Parameter:
         *others,
         metavar=spelling.metavar or metavar,
         parser=parser,
+        autocompletion=spelling.completes,
         help=help_of(key),
         show_default=reads is not bool,
         rich_help_panel=GROUPS.get(key.name, help_sections.WHAT) if grouped else None,

@@ -35,6 +35,12 @@ def check(
         Path, typer.Argument(metavar="PATH", help="Folder of pictures, or .jsonl of records.")
     ],
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
+    named: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="NAME", help="Data format to read it in; found by itself if left out."
+        ),
+    ] = None,
 ) -> None:
     """Read a whole data set and show what is wrong with it.
 
@@ -45,7 +51,7 @@ def check(
 
     r = reporter(ctx)
     register_picture_kinds()
-    reading = read(path, strict=strict)
+    reading = read(path, strict=strict, name=named)
     for _ in r.track(reading.check_pictures()):
         pass
     for fault in reading.faults:

@@ -7,12 +7,16 @@ vocabulary.
 
 from __future__ import annotations
 
+from collections import namedtuple
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orthus_core.entry_points import imported
+from orthus_core.errors import RecipeError
 from orthus_core.losses.diffusion import diffusion_loss, draw
 from orthus_core.model.attention_mask import packed_mask
 from orthus_core.model.config import IGNORE
@@ -74,11 +78,54 @@ def counts_of(rows: BatchLike) -> Counts:
 
 
 class JointLosses(NamedTuple):
-    """The sum that is minimised and its two parts before weighting; scalars."""
+    """The sum that is minimised and its two parts before weighting; scalars. Further terms follow
+    as fields of their own names.
+    """
 
     total: Tensor
     text: Tensor
     image: Tensor
+
+
+class LossInputs(NamedTuple):
+    """What a further loss term is computed from.
+
+    model: What is trained.
+    rows: The batch.
+    hidden_XD: The backbone's hidden state of every position, rows one after the other: X = B * S.
+    share: Factor that a mean over the batch's own patches is multiplied with, so that the batches
+        of a step average to one large batch.
+    """
+
+    model: OrthusForConditionalGeneration
+    rows: BatchLike
+    hidden_XD: Tensor
+    share: float
+
+
+LossTerm = Callable[[LossInputs], Tensor]
+
+# Terms beside text and image: a name, and a function that returns a scalar. A recipe gives those it
+# wants a weight (`loss_terms`).
+LOSS_TERMS: dict[str, LossTerm] = {}
+
+
+def loss_term(name: str) -> LossTerm:
+    """The term that is registered under this name, or named as `package.module.function`.
+
+    Raises: RecipeError when there is none.
+    """
+    if name in LOSS_TERMS:
+        return LOSS_TERMS[name]
+    try:
+        return imported(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"there is no loss term {name!r}",
+            where="loss_terms",
+            hint=f"use one of {', '.join(LOSS_TERMS) or 'those you register'}, or name a function: "
+            "package.module.function",
+        ) from error
 
 
 class JointLoss(nn.Module):
@@ -95,6 +142,9 @@ class JointLoss(nn.Module):
             uniform up to it. An addition to the paper: while drawing, a model reads its own
             slightly wrong patches, so it should have seen slightly wrong patches in training.
             Targets stay clean.
+        terms: Weights of further terms by name (see `loss_term`).
+
+    Raises: RecipeError for a term that does not exist.
     """
 
     def __init__(
@@ -105,6 +155,7 @@ class JointLoss(nn.Module):
         text_weight: float = 1.0,
         repeats: int = 8,
         prefix_noise: float = 0.0,
+        terms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -112,6 +163,7 @@ class JointLoss(nn.Module):
         self.text_weight = text_weight
         self.repeats = repeats
         self.prefix_noise = prefix_noise
+        self.terms = {name: (loss_term(name), weight) for name, weight in (terms or {}).items()}
 
     def forward(self, rows: BatchLike, counts: Counts | None = None) -> JointLosses:
         """Losses of a batch; noise and timesteps come from torch's global generator.
@@ -135,7 +187,19 @@ class JointLoss(nn.Module):
             text = self.text(hidden_XD, rows) * share(own.text, counts.text)
         with gradients_if(self.lambda_image):
             image = self.image(hidden_XD, rows) * share(own.image, counts.image)
-        return JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
+        losses = JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
+        if not self.terms:
+            return losses
+
+        # 3. Further terms, each reported by its name.
+        inputs = LossInputs(model, rows, hidden_XD, share(own.image, counts.image))
+        total, further = losses.total, dict[str, Tensor]()
+        for name, (term, weight) in self.terms.items():
+            with gradients_if(weight):
+                value = further[name.rpartition(".")[2]] = term(inputs)
+            total = total + weight * value
+        fields = {**losses._asdict(), "total": total, **further}
+        return namedtuple("JointLosses", fields)(**fields)  # type: ignore[return-value]
 
     def text(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
         """Cross-entropy at every position with a target token."""

@@ -304,6 +304,9 @@ class PosttrainRecipe:
         "noise on the pictures that are read, against drifting (an addition to the paper)",
         minimum=0,
     )
+    loss_terms: dict[str, float] | None = key(
+        None, "weights of further loss terms by name, or by package.module.function"
+    )
     sampling: dict[str, Any] = key(
         {}, "sampling defaults the model will carry: steps, guidance, noise_scale ..."
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -26,10 +26,12 @@ from transformers import Cache
 from orthus_core.errors import CheckpointError
 from orthus_core.model.cpu_linear import FewRowLinears
 from orthus_core.model.interleaved import InterleavedModel
-from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.kv_cache import KVCache
 from orthus_core.samplers.prefix_sharing import group_by_prefix, numbered, shared_prefix_lengths
 from orthus_core.samplers.prompt import Branch
+
+if TYPE_CHECKING:
+    from orthus_core.samplers.cuda_graph import CUDAGraphCache
 
 # Number of tokens, of all prompts together, that one pass reads: the activations of a 7B's layer
 # then stay below half a GB.
@@ -58,11 +60,10 @@ class Backbone:
             )
         self.model = model
         on_one_gpu = {parameter.device.type for parameter in model.model.layers.parameters()}
-        self._records = on_one_gpu == {"cuda"} and not _is_spread(model)
-        if records is not None:
-            self._records = records
-        self._recordings = CUDAGraphCache()
-        self._embeddings = CUDAGraphCache()
+        if records is None:
+            records = on_one_gpu == {"cuda"} and not _is_spread(model)
+        self._recordings = _graph_cache() if records else None
+        self._embeddings = _graph_cache() if records else None
         self._products = FewRowLinears(model.model.layers)
 
     def read(self, branches: Sequence[Branch], capacity: int) -> tuple[KVCache, Tensor]:
@@ -112,7 +113,7 @@ class Backbone:
         """
         width = max(positions) + 1
         positions_R = torch.tensor(positions, device=embeds_RD.device)
-        if not self._records:
+        if self._recordings is None:
             return self._step(cache, width, embeds_RD, positions_R)
         width = min(cache.capacity, -(-width // RECORDED_WIDTH) * RECORDED_WIDTH)
 
@@ -138,7 +139,8 @@ class Backbone:
 
     def forget(self) -> None:
         """Drops all recordings; call it when the cache has been reordered."""
-        self._recordings = CUDAGraphCache()
+        if self._recordings is not None:
+            self._recordings = _graph_cache()
 
     def _step(self, cache: KVCache, width: int, embeds_RD: Tensor, positions_R: Tensor) -> Tensor:
         """The step as a function of tensors only, so that it can be recorded."""
@@ -187,7 +189,7 @@ class Backbone:
                 [self.model.embed_features(each_1C) for each_1C in features_NC.split(1)]
             )
 
-        if not self._records:
+        if self._embeddings is None:
             return embed(features_NC)
         return self._embeddings(None, embed, features_NC)
 
@@ -198,6 +200,13 @@ class Backbone:
         if features_NC is not None:
             features_NC = features_NC.to(self.model.device)
         return self.model.embed(ids_1S, features_NC)[0]
+
+
+def _graph_cache() -> CUDAGraphCache:
+    # Imported where steps are recorded: a CPU does without.
+    from orthus_core.samplers.cuda_graph import CUDAGraphCache
+
+    return CUDAGraphCache()
 
 
 def _is_spread(model: InterleavedModel) -> bool:

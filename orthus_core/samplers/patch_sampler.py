@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -30,9 +30,11 @@ from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams, steps_at
 from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
+
+if TYPE_CHECKING:
+    from orthus_core.samplers.cuda_graph import CUDAGraphCache
 
 
 class PatchSampler(Protocol):
@@ -89,7 +91,7 @@ class DiffusionPatchSampler:
         self._model, self._params = model, params
         self._head = DenoisingHead(model.mlp_head)
         self._plans: dict[int, PatchPlan] = {}
-        self._recordings = CUDAGraphCache()
+        self._recordings: CUDAGraphCache | None = None
         solver = self._plan(params.steps).solver
         if params.step_tolerance and not (isinstance(solver, LinearSolver) and solver.clean):
             able = [name for name, entry in SOLVERS.items() if entry.stops_early]
@@ -98,7 +100,10 @@ class DiffusionPatchSampler:
                 where="step_tolerance",
                 hint=f"leave it out, or use one of {', '.join(able)}",
             )
-        self._records = isinstance(solver, LinearSolver) and self._head.device.type == "cuda"
+        if isinstance(solver, LinearSolver) and self._head.device.type == "cuda":
+            from orthus_core.samplers.cuda_graph import CUDAGraphCache
+
+            self._recordings = CUDAGraphCache()
 
     def noise(self, seed: int) -> Iterator[Tensor]:
         """Normal noise: [C] each."""
@@ -142,7 +147,7 @@ class DiffusionPatchSampler:
         if tolerance:
             features_NC, _ = denoise_with_early_stop(plan, *inputs, tolerance=tolerance)
             return features_NC
-        if self._records:
+        if self._recordings is not None:
             return self._recordings(steps, partial(denoise, plan), *inputs)
         return denoise(plan, *inputs)
 

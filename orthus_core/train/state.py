@@ -35,7 +35,7 @@ INDIFFERENT = frozenset({"data.workers"})
 
 
 def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
-    """Everything that determines a training: each key of the recipe by its dotted name.
+    """Everything that determines a training: each key of the recipe that is set, by its dotted name.
 
     Args:
         recipe: Recipe of the training.
@@ -47,6 +47,7 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
         for key in keys(recipe)
         if (key.path[0] in tables if tables else key.path[0] not in TELLING)
         and key.name not in INDIFFERENT
+        and key.default is not None
     }
     return json.loads(json.dumps(taken | more))  # converted as in a saved state
 

@@ -171,6 +171,7 @@ def posttrain(
             text_weight=text * recipe.text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
+            terms=recipe.loss_terms,
         ),
         all_but_autoencoder(model, objective=recipe.objective),
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),

@@ -38,9 +38,17 @@ def start(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stranger:
-    """Makes a distribution that registers one command, as pip would have left it on disk."""
+    """Makes a distribution that registers one command, or data format, as pip would have left it
+    on disk.
+    """
 
-    def install(command: str, code: str, target: str = "", distribution: str = "") -> None:
+    def install(
+        command: str,
+        code: str,
+        target: str = "",
+        distribution: str = "",
+        group: str = "orthus.commands",
+    ) -> None:
         distribution = distribution or f"orthus-{command}"
         module = distribution.replace("-", "_")
         site = tmp_path / f"site-{distribution}"
@@ -50,7 +58,7 @@ def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stranger:
             f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
         )
         (about / "entry_points.txt").write_text(
-            f"[orthus.commands]\n{command} = {module}:{target or command}\n"
+            f"[{group}]\n{command} = {module}:{target or command}\n"
         )
         (site / f"{module}.py").write_text(code)
         monkeypatch.syspath_prepend(site)

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from orthus_cli.plugins import OURS, discover
+from orthus_cli.plugins import discover
+from orthus_core.entry_points import OURS
 
 HELLO = 'def hello():\n    """Greet the world."""\n    print("hello")\n'
 

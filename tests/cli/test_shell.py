@@ -28,6 +28,7 @@ def test_a_shell_completes_commands_options_and_their_values():
     assert completed("orthus repl") == ["replay"]
     assert "--keep-rows" in completed("orthus generate --keep")
     assert completed("orthus generate --dtype bf") == ["bf16"]
+    assert completed("orthus generate --scheduler eul") == ["euler", "euler_a"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from orthus_cli.app import app
 
 DOCS = Path(__file__).parents[2] / "docs"
-RUN_ELSEWHERE = ("tour.md", "plugins.md")
+RUN_ELSEWHERE = ("tour.md", "plugins.md", "extending.md")
 
 
 def lines() -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from orthus_core.entry_points import imported
 from orthus_core.errors import RecipeError
 from orthus_core.events import Event
 from orthus_core.world.benchmark import (
@@ -18,7 +19,10 @@ from orthus_core.world.benchmark import (
 from orthus_core.world.benchmark.context import EvalContext, TaskResult
 from orthus_core.world.benchmark.model_under_test import Work
 
-TASKS: Mapping[str, Callable[[EvalContext], Work[TaskResult]]] = {
+BenchmarkTask = Callable[[EvalContext], Work[TaskResult]]
+
+# A task asks the model for something and returns scores; a new one is added here.
+TASKS: dict[str, BenchmarkTask] = {
     "geneval": mini_geneval.run,
     "recall": sprite_recall.run,
     "caption": caption_task.run,
@@ -31,22 +35,36 @@ TASKS: Mapping[str, Callable[[EvalContext], Work[TaskResult]]] = {
 
 
 def select_tasks(names: Sequence[str]) -> list[str]:
-    """The named tasks in the benchmark's order; all tasks if no name is given.
+    """The tasks of these names, in the benchmark's order and then those that are not part of it;
+    the benchmark's when none is named.
+
+    Args:
+        names: Names in `TASKS`, or `package.module.function`.
 
     Raises:
         RecipeError: if there is no task with one of the names.
     """
     for name in names:
-        if name not in TASKS:
-            raise RecipeError(
-                f"there is no task {name!r}",
-                where="--only",
-                hint=f"the tasks are {', '.join(TASKS)}",
-            )
-    return [task for task in TASKS if not names or task in names]
+        task_named(name)
+    ours = [task for task in TASKS if not names or task in names]
+    return [*ours, *(name for name in names if name not in TASKS)]
+
+
+def task_named(name: str) -> BenchmarkTask:
+    """The task of this name. Raises: RecipeError as `select_tasks`."""
+    if name in TASKS:
+        return TASKS[name]
+    try:
+        return imported(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"there is no task {name!r}",
+            where="--only",
+            hint=f"the tasks are {', '.join(TASKS)}",
+        ) from error
 
 
 def evaluate(context: EvalContext, tasks: Sequence[str]) -> Iterator[Event | TaskResult]:
-    """Runs tasks of `TASKS`: yields the events of each task, then its result."""
+    """Runs tasks as `select_tasks` names them: the events of each, then its result."""
     for task in tasks:
-        yield (yield from TASKS[task](context))
+        yield (yield from task_named(task)(context))

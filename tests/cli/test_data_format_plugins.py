@@ -1,0 +1,143 @@
+"""Data formats of other distributions: asked about what ours do not recognise, harmless when
+broken, never imported without need.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from orthus_core.data.formats.sniff import FORMATS, read
+from orthus_core.entry_points import OURS
+from orthus_core.errors import DataError
+
+TABLE = """
+import csv
+from orthus_core.data.document import Document, turn
+from orthus_core.data.formats.reading import ReadResult
+from orthus_core.data.formats.sniff import DataFormat
+from orthus_core.data.pictures import FilePicture
+
+def read_table(path, *, strict):
+    reading = ReadResult(strict)
+    with path.open(newline="") as file:
+        for line, (name, words) in enumerate(csv.reader(file), start=1):
+            segments = turn("user", words) + turn("model", FilePicture(path.parent / name))
+            reading.documents.append(Document(segments, id=f"{path.name}:{line}"))
+    return reading
+
+table = DataFormat("a table", lambda path: path.suffix == ".csv", read_table)
+"""
+
+
+@pytest.fixture
+def format_plugin(stranger):
+    """Makes a distribution orthus-table that registers the data format `table`."""
+    return lambda code, name="table": stranger(
+        name, code, target="table", distribution="orthus-table", group="orthus.data_formats"
+    )
+
+
+@pytest.fixture
+def table(start: Path) -> Path:
+    path = start.parent / "table.csv"
+    path.write_text(f"{start.name},a grey ramp\nmissing.png,nothing\n")
+    return path
+
+
+def test_a_format_of_another_distribution_is_found_by_itself(orthus, format_plugin, table):
+    format_plugin(TABLE)
+    done = orthus("data", "check", table)
+    assert "1 usable, 1 bad" in done.stdout, done.output
+    assert "missing.png" in done.stderr
+    assert orthus("data", "check", table, "--as", "table").stdout == done.stdout
+
+
+def test_a_format_may_be_named_where_ours_would_read_it(orthus, format_plugin, table):
+    format_plugin(TABLE.replace('path.suffix == ".csv"', "False"))
+    assert "no known data set" in orthus("data", "check", table).stderr
+    assert "1 usable" in orthus("data", "check", table, "--as", "table").stdout
+    wrong = orthus("data", "check", table, "--as", "tabel")
+    assert wrong.exit_code == 1 and "records, image-folder, table" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("import no_such_module", "ModuleNotFoundError"),
+        ("raise SystemExit(3)", "SystemExit"),
+        ("table = 3", "TypeError: it is a int, and must be a DataFormat"),
+    ],
+)
+def test_a_broken_format_is_listed_and_hurts_nothing(orthus, format_plugin, table, code, problem):
+    format_plugin(code)
+    table.with_suffix(".txt").write_text("words")
+    done = orthus("data", "check", table)
+    assert done.exit_code == 1
+    assert "no known data set" in done.stderr and f"table ({problem}" in done.stderr
+    (row,) = json.loads(orthus("plugins", "--format", "json").stdout)["data_formats"]
+    assert row["data format"] == "table" and row["problem"].startswith(problem)
+    assert "orthus-table" in orthus("plugins").stdout
+    named = orthus("data", "check", table, "--as", "table")
+    assert f"the data format 'table' of orthus-table failed: {problem}" in named.stderr
+    (table.parent / "start.txt").write_text("a ramp")
+    assert "1 usable" in orthus("data", "check", table.parent).stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("return reading", "return reading.documents", "it returned a list, not a ReadResult"),
+        ("reading = ReadResult(strict)", "reading = 1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_format_that_fails_at_reading_says_whose_it_is(format_plugin, table, old, new, message):
+    format_plugin(TABLE.replace(old, new))
+    with pytest.raises(DataError, match=message) as caught:
+        read(table)
+    assert "orthus-table" in caught.value.message and caught.value.hint
+
+
+def test_a_format_that_fails_at_recognising_is_passed_over(format_plugin, table):
+    format_plugin(TABLE.replace('path.suffix == ".csv"', "1 / 0"))
+    with pytest.raises(DataError, match="no known data set") as caught:
+        read(table)
+    assert "ZeroDivisionError" in caught.value.hint
+
+
+def test_no_format_takes_a_name_of_ours(orthus, format_plugin, table):
+    format_plugin(TABLE, name="records")
+    (row,) = json.loads(orthus("plugins", "--format", "json").stdout)["data_formats"]
+    assert row["data format"] == "records (orthus-table)"
+    assert row["problem"] == f"the name is taken by {OURS}"
+    with pytest.raises(DataError, match="no known data set"):
+        read(table)
+
+
+def test_what_ours_read_imports_no_plugin(orthus, format_plugin, table, monkeypatch, tmp_path):
+    mark = tmp_path / "imported"
+    format_plugin(f"open({str(mark)!r}, 'w').close()\n" + TABLE)
+    (table.parent / "start.txt").write_text("a ramp")
+    assert "1 usable" in orthus("data", "check", table.parent).stdout
+    monkeypatch.setenv("ORTHUS_PLUGINS", "")
+    assert "no known data set" in orthus("data", "check", table).stderr
+    assert not mark.exists()
+    monkeypatch.setenv("ORTHUS_PLUGINS", "orthus-table")
+    assert "1 usable" in orthus("data", "check", table).stdout
+    assert mark.exists()
+
+
+def test_a_distribution_of_formats_alone_is_not_missing(orthus, format_plugin, monkeypatch):
+    format_plugin(TABLE)
+    monkeypatch.setenv("ORTHUS_PLUGINS", "orthus-table,ghost")
+    rows = json.loads(orthus("plugins", "--format", "json").stdout)["plugins"]
+    assert [row["command"] for row in rows if row["problem"]] == ["ghost"]
+
+
+def test_every_format_of_ours_says_what_it_is():
+    assert list(FORMATS) == ["records", "image-folder"]
+    with pytest.raises(DataError) as caught:
+        read(Path("nowhere"))
+    assert caught.value.hint == "give a folder of pictures with words, or a .jsonl file of records"
