@@ -1,4 +1,4 @@
-"""Options that several commands share and that are not recipe keys, each defined once.
+"""Options of the drawing commands that are not recipe keys, each defined once.
 
 Options for recipe keys come from the recipe's schema (`orthus_cli.recipe_options`). The global
 options (`--format`, `-v`, `-q`, `--debug`) belong to `app.py`, which takes them before and after a
@@ -8,20 +8,26 @@ command.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from orthus_cli import help_sections
 
+
+def option(section: str, *words: str, **settings: Any) -> Any:
+    """An option that the help lists in a section; the other arguments are those of typer."""
+    return typer.Option(*words, rich_help_panel=section, **settings)
+
+
 Output = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        help_sections.WHERE,
         "-o",
         "--output",
         metavar="PATH",
         help="File, folder or template {prompt}_{seed}.png.",
-        rich_help_panel=help_sections.WHERE,
     ),
 ]
 OutputFolder = Annotated[
@@ -29,54 +35,53 @@ OutputFolder = Annotated[
 ]
 Metadata = Annotated[
     bool | None,
-    typer.Option(
+    option(
+        help_sections.WHERE,
         "--metadata/--no-metadata",
         help="How it was made also beside the picture, as JSON; or not even in it.",
         show_default=False,
-        rich_help_panel=help_sections.WHERE,
     ),
 ]
 Overwrite = Annotated[
-    bool,
-    typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=help_sections.WHERE),
+    bool, option(help_sections.WHERE, "--overwrite", help="Replace what is there.")
 ]
 Images = Annotated[
     list[Path] | None,
-    typer.Option(
+    option(
+        help_sections.WHAT,
         "--image",
         metavar="PATH",
         help="Picture to read; repeat for more than one.",
-        rich_help_panel=help_sections.WHAT,
     ),
 ]
 
 ConfigFrom = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        help_sections.RECIPE,
         "-C",
         "--config-from",
         metavar="FILE",
         help="Take words, pictures and values from an earlier result; what is given wins.",
         show_default=False,
-        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 RecipeFile = Annotated[
     str | None,
-    typer.Option(
+    option(
+        help_sections.RECIPE,
         "--recipe",
         metavar="FILE",
         help="Recipe: a TOML file, or a name from `orthus recipes ls`.",
-        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
+        help_sections.RECIPE,
         "--set",
         metavar="KEY=VALUE",
         help="Change a key of the recipe, as in optim.lr=1e-5.",
-        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
@@ -87,5 +92,75 @@ Resume = Annotated[
         metavar="auto|PATH",
         help="Go on from a saved state: the newest beside the output (auto), or PATH, a state such "
         "as OUTPUT.training/states/step-000500, or a run's OUTPUT for its newest.",
+    ),
+]
+
+# Options of `orthus generate` alone.
+PromptFile = Annotated[
+    Path | None,
+    option(
+        help_sections.WHAT, "--prompt-file", metavar="FILE", help="File with one prompt a line."
+    ),
+]
+Grid = Annotated[
+    Path | None,
+    option(
+        help_sections.WHERE,
+        "--grid",
+        metavar="PATH",
+        help="All pictures of this run on one sheet, too.",
+    ),
+]
+Continue = Annotated[
+    Path | None,
+    option(
+        help_sections.WHAT,
+        "--continue",
+        metavar="PICTURE",
+        help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+    ),
+]
+KeepRows = Annotated[
+    int | None,
+    option(
+        help_sections.WHAT,
+        "--keep-rows",
+        help="Rows of patches to keep; half of them when not given.",
+    ),
+]
+Preview = Annotated[
+    bool,
+    option(
+        help_sections.WHERE,
+        "--preview",
+        help="Show the picture in the terminal as its rows arrive.",
+    ),
+]
+
+# Options of `orthus edit` alone.
+Example = Annotated[
+    tuple[Path, Path] | None,
+    option(
+        help_sections.WHAT,
+        "--example",
+        metavar="BEFORE AFTER",
+        help="Change likewise, without words.",
+        show_default=False,
+    ),
+]
+Each = Annotated[
+    bool,
+    option(
+        help_sections.WHAT,
+        "--each",
+        help="A result of each picture, as for a folder; else one of them all.",
+    ),
+]
+Compare = Annotated[
+    bool,
+    option(
+        help_sections.WHERE,
+        "--compare",
+        help="Also before and after side by side, in NAME_compare.png.",
     ),
 ]

@@ -21,39 +21,35 @@ Pictures = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option(
-        "--overwrite",
-        help="Ask all anew, and replace the answers file.",
-        rich_help_panel=help_sections.WHERE,
+    options.option(
+        help_sections.WHERE, "--overwrite", help="Ask all anew, and replace the answers file."
     ),
 ]
 Lines = Annotated[
     Path | None,
-    typer.Option(
+    options.option(
+        help_sections.WHERE,
         "-o",
         "--output",
         metavar="FILE",
         help="JSON Lines file for the answers; what it has already is not asked again.",
         show_default=False,
-        rich_help_panel=help_sections.WHERE,
     ),
 ]
 ConfigFrom = Annotated[
     Path | None,
-    typer.Option(
+    options.option(
+        help_sections.RECIPE,
         "-C",
         "--config-from",
         metavar="FILE",
         help="Take question and values from an earlier answers.jsonl; options that are given win.",
         show_default=False,
-        rich_help_panel=help_sections.RECIPE,
     ),
 ]
 Strict = Annotated[
     bool,
-    typer.Option(
-        "--strict", help="Stop at a picture that does not read.", rich_help_panel=help_sections.ASK
-    ),
+    options.option(help_sections.ASK, "--strict", help="Stop at a picture that does not read."),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orthus_cli import help_sections, options
+from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
 from orthus_cli.edit_inputs import file_label, read_edits
@@ -25,42 +25,16 @@ Subject = Annotated[
         show_default=False,
     ),
 ]
-Example = Annotated[
-    tuple[Path, Path] | None,
-    typer.Option(
-        "--example",
-        metavar="BEFORE AFTER",
-        help="Change likewise, without words.",
-        show_default=False,
-        rich_help_panel=help_sections.WHAT,
-    ),
-]
-Each = Annotated[
-    bool,
-    typer.Option(
-        "--each",
-        help="A result of each picture, as for a folder; else one of them all.",
-        rich_help_panel=help_sections.WHAT,
-    ),
-]
-Compare = Annotated[
-    bool,
-    typer.Option(
-        "--compare",
-        help="Also before and after side by side, in NAME_compare.png.",
-        rich_help_panel=help_sections.WHERE,
-    ),
-]
 
 
 @recipe_options(EditRecipe, but=("by_example",))  # that is --example
 def edit(
     ctx: typer.Context,
     subject: Subject = None,
-    example: Example = None,
-    each: Each = False,
+    example: options.Example = None,
+    each: options.Each = False,
     output: options.Output = None,
-    compare: Compare = False,
+    compare: options.Compare = False,
     *,
     flags: Flags,
     config_from: options.ConfigFrom = None,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orthus_cli import help_sections, options
+from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
@@ -16,50 +15,6 @@ from orthus_cli.stored import continuation_from, stored
 from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
-
-PromptFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--prompt-file",
-        metavar="FILE",
-        help="File with one prompt a line.",
-        rich_help_panel=help_sections.WHAT,
-    ),
-]
-Grid = Annotated[
-    Path | None,
-    typer.Option(
-        "--grid",
-        metavar="PATH",
-        help="All pictures of this run on one sheet, too.",
-        rich_help_panel=help_sections.WHERE,
-    ),
-]
-Continue = Annotated[
-    Path | None,
-    typer.Option(
-        "--continue",
-        metavar="PICTURE",
-        help="Keep the top of this picture and draw the rest; its prompt and values hold.",
-        rich_help_panel=help_sections.WHAT,
-    ),
-]
-KeepRows = Annotated[
-    int | None,
-    typer.Option(
-        "--keep-rows",
-        help="Rows of patches to keep; half of them when not given.",
-        rich_help_panel=help_sections.WHAT,
-    ),
-]
-Preview = Annotated[
-    bool,
-    typer.Option(
-        "--preview",
-        help="Show the picture in the terminal as its rows arrive.",
-        rich_help_panel=help_sections.WHERE,
-    ),
-]
 
 
 @recipe_options(GenerateRecipe)
@@ -73,18 +28,18 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    prompt_file: PromptFile = None,
+    prompt_file: options.PromptFile = None,
     output: options.Output = None,
-    grid: Grid = None,
+    grid: options.Grid = None,
     *,
     flags: Flags,
-    continued: Continue = None,
-    keep_rows: KeepRows = None,
+    continued: options.Continue = None,
+    keep_rows: options.KeepRows = None,
     config_from: options.ConfigFrom = None,
     recipe: options.RecipeFile = None,
     sets: options.Sets = None,
     metadata: options.Metadata = None,
-    preview: Preview = False,
+    preview: options.Preview = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Draw pictures from text.

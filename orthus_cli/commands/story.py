@@ -18,21 +18,21 @@ from orthus_core.samplers.seeds import choose_seeds
 
 Images = Annotated[
     list[Path] | None,
-    typer.Option(
+    options.option(
+        help_sections.WHAT,
         "--image",
         metavar="PATH",
         help="Picture that the story begins with; repeat for more.",
-        rich_help_panel=help_sections.WHAT,
     ),
 ]
 Folder = Annotated[
     Path | None,
-    typer.Option(
+    options.option(
+        help_sections.WHERE,
         "-o",
         "--output",
         metavar="DIR",
         help="Folder to make; story, when nothing is said.",
-        rich_help_panel=help_sections.WHERE,
     ),
 ]
 

@@ -35,7 +35,7 @@ INDIFFERENT = frozenset({"data.workers"})
 
 
 def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
-    """Everything that determines a training: each key of the recipe that is set, by its dotted name.
+    """Everything that determines a training: each key of its recipe that is set, by dotted name.
 
     Args:
         recipe: Recipe of the training.
