@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,78 @@ def test_an_objective_trains_its_own_heads(objective, heads, tiny_folder, record
             parts = {"both": text + image, "understanding": text, "generation": image}
             assert event.metrics["total"] == pytest.approx(parts[objective], rel=1e-5)
             assert text > 0 and image > 0, "what does not count is measured all the same"
+
+
+def begun(monkeypatch, trainer, schema, start: Path, output: Path, source: Path, *overrides):
+    """The stage and the options that a training begins its loop with."""
+    found = []
+
+    def remember(stage, **options):
+        found.append((stage, options))
+        return iter(())
+
+    monkeypatch.setattr("orthus_core.train.trainings.train", remember)
+    recipe = load(schema, None, (*SHORT, f"data.source={json.dumps(str(source))}", *overrides))
+    list(trainer(recipe, start, output, should_stop=lambda: True))
+    ((stage, options),) = found
+    assert options["optim"] == recipe.optim and options["log"] == recipe.log
+    return stage, options
+
+
+def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkeypatch):
+    change = ("seed=5", "lambda_image=3.0", "text_weight=2.0", "repeats=3", "prefix_noise=0.25")
+    stage, options = begun(
+        *(monkeypatch, posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", records),
+        *(*change, "sampling.guidance=3.0", "sampling.noise_scale=0.5"),
+    )
+    loss = stage.objective
+    assert (loss.lambda_image, loss.text_weight, loss.repeats, loss.prefix_noise) == (3, 2, 3, 0.25)
+    assert options["seed"] == 5 and options["origins"]["prefix_noise"] == 0.25
+    # What the model carried stays where the recipe says nothing of it.
+    carried = {"steps": 4, "guidance": 3.0, "noise_scale": 0.5}
+    assert loss.model.config.sampling == carried
+
+
+def test_build_base_follows_its_recipe(tiny_folder, pictures, tmp_path, monkeypatch):
+    change = ("seed=5", "lambda_image=3.0", "repeats=3", "temperature.start=0.5")
+    stage, options = begun(
+        *(monkeypatch, build_base, BuildBaseRecipe, tiny_folder, tmp_path / "out", pictures),
+        *change,
+    )
+    loss = stage.objective
+    assert (loss.lambda_image, loss.text_weight, loss.repeats, loss.prefix_noise) == (3, 0, 3, 0)
+    assert options["seed"] == 5
+    stage.begin_step(0)
+    assert loss.model.config.embedding_temperature == 0.5
+    stage.begin_step(3)
+    assert loss.model.config.embedding_temperature == 1.0
+
+
+def test_finetune_vae_follows_its_recipe(tiny_folder, pictures, tmp_path, monkeypatch):
+    change = ("seed=5", "feature_noise=0.25", "losses.mse=7.0")
+    stage, options = begun(
+        *(monkeypatch, finetune_vae, FinetuneVaeRecipe, tiny_folder, tmp_path / "out", pictures),
+        *change,
+    )
+    assert stage.objective.feature_noise == 0.25
+    assert stage.objective.picture_loss.weights.mse == 7.0
+    assert options["seed"] == stage.seed == 5
+
+
+def test_a_trained_model_tells_what_it_was_made_from_and_keeps_its_words(
+    base, tiny_folder, pictures, tmp_path
+):
+    (once,) = [open_orthus(base, device="cpu").model.config.origin]
+    assert once["made_by"].startswith("orthus build-base ")
+    assert once["made_from"] == tiny_folder.name and once["lineage"] == []
+    again = tmp_path / "begin"
+    shutil.copytree(base, again)
+    (again / "vocabulary.txt").write_text("red\nsquare\n")
+    run(build_base, BuildBaseRecipe, again, tmp_path / "out", pictures, "optim.steps=1")
+    twice = open_orthus(tmp_path / "out", device="cpu").model.config.origin
+    assert twice["made_from"] == "begin"
+    assert twice["lineage"] == [f"{once['made_by']} from {tiny_folder.name}"]
+    assert (tmp_path / "out" / "vocabulary.txt").read_text() == "red\nsquare\n"
 
 
 def test_parts_of_a_step_weigh_by_what_they_hold(tiny_folder, records):

@@ -34,6 +34,7 @@ from orthus_core.train.autoencoder import (
     picture_loss,
 )
 from orthus_core.train.loop import train
+from orthus_core.train.optim import make_optimizers
 from orthus_core.train.picture_source import FilePictures
 from orthus_core.train.trainings import finetune_vae
 from orthus_core.world.world_pictures import SpritePictures
@@ -96,6 +97,12 @@ def test_multi_scale_forgives_what_averages_out():
     assert multi_scale(truth + 0.2, truth).item() == pytest.approx(0.2)
 
 
+def test_multi_scale_looks_from_three_distances():
+    """Bands four pixels wide even out only where eight are averaged."""
+    bands = torch.tensor([1.0] * 4 + [-1.0] * 4).repeat(2).expand(1, 3, 16, 16)
+    assert multi_scale(bands, torch.zeros_like(bands)) == pytest.approx(2 / 3)
+
+
 def test_what_is_held_passes_gradients_on_and_takes_none(vq, pixels):
     x = pixels.clone().requires_grad_()
     with held(vq.encoder):
@@ -109,6 +116,12 @@ def test_a_discriminator_gives_one_score_a_patch(levels, side):
     scores = PatchDiscriminator(8, levels)(torch.randn(2, 3, 16 * levels, 16 * levels))
     assert scores.shape[:2] == (2, 1)
     assert PatchDiscriminator(8, levels)(torch.randn(1, 3, 32, 32)).shape[-1] == side
+
+
+def test_a_discriminator_does_not_decay_while_it_waits():
+    rival = PatchDiscriminator(8, 1)
+    optimizers = make_optimizers(list(rival.parameters()), OptimRecipe(weight_decay=0.5))
+    assert {g["weight_decay"] for o in optimizers for g in o.param_groups} == {0.0}
 
 
 def test_a_score_judges_the_patch_its_level_promises():

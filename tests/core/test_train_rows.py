@@ -28,7 +28,7 @@ from orthus_core.train.distributed import Rank
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.world.world import World
 from tests.core.test_world_held_out import shows_held_out
-from tests.core.toy_data import interleaved, pictures_with_words, words
+from tests.core.toy_data import interleaved, picture, pictures_with_words, words
 
 COUNT = 20
 
@@ -255,8 +255,13 @@ def test_a_picture_is_either_drawn_from_or_held_out_and_half_are_mirrored(tmp_pa
 
 def test_pictures_of_a_document_are_all_read_and_each_once(tmp_path):
     source = interleaved(tmp_path / "mixed", 9)
-    lines = [json.loads(line) for line in source.read_text().splitlines()]
-    again = {"segments": [*lines[1]["segments"][:1], *lines[2]["segments"][1:]], "id": "again"}
-    source.write_text("".join(json.dumps(line) + "\n" for line in [*lines, again]))
+    picture(9).save(source.with_name("last.png"))
+    edit = [
+        {"type": "image", "role": "user", "path": "000.png"},
+        {"type": "text", "role": "user", "value": "mirror it"},
+        {"type": "image", "role": "model", "path": "last.png"},
+    ]
+    with source.open("a") as file:
+        file.write(json.dumps({"segments": edit, "id": "edit"}) + "\n")
     data = DataRecipe(source=str(source), held_out=0.0)
-    assert len(finished(read_pictures(data, 16)).pictures) == 9
+    assert len(finished(read_pictures(data, 16)).pictures) == 10

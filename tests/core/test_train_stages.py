@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from orthus_core.errors import TrainingError
-from orthus_core.losses.picture_loss import reconstruction
+from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
+from orthus_core.losses.picture_loss import PictureLoss, reconstruction
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.recipe.training import OptimRecipe, TemperatureRecipe
-from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
+from orthus_core.recipe.training import AutoencoderLosses, OptimRecipe, TemperatureRecipe
+from orthus_core.train.autoencoder import (
+    DecoderObjective,
+    DiscreteAutoencoderStage,
+    fresh_autoencoder,
+)
+from orthus_core.train.distributed import Rank
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -20,8 +26,9 @@ from orthus_core.train.freeze import (
 )
 from orthus_core.train.optim import make_optimizers
 from orthus_core.train.stages import temperature_at
-from orthus_core.world.augment import random_pictures
-from orthus_core.world.world_pictures import SpritePictures
+from orthus_core.world.augment import composite_over, random_pictures, random_zoom
+from orthus_core.world.world import World
+from orthus_core.world.world_pictures import SpritePictures, WorldPictures
 from tests.conftest import TINY_AUTOENCODER, make_tiny_model
 
 SHAPE = replace(
@@ -69,6 +76,28 @@ def test_build_base_moves_the_image_parts_and_nothing_text_depends_on():
         check_text_untouched(fingerprint, model)
 
 
+@torch.no_grad()
+def test_the_text_depends_on_backbone_norm_head_and_words_and_on_nothing_else():
+    model = make_tiny_model()
+    before = text_fingerprint(model)
+    table_VD, code = model.model.embed_tokens.weight, model.code_token_ids[0]
+    places = {name: p.flatten()[:1] for name, p in model.named_parameters()}
+    places |= {"word": table_VD[0, :1], "code": table_VD[code, :1]}
+    del places["model.embed_tokens.weight"]
+    for name, place_1 in places.items():
+        place_1 += 1
+        depends = name.startswith(("model.layers.", "model.norm.", "lm_head.", "word"))
+        assert (text_fingerprint(model) != before) == depends, name
+        place_1 -= 1
+        model.load_state_dict(make_tiny_model().state_dict())
+
+
+def test_a_linear_embedding_is_built_with_the_base():
+    model = make_tiny_model(embedding="linear")
+    trained = {id(p) for p in only_image_parts(model)}
+    assert all(id(p) in trained for p in model.model.feature_in.parameters())
+
+
 def test_posttrain_leaves_the_autoencoder():
     model = make_tiny_model()
     trained = {id(p) for p in all_but_autoencoder(model)}
@@ -102,6 +131,14 @@ def test_a_perfect_picture_has_no_loss_and_each_fault_its_own_term():
     redder = truth.clone()
     redder[:, 0] += 0.3
     assert reconstruction(redder, truth).chroma > 0.1
+
+
+def test_edges_count_in_both_directions():
+    truth = torch.zeros(1, 3, 8, 8)
+    falling = torch.arange(8.0)[:, None].expand(1, 3, 8, 8)
+    # Each pixel differs from the one below by 1, and from the one on the right not at all.
+    assert reconstruction(falling, truth).gradient == 1
+    assert reconstruction(falling.mT, truth).gradient == 1
 
 
 def test_quantising_snaps_forward_and_passes_gradients_through():
@@ -154,6 +191,101 @@ def test_snapping_reports_the_codes_it_used(stage):
     assert figures.codes_used >= 1 and figures.commitment > 0
 
 
+def decoded_by(objective, pixels, monkeypatch):
+    """The features that the objective has decoded, and the ones it made of the pictures."""
+    given, pixels_of = [], objective.vq.pixels
+    monkeypatch.setattr(
+        objective.vq, "pixels", lambda features: given.append(features) or pixels_of(features)
+    )
+    torch.manual_seed(0)
+    objective(pixels)
+    return given[0].detach(), objective.features(pixels).detach()
+
+
+def test_the_recipes_share_of_a_batch_is_decoded_from_codes_each_in_its_place(stage, monkeypatch):
+    stage.begin_step(2)
+    objective = stage.objective
+    objective.recipe = replace(SHAPE, quantised_share=0.25, feature_noise=0.0)
+    decoded_MPC, features_MPC = decoded_by(objective, batch(stage, 2), monkeypatch)
+    torch.testing.assert_close(decoded_MPC[1:], features_MPC[1:])
+    distance_PK = torch.cdist(decoded_MPC[0], objective.vq.quantize.embedding.weight)
+    assert distance_PK.min(1).values.max() < 1e-4
+    nearest_P = torch.cdist(features_MPC[0], objective.vq.quantize.embedding.weight).argmin(1)
+    assert torch.equal(distance_PK.argmin(1), nearest_P), "of the first picture's own features"
+
+
+def test_features_are_decoded_with_the_recipes_noise(stage, monkeypatch):
+    stage.objective.recipe = replace(SHAPE, feature_noise=0.5)
+    pixels = batch(stage)
+    decoded_MPC, features_MPC = decoded_by(stage.objective, pixels, monkeypatch)
+    assert (decoded_MPC - features_MPC).std() == pytest.approx(0.5, rel=0.15)
+    vq = fresh_autoencoder(SHAPE)
+    decoder = DecoderObjective(vq, PictureLoss(AutoencoderLosses()), feature_noise=0.5)
+    decoder.features = vq.features
+    decoded_MPC, features_MPC = decoded_by(decoder, pixels, monkeypatch)
+    assert (decoded_MPC - features_MPC).std() == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("weight, moves_codes", [("commitment", False), ("codebook", True)])
+def test_features_are_drawn_to_codes_and_codes_to_features_by_their_own_weights(
+    stage, weight, moves_codes
+):
+    stage.begin_step(2)
+    objective = stage.objective
+    nothing = {field.name: 0.0 for field in fields(AutoencoderLosses)}
+    objective.recipe = replace(SHAPE, losses=AutoencoderLosses(**(nothing | {weight: 1.0})))
+    objective.picture_loss = PictureLoss(objective.recipe.losses)
+    objective(batch(stage, 2)).total.backward()
+
+    def moved(parameter):
+        return parameter.grad is not None and bool(parameter.grad.abs().sum() > 0)
+
+    assert moved(objective.vq.quantize.embedding.weight) == moves_codes
+    assert moved(objective.vq.quant_conv.weight) != moves_codes
+
+
+def test_a_code_counts_the_steps_since_it_was_chosen(stage):
+    stage.begin_step(2)
+    objective = stage.objective
+    objective(batch(stage, 2))
+    unused = objective.last_used_K == 1
+    assert 0 < unused.sum() < len(unused) and (objective.last_used_K[~unused] == 0).all()
+    before_K = objective.last_used_K.clone()
+    objective.eval()(batch(stage, 3))
+    assert torch.equal(objective.last_used_K, before_K), "measuring chooses nothing"
+    objective.last_used_K[:3] = SHAPE.revive_every
+    objective.last_used_K[3:] = SHAPE.revive_every - 1
+    assert objective.revive(batch(stage), torch.Generator().manual_seed(0)) == 3
+    assert objective.last_used_K.tolist() == [0] * 3 + [SHAPE.revive_every - 1] * 13
+
+
+def test_codes_begin_once_and_are_revived_every_so_often(stage, monkeypatch):
+    begun, revived = [], []
+    for step in range(12):
+        with monkeypatch.context() as patched:
+            patched.setattr(stage.objective, "start_codebook", lambda *_, n=step: begun.append(n))
+            patched.setattr(stage.objective, "revive", lambda *_, n=step: revived.append(n))
+            stage.begin_step(step)
+    assert begun == [2] and revived == [5, 8, 11]
+
+
+def test_every_batch_of_every_device_and_seed_has_pictures_of_its_own(stage):
+    def batches(seed: int, shard: int):
+        stage.seed, stage.place = seed, Rank(shard, 2)
+        return [pixels.numpy().tobytes() for step in range(3) for (pixels,) in stage.parts(step, 2)]
+
+    found = [part for seed in (0, 1) for shard in (0, 1) for part in batches(seed, shard)]
+    assert len(set(found)) == len(found) == 24
+    assert batches(0, 0) == found[:6]
+
+
+def test_as_many_held_out_pictures_are_measured_as_asked_for(stage):
+    stage.validate_rows = 10
+    parts = [part for (part,) in stage.held_out()]
+    assert [len(part) for part in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat(parts), stage.pictures.held_out_M3HW[:10])
+
+
 def test_random_pictures_are_a_function_of_their_generator():
     sprites = torch.randint(0, 256, (3, 4, 8, 8), dtype=torch.uint8)
     one, same, other = (
@@ -161,3 +293,41 @@ def test_random_pictures_are_a_function_of_their_generator():
     )
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert one.min() >= -1 and one.max() <= 0.99
+
+
+def test_a_zoomed_picture_is_whole_and_elsewhere():
+    whole_M4HW = torch.ones(50, 4, 32, 32)
+    zoomed_MHW = random_zoom(whole_M4HW, torch.Generator().manual_seed(0))[:, 3] > 0.5
+    sides = torch.stack([zoomed_MHW.any(1).sum(-1), zoomed_MHW.any(2).sum(-1)], 1)
+    assert (sides[:, 0] - sides[:, 1]).abs().max() <= 1, "nothing is cut off"
+    assert 15 <= sides.min() < 18 and 30 < sides.max() <= 32
+    tops = {int(picture.any(1).nonzero()[0]) for picture in zoomed_MHW}
+    lefts = {int(picture.any(0).nonzero()[0]) for picture in zoomed_MHW}
+    assert len(tops) > 5 and len(lefts) > 5
+
+
+def test_what_lies_over_covers_by_its_alpha():
+    under = torch.full((1, 3, 1, 1), 0.8)
+    for alpha, wanted in ((0.0, 0.8), (0.5, 0.5), (1.0, 0.2)):
+        over = torch.tensor([0.2 * alpha] * 3 + [alpha]).view(1, 4, 1, 1)
+        torch.testing.assert_close(composite_over(over, under), torch.full_like(under, wanted))
+
+
+def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn_alone(monkeypatch):
+    given = []
+
+    class Remembered(SpritePictures):
+        def __init__(self, kept, apart):
+            given.append((kept, apart))
+            super().__init__(kept, apart)
+
+    monkeypatch.setattr("orthus_core.world.world_pictures.SpritePictures", Remembered)
+    pictures = WorldPictures(World.open(held_out=0.2), 16)
+    ((kept, apart),) = given
+    everything = len(kept) + len(apart)
+    assert 0.15 < len(apart) / everything < 0.25
+    drawn = {sprite.numpy().tobytes() for sprite in kept}
+    # A few pairs of sprites look alike at this size.
+    assert sum(sprite.numpy().tobytes() in drawn for sprite in apart) < 0.02 * len(apart)
+    assert len(pictures.any_M4hw) == len(kept), "nor among the sprites of any scene"
+    assert len(pictures.held_out_M3HW) == HELD_OUT_IMAGES
