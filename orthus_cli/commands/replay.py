@@ -24,21 +24,14 @@ if TYPE_CHECKING:
     from orthus_core.results.record import Record, Run
 
 ANSWERS = ".jsonl"
+Finished = Annotated[Path, typer.Argument(metavar="PATH", help=options.FINISHED)]
 
 
 @recipe_options(GenerateRecipe, only=("model", "device", "dtype"))
 def replay(
     ctx: typer.Context,
-    path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH", help="A picture, its JSON, a story or its folder, or answers.jsonl."
-        ),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="PATH", help="Keep the new picture, too."),
-    ] = None,
+    path: Finished,
+    output: options.NewPicture = None,
     images: options.Images = None,
     *,
     flags: Flags,
