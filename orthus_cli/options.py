@@ -164,9 +164,3 @@ Compare = Annotated[
         help="Also before and after side by side, in NAME_compare.png.",
     ),
 ]
-
-# Options of `orthus replay` alone.
-FINISHED = "A picture, its JSON, a story or its folder, or answers.jsonl."
-NewPicture = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="PATH", help="Keep the new picture, too.")
-]

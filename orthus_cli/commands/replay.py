@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from orthus_core.results.record import Record, Run
 
 ANSWERS = ".jsonl"
-Finished = Annotated[Path, typer.Argument(metavar="PATH", help=options.FINISHED)]
+RESULT = "A picture, its JSON, a story or its folder, or answers.jsonl."
+Finished = Annotated[Path, typer.Argument(metavar="PATH", help=RESULT)]
+NewPicture = typer.Option("-o", "--output", metavar="PATH", help="Keep the new picture, too.")
 
 
 @recipe_options(GenerateRecipe, only=("model", "device", "dtype"))
 def replay(
     ctx: typer.Context,
     path: Finished,
-    output: options.NewPicture = None,
+    output: Annotated[Path | None, NewPicture] = None,
     images: options.Images = None,
     *,
     flags: Flags,
