@@ -116,29 +116,29 @@ import inspect, json
 import orthus_core
 from orthus_core import DiffusionHead, Orthus, OrthusConfig, open_model, soft_embed
 
-def told(name, value):
+def report(name, value):
     print(name, json.dumps(value, default=str))
 
-told("names", orthus_core.__all__)
+report("names", orthus_core.__all__)
 for name in ("open", "generate", "edit", "story", "caption"):
-    told(f"Orthus.{name}", str(inspect.signature(getattr(Orthus, name))))
+    report(f"Orthus.{name}", str(inspect.signature(getattr(Orthus, name))))
 for what in (open_model, soft_embed, DiffusionHead.__init__):
-    told(what.__qualname__, str(inspect.signature(what)))
-told("config", OrthusConfig().to_dict())
+    report(what.__qualname__, str(inspect.signature(what)))
+report("config", OrthusConfig().to_dict())
 orthus = Orthus.open("mini", device="cpu", dtype="fp32")
-told("parameters", {name: list(p.shape) for name, p in orthus.model.named_parameters()})
+report("parameters", {name: list(p.shape) for name, p in orthus.model.named_parameters()})
 pictures = orthus.generate("a red car", num_images=2, seed=5, steps=4)
-told("seeds", pictures.seeds)
+report("seeds", pictures.seeds)
 pictures.save("{prompt}_{seed}.png")
 edited = orthus.edit(pictures.images[0], "make it blue", seed=1, steps=4)
-told("edited", edited.texts)
+report("edited", edited.texts)
 edited.save("edited.png")
-told("caption", orthus.caption(pictures.images, "What is this?", seed=1).texts)
+report("caption", orthus.caption(pictures.images, "What is this?", seed=1).texts)
 story = orthus.story("a story about an owl", panels=1, seed=2, steps=4)
-told("story", story.texts)
-told("saved", story.save("story"))
+report("story", story.texts)
+report("saved", story.save("story"))
 stream = orthus.generate.stream("a cat", seed=1, steps=2)
-told("events", [type(event).__name__ for event in stream][-3:])
+report("events", [type(event).__name__ for event in stream][-3:])
 """
 
 
@@ -252,7 +252,7 @@ def pin_samplers(desk: Desk) -> None:
 
 
 def pin_again(desk: Desk) -> None:
-    """What was drawn is told, drawn again, and continued."""
+    """Shows how an image was made, draws it again, and continues it."""
     made = ("--steps", 5, "--seed", 4, "-o", "made.png")
     desk.orthus("made", "generate", "a yellow star", *made, "--format", "json", *FP32)
     desk.orthus("info", "info", "made.png")
@@ -274,7 +274,7 @@ def pin_edit(desk: Desk) -> None:
 
 
 def pin_story(desk: Desk) -> None:
-    """A story of two panels, told on from its second, and a free one from a picture."""
+    """A story of two panels, the same continued from its second, and a free one from a picture."""
     red, _, _ = inputs(desk)
     opening = "a story about an owl and an alien"
     desk.orthus("story", "story", opening, "--panels", 2, "--seed", 3, "-o", "story", *FP32)
@@ -516,14 +516,14 @@ def items_of(folder: Path) -> Iterator[tuple[str, Item]]:
 
 def text_item(text: str) -> Item:
     """A text without what is volatile, and with a picture inside it as its pixels and chunks."""
-    text = EMBEDDED.sub(_told, text)
+    text = EMBEDDED.sub(_embedded_text, text)
     for pattern, instead in VOLATILE:
         text = pattern.sub(instead, text)
     return Item(f"text {_hash(text.encode())}", text)
 
 
-def _told(embedded: re.Match[str]) -> str:
-    """A PNG inside a page, in words: its chunks can name folders, which base64 would hide."""
+def _embedded_text(embedded: re.Match[str]) -> str:
+    """Text for a PNG inside a page. Its chunks can name folders, which base64 would hide."""
     parts = _of_picture("png", io.BytesIO(base64.b64decode(embedded[1])))
     return "\n".join(f"<{name}: {item.text or item.digest}>" for name, item in parts)
 

@@ -1,11 +1,11 @@
 """Methods for long work: call one for its result, or stream its events.
 
-class Orthus:
+class Pipeline:
     @streamed
-    def generate(self, prompt: str) -> Work[Pictures]: ...
+    def generate(self, prompt: str) -> Work[Images]: ...
 
-orthus.generate("a snowman").images[0]
-for event in (stream := orthus.generate.stream("a snowman")): ...
+pipeline.generate("a snowman").images[0]
+for event in (stream := pipeline.generate.stream("a snowman")): ...
 stream.result.images[0]
 """
 

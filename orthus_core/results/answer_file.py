@@ -167,7 +167,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the answers: {reason}", where=str(path)) from error
-    found = [_told(line) for line in lines if line.strip()]
+    found = [_read_line(line) for line in lines if line.strip()]
     if not found or None in found:
         what = f"line {found.index(None) + 1} is no answer" if found else "it holds no answer"
         raise DataError(
@@ -178,7 +178,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
     return [told for told in found if told]
 
 
-def _told(line: bytes) -> StoredAnswer | None:
+def _read_line(line: bytes) -> StoredAnswer | None:
     entry = _entry(line)
     if entry is None:
         return None

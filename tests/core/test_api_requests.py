@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import orthus_core.api as api
-from orthus_core import Orthus
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.errors import PromptError
 from orthus_core.events import ImageDone, PatchDone
@@ -30,18 +27,6 @@ from orthus_core.samplers.params import SamplingParams
 @pytest.fixture(scope="module")
 def loaded(tiny_folder) -> LoadedModel:
     return api.load_model(tiny_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def orthus(tiny_folder) -> Orthus:
-    return Orthus.open(tiny_folder, device="cpu")
-
-
-@pytest.fixture
-def start(tmp_path) -> Path:
-    path = tmp_path / "start.png"
-    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(path)
-    return path
 
 
 def test_names_are_public_and_cost_nothing_until_they_are_used():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,18 +17,6 @@ from orthus_core.errors import DataError, PromptError, RecipeError
 from orthus_core.events import ImageBegun, ImageDone, Note, PatchDone
 from orthus_core.results.metadata import pixel_hash, read_record
 from orthus_core.samplers.story import PanelDone
-
-
-@pytest.fixture(scope="module")
-def orthus(tiny_folder) -> Orthus:
-    return Orthus.open(tiny_folder, device="cpu")
-
-
-@pytest.fixture
-def start(tmp_path) -> Path:
-    path = tmp_path / "start.png"
-    Image.linear_gradient("L").convert("RGB").resize((64, 48)).save(path)
-    return path
 
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for():
