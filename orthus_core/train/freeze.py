@@ -19,8 +19,8 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     head (2412.00127, 3.3).
 
     The table is one parameter that also holds the words: gradients of its other rows are set to
-    zero, and it has no weight decay, so that an Adam step leaves those rows unchanged to the last
-    bit.
+    zero, it has no weight decay, and AdamW trains it, so that a step leaves those rows unchanged to
+    the last bit.
     """
     model.requires_grad_(False)
     model.mlp_head.requires_grad_(True)
@@ -30,6 +30,8 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     table_VD = model.model.embed_tokens.weight
     table_VD.requires_grad_(True)
     table_VD.no_decay = True  # type: ignore[attr-defined]
+    # Muon would take the table as a map, and move all its rows at once.
+    mark_rows(model.model, model.model.embed_tokens, model.model.codebook_in)
     rows_V1 = torch.zeros(len(table_VD), 1, device=table_VD.device)
     rows_V1[model.code_token_ids] = 1
     table_VD.register_hook(lambda grad_VD: grad_VD * rows_V1.to(grad_VD.dtype))

@@ -52,19 +52,21 @@ def batch(stage, step=0):
     return pixels_M3HW
 
 
-def test_build_base_moves_the_image_parts_and_nothing_text_depends_on():
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_build_base_moves_the_image_parts_and_nothing_text_depends_on(kind):
     model = make_tiny_model()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fingerprint = text_fingerprint(model)
-    recipe = OptimRecipe(lr=1e-2, weight_decay=0.1)
-    (optimizer,) = make_optimizers(only_image_parts(model), recipe)
+    recipe = OptimRecipe(kind=kind, lr=1e-2, weight_decay=0.1)
+    optimizers = make_optimizers(only_image_parts(model), recipe)
     ids_BS = torch.tensor([[0, 41, 37, *[39] * 4]])
     hidden_BSD = model(ids_BS, torch.randn(4, 8)).hidden_BSD
     (
         hidden_BSD.sum()
         + model.mlp_head(torch.randn(4, 8), torch.arange(4), hidden_BSD[0, :4]).sum()
     ).backward()
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     check_text_untouched(fingerprint, model)
     moved = {n for n, t in model.state_dict().items() if not torch.equal(t, before[n])}
     assert {n.split(".")[0] for n in moved - {"model.codebook_in.weight"}} == {"mlp_head", "model"}
