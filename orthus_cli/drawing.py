@@ -8,15 +8,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from orthus_cli.console import Reporter
-from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
 
 if TYPE_CHECKING:
     from orthus_core.api.images import ImageRequest
     from orthus_core.api.inputs import InputImage
     from orthus_core.api.loaded import LoadedModel
+    from orthus_core.recipe.drawing import DrawingRecipe
     from orthus_core.results.image_files import ImageFiles
 
-DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe
 # More images than this are not reported one by one.
 REPORTED_ONE_BY_ONE = 8
 

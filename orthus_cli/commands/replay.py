@@ -11,7 +11,7 @@ import typer
 from orthus_cli import options
 from orthus_cli.answers_again import ask_again
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.drawing import DrawingRecipe, hint_at_unknown_words, open_model, say_framing
+from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import shown, words_of
@@ -21,6 +21,7 @@ from orthus_core.recipe import GenerateRecipe, dump
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
     from orthus_core.api.replay import Remake
+    from orthus_core.recipe.drawing import DrawingRecipe
     from orthus_core.results.record import Record, Run
 
 ANSWERS = ".jsonl"

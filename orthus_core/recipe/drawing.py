@@ -254,3 +254,6 @@ class CaptionRecipe(ModelKeys):
         minimum=1,
         before="device",
     )
+
+
+DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe

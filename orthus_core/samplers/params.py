@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
+from orthus_core.recipe.drawing import DrawingRecipe
 from orthus_core.recipe.solver_registry import SOLVERS
 
 Task = Literal["picture", "edit", "story"]
-DrawingRecipe = GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe
 
 # The release guides interleaved writing more gently, and away from other words.
 STORY_GUIDANCE = 3.0
