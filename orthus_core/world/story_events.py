@@ -70,7 +70,7 @@ class EventOutcome(NamedTuple):
     state: StoryState
 
 
-Event = Callable[[random.Random, World, StoryState], "EventOutcome | None"]
+StoryEvent = Callable[[random.Random, World, StoryState], "EventOutcome | None"]
 
 
 def scene_of_state(world: World, state: StoryState) -> Scene:
@@ -160,7 +160,7 @@ def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcom
     return EventOutcome(sentence, state.hero, replace(state, hero=other, holder=holder))
 
 
-def _sky(sentence: str, before: Iterable[str], after: str) -> Event:
+def _sky(sentence: str, before: Iterable[str], after: str) -> StoryEvent:
     """An event that changes the sky; its actor is the hero."""
 
     def event(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
@@ -177,7 +177,7 @@ def _one_of(nouns: Iterable[str], rng: random.Random, world: World, but: str = "
 
 # Events, with their weights where they are possible. Consequences have high weights, so that they
 # follow soon.
-EVENTS: Mapping[str, tuple[Event, float]] = {
+EVENTS: Mapping[str, tuple[StoryEvent, float]] = {
     "walk": (_walks, 1.5),
     "meet": (_meets, 4.0),
     "find": (_finds, 3.5),
