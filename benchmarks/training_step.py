@@ -70,7 +70,7 @@ def main() -> None:
     rows = next(stop.value for stop in _ends(reading))
     with TemporaryDirectory() as folder:
         cache = cache_of(opened, Path(folder) / "out")
-    laying = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+    batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     objective = JointLoss(model, lambda_image=1, text_weight=0.5, repeats=4, prefix_noise=0.2)
     objective.to(place).train()
     parameters = all_but_autoencoder(model)
@@ -80,11 +80,11 @@ def main() -> None:
     def made(number: int) -> Batch:
         """Batch number n without features."""
         numbers = range(number * options.batch, (number + 1) * options.batch)
-        return laying.loaded([laying.encode(rows.train(n)) for n in numbers])
+        return batch_builder.loaded([batch_builder.encode(rows.train(n)) for n in numbers])
 
     def step(batch: Batch, parts: Parts) -> None:
         with parts.part("features"):
-            ((batch, counts),) = with_counts([laying.finished(batch)])
+            ((batch, counts),) = with_counts([batch_builder.finished(batch)])
             batch = batch.to(place)
         with parts.part("forward"), torch.autocast(place.type, torch.bfloat16, has_bf16(place)):
             losses = objective(batch, counts)

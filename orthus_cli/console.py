@@ -296,7 +296,7 @@ class Bar:
             console=console,
         )
         self._live = Live(
-            get_renderable=self._drawn,
+            get_renderable=self._renderable,
             console=console,
             refresh_per_second=10,
             transient=True,
@@ -327,7 +327,7 @@ class Bar:
             self._live.stop()
             self._running = False
 
-    def _drawn(self) -> rich.console.RenderableType:
+    def _renderable(self) -> rich.console.RenderableType:
         from rich.console import Group
 
         bar = self._progress.get_renderable()

@@ -35,7 +35,7 @@ class CommandPlugin(Plugin):
     @cached_property
     def command(self) -> Any:
         """The command as Typer builds it, or one that says why that did not work."""
-        target = self.loaded()
+        target = self.load_target()
         if self.entry and not self.problem:
             try:
                 return _build(self.name, target)

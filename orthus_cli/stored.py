@@ -57,7 +57,7 @@ class Stored(NamedTuple):
         return find_inputs(self.record) if self.record is not None else []
 
 
-def stored(path: Path | None, command: str) -> Stored:
+def read_stored(path: Path | None, command: str) -> Stored:
     """The record of a picture, a sidecar, a story or a captions file.
 
     Args:
@@ -77,7 +77,7 @@ def stored(path: Path | None, command: str) -> Stored:
         raise DataError(
             f"this was made by `orthus {record.command}`, not by `orthus {command}`",
             where=str(path),
-            hint=f"orthus replay {shown([str(path)])} makes it again",
+            hint=f"orthus replay {shell_quoted([str(path)])} makes it again",
         )
     flat = _flat(asked_of(record))
     sets = [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
@@ -105,7 +105,7 @@ def continuation_from(path: Path | None, rows: int | None) -> tuple[Continuation
     continuation = open_continuation(path, rows)
     if continuation.record is None or continuation.record.command != "generate":
         return continuation, Stored()
-    before = stored(path, "generate")
+    before = read_stored(path, "generate")
     others = [each for each in before.sets if not each.startswith("seeds=")]
     return continuation, before._replace(sets=others)
 
@@ -157,7 +157,7 @@ def words_of(
     return [record.command, *ordered]
 
 
-def shown(words: Iterable[str]) -> str:
+def shell_quoted(words: Iterable[str]) -> str:
     """The words as a shell command line, quoted where necessary."""
     words = list(words)
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)

@@ -41,7 +41,7 @@ class Plugin:
         """The names that `ORTHUS_PLUGINS` may mean it by."""
         return {normal_name(self.name), self.distribution}
 
-    def loaded(self) -> Any:
+    def load_target(self) -> Any:
         """What the entry point names; None where it has a problem, or now gets one."""
         if self.entry is None or self.problem:
             return None

@@ -177,3 +177,9 @@ def test_a_command_imports_what_it_needs_and_little_else(words, most, unwanted, 
     ours = json.loads(done.stderr[done.stderr.rindex("[") :])
     assert not set(ours) & unwanted
     assert len(ours) <= most
+
+
+@pytest.mark.parametrize("name", ["generate", "edit", "story", "caption", "replay"])
+def test_a_drawing_command_is_a_thin_shell(name: str) -> None:
+    lines = (ROOT / "orthus_cli" / "commands" / f"{name}.py").read_text().count("\n")
+    assert lines <= 120, "what is no option, event or file belongs into orthus_core.api"

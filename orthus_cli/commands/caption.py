@@ -12,7 +12,7 @@ from orthus_cli.answers import ask_each, open_answers, report_answers
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_cli.stored import stored
+from orthus_cli.stored import read_stored
 from orthus_core.recipe import CaptionRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
 
@@ -74,7 +74,7 @@ def caption(
     one stopped. Pictures that do not read are named and left out, unless --strict is given.
     """
     # 1. The question and the files.
-    before = stored(config_from, "caption")
+    before = read_stored(config_from, "caption")
     resolved = load(CaptionRecipe, recipe, [*before.sets, *(sets or ())], flags)
     before.check_harmless(resolved, named=(flags["model"],))
     r = reporter(ctx)

@@ -12,7 +12,7 @@ from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
 from orthus_cli.edit_inputs import file_label, read_edits
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_cli.stored import stored
+from orthus_cli.stored import read_stored
 from orthus_core.recipe import EditRecipe, dump, load
 from orthus_core.results.output_names import Named, check_free, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
@@ -56,7 +56,7 @@ def edit(
     """
     flags["by_example"] = True if example else None
     # 1. The request, and whether its output can be written.
-    before = stored(config_from, "edit")
+    before = read_stored(config_from, "edit")
     resolved = load(EditRecipe, recipe, [*before.sets, *(sets or ())], flags)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)

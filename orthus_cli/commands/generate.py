@@ -11,7 +11,7 @@ from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_cli.stored import continuation_from, stored
+from orthus_cli.stored import continuation_from, read_stored
 from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
@@ -51,7 +51,7 @@ def generate(
     """
     # 1. The request, and whether its output can be written.
     continuation, begun_with = continuation_from(continued, keep_rows)
-    before = stored(config_from, "generate") if config_from else begun_with
+    before = read_stored(config_from, "generate") if config_from else begun_with
     resolved = load(GenerateRecipe, recipe, [*before.sets, *(sets or ())], flags)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     said = list(prompts or ()) or [before.prompt] * bool(before.prompt and prompt_file is None)

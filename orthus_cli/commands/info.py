@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.stored import shown, words_of
+from orthus_cli.stored import shell_quoted, words_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -62,7 +62,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         return
     record = read_made(path)
     info = record.info
-    command = shown(["orthus", *words_of(record, info.files)])
+    command = shell_quoted(["orthus", *words_of(record, info.files)])
     as_drawn = record.seen in record.pixels.values() if record.seen else None
     facts = {
         "prompt": info.prompt,

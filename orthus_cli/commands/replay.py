@@ -14,7 +14,7 @@ from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
-from orthus_cli.stored import shown, words_of
+from orthus_cli.stored import shell_quoted, words_of
 from orthus_core.errors import OutputError
 from orthus_core.recipe import GenerateRecipe, dump
 
@@ -49,13 +49,13 @@ def replay(
     """
     r = reporter(ctx)
     model, device, dtype = flags["model"], flags["device"], flags["dtype"]
-
     if path.suffix.lower() == ANSWERS:
         if output:
             raise OutputError(
                 "answers are asked again, and no picture is drawn",
                 where=str(output),
-                hint=f"orthus caption -C {shown([str(path)])} IMAGE... -o {output} keeps new ones",
+                hint=f"orthus caption -C {shell_quoted([str(path)])} IMAGE... -o {output} "
+                "keeps new ones",
             )
         if not ask_again(r, path, images or [], model, device, dtype):
             raise typer.Exit(1)
@@ -75,7 +75,7 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
-    r.detail(shown(["orthus", *words_of(then, inputs)]))
+    r.detail(shell_quoted(["orthus", *words_of(then, inputs)]))
     r.detail(dump(recipe))
     # 2. The same request again, if necessary with its whole batch.
     loaded = open_model(r, recipe)

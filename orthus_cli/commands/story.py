@@ -12,7 +12,7 @@ from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_cli.stored import stored
+from orthus_cli.stored import read_stored
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
 
@@ -68,7 +68,7 @@ def story(
     from orthus_core.results.story_folder import MARK, PAGE
 
     # 1. The inputs, and whether the output can be written.
-    before = stored(config_from, "story")
+    before = read_stored(config_from, "story")
     values = flags
     if from_story is not None and recipe is None and before.record is None:
         values = earlier_values(from_story, flags)

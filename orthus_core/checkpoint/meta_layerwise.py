@@ -35,25 +35,25 @@ def stack(
         dtype: Precision that the weights are rounded to first; None leaves them as they are.
     """
 
-    def stored(shard: dict[str, LazyTensor], name: str) -> Tensor:
+    def read_tensor(shard: dict[str, LazyTensor], name: str) -> Tensor:
         lazy = shard[name]
         return (lazy if dtype is None else cast(lazy, dtype)).read()
 
     def weight(shard: dict[str, LazyTensor], name: str) -> Tensor:
-        return stored(shard, name).float()
+        return read_tensor(shard, name).float()
 
     def copies(name: str) -> Tensor:
         return torch.stack([weight(shard, name) for shard in shards]).mean(0)
 
     def embed(ids_S: Tensor) -> Tensor:
-        parts = [stored(shard, "tok_embeddings.weight")[ids_S] for shard in shards]
+        parts = [read_tensor(shard, "tok_embeddings.weight")[ids_S] for shard in shards]
         return torch.cat(parts, -1).float()
 
     def finish(hidden_SD: Tensor) -> Tensor:
         return rms_norm(hidden_SD, copies("norm.weight"), params.norm_eps)
 
     def logits(hidden_SD: Tensor) -> Tensor:
-        return torch.cat([project(hidden_SD, stored(s, "output.weight")) for s in shards], -1)
+        return torch.cat([project(hidden_SD, read_tensor(s, "output.weight")) for s in shards], -1)
 
     def layer(number: int, hidden_SD: Tensor) -> Tensor:
         at = f"layers.{number}."

@@ -53,7 +53,7 @@ def unit(map_Mchw: Tensor) -> Tensor:
 
 
 @contextmanager
-def held(module: nn.Module) -> Iterator[None]:
+def frozen_weights(module: nn.Module) -> Iterator[None]:
     """Freeze the module's weights inside the block; gradients still pass through it."""
     moving = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in moving:

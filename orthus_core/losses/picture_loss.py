@@ -18,7 +18,7 @@ from orthus_core.losses.adversarial import (
     discriminator_loss,
     generator_loss,
 )
-from orthus_core.losses.perceptual import encoder_maps, held, perceptual
+from orthus_core.losses.perceptual import encoder_maps, frozen_weights, perceptual
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe.training import AutoencoderLosses
 
@@ -132,14 +132,14 @@ class PictureLoss(nn.Module):
         if self.weights.perceptual:
             with torch.no_grad():
                 truth = encoder_maps(vq, truth_M3HW)
-            with held(vq.encoder):
+            with frozen_weights(vq.encoder):
                 seen = perceptual(encoder_maps(vq, decoded_M3HW), truth)
             total = total + self.weights.perceptual * seen
 
         # 3. The discriminator.
         if self.discriminator is None or not (self.fighting and self.training):
             return PictureFigures(total, *pixels, perceptual=seen)
-        with held(self.discriminator):
+        with frozen_weights(self.discriminator):
             fooled = generator_loss(self.discriminator(decoded_M3HW))
         factor = adaptive_weight(total, fooled, last_layer(vq))
         apart = discriminator_loss(

@@ -39,7 +39,7 @@ Place = Callable[[KeyPath], str]  # where a key of a layer was written, in words
 Values = dict[KeyPath, Any]
 
 
-class Said(NamedTuple):
+class TypedValue(NamedTuple):
     """A value from the command line: as TOML reads it, and as it was typed."""
 
     value: Any
@@ -163,7 +163,7 @@ def _parse_override(override: str) -> dict[str, Any]:
             hint="write it as --set table.key=value",
         )
     value = _toml_value(typed.strip())
-    return _nest(path, value if isinstance(value, dict) else Said(value, typed.strip()))
+    return _nest(path, value if isinstance(value, dict) else TypedValue(value, typed.strip()))
 
 
 def _toml_value(typed: str) -> Any:
@@ -226,7 +226,7 @@ def _unknown(path: KeyPath, known: Mapping[str, Key], root: type | None, where: 
 def _convert(annotation: Any, value: Any, key: Key, place: Place) -> Any:
     """The value converted to its type; raises an error that names the expected type."""
     arms = union_arms(annotation)
-    if isinstance(value, Said):
+    if isinstance(value, TypedValue):
         # `--set prompt=2024` means the text if the key takes text.
         value = value.typed if str in arms and not isinstance(value.value, str) else value.value
     for arm in arms:
@@ -253,7 +253,7 @@ def _accept(arm: Any, value: Any) -> Any:
     Raises:
         _Wrong: When it is of another type.
     """
-    value = value.value if isinstance(value, Said) else value
+    value = value.value if isinstance(value, TypedValue) else value
     origin, args = typing.get_origin(arm), typing.get_args(arm)
     if origin in (tuple, list) and isinstance(value, (list, tuple)):
         each = args if origin is tuple and args[-1] is not Ellipsis else (args[0],) * len(value)
@@ -310,7 +310,7 @@ def _closest(arms: tuple[Any, ...], value: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    if isinstance(value, Said):
+    if isinstance(value, TypedValue):
         value = value.value
     if isinstance(value, bool):
         return "true" if value else "false"

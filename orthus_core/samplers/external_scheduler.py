@@ -55,7 +55,7 @@ def called_scheduler(
         PromptError: When it cannot be imported, is not a scheduler, or cannot follow this model's
             schedule.
     """
-    scheduler_class = _found(name)
+    scheduler_class = _import_scheduler(name)
     taken = inspect.signature(scheduler_class).parameters
     if "prediction_type" not in taken:
         raise PromptError(
@@ -96,7 +96,7 @@ class ExternalScheduler:
         self._generators = [_generator_of(noise_C) for noise_C in noise_NC] if self._draws else []
         return [noise_NC * float(getattr(self._scheduler, "init_noise_sigma", 1.0))]
 
-    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
+    def head_input(self, step: int, known: Sequence[Tensor]) -> Tensor:
         scale = getattr(self._scheduler, "scale_model_input", None)
         return known[0] if scale is None else scale(known[0], self._scheduler.timesteps[step])
 
@@ -108,7 +108,7 @@ class ExternalScheduler:
         return [moved.prev_sample if hasattr(moved, "prev_sample") else moved[0]]
 
 
-def _found(name: str) -> Any:
+def _import_scheduler(name: str) -> Any:
     module_name, _, class_name = name.rpartition(".")
     try:
         found = getattr(import_module(module_name), class_name)

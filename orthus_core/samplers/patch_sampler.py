@@ -308,7 +308,7 @@ def denoising_steps(
         # 3. The steps themselves.
         for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
             before = known
-            seen_NC = plan.solver.seen(step, before)
+            seen_NC = plan.solver.head_input(step, before)
             prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
             known = plan.solver.advance(step, before, prediction_NC)
             yield StepTaken(step, before, prediction_NC, known)

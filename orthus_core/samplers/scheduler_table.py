@@ -74,7 +74,7 @@ def _recorded_run(scheduler: Solver) -> tuple[np.ndarray, np.ndarray, np.ndarray
     inputs = []
     known = scheduler.start(noise_1E)
     for step, prediction_1E in enumerate(predictions):
-        inputs.append(scheduler.seen(step, known))
+        inputs.append(scheduler.head_input(step, known))
         known = scheduler.advance(step, known, prediction_1E)
     rows_TE = torch.cat([row.as_subclass(Tensor) for row in (*inputs, known[0])])
     drawn_TE = drawn_T1E.squeeze(1).numpy()
@@ -155,7 +155,7 @@ def _ends_alike(scheduler: Solver, table: LinearSolver) -> bool:
     for solver in (scheduler, table):
         known = solver.start(noise)
         for step, prediction in enumerate(predictions):
-            solver.seen(step, known)
+            solver.head_input(step, known)
             known = solver.advance(step, known, prediction)
         ends.append(known[0].double().numpy())
     return _close(ends[1], ends[0], ROUNDED)

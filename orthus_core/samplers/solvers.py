@@ -8,7 +8,7 @@ itself computes nothing about time:
 
     known = solver.start(noise)                       # [x, memory ...]
     for step, timestep in enumerate(solver.timesteps_T):
-        known = solver.advance(step, known, head(solver.seen(step, known), timestep))
+        known = solver.advance(step, known, head(solver.head_input(step, known), timestep))
     x = known[0]
 
 1. A run: `Solver`, and `LinearSolver`, which follows a table.
@@ -57,7 +57,7 @@ class Solver(Protocol):
         """The state before the first step; the sample comes first."""
         ...
 
-    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
+    def head_input(self, step: int, known: Sequence[Tensor]) -> Tensor:
         """The head's input at this step: [N, C]."""
         ...
 
@@ -91,7 +91,7 @@ class LinearSolver:
         sample_NC = weighted_sum([self.start_scale], [noise_NC])
         return [sample_NC, *(torch.zeros_like(noise_NC) for _ in range(remembered))]
 
-    def seen(self, step: int, known: Sequence[Tensor]) -> Tensor:
+    def head_input(self, step: int, known: Sequence[Tensor]) -> Tensor:
         return known[0]
 
     def advance(self, step: int, known: Sequence[Tensor], prediction_NC: Tensor) -> list[Tensor]:

@@ -215,7 +215,7 @@ class PicturesStage:
         pixels_M3HW = self.pictures.held_out_M3HW[: self.validate_rows]
         return [(part,) for part in pixels_M3HW.split(self.batch_size) if len(part)]
 
-    def shown(self) -> Tensor:
+    def sample_pixels(self) -> Tensor:
         """Pictures for the sample sheet, held-out ones if there are any."""
         pixels_M3HW = self.pictures.held_out_M3HW[:SAMPLES]
         if len(pixels_M3HW):
@@ -259,7 +259,7 @@ class DiscreteAutoencoderStage(PicturesStage):
     @torch.no_grad()
     def samples(self) -> Image.Image:
         """Rows of original pictures, decoded features and decoded codes."""
-        objective, pixels = self.objective, self.shown()
+        objective, pixels = self.objective, self.sample_pixels()
         features_MPC = objective.features(pixels)
         snapped = quantise(features_MPC.flatten(0, 1), objective.vq.quantize.embedding.weight)
         by_code = objective.vq.pixels(snapped.features_NC.view(features_MPC.shape))
@@ -308,5 +308,5 @@ class DecoderStage(PicturesStage):
     @torch.no_grad()
     def samples(self) -> Image.Image:
         """Rows of original pictures and decoded features."""
-        vq, pixels = self.objective.vq, self.shown()
+        vq, pixels = self.objective.vq, self.sample_pixels()
         return sample_grid([pixels, vq.pixels(vq.features(pixels.to(vq.device)))])

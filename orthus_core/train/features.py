@@ -79,7 +79,7 @@ def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
 
 
 @contextmanager
-def kept(cache: FeatureCache) -> Iterator[None]:
+def save_on_exit(cache: FeatureCache) -> Iterator[None]:
     """Write the features to disk when a training ends or stops, so that it resumes quickly."""
     try:
         yield

@@ -37,7 +37,7 @@ from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
 from orthus_core.train.batches import discrete_batch_builder, read_rows, row_encoder, usable
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import feature_cache, kept
+from orthus_core.train.features import feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import read_pictures
@@ -105,7 +105,7 @@ def pretrain(
     objective = DiscreteLoss(model.model, model.lm_head)
     trainable = [p for p in objective.parameters() if p.requires_grad]
     yield Note("transformer: next-token prediction over text and codes")
-    with kept(cache):
+    with save_on_exit(cache):
         yield from train(
             RowsStage(objective, trainable, batches),
             optim=recipe.optim,

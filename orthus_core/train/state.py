@@ -194,7 +194,9 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) ->
     """
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
-        values = [f"{key} = {said(before, key)}, now {said(now, key)}" for key in changed[:3]]
+        values = [
+            f"{key} = {value_text(before, key)}, now {value_text(now, key)}" for key in changed[:3]
+        ]
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise TrainingError(
             f"the saved state was made with {'; '.join(values)}{more}",
@@ -204,5 +206,5 @@ def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) ->
         )
 
 
-def said(values: Mapping[str, Any], key: str) -> str:
+def value_text(values: Mapping[str, Any], key: str) -> str:
     return repr(values[key]) if key in values else "not set"

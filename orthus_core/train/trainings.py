@@ -35,7 +35,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import feature_cache, kept
+from orthus_core.train.features import feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -142,7 +142,7 @@ def build_base(
         yield Note("nothing that text depends on has moved")
         return Extras()
 
-    with kept(cache):
+    with save_on_exit(cache):
         yield from run(stage, recipe, opened, output, finish=finish, **options)
 
 
@@ -177,7 +177,7 @@ def posttrain(
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=partial(draw_words, model, tokenizer),
     )
-    with kept(cache):
+    with save_on_exit(cache):
         yield from run(stage, recipe, opened, output, **options)
 
 

@@ -155,11 +155,11 @@ def _in_style(world: World, edit: SceneEdit, style: str) -> SceneEdit:
     if any(thing.sprite not in world.styles.get(style, ()) for thing in things):
         return edit
 
-    def drawn(scene: Scene) -> Scene:
+    def restyle(scene: Scene) -> Scene:
         things = tuple(replace(thing, style=style) for thing in scene.things)
         return replace(scene, things=things)
 
-    return edit._replace(before=drawn(edit.before), after=drawn(edit.after))
+    return edit._replace(before=restyle(edit.before), after=restyle(edit.after))
 
 
 def _fits(world: World, edit: SceneEdit) -> bool:

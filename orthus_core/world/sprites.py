@@ -134,7 +134,7 @@ class SpritePack:
             DataError: if the picture cannot be read.
         """
         key = sprite.key if isinstance(sprite, Sprite) else sprite
-        over_HW4 = _scaled(self, key, size).astype(np.float32)
+        over_HW4 = _scaled_pixels(self, key, size).astype(np.float32)
         colour_HW3, cover_HW1 = over_HW4[..., :3], over_HW4[..., 3:] / 255.0
         laid_HW3 = colour_HW3 + (1.0 - cover_HW1) * np.asarray(background, dtype=np.float32)
         pixels_HW3 = np.clip(np.rint(laid_HW3), 0, 255).astype(np.uint8)
@@ -161,7 +161,7 @@ class SpritePack:
 
 
 @lru_cache(maxsize=4096)
-def _scaled(pack: SpritePack, key: str, size: int) -> np.ndarray:
+def _scaled_pixels(pack: SpritePack, key: str, size: int) -> np.ndarray:
     """A scaled sprite with premultiplied alpha: uint8 [size, size, 4].
 
     It is cached and shared, because trainings repeat the same few thousand sprites.

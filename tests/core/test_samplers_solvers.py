@@ -34,7 +34,7 @@ OURS = [name for name, entry in SOLVERS.items() if entry.stops_early]
 def run(solver: Solver, noise_NC: Tensor, head) -> Tensor:
     known = solver.start(noise_NC)
     for step, timestep in enumerate(solver.timesteps_T):
-        known = solver.advance(step, known, head(solver.seen(step, known), timestep))
+        known = solver.advance(step, known, head(solver.head_input(step, known), timestep))
     return known[0]
 
 

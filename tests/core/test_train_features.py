@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 
 from orthus_core.data.pictures import FilePicture
-from orthus_core.train.features import TOGETHER, always_together, feature_cache, kept
+from orthus_core.train.features import TOGETHER, always_together, feature_cache, save_on_exit
 from tests.conftest import make_tiny_model
 from tests.core.toy_data import pictures_with_words
 
@@ -44,7 +44,7 @@ def test_features_of_another_autoencoder_are_not_used(tmp_path):
     def features(vq):
         cache = feature_cache(vq, vq.features, tmp_path / "training")
         found = len(cache)
-        with kept(cache):
+        with save_on_exit(cache):
             return cache(pictures), found
 
     first, found = features(one)
@@ -72,7 +72,7 @@ def test_features_in_sixteen_bits_are_near_and_kept_apart(tmp_path, monkeypatch)
     def features(**options):
         cache = feature_cache(vq, vq.features, tmp_path / "training", **options)
         found = len(cache)
-        with kept(cache):
+        with save_on_exit(cache):
             return cache(pictures), found
 
     exact, _ = features()

@@ -17,7 +17,7 @@ from orthus_core.losses.adversarial import (
     discriminator_loss,
     generator_loss,
 )
-from orthus_core.losses.perceptual import encoder_maps, held, perceptual
+from orthus_core.losses.perceptual import encoder_maps, frozen_weights, perceptual
 from orthus_core.losses.picture_loss import PictureLoss, multi_scale
 from orthus_core.recipe import load
 from orthus_core.recipe.training import (
@@ -105,7 +105,7 @@ def test_multi_scale_looks_from_three_distances():
 
 def test_what_is_held_passes_gradients_on_and_takes_none(vq, pixels):
     x = pixels.clone().requires_grad_()
-    with held(vq.encoder):
+    with frozen_weights(vq.encoder):
         vq.encoder(x).sum().backward()
     assert x.grad.abs().max() > 0
     assert all(p.grad is None and p.requires_grad for p in vq.encoder.parameters())

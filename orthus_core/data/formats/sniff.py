@@ -76,7 +76,7 @@ class FormatPlugin(Plugin):
     @cached_property
     def format(self) -> DataFormat | None:
         """The format, or None and a `problem`."""
-        found = self.loaded()
+        found = self.load_target()
         if not self.problem and not isinstance(found, DataFormat):
             self.fail(TypeError(f"it is a {type(found).__name__}, and must be a DataFormat"))
         return None if self.problem else found
