@@ -133,9 +133,9 @@ def recipe_options(
             command(**given, flags=flags)
 
         signature = inspect.signature(command, eval_str=True)
-        said = [*_in_place(signature.parameters.values(), parameters)]
-        run.__signature__ = signature.replace(parameters=said)  # type: ignore[attr-defined]
-        run.__annotations__ = {parameter.name: parameter.annotation for parameter in said}
+        merged = [*_in_place(signature.parameters.values(), parameters)]
+        run.__signature__ = signature.replace(parameters=merged)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in merged}
         return run
 
     return decorate
@@ -153,8 +153,8 @@ def help_of(key: Key) -> str:
         range_text(key) if key.maximum is not None else "",
         f"default: {_plain_default(key)}" if _plain_default(key) else "",
     ]
-    told = "; ".join(note for note in notes if note)
-    return f"{key.doc[:1].upper()}{key.doc[1:]}." + (f"  [{told}]" if told else "")
+    note = "; ".join(note for note in notes if note)
+    return f"{key.doc[:1].upper()}{key.doc[1:]}." + (f"  [{note}]" if note else "")
 
 
 def number_or(*words: str) -> Callable[[str], int | str]:
@@ -180,8 +180,8 @@ def _plain_default(key: Key) -> str:
 
 
 def _words(key: Key) -> tuple[str, ...]:
-    said = SPELLINGS.get(key.name, Spelling()).words
-    return said or ("--" + "-".join(key.path).replace("_", "-"),)
+    words = SPELLINGS.get(key.name, Spelling()).words
+    return words or ("--" + "-".join(key.path).replace("_", "-"),)
 
 
 def _parameter(key: Key, *, grouped: bool) -> inspect.Parameter:

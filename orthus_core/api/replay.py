@@ -21,11 +21,11 @@ from orthus_core.errors import DataError, OutputError
 from orthus_core.recipe import (
     SCHEMAS,
     CaptionRecipe,
-    EditRecipe,
     GenerateRecipe,
     StoryRecipe,
     shape,
 )
+from orthus_core.recipe.drawing import DrawingRecipe
 from orthus_core.results.answer_file import StoredAnswer
 from orthus_core.results.metadata import pixel_hash, png_bytes
 from orthus_core.results.record import (
@@ -67,7 +67,7 @@ class Remake(NamedTuple):
         return distance(open_image(record.path), image)
 
 
-def recipe_again(record: Record) -> GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe:
+def recipe_again(record: Record) -> DrawingRecipe:
     """The recipe that makes a result again, on the device and in the precision of its record.
 
     Raises:
@@ -80,7 +80,7 @@ def recipe_again(record: Record) -> GenerateRecipe | EditRecipe | StoryRecipe | 
         "dtype": about.get("dtype", table.get("dtype")),
     }
     recipe = shape(SCHEMAS[record.command], table | opened, where=str(record.path))
-    if not isinstance(recipe, (GenerateRecipe, EditRecipe, StoryRecipe, CaptionRecipe)):
+    if not isinstance(recipe, DrawingRecipe):
         raise DataError("its record names no command that draws", where=str(record.path))
     return recipe
 
@@ -117,7 +117,7 @@ def files_of_run(run: Run, inputs: Sequence[Path]) -> list[Path]:
 
 def prepare_again(
     loaded: LoadedModel,
-    recipe: GenerateRecipe | EditRecipe | StoryRecipe | CaptionRecipe,
+    recipe: DrawingRecipe,
     record: Record,
     inputs: Sequence[Path],
     run: Run | None = None,
