@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Note, StepDone
@@ -116,11 +117,39 @@ def begun(monkeypatch, trainer, schema, start: Path, output: Path, source: Path,
     list(trainer(recipe, start, output, should_stop=lambda: True))
     ((stage, options),) = found
     assert options["optim"] == recipe.optim and options["log"] == recipe.log
+    assert options["origins"]["init_from"] == fingerprint(start), "states of another are refused"
     return stage, options
+
+
+def rows_of_a_step(stage) -> int:
+    ((batch, _),) = stage.parts(0, 1)
+    return len(batch.ids_BS)
+
+
+@pytest.mark.parametrize("objective, idle", [("understanding", "mlp_head"), ("generation", "lm")])
+def test_a_head_whose_loss_does_not_count_is_not_handed_to_the_optimiser(
+    objective, idle, tiny_folder, records, tmp_path, monkeypatch
+):
+    stage, _ = begun(
+        *(monkeypatch, posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", records),
+        f"objective={objective}",
+    )
+    trained = {id(parameter) for parameter in stage.trainable()}
+    of_head = [p for n, p in stage.objective.model.named_parameters() if n.startswith(idle)]
+    assert of_head and not any(id(parameter) in trained for parameter in of_head)
+
+
+def test_build_base_that_resumes_at_its_end_keeps_its_temperature(tiny_folder, pictures, tmp_path):
+    heat, out = "temperature.end=4.0", tmp_path / "out"
+    run(build_base, BuildBaseRecipe, tiny_folder, out, pictures, heat)
+    recipe = load(BuildBaseRecipe, None, (*SHORT, f"data.source={json.dumps(str(pictures))}", heat))
+    list(build_base(recipe, tiny_folder, out, resume=True, overwrite=True))
+    assert open_orthus(out, device="cpu").model.config.embedding_temperature == 4.0
 
 
 def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkeypatch):
     change = ("seed=5", "lambda_image=3.0", "text_weight=2.0", "repeats=3", "prefix_noise=0.25")
+    change = (*change, "optim.batch_size=3")
     stage, options = begun(
         *(monkeypatch, posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", records),
         *(*change, "sampling.guidance=3.0", "sampling.noise_scale=0.5"),
@@ -128,6 +157,7 @@ def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkey
     loss = stage.objective
     assert (loss.lambda_image, loss.text_weight, loss.repeats, loss.prefix_noise) == (3, 2, 3, 0.25)
     assert options["seed"] == 5 and options["origins"]["prefix_noise"] == 0.25
+    assert rows_of_a_step(stage) == 3
     # What the model carried stays where the recipe says nothing of it.
     carried = {"steps": 4, "guidance": 3.0, "noise_scale": 0.5}
     assert loss.model.config.sampling == carried
@@ -135,13 +165,14 @@ def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkey
 
 def test_build_base_follows_its_recipe(tiny_folder, pictures, tmp_path, monkeypatch):
     change = ("seed=5", "lambda_image=3.0", "repeats=3", "temperature.start=0.5")
+    change = (*change, "optim.batch_size=3")
     stage, options = begun(
         *(monkeypatch, build_base, BuildBaseRecipe, tiny_folder, tmp_path / "out", pictures),
         *change,
     )
     loss = stage.objective
     assert (loss.lambda_image, loss.text_weight, loss.repeats, loss.prefix_noise) == (3, 0, 3, 0)
-    assert options["seed"] == 5
+    assert options["seed"] == 5 and rows_of_a_step(stage) == 3
     stage.begin_step(0)
     assert loss.model.config.embedding_temperature == 0.5
     stage.begin_step(3)
