@@ -176,6 +176,13 @@ class AutoencoderRecipe:
     )
     losses: AutoencoderLosses = key(AutoencoderLosses(), "weights of the loss")
     discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
+    linear_steps: int = key(
+        0,
+        "first steps, in which the encoder learns the principal components of patches and the "
+        "decoder is fed with them",
+        unit="steps",
+        minimum=0,
+    )
     continuous_steps: int = key(
         2000, "first steps, which train without codes", unit="steps", minimum=0
     )
