@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class OrthusError(Exception):
     """A mistake or a missing thing that the person at the keyboard can do something about.
@@ -49,6 +51,18 @@ class PromptError(OrthusError):
 
 class OutputError(OrthusError):
     """A place to write to that is taken, closed or full."""
+
+
+class UnplacedError(OutputError):
+    """A finished folder that could not be put in its place.
+
+    Args:
+        kept: Where it is kept instead.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "", kept: Path) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.kept = kept
 
 
 class TrainingError(OrthusError):

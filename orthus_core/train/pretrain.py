@@ -20,8 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from orthus_core.atomic import check_folder, staged_folder
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.atomic import staged_folder
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
@@ -42,7 +42,16 @@ from orthus_core.train.freeze import mark_rows
 from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import RowsStage
-from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    check_output,
+    origins,
+    save_finished,
+    saved_steps,
+    state_at,
+    training_folder,
+)
 
 # Its two trainings, and their folders in the run's folder.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
@@ -64,10 +73,11 @@ def pretrain(
         should_stop: Called after each step; a stopped training has saved its state.
 
     Raises:
-        OutputError: When `output` is taken.
+        OutputError: When `output` is taken, or the disk full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train` and `states_of`.
     """
-    check_folder(output, mark=CONFIG, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     of_autoencoder, of_transformer = states_of(resume)
     work = training_folder(output)
 
@@ -82,6 +92,7 @@ def pretrain(
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
+    check_disk(output, vq)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
     rows = yield from usable(rows, row_encoder(tokenizer, config), strict=recipe.data.strict)
     if taken:
@@ -120,12 +131,17 @@ def pretrain(
         return
 
     # 4. One folder.
-    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
-        model.bfloat16()
-        model.save_pretrained(staged)
-        processor(tokenizer, config).save_pretrained(staged)
-        (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
-        save_recipe(recipe, staged / "recipe.json")
+    def save(folder: Path) -> None:
+        with staged_folder(
+            folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite
+        ) as staged:
+            model.bfloat16()
+            model.save_pretrained(staged)
+            processor(tokenizer, config).save_pretrained(staged)
+            (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
+            save_recipe(recipe, staged / "recipe.json")
+
+    save_finished(save, output, work)
     yield Note(f"wrote {output}")
 
 

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_folder
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.headers import CONFIG, read_folder
+from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
@@ -46,7 +45,15 @@ from orthus_core.train.loop import Stage, Stop, train
 from orthus_core.train.metrics import METRICS
 from orthus_core.train.sample_grid import draw_words
 from orthus_core.train.stages import BuildBaseStage, RowsStage
-from orthus_core.train.state import Resume, check_resume, origins, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    check_output,
+    check_resume,
+    origins,
+    save_finished,
+    training_folder,
+)
 from orthus_core.version import __version__
 
 # Factors of (lambda_image, text_weight) for each objective of `posttrain`.
@@ -75,7 +82,7 @@ def finetune_vae(
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
 
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
+    check_output(output, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
@@ -116,7 +123,7 @@ def build_base(
     Raises:
         TrainingError: When a weight that text depends on has changed.
     """
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
+    check_output(output, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -154,7 +161,7 @@ def posttrain(
     Raises:
         DataError: When no row fits the model's context.
     """
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
+    check_output(output, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -220,10 +227,12 @@ def run(
         finish: Called before saving; raises an error when the result must not be saved.
 
     Raises:
-        OutputError: When `output` is taken.
+        OutputError: When `output` is taken, or the disk full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train`.
     """
     work = training_folder(output)
+    check_disk(output, stage.objective)
     start = fingerprint(opened.path)
     yield from train(
         stage,
@@ -242,11 +251,17 @@ def run(
         return
     model = opened.model.eval()
     model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
-    files = {"recipe.toml": dump(recipe), METRICS: (work / METRICS).read_text(), **extras.files}
+    files = {"recipe.toml": dump(recipe), **extras.files}
+    if (work / METRICS).is_file():  # figures that were lost must not cost the model
+        files[METRICS] = (work / METRICS).read_text()
     if (words := opened.path / VOCABULARY).is_file():
         files[VOCABULARY] = words.read_text(encoding="utf-8")
     model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
-    save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
+    save_finished(
+        partial(save_model, model, opened.processor, texts=files, overwrite=overwrite),
+        output,
+        work,
+    )
     yield Note(f"wrote {output}")
 
 
