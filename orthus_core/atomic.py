@@ -312,10 +312,14 @@ def check_room(target: Path, wanted: int) -> None:
     free = free_disk(target)
     if free < wanted:
         raise OutputError(
-            f"not enough room: {wanted / 1e9:.1f} GB to write and {free / 1e9:.1f} GB free",
+            f"not enough room: {_size(wanted)} to write and {_size(free)} free",
             where=str(target),
             hint="make room, or choose a folder on another disk",
         )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _beside(target: Path) -> Path:
@@ -555,8 +559,13 @@ def _fill(
             for entry in reversed(_last(mark, old)):
                 move(entry, former / entry.name)
             _sync_directory(target)
-        partial.rename(moving)  # from here on, the new result is completed after a kill
-        moved.append((partial, moving))
+        try:
+            partial.rename(moving)  # from here on, the new result is completed after a kill
+            moved.append((partial, moving))
+        except OSError as error:
+            if error.errno not in NO_RENAME:
+                raise
+            moving = partial  # a copy could be cut short, and would then pass for complete
         for entry in _last(mark, moving.iterdir()):
             if entry.name == mark:
                 _sync_directory(target)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from orthus_core.data.pixels import open_image, square
+from orthus_core.errors import OutputError
 from orthus_core.results.metadata import (
     GenerationInfo,
     pixel_hash,
@@ -56,7 +57,11 @@ class ImageFiles(NamedTuple):
         """
         path = self.paths[number]
         inside = None if self.metadata is False else info
-        save_picture(image, path, inside, overwrite=self.overwrite)
+        try:
+            save_picture(image, path, inside, overwrite=self.overwrite)
+        except OutputError as error:
+            error.hint += f"; --seed {info.seed} draws this picture again, and those before it stay"
+            raise
         entry = {
             "path": str(path),
             "prompt": info.prompt,
