@@ -186,9 +186,7 @@ def test_states_lie_inside_where_nothing_can_be_written_beside(tmp_path, monkeyp
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EBUSY])
 def test_what_cannot_be_renamed_is_copied(tmp_path, monkeypatch, code):
-    fail_renames(
-        monkeypatch, code, lambda source: ".orthus-moving" not in source.rpartition("/")[2]
-    )
+    fail_renames(monkeypatch, code, lambda source: True)
     target = tmp_path / "out"
     with staged_folder(target, mark=CONFIG) as staged:
         (staged / "deep").mkdir()
@@ -313,16 +311,14 @@ def test_a_folder_system_that_cannot_flush_folders_is_good_enough(tmp_path, monk
 # Trainings at their last step
 
 
-def steps(events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
-        if isinstance(event, StepDone) and event.step == event.steps:
-            yield event
+def last_step(events: Iterator[Event], steps: int) -> Iterator[Event]:
+    return (each for each in events if isinstance(each, StepDone) and each.step == steps)
 
 
 def test_a_model_whose_place_was_taken_during_training_is_kept(tmp_path, tiny_folder, rows):
     output = tmp_path / "out"
     with pytest.raises(UnplacedError, match="not empty") as caught:
-        for _ in steps(posttrain(quick_recipe(rows), tiny_folder, output)):
+        for _ in last_step(posttrain(quick_recipe(rows), tiny_folder, output), steps=2):
             output.mkdir()
             (output / "letter.txt").write_text("mine")
     kept = caught.value.kept
