@@ -53,7 +53,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         _HELD.discard(path)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         os.close(descriptor)
         with suppress(OSError):
             folder.rmdir()  # where nothing came of the training

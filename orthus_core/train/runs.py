@@ -41,6 +41,8 @@ from orthus_core.train.state import (
 RUN = "run.json"
 SAMPLES = "samples"
 RECORDED = ("id", "begun", "lineage", "source", "origins", "replacing")
+# Origins that are only known when the model has been opened and all processes have met.
+KNOWN_LATER = ("init_from", "devices")
 
 CONTINUE_OR_REPLACE = (
     "--resume auto goes on with it; --overwrite begins anew and removes its states, figures and "
@@ -285,10 +287,6 @@ def _contradiction(folder: Path, states: Sequence[Path]) -> str:
     if between and last >= figures[-1] + between:
         return f"{METRICS} ends at step {figures[-1]}"
     return ""
-
-
-# Origins that are only known when the model has been opened and all processes have met.
-KNOWN_LATER = ("init_from", "devices")
 
 
 def check_output(
