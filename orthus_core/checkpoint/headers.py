@@ -32,6 +32,7 @@ MODEL_FILES = (
     "vocabulary.txt",
     "README.md",
     "recipe.toml",
+    "run.json",
     "recipe.json",
     "metrics.jsonl",
     "quality.json",

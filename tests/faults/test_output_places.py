@@ -154,6 +154,7 @@ def test_a_mount_point_is_filled_and_keeps_its_states_inside(tmp_path, monkeypat
     work = training_folder(mount)
     assert work == mount / "mount.training"
     (work / "states" / "step-000004").mkdir(parents=True)
+    (work / "states" / "step-000004" / "about.json").write_text("{}")
     for overwrite in (False, True):
         with staged_folder(mount, mark=CONFIG, overwrite=overwrite) as staged:
             assert staged.parent == mount
