@@ -59,7 +59,7 @@ SPELLINGS = {
     "steps": Spelling(("--steps", "--num-inference-steps")),
     "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
     "step_tolerance": Spelling(metavar="SHARE"),
-    "guidance": Spelling(("--guidance", "--cfg-scale")),
+    "guidance": Spelling(("--guidance", "--cfg-scale", "--guidance-scale")),
     "negative_prompt": Spelling(metavar="TEXT"),
     "max_text": Spelling(metavar="TOKENS"),
     "seeds": Spelling(("--seed",)),

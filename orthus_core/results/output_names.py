@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orthus_core.atomic import LONGEST_NAME_BYTES, staged_file, staged_folder
-from orthus_core.errors import OutputError
+from orthus_core.errors import OutputError, shell_quoted
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
@@ -213,7 +213,7 @@ def _template(output: str | Path | None) -> str:
         raise OutputError(
             f"pictures are written as PNG, not as {Path(text).suffix}",
             where=text,
-            hint=f"-o {Path(text).with_suffix('.png')}",
+            hint=f"-o {shell_quoted([str(Path(text).with_suffix('.png'))])}",
         )
     return text
 
