@@ -88,6 +88,7 @@ class OrthusGroup(CommandList):
         try:
             code = super().main(*words, standalone_mode=False, **settings)
         except typer.TyperException as error:
+            _add_suggestion(error)
             r.usage(error)
             code = error.exit_code
         except typer.Abort:
@@ -178,6 +179,21 @@ def _report(ctx: Any, error: OrthusError) -> None:
     if settings.debug:
         traceback.print_exc()
     Reporter(settings).error(error)
+
+
+def _add_suggestion(error: Any) -> None:
+    """Adds what was probably meant to a usage error about an option."""
+    from orthus_cli.suggestions import suggest_option, suggest_value
+
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    name = getattr(error, "option_name", None)
+    said = ""
+    if name and command and hasattr(error, "possibilities"):  # an option that does not exist
+        said, error.possibilities = suggest_option(name, command), None
+    elif "--device" in getattr(getattr(error, "param", None), "opts", ()):
+        said = suggest_value(str(error).partition("'")[2].partition("'")[0])
+    if said:
+        error.message = f"{error.message.rstrip('.')}: {said}"
 
 
 def _unforeseen(error: Exception) -> OrthusError:

@@ -276,7 +276,7 @@ class Reporter:
         """A value for a script: in a pipe a file name is its bytes, UTF-8 or not, because it has to
         lead to the file.
         """
-        if any(map(_is_half, value)) and not _looked_at(sys.stdout) and _takes_bytes(sys.stdout):
+        if any(map(is_half, value)) and not _looked_at(sys.stdout) and _takes_bytes(sys.stdout):
             with suppress(UnicodeEncodeError):
                 return value.encode(encoding_of(sys.stdout), "surrogateescape") + b"\n"
         return printable(value)
@@ -452,7 +452,7 @@ def printable(text: str) -> str:
     without surrogates, which represent bytes that are not valid text."""
     return "".join(
         char
-        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160 or _is_half(char))
+        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160 or is_half(char))
         else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
@@ -462,7 +462,8 @@ def _takes_bytes(stream: TextIO | None) -> bool:
     return hasattr(stream, "buffer")
 
 
-def _is_half(char: str) -> bool:
+def is_half(char: str) -> bool:
+    """Whether it is a surrogate: half a character, or a byte that is no text."""
     return 0xD800 <= ord(char) < 0xE000
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from orthus_core.api.images import ImageRequest
     from orthus_core.api.inputs import InputImage
     from orthus_core.api.loaded import LoadedModel
+    from orthus_core.recipe import EditRecipe, GenerateRecipe
     from orthus_core.recipe.drawing import DrawingRecipe
     from orthus_core.results.image_files import ImageFiles
 
@@ -70,9 +71,15 @@ def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:
 
 
 def save_images(
-    r: Reporter, request: ImageRequest, files: ImageFiles, *, preview: bool = False
+    r: Reporter,
+    request: ImageRequest,
+    files: ImageFiles,
+    recipe: GenerateRecipe | EditRecipe,
+    *,
+    preview: bool = False,
 ) -> list[dict[str, Any]]:
-    """Draws a request, saves each image when it is done, and returns a report of each.
+    """Draws the missing images of a request, saves each when it is done, and returns a report of
+    each. When it is stopped, says how to go on.
 
     Raises:
         OutputError: When a file cannot be written; the images before it are kept.
@@ -80,14 +87,26 @@ def save_images(
     from orthus_core.api.images import ImageCollector
     from orthus_core.api.requests import run
 
+    rows, seed = files.missing, request.infos[0].seed
+    request = request.only(rows)
     events = run(request)
     if preview:
         from orthus_cli.preview import with_preview
 
         events = with_preview(r, events, request.loaded.model)
     collector, entries = ImageCollector(request), dict[int, dict[str, Any]]()
-    for event in r.track(events, images=len(request.prompts)):
-        if result := collector.add(event):
-            entries[result.row] = files.save(result.row, result.image, result.info)
-            r.detail(f"{files.paths[result.row]}, seed {result.info.seed}")
-    return [entries[row] for row in sorted(entries)]
+    try:
+        for event in r.track(events, images=len(request.prompts)):
+            if result := collector.add(event):
+                number = rows[result.row]
+                entries[number] = files.save(number, result.image, result.info)
+                r.detail(f"{files.paths[number]}, seed {result.info.seed}")
+    except KeyboardInterrupt:
+        if len(files.paths) > 1:
+            kept, chosen = len(files.kept) + len(entries), "" if recipe.seeds else f"--seed {seed} "
+            r.say(
+                f"{kept} of {len(files.paths)} pictures are kept; the same command with "
+                f"{chosen}--skip-existing draws the others"
+            )
+        raise
+    return [entries[number] for number in sorted(entries)]

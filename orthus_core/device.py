@@ -106,7 +106,7 @@ def _no_device(device: str | torch.device) -> OrthusError:
     return OrthusError(
         f"this machine has no device {str(device)!r}; it has {listed}",
         where="device",
-        hint=f"leave out --device to use {next(iter(here))}" + why.get(kind, ""),
+        hint=f"leave the device out to use {next(iter(here))}" + why.get(kind, ""),
     )
 
 

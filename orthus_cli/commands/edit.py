@@ -11,6 +11,7 @@ from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
 from orthus_cli.edit_inputs import file_label, read_edits
+from orthus_cli.kept import check_one, keep_existing_files, kept_line, report_all_kept
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import EditRecipe, dump, load
@@ -42,6 +43,7 @@ def edit(
     sets: options.Sets = None,
     metadata: options.Metadata = None,
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
 ) -> None:
     """Change pictures by an instruction or an example.
 
@@ -54,6 +56,7 @@ def edit(
     that the model sees. With -C hat.png what hat.png was made by is done again, to other pictures
     or with another instruction where one is given.
     """
+    check_one(overwrite, skip_existing)
     flags["by_example"] = True if example else None
     # 1. The request, and whether its output can be written.
     before = read_stored(config_from, "edit")
@@ -65,16 +68,24 @@ def edit(
     edits = read_edits(subject or [], example, before, by_example=resolved.by_example, each=each)
     wanted = [(one, seed) for one in edits for seed in chosen]
     names = [Named(file_label(one, among=len(edits)), seed) for one, seed in wanted]
-    paths = picture_paths(output, names, overwrite=overwrite)
-    compared = [path.with_name(f"{path.stem}_compare.png") for path in paths] if compare else []
-    for path in compared:
-        check_free(path, overwrite=overwrite)
+    paths = picture_paths(output, names, overwrite=overwrite, keep=skip_existing)
 
     from orthus_core.api.images import prepare_edit
     from orthus_core.results.image_files import ImageFiles, save_comparison
 
     files = ImageFiles(paths, metadata=metadata, overwrite=overwrite)
+    if skip_existing:
+        subjects = [(one.instruction, seed, one.inputs) for one, seed in wanted]
+        files = keep_existing_files(r, files, resolved, subjects, output, names)
     files.check()
+    compared = {
+        number: paths[number].with_name(f"{paths[number].stem}_compare.png")
+        for number in (files.missing if compare else ())
+    }
+    for path in compared.values():
+        check_free(path, overwrite=overwrite)
+    if not files.missing:
+        return report_all_kept(r, files)
     # 2. The model and the edits.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, [edits[0].instruction])
@@ -82,19 +93,26 @@ def edit(
     say_framing(r, inputs, loaded.model.model.vqmodel.config.resolution)
     request = prepare_edit(loaded, resolved, edits, chosen)
     # 3. Pictures, each saved when it is done.
-    saved = save_images(r, request, files)
-    for entry, (one, _) in zip(saved, wanted, strict=True):
+    saved = save_images(r, request, files, resolved)
+    for number, entry in zip(files.missing, saved, strict=True):
+        one, path = wanted[number][0], compared.get(number)
         entry["images"] = list(one.files)
-    for entry, (one, _), path in zip(saved, wanted, compared, strict=False):
-        before_after = [image.image for image in one.images]
-        save_comparison(before_after, Path(entry["path"]), path, overwrite=overwrite)
-        entry["compare"] = str(path)
+        if path:
+            before_after = [image.image for image in one.images]
+            save_comparison(before_after, Path(entry["path"]), path, overwrite=overwrite)
+            entry["compare"] = str(path)
     r.result(
-        {"pictures": saved, "sampling": request.params.to_dict(), "model": loaded.about},
+        {
+            "pictures": saved,
+            **({"skipped": files.kept_paths} if skip_existing else {}),
+            "sampling": request.params.to_dict(),
+            "model": loaded.about,
+        },
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
             + (f"; drawn as: {one['text']}" if "text" in one else "")
             for one in saved
-        ),
-        quiet=[one["path"] for one in saved],
+        )
+        + kept_line(files),
+        quiet=files.paths,
     )

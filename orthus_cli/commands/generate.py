@@ -9,6 +9,7 @@ import typer
 from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
+from orthus_cli.kept import check_one, keep_existing_files, kept_line, report_all_kept
 from orthus_cli.prompts import check_count, read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import continuation_from, read_stored
@@ -41,14 +42,16 @@ def generate(
     metadata: options.Metadata = None,
     preview: options.Preview = False,
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
 ) -> None:
     """Draw pictures from text.
 
     Example: orthus generate "a snowman" -o out.png
 
     A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. Values
-    that are not given are the model's own.
+    that are not given are the model's own. A run that was stopped goes on with --skip-existing.
     """
+    check_one(overwrite, skip_existing)
     # 1. The request, and whether its output can be written.
     continuation, begun_with = continuation_from(continued, keep_rows)
     before = read_stored(config_from, "generate") if config_from else begun_with
@@ -61,27 +64,36 @@ def generate(
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
     names = [Named(text, seed) for text in texts for seed in chosen]
-    paths = picture_paths(output, names, overwrite=overwrite)
+    paths = picture_paths(output, names, overwrite=overwrite, keep=skip_existing)
 
     from orthus_core.api.images import prepare_generate
     from orthus_core.results.image_files import ImageFiles
 
     files = ImageFiles(paths, grid, metadata, overwrite)
+    if skip_existing:
+        files = keep_existing_files(
+            r, files, resolved, [(*name, ()) for name in names], output, names
+        )
     files.check()
+    if not files.missing:
+        files.save_grid(per_prompt=len(chosen))
+        return report_all_kept(r, files)
     # 2. The model and the prompts.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)
     # 3. Pictures, each saved when it is done.
-    saved = save_images(r, request, files, preview=preview)
+    saved = save_images(r, request, files, resolved, preview=preview)
     files.save_grid(per_prompt=len(chosen))
     r.result(
         {
             "pictures": saved,
+            **({"skipped": files.kept_paths} if skip_existing else {}),
             **({"grid": str(grid)} if grid else {}),
             "sampling": request.params.to_dict(),
             "model": loaded.about,
         },
-        text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved),
-        quiet=[one["path"] for one in saved],
+        text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved)
+        + kept_line(files),
+        quiet=files.paths,
     )
