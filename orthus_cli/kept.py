@@ -65,7 +65,9 @@ def keep_existing_files(
     if kept.unknown:
         r.warn(f"{pictures(kept.unknown)} there already, without a record of how it was made")
     if kept.otherwise:
-        r.warn(f"pictures that are there were drawn with another {', '.join(kept.otherwise)}")
+        r.warn(
+            f"pictures that are there were drawn with other values of {', '.join(kept.otherwise)}"
+        )
     if kept.numbers and any_seed:
         r.say("their seeds may be any, because neither --seed nor their names give one")
     return files._replace(kept=kept.numbers)

@@ -28,7 +28,7 @@ COMMANDS = {
     "info": "show inspect metadata exif about what stat identify models model",
     "replay": "reproduce redo repeat again verify rerun redraw",
     "doctor": "check-env env diagnose devices gpus gpu system setup report selftest status",
-    "recipes ls": "ls list recipe configs presets config",
+    "recipes ls": "ls list configs presets config",
     "data check": "dataset datasets check validate-data",
     "plugins": "extensions plugin addons",
     "--version": "version ver --ver -V",
@@ -74,7 +74,6 @@ OPTIONS = {
     "--image": "--input --init-image --init_image --init-img --input-image --image-path -i --img "
     "--ref --reference",
     "--max-new-tokens": "--max-tokens --max_new_tokens --max-length --num-tokens --new-tokens",
-    "--temperature": "--temp -T",
     "--panels": "--num-panels --pages --pictures --frames --num-pictures",
     "--config-from": "--config --from-image --params-from --config-file",
     "--recipe": "--yaml --toml --conf --settings --preset-file",
@@ -110,7 +109,7 @@ def suggest_command(word: str, known: Iterable[str]) -> str:
         meant = meant or [name for name in known if len(low) > 2 and name.startswith(low)]
     elif low in known:
         meant = [low]
-    return f"did you mean {' or '.join(meant)}?" if meant else ""
+    return f"did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 def suggest_option(word: str, command: Any) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -78,13 +77,18 @@ def edit(
         subjects = [(one.instruction, seed, one.inputs) for one, seed in wanted]
         files = keep_existing_files(r, files, resolved, subjects, output, names)
     files.check()
-    compared = {
-        number: paths[number].with_name(f"{paths[number].stem}_compare.png")
-        for number in (files.missing if compare else ())
-    }
-    for path in compared.values():
-        check_free(path, overwrite=overwrite)
+    compared = [path.with_name(f"{path.stem}_compare.png") for path in paths] if compare else []
+    for number in files.missing if compare else ():
+        check_free(compared[number], overwrite=overwrite)
+
+    def save_comparisons() -> None:
+        for path, result, (one, _) in zip(compared, paths, wanted, strict=False):
+            if not path.exists() or overwrite:
+                before_after = [image.image for image in one.images]
+                save_comparison(before_after, result, path, overwrite=overwrite)
+
     if not files.missing:
+        save_comparisons()
         return report_all_kept(r, files)
     # 2. The model and the edits.
     loaded = open_model(r, resolved)
@@ -94,13 +98,11 @@ def edit(
     request = prepare_edit(loaded, resolved, edits, chosen)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, resolved)
+    save_comparisons()
     for number, entry in zip(files.missing, saved, strict=True):
-        one, path = wanted[number][0], compared.get(number)
-        entry["images"] = list(one.files)
-        if path:
-            before_after = [image.image for image in one.images]
-            save_comparison(before_after, Path(entry["path"]), path, overwrite=overwrite)
-            entry["compare"] = str(path)
+        entry["images"] = list(wanted[number][0].files)
+        if compare:
+            entry["compare"] = str(compared[number])
     r.result(
         {
             "pictures": saved,

@@ -71,9 +71,9 @@ def generate(
 
     files = ImageFiles(paths, grid, metadata, overwrite)
     if skip_existing:
-        files = keep_existing_files(
-            r, files, resolved, [(*name, ()) for name in names], output, names
-        )
+        inputs = [continuation.pixels] if continuation else []
+        subjects = [(name.prompt, name.seed, inputs) for name in names]
+        files = keep_existing_files(r, files, resolved, subjects, output, names)
     files.check()
     if not files.missing:
         files.save_grid(per_prompt=len(chosen))
