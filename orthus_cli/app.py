@@ -54,12 +54,14 @@ class OrthusGroup(CommandList):
 
     def invoke(self, ctx: Any) -> None:
         code = self._run(ctx)
+        settings = ctx.obj or Settings()
         try:
-            Reporter(ctx.obj or Settings()).check_printed()
+            Reporter(settings).check_printed()
         except OrthusError as error:
             _report(ctx, error)
             code = code or 1
-        raise typer.Exit(code)
+        # A reader that closed its pipe is not told, but a script may want to know.
+        raise typer.Exit(code or int(settings.reader_left))
 
     def _run(self, ctx: Any) -> int:
         """Runs the command and reports its error; returns the exit code."""

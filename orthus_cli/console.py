@@ -48,6 +48,7 @@ class Settings:
     Attributes:
         lost: Whether letters of the result were printed as question marks.
         unprinted: Why standard output did not take the result; empty while it does.
+        reader_left: Whether the reader of standard output closed its pipe, as `head` does.
     """
 
     format: Format = "auto"
@@ -55,6 +56,7 @@ class Settings:
     debug: bool = False
     lost: bool = False
     unprinted: str = ""
+    reader_left: bool = False
 
 
 def reporter(ctx: typer.Context) -> Reporter:
@@ -119,7 +121,7 @@ class Reporter:
         """Reports that standard output did not take what Typer wrote; returns the exit code."""
         silence(sys.stdout)
         if error.errno == errno.EPIPE:
-            return 0
+            return 1
         self.settings.unprinted = error.strerror or str(error)
         try:
             self.check_printed()
@@ -302,8 +304,9 @@ class Reporter:
             typer.echo(shown, err=err, nl=nl and isinstance(text, str))
         except (OSError, ValueError) as error:  # ValueError: closed by Python code
             silence(stream)
-            # A reader that closed its pipe, such as `head`, has what it wants.
-            if getattr(error, "errno", None) != errno.EPIPE:
+            if getattr(error, "errno", None) == errno.EPIPE:
+                self.settings.reader_left |= not err
+            else:
                 self._fail(getattr(error, "strerror", None) or str(error), err=err)
 
     def _fail(self, reason: str, *, err: bool) -> None:

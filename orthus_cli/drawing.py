@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from orthus_cli.console import Reporter
 
 if TYPE_CHECKING:
@@ -110,3 +112,21 @@ def save_images(
             )
         raise
     return [entries[number] for number in sorted(entries)]
+
+
+def check_one(overwrite: bool, skip_existing: bool) -> None:
+    """Raises: typer.BadParameter when files are to be replaced and to be kept."""
+    if overwrite and skip_existing:
+        raise typer.BadParameter(
+            "--overwrite replaces what --skip-existing keeps: give one of them"
+        )
+
+
+def kept_line(files: ImageFiles) -> str:
+    """The line of a report that counts the pictures that were there already; empty for none."""
+    return f"\n{pictures(len(files.kept))} there already, skipped" if files.kept else ""
+
+
+def pictures(count: int) -> str:
+    """A number of pictures, as the subject of a sentence."""
+    return "1 picture is" if count == 1 else f"{count} pictures are"

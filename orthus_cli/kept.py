@@ -6,23 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from orthus_cli.console import Reporter
+from orthus_cli.drawing import kept_line, pictures
 from orthus_core.errors import PromptError
 
 if TYPE_CHECKING:
     from orthus_core.recipe import EditRecipe, GenerateRecipe
     from orthus_core.results.image_files import ImageFiles
     from orthus_core.results.output_names import Named
-
-
-def check_one(overwrite: bool, skip_existing: bool) -> None:
-    """Raises: typer.BadParameter when files are to be replaced and to be kept."""
-    if overwrite and skip_existing:
-        raise typer.BadParameter(
-            "--overwrite replaces what --skip-existing keeps: give one of them"
-        )
 
 
 def keep_existing_files(
@@ -73,11 +64,6 @@ def keep_existing_files(
     return files._replace(kept=kept.numbers)
 
 
-def kept_line(files: ImageFiles) -> str:
-    """The line of a report that counts the pictures that were there already; empty for none."""
-    return f"\n{pictures(len(files.kept))} there already, skipped" if files.kept else ""
-
-
 def report_all_kept(r: Reporter, files: ImageFiles) -> None:
     """Reports that all pictures were there, so that no model was loaded."""
     r.result(
@@ -89,8 +75,3 @@ def report_all_kept(r: Reporter, files: ImageFiles) -> None:
         text=kept_line(files).strip(),
         quiet=files.paths,
     )
-
-
-def pictures(count: int) -> str:
-    """A number of pictures, as the subject of a sentence."""
-    return "1 picture is" if count == 1 else f"{count} pictures are"

@@ -8,9 +8,16 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
+from orthus_cli.drawing import (
+    check_one,
+    hint_at_unknown_words,
+    kept_line,
+    open_model,
+    save_images,
+    say_framing,
+)
 from orthus_cli.edit_inputs import file_label, read_edits
-from orthus_cli.kept import check_one, keep_existing_files, kept_line, report_all_kept
+from orthus_cli.kept import keep_existing_files, report_all_kept
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import EditRecipe, dump, load
@@ -70,7 +77,7 @@ def edit(
     paths = picture_paths(output, names, overwrite=overwrite, keep=skip_existing)
 
     from orthus_core.api.images import prepare_edit
-    from orthus_core.results.image_files import ImageFiles, save_comparison
+    from orthus_core.results.image_files import ImageFiles, save_comparisons
 
     files = ImageFiles(paths, metadata=metadata, overwrite=overwrite)
     if skip_existing:
@@ -78,17 +85,11 @@ def edit(
         files = keep_existing_files(r, files, resolved, subjects, output, names)
     files.check()
     compared = [path.with_name(f"{path.stem}_compare.png") for path in paths] if compare else []
+    befores = [[image.image for image in one.images] for one, _ in wanted]
     for number in files.missing if compare else ():
         check_free(compared[number], overwrite=overwrite)
-
-    def save_comparisons() -> None:
-        for path, result, (one, _) in zip(compared, paths, wanted, strict=False):
-            if not path.exists() or overwrite:
-                before_after = [image.image for image in one.images]
-                save_comparison(before_after, result, path, overwrite=overwrite)
-
     if not files.missing:
-        save_comparisons()
+        save_comparisons(befores, paths, compared, overwrite=overwrite)
         return report_all_kept(r, files)
     # 2. The model and the edits.
     loaded = open_model(r, resolved)
@@ -98,11 +99,10 @@ def edit(
     request = prepare_edit(loaded, resolved, edits, chosen)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, resolved)
-    save_comparisons()
+    save_comparisons(befores, paths, compared, overwrite=overwrite)
     for number, entry in zip(files.missing, saved, strict=True):
         entry["images"] = list(wanted[number][0].files)
-        if compare:
-            entry["compare"] = str(compared[number])
+        entry |= {"compare": str(compared[number])} if compare else {}
     r.result(
         {
             "pictures": saved,

@@ -8,8 +8,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
-from orthus_cli.kept import check_one, keep_existing_files, kept_line, report_all_kept
+from orthus_cli.drawing import check_one, hint_at_unknown_words, kept_line, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import continuation_from, read_stored
@@ -71,12 +70,16 @@ def generate(
 
     files = ImageFiles(paths, grid, metadata, overwrite)
     if skip_existing:
+        from orthus_cli.kept import keep_existing_files
+
         inputs = [continuation.pixels] if continuation else []
         subjects = [(name.prompt, name.seed, inputs) for name in names]
         files = keep_existing_files(r, files, resolved, subjects, output, names)
     files.check()
     if not files.missing:
         files.save_grid(per_prompt=len(chosen))
+        from orthus_cli.kept import report_all_kept
+
         return report_all_kept(r, files)
     # 2. The model and the prompts.
     loaded = open_model(r, resolved)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +10,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.answers_again import ask_again
-from orthus_cli.console import Reporter, encoding_of, reporter
+from orthus_cli.console import Reporter, encoding_of, reporter, stream_of
 from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
@@ -76,7 +75,7 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
-    r.detail(shell_quoted(["orthus", *words_of(then, inputs)], encoding_of(sys.stderr)))
+    r.detail(shell_quoted(["orthus", *words_of(then, inputs)], encoding_of(stream_of(err=True))))
     r.detail(dump(recipe))
     # 2. The same request again, if necessary with its whole batch.
     loaded = open_model(r, recipe)

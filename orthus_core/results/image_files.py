@@ -183,6 +183,19 @@ def _differences(before: Any, now: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name in before and before[name] != plain[name]]
 
 
+def save_comparisons(
+    inputs: Sequence[Sequence[Image.Image]],
+    results: Sequence[Path],
+    paths: Sequence[Path],
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Write a comparison of each result that has none yet; see `save_comparison`."""
+    for path, result, before in zip(paths, results, inputs, strict=False):
+        if overwrite or not path.exists():
+            save_comparison(before, result, path, overwrite=overwrite)
+
+
 def save_comparison(
     inputs: Sequence[Image.Image], result: Path, path: Path, *, overwrite: bool = False
 ) -> None:

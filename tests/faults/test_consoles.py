@@ -87,6 +87,13 @@ def test_quoted_words_come_back_from_a_shell_byte_by_byte(word, shell) -> None:
     assert line.isascii() and all(char.isprintable() or char == "\n" for char in line)
 
 
+# The next file must not get the number of a closed stream: what is said aside would land in it.
+OCCUPIED = (
+    "import sys; from orthus_cli.console import occupy_closed; occupy_closed(); "
+    "sys.stderr.write('x'); assert open(sys.executable, 'rb').fileno() > 2"
+)
+
+
 def test_streams_that_take_nothing_are_said_and_no_traceback_shows(tmp_path) -> None:
     # One shell, because each start of Python takes a moment; nothing here imports torch.
     lines = {
@@ -97,7 +104,8 @@ def test_streams_that_take_nothing_are_said_and_no_traceback_shows(tmp_path) -> 
         "usage, closed": "orthus nonsense 2>&-",
         "version": "orthus --version >/dev/full",
         "help": "orthus --help >/dev/full",
-        "pipe": "for n in 1 2 3; do orthus recipes keys generate; done | true",
+        "pipe": "(sleep 1; orthus recipes keys generate; echo $? >&2) | true",
+        "occupied": f'"$PYTHON" -c "{OCCUPIED}" <&- 2>&-',
     }
     ran = "; ".join(f"echo '[{name}]' >&2; {line}; echo $? >&2" for name, line in lines.items())
     done = in_a_shell(ran, tmp_path)
@@ -108,7 +116,7 @@ def test_streams_that_take_nothing_are_said_and_no_traceback_shows(tmp_path) -> 
         assert said[name].split()[-1] == "1", (name, said)
     assert said["no stderr"].split() == ["0"] and (tmp_path / "list.txt").stat().st_size
     assert said["usage, full"].split() == said["usage, closed"].split() == ["2"]
-    assert said["pipe"].split() == ["0"]
+    assert said["pipe"].split() == ["1", "0"] and said["occupied"].split() == ["0"]
 
 
 class Refusing(io.StringIO):
@@ -123,7 +131,7 @@ class Refusing(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("stream", "number", "code"), [("stdout", 28, 1), ("stdout", 32, 0), ("stderr", 28, 0)]
+    ("stream", "number", "code"), [("stdout", 28, 1), ("stdout", 32, 1), ("stderr", 28, 0)]
 )
 def test_pictures_are_kept_whatever_a_stream_takes(
     tiny_folder, tmp_path, monkeypatch, stream, number, code

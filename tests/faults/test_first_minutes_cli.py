@@ -146,6 +146,7 @@ def test_a_stopped_run_goes_on_with_what_is_missing(model, tmp_path, monkeypatch
     stopped = orthus(*words)
     monkeypatch.undo()
     assert stopped.exit_code == 130 and "2 of 4 pictures are kept" in stopped.stderr
+    assert "--skip-existing draws the others" in stopped.stderr
     seed = stopped.stderr.partition("--seed ")[2].split()[0]
     refused = orthus(*words, "--seed", seed)
     assert refused.exit_code == 1 and "--skip-existing" in refused.stderr
