@@ -37,7 +37,7 @@ Folder = Annotated[
 ]
 
 
-@recipe_options(StoryRecipe, but=("text.temperature", "text.top_p"))
+@recipe_options(StoryRecipe)
 def story(
     ctx: typer.Context,
     prompt: Annotated[
@@ -58,8 +58,9 @@ def story(
 
     The folder gets the pictures, story.html and story.md to read, and story.json. Every panel has
     words and a picture: where the model does not begin one itself, one is begun for it, and that is
-    said. A long story goes on from its opening and its latest panels. With --from-story DIR and
-    --from-panel 3 all from panel 3 on is told anew.
+    said. Words are sampled, so another seed tells another story; --temperature 0 takes the likeliest
+    words, whatever the seed. A long story goes on from its opening and its latest panels. With --from-story
+    DIR and --from-panel 3 all from panel 3 on is told anew.
     """
     from_story = flags["from_story"] and Path(flags["from_story"])
     from orthus_core.api.requests import run
@@ -90,7 +91,7 @@ def story(
     try:
         for event in r.track(run(request), images=request.images_to_draw):
             if panel := collector.add(event):
-                r.detail(f"panel {len(collector.story.panels)}: {panel.text}")
+                r.detail(f"panel {collector.number}: {panel.text}")
     except KeyboardInterrupt:
         if collector.panels:
             collector.story.save(folder, overwrite=overwrite)

@@ -49,9 +49,21 @@ class TextSampling:
 
 
 @dataclass(frozen=True)
-class PanelText(TextSampling):
+class PanelText:
     """How the text tokens of a story are chosen."""
 
+    temperature: float | None = key(
+        None,
+        "randomness of the text: 0 takes the likeliest token, so that every seed tells the same; "
+        "1 samples as learnt",
+        minimum=0,
+    )
+    top_p: float | None = key(
+        None,
+        "sample only from the likeliest tokens whose probabilities add up to this",
+        minimum=0,
+        maximum=1,
+    )
     max_new_tokens: int = key(64, "longest text of a panel, in tokens", unit="tokens", minimum=1)
 
 
@@ -217,7 +229,7 @@ class StoryRecipe(DrawingKeys):
     from_panel: int | None = key(
         None,
         "first panel of the earlier story that is drawn and told anew",
-        minimum=2,
+        minimum=1,
         before="preset",
     )
     guidance: float | None = key(

@@ -39,6 +39,7 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import Schedule
+from orthus_core.samplers.seeds import image_stream
 
 
 class ReferenceImage(NamedTuple):
@@ -85,7 +86,7 @@ def generate_image(
         prompt_ids(config, tokenizer, words) for words in (text, sampling["unconditional_prompt"])
     ]
     # 2. Everything random is drawn from the seed: a normal number for each channel of each patch.
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(image_stream(seed))
     noise = (
         sampling["noise_scale"] * torch.randn(1, config.feature_channels, generator=random)
         for _ in range(config.patches)
