@@ -74,7 +74,7 @@ def generate(
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, preview=preview)
-    files.save_grid(per_prompt=len(chosen))
+    files.save_grid(len(chosen), [name.prompt for name in names], [name.seed for name in names])
     r.result(
         {
             "pictures": saved,
