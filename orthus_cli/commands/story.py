@@ -10,7 +10,7 @@ import typer
 
 from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model
+from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import StoryRecipe, dump, load
@@ -58,9 +58,9 @@ def story(
 
     The folder gets the pictures, story.html and story.md to read, and story.json. Every panel has
     words and a picture: where the model does not begin one itself, one is begun for it, and that is
-    said. Words are sampled, so another seed tells another story; --temperature 0 takes the likeliest
-    words, whatever the seed. A long story goes on from its opening and its latest panels. With --from-story
-    DIR and --from-panel 3 all from panel 3 on is told anew.
+    said. Words are sampled, so another seed tells another story; --temperature 0 takes the
+    likeliest words, whatever the seed. A long story goes on from its opening and its latest panels.
+    With --from-story DIR and --from-panel 3 all from panel 3 on is told anew.
     """
     from_story = flags["from_story"] and Path(flags["from_story"])
     from orthus_core.api.requests import run
@@ -87,6 +87,7 @@ def story(
     hint_at_unknown_words(r, loaded, [prompt])
     # 2. The model continues it, panel by panel.
     request = prepare_story(loaded, replace(resolved, seed=chosen), opening)
+    hint_at_idle_seed(r, request.params, given=flags["seed"] is not None, tells=True)
     collector = StoryCollector(request)
     try:
         for event in r.track(run(request), images=request.images_to_draw):

@@ -55,12 +55,13 @@ class PanelText:
     temperature: float | None = key(
         None,
         "randomness of the text: 0 takes the likeliest token, so that every seed tells the same; "
-        "1 samples as learnt",
+        "1 samples as learnt; the model's own, else 0.8, when not given",
         minimum=0,
     )
     top_p: float | None = key(
         None,
-        "sample only from the likeliest tokens whose probabilities add up to this",
+        "sample only from the likeliest tokens whose probabilities add up to this; the model's "
+        "own, else 0.9, when not given",
         minimum=0,
         maximum=1,
     )
@@ -255,7 +256,7 @@ class CaptionRecipe(ModelKeys):
     question: str = key("What is this?", "what to ask about each picture", before="device")
     seed: int | None = key(
         None,
-        "seed of the first answer, the next count on; it matters where text is sampled",
+        "seed of the first answer, the next count on; it changes nothing at temperature 0",
         minimum=0,
         before="device",
     )

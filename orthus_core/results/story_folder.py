@@ -104,7 +104,9 @@ def write_story(
     shown = [(text, name, image) for text, name, image in shown if text or name]
     figures = [Figure(text, files.get(name or ""), _size(image)) for text, name, image in shown]
     texts = {
-        "story.md": _markdown(heading, [(text, name) for text, name, _ in shown], titled=heading == title),
+        "story.md": _markdown(
+            heading, [(text, name) for text, name, _ in shown], titled=heading == title
+        ),
         PAGE: story_page(title, figures, _how(info), heading=heading),
         MARK: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }

@@ -23,6 +23,7 @@ from orthus_core.events import Event, ImageDone, RowDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.samplers.seeds import text_stream
 
+
 def text_generator(seed: int) -> torch.Generator:
     """The generator for one sequence's text: on the CPU, so that devices do not differ."""
     return torch.Generator().manual_seed(text_stream(seed))
