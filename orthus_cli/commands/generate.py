@@ -46,8 +46,9 @@ def generate(
 
     Example: orthus generate "a snowman" -o out.png
 
-    A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. Values
-    that are not given are the model's own.
+    A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. How much
+    they differ depends on the model: those of mini differ little. Values that are not given are the
+    model's own.
     """
     # 1. The request, and whether its output can be written.
     continuation, begun_with = continuation_from(continued, keep_rows)

@@ -88,11 +88,8 @@ def validate(
             checked.append(_check(recipe))
         except RecipeError as error:
             mistakes.append(error)
+    raise_all(mistakes)
     lines = [f"{row['path']}: a valid recipe for orthus {row['command']}" for row in checked]
-    if mistakes:
-        for line in lines:
-            reporter(ctx).say(line)
-        raise_all(mistakes)
     reporter(ctx).result(
         {"valid": checked}, text="\n".join(lines), quiet=[row["path"] for row in checked]
     )
