@@ -117,8 +117,8 @@ Continue = Annotated[
         help_sections.WHAT,
         "--continue",
         metavar="PICTURE",
-        help="Keep the top of this picture and draw the rest; its prompt and values hold. Other words "
-        "change the rest most; how much a seed does depends on the model.",
+        help="Keep the top of this picture and draw the rest; its prompt and values hold. Other "
+        "words change the rest most; how much a seed does depends on the model.",
     ),
 ]
 KeepRows = Annotated[
