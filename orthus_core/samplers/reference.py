@@ -39,7 +39,6 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import Schedule
-from orthus_core.samplers.seeds import image_stream
 
 
 class ReferenceImage(NamedTuple):
@@ -75,7 +74,7 @@ def generate_image(
         model: An Orthus with a pixel decoder.
         tokenizer: The model's tokenizer.
         text: What the image shows.
-        seed: Seed of the noise that the patches start from.
+        seed: Seed of the noise that the patches start from, below 2^32.
         sampling: `steps`, `guidance`, `noise_scale` or `unconditional_prompt`, in place of the
             model's own defaults.
     """
@@ -86,7 +85,7 @@ def generate_image(
         prompt_ids(config, tokenizer, words) for words in (text, sampling["unconditional_prompt"])
     ]
     # 2. Everything random is drawn from the seed: a normal number for each channel of each patch.
-    random = torch.Generator().manual_seed(image_stream(seed))
+    random = torch.Generator().manual_seed(seed)
     noise = (
         sampling["noise_scale"] * torch.randn(1, config.feature_channels, generator=random)
         for _ in range(config.patches)
