@@ -10,6 +10,7 @@ from orthus_cli import options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import (
     check_one,
+    hint_at_idle_seed,
     hint_at_unknown_words,
     kept_line,
     open_model,
@@ -97,19 +98,16 @@ def edit(
     inputs = [image for one in edits for image in one.images]
     say_framing(r, inputs, loaded.model.model.vqmodel.config.resolution)
     request = prepare_edit(loaded, resolved, edits, chosen)
+    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or len(chosen) > 1)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, resolved)
     save_comparisons(befores, paths, compared, overwrite=overwrite)
     for number, entry in zip(files.missing, saved, strict=True):
         entry["images"] = list(wanted[number][0].files)
         entry |= {"compare": str(compared[number])} if compare else {}
+    skipped = {"skipped": files.kept_paths} if skip_existing else {}
     r.result(
-        {
-            "pictures": saved,
-            **({"skipped": files.kept_paths} if skip_existing else {}),
-            "sampling": request.params.to_dict(),
-            "model": loaded.about,
-        },
+        {"pictures": saved, **skipped, "sampling": request.params.to_dict(), "model": loaded.about},
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
             + (f"; drawn as: {one['text']}" if "text" in one else "")
