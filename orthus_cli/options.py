@@ -45,6 +45,14 @@ Metadata = Annotated[
 Overwrite = Annotated[
     bool, option(help_sections.WHERE, "--overwrite", help="Replace what is there.")
 ]
+SkipExisting = Annotated[
+    bool,
+    option(
+        help_sections.WHERE,
+        "--skip-existing",
+        help="Keep pictures that are there, and draw the others.",
+    ),
+]
 Images = Annotated[
     list[Path] | None,
     option(

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from orthus_cli import help_sections
+from orthus_cli.prompts import as_text, read_text
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
 from orthus_core.recipe.save import toml_value
@@ -62,12 +63,12 @@ SPELLINGS = {
     "steps": Spelling(("--steps", "--num-inference-steps")),
     "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
     "step_tolerance": Spelling(metavar="SHARE"),
-    "guidance": Spelling(("--guidance", "--cfg-scale")),
-    "negative_prompt": Spelling(metavar="TEXT"),
+    "guidance": Spelling(("--guidance", "--cfg-scale", "--guidance-scale")),
+    "negative_prompt": Spelling(metavar="TEXT", becomes=as_text),
     "max_text": Spelling(metavar="TOKENS"),
     "seeds": Spelling(("--seed",)),
     "num_images": Spelling(("-n", "--num-images")),
-    "question": Spelling(metavar="TEXT"),
+    "question": Spelling(metavar="TEXT", becomes=read_text),
     "keep_panels": Spelling(metavar="N"),
     "from_story": Spelling(metavar="DIR", reads=Path, becomes=_absolute),
     "from_panel": Spelling(metavar="K"),

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from orthus_core.errors import OrthusError
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """The precisions that `--dtype` takes, by their names there."""
 
@@ -59,12 +61,53 @@ def is_available(kind: str) -> bool:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device with this name; "auto" is cuda, then mps, then cpu."""
+    """The device with this name; "auto" is cuda, then mps, then cpu.
+
+    Raises:
+        OrthusError: When this machine has no such device.
+    """
     if device != "auto":
-        return torch.device(device)
+        return _check_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    """The device, which must be one of this machine. Raises: OrthusError when it is not."""
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise _no_device(device) from error
+    # Not `devices()`, which asks each GPU for its memory and so takes some of it.
+    known = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if named.type in known:
+        if (named.index or 0) >= known[named.type]:
+            raise _no_device(device)
+        return named
+    try:  # a kind that only Python callers name, such as "meta" or "xpu"
+        torch.empty(0, device=named)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise _no_device(device) from error
+    return named
+
+
+def _no_device(device: str | torch.device) -> OrthusError:
+    here: dict[str, str] = {}
+    for each in devices():
+        number = sum(name.partition(":")[0] == each.kind for name in here)
+        here[f"{each.kind}:{number}" if number else each.kind] = each.name
+    listed = ", ".join(f"{kind} ({name})" if name else kind for kind, name in here.items())
+    kind = str(device).partition(":")[0]
+    why = {
+        "cuda": "; orthus doctor says whether torch was built for CUDA and sees a driver",
+        "mps": "; mps needs a Mac with an Apple GPU",
+    }
+    return OrthusError(
+        f"this machine has no device {str(device)!r}; it has {listed}",
+        where="device",
+        hint=f"leave the device out to use {next(iter(here))}" + why.get(kind, ""),
+    )
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:

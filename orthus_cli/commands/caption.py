@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orthus_cli import help_sections, options
-from orthus_cli.answers import ask_each, open_answers, report_answers
+from orthus_cli.answers import ask_each, check_pictures, open_answers, report_answers
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_idle_seed, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
@@ -84,6 +84,7 @@ def caption(
     from orthus_core.data.listing import picture_files
 
     files = picture_files(images)
+    check_pictures(files, strict=strict)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
     # 2. The model, and its earlier answers.

@@ -48,7 +48,10 @@ def cat(ctx: typer.Context, recipe: Name) -> None:
     path = find(recipe)
     text = _read(path)
     reporter(ctx).result(
-        {"path": str(path), "text": text}, text=text.rstrip("\n"), quiet=[text.rstrip("\n")]
+        {"path": str(path), "text": text},
+        text=text.rstrip("\n"),
+        quiet=[text.rstrip("\n")],
+        content=path.read_bytes(),
     )
 
 

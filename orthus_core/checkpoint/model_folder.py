@@ -36,7 +36,7 @@ from orthus_core.checkpoint.layout import (
 )
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.device import pick_device, pick_dtype
-from orthus_core.errors import CheckpointError
+from orthus_core.errors import CheckpointError, shell_quoted
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -93,8 +93,8 @@ def open_model(
             `quantize` and `low_memory` are combined.
         HubError: When a hub id cannot be downloaded.
     """
+    place = pick_device(device)  # before a download
     path = resolve(source)
-    place = pick_device(device)
     config = read_config(path)
     if quantize and (low_memory or device_map is not None):
         raise CheckpointError(
@@ -135,15 +135,15 @@ def open_orthus(
     Raises:
         CheckpointError, HubError: As for `open_model`, and for a discrete Chameleon.
     """
+    place = pick_device(device)
     path = resolve(source)
     config = read_config(path)
     if not isinstance(config, OrthusConfig):
         raise CheckpointError(
             "this is a discrete Chameleon, not yet an Orthus",
             where=str(path),
-            hint=f"orthus convert {path} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
         )
-    place = pick_device(device)
     opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
     return cast(OpenedOrthus, opened)
 
@@ -173,7 +173,7 @@ def read_config(folder: Path) -> InterleavedConfig:
         raise CheckpointError(
             "the weights are pickled, and only safetensors are opened",
             where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
     tokenizer = tokenizer_vocabulary(folder)
@@ -283,7 +283,7 @@ def _no_config(folder: Path) -> CheckpointError:
         return CheckpointError(
             "this is a Chameleon in Meta's own layout, not yet an Orthus",
             where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     return CheckpointError(
         "this is no model folder: it has no config.json",

@@ -24,8 +24,8 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
     """A seed for each of `count` images.
 
     Args:
-        given: Given seeds. Without any, seeds are random; from a single one, they count up; several
-            are used as they are.
+        given: Given seeds. From a single one they count up, and without any from a random one, so
+            that one number brings all of them back; several are used as they are.
         count: Number of images; with several seeds it must be 1 (the default) or their number.
 
     Raises:
@@ -46,7 +46,7 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
                 hint="give a whole number from 0 to 9223372036854775807",
             )
     if not given:
-        return [secrets.randbelow(GENERATOR_SEEDS) for _ in range(count)]
+        given = [secrets.randbelow(GENERATOR_SEEDS)]
     if len(given) == 1:
         return [(given[0] + number) % 2**63 for number in range(count)]
     if count not in (1, len(given)):
