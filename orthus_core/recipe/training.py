@@ -286,6 +286,10 @@ class BuildBaseRecipe:
     log: LogRecipe = key(LogRecipe(), "what is written down")
 
 
+# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
+OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
+
+
 @dataclass(frozen=True)
 class PosttrainRecipe:
     """The whole model on interleaved rows: text by cross-entropy, pictures by diffusion."""
@@ -313,3 +317,9 @@ class PosttrainRecipe:
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
+
+    @property
+    def loss_weights(self) -> tuple[float, float]:
+        """The weights of the losses of pictures and of text, under the objective."""
+        image, text = OBJECTIVES[self.objective]
+        return image * self.lambda_image, text * self.text_weight

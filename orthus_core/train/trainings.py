@@ -21,13 +21,13 @@ from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
 from orthus_core.data.latent_cache import FeatureCache
+from orthus_core.data.row_rule import RowRule
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
 from orthus_core.train.batches import (
-    last_picture,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
@@ -48,9 +48,6 @@ from orthus_core.train.sample_grid import draw_words
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import Resume, check_resume, origins, training_folder
 from orthus_core.version import __version__
-
-# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
-OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
 
 
 def finetune_vae(
@@ -85,7 +82,7 @@ def finetune_vae(
             where=str(opened.path),
             hint="convert again with --vqgan vqgan.ckpt",
         )
-    pictures = yield from read_pictures(recipe.data, vq.config.resolution)
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution, RowRule(words=False))
     measured = pictures.held_out_M3HW
     before = reconstruct(vq, measured) if len(measured) else None
     if before:
@@ -121,8 +118,9 @@ def build_base(
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, RowRule.of(recipe, encode), strict=recipe.data.strict)
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
@@ -152,23 +150,24 @@ def posttrain(
     """Train everything but the autoencoder on interleaved rows; options as for `run`.
 
     Raises:
-        DataError: When no row fits the model's context.
+        DataError: When no row can be used (`RowRule`).
     """
     check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, row_encoder(tokenizer, model.config), strict=recipe.data.strict)
-    image, text = OBJECTIVES[recipe.objective]
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, RowRule.of(recipe, encode), strict=recipe.data.strict)
+    lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = RowsStage(
         JointLoss(
             model,
-            lambda_image=image * recipe.lambda_image,
-            text_weight=text * recipe.text_weight,
+            lambda_image=lambda_image,
+            text_weight=text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
             terms=recipe.loss_terms,
