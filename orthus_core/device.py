@@ -134,7 +134,7 @@ def cgroup_processors(group: Path | None = None, own: Path | None = None) -> int
     shares = [_share(*_words(folder / "cpu.max")) for folder in _groups_v2(root, own)]
     for folder in _groups_v1(root, own, CPU_FOLDERS):
         quota, period = (_words(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-        shares.append(_share(*quota, *period))
+        shares.append(_share(*quota[:1], *period[:1]) if quota else None)
     return min((share for share in shares if share is not None), default=None)
 
 

@@ -181,12 +181,29 @@ def check_unicode(text: str, what: str) -> None:
         ) from error
 
 
+def check_path(path: str) -> None:
+    """Check that a path can name a file, which one with NUL or half of a surrogate pair cannot.
+
+    Raises:
+        DataError: if it cannot.
+    """
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        check_unicode(path, "the path")
+        raise
+    if b"\0" in encoded:
+        raise DataError(f"the path {path!r} holds a NUL character, which no file name can")
+
+
 def path_inside(root: Path, name: str) -> Path:
     """The path `name` under `root`.
 
     Raises:
-        DataError: if the path leads out of `root`, as in a malicious record.
+        DataError: if no file can have this name, or if the path leads out of `root`, as in a
+            malicious record.
     """
+    check_path(name)
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()):
         raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
@@ -209,7 +226,8 @@ def _segment_from(segment: Any, root: Path | None) -> Segment:
 
 def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
     if isinstance(path := segment.get("path"), str):
-        _check_path(path)
+        if root is None:
+            check_path(path)
         return FilePicture(Path(path) if root is None else path_inside(root, path))
     content = segment.get("bytes")
     if isinstance(content, str):
@@ -225,17 +243,6 @@ def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
         needed = f"a 'path', 'bytes' or a 'value' with {kinds}" if kinds else "a 'path' or 'bytes'"
         raise DataError(f"an image segment needs {needed}")
     return picture
-
-
-def _check_path(path: str) -> None:
-    """Checks that a path can name a file, which one with NUL or half of a surrogate pair cannot."""
-    try:
-        encoded = os.fsencode(path)
-    except UnicodeEncodeError:
-        check_unicode(path, "the path")
-        raise
-    if b"\0" in encoded:
-        raise DataError(f"the path {path!r} holds a NUL character, which no file name can")
 
 
 def _record_of(segment: Segment) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from orthus_core.train.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from orthus_core.data.formats.reading import ReadResult
+    from orthus_core.data.row_rule import Encode, TrainingRecipe
 
 SPRITES = "sprites"
 
@@ -77,10 +78,10 @@ def read_rows(data: DataRecipe, side: int | None = None) -> Generator[Event, Non
             return returning(partial(record, world, weights, data.seed), data.rows)
 
         return RowSources(made(False), made(True) if data.held_out else None)
-    return split((yield from read_documents(data, side)), data)
+    return split_rows((yield from read_documents(data, side)), data)
 
 
-def split(documents: list[Document], data: DataRecipe) -> RowSources:
+def split_rows(documents: list[Document], data: DataRecipe) -> RowSources:
     """The documents to train on, and those that are held out.
 
     Raises:
@@ -154,6 +155,18 @@ def usable(
     return RowSources(
         ShuffledSource(kept, seed, str(where)), ShuffledSource(measured, seed) if measured else None
     )
+
+
+def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Document], None]:
+    """Checks a document by the `RowRule` of a training; arguments as for `RowRule.of`."""
+
+    def check(document: Document) -> None:
+        # Imported with the first document: generated rows are not checked.
+        from orthus_core.data.row_rule import RowRule
+
+        RowRule.of(recipe, encode)(document)
+
+    return check
 
 
 def left_out(reading: ReadResult) -> Iterator[Note]:
@@ -281,7 +294,7 @@ class BatchBuilder:
             shard=place.shard,
             shards=place.shards,
         )
-        # Which process makes a batch does not matter, so a container's share may lower their number.
+        # Which process makes a batch does not matter: a container's share may lower their number.
         workers = min(data.workers, usable_processors())
         ahead = Prefetcher(made, workers, together=window) if workers else None
 

@@ -11,7 +11,7 @@ from orthus_core.data.formats.reading import ReadResult
 from orthus_core.data.row_rule import RowRule
 from orthus_core.events import Event
 from orthus_core.recipe.training import PretrainRecipe
-from orthus_core.train.batches import row_encoder, split
+from orthus_core.train.batches import row_encoder, split_rows
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
@@ -34,7 +34,7 @@ def check_data(reading: ReadResult, recipe: TrainingRecipe, model: str) -> Itera
 
         yield from reading.check_pictures(recipe.autoencoder.resolution)
         if reading.documents:
-            rule = pretrain_rule(recipe, split(reading.documents, recipe.data))
+            rule = pretrain_rule(recipe, split_rows(reading.documents, recipe.data))
             yield from reading.check(rule, "rows")
         return
     path = resolve(model)

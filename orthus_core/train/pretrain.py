@@ -7,7 +7,7 @@ small Orthus starts from it, and it is the paper's discrete baseline.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +23,8 @@ from transformers import (
 from orthus_core.atomic import check_folder, staged_folder
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
-from orthus_core.data.row_rule import RowRule
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
@@ -41,6 +41,7 @@ from orthus_core.train.batches import (
     discrete_batch_builder,
     read_rows,
     row_encoder,
+    training_rule,
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
@@ -81,9 +82,7 @@ def pretrain(
     # 1. The words.
     shape = recipe.autoencoder
     taken = taken_autoencoder(shape.taken_from) if shape.taken_from else None
-    rows = yield from read_rows(
-        recipe.data, taken.config.resolution if taken else shape.resolution
-    )
+    rows = yield from read_rows(recipe.data, taken.config.resolution if taken else shape.resolution)
     texts = list(texts_of(rows.train, recipe.tokenizer.rows))
     codes = taken.config.num_embeddings if taken else shape.num_embeddings
     tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
@@ -92,7 +91,7 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
-    rule = RowRule.of(recipe, row_encoder(tokenizer, config))
+    rule = training_rule(recipe, row_encoder(tokenizer, config))
     rows = yield from usable(rows, rule, strict=recipe.data.strict)
     if taken:
         yield Note(f"autoencoder: that of {shape.taken_from}")
@@ -225,14 +224,14 @@ def train_autoencoder(
         yield from quality_notes(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
 
 
-def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> RowRule:
+def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Document], None]:
     """The rule of a `pretrain` on these rows, which its tokenizer is trained on."""
     shape = recipe.autoencoder
     vq = taken_autoencoder(shape.taken_from) if shape.taken_from else fresh_autoencoder(shape)
     texts = texts_of(rows.train, recipe.tokenizer.rows)
     tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, vq.config.num_embeddings)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
-    return RowRule.of(recipe, row_encoder(tokenizer, config))
+    return training_rule(recipe, row_encoder(tokenizer, config))
 
 
 def texts_of(source: Source, rows: int) -> Iterator[str]:

@@ -21,7 +21,6 @@ from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.data.row_rule import RowRule
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
@@ -32,6 +31,7 @@ from orthus_core.train.batches import (
     pictures_alone,
     read_rows,
     row_encoder,
+    training_rule,
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
@@ -82,7 +82,8 @@ def finetune_vae(
             where=str(opened.path),
             hint="convert again with --vqgan vqgan.ckpt",
         )
-    pictures = yield from read_pictures(recipe.data, vq.config.resolution, RowRule(words=False))
+    rule = training_rule(recipe, None)
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution, rule)
     measured = pictures.held_out_M3HW
     before = reconstruct(vq, measured) if len(measured) else None
     if before:
@@ -120,7 +121,7 @@ def build_base(
     before = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
-    rows = yield from usable(rows, RowRule.of(recipe, encode), strict=recipe.data.strict)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
@@ -158,7 +159,7 @@ def posttrain(
     model, tokenizer = words_of(opened)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
-    rows = yield from usable(rows, RowRule.of(recipe, encode), strict=recipe.data.strict)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)

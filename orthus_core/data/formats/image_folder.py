@@ -72,7 +72,7 @@ def _read_metadata(folder: Path, result: ReadResult) -> None:
             if not picture.is_file():
                 raise DataError(f"there is no picture {name!r}")
             result.add(_document(picture, text.strip(), folder), path, line)
-        except DataError as error:
+        except Exception as error:
             result.skip_record(path, line, error)
 
 

@@ -51,9 +51,7 @@ def read_records(path: Path, *, strict: bool = False) -> ReadResult:
     for line, value in objects(path, result):
         try:
             document = from_record(value, root=path.parent)
-        except Exception as error:  # kinds of pictures of plugins raise plain exceptions
-            problem = f"the record cannot be read: {type(error).__name__}: {error}"
-            error = error if isinstance(error, DataError) else DataError(problem)
+        except Exception as error:
             result.skip_record(path, line, error)
         else:
             result.add(document, path, line)

@@ -57,12 +57,16 @@ class ReadResult:
         """Counts a document that can be used, and notes where it was read."""
         self.documents.append(replace(document, place=Place(file, line)))
 
-    def skip_record(self, file: Path, line: int, error: DataError) -> None:
-        """Counts a record that cannot be used.
+    def skip_record(self, file: Path, line: int, error: Exception) -> None:
+        """Counts a record that cannot be used, whatever the error is: pictures of plugins, and
+        paths that the system refuses, raise plain exceptions.
 
         Raises:
             DataError: if `strict`.
         """
+        if not isinstance(error, DataError):
+            reason = getattr(error, "strerror", None)  # that of OSError repeats the path
+            error = DataError(reason or f"{type(error).__name__}: {error}")
         fault = Fault(file, line, error.message)
         if self.strict:
             where = f"{file}:{line}" if line else str(file)
@@ -85,7 +89,7 @@ class ReadResult:
         for done, document in enumerate(self.documents, start=1):
             try:
                 rule(document)
-            except Exception as error:  # tokenizers, and pictures of plugins, raise plain exceptions
+            except Exception as error:
                 self.skip_document(document, error)
             else:
                 kept.append(document)
@@ -99,9 +103,7 @@ class ReadResult:
             DataError: if `strict`.
         """
         file, line = document.place or Place(self.where / document.id)
-        if not isinstance(error, DataError):
-            error = DataError(f"{type(error).__name__}: {error}")
-        elif error.where not in ("", document.id, str(file)):
+        if isinstance(error, DataError) and error.where not in ("", document.id, str(file)):
             error = DataError(f"{error.message} ({error.where})", hint=error.hint)
         self.skip_record(file, line, error)
 
