@@ -77,11 +77,12 @@ class DataRecipe:
     workers: int = key(
         0,
         "processes that make rows ahead of the steps, for a card that is faster than one; their "
-        "pictures are encoded as they come, and no features are kept",
+        "pictures are encoded as they come, and no features are kept; no more than the processors "
+        "that a container allows",
         minimum=0,
     )
     strict: bool = key(
-        False, "stop at the first broken record or picture instead of leaving it out"
+        False, "stop at the first record that cannot be used instead of leaving it out"
     )
     held_out: float = key(
         0.05, "fraction kept from training and used to measure", minimum=0, maximum=0.5
