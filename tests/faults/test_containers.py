@@ -223,6 +223,13 @@ def memory(limit: object, used: object, cached: object, folder: str = "memory") 
             600,
             id="version 2, the group around it",
         ),
+        pytest.param(
+            {"a/memory.max": "1000", "a/memory.current": "400"}
+            | {"a/b/memory.max": "500", "a/b/memory.current": "100"},
+            "0::/a/b\n",
+            400,
+            id="the least counts",
+        ),
     ],
 )
 def test_memory_that_is_left_in_groups_of_both_versions(share, files, own, left):
