@@ -148,7 +148,7 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
     names = {name: str(record.get(name, "")) for name in ("id", "source")}
     for name, text in names.items():
         check_unicode(text, f"the {name}")
-    return Document(tuple(parsed), **names)
+    return Document(tuple(parsed), names["id"], names["source"])
 
 
 def to_record(document: Document) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class RowRule:
             self.encode(document)
         if not any(self._learns(segment) for segment in document.segments):
             raise DataError(
-                f"there is nothing to learn in it: {self._missing()}",
+                self._missing(),
                 where=document.id,
                 hint="give it words or a picture of the role 'model', or take it out",
             )
@@ -86,11 +86,13 @@ class RowRule:
         return self.pictures == "all" or (self.pictures == "model's" and of_model)
 
     def _missing(self) -> str:
-        named = ["no words of the model's"] * self.words
-        named += {"all": ["no picture"], "model's": ["no picture of the model's"]}.get(
-            self.pictures, []
-        )
-        return " and ".join(named) or "the recipe's losses have no weight"
+        if not self.words and self.pictures == "all":
+            return "there is no picture in it"
+        named = ["no words of the model's"] if self.words else []
+        if self.pictures != "none":
+            named.append("no picture" if self.pictures == "all" else "no picture of the model's")
+        reason = " and ".join(named) or "the recipe's losses have no weight"
+        return f"there is nothing to learn in it: {reason}"
 
 
 def has_words(text: str) -> bool:

@@ -25,7 +25,7 @@ from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out
 from orthus_core.device import usable_processors
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
@@ -360,7 +360,7 @@ def _laying(
 
 
 def row_encoder(
-    tokenizer: PreTrainedTokenizerBase, config: OrthusConfig
+    tokenizer: PreTrainedTokenizerBase, config: InterleavedConfig
 ) -> Callable[[Document], EncodedRow]:
     """A function from a document to a row of a model.
 

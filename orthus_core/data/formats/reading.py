@@ -103,8 +103,11 @@ class ReadResult:
             DataError: if `strict`.
         """
         file, line = document.place or Place(self.where / document.id)
-        if isinstance(error, DataError) and error.where not in ("", document.id, str(file)):
-            error = DataError(f"{error.message} ({error.where})", hint=error.hint)
+        if not isinstance(error, DataError):
+            error = DataError(f"{type(error).__name__}: {error}")
+        picture = "" if error.where in ("", document.id, str(file)) else f" ({error.where})"
+        name = f"{document.id}: " if line and document.id else ""
+        error = DataError(f"{name}{error.message}{picture}", hint=error.hint)
         self.skip_record(file, line, error)
 
     def check_pictures(self, side: int = CHECK_SIZE) -> Iterator[Progress]:
