@@ -31,9 +31,7 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
         CheckpointError, HubError: When the model is not available, or has no tokenizer.
     """
     from orthus_core.api.loaded import load_model
-    from orthus_core.device import limit_threads
 
-    limit_threads()
     loaded = load_model(
         recipe.model,
         device=recipe.device,

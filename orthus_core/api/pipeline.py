@@ -48,6 +48,7 @@ from orthus_core.api.loaded import LoadedModel, load_model
 from orthus_core.api.requests import run
 from orthus_core.api.stories import Story, StoryCollector, earlier_values, open_story, prepare_story
 from orthus_core.api.streamed import Work, streamed
+from orthus_core.device import limit_threads
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
     CaptionRecipe,
@@ -82,6 +83,7 @@ class Orthus:
         about: dict[str, str] | None = None,
         quantize: Literal[4, 8] | None = None,
     ) -> None:
+        limit_threads()  # the model may not have been opened by us
         self.model = model
         self.quantize = quantize
         self.builder = PromptBuilder(model, tokenizer)

@@ -40,7 +40,7 @@ from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
-from orthus_core.device import DTYPES
+from orthus_core.device import DTYPES, limit_threads
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
@@ -112,6 +112,7 @@ def convert(
         OutputError: When `output` exists, cannot be written, or does not fit on the disk.
     """
     # 1. Read the headers, plan the new model, and check that it fits on the disk.
+    limit_threads()
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
