@@ -21,7 +21,7 @@ def option(section: str, *words: str, **settings: Any) -> Any:
 
 
 Output = Annotated[
-    Path | None,
+    str | None,  # a path would lose the slash that says that NAME.v2/ is a folder
     option(
         help_sections.WHERE,
         "-o",

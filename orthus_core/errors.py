@@ -9,6 +9,7 @@ import shlex
 import string
 import subprocess
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 UNESCAPED = frozenset(string.ascii_letters + string.digits + " _.,:/")
 """Characters that no shell changes between the quotes of `printf`, history expansion included."""
@@ -135,6 +136,18 @@ class PromptError(OrthusError):
 
 class OutputError(OrthusError):
     """A place to write to that is taken, closed or full."""
+
+
+class UnplacedError(OutputError):
+    """A finished folder that could not be put in its place.
+
+    Args:
+        kept: Where it is kept instead.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "", kept: Path) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.kept = kept
 
 
 class TrainingError(OrthusError):

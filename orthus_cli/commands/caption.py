@@ -82,11 +82,14 @@ def caption(
 
     from orthus_core.api.captions import prepare_caption
     from orthus_core.data.listing import picture_files
+    from orthus_core.results.answer_file import check_answers
 
     files = picture_files(images)
     check_pictures(files, strict=strict)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
+    if output:
+        check_answers(output)
     # 2. The model, and its earlier answers.
     loaded = open_model(r, resolved)
     store = open_answers(output, resolved, loaded.about, overwrite=overwrite) if output else None

@@ -53,11 +53,15 @@ def convert(
     r = reporter(ctx)
     r.detail(dump(resolved))
 
+    from orthus_core.atomic import check_folder
     from orthus_core.checkpoint.convert import Converted, plan
     from orthus_core.checkpoint.convert import convert as run
+    from orthus_core.checkpoint.headers import CONFIG
     from orthus_core.checkpoint.hub import resolve
     from orthus_core.checkpoint.parts import parts_of
 
+    if not dry_run:
+        check_folder(output, mark=CONFIG, overwrite=overwrite)  # before a download
     folder = resolve(source)
     if dry_run:
         parts = parts_of(plan(folder, resolved, vqgan=vqgan).tensors)

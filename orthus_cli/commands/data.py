@@ -11,7 +11,7 @@ import typer
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
 from orthus_cli.options import Overwrite, Sets
-from orthus_core.errors import OutputError, RecipeError
+from orthus_core.errors import RecipeError
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
@@ -154,14 +154,10 @@ def prepare_emoji(
 
     Drawing flat and noto needs the package resvg-py.
     """
+    from orthus_core.results.output_names import check_free
     from orthus_core.world.emoji import build_pack, fluent_3d, iconify
 
-    if output.exists() and not overwrite:
-        raise OutputError(
-            "a file of this name is already there",
-            where=str(output),
-            hint="name another one, or replace it with --overwrite",
-        )
+    check_free(output, overwrite=overwrite)
     r = reporter(ctx)
     sources = fluent_3d(pictures) if style is Style.fluent_3d else iconify(pictures)
     r.say("scaling about two thousand pictures, some twenty seconds")
@@ -203,14 +199,12 @@ def prepare_world(
     The trainings need no such folder, they make rows as they go; it is for looking at them, and for
     other tools. The same seed gives the same rows.
     """
+    from orthus_core.atomic import check_empty
     from orthus_core.world.export import export
     from orthus_core.world.records import MAKERS
     from orthus_core.world.world import World
 
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        raise OutputError(
-            "the folder is not empty", where=str(output), hint="name another one, or empty it"
-        )
+    check_empty(output)
     r = reporter(ctx)
     weights = dict.fromkeys(tasks or MAKERS, 1.0)
     world = World.open(testing=testing)

@@ -17,7 +17,7 @@ import torch
 from transformers import ChameleonProcessor
 from transformers.utils import logging
 
-from orthus_core.atomic import staged_folder
+from orthus_core.atomic import real_path, staged_folder
 from orthus_core.checkpoint.configuration import (
     check_keys,
     check_vocabulary,
@@ -25,7 +25,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, read_folder
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.layout import (
     check_family,
@@ -241,14 +241,14 @@ def save_model(
     from orthus_core.checkpoint.card import model_card
 
     folder = Path(folder)
-    with staged_folder(folder, mark=CONFIG, overwrite=overwrite) as staged:
+    with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(staged)
         from orthus_core.checkpoint.card import model_card
 
-        card = {"README.md": model_card(model.config, folder.absolute().name)}
+        card = {"README.md": model_card(model.config, real_path(folder).name)}
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
     return folder

@@ -80,7 +80,11 @@ class ImageFiles(NamedTuple):
         """
         path = self.paths[number]
         inside = None if self.metadata is False else info
-        save_picture(image, path, inside, overwrite=self.overwrite)
+        try:
+            save_picture(image, path, inside, overwrite=self.overwrite)
+        except OutputError as error:
+            error.hint += f"; --seed {info.seed} draws this picture again, and those before it stay"
+            raise
         entry = {
             "path": str(path),
             "prompt": info.prompt,

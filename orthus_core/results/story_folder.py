@@ -25,6 +25,8 @@ from orthus_core.version import __version__
 
 MARK = "story.json"
 PAGE = "story.html"
+# Files of an earlier story, which another one in its folder replaces.
+STORY_FILES = (MARK, PAGE, "story.md", "[0-9][0-9].png", "[0-9][0-9][0-9].png")
 # Characters with a meaning in Markdown.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 # Maximum number of words in a title; the full text is in the story.
@@ -75,7 +77,8 @@ def write_story(
     """Write the folder completely or not at all, and return the contents of `story.json`.
 
     Raises:
-        OutputError: When the folder exists or is not writable.
+        OutputError: When the folder exists or is not writable; what could not be put in place is
+            kept, and the error names where.
     """
     files: dict[str, bytes] = {}
     entries: list[dict[str, Any]] = []
@@ -112,7 +115,7 @@ def write_story(
     }
     # A prompt may contain bytes that are not valid text.
     files |= {name: text.encode(errors="replace") for name, text in texts.items()}
-    write_folder(folder, files, mark=MARK, overwrite=overwrite)
+    write_folder(folder, files, mark=MARK, replaces=STORY_FILES, overwrite=overwrite)
     return record
 
 

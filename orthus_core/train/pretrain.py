@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from orthus_core.atomic import staged_folder
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
@@ -53,7 +53,6 @@ from orthus_core.train.picture_source import PictureSource, read_pictures
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     KNOWN_LATER,
-    RUN,
     check_output,
     finished_note,
     may_replace,
@@ -61,7 +60,15 @@ from orthus_core.train.runs import (
     plan_run,
 )
 from orthus_core.train.stages import RowsStage
-from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    origins,
+    save_finished,
+    saved_steps,
+    state_at,
+    training_folder,
+)
 
 # Its two trainings, and their folders in the run's folder.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
@@ -88,7 +95,8 @@ def pretrain(
         should_stop: Called after each step; a stopped training has saved its state.
 
     Raises:
-        OutputError: When `output` is taken, or its training folder.
+        OutputError: When `output` is taken, or its training folder, or the disk is full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train` and `states_of`.
     """
     resumes = states_of(resume)
@@ -108,6 +116,7 @@ def pretrain(
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
+    check_disk(output, vq)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
     rule = training_rule(recipe, row_encoder(tokenizer, config))
     rows = yield from usable(rows, rule, strict=recipe.data.strict)
@@ -163,13 +172,21 @@ def pretrain(
 
         # 4. One folder.
         overwrite = may_replace(output, work / TRANSFORMER, overwrite=overwrite)
-        with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
-            model.bfloat16()
-            model.save_pretrained(staged)
-            processor(tokenizer, config).save_pretrained(staged)
-            (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
-            (staged / RUN).write_text(model_record(work / TRANSFORMER, recipe.optim.steps))
-            save_recipe(recipe, staged / "recipe.json")
+        record = model_record(work / TRANSFORMER, recipe.optim.steps)
+
+        def save(folder: Path) -> None:
+            with staged_folder(
+                folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite
+            ) as staged:
+                model.bfloat16()
+                model.save_pretrained(staged)
+                processor(tokenizer, config).save_pretrained(staged)
+                (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
+                save_recipe(recipe, staged / "recipe.json")
+                for name, text in record.items():
+                    (staged / name).write_text(text)
+
+        save_finished(save, output, work)
         yield Note(f"wrote {output}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,6 @@ from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     KNOWN_LATER,
-    RUN,
     check_output,
     finished_note,
     may_replace,
@@ -56,7 +56,13 @@ from orthus_core.train.runs import (
     plan_run,
 )
 from orthus_core.train.stages import BuildBaseStage, RowsStage
-from orthus_core.train.state import Resume, origins, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    origins,
+    save_finished,
+    training_folder,
+)
 from orthus_core.version import __version__
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
@@ -268,10 +274,12 @@ def run(
         finish: Called before saving; raises an error when the result must not be saved.
 
     Raises:
-        OutputError: When `output` is taken, or its training folder.
+        OutputError: When `output` is taken, or its training folder, or the disk is full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train`.
     """
     work = training_folder(output)
+    check_disk(output, stage.objective)
     start = fingerprint(opened.path)
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
@@ -295,15 +303,17 @@ def run(
         model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
         files = {
             "recipe.toml": dump(recipe),
-            METRICS: (work / METRICS).read_text(),
-            RUN: model_record(work, recipe.optim.steps),
+            **model_record(work, recipe.optim.steps),
             **extras.files,
         }
+        if (work / METRICS).is_file():  # figures that were lost must not cost the model
+            files[METRICS] = (work / METRICS).read_text()
         if (words := opened.path / VOCABULARY).is_file():
             files[VOCABULARY] = words.read_text(encoding="utf-8")
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
-        save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
+        save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
+        save_finished(save, output, work)
         yield Note(f"wrote {output}")
 
 
