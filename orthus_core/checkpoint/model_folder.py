@@ -169,11 +169,20 @@ def _untie(model: InterleavedModel) -> None:
 
 
 def check_finite(model: InterleavedModel, path: Path) -> None:
-    """Check that every weight in memory is a finite number.
+    """Check that every weight is a finite number.
+
+    Layers that stay in their files are read once for this; each pass reads them as well.
 
     Raises:
-        CheckpointError: Names the first tensor that holds another value.
+        CheckpointError: Names the first tensors that hold another value.
     """
+    elsewhere = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if elsewhere:
+        from orthus_core.checkpoint.lazy import safetensors_folder
+
+        stored = safetensors_folder(path)
+        for name in elsewhere:
+            stored[name].read()
     named = [(n, p) for n, p in model.named_parameters() if not p.is_meta and p.numel()]
     with torch.no_grad():
         # One wait for the device, and no copy of a weight: the sum of a least and a largest value
@@ -210,7 +219,7 @@ def read_config(folder: Path) -> InterleavedConfig:
     found = released_fields(shapes)
     if table["model_type"] == "orthus":
         check_keys(table, str(file))
-    if IMAGE_TOKEN not in (table.get("vocabulary_map") or ()):
+    if IMAGE_TOKEN not in (table.get("vocabulary_map") or ()) or "text_config" in table:
         from orthus_core.checkpoint.variants import settled
 
         table = settled(table, tokenizer, str(file))
@@ -263,13 +272,15 @@ def open_processor(folder: Path, image_token_id: int | None = None) -> Chameleon
     except Exception as error:  # tokenizers raises plain exceptions
         from orthus_core.wrong_content import true_cause
 
-        damaged = CheckpointError(
-            f"tokenizer or picture processor do not open: {str(error).strip().splitlines()[0]}",
-            where=str(folder),
-            hint="copy the tokenizer and preprocessor files of the model it came from",
+        problem = (
+            f"tokenizer or picture processor do not open: {str(error).strip().splitlines()[0]}"
         )
-        causes = (true_cause(damaged, file) for file in sorted(folder.glob("*.json")))
-        raise next((cause for cause in causes if cause is not damaged), damaged) from error
+        hint = "copy the tokenizer and preprocessor files of the model it came from"
+        for file in sorted(folder.glob("*.json")):
+            damaged = CheckpointError(problem, where=str(file), hint=hint)
+            if (cause := true_cause(damaged, file)) is not damaged:
+                raise cause from error
+        raise CheckpointError(problem, where=str(folder), hint=hint) from error
 
 
 def save_model(
