@@ -166,4 +166,6 @@ def _of_bytes(head: bytes, size: int) -> WrongContent | None:
                 "give it back its name, such as pytorch_model.bin",
             )
     kind = next((name for mark, name in _ARCHIVES.items() if head.startswith(mark)), None)
-    return kind and WrongContent(f"an archive ({kind})", "unpack it, and give what is inside")
+    return (
+        WrongContent(f"an archive ({kind})", "unpack it, and give what is inside") if kind else None
+    )

@@ -86,7 +86,7 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # as undefined as what decoders raise
         pass
     try:
-        method = _ROTATIONS.get(image.getexif().get(ExifTags.Base.Orientation))
+        method = _ROTATIONS.get(image.getexif().get(int(ExifTags.Base.Orientation.value)))
     except Exception:
         return image
     return image if method is None else image.transpose(method)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
-from orthus_core.checkpoint.convert import convert
+from orthus_core.checkpoint.convert import Converted, convert
 from orthus_core.checkpoint.describe import describe
 from orthus_core.checkpoint.layout import read_json, tokenizer_vocabulary
 from orthus_core.checkpoint.lazy import safetensors_folder
@@ -39,6 +39,7 @@ from orthus_core.errors import CheckpointError, DataError, OrthusError, Training
 from orthus_core.recipe import ConvertRecipe, load
 from orthus_core.results.metadata import read_record
 from orthus_core.train.loop import check_finite
+from orthus_core.train.runs import TrainingRun
 from orthus_core.world.sprites import SpritePack
 from orthus_core.wrong_content import wrong_content
 from tests.core.checkpoint.conftest import random_chameleon, write_hugging_face
@@ -80,6 +81,7 @@ def rename(file: Path, before: str, after: str) -> None:
 def converted(folder: Path) -> Path:
     recipe = load(ConvertRecipe, None, ("head.width=32", "head.depth=2", "check.codes=8"))
     *_, last = convert(folder, folder.parent / "orthus", recipe)
+    assert isinstance(last, Converted) and last.proof is not None
     assert last.proof.relative == 0 and last.proof.logits == 0
     return last.folder
 
@@ -393,18 +395,18 @@ def test_a_configuration_with_nan_is_named(folder: Path):
 
 
 def test_before_the_first_update_the_learning_rate_is_not_the_cause(tmp_path: Path):
-    layer = nn.Linear(2, 2)
+    layer, run = nn.Linear(2, 2), TrainingRun(tmp_path)
     nan = torch.tensor(float("nan"))
     with pytest.raises(TrainingError) as caught:
-        check_finite(nan, "loss", 0, 0, tmp_path, layer)
+        check_finite(nan, "loss", 0, 0, run, layer)
     assert "lower" not in caught.value.hint
     with torch.no_grad():
         layer.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match="weights are no numbers: weight") as caught:
-        check_finite(nan, "loss", 0, 0, tmp_path, layer)
+        check_finite(nan, "loss", 0, 0, run, layer)
     assert "optim.lr" not in caught.value.hint
     with pytest.raises(TrainingError) as caught:
-        check_finite(nan, "loss", 5, 5, tmp_path)
+        check_finite(nan, "loss", 5, 5, run)
     assert "lower optim.lr" in caught.value.hint
 
 
@@ -445,9 +447,11 @@ def test_a_side_chunk_does_not_spoil_a_picture(content: bytes):
     assert np.array_equal(np.asarray(open_image(content)), np.asarray(PICTURE))
 
 
-def test_a_wrong_checksum_of_the_pixels_is_still_damage():
-    content = bytearray(png())
-    content[content.index(b"IDAT") + 20] ^= 255
+def test_a_wrong_checksum_of_the_palette_is_still_damage():
+    file = io.BytesIO()
+    PICTURE.convert("P").save(file, "PNG")
+    content = bytearray(file.getvalue())
+    content[content.index(b"IDAT") - 5] ^= 255  # the last byte of the palette's checksum
     with pytest.raises(DataError, match="cannot read the picture"):
         open_image(bytes(content))
 
