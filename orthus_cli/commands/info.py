@@ -47,13 +47,13 @@ def _is_result(path: Path) -> bool:
 
 def _tell_picture(r: Reporter, path: Path) -> None:
     from orthus_core.data.pixels import open_image
-    from orthus_core.results.metadata import COMMON_CHUNK, read_record
+    from orthus_core.results.metadata import COMMON_CHUNK, read_record, read_text
     from orthus_core.results.record import asked_of, read_made
 
     if path.suffix.lower() in PICTURES and read_record(path) is None:
         image = open_image(path)
         size = f"{image.width}x{image.height}"
-        theirs = image.info.get(COMMON_CHUNK, "")
+        theirs = read_text(path, COMMON_CHUNK) or ""
         r.table(("setting", "value"), [("size", size), *([(COMMON_CHUNK, theirs)] * bool(theirs))])
         r.result(
             {"path": str(path), "kind": "picture", "size": size, COMMON_CHUNK: theirs or None},

@@ -126,15 +126,23 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("cannot read the recipe: " + _reason(error), where=str(file)) from error
+        damaged = RecipeError("cannot read the recipe: " + _reason(error), where=str(file))
+        raise _true_cause(damaged, file) from error
     try:
         table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:  # raised by both readers for a mistake in the text
         kind = "JSON" if file.suffix == ".json" else "TOML"
-        raise RecipeError(f"the recipe is not {kind}: {error}", where=str(file)) from error
+        damaged = RecipeError(f"the recipe is not {kind}: {error}", where=str(file))
+        raise _true_cause(damaged, file) from error
     if not isinstance(table, dict):
         raise RecipeError("the recipe holds no keys", where=str(file))
     return text, table
+
+
+def _true_cause(damaged: RecipeError, file: Path) -> RecipeError:
+    from orthus_core.wrong_content import true_cause
+
+    return true_cause(damaged, file)
 
 
 def _reason(error: Exception) -> str:

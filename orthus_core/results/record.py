@@ -21,6 +21,7 @@ from orthus_core.results.answer_file import MADE, StoredAnswer, read_answers
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, read_record
 from orthus_core.results.story_folder import MARK, read_story
 from orthus_core.samplers.params import STORY_TEXT
+from orthus_core.wrong_content import true_cause
 
 KINDS = {  # type of each field of a record
     "recipe": dict,
@@ -199,7 +200,8 @@ def _sidecar(path: Path) -> Mapping[str, Any]:
         raise DataError("there is no such file", where=str(path)) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the record: {reason}", where=str(path)) from error
+        damaged = DataError(f"cannot read the record: {reason}", where=str(path))
+        raise true_cause(damaged, path) from error
     if not isinstance(table, dict):
         raise DataError("it holds no record of a picture", where=str(path))
     return table

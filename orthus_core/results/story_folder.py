@@ -22,6 +22,7 @@ from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
 from orthus_core.results.output_names import write_folder
 from orthus_core.results.story_page import Figure, story_page
 from orthus_core.version import __version__
+from orthus_core.wrong_content import true_cause
 
 MARK = "story.json"
 PAGE = "story.html"
@@ -140,7 +141,8 @@ def read_story(folder: Path) -> Earlier:
             hint="give a folder that `orthus story` wrote",
         ) from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"the story does not read: {error}", where=str(path)) from error
+        damaged = DataError(f"the story does not read: {error}", where=str(path))
+        raise true_cause(damaged, path) from error
     panels = [_read_panel(folder, entry) for entry in entries]
     is_opening = [panel.given and not panel.earlier for panel in panels]
     return Earlier(

@@ -14,6 +14,7 @@ from orthus_core.data.formats.jsonl import objects
 from orthus_core.data.formats.reading import ReadResult
 from orthus_core.data.pictures import FilePicture
 from orthus_core.errors import DataError
+from orthus_core.wrong_content import wrong_content
 
 METADATA = "metadata.jsonl"
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -51,6 +52,8 @@ def _read_pairs(folder: Path, result: ReadResult) -> None:
         words = picture.with_suffix(".txt")
         try:
             text = words.read_text(encoding="utf-8").strip()
+            if wrong := text and wrong_content(text.encode()):
+                raise DataError(f"this is {wrong.what}", hint=wrong.hint)
             result.add(_document(picture, text, folder), picture)
         except FileNotFoundError:
             result.skip_record(picture, 0, DataError(f"there is no {words.name} beside it"))

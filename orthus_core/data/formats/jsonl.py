@@ -10,6 +10,7 @@ from typing import Any
 from orthus_core.data.document import from_record
 from orthus_core.data.formats.reading import ReadResult
 from orthus_core.errors import DataError
+from orthus_core.wrong_content import true_cause
 
 
 def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -26,7 +27,10 @@ def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any
                 try:
                     value = json.loads(line, object_pairs_hook=_once)
                 except (ValueError, RecursionError) as error:
-                    result.skip_record(path, number, DataError(f"the line is no JSON: {error}"))
+                    fault = DataError(f"the line is no JSON: {error}", where=str(path))
+                    if number == 1 and (cause := true_cause(fault, path)) is not fault:
+                        raise cause from error
+                    result.skip_record(path, number, fault)
                     continue
                 if isinstance(value, dict):
                     yield number, value
