@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "rich", "accelerate", "datasets", "diffusers", "numpy", "PIL"}
 
 GROUND = {"errors", "events", "version", "device", "atomic", "image_grid", "entry_points"}
+GROUND |= {"wrong_content"}
 USES = {  # a package of orthus_core: what it may import beside itself
     "errors": set(),
     "events": set(),
@@ -27,6 +28,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "device": {"errors"},
     "atomic": {"errors"},
     "image_grid": {"errors"},
+    "wrong_content": {"errors"},
     "recipe": GROUND,
     "model": GROUND | {"recipe"},
     "losses": GROUND | {"recipe", "model"},

@@ -79,11 +79,10 @@ def bench(
     from orthus_core.bench.page import check_page, write_sections
     from orthus_core.bench.preset_timings import preset_laps
     from orthus_core.bench.race import Race, course_of, race
-    from orthus_core.device import limit_threads, pick_device, pick_dtype
+    from orthus_core.device import pick_device, pick_dtype
     from orthus_core.results.output_names import check_writable, write_file
 
     # 1. Sections to measure, the output, and the machine.
-    limit_threads()
     steps, guidance = flags["steps"], flags["guidance"]
     where = pick_device(flags["device"] or "auto")
     precision = pick_dtype(flags["dtype"], where)

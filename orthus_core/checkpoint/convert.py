@@ -32,6 +32,7 @@ from orthus_core.checkpoint.layout import (
     is_meta,
     read_json,
     tokenizer_vocabulary,
+    vocabulary_in,
 )
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
@@ -40,7 +41,7 @@ from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
-from orthus_core.device import DTYPES
+from orthus_core.device import DTYPES, limit_threads
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
@@ -112,6 +113,7 @@ def convert(
         OutputError: When `output` exists, cannot be written, or does not fit on the disk.
     """
     # 1. Read the headers, plan the new model, and check that it fits on the disk.
+    limit_threads()
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
@@ -210,6 +212,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
     config = orthus_config(
         source.config, str(source.path), has_decoder=source.has_decoder, **chosen
     )
+    config.tie_word_embeddings = False  # both are written out
     embeddings = source.tensors.get(parameter_names.EMBEDDINGS)
     config.dtype = DTYPES.get(recipe.dtype) or (embeddings.dtype if embeddings else torch.float32)
     return config
@@ -242,7 +245,7 @@ def plan_tensors(
             hint="merge adapters into the weights first; other additions cannot be converted",
         )
     dtype = DTYPES.get(recipe.dtype)  # "auto" keeps each tensor's own
-    return {name: cast(available[name], dtype or available[name].dtype) for name in shapes}
+    return {name: cast(available[name], dtype or available[name].dtype, name) for name in shapes}
 
 
 def _fresh_parts(
@@ -285,17 +288,20 @@ def _with_decoder(source: Source, vqgan: Path) -> Source:
 def _picture_files(source: Source, config: OrthusConfig) -> dict[str, str]:
     """Picture processor files, for a source that has a tokenizer but no such files."""
     kept = {file.name: file for file in source.keep}
-    if "tokenizer.json" not in (*kept, *source.texts) or "preprocessor_config.json" in kept:
+    there = {*kept, *source.texts}
+    if "tokenizer.json" not in there or "preprocessor_config.json" in there:
         return {}
-    together = kept.get("processor_config.json")
-    if together and "image_processor" in read_json(together):  # as transformers 5 saves it
-        return {}
-    return picture_files(config)
+    together = {}
+    if "processor_config.json" in source.texts:
+        together = json.loads(source.texts["processor_config.json"])
+    elif "processor_config.json" in kept:
+        together = read_json(kept["processor_config.json"])
+    return {} if "image_processor" in together else picture_files(config)  # as transformers 5 saves
 
 
 def _tokenizer_of(source: Source) -> dict[str, int] | None:
     if "tokenizer.json" in source.texts:
-        return json.loads(source.texts["tokenizer.json"])["model"]["vocab"]
+        return vocabulary_in(json.loads(source.texts["tokenizer.json"]))
     return tokenizer_vocabulary(source.path)
 
 

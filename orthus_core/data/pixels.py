@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from orthus_core.errors import DataError
@@ -28,6 +28,17 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 FORMATS_HINT = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
+
+# The value of EXIF's Orientation, and what undoes it.
+_ROTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -44,36 +55,111 @@ def open_image(source: ImageSource) -> Image.Image:
     """
     where = _name_of(source)
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"the picture is {width} x {height} pixels",
-                    where=where,
-                    hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
-                )
-            image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+        return _decoded(source, where)
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError("there is no such picture", where=where) from error
-    except IsADirectoryError as error:
-        raise DataError("this is a folder, and not a picture", where=where) from error
-    except PermissionError as error:
-        raise DataError(
+    except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError ...
+        image = _without_side_chunks(source, where)
+        if image is None:
+            raise _open_error(source, where, error) from error
+        return image
+
+
+def _decoded(source: ImageSource, where: str) -> Image.Image:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"the picture is {width} x {height} pixels",
+                where=where,
+                hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+            )
+        image.load()
+        return _as_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture with the camera's rotation applied; other metadata may be broken."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # as undefined as what decoders raise
+        pass
+    try:
+        method = _ROTATIONS.get(image.getexif().get(int(ExifTags.Base.Orientation.value)))
+    except Exception:
+        return image
+    return image if method is None else image.transpose(method)
+
+
+def _without_side_chunks(source: ImageSource, where: str) -> Image.Image | None:
+    """A PNG picture from its pixels alone, where something else in the file cannot be read; None
+    when that is not the cause.
+    """
+    from orthus_core.data.png_chunks import is_png, pixels_alone
+
+    try:
+        content = _content(source)
+        if not is_png(content):
+            return None
+    except (OSError, ValueError, MemoryError):
+        return None
+    for bare in (False, True):
+        try:
+            return _decoded(pixels_alone(content, bare=bare), where)
+        except DataError:
+            raise
+        except Exception:
+            continue
+    return None
+
+
+def _content(source: ImageSource) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).read_bytes()
+    source.seek(0)
+    return source.read()
+
+
+def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
+    """The reason why a picture cannot be opened: of the place, of what is in it, of its format."""
+    from orthus_core.wrong_content import true_cause
+
+    if isinstance(error, FileNotFoundError):
+        return DataError("there is no such picture", where=where)
+    if isinstance(error, IsADirectoryError):
+        return DataError("this is a folder, and not a picture", where=where)
+    if isinstance(error, PermissionError):
+        return DataError(
             "the picture may not be read", where=where, hint="change its rights, or copy it"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise DataError("this is no picture", where=where, hint=FORMATS_HINT) from error
-    # Pillow's decoders may raise any exception on a damaged file: struct.error, IndexError ...
-    except Exception as error:
-        raise DataError(
-            f"cannot read the picture: {error}",
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(
+            "the picture has too many pixels",
             where=where,
-            hint=FORMATS_HINT,
-        ) from error
+            hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+        )
+    if isinstance(error, UnidentifiedImageError):
+        damaged = DataError("this is no picture", where=where, hint=FORMATS_HINT)
+    elif "truncated" in str(error).lower():
+        damaged = DataError(
+            f"cannot read the picture, it is cut short: {error}",
+            where=where,
+            hint="copy or download it again; " + FORMATS_HINT,
+        )
+    else:
+        damaged = DataError(f"cannot read the picture: {error}", where=where, hint=FORMATS_HINT)
+    content = source if isinstance(source, (bytes, str, os.PathLike)) else _head(source)
+    return true_cause(damaged, content, error)
+
+
+def _head(file: BinaryIO) -> bytes:
+    try:
+        return _content(file)
+    except (OSError, ValueError):
+        return b"unread"
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

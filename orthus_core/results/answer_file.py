@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from orthus_core.atomic import is_special
 from orthus_core.errors import DataError, OutputError
 from orthus_core.results.output_names import check_writable, write_file
+from orthus_core.wrong_content import true_cause
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
 # Entries of a repeatable answer: the software version, the model's name, its device and dtype.
@@ -186,11 +187,12 @@ def read_answers(path: Path) -> list[StoredAnswer]:
     found = [_read_line(line) for line in lines if line.strip()]
     if not found or None in found:
         what = f"line {found.index(None) + 1} is no answer" if found else "it holds no answer"
-        raise DataError(
+        other = DataError(
             f"this is no file of answers: {what}",
             where=str(path),
             hint="give one that `orthus caption -o` wrote",
         )
+        raise true_cause(other, path)
     return [told for told in found if told]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import string
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,10 +19,12 @@ from orthus_core.atomic import (
     staged_file,
     staged_folder,
 )
-from orthus_core.errors import OutputError
+from orthus_core.errors import OutputError, shell_quoted
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
+TAKEN = "choose another name with -o, or replace it with --overwrite"
+TAKEN_PICTURE = f"{TAKEN}; --skip-existing draws only what is missing"
 
 # A name of 60 letters is readable. Emoji and Chinese take up to four bytes each, of the 255 that a
 # file system takes (`atomic.LONGEST_NAME_BYTES`); seed, number and extension need some too.
@@ -47,14 +50,18 @@ class Named(NamedTuple):
 def slug(text: str) -> str:
     """Convert a text to part of a portable file name: `a red fox!` becomes `a_red_fox`."""
     letters = "".join(char if char.isalnum() or char in "-" else " " for char in text.lower())
-    joined = _cut("_".join(letters.split())[:LONGEST_SLUG]).strip("_-")
+    joined = _cut("_".join(_nameable(letters).split())[:LONGEST_SLUG]).strip("_-")
     if not joined:
         return "picture"
     return f"_{joined}" if joined in DEVICES else joined
 
 
 def picture_paths(
-    output: str | Path | None, pictures: Sequence[Named], *, overwrite: bool = False
+    output: str | Path | None,
+    pictures: Sequence[Named],
+    *,
+    overwrite: bool = False,
+    keep: bool = False,
 ) -> list[Path]:
     """A path for each picture, all different.
 
@@ -64,6 +71,7 @@ def picture_paths(
             plain file name for several pictures gets their seeds, or else their numbers.
         pictures: Pictures in the order of their numbers, from 1.
         overwrite: Whether existing files may be replaced.
+        keep: Whether existing files are allowed because the caller leaves them as they are.
 
     Raises:
         OutputError: For another kind of file, an unknown field, a name that exists or is too long,
@@ -78,11 +86,11 @@ def picture_paths(
             if len(set(paths)) == len(paths):
                 break
     for path in paths:
-        check_free(path, overwrite=overwrite)
+        check_free(path, overwrite=overwrite or keep, hint=TAKEN_PICTURE)
     return paths
 
 
-def check_free(path: Path, *, overwrite: bool = False) -> None:
+def check_free(path: Path, *, overwrite: bool = False, hint: str = TAKEN) -> None:
     """Check, before hours of work, that a file may be written at `path`.
 
     Raises:
@@ -96,7 +104,7 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
         raise OutputError(
             "there is a file of this name already",
             where=str(path),
-            hint="choose another name with -o, or replace it with --overwrite",
+            hint=hint,
         )
 
 
@@ -184,6 +192,12 @@ def write_folder(
             (beside / name).write_bytes(content)
 
 
+def _nameable(text: str) -> str:
+    """The letters that file names can have; in an ASCII locale Python writes no others."""
+    encoding = sys.getfilesystemencoding()
+    return text.encode(encoding, "ignore").decode(encoding)
+
+
 def _cut(text: str) -> str:
     """The longest beginning that fits into `LONGEST_SLUG_BYTES`, without splitting a character."""
     return text.encode()[:LONGEST_SLUG_BYTES].decode(errors="ignore")
@@ -212,7 +226,7 @@ def _template(output: str | Path | None) -> str:
         raise OutputError(
             f"pictures are written as PNG, not as {Path(text).suffix}",
             where=text,
-            hint=f"-o {Path(text).with_suffix('.png')}",
+            hint=f"-o {shell_quoted([str(Path(text).with_suffix('.png'))])}",
         )
     return text
 

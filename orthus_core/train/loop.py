@@ -164,12 +164,13 @@ def train(
         # Even without a limit the norm is measured: it must be finite before a step.
         norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         assert norm is not None, "only XLA clips without telling"
+        unchanged = stage.objective if step == start else None
         # Read last, so that a GPU can queue the whole step before the CPU waits for it.
         sums: dict[str, float] = {}
         for number, losses in enumerate(parts, start=step * optim.accumulate):
-            check_finite(losses.total, "loss", step, number, run)
+            check_finite(losses.total, "loss", step, number, run, unchanged)
             add_figures(sums, losses)
-        check_finite(norm, "gradient", step, step * optim.accumulate, run)
+        check_finite(norm, "gradient", step, step * optim.accumulate, run, unchanged)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -279,18 +280,45 @@ def add_figures(sums: dict[str, float], losses: Losses) -> None:
             sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
 
 
-def check_finite(value: Tensor, name: str, step: int, batch: int, run: TrainingRun) -> None:
+def check_finite(
+    value: Tensor,
+    name: str,
+    step: int,
+    batch: int,
+    run: TrainingRun,
+    unchanged: nn.Module | None = None,
+) -> None:
     """Check that a value is finite.
+
+    Args:
+        value: The loss, or the norm of the gradient.
+        name: What it is.
+        step, batch: Where it was measured.
+        run: The run, whose saved states the hint names.
+        unchanged: What is trained, while this run has not changed it: then the learning rate is
+            not the cause.
 
     Raises:
         TrainingError: Names the step and the batch when it is not.
     """
     if math.isfinite(float(value.detach())):
         return
+    where = f"step {step}, batch {batch}"
+    said = f"the {name} is {float(value.detach())} at step {step}, in batch {batch}"
+    if unchanged is not None:
+        wrong = [n for n, weight in unchanged.named_parameters() if not weight.isfinite().all()]
+        raise TrainingError(
+            said + (f", because weights are no numbers: {wrong[0]}" if wrong else ""),
+            where=where,
+            hint="the weights were like that when it began: begin with another model or state"
+            if wrong
+            else "it was the first step, so optim.lr is not the cause: look at the rows of that "
+            "batch, and at the weights of the losses",
+        )
     saved = run.steps()
     raise TrainingError(
-        f"the {name} is {float(value.detach())} at step {step}, in batch {batch}",
-        where=f"step {step}, batch {batch}",
+        said,
+        where=where,
         hint=f"--resume auto goes on after step {saved[-1]}, the last good state; should it happen "
         "again, begin anew with --overwrite and a lower optim.lr"
         if saved

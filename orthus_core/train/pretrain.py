@@ -7,7 +7,7 @@ small Orthus starts from it, and it is the paper's discrete baseline.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from transformers import (
 from orthus_core.atomic import staged_folder
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
@@ -36,7 +37,14 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
-from orthus_core.train.batches import discrete_batch_builder, read_rows, row_encoder, usable
+from orthus_core.train.batches import (
+    RowSources,
+    discrete_batch_builder,
+    read_rows,
+    row_encoder,
+    training_rule,
+    usable,
+)
 from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
@@ -100,7 +108,7 @@ def pretrain(
     # 1. The words.
     shape = recipe.autoencoder
     taken = taken_autoencoder(shape.taken_from) if shape.taken_from else None
-    rows = yield from read_rows(recipe.data)
+    rows = yield from read_rows(recipe.data, taken.config.resolution if taken else shape.resolution)
     texts = list(texts_of(rows.train, recipe.tokenizer.rows))
     codes = taken.config.num_embeddings if taken else shape.num_embeddings
     tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
@@ -110,7 +118,8 @@ def pretrain(
     vq = taken or fresh_autoencoder(shape)
     check_disk(output, vq)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
-    rows = yield from usable(rows, row_encoder(tokenizer, config), strict=recipe.data.strict)
+    rule = training_rule(recipe, row_encoder(tokenizer, config))
+    rows = yield from usable(rows, rule, strict=recipe.data.strict)
     pictures = None if taken else (yield from read_pictures(recipe.data, shape.resolution))
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
@@ -295,6 +304,16 @@ def train_autoencoder(
     stage.objective.fold_norm()
     if len(pictures.held_out_M3HW):
         yield from quality_notes(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
+
+
+def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Document], None]:
+    """The rule of a `pretrain` on these rows, which its tokenizer is trained on."""
+    shape = recipe.autoencoder
+    vq = taken_autoencoder(shape.taken_from) if shape.taken_from else fresh_autoencoder(shape)
+    texts = texts_of(rows.train, recipe.tokenizer.rows)
+    tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, vq.config.num_embeddings)
+    config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
+    return training_rule(recipe, row_encoder(tokenizer, config))
 
 
 def texts_of(source: Source, rows: int) -> Iterator[str]:

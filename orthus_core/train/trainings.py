@@ -29,11 +29,11 @@ from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
 from orthus_core.train.batches import (
-    last_picture,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
     row_encoder,
+    training_rule,
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
@@ -66,9 +66,6 @@ from orthus_core.train.state import (
 from orthus_core.version import __version__
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
-
-# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
-OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
 
 
 def finetune_vae(
@@ -103,7 +100,8 @@ def finetune_vae(
             where=str(opened.path),
             hint="convert again with --vqgan vqgan.ckpt",
         )
-    pictures = yield from read_pictures(recipe.data, vq.config.resolution)
+    rule = training_rule(recipe, None)
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution, rule)
     measured = pictures.held_out_M3HW
     before = reconstruct(vq, measured) if len(measured) else None
     if before:
@@ -139,8 +137,9 @@ def build_base(
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
@@ -170,15 +169,16 @@ def posttrain(
     """Train everything but the autoencoder on interleaved rows; options as for `run`.
 
     Raises:
-        DataError: When no row fits the model's context.
+        DataError: When no row can be used (`RowRule`).
     """
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, row_encoder(tokenizer, model.config), strict=recipe.data.strict)
-    image, text = OBJECTIVES[recipe.objective]
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
+    lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
@@ -192,8 +192,8 @@ def posttrain(
     stage = RowsStage(
         JointLoss(
             model,
-            lambda_image=image * recipe.lambda_image,
-            text_weight=text * recipe.text_weight,
+            lambda_image=lambda_image,
+            text_weight=text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
             terms=recipe.loss_terms,

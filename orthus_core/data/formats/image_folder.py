@@ -14,6 +14,7 @@ from orthus_core.data.formats.jsonl import objects
 from orthus_core.data.formats.reading import ReadResult
 from orthus_core.data.pictures import FilePicture
 from orthus_core.errors import DataError
+from orthus_core.wrong_content import wrong_content
 
 METADATA = "metadata.jsonl"
 PICTURE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -51,7 +52,9 @@ def _read_pairs(folder: Path, result: ReadResult) -> None:
         words = picture.with_suffix(".txt")
         try:
             text = words.read_text(encoding="utf-8").strip()
-            result.documents.append(_document(picture, text, folder))
+            if wrong := text and wrong_content(text.encode()):
+                raise DataError(f"this is {wrong.what}", hint=wrong.hint)
+            result.add(_document(picture, text, folder), picture)
         except FileNotFoundError:
             result.skip_record(picture, 0, DataError(f"there is no {words.name} beside it"))
         except (OSError, UnicodeDecodeError) as error:
@@ -71,8 +74,8 @@ def _read_metadata(folder: Path, result: ReadResult) -> None:
             picture = path_inside(folder, name)
             if not picture.is_file():
                 raise DataError(f"there is no picture {name!r}")
-            result.documents.append(_document(picture, text.strip(), folder))
-        except DataError as error:
+            result.add(_document(picture, text.strip(), folder), path, line)
+        except Exception as error:
             result.skip_record(path, line, error)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from orthus_core.data.document import from_record
 from orthus_core.data.formats.reading import ReadResult
 from orthus_core.errors import DataError
+from orthus_core.wrong_content import true_cause
 
 
 def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -24,9 +25,12 @@ def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
+                    value = json.loads(line, object_pairs_hook=_once)
                 except (ValueError, RecursionError) as error:
-                    result.skip_record(path, number, DataError(f"the line is no JSON: {error}"))
+                    fault = DataError(f"the line is no JSON: {error}", where=str(path))
+                    if number == 1 and (cause := true_cause(fault, path)) is not fault:
+                        raise cause from error
+                    result.skip_record(path, number, fault)
                     continue
                 if isinstance(value, dict):
                     yield number, value
@@ -51,7 +55,18 @@ def read_records(path: Path, *, strict: bool = False) -> ReadResult:
     for line, value in objects(path, result):
         try:
             document = from_record(value, root=path.parent)
-            result.documents.append(document)
-        except DataError as error:
+        except Exception as error:
             result.skip_record(path, line, error)
+        else:
+            result.add(document, path, line)
     return result
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys are each there once: of two, one would be lost in silence."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return table
