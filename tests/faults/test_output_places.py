@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -126,7 +127,7 @@ def test_a_training_fills_the_folder_that_the_shell_stands_in(here, tiny_folder,
 
 def test_a_data_set_fills_a_folder_and_a_half_one_is_none(here):
     before = os.stat(".").st_ino
-    events = export(World.open(), {"text_to_image": 1.0}, here, rows=3, size=16, seed=0)
+    events: Any = export(World.open(), {"text_to_image": 1.0}, here, rows=3, size=16, seed=0)
     next(events)
     events.close()  # as Ctrl-C does
     assert names(here) == []
