@@ -6,14 +6,14 @@ Exit codes: 0 done, 1 an error (`OrthusError`, or one unforeseen), 2 wrong usage
 from __future__ import annotations
 
 import copy
-import errno
+import sys
 import traceback
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from orthus_cli.console import Format, Reporter, Settings
+from orthus_cli.console import Format, Reporter, Settings, occupy_closed
 from orthus_cli.help_sections import CommandList, Rows, by_purpose
 from orthus_cli.plugins import Commands, discover
 from orthus_core.errors import OrthusError
@@ -52,21 +52,56 @@ class OrthusGroup(CommandList):
         if not self.commands:
             formatter.write("\nNo commands are registered: install the package with pip first.\n")
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> None:
+        code = self._run(ctx)
+        settings = ctx.obj or Settings()
         try:
-            return super().invoke(ctx)
+            Reporter(settings).check_printed()
+        except OrthusError as error:
+            _report(ctx, error)
+            code = code or 1
+        # A reader that closed its pipe is not told, but a script may want to know.
+        raise typer.Exit(code or int(settings.reader_left))
+
+    def _run(self, ctx: Any) -> int:
+        """Runs the command and reports its error; returns the exit code."""
+        try:
+            super().invoke(ctx)
         except OrthusError as error:
             _report(ctx, error)
         except KeyboardInterrupt:
-            typer.echo("stopped", err=True)
-            raise typer.Exit(130) from None
-        except (typer.Exit, typer.Abort, typer.TyperException):
+            Reporter(Settings()).say("stopped")
+            return 130
+        except typer.Exit as ended:
+            return ended.exit_code
+        except (typer.Abort, typer.TyperException):
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # the reader closed the pipe, which Typer handles quietly
             _report(ctx, _unforeseen(error))
-        raise typer.Exit(1)
+        else:
+            return 0
+        return 1
+
+    def main(self, *words: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+        """Runs as Typer does, and survives streams that take neither help nor usage errors."""
+        if not standalone_mode:
+            return super().main(*words, standalone_mode=False, **settings)
+        r = Reporter(Settings())
+        try:
+            code = super().main(*words, standalone_mode=False, **settings)
+        except typer.TyperException as error:
+            _add_suggestion(error)
+            r.usage(error)
+            code = error.exit_code
+        except typer.Abort:
+            r.say("stopped")
+            code = 1
+        except OrthusError as error:  # of an option that prints, such as --version
+            r.error(error)
+            code = 1
+        except OSError as error:  # while Typer wrote help
+            code = r.refused(error)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 app = typer.Typer(
@@ -80,7 +115,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"orthus {__version__}")
+        r = Reporter(Settings())
+        r.result({"version": __version__}, text=f"orthus {__version__}")
+        r.check_printed()
         raise typer.Exit()
 
 
@@ -146,6 +183,21 @@ def _report(ctx: Any, error: OrthusError) -> None:
     Reporter(settings).error(error)
 
 
+def _add_suggestion(error: Any) -> None:
+    """Adds what was probably meant to a usage error about an option."""
+    from orthus_cli.suggestions import suggest_option, suggest_value
+
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    name = getattr(error, "option_name", None)
+    said = ""
+    if name and command and hasattr(error, "possibilities"):  # an option that does not exist
+        said, error.possibilities = suggest_option(name, command), None
+    elif "--device" in getattr(getattr(error, "param", None), "opts", ()):
+        said = suggest_value(str(error).partition("'")[2].partition("'")[0])
+    if said:
+        error.message = f"{error.message.rstrip('.')}: {said}"
+
+
 def _unforeseen(error: Exception) -> OrthusError:
     """An unexpected exception as an `OrthusError`."""
     name = type(error).__name__
@@ -162,4 +214,5 @@ def _unforeseen(error: Exception) -> OrthusError:
 
 def main() -> None:
     """Entry point of the `orthus` script."""
+    occupy_closed()
     app(prog_name="orthus")

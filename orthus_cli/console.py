@@ -11,19 +11,21 @@ rich is imported when something is drawn, never when a command starts.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TextIO, TypeVar
 
 import typer
 
-from orthus_core.errors import OrthusError
+from orthus_core.errors import OrthusError, OutputError
 from orthus_core.events import ImageBegun, Note, PatchDone, Progress, StepDone
 
 if TYPE_CHECKING:
@@ -41,11 +43,20 @@ LINE_EVERY = 30.0
 
 @dataclass
 class Settings:
-    """Values of the global options; stored in `ctx.obj` of the root command."""
+    """Values of the global options; stored in `ctx.obj` of the root command.
+
+    Attributes:
+        lost: Whether letters of the result were printed as question marks.
+        unprinted: Why standard output did not take the result; empty while it does.
+        reader_left: Whether the reader of standard output closed its pipe, as `head` does.
+    """
 
     format: Format = "auto"
     verbosity: int = 0
     debug: bool = False
+    lost: bool = False
+    unprinted: str = ""
+    reader_left: bool = False
 
 
 def reporter(ctx: typer.Context) -> Reporter:
@@ -98,6 +109,26 @@ class Reporter:
         """Writes what went wrong, where, and what to do next."""
         self._aside(f"{_coloured('error:', 'red')} {printable(str(error))}", clean=False)
 
+    def usage(self, error: typer.TyperException) -> None:
+        """Writes what is wrong with how a command was called."""
+        shown = io.StringIO()
+        show = getattr(error, "show", None)
+        if show:
+            show(shown)
+        self._emit(printable(shown.getvalue() or f"Error: {error}\n"), err=True, nl=False)
+
+    def refused(self, error: OSError) -> int:
+        """Reports that standard output did not take what Typer wrote; returns the exit code."""
+        silence(sys.stdout)
+        if error.errno == errno.EPIPE:
+            return 1
+        self.settings.unprinted = error.strerror or str(error)
+        try:
+            self.check_printed()
+        except OutputError as unprinted:
+            self.error(unprinted)
+        return 1
+
     # To stdout
 
     def table(
@@ -109,13 +140,18 @@ class Reporter:
         self._pause()
         cells = [[printable(_cell(value)) for value in row] for row in rows]
         if self.settings.format == "human" or _looked_at(sys.stdout):
-            _draw_table(columns, cells, title)
+            self._emit(_drawn_table(columns, cells, title), nl=False)
         else:
             for row in (columns, *cells):
-                _echo("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+                self._emit("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
 
     def result(
-        self, data: Mapping[str, Any], *, text: str | None = None, quiet: Iterable[object] = ()
+        self,
+        data: Mapping[str, Any],
+        *,
+        text: str | None = None,
+        quiet: Iterable[object] = (),
+        content: bytes | None = None,
     ) -> None:
         """Writes what the command found or made; called once, at the end of a command.
 
@@ -124,26 +160,51 @@ class Reporter:
             text: The same for people; lines of `key: value` when None, nothing when "" (a table has
                 shown it all).
             quiet: Bare values for scripts, such as the paths of the files written.
+            content: Bytes of a file that is shown; a pipe gets them as they are, whatever its
+                encoding, so that what is saved from it is that file.
         """
         assert not self._answered, "a command has one result"
         self._answered = True
         self._pause()
         if self.is_json:
-            _echo(_json(data))
+            self._emit(_json(data))
+        elif content is not None and not _looked_at(sys.stdout) and _takes_bytes(sys.stdout):
+            self._emit(content)
         elif self.settings.format == "quiet":
             for value in quiet:
-                _echo(printable(str(value)))
+                self._emit(self._bare(str(value)))
         elif text is None:
             for name, value in data.items():
-                _echo(printable(f"{name}: {_cell(value)}"))
+                self._emit(printable(f"{name}: {_cell(value)}"))
         elif text:
-            _echo(printable(text))
+            self._emit(printable(text))
 
     def write(self, text: str) -> None:
         """Writes a piece of text as it arrives, for people only; no line break is added."""
         if self.settings.format in ("auto", "human"):
             self._pause()
-            _echo(printable(text), nl=False)
+            self._emit(printable(text), nl=False)
+
+    def check_printed(self) -> None:
+        """Says what of the output was not printed as it is.
+
+        Raises:
+            OutputError: When standard output took none of it, or not all.
+        """
+        settings = self.settings
+        if settings.lost:
+            settings.lost = False
+            self.warn(
+                f"letters that {encoding_of(sys.stdout)} lacks are printed as ?; "
+                "PYTHONIOENCODING=utf-8 prints them all, and --format json escapes them"
+            )
+        if settings.unprinted:
+            reason, settings.unprinted = settings.unprinted, ""
+            raise OutputError(
+                f"the result could not be printed: {reason}",
+                where="standard output",
+                hint="files that were written are kept",
+            )
 
     # Long work
 
@@ -211,7 +272,46 @@ class Reporter:
 
     def _aside(self, message: str, *, clean: bool = True) -> None:
         self._pause()
-        _echo(printable(message) if clean else message, err=True)
+        self._emit(printable(message) if clean else message, err=True)
+
+    def _bare(self, value: str) -> str | bytes:
+        """A value for a script: in a pipe a file name is its bytes, UTF-8 or not, because it has to
+        lead to the file.
+        """
+        if any(map(is_half, value)) and not _looked_at(sys.stdout) and _takes_bytes(sys.stdout):
+            with suppress(UnicodeEncodeError):
+                return value.encode(encoding_of(sys.stdout), "surrogateescape") + b"\n"
+        return printable(value)
+
+    def _emit(self, text: str | bytes, *, err: bool = False, nl: bool = True) -> None:
+        """Writes to a standard stream: the one place that does.
+
+        What the stream's encoding lacks (an emoji on an old console) becomes a question mark. A
+        stream that does not take it never ends the work: standard error is left out from then on,
+        and what standard output did not get is said at the end by `check_printed`.
+        """
+        stream = stream_of(err=err)
+        if stream is None:
+            self._fail("it is closed", err=err)
+            return
+        shown = text
+        if isinstance(text, str):
+            encoding = encoding_of(stream)
+            shown = text.encode(encoding, "replace").decode(encoding, "replace")
+            # An aside repeats what is known; a result may be all that there is.
+            self.settings.lost |= shown != text and not err
+        try:
+            typer.echo(shown, err=err, nl=nl and isinstance(text, str))
+        except (OSError, ValueError) as error:  # ValueError: closed by Python code
+            silence(stream)
+            if getattr(error, "errno", None) == errno.EPIPE:
+                self.settings.reader_left |= not err
+            else:
+                self._fail(getattr(error, "strerror", None) or str(error), err=err)
+
+    def _fail(self, reason: str, *, err: bool) -> None:
+        if not err:
+            self.settings.unprinted = self.settings.unprinted or reason
 
 
 @contextmanager
@@ -355,36 +455,71 @@ def printable(text: str) -> str:
     without surrogates, which represent bytes that are not valid text."""
     return "".join(
         char
-        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160 or _is_half(char))
+        if char in "\n\t" or not (ord(char) < 32 or 127 <= ord(char) < 160 or is_half(char))
         else "\N{REPLACEMENT CHARACTER}"
         for char in text
     )
 
 
-def _is_half(char: str) -> bool:
+def _takes_bytes(stream: TextIO | None) -> bool:
+    return hasattr(stream, "buffer")
+
+
+def is_half(char: str) -> bool:
+    """Whether it is a surrogate: half a character, or a byte that is no text."""
     return 0xD800 <= ord(char) < 0xE000
 
 
-def _echo(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Writes a text; what the stream's encoding lacks (an emoji on an old console) becomes a
-    question mark."""
-    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
-    typer.echo(text.encode(encoding, "replace").decode(encoding), err=err, nl=nl)
+def stream_of(*, err: bool = False) -> TextIO | None:
+    """Standard output, or standard error; None where there is none."""
+    return sys.stderr if err else sys.stdout
+
+
+def encoding_of(stream: TextIO | None) -> str:
+    """The encoding that a stream is written in."""
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def _json(data: Mapping[str, Any]) -> str:
     """One JSON object; characters that stdout cannot encode are escaped."""
     text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str)
     try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        text.encode(encoding_of(sys.stdout))
     except UnicodeEncodeError:
         return json.dumps(_finite(data), indent=2, default=str)
     return text
 
 
-def _looked_at(stream: TextIO) -> bool:
+def silence(stream: TextIO | None) -> None:
+    """Leads a stream that cannot be written to any more to nowhere, so that what is still in its
+    buffer is no error at exit.
+    """
+    with suppress(OSError, ValueError, AttributeError):
+        assert stream is not None
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def occupy_closed() -> None:
+    """Opens standard streams that the shell closed (`2>&-`) on nothing.
+
+    Otherwise the next file that is opened would take their number, and what a library prints would
+    land in it. Standard error stands for all that is said aside, so that Python gets it back;
+    standard output stays None, because a result that nobody can see is an error.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, for the whole run
+
+
+def _looked_at(stream: TextIO | None) -> bool:
     """Whether a person sees this stream on a terminal that can move its cursor."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _coloured(word: str, colour: str) -> str:
@@ -392,7 +527,7 @@ def _coloured(word: str, colour: str) -> str:
     return word if plain else typer.style(word, fg=colour, bold=True)
 
 
-def _console(stream: TextIO) -> rich.console.Console:
+def _console(stream: TextIO | None) -> rich.console.Console:
     from rich.console import Console
 
     # In a pipe no line is cut: the reader may be a program, or a wider screen.
@@ -407,7 +542,7 @@ def _console(stream: TextIO) -> rich.console.Console:
     )
 
 
-def _draw_table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
+def _drawn_table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> str:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -423,7 +558,10 @@ def _draw_table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: s
         drawn.add_column(column, overflow="fold")
     for row in cells:
         drawn.add_row(*(Text(cell) for cell in row))
-    _console(sys.stdout).print(drawn)
+    console = _console(sys.stdout)
+    with console.capture() as capture:
+        console.print(drawn)
+    return capture.get()
 
 
 def _cell(value: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orthus_cli.prompts import add_dash, read_text
 from orthus_cli.stored import Stored
 from orthus_core.errors import PromptError
 
@@ -60,9 +61,10 @@ def _parted(subject: Sequence[str], before: Stored) -> tuple[list[str], str]:
         raise PromptError(
             "the last argument is a picture, so there is no instruction",
             where=last,
-            hint='orthus edit cat.png "add a hat", or --example BEFORE AFTER',
+            hint='orthus edit cat.png "add a hat", or --example BEFORE AFTER'
+            + add_dash("orthus edit cat.png -"),
         )
-    return named, last
+    return named, read_text(last) or ""
 
 
 def _is_picture(word: str) -> bool:

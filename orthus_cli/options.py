@@ -21,7 +21,7 @@ def option(section: str, *words: str, **settings: Any) -> Any:
 
 
 Output = Annotated[
-    Path | None,
+    str | None,  # a path would lose the slash that says that NAME.v2/ is a folder
     option(
         help_sections.WHERE,
         "-o",
@@ -44,6 +44,14 @@ Metadata = Annotated[
 ]
 Overwrite = Annotated[
     bool, option(help_sections.WHERE, "--overwrite", help="Replace what is there.")
+]
+SkipExisting = Annotated[
+    bool,
+    option(
+        help_sections.WHERE,
+        "--skip-existing",
+        help="Keep pictures that are there, and draw the others.",
+    ),
 ]
 Images = Annotated[
     list[Path] | None,
@@ -117,7 +125,7 @@ Grid = Annotated[
         help_sections.WHERE,
         "--grid",
         metavar="PATH",
-        help="All pictures of this run on one sheet, too.",
+        help="All pictures of this run on one sheet, too, with their prompts and seeds.",
     ),
 ]
 Continue = Annotated[
@@ -126,7 +134,8 @@ Continue = Annotated[
         help_sections.WHAT,
         "--continue",
         metavar="PICTURE",
-        help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+        help="Keep the top of this picture and draw the rest; its prompt and values hold. Other "
+        "words change the rest most; how much a seed does depends on the model.",
     ),
 ]
 KeepRows = Annotated[

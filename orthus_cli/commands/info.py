@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orthus_cli.console import Reporter, reporter
-from orthus_cli.stored import shell_quoted, words_of
+from orthus_cli.console import Reporter, encoding_of, reporter
+from orthus_cli.stored import command_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -62,7 +63,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         return
     record = read_made(path)
     info = record.info
-    command = shell_quoted(["orthus", *words_of(record, info.files)])
+    command = command_line(record, encoding_of(sys.stdout))
     as_drawn = record.seen in record.pixels.values() if record.seen else None
     facts = {
         "prompt": info.prompt,

@@ -10,12 +10,12 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.answers_again import ask_again
-from orthus_cli.console import Reporter, reporter
+from orthus_cli.console import Reporter, encoding_of, reporter, stream_of
 from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
-from orthus_cli.stored import shell_quoted, words_of
-from orthus_core.errors import OutputError
+from orthus_cli.stored import words_of
+from orthus_core.errors import OutputError, shell_quoted
 from orthus_core.recipe import GenerateRecipe, dump
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def replay(
             raise OutputError(
                 "answers are asked again, and no picture is drawn",
                 where=str(output),
-                hint=f"orthus caption -C {shell_quoted([str(path)])} IMAGE... -o {output} "
-                "keeps new ones",
+                hint=f"orthus caption -C {shell_quoted([str(path)])} IMAGE... "
+                f"-o {shell_quoted([str(output)])} keeps new ones",
             )
         if not ask_again(r, path, images or [], model, device, dtype):
             raise typer.Exit(1)
@@ -75,7 +75,7 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
-    r.detail(shell_quoted(["orthus", *words_of(then, inputs)]))
+    r.detail(shell_quoted(["orthus", *words_of(then, inputs)], encoding_of(stream_of(err=True))))
     r.detail(dump(recipe))
     # 2. The same request again, if necessary with its whole batch.
     loaded = open_model(r, recipe)

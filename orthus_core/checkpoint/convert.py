@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_folder, check_room, staged_folder
+from orthus_core.atomic import check_folder, check_room, real_path, staged_folder
 from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
@@ -26,7 +26,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, listed
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, listed
 from orthus_core.checkpoint.layout import (
     is_hugging_face,
     is_meta,
@@ -41,7 +41,7 @@ from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
-from orthus_core.device import DTYPES
+from orthus_core.device import DTYPES, limit_threads
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
@@ -113,11 +113,12 @@ def convert(
         OutputError: When `output` exists, cannot be written, or does not fit on the disk.
     """
     # 1. Read the headers, plan the new model, and check that it fits on the disk.
+    limit_threads()
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
 
-    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
+    with staged_folder(output, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         # 2. Write the weights, one tensor in memory at a time.
         began = time.monotonic()
         yield from write_weights(staged, tensors, recipe.shard_size_mb * 10**6)
@@ -139,7 +140,7 @@ def convert(
         texts = source.texts | _picture_files(source, config)
         texts |= {
             "recipe.json": json.dumps(as_table(recipe), indent=2) + "\n",
-            "README.md": model_card(config, output.absolute().name),
+            "README.md": model_card(config, real_path(output).name),
         }
         for file_name, text in texts.items():
             (staged / file_name).write_text(text, encoding="utf-8")

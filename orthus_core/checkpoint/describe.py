@@ -26,7 +26,7 @@ from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import vqgan_tensors
 from orthus_core.checkpoint.variants import settled
-from orthus_core.errors import CheckpointError
+from orthus_core.errors import CheckpointError, shell_quoted
 from orthus_core.model.config import CHAMELEON_SAMPLING, OrthusConfig, code_of_token_name
 from orthus_core.wrong_content import true_cause
 
@@ -180,13 +180,13 @@ def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
 
 
 def _missing(path: Path, tensors: Mapping[str, Tensor], has_tokenizer: bool) -> tuple[Missing, ...]:
-    missing = []
+    missing, convert = [], ["orthus", "convert", str(path), "-o", "DIR"]
     if not any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in tensors):
-        missing.append(Missing("diffusion head", f"orthus convert {path} -o DIR"))
+        missing.append(Missing("diffusion head", shell_quoted(convert)))
         if not has_decoder(tensors):
             missing.append(Missing("pixel decoder", "orthus convert ... --vqgan vqgan.ckpt"))
     elif not has_decoder(tensors):
-        missing.append(Missing("pixel decoder", f"orthus convert {path} -o DIR --vqgan vqgan.ckpt"))
+        missing.append(Missing("pixel decoder", shell_quoted([*convert, "--vqgan", "vqgan.ckpt"])))
     if not has_tokenizer:
         missing.append(Missing("tokenizer", "copy tokenizer.json and the processor's files here"))
     return tuple(missing)

@@ -20,6 +20,24 @@ T = TypeVar("T")
 CONFIG = "config.json"  # marks a folder as a model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Files of an earlier model that a new one in its folder replaces: its reader would mix them with
+# those of the new one. All other files stay.
+MODEL_FILES = (
+    "model*.safetensors",
+    INDEX,
+    "*config.json",
+    "*tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocabulary.txt",
+    "README.md",
+    "recipe.toml",
+    "run.json",
+    "recipe.json",
+    "metrics.jsonl",
+    "quality.json",
+)
 PICKLED_WEIGHTS = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 

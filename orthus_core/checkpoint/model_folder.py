@@ -17,7 +17,7 @@ import torch
 from transformers import ChameleonProcessor
 from transformers.utils import logging
 
-from orthus_core.atomic import staged_folder
+from orthus_core.atomic import real_path, staged_folder
 from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import (
     check_keys,
@@ -26,7 +26,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, listed, not_finite, read_folder
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, listed, not_finite, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.layout import (
     check_family,
@@ -38,7 +38,7 @@ from orthus_core.checkpoint.layout import (
 from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.device import pick_device, pick_dtype
-from orthus_core.errors import CheckpointError
+from orthus_core.errors import CheckpointError, shell_quoted
 from orthus_core.model.config import IMAGE_TOKEN, DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -95,8 +95,8 @@ def open_model(
             `quantize` and `low_memory` are combined.
         HubError: When a hub id cannot be downloaded.
     """
+    place = pick_device(device)  # before a download
     path = resolve(source)
-    place = pick_device(device)
     config = read_config(path)
     if quantize and (low_memory or device_map is not None):
         raise CheckpointError(
@@ -137,15 +137,15 @@ def open_orthus(
     Raises:
         CheckpointError, HubError: As for `open_model`, and for a discrete Chameleon.
     """
+    place = pick_device(device)
     path = resolve(source)
     config = read_config(path)
     if not isinstance(config, OrthusConfig):
         raise CheckpointError(
             "this is a discrete Chameleon, not yet an Orthus",
             where=str(path),
-            hint=f"orthus convert {path} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
         )
-    place = pick_device(device)
     opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
     return cast(OpenedOrthus, opened)
 
@@ -212,7 +212,7 @@ def read_config(folder: Path) -> InterleavedConfig:
         raise CheckpointError(
             "the weights are pickled, and only safetensors are opened",
             where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
     tokenizer = tokenizer_vocabulary(folder)
@@ -308,14 +308,14 @@ def save_model(
     from orthus_core.checkpoint.card import model_card
 
     folder = Path(folder)
-    with staged_folder(folder, mark=CONFIG, overwrite=overwrite) as staged:
+    with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(staged)
         from orthus_core.checkpoint.card import model_card
 
-        card = {"README.md": model_card(model.config, folder.absolute().name)}
+        card = {"README.md": model_card(model.config, real_path(folder).name)}
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
     return folder
@@ -350,7 +350,7 @@ def _no_config(folder: Path) -> CheckpointError:
         return CheckpointError(
             "this is a Chameleon in Meta's own layout, not yet an Orthus",
             where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     return CheckpointError(
         "this is no model folder: it has no config.json",

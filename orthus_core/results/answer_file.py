@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orthus_core.atomic import is_special
 from orthus_core.errors import DataError, OutputError
 from orthus_core.results.output_names import check_writable, write_file
 from orthus_core.wrong_content import true_cause
@@ -78,9 +79,7 @@ class AnswerFile:
         self.known: dict[str, str] = {}
         self._written: set[tuple[str, str]] = set()
         self._whole = 0  # bytes of the complete lines
-        check_writable(path)
-        if path.is_dir():
-            raise OutputError("this is a folder", where=str(path), hint="give a file's name")
+        check_answers(path)
         if path.exists() and not anew:
             self._read()
 
@@ -153,6 +152,23 @@ class AnswerFile:
                 where=str(self.path),
                 hint="choose another name with -o, or replace it with --overwrite",
             )
+
+
+def check_answers(path: Path) -> None:
+    """Check, before the model is read, that a file of answers may be written at `path`.
+
+    Raises:
+        OutputError: When it is a folder, a device or a pipe, or is not writable.
+    """
+    check_writable(path)
+    if path.is_dir():
+        raise OutputError("this is a folder", where=str(path), hint="give a file's name")
+    if is_special(path):
+        raise OutputError(
+            "this is a device or a pipe, which a second run could not continue",
+            where=str(path),
+            hint="give a file's name, or leave out -o: the answers are printed",
+        )
 
 
 def read_answers(path: Path) -> list[StoredAnswer]:

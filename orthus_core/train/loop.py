@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.atomic import output_error
 from orthus_core.device import has_bf16
-from orthus_core.errors import TrainingError
+from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.distributed import accelerator as make_accelerator
@@ -146,6 +147,7 @@ def train(
         book = MetricsLogger(folder, start, log.tensorboard, earlier)
 
     # 3. Run the steps.
+    lost: list[str] = []
     for step in range(start, optim.steps):
         seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
@@ -186,32 +188,54 @@ def train(
                 measured = validate(stage, device)
             average.swap()
         if book and (due(log.every, done, optim.steps) or measured):
-            book.write(done, figures | measured)
+            with unless_last(last, lost):
+                book.write(done, figures | measured)
         yield StepDone(done, optim.steps, figures | measured)
         if measured:
             told = (f"{name.partition('_')[2]} {value:.4g}" for name, value in measured.items())
             yield Note(f"on held-out rows after step {done}: {', '.join(told)}")
         if place.is_first and due(log.sample_every, done, optim.steps):
             average.swap()
-            save_samples(stage, folder / "samples", done)
+            with unless_last(last, lost):
+                save_samples(stage, folder / "samples", done)
             average.swap()
         stopping = all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0
         if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
-            save_state(
-                run,
-                done,
-                stage.objective,
-                optimizers,
-                average,
-                keep_last=log.keep_last,
-                origins=origins,
-            )
+            with unless_last(last, lost):
+                save_state(
+                    run,
+                    done,
+                    stage.objective,
+                    optimizers,
+                    average,
+                    keep_last=log.keep_last,
+                    origins=origins,
+                )
         if stopping and not last:
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
             return
 
     # 5. Keep the average.
+    for message in lost:
+        yield Note(f"not saved at the last step: {message}")
     average.swap()
+
+
+@contextmanager
+def unless_last(last: bool, lost: list[str]) -> Iterator[None]:
+    """Write something of a step. At the last step a failure only adds its message to `lost`: the
+    model is still to be written, perhaps elsewhere.
+
+    Raises:
+        OutputError: When it cannot be written, before the last step.
+    """
+    try:
+        yield
+    except (OSError, OutputError) as error:
+        failed = error if isinstance(error, OutputError) else output_error(error)
+        if not last:
+            raise failed from error
+        lost.append(f"{failed.message} ({failed.where})")
 
 
 def notes_on(

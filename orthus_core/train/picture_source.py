@@ -5,7 +5,7 @@ Legend: M pictures, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 import torch
@@ -60,12 +60,15 @@ class FilePictures:
         return pixels_M3HW
 
 
-def read_pictures(data: DataRecipe, size: int) -> Generator[Event, None, PictureSource]:
+def read_pictures(
+    data: DataRecipe, size: int, rule: Callable[[Document], object] | None = None
+) -> Generator[Event, None, PictureSource]:
     """The pictures of the recipe's data.
 
     Args:
         data: Data table of the recipe.
         size: Side of the pictures in pixels.
+        rule: Raises an error for a document that the training cannot use: a `RowRule`.
 
     Raises:
         DataError: When there is none, and at the first broken one when the recipe is strict.
@@ -75,7 +78,7 @@ def read_pictures(data: DataRecipe, size: int) -> Generator[Event, None, Picture
         from orthus_core.world.world_pictures import WorldPictures
 
         return WorldPictures(World.open(held_out=data.held_out), size)
-    documents = yield from read_documents(data)
+    documents = yield from read_documents(data, size, rule)
     kept, held_out = hold_out(pictures_of(documents), data.held_out, data.seed)
     if not kept:
         raise DataError(

@@ -7,7 +7,7 @@ small Orthus starts from it, and it is the paper's discrete baseline.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +22,9 @@ from transformers import (
 )
 
 from orthus_core.atomic import staged_folder
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
@@ -36,7 +37,14 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
-from orthus_core.train.batches import discrete_batch_builder, read_rows, row_encoder, usable
+from orthus_core.train.batches import (
+    RowSources,
+    discrete_batch_builder,
+    read_rows,
+    row_encoder,
+    training_rule,
+    usable,
+)
 from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
@@ -45,7 +53,6 @@ from orthus_core.train.picture_source import PictureSource, read_pictures
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     KNOWN_LATER,
-    RUN,
     check_output,
     finished_note,
     may_replace,
@@ -53,7 +60,15 @@ from orthus_core.train.runs import (
     plan_run,
 )
 from orthus_core.train.stages import RowsStage
-from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    origins,
+    save_finished,
+    saved_steps,
+    state_at,
+    training_folder,
+)
 
 # Its two trainings, and their folders in the run's folder.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
@@ -80,7 +95,8 @@ def pretrain(
         should_stop: Called after each step; a stopped training has saved its state.
 
     Raises:
-        OutputError: When `output` is taken, or its training folder.
+        OutputError: When `output` is taken, or its training folder, or the disk is full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train` and `states_of`.
     """
     resumes = states_of(resume)
@@ -92,7 +108,7 @@ def pretrain(
     # 1. The words.
     shape = recipe.autoencoder
     taken = taken_autoencoder(shape.taken_from) if shape.taken_from else None
-    rows = yield from read_rows(recipe.data)
+    rows = yield from read_rows(recipe.data, taken.config.resolution if taken else shape.resolution)
     texts = list(texts_of(rows.train, recipe.tokenizer.rows))
     codes = taken.config.num_embeddings if taken else shape.num_embeddings
     tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
@@ -100,8 +116,10 @@ def pretrain(
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
+    check_disk(output, vq)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
-    rows = yield from usable(rows, row_encoder(tokenizer, config), strict=recipe.data.strict)
+    rule = training_rule(recipe, row_encoder(tokenizer, config))
+    rows = yield from usable(rows, rule, strict=recipe.data.strict)
     pictures = None if taken else (yield from read_pictures(recipe.data, shape.resolution))
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
@@ -154,13 +172,21 @@ def pretrain(
 
         # 4. One folder.
         overwrite = may_replace(output, work / TRANSFORMER, overwrite=overwrite)
-        with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
-            model.bfloat16()
-            model.save_pretrained(staged)
-            processor(tokenizer, config).save_pretrained(staged)
-            (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
-            (staged / RUN).write_text(model_record(work / TRANSFORMER, recipe.optim.steps))
-            save_recipe(recipe, staged / "recipe.json")
+        record = model_record(work / TRANSFORMER, recipe.optim.steps)
+
+        def save(folder: Path) -> None:
+            with staged_folder(
+                folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite
+            ) as staged:
+                model.bfloat16()
+                model.save_pretrained(staged)
+                processor(tokenizer, config).save_pretrained(staged)
+                (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
+                save_recipe(recipe, staged / "recipe.json")
+                for name, text in record.items():
+                    (staged / name).write_text(text)
+
+        save_finished(save, output, work)
         yield Note(f"wrote {output}")
 
 
@@ -278,6 +304,16 @@ def train_autoencoder(
     stage.objective.fold_norm()
     if len(pictures.held_out_M3HW):
         yield from quality_notes(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
+
+
+def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Document], None]:
+    """The rule of a `pretrain` on these rows, which its tokenizer is trained on."""
+    shape = recipe.autoencoder
+    vq = taken_autoencoder(shape.taken_from) if shape.taken_from else fresh_autoencoder(shape)
+    texts = texts_of(rows.train, recipe.tokenizer.rows)
+    tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, vq.config.num_embeddings)
+    config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
+    return training_rule(recipe, row_encoder(tokenizer, config))
 
 
 def texts_of(source: Source, rows: int) -> Iterator[str]:

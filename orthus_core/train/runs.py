@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orthus_core.atomic import check_folder, write_text
+from orthus_core.atomic import check_folder, probe_folder, write_text
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
@@ -298,11 +298,13 @@ def check_output(
     A run that goes on replaces its own model, which has its identity in it.
 
     Raises:
-        OutputError: When something else is there that may not be replaced.
+        OutputError: When something else is there that may not be replaced, or the output or the
+            folder of the run cannot be written to.
     """
     record = _model_record(output)
     own = bool(resume) and record.get("id") == run.id
     check_folder(output, mark=CONFIG, overwrite=overwrite or own)
+    probe_folder(run.folder, "the training's states could not be written")
     return own and not overwrite and record.get("steps") == steps
 
 
@@ -320,11 +322,15 @@ def may_replace(output: Path, folder: Path, *, overwrite: bool) -> bool:
     return overwrite or (run is not None and _model_record(output).get("id") == run.id)
 
 
-def model_record(folder: Path, steps: int) -> str:
-    """The text of `run.json` in the model folder of the run in `folder`."""
+def model_record(folder: Path, steps: int) -> dict[str, str]:
+    """`run.json` of the model folder of the run in `folder`, by its name; nothing when the folder
+    was lost, since that must not cost the model.
+    """
     run = read_run(folder)
-    assert run is not None, "a run that ends has begun"
-    return json.dumps({"id": run.id, "begun": run.begun, "steps": steps}, indent=2) + "\n"
+    if run is None:
+        return {}
+    record = {"id": run.id, "begun": run.begun, "steps": steps}
+    return {RUN: json.dumps(record, indent=2) + "\n"}
 
 
 def _model_record(output: Path) -> Mapping[str, Any]:

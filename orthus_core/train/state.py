@@ -8,16 +8,24 @@ average, the step, its run, and the training's origins. Every random draw of a s
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from orthus_core.atomic import staged_folder
-from orthus_core.errors import TrainingError
+from orthus_core.atomic import (
+    TRAINING_SUFFIX,
+    check_room,
+    probe_folder,
+    real_path,
+    staged_folder,
+)
+from orthus_core.errors import OutputError, TrainingError, UnplacedError
 from orthus_core.recipe import Recipe, keys
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
@@ -76,8 +84,75 @@ def state_path(folder: Path, step: int) -> Path:
 
 
 def training_folder(output: Path) -> Path:
-    """The folder of states, figures and samples of the training of `output`, next to it."""
-    return output.with_name(output.name + ".training")
+    """The folder of states, figures and samples of the training of `output`.
+
+    It lies next to the output. Where nothing can be written there, or the output is a mount point,
+    so that what lies next to it is another disk, it lies inside.
+    """
+    place = real_path(output)
+    name = place.name + TRAINING_SUFFIX
+    beside, inside = place.with_name(name) if place.name else place / name, place / name
+    if inside.is_dir() or not place.is_dir():
+        return inside if inside.is_dir() else beside
+    if beside.is_dir():
+        return beside
+    if os.path.ismount(place):
+        return inside
+    try:
+        probe_folder(beside)
+    except OutputError:
+        return inside
+    return beside
+
+
+def check_disk(output: Path, objective: nn.Module) -> None:
+    """Check that the disk has room for at least the weights of one state.
+
+    Raises:
+        OutputError: When it does not.
+    """
+    wanted = sum(weight.nbytes for weight in objective.state_dict().values())
+    check_room(training_folder(output), wanted)
+
+
+def save_finished(save: Callable[[Path], object], output: Path, work: Path) -> None:
+    """Save a trained model; where `output` cannot be written, beside its states, or else in the
+    system's folder for temporary files.
+
+    Args:
+        save: Writes the model to a folder.
+        work: Folder of the training.
+
+    Raises:
+        UnplacedError: When it is not at `output`; names where it is.
+        OutputError: When it could not be written anywhere.
+    """
+    try:
+        save(output)
+        return
+    except UnplacedError:
+        raise
+    except OutputError as error:
+        failed = error
+    elsewhere = Path(tempfile.gettempdir()) / f"orthus-{os.getpid()}"
+    for place in (work / "model", elsewhere / (real_path(output).name or "model")):
+        try:
+            save(place)
+        except OutputError:
+            continue
+        raise UnplacedError(
+            failed.message,
+            where=str(output),
+            hint=f"the trained model is kept in {place}: use it there, or move it to where it "
+            "belongs",
+            kept=place,
+        ) from failed
+    raise OutputError(
+        failed.message,
+        where=str(output),
+        hint=f"make room and rights there, then run the same command with --resume auto: {work} "
+        "holds the training's last state, from which the model is written again",
+    ) from failed
 
 
 def state_at(path: Path) -> Path:

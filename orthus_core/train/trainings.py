@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +29,11 @@ from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
 from orthus_core.train.batches import (
-    last_picture,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
     row_encoder,
+    training_rule,
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
@@ -48,7 +49,6 @@ from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     KNOWN_LATER,
-    RUN,
     check_output,
     finished_note,
     may_replace,
@@ -56,13 +56,16 @@ from orthus_core.train.runs import (
     plan_run,
 )
 from orthus_core.train.stages import BuildBaseStage, RowsStage
-from orthus_core.train.state import Resume, origins, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    origins,
+    save_finished,
+    training_folder,
+)
 from orthus_core.version import __version__
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
-
-# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
-OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
 
 
 def finetune_vae(
@@ -97,7 +100,8 @@ def finetune_vae(
             where=str(opened.path),
             hint="convert again with --vqgan vqgan.ckpt",
         )
-    pictures = yield from read_pictures(recipe.data, vq.config.resolution)
+    rule = training_rule(recipe, None)
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution, rule)
     measured = pictures.held_out_M3HW
     before = reconstruct(vq, measured) if len(measured) else None
     if before:
@@ -133,8 +137,9 @@ def build_base(
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
@@ -164,15 +169,16 @@ def posttrain(
     """Train everything but the autoencoder on interleaved rows; options as for `run`.
 
     Raises:
-        DataError: When no row fits the model's context.
+        DataError: When no row can be used (`RowRule`).
     """
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, row_encoder(tokenizer, model.config), strict=recipe.data.strict)
-    image, text = OBJECTIVES[recipe.objective]
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
+    lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
@@ -186,8 +192,8 @@ def posttrain(
     stage = RowsStage(
         JointLoss(
             model,
-            lambda_image=image * recipe.lambda_image,
-            text_weight=text * recipe.text_weight,
+            lambda_image=lambda_image,
+            text_weight=text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
             terms=recipe.loss_terms,
@@ -268,10 +274,12 @@ def run(
         finish: Called before saving; raises an error when the result must not be saved.
 
     Raises:
-        OutputError: When `output` is taken, or its training folder.
+        OutputError: When `output` is taken, or its training folder, or the disk is full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train`.
     """
     work = training_folder(output)
+    check_disk(output, stage.objective)
     start = fingerprint(opened.path)
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
@@ -295,15 +303,17 @@ def run(
         model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
         files = {
             "recipe.toml": dump(recipe),
-            METRICS: (work / METRICS).read_text(),
-            RUN: model_record(work, recipe.optim.steps),
+            **model_record(work, recipe.optim.steps),
             **extras.files,
         }
+        if (work / METRICS).is_file():  # figures that were lost must not cost the model
+            files[METRICS] = (work / METRICS).read_text()
         if (words := opened.path / VOCABULARY).is_file():
             files[VOCABULARY] = words.read_text(encoding="utf-8")
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
-        save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
+        save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
+        save_finished(save, output, work)
         yield Note(f"wrote {output}")
 
 

@@ -54,7 +54,7 @@ def _read_pairs(folder: Path, result: ReadResult) -> None:
             text = words.read_text(encoding="utf-8").strip()
             if wrong := text and wrong_content(text.encode()):
                 raise DataError(f"this is {wrong.what}", hint=wrong.hint)
-            result.documents.append(_document(picture, text, folder))
+            result.add(_document(picture, text, folder), picture)
         except FileNotFoundError:
             result.skip_record(picture, 0, DataError(f"there is no {words.name} beside it"))
         except (OSError, UnicodeDecodeError) as error:
@@ -74,8 +74,8 @@ def _read_metadata(folder: Path, result: ReadResult) -> None:
             picture = path_inside(folder, name)
             if not picture.is_file():
                 raise DataError(f"there is no picture {name!r}")
-            result.documents.append(_document(picture, text.strip(), folder))
-        except DataError as error:
+            result.add(_document(picture, text.strip(), folder), path, line)
+        except Exception as error:
             result.skip_record(path, line, error)
 
 

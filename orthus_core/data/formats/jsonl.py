@@ -25,7 +25,7 @@ def objects(path: Path, result: ReadResult) -> Iterator[tuple[int, dict[str, Any
                 if not line.strip():
                     continue
                 try:
-                    value = json.loads(line)
+                    value = json.loads(line, object_pairs_hook=_once)
                 except (ValueError, RecursionError) as error:
                     fault = DataError(f"the line is no JSON: {error}", where=str(path))
                     if number == 1 and (cause := true_cause(fault, path)) is not fault:
@@ -55,7 +55,18 @@ def read_records(path: Path, *, strict: bool = False) -> ReadResult:
     for line, value in objects(path, result):
         try:
             document = from_record(value, root=path.parent)
-            result.documents.append(document)
-        except DataError as error:
+        except Exception as error:
             result.skip_record(path, line, error)
+        else:
+            result.add(document, path, line)
     return result
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose keys are each there once: of two, one would be lost in silence."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return table

@@ -93,6 +93,7 @@ class FormatPlugin(Plugin):
         try:
             reading = self.format.read(path, strict=strict) if self.format else None
             if isinstance(reading, ReadResult):
+                reading.where = path
                 return reading
             problem = self.problem or f"it returned a {type(reading).__name__}, not a ReadResult"
         except OrthusError:
