@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from orthus_core.errors import DataError
@@ -29,7 +29,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 FORMATS_HINT = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
 
-# The value of EXIF's Orientation, and what undoes it.
+_ORIENTATION = 0x0112  # EXIF's tag; its value, and what undoes it:
 _ROTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,7 +86,7 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # as undefined as what decoders raise
         pass
     try:
-        method = _ROTATIONS.get(image.getexif().get(int(ExifTags.Base.Orientation.value)))
+        method = _ROTATIONS.get(image.getexif().get(_ORIENTATION))
     except Exception:
         return image
     return image if method is None else image.transpose(method)
@@ -142,7 +142,9 @@ def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
             hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
         )
     if isinstance(error, UnidentifiedImageError):
-        damaged = DataError("this is no picture", where=where, hint=FORMATS_HINT)
+        kind = _begins_as(source)
+        how = f": it begins as a {kind} file, and is damaged or cut short" if kind else ""
+        damaged = DataError("this is no picture" + how, where=where, hint=FORMATS_HINT)
     elif "truncated" in str(error).lower():
         damaged = DataError(
             f"cannot read the picture, it is cut short: {error}",
@@ -153,6 +155,16 @@ def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
         damaged = DataError(f"cannot read the picture: {error}", where=where, hint=FORMATS_HINT)
     content = source if isinstance(source, (bytes, str, os.PathLike)) else _head(source)
     return true_cause(damaged, content, error)
+
+
+def _begins_as(source: ImageSource) -> str | None:
+    """The format that a file's signature states, if it is a common one."""
+    try:
+        head = _content(source)[:8]
+    except (OSError, ValueError, MemoryError):
+        return None
+    kinds = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
+    return next((kind for mark, kind in kinds.items() if head.startswith(mark)), None)
 
 
 def _head(file: BinaryIO) -> bytes:

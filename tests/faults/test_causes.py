@@ -452,7 +452,7 @@ def test_a_wrong_checksum_of_the_palette_is_still_damage():
     PICTURE.convert("P").save(file, "PNG")
     content = bytearray(file.getvalue())
     content[content.index(b"IDAT") - 5] ^= 255  # the last byte of the palette's checksum
-    with pytest.raises(DataError, match="cannot read the picture"):
+    with pytest.raises(DataError, match="begins as a PNG file, and is damaged"):
         open_image(bytes(content))
 
 
