@@ -51,7 +51,7 @@ class Spelling(NamedTuple):
 
 
 def _absolute(path: Path) -> str:
-    return str(path.expanduser().absolute())
+    return str(path.absolute())
 
 
 SPELLINGS = {

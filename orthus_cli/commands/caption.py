@@ -83,7 +83,7 @@ def caption(
     from orthus_core.api.captions import prepare_caption
     from orthus_core.data.listing import picture_files
 
-    files = picture_files(images)
+    files = picture_files(images, r.say)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
     # 2. The model, and its earlier answers.

@@ -65,6 +65,7 @@ def check(
             "usable": usable,
             "bad": reading.fault_count,
             "first_bad": [fault._asdict() for fault in reading.faults],
+            "passed_over": [each._asdict() for each in reading.passed_over],
         },
         text=f"{path}: {usable} usable, {reading.fault_count} bad",
         quiet=[usable],

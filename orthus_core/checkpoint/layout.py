@@ -74,7 +74,7 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: When the file cannot be read.
     """
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,15 +144,20 @@ def to_record(document: Document) -> dict[str, Any]:
 
 
 def path_inside(root: Path, name: str) -> Path:
-    """The path `name` under `root`.
+    """The path `name` under `root`, with its ".." taken out.
+
+    The name is judged as it is written, and not where links lead: the files of a hub's snapshot are
+    links out of it, and a record cannot make links.
 
     Raises:
-        DataError: if the path leads out of `root`, as in a malicious record.
+        DataError: if the name leads out of `root`, as in a malicious record.
     """
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
-    return path
+    folder = root.absolute()
+    path = Path(os.path.normpath(folder / name)) if "\0" not in name else Path()
+    for inside in (folder, Path(os.path.normpath(folder)), folder.resolve()):
+        if path.is_relative_to(inside):
+            return folder / path.relative_to(inside)
+    raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
 
 
 def _is_picture(value: Any) -> bool:

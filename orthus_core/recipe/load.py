@@ -112,10 +112,13 @@ def command_of(source: str | Path) -> str:
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    from orthus_core.user_files import read_text
+
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("cannot read the recipe: " + _reason(error), where=str(file)) from error
+        text = read_text(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"cannot read the recipe: {reason}", where=str(file)) from error
     try:
         table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:  # raised by both readers for a mistake in the text
@@ -124,10 +127,6 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(table, dict):
         raise RecipeError("the recipe holds no keys", where=str(file))
     return text, table
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not UTF-8 text"
 
 
 def _command(table: Mapping[str, Any], where: str) -> str:

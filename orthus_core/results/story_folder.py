@@ -15,8 +15,9 @@ from PIL import Image
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
-from orthus_core.results.output_names import write_folder
+from orthus_core.results.output_names import json_text, write_folder
 from orthus_core.results.story_page import Figure, story_page
+from orthus_core.user_files import read_text
 from orthus_core.version import __version__
 
 MARK = "story.json"
@@ -98,7 +99,7 @@ def write_story(
     texts = {
         "story.md": _markdown(title, entries),
         PAGE: story_page(title, figures, _how(info)),
-        MARK: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        MARK: json_text(record, indent=2) + "\n",
     }
     # A prompt may contain bytes that are not valid text.
     files |= {name: text.encode(errors="replace") for name, text in texts.items()}
@@ -115,7 +116,7 @@ def read_story(folder: Path) -> Earlier:
     """
     path = folder / MARK
     try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        record = json.loads(read_text(path))
         entries = [dict(entry) for entry in record["panels"]]
         recipe, words = record["recipe"], [entry["text"] for entry in entries]
         if not (isinstance(recipe, dict) and all(isinstance(text, str) for text in words)):

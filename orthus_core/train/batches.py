@@ -27,6 +27,7 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
+from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
     from orthus_core.data.formats.reading import ReadResult
@@ -96,7 +97,7 @@ def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()
-    reading = sniff.read(Path(data.source), strict=data.strict)
+    reading = sniff.read(user_path(data.source), strict=data.strict)
     yield from reading.check_pictures()
     yield from left_out(reading)
     return reading.documents

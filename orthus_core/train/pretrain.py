@@ -43,6 +43,7 @@ from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
+from orthus_core.user_files import user_path
 
 # Its two trainings, and their folders in the run's folder.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
@@ -67,6 +68,7 @@ def pretrain(
         OutputError: When `output` is taken.
         TrainingError: As for `train` and `states_of`.
     """
+    output = user_path(output)
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     of_autoencoder, of_transformer = states_of(resume)
     work = training_folder(output)

@@ -11,12 +11,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.image_grid import image_grid, rounded_image
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
 
 def sample_grid(rows: Sequence[Tensor]) -> Image.Image:
     """Rows of pictures [M, 3, H, W] in [-1, 1], all of one size, as one picture."""
+    from orthus_core.image_grid import image_grid, rounded_image
+
     return image_grid(
         [[rounded_image((picture.clamp(-1, 1) + 1) / 2) for picture in row.float()] for row in rows]
     )

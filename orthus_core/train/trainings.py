@@ -47,6 +47,7 @@ from orthus_core.train.metrics import METRICS
 from orthus_core.train.sample_grid import draw_words
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import Resume, check_resume, origins, training_folder
+from orthus_core.user_files import user_path
 from orthus_core.version import __version__
 
 # Factors of (lambda_image, text_weight) for each objective of `posttrain`.
@@ -75,6 +76,7 @@ def finetune_vae(
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
 
+    output = user_path(output)
     check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -116,6 +118,7 @@ def build_base(
     Raises:
         TrainingError: When a weight that text depends on has changed.
     """
+    output = user_path(output)
     check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -154,6 +157,7 @@ def posttrain(
     Raises:
         DataError: When no row fits the model's context.
     """
+    output = user_path(output)
     check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
     check_resume(options.get("resume", False))
     opened = open_orthus(init_from, device=device(), dtype="fp32")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from orthus_core.data.document import Document
+from orthus_core.data.listing import FolderListing, PassedOver, passed_over_line
 from orthus_core.data.pictures import Picture
 from orthus_core.errors import DataError
-from orthus_core.events import Progress
+from orthus_core.events import Note, Progress
 
 FAULTS_KEPT = 10
 
@@ -44,12 +45,18 @@ class ReadResult:
         documents: Documents that can be used.
         faults: The first `FAULTS_KEPT` faults.
         fault_count: Number of all faults.
+        passed_over: What the folder holds besides, and is not read; no fault.
     """
 
     strict: bool = False
     documents: list[Document] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     fault_count: int = 0
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+    def pass_over(self, listing: FolderListing, also: Mapping[str, Sequence[Path]]) -> None:
+        """Counts what a folder holds besides, and further files by kind."""
+        self.passed_over = listing.passed_over(also)
 
     def skip_record(self, file: Path, line: int, error: DataError) -> None:
         """Counts a record that cannot be used.
@@ -65,12 +72,15 @@ class ReadResult:
         if len(self.faults) < FAULTS_KEPT:
             self.faults.append(fault)
 
-    def check_pictures(self) -> Iterator[Progress]:
-        """Loads every picture once, and skips documents with a picture that cannot be read.
+    def check_pictures(self) -> Iterator[Progress | Note]:
+        """Loads every picture once, and skips documents with a picture that cannot be read; begins
+        with a note about what was passed over.
 
         Raises:
             DataError: if `strict`, for the first such picture.
         """
+        if self.passed_over:
+            yield Note(passed_over_line(self.passed_over))
         kept = []
         for done, document in enumerate(self.documents, start=1):
             try:
