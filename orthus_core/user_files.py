@@ -57,13 +57,10 @@ def text_of(content: bytes, line: int = 1) -> str:
     try:
         text = content[skipped:].decode(encoding)
     except UnicodeDecodeError as error:
-        if encoding != "utf-8":
-            name = encoding.upper()[:6]
-            raise ValueError(f"it is damaged {name} text; save it as UTF-8") from error
-        line += error.object.count(b"\n", 0, error.start)
-        byte = error.object[error.start]
+        at = error.start if encoding == "utf-8" else 0
+        line += content.count(b"\n", 0, at + skipped)
         raise ValueError(
-            f"line {line} is not UTF-8 text (byte 0x{byte:02x}); save the file as UTF-8"
+            f"it is not UTF-8 text, from byte {at} on (line {line}); save it as UTF-8"
         ) from error
     if "\0" in text:
         raise ValueError(

@@ -28,9 +28,9 @@ NAMES_TOLD = 3
 """Number of files that are named as examples of what was passed over."""
 
 HIDDEN = "hidden"
-DANGLING = "links that lead nowhere"
-UPWARD = "links to a folder around this one"
-CLOSED = "folders that may not be read"
+DANGLING = "behind broken links"
+UPWARD = "linking to a folder above"
+CLOSED = "in folders that may not be read"
 NO_FILE = "neither file nor folder"
 NO_SUFFIX = "without a suffix"
 
@@ -41,7 +41,7 @@ class PassedOver(NamedTuple):
     """Files of one kind that are not read.
 
     Attributes:
-        kind: What they are: a suffix, or words such as "hidden".
+        kind: What they are, to be said after a number: a suffix, or words such as "hidden".
         count: How many there are.
         names: The first of them.
     """

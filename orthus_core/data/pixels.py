@@ -103,7 +103,7 @@ def is_picture(path: Path) -> bool:
     """Whether a file's content begins as a picture's does; it may still be cut short."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # Pillow warns of what is only alike
             with Image.open(path, formats=formats_for(path.name)):
                 return True
     except Image.DecompressionBombError:

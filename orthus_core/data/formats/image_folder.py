@@ -71,7 +71,7 @@ def _read_pairs(listing: FolderListing, result: ReadResult) -> None:
         except DataError as error:
             result.skip_record(words, 0, error)
     alone = [text for text in listing.texts if text not in used]
-    result.pass_over(listing, {"captions without a picture": alone})
+    result.pass_over(listing, {"without a picture": alone})
 
 
 def _names(picture: Path) -> Iterator[Path]:
@@ -98,7 +98,7 @@ def _read_metadata(listing: FolderListing, result: ReadResult) -> None:
             result.documents.append(_document(picture, text.strip(), folder.absolute()))
         except DataError as error:
             result.skip_record(path, line, error)
-    result.pass_over(listing, {f"pictures not in {METADATA}": listing.not_in(named)})
+    result.pass_over(listing, {f"not in {METADATA}": listing.not_in(named)})
 
 
 def _document(picture: Path, text: str, folder: Path) -> Document:

@@ -65,7 +65,7 @@ def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
         listing = FolderListing(path)
         values = (segment.value for each in result.documents for segment in each.segments)
         used = {value.path for value in values if isinstance(value, FilePicture)}
-        result.pass_over(listing, {"pictures in no usable record": listing.not_in(used)})
+        result.pass_over(listing, {"in no usable record": listing.not_in(used)})
     return result
 
 
