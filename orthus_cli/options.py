@@ -85,13 +85,22 @@ Sets = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+OverwriteRun = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the model at the output and, without --resume, begin anew: the states, "
+        "figures and samples of the run beside it are removed.",
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option(
         "--resume",
         metavar="auto|PATH",
-        help="Go on from a saved state: the newest beside the output (auto), or PATH, a state such "
-        "as OUTPUT.training/states/step-000500, or a run's OUTPUT for its newest.",
+        help="Go on from a saved state: the newest of the run beside the output (auto; begins one "
+        "where there is none), or PATH, a state such as OUTPUT.training/states/step-000500, or "
+        "another run's OUTPUT for its newest.",
     ),
 ]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import DryRun, OutputFolder, Overwrite, Resume, Sets
+from orthus_cli.options import DryRun, OutputFolder, OverwriteRun, Resume, Sets
 from orthus_core.events import StepDone
 from orthus_core.recipe import Recipe, as_table, dump, load
 
@@ -53,7 +53,7 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         recipe: RecipeArgument = None,
         sets: Sets = None,
         resume: Resume = None,
-        overwrite: Overwrite = False,
+        overwrite: OverwriteRun = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}
@@ -73,7 +73,7 @@ def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         recipe: RecipeArgument = None,
         sets: Sets = None,
         resume: Resume = None,
-        overwrite: Overwrite = False,
+        overwrite: OverwriteRun = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}

@@ -27,7 +27,6 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
-from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
     from orthus_core.data.formats.reading import ReadResult
@@ -94,6 +93,7 @@ def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
         DataError: As for `read_rows`.
     """
     from orthus_core.data.formats import sniff
+    from orthus_core.user_files import user_path
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()

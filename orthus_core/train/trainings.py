@@ -7,16 +7,18 @@ interleaved rows (2412.00127, section 3.3).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from functools import partial
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
-from orthus_core.atomic import check_folder
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.headers import CONFIG, read_folder
+from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
@@ -44,11 +46,21 @@ from orthus_core.train.freeze import (
 )
 from orthus_core.train.loop import Stage, Stop, train
 from orthus_core.train.metrics import METRICS
-from orthus_core.train.sample_grid import draw_words
+from orthus_core.train.run_lock import check_unlocked, locked
+from orthus_core.train.runs import (
+    KNOWN_LATER,
+    RUN,
+    check_output,
+    finished_note,
+    may_replace,
+    model_record,
+    plan_run,
+)
 from orthus_core.train.stages import BuildBaseStage, RowsStage
-from orthus_core.train.state import Resume, check_resume, origins, training_folder
-from orthus_core.user_files import user_path
+from orthus_core.train.state import Resume, origins, training_folder
 from orthus_core.version import __version__
+
+Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
 # Factors of (lambda_image, text_weight) for each objective of `posttrain`.
 OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
@@ -76,9 +88,9 @@ def finetune_vae(
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
 
-    output = user_path(output)
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
-    check_resume(options.get("resume", False))
+    output = Path(os.path.expanduser(output))
+    if (yield from is_finished(recipe, init_from, output, **options)):
+        return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
@@ -118,9 +130,9 @@ def build_base(
     Raises:
         TrainingError: When a weight that text depends on has changed.
     """
-    output = user_path(output)
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
-    check_resume(options.get("resume", False))
+    output = Path(os.path.expanduser(output))
+    if (yield from is_finished(recipe, init_from, output, **options)):
+        return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
@@ -157,9 +169,9 @@ def posttrain(
     Raises:
         DataError: When no row fits the model's context.
     """
-    output = user_path(output)
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
-    check_resume(options.get("resume", False))
+    output = Path(os.path.expanduser(output))
+    if (yield from is_finished(recipe, init_from, output, **options)):
+        return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     rows = yield from read_rows(recipe.data)
@@ -168,6 +180,13 @@ def posttrain(
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+
+    def draw_samples() -> Image.Image:
+        # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.sample_grid import draw_words
+
+        return draw_words(model, tokenizer)
+
     stage = RowsStage(
         JointLoss(
             model,
@@ -179,10 +198,38 @@ def posttrain(
         ),
         all_but_autoencoder(model, objective=recipe.objective),
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
-        draw=partial(draw_words, model, tokenizer),
+        draw=draw_samples,
     )
     with save_on_exit(cache):
         yield from run(stage, recipe, opened, output, **options)
+
+
+def is_finished(
+    recipe: Trained,
+    init_from: str | Path,
+    output: Path,
+    *,
+    resume: Resume = False,
+    overwrite: bool = False,
+    **_: object,
+) -> Generator[Event, None, bool]:
+    """Check, before any model or data is read, that a training may begin or go on; returns whether
+    it is through and its model in place.
+
+    Raises:
+        OutputError: When `output` is taken, or its training folder by another run or process.
+        TrainingError: When there is no state to resume from, or it is of another training.
+    """
+    folder, wanted = training_folder(output), origins(recipe)
+    check_unlocked(folder)
+    run = plan_run(folder, resume, overwrite=overwrite)
+    run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
+    finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
+    if finished:
+        wanted |= {"init_from": fingerprint(resolve(init_from))}
+        run.check(wanted, recipe.optim.steps, length="optim.steps", but=("devices",))
+        yield finished_note(output, recipe.optim.steps)
+    return finished
 
 
 class Extras(NamedTuple):
@@ -205,7 +252,7 @@ def nothing_more() -> Generator[Event, None, Extras]:
 
 def run(
     stage: Stage,
-    recipe: FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe,
+    recipe: Trained,
     opened: OpenedOrthus,
     output: Path,
     *,
@@ -217,41 +264,51 @@ def run(
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
     Args:
-        resume: True continues from the newest saved state beside `output`, a path from the state it
-            names (see `state_at`).
-        overwrite: Whether an existing model folder at `output` is replaced.
+        resume: True continues the run beside `output` from its newest saved state, a path goes on
+            from the state it names (see `plan_run`).
+        overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
+            resumed, the run beside it.
         should_stop: Called after each step; a stopped training has saved its state.
         finish: Called before saving; raises an error when the result must not be saved.
 
     Raises:
-        OutputError: When `output` is taken.
+        OutputError: When `output` is taken, or its training folder.
         TrainingError: As for `train`.
     """
     work = training_folder(output)
     start = fingerprint(opened.path)
-    yield from train(
-        stage,
-        optim=recipe.optim,
-        log=recipe.log,
-        seed=recipe.seed,
-        folder=work,
-        origins=origins(recipe, init_from=start),
-        resume=resume,
-        should_stop=should_stop,
-    )
-    if should_stop():
-        return
-    extras = yield from finish()
-    if not current_rank().is_first:
-        return
-    model = opened.model.eval()
-    model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
-    files = {"recipe.toml": dump(recipe), METRICS: (work / METRICS).read_text(), **extras.files}
-    if (words := opened.path / VOCABULARY).is_file():
-        files[VOCABULARY] = words.read_text(encoding="utf-8")
-    model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
-    save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
-    yield Note(f"wrote {output}")
+    first = current_rank().is_first
+    with locked(work) if first else nullcontext():
+        yield from train(
+            stage,
+            optim=recipe.optim,
+            log=recipe.log,
+            seed=recipe.seed,
+            folder=work,
+            origins=origins(recipe, init_from=start),
+            resume=resume,
+            overwrite=overwrite,
+            should_stop=should_stop,
+        )
+        if should_stop():
+            return
+        extras = yield from finish()
+        if not first:
+            return
+        model = opened.model.eval()
+        model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
+        files = {
+            "recipe.toml": dump(recipe),
+            METRICS: (work / METRICS).read_text(),
+            RUN: model_record(work, recipe.optim.steps),
+            **extras.files,
+        }
+        if (words := opened.path / VOCABULARY).is_file():
+            files[VOCABULARY] = words.read_text(encoding="utf-8")
+        model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
+        overwrite = may_replace(output, work, overwrite=overwrite)
+        save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
+        yield Note(f"wrote {output}")
 
 
 def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
