@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
     from orthus_core.recipe.drawing import DrawingRecipe
     from orthus_core.results.image_files import ImageFiles
+    from orthus_core.samplers.params import SamplingParams
 
 # More images than this are not reported one by one.
 REPORTED_ONE_BY_ONE = 8
@@ -51,6 +52,23 @@ def hint_at_unknown_words(r: Reporter, loaded: LoadedModel, texts: Iterable[str]
     if loaded.known is not None:
         for unknown in loaded.known.unknown(" ".join(texts)):
             r.warn(str(unknown))
+
+
+def hint_at_idle_seed(
+    r: Reporter, params: SamplingParams, *, given: bool, tells: bool = False
+) -> None:
+    """Says what a given seed does not change, and what would let it.
+
+    Args:
+        given: Whether the user named a seed, or asked for several pictures that differ by it.
+        tells: Whether words are what the user asks for, beside the pictures.
+    """
+    if not given:
+        return
+    if params.temperature == 0 and (tells or not params.max_images):
+        r.say("the likeliest words are taken, whatever the seed; --temperature 0.8 samples them")
+    if params.noise_scale == 0 and params.max_images:
+        r.say("pictures start from no noise, whatever the seed; --noise-scale 1 gives them some")
 
 
 def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:

@@ -117,7 +117,7 @@ Grid = Annotated[
         help_sections.WHERE,
         "--grid",
         metavar="PATH",
-        help="All pictures of this run on one sheet, too.",
+        help="All pictures of this run on one sheet, too, with their prompts and seeds.",
     ),
 ]
 Continue = Annotated[
@@ -126,7 +126,8 @@ Continue = Annotated[
         help_sections.WHAT,
         "--continue",
         metavar="PICTURE",
-        help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+        help="Keep the top of this picture and draw the rest; its prompt and values hold. Other "
+        "words change the rest most; how much a seed does depends on the model.",
     ),
 ]
 KeepRows = Annotated[

@@ -54,6 +54,9 @@ def _absolute(path: Path) -> str:
     return str(path.absolute())
 
 
+TEXT_NAMES = ("temperature", "top_p", "max_new_tokens")
+TEXT_OPTIONS = [f"text.{name}" for name in TEXT_NAMES]
+
 SPELLINGS = {
     "model": Spelling(("-m", "--model"), "MODEL"),
     "steps": Spelling(("--steps", "--num-inference-steps")),
@@ -68,15 +71,13 @@ SPELLINGS = {
     "keep_panels": Spelling(metavar="N"),
     "from_story": Spelling(metavar="DIR", reads=Path, becomes=_absolute),
     "from_panel": Spelling(metavar="K"),
-    "text.max_new_tokens": Spelling(("--max-new-tokens",)),
+    **{f"text.{name}": Spelling((f"--{name.replace('_', '-')}",)) for name in TEXT_NAMES},
 }
 """By dotted key; what is missing here is spelled as the key is, `head.width` as `--head-width`."""
 
 GROUPS = {
     "question": help_sections.ASK,
-    **dict.fromkeys(
-        ("seed", "image_guidance", "max_text", "text.max_new_tokens"), help_sections.HOW
-    ),
+    **dict.fromkeys(("seed", "image_guidance", "max_text", *TEXT_OPTIONS), help_sections.HOW),
     **dict.fromkeys((found.name for found in keys(DrawingKeys)), help_sections.HOW),
     **dict.fromkeys(
         ("batch_size", *(found.name for found in keys(ModelKeys))), help_sections.MODEL

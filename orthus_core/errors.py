@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class OrthusError(Exception):
     """A mistake or a missing thing that the person at the keyboard can do something about.
@@ -27,8 +29,36 @@ class OrthusError(Exception):
         return "\n".join(lines)
 
 
+# More hints than this under one message are no longer read.
+MOST_HINTS = 3
+ALL_KEYS = "`orthus recipes keys COMMAND` lists the keys"
+
+
 class RecipeError(OrthusError):
     """A recipe that does not read, or asks for something that cannot be."""
+
+
+class RecipeErrors(RecipeError):
+    """Several mistakes in recipes, all told at once.
+
+    Attributes:
+        errors: Each mistake.
+    """
+
+    def __init__(self, errors: Sequence[RecipeError]) -> None:
+        lines = [
+            f"{each.message} ({each.where})" if each.where else each.message for each in errors
+        ]
+        hints = dict.fromkeys(each.hint for each in errors if each.hint)
+        super().__init__(
+            f"{len(errors)} mistakes:\n" + "\n".join(f"- {line}" for line in lines),
+            hint="; ".join(hints) if len(hints) <= MOST_HINTS else ALL_KEYS,
+        )
+        self.errors = tuple(errors)
+
+
+class ArgumentError(RecipeError, TypeError, ValueError):
+    """An argument of a Python call that is unknown, or has a value that cannot be."""
 
 
 class CheckpointError(OrthusError):

@@ -9,7 +9,13 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
+from orthus_cli.drawing import (
+    hint_at_idle_seed,
+    hint_at_unknown_words,
+    open_model,
+    save_images,
+    say_framing,
+)
 from orthus_cli.edit_inputs import file_label, read_edits
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
@@ -82,6 +88,7 @@ def edit(
     inputs = [image for one in edits for image in one.images]
     say_framing(r, inputs, loaded.model.model.vqmodel.config.resolution)
     request = prepare_edit(loaded, resolved, edits, chosen)
+    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or len(chosen) > 1)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files)
     for entry, (one, _) in zip(saved, wanted, strict=True):

@@ -8,7 +8,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images
+from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model, save_images
 from orthus_cli.prompts import check_count, read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import continuation_from, read_stored
@@ -46,8 +46,9 @@ def generate(
 
     Example: orthus generate "a snowman" -o out.png
 
-    A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. Values
-    that are not given are the model's own.
+    A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. How much
+    they differ depends on the model: those of mini differ little. Values that are not given are the
+    model's own.
     """
     # 1. The request, and whether its output can be written.
     continuation, begun_with = continuation_from(continued, keep_rows)
@@ -72,9 +73,10 @@ def generate(
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)
+    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or len(chosen) > 1)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, preview=preview)
-    files.save_grid(per_prompt=len(chosen))
+    files.save_grid(len(chosen), [name.prompt for name in names], [name.seed for name in names])
     r.result(
         {
             "pictures": saved,

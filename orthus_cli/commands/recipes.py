@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +14,7 @@ from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError, RecipeError
 from orthus_core.recipe import SCHEMAS, as_table, keys, load
 from orthus_core.recipe.docs import default_text, type_text
-from orthus_core.recipe.load import command_of
+from orthus_core.recipe.load import command_of, raise_all
 from orthus_core.recipe.shelf import find, shelved
 from orthus_core.user_files import read_text
 
@@ -82,24 +82,30 @@ def validate(
         list[str], typer.Argument(metavar="RECIPE...", help="Names or files to check.")
     ],
 ) -> None:
-    """Check recipes without running them."""
-    checked = []
+    """Check recipes without running them: all mistakes in all of them are told."""
+    checked, mistakes = [], list[RecipeError]()
     for recipe in recipes:
-        command = command_of(recipe)
-        if command not in SCHEMAS:
-            raise RecipeError(
-                f"there is no command {command!r} that takes a recipe",
-                where=str(find(recipe)),
-                hint="recipes are for " + ", ".join(SCHEMAS),
-            )
-        resolved = load(SCHEMAS[command], recipe)
-        checked.append(
-            {"path": str(find(recipe)), "command": command, "resolved": as_table(resolved)}
-        )
+        try:
+            checked.append(_check(recipe))
+        except RecipeError as error:
+            mistakes.append(error)
+    raise_all(mistakes)
     lines = [f"{row['path']}: a valid recipe for orthus {row['command']}" for row in checked]
     reporter(ctx).result(
         {"valid": checked}, text="\n".join(lines), quiet=[row["path"] for row in checked]
     )
+
+
+def _check(recipe: str) -> dict[str, Any]:
+    command = command_of(recipe)
+    if command not in SCHEMAS:
+        raise RecipeError(
+            f"there is no command {command!r} that takes a recipe",
+            where=str(find(recipe)),
+            hint="recipes are for " + ", ".join(SCHEMAS),
+        )
+    resolved = load(SCHEMAS[command], recipe)
+    return {"path": str(find(recipe)), "command": command, "resolved": as_table(resolved)}
 
 
 @app.command("keys")

@@ -10,7 +10,7 @@ import typer
 
 from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model
+from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import StoryRecipe, dump, load
@@ -37,7 +37,7 @@ Folder = Annotated[
 ]
 
 
-@recipe_options(StoryRecipe, but=("text.temperature", "text.top_p"))
+@recipe_options(StoryRecipe)
 def story(
     ctx: typer.Context,
     prompt: Annotated[
@@ -58,8 +58,9 @@ def story(
 
     The folder gets the pictures, story.html and story.md to read, and story.json. Every panel has
     words and a picture: where the model does not begin one itself, one is begun for it, and that is
-    said. A long story goes on from its opening and its latest panels. With --from-story DIR and
-    --from-panel 3 all from panel 3 on is told anew.
+    said. Words are sampled, so another seed tells another story; --temperature 0 takes the
+    likeliest words, whatever the seed. A long story goes on from its opening and its latest panels.
+    With --from-story DIR and --from-panel 3 all from panel 3 on is told anew.
     """
     from_story = flags["from_story"] and Path(flags["from_story"])
     from orthus_core.api.requests import run
@@ -86,11 +87,12 @@ def story(
     hint_at_unknown_words(r, loaded, [prompt])
     # 2. The model continues it, panel by panel.
     request = prepare_story(loaded, replace(resolved, seed=chosen), opening)
+    hint_at_idle_seed(r, request.params, given=flags["seed"] is not None, tells=True)
     collector = StoryCollector(request)
     try:
         for event in r.track(run(request), images=request.images_to_draw):
             if panel := collector.add(event):
-                r.detail(f"panel {len(collector.story.panels)}: {panel.text}")
+                r.detail(f"panel {collector.number}: {panel.text}")
     except KeyboardInterrupt:
         if collector.panels:
             collector.story.save(folder, overwrite=overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,8 @@ def input_image(source: PictureLike) -> InputImage:
 
 def input_images(sources: PictureLike | Sequence[PictureLike]) -> list[InputImage]:
     """Opens one image, or several. Raises: DataError as `input_image`."""
-    one = isinstance(sources, (str, os.PathLike, bytes, Image.Image))
+    several = isinstance(sources, Iterable)
+    one = isinstance(sources, (str, os.PathLike, bytes, Image.Image)) or not several
     return [input_image(source) for source in ([sources] if one else sources)]  # type: ignore[list-item]
 
 

@@ -70,20 +70,25 @@ class ImageFiles(NamedTuple):
             entry["metadata"] = str(sidecar_of(path))
         return entry
 
-    def save_grid(self, per_prompt: int) -> None:
+    def save_grid(
+        self, per_prompt: int, prompts: Sequence[str] = (), seeds: Sequence[int] = ()
+    ) -> None:
         """Write the sheet of all finished images, if requested.
 
         Args:
             per_prompt: Number of images per prompt.
+            prompts, seeds: Prompt and seed of each image, which label it; without, none has a
+                label.
 
         Raises:
             OutputError: When it cannot be written.
         """
         if self.grid:
-            from orthus_core.image_grid import columns_for, contact_sheet
+            from orthus_core.image_grid import labelled_sheet, labels_for
 
-            columns = columns_for(len(self.paths), per_prompt=per_prompt)
-            sheet = contact_sheet([open_image(path) for path in self.paths], columns)
+            labels = labels_for(prompts, seeds) if prompts else [""] * len(self.paths)
+            pictures = [open_image(path) for path in self.paths]
+            sheet = labelled_sheet(pictures, labels, per_prompt=per_prompt)
             save_picture(sheet, self.grid, None, overwrite=self.overwrite)
 
 

@@ -36,7 +36,7 @@ class GenerationInfo(NamedTuple):
         model: Name and hash of the model.
         inputs: Pixel hashes of the input pictures.
         files: Paths of the input pictures, as the user named them.
-        panel: Its position in a story, from 1; None for a single picture.
+        panel: Number of its panel in a story, from 1; None for a single picture.
         begun: Number of rows of patches kept from the source picture, as `{"rows": 8}`, and where
             their features came from; None when every patch was drawn.
         among: Prompts, files and seeds of the whole run, each subject with each seed: matrix

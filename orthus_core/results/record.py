@@ -19,7 +19,8 @@ from orthus_core.errors import DataError
 from orthus_core.recipe import SCHEMAS, as_table, keys, shape
 from orthus_core.results.answer_file import MADE, StoredAnswer, read_answers
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, read_record
-from orthus_core.results.story_folder import MARK
+from orthus_core.results.story_folder import MARK, read_story
+from orthus_core.samplers.params import STORY_TEXT
 from orthus_core.user_files import read_text, user_path
 
 KINDS = {  # type of each field of a record
@@ -147,7 +148,31 @@ def asked_of(record: Record) -> dict[str, Any]:
     schema = SCHEMAS[record.command]
     known = {key.name for key in keys(schema)}
     filled = {name: value for name, value in sampling.items() if name in known}
+    text = {name: value for name, value in sampling.items() if f"text.{name}" in known}
+    if text and isinstance(recipe.get("text", {}), Mapping):
+        filled["text"] = {**recipe.get("text", {}), **text}
+    panel, story = recipe.get("from_panel"), recipe.get("from_story")
+    if counts_words(record) and isinstance(panel, int) and isinstance(story, str):
+        filled["from_panel"] = panel - _panels_before(story)
     return as_table(shape(schema, {**recipe, **filled}, where=str(record.path)))
+
+
+def counts_words(record: Record) -> bool:
+    """Whether the numbers of a story's panels count an opening in words, as in stories of earlier
+    versions.
+    """
+    return record.command == "story" and not {*STORY_TEXT} & set(record.info.sampling)
+
+
+def _panels_before(story: str) -> int:
+    """What the numbers of an earlier version are ahead of today's: 1 if the story opens in words
+    alone. A story that is missing is found out when it is opened.
+    """
+    try:
+        opening = read_story(Path(story)).opening
+    except DataError:
+        return 0
+    return int(bool(opening) and opening[0].image is None)
 
 
 def run_of(record: Record) -> Run | None:
@@ -228,12 +253,13 @@ def _pixels(path: Path, table: Mapping[str, Any]) -> dict[int, str]:
     if isinstance(table.get("pixels"), str):
         panel = table.get("panel")
         return {panel if isinstance(panel, int) else 1: table["pixels"]}
-    panels = table.get("panels")
+    panels: Any = table.get("panels")
     if not isinstance(panels, list) or not all(isinstance(panel, dict) for panel in panels):
         raise DataError("its record has no hash of its pixels", where=str(path))
+    in_words = bool(panels) and panels[0].get("given") and "image" not in panels[0]
     return {
         number: panel["pixels"]
-        for number, panel in enumerate(panels, start=1)
+        for number, panel in enumerate(panels, start=0 if in_words else 1)
         if isinstance(panel.get("pixels"), str) and not panel.get("given")
     }
 

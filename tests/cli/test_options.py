@@ -24,8 +24,8 @@ SHARED: dict[str, Any] = {
     if typing.get_origin(value) is typing.Annotated
 }
 DRAWING = ("generate", "edit", "story", "caption")
-SET_ONLY = {"text.temperature", "text.top_p", "by_example"}
-"""Keys without an option of their name: two are for `--set`, and `--example` sets the last."""
+SET_ONLY = {"by_example"}
+"""Keys without an option of their name: `--example` sets it."""
 
 
 def words(option: Any) -> list[str]:
