@@ -6,9 +6,12 @@ Exit codes: 0 done, 1 an error (`OrthusError`, or one unforeseen), 2 wrong usage
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 import traceback
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -37,6 +40,7 @@ class OrthusGroup(CommandList):
         command = self.commands.get(cmd_name)
         if command is not None:
             _accept_globals(command, [option for option in self.params if option.name in GLOBALS])
+            _expand_home(command)
         return command
 
     def sections(self, about: Mapping[str, str]) -> dict[str, Rows]:
@@ -164,6 +168,40 @@ def _accept_globals(command: Any, options: list[Any]) -> None:
             command.params.append(twin)
     for inner in getattr(command, "commands", {}).values():
         _accept_globals(inner, options)
+
+
+def _expand_home(command: Any) -> None:
+    """Lets each path of a command, and of its subcommands, begin with `~`: shells leave it alone
+    after `=` and in quotes.
+    """
+    for inner in getattr(command, "commands", {}).values():
+        _expand_home(inner)
+    if command.callback is None:
+        return
+    types = inspect.signature(command.callback, eval_str=True).parameters
+    for param in command.params:
+        if param.name in types and _takes_paths(types[param.name].annotation):
+            param.process_value = _expanding(param.process_value)
+
+
+def _takes_paths(annotation: Any) -> bool:
+    """Whether a parameter's type is a path, several, or none."""
+    return annotation is Path or any(map(_takes_paths, typing.get_args(annotation)))
+
+
+def _expanding(process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A parameter's processing of what was typed, with home folders put in first."""
+
+    def expand(typed: Any) -> Any:
+        if isinstance(typed, (list, tuple)):
+            return type(typed)(map(expand, typed))
+        if isinstance(typed, str) and typed.startswith(("~", "./~")):
+            from orthus_core.user_files import user_path
+
+            return str(user_path(typed))
+        return typed
+
+    return lambda ctx, typed: process(ctx, expand(typed))
 
 
 def _remember(ctx: Any, option: Any, value: Any) -> None:

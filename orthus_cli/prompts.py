@@ -97,13 +97,14 @@ def check_count(prompts: int, seeds: int) -> None:
 
 def _lines(content: bytes, where: str) -> Iterable[str]:
     """The lines that are not blank; no other rule, so that a prompt may begin with anything."""
+    from orthus_core.user_files import text_of
+
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptError(
-            f"the prompts are not UTF-8 text, from byte {error.start} on", where=where
-        ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
+        text = text_of(content)
+    except ValueError as error:
+        raise PromptError(f"cannot read the prompts: {error}", where=where) from error
+    # Other separators that `splitlines` knows, such as U+2028, may stand within a prompt.
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _content(file: Path) -> bytes:

@@ -52,7 +52,7 @@ class Spelling(NamedTuple):
 
 
 def _absolute(path: Path) -> str:
-    return str(path.expanduser().absolute())
+    return str(path.absolute())
 
 
 TEXT_NAMES = ("temperature", "top_p", "max_new_tokens")

@@ -19,12 +19,13 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "rich", "accelerate", "datasets", "diffusers", "numpy", "PIL"}
 
 GROUND = {"errors", "events", "version", "device", "atomic", "image_grid", "entry_points"}
-GROUND |= {"wrong_content"}
+GROUND |= {"user_files", "wrong_content"}
 USES = {  # a package of orthus_core: what it may import beside itself
     "errors": set(),
     "events": set(),
     "version": set(),
     "entry_points": set(),
+    "user_files": set(),
     "device": {"errors"},
     "atomic": {"errors"},
     "image_grid": {"errors"},

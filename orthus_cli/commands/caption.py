@@ -84,7 +84,7 @@ def caption(
     from orthus_core.data.listing import picture_files
     from orthus_core.results.answer_file import check_answers
 
-    files = picture_files(images)
+    files = picture_files(images, r.say)
     check_pictures(files, strict=strict)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))

@@ -89,6 +89,7 @@ def check(
             "first_bad": [fault._asdict() for fault in reading.faults],
             "training": training.command,
             "model": None if training.command == "pretrain" else model,
+            "passed_over": [each._asdict() for each in reading.passed_over],
         },
         text=f"{path}: {usable} usable, {reading.fault_count} bad"
         + ("" if usable else "; there is nothing to train on"),

@@ -72,7 +72,8 @@ def edit(
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
-    edits = read_edits(subject or [], example, before, by_example=resolved.by_example, each=each)
+    by_example = resolved.by_example
+    edits = read_edits(subject or [], example, before, by_example=by_example, each=each, note=r.say)
     wanted = [(one, seed) for one in edits for seed in chosen]
     names = [Named(file_label(one, among=len(edits)), seed) for one, seed in wanted]
     paths = picture_paths(output, names, overwrite=overwrite, keep=skip_existing)

@@ -11,6 +11,7 @@ import typer
 
 from orthus_cli.console import Reporter, encoding_of, reporter
 from orthus_cli.stored import command_line
+from orthus_core.user_files import user_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -30,8 +31,8 @@ def info(
     Of a picture it also shows the command that draws it again.
     """
     r = reporter(ctx)
-    if _is_result(Path(path)):
-        _tell_picture(r, Path(path))
+    if _is_result(user_path(path)):
+        _tell_picture(r, user_path(path))
     else:
         _tell_checkpoint(r, path)
 
@@ -100,7 +101,8 @@ def _tell_checkpoint(r: Reporter, path: str) -> None:
     from orthus_core.checkpoint.describe import describe
     from orthus_core.checkpoint.hub import resolve
 
-    found = describe(Path(path) if os.path.isfile(path) else resolve(path))
+    file = user_path(path)
+    found = describe(file if os.path.isfile(file) else resolve(path))
     facts = dict(found.facts)
     origin = facts.pop("origin", {})
     about = {

@@ -16,6 +16,7 @@ from orthus_core.recipe import SCHEMAS, as_table, keys, load
 from orthus_core.recipe.docs import default_text, type_text
 from orthus_core.recipe.load import command_of, raise_all
 from orthus_core.recipe.shelf import find, shelved
+from orthus_core.user_files import read_text
 
 app = typer.Typer(
     cls=CommandList,
@@ -134,9 +135,10 @@ def list_keys(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("cannot read the recipe", where=str(path)) from error
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"cannot read the recipe: {reason}", where=str(path)) from error
 
 
 def _first_comment(path: Path) -> str:

@@ -23,6 +23,7 @@ from orthus_core.results.trusted import check_harmless
 from orthus_core.samplers.params import STORY_TEXT, SamplingParams
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.samplers.story import PanelDone, StoryPlan, panel_context, tell
+from orthus_core.user_files import user_path
 
 # The words that end the user's part in story data (StoryStream, and the bundled model's stories).
 CONTINUE = "Please continue this story."
@@ -74,7 +75,7 @@ class Story(NamedTuple):
         Raises:
             OutputError: When the folder is taken or cannot be written to.
         """
-        return write_story(Path(folder), self.panels, self.info, overwrite=overwrite)
+        return write_story(user_path(folder), self.panels, self.info, overwrite=overwrite)
 
 
 def open_story(
@@ -117,7 +118,7 @@ def earlier_values(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, An
         DataError: When the folder holds no story, or one that names code or a remote model that is
             not among the flags.
     """
-    record = read_story(Path(folder)).record
+    record = read_story(user_path(folder)).record
     before, sampling = dict(record["recipe"]), dict(record.get("sampling") or {})
     for name in ("command", "seed", "from_story", "from_panel"):
         before.pop(name, None)
@@ -128,7 +129,7 @@ def earlier_values(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, An
     asked = {name: value for name, value in flags.items() if value is not None}
     named = (asked.get("scheduler"), asked.get("model"))
     check_harmless(folder, {**before, **asked}, named)
-    return {**before, **text, **asked, "from_story": str(Path(folder).expanduser().absolute())}
+    return {**before, **text, **asked, "from_story": str(user_path(folder).absolute())}
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _words_and_pictures(prompt: str, pictures: Sequence[Picture]) -> list[str | 
 def _earlier_opening(
     recipe: StoryRecipe, prompt: str, images: PictureLike | Sequence[PictureLike]
 ) -> Opening:
-    before = read_story(Path(recipe.from_story or ""))
+    before = read_story(user_path(recipe.from_story or ""))
     words = str(before.record.get("prompt", ""))
     if input_images(images) or prompt.strip() not in ("", words):
         raise PromptError(

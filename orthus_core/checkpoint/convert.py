@@ -47,6 +47,7 @@ from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import ConvertRecipe, as_table
+from orthus_core.user_files import user_path
 from orthus_core.version import __version__
 
 
@@ -114,6 +115,7 @@ def convert(
     """
     # 1. Read the headers, plan the new model, and check that it fits on the disk.
     limit_threads()
+    output, vqgan = user_path(output), vqgan and user_path(vqgan)
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))

@@ -168,7 +168,7 @@ def read_index(index: Path) -> dict[str, str]:
             missing.
     """
     try:
-        file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        file_of = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
         files = sorted(set(file_of.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         from orthus_core.wrong_content import true_cause

@@ -6,6 +6,7 @@ Nothing is downloaded unless the name is a hub id or an alias of one.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +98,7 @@ def resolve(source: str | Path) -> Path:
             accepted.
     """
     name = str(source)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         return path
     if name in BUNDLED:
@@ -124,7 +125,7 @@ def is_here(source: str | Path) -> bool:
     """Whether a name means a local folder or a bundled model, which `resolve` opens without the
     network.
     """
-    return Path(source).expanduser().is_dir() or str(source) in BUNDLED
+    return os.path.isdir(os.path.expanduser(source)) or str(source) in BUNDLED
 
 
 def _bundled(name: str) -> Path:

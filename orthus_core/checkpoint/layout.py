@@ -101,7 +101,7 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: When the file cannot be read, or holds something else.
     """
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))
+        table = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         from orthus_core.wrong_content import true_cause
 

@@ -7,6 +7,7 @@ headers, before the weights are read.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import ERROR, getLogger
@@ -307,7 +308,7 @@ def save_model(
     """
     from orthus_core.checkpoint.card import model_card
 
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)

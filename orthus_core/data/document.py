@@ -197,17 +197,22 @@ def check_path(path: str) -> None:
 
 
 def path_inside(root: Path, name: str) -> Path:
-    """The path `name` under `root`.
+    """The path `name` under `root`, with its ".." taken out.
+
+    The name is judged as it is written, and not where links lead: the files of a hub's snapshot are
+    links out of it, and a record cannot make links.
 
     Raises:
-        DataError: if no file can have this name, or if the path leads out of `root`, as in a
-            malicious record.
+        DataError: if no file can have this name, or if it leads out of `root`, as in a malicious
+            record.
     """
     check_path(name)
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
-    return path
+    folder = root.absolute()
+    path = Path(os.path.normpath(folder / name))
+    for inside in (folder, Path(os.path.normpath(folder)), folder.resolve()):
+        if path.is_relative_to(inside):
+            return folder / path.relative_to(inside)
+    raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
 
 
 def _is_picture(value: Any) -> bool:

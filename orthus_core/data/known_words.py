@@ -76,7 +76,7 @@ class KnownWords:
         file = folder / VOCABULARY
         if not file.is_file():
             return None
-        return cls(file.read_text(encoding="utf-8", errors="replace").splitlines())
+        return cls(file.read_text(encoding="utf-8-sig", errors="replace").split("\n"))
 
     def unknown(self, text: str) -> list[UnknownWord]:
         """The unknown words of a text, each once, in the order of the text."""

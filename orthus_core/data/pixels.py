@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,8 +26,14 @@ RESCALE = 0.0078
 # No training picture is larger than a 64-megapixel photograph; decompression bombs are.
 MAX_PIXELS = 64_000_000
 
-# Formats that Pillow decodes itself. Others start external programs (EPS) or are rarely pictures.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Formats that Pillow knows by their content and decodes itself. EPS and WMF need other programs.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO", "ICNS"),
+    *("PSD", "QOI", "DDS", "FITS", "FLI", "SGI", "SUN", "XPM", "BLP", "FTEX"),
+    *("PCX", "DCX", "CUR", "MSP", "PCD", "PIXAR", "XBM", "GBR"),
+)
+# Formats whose content could be anything: they are tried only on a file with their suffix.
+FORMATS_BY_SUFFIX = ("TGA", "DIB", "IM")
 
 FORMATS_HINT = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
 
@@ -67,7 +75,7 @@ def open_image(source: ImageSource) -> Image.Image:
 
 def _decoded(source: ImageSource, where: str) -> Image.Image:
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=formats_for(where)) as image:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DataError(
@@ -172,6 +180,41 @@ def _head(file: BinaryIO) -> bytes:
         return _content(file)
     except (OSError, ValueError):
         return b"unread"
+
+
+@cache
+def picture_suffixes() -> Mapping[str, str]:
+    """The suffixes of pictures that can be read here, in lower case, and the format of each."""
+    readable = {*FORMATS, *FORMATS_BY_SUFFIX} & {*_installed()}
+    found = Image.registered_extensions()
+    return {suffix: name for suffix, name in found.items() if name in readable}
+
+
+def formats_for(name: str) -> list[str]:
+    """The formats that a file may be in: all that are known by content, and its suffix's own."""
+    own = picture_suffixes().get(os.path.splitext(name)[1].lower(), "")
+    known = [each for each in FORMATS if each in _installed()]
+    return [*known, own] if own in FORMATS_BY_SUFFIX else known
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's content begins as a picture's does; it may still be cut short."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is only alike
+            with Image.open(path, formats=formats_for(path.name)):
+                return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # as in `open_image`
+        return False
+
+
+@cache
+def _installed() -> frozenset[str]:
+    """The formats that this Pillow opens; AVIF and others depend on how it was built."""
+    Image.init()
+    return frozenset(Image.OPEN)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

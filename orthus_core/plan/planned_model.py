@@ -44,7 +44,7 @@ def planned_model(model: str) -> PlannedModel:
     from huggingface_hub import try_to_load_from_cache
 
     hub_id = HUB_ALIASES.get(model, model)
-    if os.path.isdir(Path(model).expanduser()) or "/" not in hub_id:
+    if os.path.isdir(os.path.expanduser(model)) or "/" not in hub_id:
         return PlannedModel(read_config(resolve(model)), True)
     config = try_to_load_from_cache(hub_id, "config.json")
     if isinstance(config, str):

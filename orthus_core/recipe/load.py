@@ -123,10 +123,13 @@ def command_of(source: str | Path) -> str:
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    from orthus_core.user_files import read_text
+
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        damaged = RecipeError("cannot read the recipe: " + _reason(error), where=str(file))
+        text = read_text(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        damaged = RecipeError(f"cannot read the recipe: {reason}", where=str(file))
         raise _true_cause(damaged, file) from error
     try:
         table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
@@ -143,10 +146,6 @@ def _true_cause(damaged: RecipeError, file: Path) -> RecipeError:
     from orthus_core.wrong_content import true_cause
 
     return true_cause(damaged, file)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not UTF-8 text"
 
 
 def _command(table: Mapping[str, Any], where: str) -> str:

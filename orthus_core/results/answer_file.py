@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from orthus_core.atomic import is_special
 from orthus_core.errors import DataError, OutputError
-from orthus_core.results.output_names import check_writable, write_file
+from orthus_core.results.output_names import check_writable, json_text, write_file
 from orthus_core.wrong_content import true_cause
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
@@ -93,7 +93,7 @@ class AnswerFile:
             return False
         line = {"image": image, "text": text, **self._asked._asdict()}
         line |= {"content": content, "seed": seed, **({"made": self._made} if self._made else {})}
-        written = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
+        written = (json_text(line) + "\n").encode()
         try:
             if self._anew:  # the first complete answer replaces the file
                 write_file(self.path, written, overwrite=True)

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.results.output_names import write_file
+from orthus_core.results.output_names import json_text, write_file
 from orthus_core.version import __version__
 
 OUR_CHUNK = "orthus"
@@ -81,7 +81,7 @@ def png_bytes(image: Image.Image, info: GenerationInfo | None) -> bytes:
     chunks = PngImagePlugin.PngInfo()
     if info is not None:
         chunks.add_text(COMMON_CHUNK, common_text(image, info))
-        chunks.add_itxt(OUR_CHUNK, json.dumps(record_of(image, info), ensure_ascii=False))
+        chunks.add_itxt(OUR_CHUNK, json_text(record_of(image, info)))
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=chunks)
     return file.getvalue()
@@ -112,7 +112,7 @@ def save_sidecar(
         OutputError: When the file exists or the location is not writable.
     """
     record = {"file": path.name, **record_of(image, info)}
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(record, indent=2) + "\n"
     write_file(sidecar_of(path), text.encode(), overwrite=overwrite)
 
 

@@ -1,15 +1,17 @@
 """Output paths: a file, a folder, or a template such as `{prompt}_{seed}.png`. Each result is
-written completely or not at all, and replaces no existing file unless requested.
+written completely or not at all, and replaces no existing file unless requested. JSON that holds
+names leads back to the files, in whatever bytes they are written.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import string
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orthus_core.atomic import (
     check_name,
@@ -192,6 +194,14 @@ def write_folder(
             (beside / name).write_bytes(content)
 
 
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON that UTF-8 can hold: a byte of a file's name that is not UTF-8, which
+    Python keeps as half a character, is escaped (`\\udce9`), and reads back as the same name.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
 def _nameable(text: str) -> str:
     """The letters that file names can have; in an ASCII locale Python writes no others."""
     encoding = sys.getfilesystemencoding()
@@ -206,7 +216,7 @@ def _cut(text: str) -> str:
 def _template(output: str | Path | None) -> str:
     if output is None:
         return DEFAULT_TEMPLATE
-    text = str(output)
+    text = os.path.expanduser(os.fspath(output))
     check_name(Path(text))
     ends_open = isinstance(output, str) and output.endswith(("/", os.sep))
     if ends_open or Path(text).is_dir() or not Path(text).suffix:

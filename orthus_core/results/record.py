@@ -21,6 +21,7 @@ from orthus_core.results.answer_file import MADE, StoredAnswer, read_answers
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, read_record
 from orthus_core.results.story_folder import MARK, read_story
 from orthus_core.samplers.params import STORY_TEXT
+from orthus_core.user_files import read_text, user_path
 from orthus_core.wrong_content import true_cause
 
 KINDS = {  # type of each field of a record
@@ -90,7 +91,7 @@ def read_made(path: str | Path) -> Record:
     Raises:
         DataError: When there is none, or it cannot be read.
     """
-    path = Path(path)
+    path = user_path(path)
     if os.path.isdir(path):  # unlike Path.is_dir, also accepts invalid names
         path = path / MARK
     if path.suffix.lower() == ANSWERS:
@@ -195,7 +196,7 @@ def run_of(record: Record) -> Run | None:
 
 def _sidecar(path: Path) -> Mapping[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        table = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise DataError("there is no such file", where=str(path)) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -214,7 +215,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
         DataError: When a field is missing or has the wrong type.
     """
     try:
-        json.dumps(table, ensure_ascii=False).encode()
+        json.dumps(_without_names(table), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # half a character, which JSON can escape and no text holds
         raise DataError("its record holds broken text", where=str(path)) from error
     fields = {name: table[name] for name in KINDS if table.get(name) is not None}
@@ -233,6 +234,14 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
         fields[name] = tuple(fields.get(name, ()))
     version = table.get("version", "")
     return Record(path, GenerationInfo(**fields), str(version), _pixels(path, table))
+
+
+def _without_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without its files' names, which may hold bytes that are no text."""
+    kept = {name: value for name, value in table.items() if name not in ("file", "files")}
+    if isinstance(among := kept.get("among"), Mapping):
+        kept["among"] = {name: value for name, value in among.items() if name != "files"}
+    return kept
 
 
 def _is(kind: type, value: Any) -> bool:

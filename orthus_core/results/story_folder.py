@@ -19,8 +19,9 @@ from PIL import Image
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
-from orthus_core.results.output_names import write_folder
+from orthus_core.results.output_names import json_text, write_folder
 from orthus_core.results.story_page import Figure, story_page
+from orthus_core.user_files import read_text
 from orthus_core.version import __version__
 from orthus_core.wrong_content import true_cause
 
@@ -112,7 +113,7 @@ def write_story(
             heading, [(text, name) for text, name, _ in shown], titled=heading == title
         ),
         PAGE: story_page(title, figures, _how(info), heading=heading),
-        MARK: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        MARK: json_text(record, indent=2) + "\n",
     }
     # A prompt may contain bytes that are not valid text.
     files |= {name: text.encode(errors="replace") for name, text in texts.items()}
@@ -129,7 +130,7 @@ def read_story(folder: Path) -> Earlier:
     """
     path = folder / MARK
     try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        record = json.loads(read_text(path))
         entries = [dict(entry) for entry in record["panels"]]
         recipe, words = record["recipe"], [entry["text"] for entry in entries]
         if not (isinstance(recipe, dict) and all(isinstance(text, str) for text in words)):

@@ -114,10 +114,11 @@ def read_documents(
     """
     from orthus_core.data.formats import sniff
     from orthus_core.data.formats.reading import CHECK_SIZE
+    from orthus_core.user_files import user_path
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()
-    reading = sniff.read(Path(data.source), strict=data.strict)
+    reading = sniff.read(user_path(data.source), strict=data.strict)
     yield from reading.check_pictures(side or CHECK_SIZE)
     if rule is not None:
         yield from reading.check(rule, "rows")

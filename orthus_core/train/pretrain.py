@@ -69,6 +69,7 @@ from orthus_core.train.state import (
     state_at,
     training_folder,
 )
+from orthus_core.user_files import user_path
 
 # Its two trainings, and their folders in the run's folder.
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
@@ -99,6 +100,7 @@ def pretrain(
         UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train` and `states_of`.
     """
+    output = user_path(output)
     resumes = states_of(resume)
     if is_finished(recipe, output, resumes, overwrite=overwrite):
         yield finished_note(output, recipe.optim.steps)

@@ -7,6 +7,7 @@ interleaved rows (2412.00127, section 3.3).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -90,6 +91,7 @@ def finetune_vae(
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
 
+    output = Path(os.path.expanduser(output))
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -132,6 +134,7 @@ def build_base(
     Raises:
         TrainingError: When a weight that text depends on has changed.
     """
+    output = Path(os.path.expanduser(output))
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -171,6 +174,7 @@ def posttrain(
     Raises:
         DataError: When no row can be used (`RowRule`).
     """
+    output = Path(os.path.expanduser(output))
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from orthus_core.data.document import Document, Place
+from orthus_core.data.listing import FolderListing, PassedOver, passed_over_line
 from orthus_core.data.pictures import Picture
 from orthus_core.errors import DataError
-from orthus_core.events import Progress
+from orthus_core.events import Note, Progress
 
 FAULTS_KEPT = 10
 
@@ -45,6 +46,7 @@ class ReadResult:
         faults: The first `FAULTS_KEPT` faults.
         fault_count: Number of all faults.
         where: Path of the data set, for documents that do not say where they were read.
+        passed_over: What the folder holds besides, and is not read; no fault.
     """
 
     strict: bool = False
@@ -52,6 +54,11 @@ class ReadResult:
     faults: list[Fault] = field(default_factory=list)
     fault_count: int = 0
     where: Path = Path()
+    passed_over: list[PassedOver] = field(default_factory=list)
+
+    def pass_over(self, listing: FolderListing, also: Mapping[str, Sequence[Path]]) -> None:
+        """Counts what a folder holds besides, and further files by kind."""
+        self.passed_over = listing.passed_over(also)
 
     def add(self, document: Document, file: Path, line: int = 0) -> None:
         """Counts a document that can be used, and notes where it was read."""
@@ -110,8 +117,9 @@ class ReadResult:
         error = DataError(f"{name}{error.message}{picture}", hint=error.hint)
         self.skip_record(file, line, error)
 
-    def check_pictures(self, side: int = CHECK_SIZE) -> Iterator[Progress]:
-        """Loads every picture once, and skips documents with a picture that cannot be read.
+    def check_pictures(self, side: int = CHECK_SIZE) -> Iterator[Progress | Note]:
+        """Loads every picture once, and skips documents with a picture that cannot be read; begins
+        with a note about what was passed over.
 
         Args:
             side: Side of the model's pictures, in pixels.
@@ -119,6 +127,9 @@ class ReadResult:
         Raises:
             DataError: if `strict`, for the first such picture.
         """
+
+        if self.passed_over:
+            yield Note(passed_over_line(self.passed_over))
 
         def load(document: Document) -> None:
             for segment in document.segments:

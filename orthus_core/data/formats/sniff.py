@@ -12,11 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from orthus_core.data.formats.image_folder import METADATA, PICTURE_SUFFIXES, read_folder
+from orthus_core.data.formats.image_folder import METADATA, read_folder
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.formats.reading import ReadResult
+from orthus_core.data.listing import FolderListing, holds_pictures
+from orthus_core.data.pictures import FilePicture
 from orthus_core.entry_points import DATA_FORMATS, OURS, Plugin, installed
 from orthus_core.errors import DataError, OrthusError
+from orthus_core.user_files import user_path
 
 RECORDS = "records.jsonl"
 
@@ -53,14 +56,17 @@ def _has_records(path: Path) -> bool:
 
 
 def _has_pictures(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    files = (file.suffix.lower() in PICTURE_SUFFIXES for file in path.rglob("*"))
-    return (path / METADATA).is_file() or any(files)
+    return path.is_dir() and ((path / METADATA).is_file() or holds_pictures(path))
 
 
 def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
-    return read_records(records_at(path), strict=strict)
+    result = read_records(records_at(path), strict=strict)
+    if path.is_dir():
+        listing = FolderListing(path)
+        values = (segment.value for each in result.documents for segment in each.segments)
+        used = {value.path for value in values if isinstance(value, FilePicture)}
+        result.pass_over(listing, {"in no usable record": listing.not_in(used)})
+    return result
 
 
 # Asked in this order.
@@ -125,7 +131,7 @@ def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadRe
         DataError: for a format that does not exist, if nothing there can be read, or when strict
             at the first bad record.
     """
-    others = discover_formats()
+    path, others = user_path(path), discover_formats()
     if name is not None:
         return _named(name, others).read(path, strict=strict)
     for data_format in FORMATS.values():
