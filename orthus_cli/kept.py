@@ -21,7 +21,7 @@ def keep_existing_files(
     files: ImageFiles,
     recipe: GenerateRecipe | EditRecipe,
     subjects: Sequence[tuple[str, int, Sequence[str]]],
-    output: Path | None,
+    output: str | Path | None,
     names: Sequence[Named],
 ) -> ImageFiles:
     """The files of a run, of which those that are there already are not drawn.

@@ -94,7 +94,7 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # as undefined as what decoders raise
         pass
     try:
-        method = _ROTATIONS.get(image.getexif().get(_ORIENTATION))
+        method = _ROTATIONS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         return image
     return image if method is None else image.transpose(method)
