@@ -16,7 +16,7 @@ from orthus_core.recipe import SCHEMAS, as_table, keys, load
 from orthus_core.recipe.docs import default_text, type_text
 from orthus_core.recipe.load import command_of, raise_all
 from orthus_core.recipe.shelf import find, shelved
-from orthus_core.user_files import read_text
+from orthus_core.user_files import marked_encoding, read_text
 
 app = typer.Typer(
     cls=CommandList,
@@ -47,12 +47,13 @@ def ls(ctx: typer.Context) -> None:
 def cat(ctx: typer.Context, recipe: Name) -> None:
     """Print a recipe as it was written."""
     path = find(recipe)
-    text = _read(path)
+    text, written = _read(path), path.read_bytes()
+    encoding, mark = marked_encoding(written)
     reporter(ctx).result(
         {"path": str(path), "text": text},
         text=text.rstrip("\n"),
         quiet=[text.rstrip("\n")],
-        content=path.read_bytes(),
+        content=written[mark:].decode(encoding).encode(),
     )
 
 

@@ -40,12 +40,19 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps:3", "cpu:2", "processor", "xpu"])
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps:3", "cpu:2"])
 def test_a_missing_device_is_named_before_a_model_is_opened(device, tiny_folder, monkeypatch):
     monkeypatch.setattr(model_folder, "_open", lambda *_, **__: pytest.fail("opened"))
     with pytest.raises(OrthusError, match=f"no device '{device}'; it has") as found:
         Orthus.open(tiny_folder, device=device)
     assert "cpu" in found.value.message
+
+
+@pytest.mark.parametrize("device", ["processor", "xpu", "GPU"])
+def test_what_is_no_device_gets_the_names_of_devices(device, tiny_folder, monkeypatch):
+    monkeypatch.setattr(model_folder, "_open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(OrthusError, match='"auto" or "cpu" or "cuda" or "mps"'):
+        Orthus.open(tiny_folder, device=device)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

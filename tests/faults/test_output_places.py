@@ -90,7 +90,7 @@ def test_a_story_is_told_into_the_folder_that_the_shell_stands_in(here, tiny_fol
     done = orthus(*STORY, "--panels", "3", "--model", tiny_folder, "-o", ".")
     assert done.exit_code == 0, done.stderr
     assert os.stat(here).st_ino == before == os.stat(".").st_ino
-    assert "story.json" in names(Path.cwd()) and "04.png" in names(Path.cwd())
+    assert "story.json" in names(Path.cwd()) and "03.png" in names(Path.cwd())
     # Another one in its place removes what belongs to the first, and nothing else.
     (here / "notes.txt").write_text("mine")
     refused = orthus(*STORY, "--panels", "1", "--model", tiny_folder, "-o", "./")
@@ -98,7 +98,7 @@ def test_a_story_is_told_into_the_folder_that_the_shell_stands_in(here, tiny_fol
     done = orthus(*STORY, "--panels", "1", "--model", tiny_folder, "-o", ".", "--overwrite")
     assert done.exit_code == 0, done.stderr
     assert os.stat(here).st_ino == before and (here / "notes.txt").read_text() == "mine"
-    assert "04.png" not in names(here) and len(json.loads(Path("story.json").read_text())["panels"])
+    assert "03.png" not in names(here) and len(json.loads(Path("story.json").read_text())["panels"])
     assert not [name for name in names(here) if name.startswith(".")]
 
 
