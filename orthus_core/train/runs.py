@@ -18,8 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orthus_core.atomic import check_folder, probe_folder, write_text
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.atomic import check_folder, probe_folder, real_path, write_text
+from orthus_core.checkpoint.headers import CONFIG, check_path
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
 from orthus_core.train.metrics import BOARD, METRICS, steps_of
@@ -303,6 +303,7 @@ def check_output(
     """
     record = _model_record(output)
     own = bool(resume) and record.get("id") == run.id
+    check_path(real_path(output))  # as the model is written there
     check_folder(output, mark=CONFIG, overwrite=overwrite or own)
     probe_folder(run.folder, "the training's states could not be written")
     return own and not overwrite and record.get("steps") == steps
