@@ -24,8 +24,7 @@ _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "icon\r"}
 # Camera files begin as TIFF does, and what Pillow reads of them is a thumbnail.
 _CAMERA_FILES = set(".arw .cr2 .cr3 .dng .nef .orf .pef .raf .rw2 .srw".split())
 
-# Files that a training begins its folder with (`train.runs.RUN`, `train.metrics.METRICS`), which its
-# finished model has as well.
+# Files that a training begins its folder with (`train.runs.RUN`, `train.metrics.METRICS`).
 _OF_TRAININGS = {"run.json", "metrics.jsonl"}
 
 NAMES_TOLD = 3

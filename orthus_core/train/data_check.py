@@ -31,7 +31,8 @@ def check_data(
         where: Path of the data set.
 
     Raises:
-        DataError: When the training would end for want of rows or pictures, though some can be used.
+        DataError: When the training would end for want of rows or pictures, though some rows can be
+            used.
         CheckpointError, HubError: As for `open_orthus`, when the model does not open.
         DataError: When the reading is strict, at the first such document.
     """
