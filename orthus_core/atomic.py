@@ -419,8 +419,22 @@ def _as_output_error(target: Path, failure: str, hint: str) -> Iterator[None]:
     """Convert the system's errors to ours."""
     try:
         yield
-    except OSError as error:
-        raise OutputError(_message(error, failure), where=str(target), hint=hint) from error
+    except Exception as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise
+        raise OutputError(_message(cause, failure), where=str(target), hint=hint) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error behind one of a library that writes files itself; None for any other."""
+    if isinstance(error, OSError):
+        return error
+    told = str(error)
+    if "os error 28" in told:  # safetensors
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # torch's writer does not say why it failed; where its file could be created, it is room.
+    return OSError(errno.ENOSPC, told) if "inline_container.cc" in told else None
 
 
 def output_error(error: OSError, hint: str = ANOTHER_PLACE) -> OutputError:

@@ -74,12 +74,14 @@ def check(
     training = _training(recipe, sets or [])
     register_picture_kinds()
     reading = read(path, strict=strict or training.data.strict, name=named)
-    for _ in r.track(check_data(reading, training, model)):
-        pass
-    for fault in reading.faults:
-        r.warn(str(fault))
-    if reading.fault_count > len(reading.faults):
-        r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
+    try:
+        for _ in r.track(check_data(reading, training, model, path)):
+            pass
+    finally:  # they may be why nothing is left to train on
+        for fault in reading.faults:
+            r.warn(str(fault))
+        if reading.fault_count > len(reading.faults):
+            r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
     usable = len(reading.documents)
     r.result(
         {

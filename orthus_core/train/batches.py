@@ -4,7 +4,7 @@ of their pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -150,12 +150,31 @@ def usable(
     reading = ReadResult(strict, documents=[*rows.train.documents, *held_out], where=where)
     yield from reading.check(rule, "rows")
     yield from left_out(reading)
-    kept = [document for document in reading.documents if id(document) not in apart]
+    kept = to_train_on(reading.documents, held_out, where)
     measured = [document for document in reading.documents if id(document) in apart]
     seed = rows.train.seed
     return RowSources(
         ShuffledSource(kept, seed, str(where)), ShuffledSource(measured, seed) if measured else None
     )
+
+
+def to_train_on(
+    documents: Sequence[Document], held_out: Sequence[Document], where: Path
+) -> list[Document]:
+    """The usable documents of a data set without those that are held out.
+
+    Raises:
+        DataError: When there are usable ones, and all of them are held out.
+    """
+    apart = {id(document) for document in held_out}
+    kept = [document for document in documents if id(document) not in apart]
+    if documents and not kept:
+        raise DataError(
+            "there are no documents to train on: all that can be used are held out",
+            where=str(where),
+            hint="set data.held_out to 0, or add rows that can be used",
+        )
+    return kept
 
 
 def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Document], None]:

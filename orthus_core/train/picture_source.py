@@ -6,6 +6,7 @@ Legend: M pictures, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -79,14 +80,27 @@ def read_pictures(
 
         return WorldPictures(World.open(held_out=data.held_out), size)
     documents = yield from read_documents(data, size, rule)
+    return FilePictures(*split_pictures(documents, data, Path(data.source)), size)
+
+
+def split_pictures(
+    documents: Sequence[Document], data: DataRecipe, where: Path
+) -> tuple[list[Picture], list[Picture]]:
+    """The pictures to train on, and those that are held out.
+
+    Raises:
+        DataError: When there are none to train on.
+    """
     kept, held_out = hold_out(pictures_of(documents), data.held_out, data.seed)
     if not kept:
         raise DataError(
             "there are no pictures to train on",
-            where=data.source,
-            hint="`orthus data check` says what is wrong with each record",
+            where=str(where),
+            hint="`orthus data check` says what is wrong with each record"
+            if not documents
+            else "an autoencoder learns from pictures alone: add rows with pictures",
         )
-    return FilePictures(kept, held_out, size)
+    return kept, held_out
 
 
 def pictures_of(documents: Sequence[Document]) -> list[Picture]:

@@ -25,6 +25,7 @@ from orthus_core.atomic import (
     real_path,
     staged_folder,
 )
+from orthus_core.device import is_out_of_memory
 from orthus_core.errors import OutputError, TrainingError, UnplacedError
 from orthus_core.recipe import Recipe, keys
 from orthus_core.train.batches import SPRITES
@@ -212,8 +213,9 @@ def origins_of(state: Path) -> dict[str, Any]:
 
 
 def broken_state(state: Path, error: Exception) -> TrainingError:
+    reason = str(error).splitlines() or [type(error).__name__]  # torch goes on to list all weights
     return TrainingError(
-        f"the saved state does not read: {error}",
+        f"the saved state does not read: {reason[0]}",
         where=str(state),
         hint="delete that folder and resume from the one before it, or begin anew with "
         "--overwrite in place of --resume",
@@ -281,12 +283,14 @@ def load_state(
     step = step_of(path)
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load can raise anything for a broken file
+        objective.load_state_dict(state["objective"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        average.load(state["average"])
+    except Exception as error:  # torch can raise anything for a broken file, or one of other values
+        if is_out_of_memory(error):
+            raise
         raise broken_state(path, error) from error
-    objective.load_state_dict(state["objective"])
-    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(kept)
-    average.load(state["average"])
     return step
 
 

@@ -50,10 +50,12 @@ from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     KNOWN_LATER,
+    check_others,
     check_output,
     finished_note,
     may_replace,
     model_record,
+    other_runs,
     plan_run,
 )
 from orthus_core.train.stages import BuildBaseStage, RowsStage
@@ -228,6 +230,7 @@ def is_finished(
     """
     folder, wanted = training_folder(output), origins(recipe)
     check_unlocked(folder)
+    check_others(other_runs(folder, folder), resume, overwrite=overwrite)
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
     finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
@@ -296,6 +299,7 @@ def run(
             origins=origins(recipe, init_from=start),
             resume=resume,
             overwrite=overwrite,
+            replaced=other_runs(work, work),
             should_stop=should_stop,
         )
         if should_stop():

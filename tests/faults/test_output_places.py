@@ -461,3 +461,22 @@ def test_a_picture_that_cannot_be_written_names_its_seed(here, tiny_folder, monk
     done = orthus(*words, "--device", "cpu")
     assert done.exit_code == 1 and "disk is full" in done.stderr and "--seed 8" in done.stderr
     assert names(here) == ["a_fox_7.png"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 99544320 vs 99544212",
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+    ],
+    ids=["torch", "safetensors"],
+)
+def test_a_full_disk_is_told_where_a_library_writes(tmp_path, told):
+    """Both libraries write files themselves, and raise errors of their own."""
+    with pytest.raises(OutputError, match="the disk is full") as caught:
+        with staged_folder(tmp_path / "out", mark="config.json"):
+            raise RuntimeError(told)
+    assert caught.value.where == str(tmp_path / "out") and names(tmp_path) == []
+    with pytest.raises(RuntimeError, match="shapes"):
+        with staged_folder(tmp_path / "out", mark="config.json"):
+            raise RuntimeError("shapes that do not fit")
