@@ -92,7 +92,10 @@ OPTIONS = {
 }
 """Options of other tools, by what they are called here, or by what is to be said instead."""
 
+ON_FASTEST = "a training takes the fastest device by itself; CUDA_VISIBLE_DEVICES chooses a GPU"
+
 TRAINING_OPTIONS = {
+    ON_FASTEST: "--device --gpu --gpus --cuda --use-gpu --gpu-id --num-gpus --device-id --cpu",
     "--resume": "--resume-from-checkpoint --resume-from --continue --continue-from --restart",
     "--set optim.lr=1e-5": "--lr --learning-rate --base-lr --max-lr",
     "--set optim.steps=1000": "--steps --max-steps --num-steps --max-train-steps --train-steps "
@@ -162,8 +165,8 @@ def suggest_option(word: str, command: Any) -> str:
             each if len(each) == 2 else each.replace("_", "-") for each in words.split()
         ):
             continue
-        if meant == ONE_SIZE and "--steps" in has:
-            return ONE_SIZE
+        if meant == ON_FASTEST or (meant == ONE_SIZE and "--steps" in has):
+            return meant
         if meant.split()[0].strip(",") in has or (meant.startswith("--format") and has):
             return meant if meant == ON_CUDA else f"did you mean {meant}?"
     if low in has:  # other case, or _ for -
@@ -175,7 +178,7 @@ def suggest_option(word: str, command: Any) -> str:
 
 
 def suggest_value(value: str) -> str:
-    """What to say of a device or precision that is unknown, or names its number as `cuda:1` does."""
+    """What to say of an unknown device or precision, or of a device's number, as in `cuda:1`."""
     from orthus_core.recipe.load import OTHER_WORDS
 
     kind, _, number = value.partition(":")

@@ -11,7 +11,14 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_cli.plugins import discover
-from orthus_cli.suggestions import COMMANDS, ON_CUDA, ONE_SIZE, OPTIONS, TRAINING_OPTIONS
+from orthus_cli.suggestions import (
+    COMMANDS,
+    ON_CUDA,
+    ON_FASTEST,
+    ONE_SIZE,
+    OPTIONS,
+    TRAINING_OPTIONS,
+)
 from orthus_core import Orthus
 from orthus_core.api import loaded
 from orthus_core.checkpoint import model_folder
@@ -142,6 +149,8 @@ def test_a_foreign_option_without_a_counterpart_gets_no_nonsense(typed):
         (("build-base", "--batch-size", 2), "--set optim.batch_size="),
         (("posttrain", "--dataset", "x"), "--set data.source="),
         (("finetune-vae", "--resume_from_checkpoint", "x"), "--resume?"),
+        (("build-base", "--device", "cuda"), "the fastest device by itself"),
+        (("posttrain", "--gpu", 0), "the fastest device by itself"),
         (("generate", "x", "--device", "gpu"), "did you mean 'cuda'?"),
         (("plan", "generate", "--device", "GPU"), "did you mean 'cuda'?"),
         (("generate", "x", "--dtype", "float16"), "did you mean 'fp16'?"),
@@ -157,10 +166,32 @@ def test_foreign_words_are_understood_by_what_the_command_does(words, said):
 @pytest.mark.parametrize("command", ["pretrain", "finetune-vae", "build-base", "posttrain"])
 def test_what_a_training_is_told_to_set_is_a_key_of_its_recipe(command):
     has = {key.name for key in keys(SCHEMAS[command])}
-    words = [meant.partition(" ")[2].partition("=")[0] for meant in TRAINING_OPTIONS]
-    for word, spelt in zip(words, TRAINING_OPTIONS.values(), strict=True):
-        said = orthus(command, spelt.split()[0], "1").stderr
-        assert not word or (f"--set {word}=" in said) == (word in has), said
+    for meant, spelt in TRAINING_OPTIONS.items():
+        if meant.startswith("--set "):
+            word = meant.removeprefix("--set ").partition("=")[0]
+            said = orthus(command, spelt.split()[0], "1").stderr
+            assert (f"--set {word}=" in said) == (word in has), said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate", "a fox", "--scheduler", "hein"), "did you mean 'heun'"),
+        (("story", "a fox", "--scheduler", "k_euler"), "there is no scheduler"),
+        (("generate", ""), "the prompt is empty"),
+        (("generate", "a fox", "  "), "the prompt is empty"),
+    ],
+)
+def test_what_no_model_can_use_is_told_before_one_is_opened(words, message, tmp_path, no_model):
+    done = orthus(*words, "-o", tmp_path / "out")
+    assert done.exit_code == 1 and message in done.stderr, done.stderr
+
+
+def test_a_file_given_as_a_story_is_no_unread_one(tmp_path, no_model):
+    (tmp_path / "story.json").write_text("{}")
+    said = orthus("story", "--from-story", tmp_path / "story.json").stderr
+    assert "this is a file, and not a story" in said and "give a folder" in said
+    assert "Errno" not in said
 
 
 @pytest.mark.parametrize(
@@ -186,7 +217,7 @@ def test_suggestions_name_what_exists():
     }
     has.add("--format")
     assert {meant.split()[0] for meant in OPTIONS if meant not in (ONE_SIZE, ON_CUDA)} <= has
-    assert {meant.split()[0] for meant in TRAINING_OPTIONS} <= has
+    assert {meant.split()[0] for meant in TRAINING_OPTIONS if meant != ON_FASTEST} <= has
     words = [word for text in OPTIONS.values() for word in text.split()]
     assert len(set(words)) == len(words) and "--guidance-scale" in has
 
