@@ -30,6 +30,8 @@ def read_prompts(said: Sequence[str], file: Path | None) -> list[str]:
         found += _typed_lines("prompts, one a line")
     elif file is not None:
         found += _lines(_content(file), str(file))
+    if not all(text.strip() for text in found):  # the model would refuse it, once it is opened
+        raise PromptError("the prompt is empty", where="prompt", hint="say what you want to see")
     if not found:
         read = STANDARD_INPUT in (*said, str(file))
         raise PromptError(
