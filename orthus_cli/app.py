@@ -16,9 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from orthus_cli.console import Format, Reporter, Settings, occupy_closed
+from orthus_cli.console import Format, Reporter, Settings
 from orthus_cli.help_sections import CommandList, Rows, by_purpose
 from orthus_cli.plugins import Commands, discover
+from orthus_cli.streams import occupy_closed
 from orthus_core.errors import OrthusError
 from orthus_core.version import __version__
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orthus_cli.console import Reporter, Settings, is_half
+from orthus_cli.console import Reporter, Settings
+from orthus_cli.streams import is_half
 from orthus_core.errors import PromptError
 from orthus_core.samplers.seeds import MOST_PICTURES
 

@@ -202,7 +202,7 @@ def prepare_world(
     The trainings need no such folder, they make rows as they go; it is for looking at them, and for
     other tools. The same seed gives the same rows.
     """
-    from orthus_core.atomic import check_empty
+    from orthus_core.atomic_folder import check_empty
     from orthus_core.world.export import export
     from orthus_core.world.records import MAKERS
     from orthus_core.world.world import World

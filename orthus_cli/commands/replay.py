@@ -10,13 +10,15 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.answers_again import ask_again
-from orthus_cli.console import Reporter, encoding_of, reporter, stream_of
+from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import words_of
-from orthus_core.errors import OutputError, shell_quoted
+from orthus_cli.streams import encoding_of, stream_of
+from orthus_core.errors import OutputError
 from orthus_core.recipe import GenerateRecipe, dump
+from orthus_core.shell_words import shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel

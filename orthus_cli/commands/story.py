@@ -66,7 +66,7 @@ def story(
     from_story = flags["from_story"] and Path(flags["from_story"])
     from orthus_core.api.requests import run
     from orthus_core.api.stories import StoryCollector, earlier_values, open_story, prepare_story
-    from orthus_core.atomic import check_folder
+    from orthus_core.atomic_folder import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
 
     # 1. The inputs, and whether the output can be written.

@@ -18,7 +18,8 @@ import torch
 from transformers import ChameleonProcessor
 from transformers.utils import logging
 
-from orthus_core.atomic import real_path, staged_folder
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import (
     check_keys,
@@ -39,10 +40,11 @@ from orthus_core.checkpoint.layout import (
 from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.device import pick_device, pick_dtype
-from orthus_core.errors import CheckpointError, shell_quoted
+from orthus_core.errors import CheckpointError
 from orthus_core.model.config import IMAGE_TOKEN, DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.shell_words import shell_quoted
 
 
 class Opened(NamedTuple):

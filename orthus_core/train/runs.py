@@ -18,10 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orthus_core.atomic import check_folder, probe_folder, write_text
+from orthus_core.atomic import write_text
+from orthus_core.atomic_folder import check_folder
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
+from orthus_core.output_checks import probe_folder
 from orthus_core.train.metrics import BOARD, METRICS, steps_of
 from orthus_core.train.state import (
     ABOUT,

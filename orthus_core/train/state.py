@@ -18,15 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from orthus_core.atomic import (
-    TRAINING_SUFFIX,
-    check_room,
-    probe_folder,
-    real_path,
-    staged_folder,
-)
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import TRAINING_SUFFIX, staged_folder
 from orthus_core.device import is_out_of_memory
 from orthus_core.errors import OutputError, TrainingError, UnplacedError
+from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_cli.prompts import as_text, read_prompts
-from orthus_core.errors import PromptError, shell_quoted
+from orthus_core.errors import PromptError
+from orthus_core.shell_words import shell_quoted
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +90,7 @@ def test_quoted_words_come_back_from_a_shell_byte_by_byte(word, shell) -> None:
 
 # The next file must not get the number of a closed stream: what is said aside would land in it.
 OCCUPIED = (
-    "import sys; from orthus_cli.console import occupy_closed; occupy_closed(); "
+    "import sys; from orthus_cli.streams import occupy_closed; occupy_closed(); "
     "sys.stderr.write('x'); assert open(sys.executable, 'rb').fileno() > 2"
 )
 

@@ -19,17 +19,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from orthus_cli.app import app
-from orthus_core.atomic import (
-    check_folder,
-    check_room,
-    staged_file,
-    staged_folder,
-    write_text,
-)
+from orthus_core.atomic import staged_file, write_text
+from orthus_core.atomic_folder import check_folder, staged_folder
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import OutputError, UnplacedError
 from orthus_core.events import Event, Note, StepDone
+from orthus_core.output_checks import check_room
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.results.output_names import Named, check_free, picture_paths
@@ -400,7 +396,7 @@ def test_a_place_that_may_be_written_is_left_as_it_was(tmp_path):
 
 
 def test_a_full_disk_of_a_few_megabytes_is_told_in_megabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("orthus_core.atomic.free_disk", lambda folder: 1_500_000)
+    monkeypatch.setattr("orthus_core.output_checks.free_disk", lambda folder: 1_500_000)
     with pytest.raises(OutputError, match=r"2\.0 MB to write and 1\.5 MB free"):
         check_room(tmp_path, 2_000_000)
 
