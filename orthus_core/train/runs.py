@@ -218,7 +218,9 @@ def check_free(folder: Path, found: TrainingRun | None) -> None:
     """
     if there := _to_lose(folder, found):
         raise OutputError(
-            f"there is a run here already, with {there}", where=str(folder), hint=CONTINUE_OR_REPLACE
+            f"there is a run here already, with {there}",
+            where=str(folder),
+            hint=CONTINUE_OR_REPLACE,
         )
 
 
