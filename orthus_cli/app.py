@@ -230,7 +230,7 @@ def _add_suggestion(error: Any) -> None:
     said = ""
     if name and command and hasattr(error, "possibilities"):  # an option that does not exist
         said, error.possibilities = suggest_option(name, command), None
-    elif "--device" in getattr(getattr(error, "param", None), "opts", ()):
+    elif {"--device", "--dtype"} & {*getattr(getattr(error, "param", None), "opts", ())}:
         said = suggest_value(str(error).partition("'")[2].partition("'")[0])
     if said:
         error.message = f"{error.message.rstrip('.')}: {said}"

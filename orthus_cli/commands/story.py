@@ -102,8 +102,9 @@ def story(
     # 3. The complete folder.
     story = collector.story
     record = story.save(folder, overwrite=overwrite)
+    shown = sum(panel.image is not None for panel in story.panels)
     r.result(
         {"folder": str(folder), **record},
-        text=f"{folder / PAGE}: {len(story.images)} pictures, seed {chosen}",
+        text=f"{folder / PAGE}: {shown} picture{'s' * (shown != 1)}, seed {chosen}",
         quiet=[folder],
     )

@@ -70,7 +70,7 @@ class OpenedOrthus(NamedTuple):
 def open_model(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
@@ -130,7 +130,7 @@ def open_model(
 def open_orthus(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
 ) -> OpenedOrthus:
     """`open_model` for callers that require an Orthus, such as its trainings.
