@@ -26,6 +26,7 @@ import typer
 
 from orthus_core.errors import OrthusError, OutputError
 from orthus_core.events import ImageBegun, Note, PatchDone, Progress, StepDone
+from orthus_core.shell_words import shell_quoted
 
 if TYPE_CHECKING:
     import rich.console
@@ -104,6 +105,10 @@ class Reporter:
         """Writes a line that is shown only with -v."""
         if self.verbose:
             self._aside(message)
+
+    def detail_command(self, words: Sequence[str]) -> None:
+        """Writes a command as it can be pasted from here, only with -v."""
+        self.detail(shell_quoted(words, encoding_of(stream_of(err=True))))
 
     def warn(self, message: str) -> None:
         """Writes a line that is shown even with -q."""

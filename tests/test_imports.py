@@ -169,8 +169,8 @@ NOT_FOR_POSTTRAIN = {
 @pytest.mark.parametrize(
     ("words", "most", "unwanted"),
     [
-        (DRAW, 76, NOT_FOR_DRAWING),
-        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 100, NOT_FOR_POSTTRAIN),
+        (DRAW, 82, NOT_FOR_DRAWING),
+        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 105, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],
 )

@@ -7,7 +7,6 @@ headers, before the weights are read.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import ERROR, getLogger
@@ -45,6 +44,7 @@ from orthus_core.model.config import IMAGE_TOKEN, DiscreteConfig, InterleavedCon
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.shell_words import shell_quoted
+from orthus_core.user_files import user_path
 
 
 class Opened(NamedTuple):
@@ -310,7 +310,7 @@ def save_model(
     """
     from orthus_core.checkpoint.card import model_card
 
-    folder = Path(os.path.expanduser(folder))
+    folder = user_path(folder)
     with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)

@@ -21,7 +21,7 @@ from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture, Picture
-from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out
+from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out, identity_of
 from orthus_core.device import usable_processors
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
@@ -49,6 +49,14 @@ class RowSources(NamedTuple):
 
     train: Source
     held_out: Source | None
+
+    @property
+    def identity(self) -> str:
+        """What tells these rows from others; empty where the recipe alone decides them."""
+        read = [each for each in self if isinstance(each, ShuffledSource)]
+        documents = [document for source in read for document in source.documents]
+        values = ([segment.value for segment in each.segments] for each in documents)
+        return identity_of(values) if read else ""
 
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:

@@ -46,7 +46,7 @@ SAMPLES = "samples"
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
 RECORDED = ("id", "begun", "lineage", "source", "origins", "replacing")
 # Origins that are only known when the model has been opened and all processes have met.
-KNOWN_LATER = ("init_from", "devices")
+KNOWN_LATER = ("init_from", "devices", "rows")
 
 CONTINUE_OR_REPLACE = (
     "--resume auto goes on with it; --overwrite begins anew and removes its states, figures and "

@@ -26,6 +26,7 @@ from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
+from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
     from orthus_core.train.runs import TrainingRun
@@ -65,6 +66,11 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
         and key.default is not None
     }
     return json.loads(json.dumps(taken | more))  # converted as in a saved state
+
+
+def rows_origin(identity: str) -> dict[str, str]:
+    """The data as an origin of a training; none where the recipe alone decides it."""
+    return {"rows": identity} if identity else {}
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -324,10 +330,14 @@ def check_same(
 
 
 def is_same(key: str, one: Any, other: Any) -> bool:
-    """Whether two values of a key are the same; a folder of data may be spelled in two ways."""
+    """Whether two values of a key are the same; a folder of data may be spelled in two ways, and
+    states of earlier versions do not tell their rows.
+    """
+    if key == "rows" and None in (one, other):
+        return True
     if key != "data.source" or SPRITES in (one, other) or None in (one, other):
         return one == other
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or user_path(one).resolve() == user_path(other).resolve()
 
 
 def value_text(values: Mapping[str, Any], key: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -279,6 +280,49 @@ def test_everything_that_changed_is_named(trained, output):
         assert key in caught.value.message
     assert "prefix_noise" in caught.value.message
     assert saved_steps(training_folder(output)) == [2]
+
+
+@pytest.mark.parametrize(
+    "change", ["more rows", "another text", "another picture of that name", "another order"]
+)
+def test_data_that_changed_under_the_same_name_is_named(trained, output, source, tmp_path, change):
+    mine = shutil.copytree(source.parent, tmp_path / "mine")
+    records = mine / source.name
+    named = f"data.source={json.dumps(str(records))}"
+    trained(2, named)
+    lines = records.read_text().splitlines()
+    if change == "more rows":
+        lines.append(lines[0])
+    elif change == "another text":
+        row = json.loads(lines[1])
+        next(each for each in row["segments"] if each["type"] == "text")["value"] += " indeed"
+        lines[1] = json.dumps(row)
+    elif change == "another order":
+        lines.reverse()
+    else:
+        picture = next(mine.rglob("*.png"))
+        Image.new("RGB", (40, 30), "teal").save(picture)
+    records.write_text("\n".join(lines) + "\n")
+    with pytest.raises(TrainingError, match=r"rows = '6 rows, \w+', now '[67] rows, \w+'"):
+        trained(3, named, resume=True)
+    assert saved_steps(training_folder(output)) == [2]
+
+
+def test_data_that_was_moved_or_copied_is_the_same(trained, output, source, tmp_path, monkeypatch):
+    named = f"data.source={source.name}"
+    monkeypatch.chdir(shutil.copytree(source.parent, tmp_path / "a"))
+    trained(2, named)
+    monkeypatch.chdir(shutil.copytree(source.parent, tmp_path / "b"))
+    trained(None, named, resume=True)
+
+
+def test_a_state_that_does_not_tell_its_rows_goes_on(trained, output):
+    trained(2)
+    about = state_path(training_folder(output), 2) / ABOUT
+    told = json.loads(about.read_text())
+    assert told["origins"].pop("rows").startswith("6 rows")
+    about.write_text(json.dumps(told))
+    trained(None, resume=True)
 
 
 def test_what_changes_no_number_may_change(trained, output, source, monkeypatch):
