@@ -84,7 +84,8 @@ def story(
     try:
         opening = open_story(resolved, prompt, images or [])
     except PromptError as error:
-        error.hint += "" if prompt or images else add_dash("orthus story -")
+        if not (prompt or images or resolved.from_story):
+            error.hint += add_dash("orthus story -")
         raise
     (chosen,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     folder = output or Path("story" if from_story is None else f"{from_story.name}-{chosen}")
