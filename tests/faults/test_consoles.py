@@ -192,13 +192,18 @@ def test_standard_input_without_prompts_is_named(monkeypatch, typed, message) ->
             read_prompts(said, file)
 
 
-def test_a_pipe_without_a_dash_is_pointed_at_and_a_terminal_is_told(monkeypatch, capsys) -> None:
+def test_a_pipe_without_a_dash_is_pointed_at_and_a_terminal_is_told(
+    monkeypatch, capsys, tmp_path
+) -> None:
     reads, writes = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(reads))
     with pytest.raises(PromptError) as found:
         read_prompts([], None)
-    os.close(writes)
     assert "orthus generate -" in found.value.hint
+    with pytest.raises(SystemExit):
+        app(["story", "-o", str(tmp_path / "story")], prog_name="orthus")
+    assert "orthus story -" in capsys.readouterr().err
+    os.close(writes)
     terminal = SimpleNamespace(isatty=lambda: True, buffer=io.BytesIO(b"a fox\n"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", terminal)
     assert read_prompts(["-"], None) == ["a fox"]
