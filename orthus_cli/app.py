@@ -16,9 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from orthus_cli.console import Format, Reporter, Settings, occupy_closed
+from orthus_cli.console import Format, Reporter, Settings
 from orthus_cli.help_sections import CommandList, Rows, by_purpose
 from orthus_cli.plugins import Commands, discover
+from orthus_cli.streams import occupy_closed
 from orthus_core.errors import OrthusError
 from orthus_core.version import __version__
 
@@ -230,7 +231,7 @@ def _add_suggestion(error: Any) -> None:
     said = ""
     if name and command and hasattr(error, "possibilities"):  # an option that does not exist
         said, error.possibilities = suggest_option(name, command), None
-    elif "--device" in getattr(getattr(error, "param", None), "opts", ()):
+    elif {"--device", "--dtype"} & {*getattr(getattr(error, "param", None), "opts", ())}:
         said = suggest_value(str(error).partition("'")[2].partition("'")[0])
     if said:
         error.message = f"{error.message.rstrip('.')}: {said}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from orthus_cli.console import Reporter
+from orthus_core.recipe.solver_registry import check_name
 
 if TYPE_CHECKING:
     from orthus_core.api.images import ImageRequest
@@ -29,7 +30,9 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
 
     Raises:
         CheckpointError, HubError: When the model is not available, or has no tokenizer.
+        PromptError: When there is no scheduler of the recipe's name.
     """
+    check_name(getattr(recipe, "scheduler", None))
     from orthus_core.api.loaded import load_model
 
     loaded = load_model(

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from orthus_cli.console import Reporter, encoding_of
+from orthus_cli.console import Reporter
+from orthus_cli.streams import encoding_of
 from orthus_core.events import ImageDone, PatchDone
 
 if TYPE_CHECKING:

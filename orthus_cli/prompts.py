@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orthus_cli.console import Reporter, Settings, is_half
+from orthus_cli.console import Reporter, Settings
+from orthus_cli.streams import is_half
 from orthus_core.errors import PromptError
 from orthus_core.samplers.seeds import MOST_PICTURES
 
@@ -30,6 +31,8 @@ def read_prompts(said: Sequence[str], file: Path | None) -> list[str]:
         found += _typed_lines("prompts, one a line")
     elif file is not None:
         found += _lines(_content(file), str(file))
+    if not all(text.strip() for text in found):  # the model would refuse it, once it is opened
+        raise PromptError("the prompt is empty", where="prompt", hint="say what you want to see")
     if not found:
         read = STANDARD_INPUT in (*said, str(file))
         raise PromptError(
@@ -39,6 +42,20 @@ def read_prompts(said: Sequence[str], file: Path | None) -> list[str]:
             + ("" if read else add_dash("orthus generate -")),
         )
     return found
+
+
+def hint_at_slips(r: Reporter, said: Sequence[str]) -> None:
+    """Reports what a prompt's shape suggests was meant otherwise: words without quotes, each of
+    which is a prompt of its own, or the name of a file of prompts.
+    """
+    words = [text for text in said if text != STANDARD_INPUT]
+    if len(words) > 1 and not any(" " in text for text in words):
+        r.warn(
+            f"{len(words)} prompts, each its own picture: {', '.join(map(repr, words[:3]))}"
+            f"{' ...' if len(words) > 3 else ''}; put words that belong together in quotes"
+        )
+    for name in (text for text in words if text.endswith((".txt", ".csv", ".jsonl"))):
+        r.warn(f"{name!r} is drawn as words; --prompt-file {name} reads prompts from a file")
 
 
 def read_text(said: str | None) -> str | None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orthus_core.errors import DataError, PromptError, is_plain, shell_quoted
+from orthus_core.errors import DataError, PromptError
 from orthus_core.recipe import Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
+from orthus_core.shell_words import is_plain, shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.api.continuation import Continuation

@@ -26,10 +26,12 @@ COMMANDS = {
     "bench": "benchmark speed time profile timing perf",
     "plan": "memory estimate fit-memory vram size requirements",
     "info": "show inspect metadata exif about what stat identify models model",
+    "generate --continue": "outpaint continue extend",
+    "recipes validate": "validate lint check-recipe",
     "replay": "reproduce redo repeat again verify rerun redraw",
     "doctor": "check-env env diagnose devices gpus gpu system setup report selftest status",
     "recipes ls": "ls list configs presets config",
-    "data check": "dataset datasets check validate-data",
+    "data check": "dataset datasets check validate-data data-check check-data",
     "plugins": "extensions plugin addons",
     "--version": "version ver --ver -V",
     "--help": "help man usage",
@@ -45,14 +47,16 @@ OPTIONS = {
     "--steps": "--num-steps --sampling-steps --inference-steps --sample-steps --ddim-steps "
     "--ddim_steps --num_inference_steps --n-steps --iterations -s",
     "--scheduler": "--sampler --sampling-method --solver --sampler-name --scheduler-type",
-    "--guidance": "--cfg --cfg_scale --scale --guidance_scale --cfg-guidance --guide",
+    "--guidance": "--cfg --cfg_scale --scale --guidance_scale --cfg-guidance --guide "
+    "--unconditional-guidance-scale",
     "--image-guidance": "--image-cfg --image-guidance-scale --image_guidance_scale --cfg-image "
     "--image-cfg-scale",
     "--negative-prompt": "--negative --neg --neg-prompt --negative_prompt --uncond -np",
     "--output": "--out --save --save-to --outdir --out-dir --output-dir --output_dir --outfile "
     "--output-file --file --save-path --dest --filename -O",
     "--num-images": "--num-samples --num_samples --count --number --n-samples --n_samples --images "
-    "--num --num-images-per-prompt --num_images_per_prompt --n-iter -c -N",
+    "--num --num-images-per-prompt --num_images_per_prompt --n-iter -c -N "
+    "--samples --n",
     "--batch-size": "--batch --bs --batchsize --batch_size -b",
     "--seed": "--seeds --random-seed --manual-seed --rng-seed -S",
     ON_CUDA: "--gpu --gpus --cuda --use-gpu --gpu-id",
@@ -74,7 +78,8 @@ OPTIONS = {
     "--image": "--input --init-image --init_image --init-img --input-image --image-path -i --img "
     "--ref --reference",
     "--max-new-tokens": "--max-tokens --max_new_tokens --max-length --num-tokens --new-tokens",
-    "--panels": "--num-panels --pages --pictures --frames --num-pictures",
+    "--panels": "--num-panels --pages --pictures --frames --num-pictures --chapters -n",
+    "--temperature": "--temp --heat",
     "--config-from": "--config --from-image --params-from --config-file",
     "--recipe": "--yaml --toml --conf --settings --preset-file",
     "--format json": "--json --as-json --output-format",
@@ -86,6 +91,29 @@ OPTIONS = {
     "--init-from": "--from --start-from --init --base-model --pretrained",
 }
 """Options of other tools, by what they are called here, or by what is to be said instead."""
+
+ON_FASTEST = "a training takes the fastest device by itself; CUDA_VISIBLE_DEVICES chooses a GPU"
+
+TRAINING_OPTIONS = {
+    ON_FASTEST: "--device --gpu --gpus --cuda --use-gpu --gpu-id --num-gpus --device-id --cpu",
+    "--resume": "--resume-from-checkpoint --resume-from --continue --continue-from --restart",
+    "--set optim.lr=1e-5": "--lr --learning-rate --base-lr --max-lr",
+    "--set optim.steps=1000": "--steps --max-steps --num-steps --max-train-steps --train-steps "
+    "--total-steps --iterations --max-iters --epochs --num-epochs --num-train-epochs",
+    "--set optim.batch_size=8": "--batch-size --batch --bs --train-batch-size -b "
+    "--per-device-train-batch-size --micro-batch-size",
+    "--set optim.accumulate=2": "--gradient-accumulation-steps --grad-accum --accumulate "
+    "--accumulation-steps --accumulate-grad-batches",
+    "--set optim.warmup_steps=100": "--warmup --warmup-steps --lr-warmup-steps --num-warmup-steps",
+    "--set seed=1": "--seed --random-seed --manual-seed -S",
+    "--set data.source=DIR": "--data --dataset --data-dir --data-path --train-data-dir "
+    "--dataset-name --train-data --instance-data-dir",
+    "--set log.save_every=500": "--save-every --save-steps --checkpointing-steps --save-interval",
+}
+"""The same of the trainings, whose values are recipe keys without options of their own."""
+
+CLOSE = 0.7
+"""How alike two words must be for a typing error: below it `--lora` comes near `--format`."""
 
 AS_ARGUMENTS = ("-p", "--prompt", "--text", "--caption", "--instruction", "--txt")
 """Options of other tools for what is an argument here."""
@@ -103,9 +131,10 @@ def suggest_command(word: str, known: Iterable[str]) -> str:
     low = word.lower().replace("_", "-")
     meant = [name for name, words in COMMANDS.items() if low in words.split()]
     meant = [name for name in meant if name.startswith("-") or name.partition(" ")[0] in known]
-    meant += [name for name in known if low == name.replace("-", "") and name not in meant]
+    joined = low.replace("-", "")
+    meant += [name for name in known if joined == name.replace("-", "") and name not in meant]
     if low not in known and not meant:
-        meant = get_close_matches(low, known, cutoff=0.6)
+        meant = get_close_matches(low, known, cutoff=CLOSE)
         meant = meant or [name for name in known if len(low) > 2 and name.startswith(low)]
     elif low in known:
         meant = [low]
@@ -130,26 +159,30 @@ def suggest_option(word: str, command: Any) -> str:
             command.name, f"orthus {command.name} 'a snowman'"
         )
         return f"it is an argument, without an option: {example}"
-    for meant, words in OPTIONS.items():
+    trains = {"--resume", "--set"} <= has
+    for meant, words in (*(TRAINING_OPTIONS.items() if trains else ()), *OPTIONS.items()):
         if low not in (
             each if len(each) == 2 else each.replace("_", "-") for each in words.split()
         ):
             continue
-        if meant == ONE_SIZE and "--steps" in has:
-            return ONE_SIZE
+        if meant == ON_FASTEST or (meant == ONE_SIZE and "--steps" in has):
+            return meant
         if meant.split()[0].strip(",") in has or (meant.startswith("--format") and has):
             return meant if meant == ON_CUDA else f"did you mean {meant}?"
     if low in has:  # other case, or _ for -
         return f"did you mean {low}?"
-    near = get_close_matches(
-        low, sorted(each for each in has if each.startswith("--")), cutoff=0.65
-    )
-    return f"did you mean {' or '.join(near)}?" if near else ""
+    # Without the dashes, in which all options are alike.
+    long = sorted(each[2:] for each in has if each.startswith("--"))
+    near = get_close_matches(low.lstrip("-"), long, cutoff=CLOSE)
+    return f"did you mean {' or '.join(f'--{each}' for each in near)}?" if near else ""
 
 
 def suggest_value(value: str) -> str:
-    """What to say of a device that names its number, such as `cuda:1`."""
+    """What to say of an unknown device or precision, or of a device's number, as in `cuda:1`."""
+    from orthus_core.recipe.load import OTHER_WORDS
+
     kind, _, number = value.partition(":")
     if kind == "cuda" and number.isdecimal():
         return f"one GPU of several is chosen with: CUDA_VISIBLE_DEVICES={number} orthus ..."
-    return ""
+    meant = OTHER_WORDS.get(kind.lower())
+    return f"did you mean {meant!r}?" if meant else ""

@@ -72,8 +72,8 @@ def is_available(kind: str) -> bool:
     return kind == "auto" or kind in {device.kind for device in devices()}
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device with this name; "auto" is cuda, then mps, then cpu.
+def pick_device(device: str | torch.device | None = "auto") -> torch.device:
+    """The device with this name; "auto" and None are cuda, then mps, then cpu.
 
     Every model that is opened passes through here, from Python as from the command line, so this is
     also where torch's threads are limited (`limit_threads`).
@@ -82,7 +82,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         OrthusError: When this machine has no such device.
     """
     limit_threads()
-    if device != "auto":
+    if device not in (None, "auto"):
         return _check_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")

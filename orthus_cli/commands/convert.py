@@ -11,8 +11,8 @@ import typer
 from orthus_cli.console import Reporter, reporter
 from orthus_cli.options import DryRun, OutputFolder, Overwrite, RecipeFile, Sets
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_core.errors import shell_quoted
 from orthus_core.recipe import ConvertRecipe, as_table, dump, load
+from orthus_core.shell_words import shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.checkpoint.convert import Converted
@@ -53,7 +53,7 @@ def convert(
     r = reporter(ctx)
     r.detail(dump(resolved))
 
-    from orthus_core.atomic import check_folder
+    from orthus_core.atomic_folder import check_folder
     from orthus_core.checkpoint.convert import Converted, plan
     from orthus_core.checkpoint.convert import convert as run
     from orthus_core.checkpoint.headers import CONFIG

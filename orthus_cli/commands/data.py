@@ -74,12 +74,14 @@ def check(
     training = _training(recipe, sets or [])
     register_picture_kinds()
     reading = read(path, strict=strict or training.data.strict, name=named)
-    for _ in r.track(check_data(reading, training, model)):
-        pass
-    for fault in reading.faults:
-        r.warn(str(fault))
-    if reading.fault_count > len(reading.faults):
-        r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
+    try:
+        for _ in r.track(check_data(reading, training, model, path)):
+            pass
+    finally:  # they may be why nothing is left to train on
+        for fault in reading.faults:
+            r.warn(str(fault))
+        if reading.fault_count > len(reading.faults):
+            r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
     usable = len(reading.documents)
     r.result(
         {
@@ -200,7 +202,7 @@ def prepare_world(
     The trainings need no such folder, they make rows as they go; it is for looking at them, and for
     other tools. The same seed gives the same rows.
     """
-    from orthus_core.atomic import check_empty
+    from orthus_core.atomic_folder import check_empty
     from orthus_core.world.export import export
     from orthus_core.world.records import MAKERS
     from orthus_core.world.world import World

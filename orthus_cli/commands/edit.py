@@ -112,6 +112,7 @@ def edit(
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
             + (f"; drawn as: {one['text']}" if "text" in one else "")
+            + (f"; beside what it was: {one['compare']}" if compare else "")
             for one in saved
         )
         + kept_line(files),

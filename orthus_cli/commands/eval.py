@@ -60,7 +60,7 @@ def mini(
     stands beside chance, the judge's verdict on true pictures, and on true pictures that went
     through the model's autoencoder, which no drawing can be expected to pass.
     """
-    from orthus_core.atomic import check_folder
+    from orthus_core.atomic_folder import check_folder
     from orthus_core.results.output_names import write_folder
     from orthus_core.world.benchmark.context import EvalContext, TaskResult
     from orthus_core.world.benchmark.mini import TASKS, evaluate, select_tasks

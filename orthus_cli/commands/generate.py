@@ -16,7 +16,7 @@ from orthus_cli.drawing import (
     open_model,
     save_images,
 )
-from orthus_cli.prompts import check_count, read_prompts
+from orthus_cli.prompts import check_count, hint_at_slips, read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import continuation_from, read_stored
 from orthus_core.recipe import GenerateRecipe, dump, load
@@ -69,6 +69,7 @@ def generate(
     check_count(len(texts), max(resolved.num_images, len(resolved.seeds)))
     r = reporter(ctx)
     r.detail(dump(resolved))
+    hint_at_slips(r, prompts or ())
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
     names = [Named(text, seed) for text in texts for seed in chosen]
     paths = picture_paths(output, names, overwrite=overwrite, keep=skip_existing)
@@ -106,6 +107,7 @@ def generate(
             "model": loaded.about,
         },
         text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved)
-        + kept_line(files),
+        + kept_line(files)
+        + (f"\n{grid}: all of them" if grid else ""),
         quiet=files.paths,
     )

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from orthus_cli.console import Reporter, encoding_of, reporter
+from orthus_cli.console import Reporter, reporter
 from orthus_cli.stored import command_line
+from orthus_cli.streams import encoding_of
 from orthus_core.user_files import user_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -86,7 +86,7 @@ def validate(
         list[str], typer.Argument(metavar="RECIPE...", help="Names or files to check.")
     ],
 ) -> None:
-    """Check recipes without running them: all mistakes in all of them are told."""
+    """Check recipes without running them; all mistakes are told."""
     checked, mistakes = [], list[RecipeError]()
     for recipe in recipes:
         try:

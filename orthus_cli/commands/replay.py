@@ -10,13 +10,14 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.answers_again import ask_again
-from orthus_cli.console import Reporter, encoding_of, reporter, stream_of
+from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
 from orthus_cli.stored import words_of
-from orthus_core.errors import OutputError, shell_quoted
+from orthus_core.errors import OutputError
 from orthus_core.recipe import GenerateRecipe, dump
+from orthus_core.shell_words import shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -75,7 +76,7 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
-    r.detail(shell_quoted(["orthus", *words_of(then, inputs)], encoding_of(stream_of(err=True))))
+    r.detail_command(["orthus", *words_of(then, inputs)])
     r.detail(dump(recipe))
     # 2. The same request again, if necessary with its whole batch.
     loaded = open_model(r, recipe)
@@ -91,8 +92,7 @@ def replay(
     # 3. The result.
     if output:
         write_file(output, remake.png, overwrite=overwrite)
-    differences = again.differences_from(record, loaded)
-    report_replay(r, record, remake, same, among, differences, output)
+    report_replay(r, record, remake, same, among, again.differences_from(record, loaded), output)
     if not same:
         raise typer.Exit(1)
 

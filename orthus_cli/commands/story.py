@@ -11,9 +11,10 @@ import typer
 from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model
-from orthus_cli.prompts import read_text
+from orthus_cli.prompts import add_dash, read_text
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
+from orthus_core.errors import PromptError
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
 
@@ -66,7 +67,7 @@ def story(
     from_story = flags["from_story"] and Path(flags["from_story"])
     from orthus_core.api.requests import run
     from orthus_core.api.stories import StoryCollector, earlier_values, open_story, prepare_story
-    from orthus_core.atomic import check_folder
+    from orthus_core.atomic_folder import check_folder
     from orthus_core.results.story_folder import MARK, PAGE
 
     # 1. The inputs, and whether the output can be written.
@@ -80,7 +81,12 @@ def story(
     r.detail(dump(resolved))
     if resolved.from_story is None:  # a continued story has its own
         prompt, images = read_text(prompt) or before.prompt, images or before.inputs()
-    opening = open_story(resolved, prompt, images or [])
+    try:
+        opening = open_story(resolved, prompt, images or [])
+    except PromptError as error:
+        if not (prompt or images or resolved.from_story):
+            error.hint += add_dash("orthus story -")
+        raise
     (chosen,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     folder = output or Path("story" if from_story is None else f"{from_story.name}-{chosen}")
     check_folder(folder, mark=MARK, overwrite=overwrite)
@@ -102,8 +108,9 @@ def story(
     # 3. The complete folder.
     story = collector.story
     record = story.save(folder, overwrite=overwrite)
+    shown = sum(panel.image is not None for panel in story.panels)
     r.result(
         {"folder": str(folder), **record},
-        text=f"{folder / PAGE}: {len(story.images)} pictures, seed {chosen}",
+        text=f"{folder / PAGE}: {shown} picture{'s' * (shown != 1)}, seed {chosen}",
         quiet=[folder],
     )

@@ -6,14 +6,16 @@ Values are checked against the same recipes as the commands' options, so both sa
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
 
+from orthus_core.device import DTYPES
 from orthus_core.errors import ArgumentError, RecipeError
 from orthus_core.recipe import Recipe, load
 from orthus_core.recipe.drawing import ModelKeys, PanelText, TextSampling
@@ -31,6 +33,11 @@ ALIASES = {
     "image_guidance_scale": "image_guidance",
 }
 """Other names of arguments, as the commands and diffusers know them."""
+
+SIZES = {"width", "height", "size", "image_size", "resolution"}
+"""Arguments of other libraries for the size of a picture, which a model has once."""
+
+MOST_SEED = 2**63 - 1
 
 TEXT_KEYS = {*members(TextSampling), *members(PanelText)}
 MODEL_KEYS = [*members(ModelKeys)]
@@ -54,7 +61,8 @@ def named(
         asked: Further arguments, some of which may have other names.
 
     Raises:
-        ArgumentError: When an argument is given by two names, or belongs to `Orthus.open`.
+        ArgumentError: When an argument is given by two names, belongs to `Orthus.open`, or asks for
+            a size.
     """
     values, known = dict(usual), members(schema)
     given = {name for name, value in usual.items() if value is not None}
@@ -62,6 +70,12 @@ def named(
         key = ALIASES.get(name, name)
         if key not in usual and key not in known:
             key = name
+        if key in SIZES - known.keys():
+            raise ArgumentError(
+                f"a model draws pictures of one size, so that there is no {name}",
+                where=f"the argument {name}",
+                hint="scale the picture afterwards, as in: image.resize((512, 512))",
+            )
         if key in given:
             raise ArgumentError(
                 f"{name} is another name of {key}, and both are given",
@@ -112,14 +126,15 @@ def seeds_of(seed: Any) -> tuple[int, ...]:
     """The given seeds: none, one or several. Raises: ArgumentError for what is no seed."""
     if seed is None:
         return ()
+    seed = _plain(seed)
     several = isinstance(seed, Iterable) and not isinstance(seed, (str, bytes))
     try:
         return tuple(_index(each) for each in (seed if several else [seed]))
     except (TypeError, ValueError):
         raise ArgumentError(
-            f"seed must be a whole number of at least 0, or a list of them, not {seed!r}",
+            f"seed must be a whole number of at least 0, or a list of them, not {seed!r}"[:200],
             where="the argument seed",
-            hint="give a whole number from 0 to 9223372036854775807",
+            hint=f"give a whole number from 0 to {MOST_SEED}",
         ) from None
 
 
@@ -127,6 +142,35 @@ def check_seeds(seed: Any, most: int, why: str) -> None:
     """Raises: ArgumentError when more seeds are given than are used."""
     if len(seeds_of(seed)) > most:
         raise ArgumentError(why, where="the argument seed", hint="give one seed for each")
+
+
+def check_example(pictures: Sequence[Any]) -> None:
+    """Raises: ArgumentError when an example is not a picture before and one after the change."""
+    if len(pictures) not in (0, 2):
+        raise ArgumentError(
+            f"an example is two pictures, before and after the change, not {len(pictures)}",
+            where="the argument example",
+            hint="example=(before, after); what is to be changed is the first argument",
+        )
+
+
+def check_call(work: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
+    """Checks how a method is called, before its values are looked at.
+
+    Raises:
+        ArgumentError: When an argument is missing, or there are more than it takes without a name.
+    """
+    signature = inspect.signature(work)
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        first = [each.name for each in signature.parameters.values() if each.kind in kinds]
+        raise ArgumentError(
+            f"{work.__name__}: {error}",
+            where=f"the arguments of {work.__name__}",
+            hint=f"it takes {' and '.join(first)} first, and all else by name, such as seed=1",
+        ) from None
 
 
 def text_of(name: str, value: Any) -> str:
@@ -162,7 +206,7 @@ def check_open(source: Any, more: Mapping[str, Any], **values: Any) -> None:
         device = str(device)
     if isinstance(device, str):  # one of several accelerators, such as cuda:1
         values["device"] = device.partition(":")[0]
-    if isinstance(values.get("dtype"), torch.dtype):
+    if values.get("dtype") in DTYPES.values():
         del values["dtype"]
     text_of("source", str(source) if isinstance(source, Path) else source)
     recipe_of(OpenArguments, {**values, **more}, {"model": str(source)})
@@ -171,8 +215,8 @@ def check_open(source: Any, more: Mapping[str, Any], **values: Any) -> None:
 def _index(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError("true and false are no numbers")
-    if (number := operator.index(value)) < 0:
-        raise ValueError("a seed has no sign")
+    if not 0 <= (number := operator.index(value)) <= MOST_SEED:
+        raise ValueError("a seed has no sign, and 63 bits")
     return number
 
 

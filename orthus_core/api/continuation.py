@@ -76,7 +76,9 @@ class Continuation(NamedTuple):
     def message(self, loaded: LoadedModel) -> str:
         """A message on what is kept, and where its features come from."""
         rows, kept = loaded.model.config.grid[0], self.rows_kept(loaded)
-        return f"the top {kept} of {rows} rows of {self.path} are kept, {self.source(loaded)}"
+        again = self.source(loaded) == DRAWN_AGAIN
+        how = "computed from its record" if again else "read from its pixels, a little softer"
+        return f"the top {kept} of {rows} rows of {self.path} are kept: {how}"
 
     def features(self, loaded: LoadedModel) -> Tensor:
         """Features of the rows that are kept: [N, C]."""

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orthus_core.api.arguments import (
     TEXT_KEYS,
+    check_example,
     check_open,
     check_seeds,
     named,
@@ -94,7 +95,7 @@ class Orthus:
         cls,
         source: str | Path = "mini",
         *,
-        device: str | torch.device = "auto",
+        device: str | torch.device | None = "auto",
         dtype: str | torch.dtype | None = None,
         quantize: Literal[4, 8] | None = None,
         low_memory: bool = False,
@@ -105,7 +106,7 @@ class Orthus:
         Args:
             source: A folder, `mini` or `chameleon-mini` (included), `base`, `instruct`,
                 `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
-            device: "auto" takes an accelerator where there is one.
+            device: "auto" and None take an accelerator where there is one.
             dtype: Precision of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are
                 bf16 on cuda and fp32 elsewhere.
             quantize: Bits to hold the backbone's weights in; the rest is then bf16 by default.
@@ -203,6 +204,7 @@ class Orthus:
         recipe = recipe_of(EditRecipe, named(EditRecipe, usual, asked), self._opened)
         instruction = text_of("instruction", instruction)
         before_after = input_images(example or ())
+        check_example(before_after)
         edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=False)
         seeds = choose_seeds(recipe.seeds, recipe.num_images)
         return (yield from _images(prepare_edit(self._loaded, recipe, edits, seeds)))

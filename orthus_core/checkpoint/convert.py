@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_folder, check_room, real_path, staged_folder
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import check_folder, staged_folder
 from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
@@ -46,6 +47,7 @@ from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.output_checks import check_room
 from orthus_core.recipe import ConvertRecipe, as_table
 from orthus_core.user_files import user_path
 from orthus_core.version import __version__

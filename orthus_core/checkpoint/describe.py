@@ -26,8 +26,9 @@ from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import vqgan_tensors
 from orthus_core.checkpoint.variants import settled
-from orthus_core.errors import CheckpointError, shell_quoted
+from orthus_core.errors import CheckpointError
 from orthus_core.model.config import CHAMELEON_SAMPLING, OrthusConfig, code_of_token_name
+from orthus_core.shell_words import shell_quoted
 from orthus_core.wrong_content import true_cause
 
 Tensor = TensorHeader | LazyTensor

@@ -6,12 +6,12 @@ Nothing is downloaded unless the name is a hub id or an alias of one.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 from orthus_core.errors import CheckpointError, HubError
+from orthus_core.user_files import user_path
 
 
 class Reach(NamedTuple):
@@ -98,7 +98,7 @@ def resolve(source: str | Path) -> Path:
             accepted.
     """
     name = str(source)
-    path = Path(os.path.expanduser(source))
+    path = user_path(source)
     if path.is_dir():
         return path
     if name in BUNDLED:
@@ -125,7 +125,7 @@ def is_here(source: str | Path) -> bool:
     """Whether a name means a local folder or a bundled model, which `resolve` opens without the
     network.
     """
-    return os.path.isdir(os.path.expanduser(source)) or str(source) in BUNDLED
+    return user_path(source).is_dir() or str(source) in BUNDLED
 
 
 def _bundled(name: str) -> Path:

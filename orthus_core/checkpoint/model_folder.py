@@ -7,7 +7,6 @@ headers, before the weights are read.
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import ERROR, getLogger
@@ -18,7 +17,8 @@ import torch
 from transformers import ChameleonProcessor
 from transformers.utils import logging
 
-from orthus_core.atomic import real_path, staged_folder
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import (
     check_keys,
@@ -47,10 +47,12 @@ from orthus_core.checkpoint.layout import (
 from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.device import pick_device, pick_dtype
-from orthus_core.errors import CheckpointError, shell_quoted
+from orthus_core.errors import CheckpointError
 from orthus_core.model.config import IMAGE_TOKEN, DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.shell_words import shell_quoted
+from orthus_core.user_files import user_path
 
 
 class Opened(NamedTuple):
@@ -78,7 +80,7 @@ class OpenedOrthus(NamedTuple):
 def open_model(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
@@ -138,7 +140,7 @@ def open_model(
 def open_orthus(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
 ) -> OpenedOrthus:
     """`open_model` for callers that require an Orthus, such as its trainings.
@@ -327,7 +329,7 @@ def save_model(
     """
     from orthus_core.checkpoint.card import model_card
 
-    folder = Path(os.path.expanduser(folder))
+    folder = user_path(folder)
     with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)

@@ -1,9 +1,9 @@
 """Lists the pictures of folders: the one walk that data sets and commands share.
 
 A file is a picture by its content, whatever its name says. Names that begin with a dot, and
-`__MACOSX`, are no data; the folder that was named may have such a name itself. Links are followed,
-as a hub's cache consists of them, and each folder is entered once. Whatever is passed over is
-counted and named.
+`__MACOSX`, are no data, nor are the samples of a training that writes into the folder; the folder
+that was named may be of these kinds itself. Links are followed, as a hub's cache consists of them,
+and each folder is entered once. Whatever is passed over is counted and named.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _OF_SYSTEMS = {"thumbs.db", "desktop.ini", "icon\r"}
 # Camera files begin as TIFF does, and what Pillow reads of them is a thumbnail.
 _CAMERA_FILES = set(".arw .cr2 .cr3 .dng .nef .orf .pef .raf .rw2 .srw".split())
 
+# Files that a training begins its folder with (`train.runs.RUN`, `train.metrics.METRICS`).
+_OF_TRAININGS = {"run.json", "metrics.jsonl"}
+
 NAMES_TOLD = 3
 """Number of files that are named as examples of what was passed over."""
 
@@ -31,6 +34,7 @@ HIDDEN = "hidden"
 DANGLING = "behind broken links"
 UPWARD = "linking to a folder above"
 CLOSED = "in folders that may not be read"
+TRAINED = "in the folders of trainings"
 NO_FILE = "neither file nor folder"
 NO_SUFFIX = "without a suffix"
 
@@ -128,6 +132,9 @@ class FolderWalk:
                 entries = [*scanned]
         except OSError:
             self._pass(CLOSED, folder)
+            return
+        if folder != self.folder and {entry.name for entry in entries} >= _OF_TRAININGS:
+            self._pass(TRAINED, folder)
             return
         for entry in entries:
             path, suffix = folder / entry.name, os.path.splitext(entry.name)[1].lower()

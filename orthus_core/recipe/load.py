@@ -39,6 +39,16 @@ Place = Callable[[KeyPath], str]  # where a key of a layer was written, in words
 Values = dict[KeyPath, Any]
 Mistakes = list[tuple[KeyPath, RecipeError]]
 
+OTHER_WORDS = {
+    **dict.fromkeys(("gpu", "nvidia", "cuda", "rocm"), "cuda"),
+    **dict.fromkeys(("metal", "apple", "mps"), "mps"),
+    **dict.fromkeys(("processor", "cpu"), "cpu"),
+    **dict.fromkeys(("half", "float16", "f16", "16"), "fp16"),
+    **dict.fromkeys(("bfloat16", "torch.bfloat16"), "bf16"),
+    **dict.fromkeys(("full", "float", "float32", "f32", "32"), "fp32"),
+}
+"""What devices and precisions are called elsewhere, and here; all in small letters."""
+
 
 class TypedValue(NamedTuple):
     """A value from the command line: as TOML reads it, and as it was typed."""
@@ -367,9 +377,10 @@ def _closest(arms: tuple[Any, ...], value: Any) -> str:
     words = [
         word for arm in arms if typing.get_origin(arm) is Literal for word in typing.get_args(arm)
     ]
-    close = difflib.get_close_matches(
-        str(value), [word for word in words if isinstance(word, str)], n=1
-    )
+    low, texts = str(value).lower(), [word for word in words if isinstance(word, str)]
+    # By meaning before spelling, which would lead from gpu to cpu.
+    meant = OTHER_WORDS.get(low, "")
+    close = [meant] if meant in texts else difflib.get_close_matches(low, texts, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 

@@ -13,15 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orthus_core.atomic import (
-    check_name,
-    is_special,
-    probe_file,
-    real_path,
-    staged_file,
-    staged_folder,
-)
-from orthus_core.errors import OutputError, shell_quoted
+from orthus_core.atomic import is_special, real_path, staged_file
+from orthus_core.atomic_folder import staged_folder
+from orthus_core.errors import OutputError
+from orthus_core.output_checks import check_name, probe_file
+from orthus_core.shell_words import shell_quoted
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")

@@ -103,7 +103,7 @@ def read_made(path: str | Path) -> Record:
         raise DataError(
             "this picture does not say how it was made",
             where=str(path),
-            hint="only pictures that orthus drew do, and not with --no-metadata",
+            hint="only files that the commands of orthus wrote do, and not with --no-metadata",
         )
     return _checked(path, table)._replace(seen=pixel_hash(open_image(path)))
 

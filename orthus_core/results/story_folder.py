@@ -135,9 +135,10 @@ def read_story(folder: Path) -> Earlier:
         recipe, words = record["recipe"], [entry["text"] for entry in entries]
         if not (isinstance(recipe, dict) and all(isinstance(text, str) for text in words)):
             raise ValueError("its recipe or its texts are missing")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        is_file = isinstance(error, NotADirectoryError)
         raise DataError(
-            f"there is no {MARK} in this folder",
+            "this is a file, and not a story" if is_file else f"there is no {MARK} in this folder",
             where=str(folder),
             hint="give a folder that `orthus story` wrote",
         ) from error

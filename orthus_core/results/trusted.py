@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.checkpoint.hub import is_here
-from orthus_core.errors import DataError, shell_quoted
+from orthus_core.errors import DataError
 from orthus_core.recipe.solver_registry import SOLVERS
+from orthus_core.shell_words import shell_quoted
 
 
 def check_harmless(

@@ -4,7 +4,7 @@ of their pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,7 +21,7 @@ from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture, Picture
-from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out
+from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out, identity_of
 from orthus_core.device import usable_processors
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
@@ -49,6 +49,14 @@ class RowSources(NamedTuple):
 
     train: Source
     held_out: Source | None
+
+    @property
+    def identity(self) -> str:
+        """What tells these rows from others; empty where the recipe alone decides them."""
+        read = [each for each in self if isinstance(each, ShuffledSource)]
+        documents = [document for source in read for document in source.documents]
+        values = ([segment.value for segment in each.segments] for each in documents)
+        return identity_of(values) if read else ""
 
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
@@ -150,12 +158,31 @@ def usable(
     reading = ReadResult(strict, documents=[*rows.train.documents, *held_out], where=where)
     yield from reading.check(rule, "rows")
     yield from left_out(reading)
-    kept = [document for document in reading.documents if id(document) not in apart]
+    kept = to_train_on(reading.documents, held_out, where)
     measured = [document for document in reading.documents if id(document) in apart]
     seed = rows.train.seed
     return RowSources(
         ShuffledSource(kept, seed, str(where)), ShuffledSource(measured, seed) if measured else None
     )
+
+
+def to_train_on(
+    documents: Sequence[Document], held_out: Sequence[Document], where: Path
+) -> list[Document]:
+    """The usable documents of a data set without those that are held out.
+
+    Raises:
+        DataError: When there are usable ones, and all of them are held out.
+    """
+    apart = {id(document) for document in held_out}
+    kept = [document for document in documents if id(document) not in apart]
+    if documents and not kept:
+        raise DataError(
+            "there are no documents to train on: all that can be used are held out",
+            where=str(where),
+            hint="set data.held_out to 0, or add rows that can be used",
+        )
+    return kept
 
 
 def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Document], None]:

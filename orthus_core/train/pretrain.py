@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from orthus_core.atomic import staged_folder
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.document import Document
@@ -52,11 +52,15 @@ from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import PictureSource, read_pictures
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
+    AUTOENCODER,
     KNOWN_LATER,
+    TRANSFORMER,
+    check_others,
     check_output,
     finished_note,
     may_replace,
     model_record,
+    other_runs,
     plan_run,
 )
 from orthus_core.train.stages import RowsStage
@@ -64,6 +68,7 @@ from orthus_core.train.state import (
     Resume,
     check_disk,
     origins,
+    rows_origin,
     save_finished,
     saved_steps,
     state_at,
@@ -71,9 +76,7 @@ from orthus_core.train.state import (
 )
 from orthus_core.user_files import user_path
 
-# Its two trainings, and their folders in the run's folder.
-AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
-# What determines the first, and the key of its number of steps.
+# What determines its first training, and the key of its number of steps.
 OF_AUTOENCODER = ("seed", "autoencoder", "data")
 AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
@@ -127,7 +130,8 @@ def pretrain(
     with locked(work) if first else nullcontext():
         # A transformer that begins does so with the autoencoder: what is left of an earlier one
         # must not be resumed beside it.
-        beside = () if resumes.transformer else (work / TRANSFORMER,)
+        others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
+        beside = others if resumes.transformer else (*others, work / TRANSFORMER)
         if pictures is None:
             yield Note(f"autoencoder: that of {shape.taken_from}")
         else:
@@ -163,10 +167,10 @@ def pretrain(
                 log=recipe.log,
                 seed=recipe.seed,
                 folder=work / TRANSFORMER,
-                origins=origins(recipe),
+                origins=origins(recipe, **rows_origin(rows.identity)),
                 resume=resumes.transformer,
                 overwrite=overwrite,
-                replaced=(work / AUTOENCODER,) if taken else (),
+                replaced=(*others, work / AUTOENCODER) if taken else (),
                 should_stop=should_stop,
             )
         if should_stop() or not first:
@@ -202,6 +206,8 @@ def is_finished(recipe: PretrainRecipe, output: Path, resumes: Resumes, *, overw
     """
     work, steps = training_folder(output), recipe.optim.steps
     check_unlocked(work)
+    others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
+    check_others(others, resumes.transformer or resumes.autoencoder, overwrite=overwrite)
     if not recipe.autoencoder.taken_from:
         first = plan_run(work / AUTOENCODER, resumes.autoencoder, overwrite=overwrite)
         own = origins(recipe, *OF_AUTOENCODER)
@@ -294,7 +300,7 @@ def train_autoencoder(
         log=recipe.log,
         seed=recipe.seed,
         folder=folder,
-        origins=origins(recipe, *OF_AUTOENCODER),
+        origins=origins(recipe, *OF_AUTOENCODER, **rows_origin(pictures.identity)),
         length=AUTOENCODER_LENGTH,
         resume=resume,
         overwrite=overwrite,

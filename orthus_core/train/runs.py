@@ -18,10 +18,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orthus_core.atomic import check_folder, probe_folder, real_path, write_text
+from orthus_core.atomic import real_path, write_text
+from orthus_core.atomic_folder import check_folder
 from orthus_core.checkpoint.headers import CONFIG, check_path
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
+from orthus_core.output_checks import probe_folder
 from orthus_core.train.metrics import BOARD, METRICS, steps_of
 from orthus_core.train.state import (
     ABOUT,
@@ -40,13 +42,19 @@ from orthus_core.train.state import (
 # File of a training folder with its run's identity, and of a model folder with its training's.
 RUN = "run.json"
 SAMPLES = "samples"
+# Folders of the two runs of a `pretrain`, in the training folder that any other run has to itself.
+AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
 RECORDED = ("id", "begun", "lineage", "source", "origins", "replacing")
 # Origins that are only known when the model has been opened and all processes have met.
-KNOWN_LATER = ("init_from", "devices")
+KNOWN_LATER = ("init_from", "devices", "rows")
 
 CONTINUE_OR_REPLACE = (
     "--resume auto goes on with it; --overwrite begins anew and removes its states, figures and "
     "samples; or choose another folder with -o"
+)
+REPLACE_OTHER = (
+    "go on with it by the command and recipe that it was begun with; or begin anew: --overwrite, "
+    "without --resume, removes its states, figures and samples; or choose another folder with -o"
 )
 
 
@@ -210,21 +218,54 @@ def check_free(folder: Path, found: TrainingRun | None) -> None:
     Raises:
         OutputError: Says what is there.
     """
-    if found is not None and found.replacing:  # what was there before has been given up
+    if there := _to_lose(folder, found):
+        raise OutputError(
+            f"there is a run here already, with {there}",
+            where=str(folder),
+            hint=CONTINUE_OR_REPLACE,
+        )
+
+
+def other_runs(work: Path, *own: Path) -> tuple[Path, ...]:
+    """The folders in an output's training folder that hold runs of other commands.
+
+    Args:
+        work: The training folder.
+        own: Folders of the runs of the command that asks.
+    """
+    folders = (work, work / AUTOENCODER, work / TRANSFORMER)
+    return tuple(folder for folder in folders if folder not in own)
+
+
+def check_others(others: Sequence[Path], resume: Resume, *, overwrite: bool) -> None:
+    """Check that no run of another command (`other_runs`) would lie beside this one, unless this
+    one begins and may replace it.
+
+    Raises:
+        OutputError: Says what is there.
+    """
+    if overwrite and not resume:
         return
+    for folder in others:
+        if there := _to_lose(folder, read_run(folder)):
+            raise OutputError(
+                f"there is a run of another command here already, with {there}",
+                where=str(folder),
+                hint=REPLACE_OTHER,
+            )
+
+
+def _to_lose(folder: Path, found: TrainingRun | None) -> str:
+    """What a folder with this run holds; "" for nothing, or what has been given up."""
+    if found is not None and found.replacing:
+        return ""
     states, figures = saved_steps(folder), steps_of(folder / METRICS)
-    if states:
-        there = f"states up to step {states[-1]}"
-    elif figures:
-        there = f"figures up to step {figures[-1]} and no state"
-    else:
-        return
+    if not states and not figures:
+        return ""
     begun = f", begun {found.begun}" if found else ""
-    raise OutputError(
-        f"there is a run here already, with {there}{begun}",
-        where=str(folder),
-        hint=CONTINUE_OR_REPLACE,
-    )
+    if states:
+        return f"states up to step {states[-1]}{begun}"
+    return f"figures up to step {figures[-1]} and no state{begun}"
 
 
 def _gone_back(folder: Path, found: TrainingRun | None, state: Path) -> TrainingRun:

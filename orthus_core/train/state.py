@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from orthus_core.atomic import (
-    TRAINING_SUFFIX,
-    check_room,
-    probe_folder,
-    real_path,
-    staged_folder,
-)
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import TRAINING_SUFFIX, staged_folder
+from orthus_core.device import is_out_of_memory
 from orthus_core.errors import OutputError, TrainingError, UnplacedError
+from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
+from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
     from orthus_core.train.runs import TrainingRun
@@ -68,6 +66,11 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
         and key.default is not None
     }
     return json.loads(json.dumps(taken | more))  # converted as in a saved state
+
+
+def rows_origin(identity: str) -> dict[str, str]:
+    """The data as an origin of a training; none where the recipe alone decides it."""
+    return {"rows": identity} if identity else {}
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -212,8 +215,9 @@ def origins_of(state: Path) -> dict[str, Any]:
 
 
 def broken_state(state: Path, error: Exception) -> TrainingError:
+    reason = str(error).splitlines() or [type(error).__name__]  # torch goes on to list all weights
     return TrainingError(
-        f"the saved state does not read: {error}",
+        f"the saved state does not read: {reason[0]}",
         where=str(state),
         hint="delete that folder and resume from the one before it, or begin anew with "
         "--overwrite in place of --resume",
@@ -281,12 +285,14 @@ def load_state(
     step = step_of(path)
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load can raise anything for a broken file
+        objective.load_state_dict(state["objective"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        average.load(state["average"])
+    except Exception as error:  # torch can raise anything for a broken file, or one of other values
+        if is_out_of_memory(error):
+            raise
         raise broken_state(path, error) from error
-    objective.load_state_dict(state["objective"])
-    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(kept)
-    average.load(state["average"])
     return step
 
 
@@ -324,10 +330,14 @@ def check_same(
 
 
 def is_same(key: str, one: Any, other: Any) -> bool:
-    """Whether two values of a key are the same; a folder of data may be spelled in two ways."""
+    """Whether two values of a key are the same; a folder of data may be spelled in two ways, and
+    states of earlier versions do not tell their rows.
+    """
+    if key == "rows" and None in (one, other):
+        return True
     if key != "data.source" or SPRITES in (one, other) or None in (one, other):
         return one == other
-    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    return one == other or user_path(one).resolve() == user_path(other).resolve()
 
 
 def value_text(values: Mapping[str, Any], key: str) -> str:

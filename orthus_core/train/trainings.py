@@ -7,7 +7,6 @@ interleaved rows (2412.00127, section 3.3).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -50,10 +49,12 @@ from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     KNOWN_LATER,
+    check_others,
     check_output,
     finished_note,
     may_replace,
     model_record,
+    other_runs,
     plan_run,
 )
 from orthus_core.train.stages import BuildBaseStage, RowsStage
@@ -61,9 +62,11 @@ from orthus_core.train.state import (
     Resume,
     check_disk,
     origins,
+    rows_origin,
     save_finished,
     training_folder,
 )
+from orthus_core.user_files import user_path
 from orthus_core.version import __version__
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
@@ -91,7 +94,7 @@ def finetune_vae(
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
 
-    output = Path(os.path.expanduser(output))
+    output = user_path(output)
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -123,7 +126,8 @@ def finetune_vae(
 
     torch.manual_seed(recipe.seed)  # the discriminator starts from random weights
     stage = DecoderStage(vq, recipe, pictures)
-    yield from run(stage, recipe, opened, output, finish=finish, **options)
+    rows = pictures.identity
+    yield from run(stage, recipe, opened, output, rows=rows, finish=finish, **options)
 
 
 def build_base(
@@ -134,7 +138,7 @@ def build_base(
     Raises:
         TrainingError: When a weight that text depends on has changed.
     """
-    output = Path(os.path.expanduser(output))
+    output = user_path(output)
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -163,7 +167,8 @@ def build_base(
         return Extras()
 
     with save_on_exit(cache):
-        yield from run(stage, recipe, opened, output, finish=finish, **options)
+        identity = rows.identity
+        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
 
 
 def posttrain(
@@ -174,7 +179,7 @@ def posttrain(
     Raises:
         DataError: When no row can be used (`RowRule`).
     """
-    output = Path(os.path.expanduser(output))
+    output = user_path(output)
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
@@ -207,7 +212,7 @@ def posttrain(
         draw=draw_samples,
     )
     with save_on_exit(cache):
-        yield from run(stage, recipe, opened, output, **options)
+        yield from run(stage, recipe, opened, output, rows=rows.identity, **options)
 
 
 def is_finished(
@@ -228,12 +233,13 @@ def is_finished(
     """
     folder, wanted = training_folder(output), origins(recipe)
     check_unlocked(folder)
+    check_others(other_runs(folder, folder), resume, overwrite=overwrite)
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
     finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
     if finished:
         wanted |= {"init_from": fingerprint(resolve(init_from))}
-        run.check(wanted, recipe.optim.steps, length="optim.steps", but=("devices",))
+        run.check(wanted, recipe.optim.steps, length="optim.steps", but=("devices", "rows"))
         yield finished_note(output, recipe.optim.steps)
     return finished
 
@@ -262,6 +268,7 @@ def run(
     opened: OpenedOrthus,
     output: Path,
     *,
+    rows: str = "",
     resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
@@ -270,6 +277,7 @@ def run(
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
     Args:
+        rows: What tells the training's data from other data (`identity_of`).
         resume: True continues the run beside `output` from its newest saved state, a path goes on
             from the state it names (see `plan_run`).
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
@@ -293,9 +301,10 @@ def run(
             log=recipe.log,
             seed=recipe.seed,
             folder=work,
-            origins=origins(recipe, init_from=start),
+            origins=origins(recipe, init_from=start, **rows_origin(rows)),
             resume=resume,
             overwrite=overwrite,
+            replaced=other_runs(work, work),
             should_stop=should_stop,
         )
         if should_stop():

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from orthus_core.atomic import staged_folder
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.data.document import Document, to_record
 from orthus_core.data.formats.sniff import RECORDS
 from orthus_core.data.pictures import Picture

@@ -499,7 +499,7 @@ def test_the_disk_and_the_memory_are_not_the_files_damage(
 
     for file in ("a.json", "a.png"):
         (tmp_path / file).write_bytes(b"{}")
-    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
     monkeypatch.setattr(Image, "open", fail)
     for attempt in (lambda: read_json(tmp_path / "a.json"), lambda: open_image(tmp_path / "a.png")):
         with pytest.raises(OrthusError, match=says) as caught:
@@ -509,7 +509,8 @@ def test_the_disk_and_the_memory_are_not_the_files_damage(
 
 def test_23_a_pointer_is_neither_prompts_nor_a_vocabulary(tiny_folder: Path, tmp_path: Path):
     (tmp_path / "prompts.txt").write_bytes(POINTER)
-    words = ("generate", "--model", str(tiny_folder), "--device", "cpu", "-o", str(tmp_path / "out"))
+    out = str(tmp_path / "out")
+    words = ("generate", "--model", str(tiny_folder), "--device", "cpu", "-o", out)
     told = CliRunner().invoke(app, [*words, "--prompt-file", str(tmp_path / "prompts.txt")])
     assert told.exit_code == 1 and "Git LFS pointer" in told.stderr
     told = CliRunner().invoke(app, [*words, "-"], input=POINTER)

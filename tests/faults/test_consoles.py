@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_cli.prompts import as_text, read_prompts
-from orthus_core.errors import PromptError, shell_quoted
+from orthus_core.errors import PromptError
+from orthus_core.shell_words import shell_quoted
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +90,7 @@ def test_quoted_words_come_back_from_a_shell_byte_by_byte(word, shell) -> None:
 
 # The next file must not get the number of a closed stream: what is said aside would land in it.
 OCCUPIED = (
-    "import sys; from orthus_cli.console import occupy_closed; occupy_closed(); "
+    "import sys; from orthus_cli.streams import occupy_closed; occupy_closed(); "
     "sys.stderr.write('x'); assert open(sys.executable, 'rb').fileno() > 2"
 )
 
@@ -191,13 +192,18 @@ def test_standard_input_without_prompts_is_named(monkeypatch, typed, message) ->
             read_prompts(said, file)
 
 
-def test_a_pipe_without_a_dash_is_pointed_at_and_a_terminal_is_told(monkeypatch, capsys) -> None:
+def test_a_pipe_without_a_dash_is_pointed_at_and_a_terminal_is_told(
+    monkeypatch, capsys, tmp_path
+) -> None:
     reads, writes = os.pipe()
     monkeypatch.setattr(sys, "stdin", os.fdopen(reads))
     with pytest.raises(PromptError) as found:
         read_prompts([], None)
-    os.close(writes)
     assert "orthus generate -" in found.value.hint
+    with pytest.raises(SystemExit):
+        app(["story", "-o", str(tmp_path / "story")], prog_name="orthus")
+    assert "orthus story -" in capsys.readouterr().err
+    os.close(writes)
     terminal = SimpleNamespace(isatty=lambda: True, buffer=io.BytesIO(b"a fox\n"), encoding="utf-8")
     monkeypatch.setattr(sys, "stdin", terminal)
     assert read_prompts(["-"], None) == ["a fox"]

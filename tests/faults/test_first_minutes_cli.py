@@ -11,12 +11,20 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_cli.plugins import discover
-from orthus_cli.suggestions import COMMANDS, ON_CUDA, ONE_SIZE, OPTIONS
+from orthus_cli.suggestions import (
+    COMMANDS,
+    ON_CUDA,
+    ON_FASTEST,
+    ONE_SIZE,
+    OPTIONS,
+    TRAINING_OPTIONS,
+)
 from orthus_core import Orthus
 from orthus_core.api import loaded
 from orthus_core.checkpoint import model_folder
 from orthus_core.errors import OrthusError
 from orthus_core.events import PatchDone
+from orthus_core.recipe import SCHEMAS, keys
 
 
 def orthus(*words: object):
@@ -120,6 +128,83 @@ def test_a_foreign_option_gets_a_suggestion(typed, said):
     assert done.exit_code == 2 and said in done.stderr, done.stderr
 
 
+@pytest.mark.parametrize(
+    "typed",
+    ["--lora", "--strength", "--eta", "--temp", "--compile", "--quality", "--progress", "--mask"],
+)
+def test_a_foreign_option_without_a_counterpart_gets_no_nonsense(typed):
+    assert "did you mean" not in orthus("generate", "a cat", typed, "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("caption", "a.png", "--temp", 1), "--temperature?"),
+        (("story", "x", "-n", 2), "--panels?"),
+        (("generate", "x", "--n", 2), "--num-images?"),
+        (("generate", "x", "--stpes", 2), "--steps?"),
+        (("posttrain", "--lr", "1e-4"), "--set optim.lr="),
+        (("posttrain", "--learning_rate", "1e-4"), "--set optim.lr="),
+        (("pretrain", "--epochs", 2), "--set optim.steps="),
+        (("build-base", "--batch-size", 2), "--set optim.batch_size="),
+        (("posttrain", "--dataset", "x"), "--set data.source="),
+        (("finetune-vae", "--resume_from_checkpoint", "x"), "--resume?"),
+        (("build-base", "--device", "cuda"), "the fastest device by itself"),
+        (("posttrain", "--gpu", 0), "the fastest device by itself"),
+        (("generate", "x", "--device", "gpu"), "did you mean 'cuda'?"),
+        (("plan", "generate", "--device", "GPU"), "did you mean 'cuda'?"),
+        (("generate", "x", "--dtype", "float16"), "did you mean 'fp16'?"),
+        (("generate", "x", "--set", "device=gpu"), "did you mean 'cuda'?"),
+        (("generate", "x", "--set", "dtype=bfloat16"), "did you mean 'bf16'?"),
+    ],
+)
+def test_foreign_words_are_understood_by_what_the_command_does(words, said):
+    done = orthus(*words)
+    assert done.exit_code in (1, 2) and said in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune-vae", "build-base", "posttrain"])
+def test_what_a_training_is_told_to_set_is_a_key_of_its_recipe(command):
+    has = {key.name for key in keys(SCHEMAS[command])}
+    for meant, spelt in TRAINING_OPTIONS.items():
+        if meant.startswith("--set "):
+            word = meant.removeprefix("--set ").partition("=")[0]
+            said = orthus(command, spelt.split()[0], "1").stderr
+            assert (f"--set {word}=" in said) == (word in has), said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("generate", "a fox", "--scheduler", "hein"), "did you mean 'heun'"),
+        (("story", "a fox", "--scheduler", "k_euler"), "there is no scheduler"),
+        (("generate", ""), "the prompt is empty"),
+        (("generate", "a fox", "  "), "the prompt is empty"),
+    ],
+)
+def test_what_no_model_can_use_is_told_before_one_is_opened(words, message, tmp_path, no_model):
+    done = orthus(*words, "-o", tmp_path / "out")
+    assert done.exit_code == 1 and message in done.stderr, done.stderr
+
+
+def test_a_file_given_as_a_story_is_no_unread_one(tmp_path, no_model):
+    (tmp_path / "story.json").write_text("{}")
+    said = orthus("story", "--from-story", tmp_path / "story.json").stderr
+    assert "this is a file, and not a story" in said and "give a folder" in said
+    assert "Errno" not in said
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("login", None), ("clean", None), ("update", None), ("batch", None), ("fly", None),
+     ("pre-train", "pretrain"), ("outpaint", "generate --continue"), ("stroy", "story"),
+     ("validate", "recipes validate"), ("data-check", "data check")],
+)  # fmt: skip
+def test_a_command_gets_one_suggestion_or_none(typed, meant):
+    said = orthus(typed, "x").stderr
+    assert f"did you mean '{meant}'?" in said if meant else "did you mean" not in said, said
+
+
 def test_suggestions_name_what_exists():
     commands = discover()
     for meant in COMMANDS:
@@ -132,6 +217,7 @@ def test_suggestions_name_what_exists():
     }
     has.add("--format")
     assert {meant.split()[0] for meant in OPTIONS if meant not in (ONE_SIZE, ON_CUDA)} <= has
+    assert {meant.split()[0] for meant in TRAINING_OPTIONS if meant != ON_FASTEST} <= has
     words = [word for text in OPTIONS.values() for word in text.split()]
     assert len(set(words)) == len(words) and "--guidance-scale" in has
 

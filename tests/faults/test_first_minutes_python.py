@@ -245,6 +245,11 @@ def test_what_is_another_name_of_an_option_is_one_of_an_argument():
         ("caption", {"temperature": "hot"}, "^temperature must be a number"),
         ("caption", {"seed": [1, 2]}, "more seeds than pictures"),
         ("caption", {"n": 3}, "unknown key 'n'"),
+        ("generate", {"width": 64}, "pictures of one size, so that there is no width"),
+        ("edit", {"size": 64}, "pictures of one size"),
+        ("generate", {"seed": 2**63}, "seed must be a whole number"),
+        ("edit", {"example": shades(1)[0]}, "an example is two pictures"),
+        ("edit", {"example": shades(3)}, "an example is two pictures, .* not 3"),
     ],
 )
 def test_an_argument_that_cannot_be_is_told_in_the_words_of_the_commands(
@@ -256,6 +261,28 @@ def test_an_argument_that_cannot_be_is_told_in_the_words_of_the_commands(
         getattr(tiny, call)(subject, *words, **values)
     assert isinstance(caught.value, (OrthusError, TypeError, ValueError))
     assert isinstance(caught.value, RecipeError) and isinstance(caught.value, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("call", "subjects", "values", "message"),
+    [
+        ("generate", ("a fox", 3), {}, "takes prompts first, and all else by name"),
+        ("generate", ("a fox", "a cat"), {}, "too many positional"),
+        ("generate", (), {"prompt": "a fox"}, "missing a required argument: 'prompts'"),
+        ("edit", (), {"image": shades(1)[0], "instruction": "x"}, "pictures and instruction first"),
+        ("caption", (), {}, "pictures and question first"),
+        ("story", ("x", (), 3), {}, "prompt and images first"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_told_in_our_words(tiny, call, subjects, values, message):
+    for method in (getattr(tiny, call), getattr(tiny, call).stream):
+        with pytest.raises(ArgumentError, match=message):
+            method(*subjects, **values)
+
+
+def test_seeds_of_other_libraries_are_numbers(tiny):
+    for seed in (torch.tensor(3), np.array(3), np.int64(3), torch.tensor([3])):
+        assert tiny.generate("a fox", seed=seed, steps=1).seeds == [3]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +305,10 @@ def test_what_is_no_prompt_and_no_picture_is_told(tiny, call, subject):
     ("values", "message"),
     [
         ({"devce": "cpu"}, "did you mean 'device'"),
-        ({"device": "gpu"}, "device must be"),
+        ({"device": "gpu"}, "device must be .* did you mean 'cuda'"),
+        ({"dtype": "float16"}, "did you mean 'fp16'"),
+        ({"dtype": torch.int8}, "dtype must be"),
+        ({"dtype": torch.float64}, "dtype must be"),
         ({"dtype": "float"}, "dtype must be"),
         ({"quantize": 3}, "quantize must be 4 or 8"),
         ({"low_memory": "yes"}, "low_memory must be true or false"),
@@ -294,4 +324,5 @@ def test_a_model_is_opened_with_arguments_that_it_has(tiny_folder, values, messa
 def test_torchs_own_objects_open_a_model(tiny_folder: Path):
     opened = Orthus.open(tiny_folder, device=torch.device("cpu"), dtype=torch.float32)
     assert opened.about["dtype"] == "fp32"
+    assert Orthus.open(tiny_folder, device=None).about["dtype"] in ("fp32", "bf16")
     assert Orthus.open(tiny_folder, device="cpu:0").about["device"].startswith("cpu")

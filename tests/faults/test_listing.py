@@ -297,3 +297,18 @@ def test_metadata_may_be_named_in_place_of_its_folder(tmp_path: Path):
     assert check(metadata)["usable"] == 1
     metadata.write_text("")
     assert "holds no line" in orthus("data", "check", tmp_path).stderr
+
+
+def test_samples_of_a_training_whose_output_lies_in_the_data_are_no_data(tmp_path):
+    draw(tmp_path / "a.png", "a fox")
+    for part in ("out.training", "base.training/transformer"):
+        work = tmp_path / part
+        draw(work / "samples" / "step-000001.png")
+        (work / "run.json").write_text("{}")
+        (work / "metrics.jsonl").write_text("")
+    draw(tmp_path / "set.training" / "b.png", "a cat")
+    told = check(tmp_path)
+    assert (told["usable"], told["bad"]) == (2, 0)
+    skipped = ["base.training/transformer", "out.training"]
+    assert told["passed_over"] == {"in the folders of trainings": skipped}
+    assert names(tmp_path / "out.training") == ["samples/step-000001.png"], "when it is named"

@@ -19,17 +19,13 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from orthus_cli.app import app
-from orthus_core.atomic import (
-    check_folder,
-    check_room,
-    staged_file,
-    staged_folder,
-    write_text,
-)
+from orthus_core.atomic import staged_file, write_text
+from orthus_core.atomic_folder import check_folder, staged_folder
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import OutputError, UnplacedError
 from orthus_core.events import Event, Note, StepDone
+from orthus_core.output_checks import check_room
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.results.output_names import Named, check_free, picture_paths
@@ -400,7 +396,7 @@ def test_a_place_that_may_be_written_is_left_as_it_was(tmp_path):
 
 
 def test_a_full_disk_of_a_few_megabytes_is_told_in_megabytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("orthus_core.atomic.free_disk", lambda folder: 1_500_000)
+    monkeypatch.setattr("orthus_core.output_checks.free_disk", lambda folder: 1_500_000)
     with pytest.raises(OutputError, match=r"2\.0 MB to write and 1\.5 MB free"):
         check_room(tmp_path, 2_000_000)
 
@@ -461,3 +457,22 @@ def test_a_picture_that_cannot_be_written_names_its_seed(here, tiny_folder, monk
     done = orthus(*words, "--device", "cpu")
     assert done.exit_code == 1 and "disk is full" in done.stderr and "--seed 8" in done.stderr
     assert names(here) == ["a_fox_7.png"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[enforce fail at inline_container.cc:672] . unexpected pos 99544320 vs 99544212",
+        "Error while serializing: I/O error: No space left on device (os error 28)",
+    ],
+    ids=["torch", "safetensors"],
+)
+def test_a_full_disk_is_told_where_a_library_writes(tmp_path, told):
+    """Both libraries write files themselves, and raise errors of their own."""
+    with pytest.raises(OutputError, match="the disk is full") as caught:
+        with staged_folder(tmp_path / "out", mark="config.json"):
+            raise RuntimeError(told)
+    assert caught.value.where == str(tmp_path / "out") and names(tmp_path) == []
+    with pytest.raises(RuntimeError, match="shapes"):
+        with staged_folder(tmp_path / "out", mark="config.json"):
+            raise RuntimeError("shapes that do not fit")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -40,6 +43,21 @@ SETS = (
     "log.save_every=0",
     "log.validate_every=0",
     "data.held_out=0",
+)
+PRETRAIN = (
+    "tokenizer.vocab_size=300",
+    "autoencoder.resolution=16",
+    "autoencoder.channel_multiplier=[1, 1]",
+    "autoencoder.embed_dim=8",
+    "autoencoder.latent_channels=8",
+    "autoencoder.num_embeddings=16",
+    "autoencoder.continuous_steps=1",
+    "autoencoder.optim.steps=2",
+    "autoencoder.optim.batch_size=2",
+    "backbone.hidden_size=16",
+    "backbone.intermediate_size=24",
+    "backbone.num_hidden_layers=1",
+    "backbone.num_attention_heads=2",
 )
 STAGES = ("finetune-vae", "build-base", "posttrain")
 
@@ -264,6 +282,49 @@ def test_everything_that_changed_is_named(trained, output):
     assert saved_steps(training_folder(output)) == [2]
 
 
+@pytest.mark.parametrize(
+    "change", ["more rows", "another text", "another picture of that name", "another order"]
+)
+def test_data_that_changed_under_the_same_name_is_named(trained, output, source, tmp_path, change):
+    mine = shutil.copytree(source.parent, tmp_path / "mine")
+    records = mine / source.name
+    named = f"data.source={json.dumps(str(records))}"
+    trained(2, named)
+    lines = records.read_text().splitlines()
+    if change == "more rows":
+        lines.append(lines[0])
+    elif change == "another text":
+        row = json.loads(lines[1])
+        next(each for each in row["segments"] if each["type"] == "text")["value"] += " indeed"
+        lines[1] = json.dumps(row)
+    elif change == "another order":
+        lines.reverse()
+    else:
+        picture = next(mine.rglob("*.png"))
+        Image.new("RGB", (40, 30), "teal").save(picture)
+    records.write_text("\n".join(lines) + "\n")
+    with pytest.raises(TrainingError, match=r"rows = '6 rows, \w+', now '[67] rows, \w+'"):
+        trained(3, named, resume=True)
+    assert saved_steps(training_folder(output)) == [2]
+
+
+def test_data_that_was_moved_or_copied_is_the_same(trained, output, source, tmp_path, monkeypatch):
+    named = f"data.source={source.name}"
+    monkeypatch.chdir(shutil.copytree(source.parent, tmp_path / "a"))
+    trained(2, named)
+    monkeypatch.chdir(shutil.copytree(source.parent, tmp_path / "b"))
+    trained(None, named, resume=True)
+
+
+def test_a_state_that_does_not_tell_its_rows_goes_on(trained, output):
+    trained(2)
+    about = state_path(training_folder(output), 2) / ABOUT
+    told = json.loads(about.read_text())
+    assert told["origins"].pop("rows").startswith("6 rows")
+    about.write_text(json.dumps(told))
+    trained(None, resume=True)
+
+
 def test_what_changes_no_number_may_change(trained, output, source, monkeypatch):
     trained(2)
     monkeypatch.chdir(source.parent)
@@ -293,6 +354,21 @@ def test_going_back_and_being_killed_at_once_goes_on_from_there(tmp_path):
         fit(tmp_path, resume=back, log=log, stage=Fit(poison_at=7))
     done, _ = fit(tmp_path, resume=True)
     assert done == [7, 8]
+
+
+@pytest.mark.parametrize("content", [{}, {"objective": {}, "optimizers": [], "average": []}])
+def test_a_state_of_other_values_is_named_and_the_one_before_it_taken(tmp_path, content):
+    fit(tmp_path, stop_at=2)
+    fit(tmp_path, stop_at=3, resume=True)
+    newest = state_path(tmp_path, 3)
+    torch.save(content, newest / "state.pt")
+    before = contents(tmp_path)
+    with pytest.raises(TrainingError) as caught:
+        fit(tmp_path, resume=True)
+    assert re.fullmatch("the saved state does not read: .{,99}", caught.value.message)
+    assert caught.value.where == str(newest) and contents(tmp_path) == before
+    shutil.rmtree(newest)  # as its hint says
+    assert fit(tmp_path, resume=True)[0] == [3, 4, 5, 6, 7, 8]
 
 
 def test_states_of_another_run_are_neither_taken_nor_deleted(tmp_path):
@@ -339,33 +415,25 @@ def test_a_killed_replacement_is_completed_and_the_old_run_never_taken(tmp_path)
     assert read_run(tmp_path).id == "new" and not read_run(tmp_path).replacing
 
 
-def test_a_pretrain_begun_anew_resumes_no_transformer_of_the_old_one(source, tmp_path):
-    shape = (
-        "tokenizer.vocab_size=300",
-        "autoencoder.resolution=16",
-        "autoencoder.channel_multiplier=[1, 1]",
-        "autoencoder.embed_dim=8",
-        "autoencoder.latent_channels=8",
-        "autoencoder.num_embeddings=16",
-        "autoencoder.continuous_steps=1",
-        "autoencoder.optim.steps=2",
-        "autoencoder.optim.batch_size=2",
-        "backbone.hidden_size=16",
-        "backbone.intermediate_size=24",
-        "backbone.num_hidden_layers=1",
-        "backbone.num_attention_heads=2",
-    )
-    output, data = tmp_path / "out", f"data.source={json.dumps(str(source))}"
+@pytest.fixture
+def pretrained(source, output):
+    """Pretrains into `output`, stopped after a number of steps; returns the steps it did."""
+    data = f"data.source={json.dumps(str(source))}"
 
     def run(stop_after: int, *sets: str, **options: Any) -> list[int]:
         done: list[int] = []
-        recipe = load(PretrainRecipe, None, (*SETS, *shape, data, "optim.steps=2", *sets))
+        recipe = load(PretrainRecipe, None, (*SETS, *PRETRAIN, data, "optim.steps=2", *sets))
         events = pretrain(recipe, output, should_stop=lambda: len(done) == stop_after, **options)
         for event in events:
             if isinstance(event, StepDone):
                 done.append(event.step)
         return done
 
+    return run
+
+
+def test_a_pretrain_begun_anew_resumes_no_transformer_of_the_old_one(pretrained, output):
+    run = pretrained
     parts = [training_folder(output) / name for name in ("autoencoder", "transformer")]
     assert run(3) == [1, 2, 1]
     with pytest.raises(OutputError, match="states up to step"):
@@ -377,6 +445,33 @@ def test_a_pretrain_begun_anew_resumes_no_transformer_of_the_old_one(source, tmp
     assert [saved_steps(part) for part in parts] == [[1], []]
     assert run(9, resume=True) == [2, 1, 2] and output.is_dir()
     assert run(9, resume=True) == [], "finished"
+
+
+def test_a_pretrain_does_not_begin_beside_another_trainings_run(trained, pretrained, output):
+    trained(3)
+    work = training_folder(output)
+    before = contents(work)
+    for options in ({}, {"resume": True}, {"resume": True, "overwrite": True}):
+        with pytest.raises(OutputError, match="another command here already, with states up to"):
+            pretrained(9, **options)
+    assert contents(work) == before
+    assert pretrained(3, overwrite=True) == [1, 2, 1]
+    assert saved_steps(work) == [] and not (work / "metrics.jsonl").exists()
+    assert not (work / RUN).exists()
+    assert pretrained(9, resume=True) == [2], "its own run goes on"
+
+
+def test_a_training_does_not_begin_beside_the_runs_of_a_pretrain(trained, pretrained, output):
+    assert pretrained(1) == [1]
+    work = training_folder(output)
+    before = contents(work)
+    for options in ({}, {"resume": True}):
+        with pytest.raises(OutputError, match="another command here already, with states up to"):
+            trained(None, **options)
+    assert contents(work) == before
+    trained(2, overwrite=True)
+    assert saved_steps(work) == [2] and saved_steps(work / "autoencoder") == []
+    assert any("resuming after step 2" in note for note in trained(3, resume=True))
 
 
 def test_the_folder_of_an_earlier_version_goes_on(tmp_path):

@@ -103,14 +103,34 @@ def test_an_empty_data_set_is_no_success(tmp_path, tiny_folder):
 
 
 def test_held_out_rows_are_none_to_train_on(tmp_path, tiny_folder):
-    """Of two readable rows one is held out; which one can be used does not matter to the error."""
+    """Of two readable rows one is held out; the check says so where it is the one of use."""
+    endings = []
     for number, rows in enumerate(([GOOD, line(text("q"))], [line(text("q")), GOOD])):
         source = write(tmp_path / str(number), rows)
         trained = train("posttrain", source, tiny_folder, "data.held_out=0.5")
-        if trained.exit_code:
-            assert "no documents to train on" in trained.stderr
-            return
-    pytest.fail("one of the two orders leaves nothing")
+        checked = orthus("data", "check", source, "-m", tiny_folder, "--set", "data.held_out=0.5")
+        held_out = "all that can be used are held out"
+        for said in (trained.stderr, checked.stderr):
+            assert (held_out in said) == bool(trained.exit_code)
+        assert f"{source}:{2 - number}: there is nothing to learn" in checked.stderr
+        assert checked.exit_code == 1
+        endings.append(trained.exit_code)
+    assert sorted(endings) == [0, 1], "one of the two orders leaves nothing"
+
+
+def test_words_alone_are_nothing_to_pretrain_an_autoencoder_on(tmp_path, tiny_folder):
+    source = write(tmp_path, [line(text("q"), text("an answer", "model"))] * 3)
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('command = "pretrain"\n')
+    checked, _ = check(source, tiny_folder, "--recipe", recipe)
+    changes = [f"--set={one}" for one in (*SHORT, f"data.source={source}")]
+    trained = orthus("pretrain", "-o", tmp_path / "trained", *changes)
+    for done in (checked, trained):
+        assert done.exit_code == 1 and "there are no pictures to train on" in done.stderr
+        assert str(source) in done.stderr and "add rows with pictures" in done.stderr
+    assert check(source, tiny_folder)[0].exit_code == 0, "posttrain learns the words"
+    recipe.write_text('command = "pretrain"\n[autoencoder]\ntaken_from = "mini"\n')
+    assert check(source, tiny_folder, "--recipe", recipe)[0].exit_code == 0
 
 
 ROWS = {
