@@ -38,6 +38,19 @@ COMMANDS = {
 }
 """Words of other tools, by what they are called here."""
 
+SUBCOMMANDS = {
+    "ls": "list dir index all names",
+    "cat": "show print view read open get",
+    "cp": "copy new init export save edit",
+    "validate": "check lint test verify",
+    "keys": "schema options help-keys fields",
+    "check": "validate lint verify test inspect",
+    "prepare": "make build download create export",
+    "world": "sprites mini small-world",
+    "emoji": "sprite sprites pack",
+}
+"""The same of the commands within `recipes` and `data`."""
+
 ONE_SIZE = "a model draws pictures of one size: mini draws 64x64; scale the file afterwards"
 ON_CUDA = "--device cuda, or leave it out: the fastest device is taken by itself"
 
@@ -131,6 +144,7 @@ def suggest_command(word: str, known: Iterable[str]) -> str:
     low = word.lower().replace("_", "-")
     meant = [name for name, words in COMMANDS.items() if low in words.split()]
     meant = [name for name in meant if name.startswith("-") or name.partition(" ")[0] in known]
+    meant += [name for name, words in SUBCOMMANDS.items() if name in known and low in words.split()]
     joined = low.replace("-", "")
     meant += [name for name in known if joined == name.replace("-", "") and name not in meant]
     if low not in known and not meant:

@@ -63,6 +63,20 @@ def test_what_is_no_device_gets_the_names_of_devices(device, tiny_folder, monkey
         Orthus.open(tiny_folder, device=device)
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("recipes show", "cat"),
+        ("recipes list", "ls"),
+        ("recipes copy", "cp"),
+        ("data lint", "check"),
+    ],
+)
+def test_a_foreign_subcommand_gets_a_suggestion_by_meaning(words, meant):
+    done = orthus(*words.split())
+    assert done.exit_code == 2 and f"did you mean '{meant}'?" in done.stderr
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_each_command_names_a_missing_device(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(model_folder, "_open", lambda *_, **__: pytest.fail("opened"))
