@@ -115,7 +115,10 @@ def check_count(prompts: int, seeds: int) -> None:
 def _lines(content: bytes, where: str) -> Iterable[str]:
     """The lines that are not blank; no other rule, so that a prompt may begin with anything."""
     from orthus_core.user_files import text_of
+    from orthus_core.wrong_content import wrong_content
 
+    if content and (wrong := wrong_content(content)):
+        raise PromptError(f"this is {wrong.what}", where=where, hint=wrong.hint)
     try:
         text = text_of(content)
     except ValueError as error:

@@ -27,7 +27,7 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, listed
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, check_path, listed
 from orthus_core.checkpoint.layout import (
     is_hugging_face,
     is_meta,
@@ -118,6 +118,8 @@ def convert(
     # 1. Read the headers, plan the new model, and check that it fits on the disk.
     limit_threads()
     output, vqgan = user_path(output), vqgan and user_path(vqgan)
+    for path in (folder, output):
+        check_path(path)
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))

@@ -168,7 +168,7 @@ def read_index(index: Path) -> dict[str, str]:
             missing.
     """
     try:
-        file_of = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+        file_of = json.loads(index.read_bytes())["weight_map"]
         files = sorted(set(file_of.values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         from orthus_core.wrong_content import true_cause
@@ -228,6 +228,22 @@ def _damaged(file: Path, how: str) -> CheckpointError:
         hint="copy or download it again",
     )
     return true_cause(damaged, file)
+
+
+def check_path(path: Path) -> None:
+    """Check that weights can be read and written at a path: safetensors takes UTF-8 names alone.
+
+    Raises:
+        CheckpointError: When it holds other bytes.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            "weights cannot be read or written there: the path holds bytes that are no UTF-8",
+            where=str(path),
+            hint="rename the file or folder with such a name, or choose another place",
+        ) from error
 
 
 def not_finite(names: Iterable[str], where: str) -> CheckpointError:

@@ -6,8 +6,10 @@ Hugging Face's layout has `config.json`, Meta's has `params.json` with `consolid
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,17 @@ def _added_later(table: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def marked_files(folder: Path) -> list[Path]:
+    """The JSON files of a folder that begin with a byte order mark, as some editors save them."""
+    marks = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    found = []
+    for file in sorted(folder.glob("*.json")):
+        with suppress(OSError), file.open("rb") as stream:
+            if stream.read(3).startswith(marks):
+                found.append(file)
+    return found
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object from a checkpoint folder.
 
@@ -101,7 +114,7 @@ def read_json(file: Path) -> dict[str, Any]:
         CheckpointError: When the file cannot be read, or holds something else.
     """
     try:
-        table = json.loads(file.read_text(encoding="utf-8-sig"))
+        table = json.loads(file.read_bytes())  # in UTF-8, 16 or 32, with a mark or without
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         from orthus_core.wrong_content import true_cause
 

@@ -100,7 +100,7 @@ def vq_config(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        params = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        params = yaml.safe_load(file.read_bytes())["model"]["params"]
         shape = params["ddconfig"]
         return {
             "embed_dim": params["embed_dim"],

@@ -27,12 +27,20 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, listed, not_finite, read_folder
+from orthus_core.checkpoint.headers import (
+    CONFIG,
+    MODEL_FILES,
+    check_path,
+    listed,
+    not_finite,
+    read_folder,
+)
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.layout import (
     check_family,
     is_meta,
     is_pickled,
+    marked_files,
     read_json,
     tokenizer_vocabulary,
 )
@@ -154,14 +162,25 @@ def open_orthus(
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
+    check_path(path)
     headers = read_folder(path)
     config.tie_word_embeddings = headers[LM_HEAD] == headers[EMBEDDINGS]
     with _no_bars(), _no_offload_warning():
-        model = model_class(config).from_pretrained(path, config=config, **how)
+        model = model_class(config).from_pretrained(unmarked(path), config=config, **how)
     if config.tie_word_embeddings:
         _untie(model)
     check_finite(model, path)
     return Opened(model.eval(), open_processor(path, config.image_token_id), path)
+
+
+def unmarked(folder: Path) -> Path:
+    """The folder, or a copy without byte order marks, which transformers does not read."""
+    marked = marked_files(folder)
+    if not marked:
+        return folder
+    from orthus_core.checkpoint.unmarked import copy_of
+
+    return copy_of(folder, marked)
 
 
 def _untie(model: InterleavedModel) -> None:
@@ -267,7 +286,7 @@ def open_processor(folder: Path, image_token_id: int | None = None) -> Chameleon
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
-        processor = ChameleonProcessor.from_pretrained(folder)
+        processor = ChameleonProcessor.from_pretrained(unmarked(folder))
         known = processor.tokenizer.convert_ids_to_tokens(image_token_id or 0)
         if image_token_id is not None and known not in (None, processor.image_token):
             processor.image_token, processor.image_token_id = known, image_token_id

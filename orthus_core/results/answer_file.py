@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from orthus_core.atomic import is_special
 from orthus_core.errors import DataError, OutputError
 from orthus_core.results.output_names import check_writable, json_text, write_file
+from orthus_core.user_files import marked_encoding, text_of
 from orthus_core.wrong_content import true_cause
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
@@ -134,15 +135,22 @@ class AnswerFile:
             raise OutputError(
                 f"cannot read what is there: {error.strerror or error}", where=str(self.path)
             ) from error
+        if marked_encoding(content)[0] != "utf-8":
+            raise OutputError(
+                "an answer cannot be added to it, as it is UTF-16 text",
+                where=str(self.path),
+                hint="save it as UTF-8, or choose another name with -o",
+            )
         self._whole = content.rfind(b"\n") + 1
         for number, line in enumerate(content[: self._whole].splitlines(), start=1):
             entry = _entry(line)
             if entry is None:
-                raise OutputError(
+                other = OutputError(
                     f"there is another kind of file of this name: line {number} is no answer",
                     where=str(self.path),
                     hint="choose another name with -o, or replace it with --overwrite",
                 )
+                raise true_cause(other, content)
             if all(entry[name] == value for name, value in self._asked._asdict().items()):
                 self.known[entry["content"]] = entry["text"]
                 self._written.add((entry["image"], entry["content"]))
@@ -178,7 +186,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
         DataError: When the file cannot be read, is empty, or has a line in another format.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = text_of(path.read_bytes()).split("\n")
     except FileNotFoundError as error:
         raise DataError("there is no such file", where=str(path)) from error
     except (OSError, ValueError) as error:
@@ -196,7 +204,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
     return [told for told in found if told]
 
 
-def _read_line(line: bytes) -> StoredAnswer | None:
+def _read_line(line: str) -> StoredAnswer | None:
     entry = _entry(line)
     if entry is None:
         return None
@@ -211,7 +219,7 @@ def _read_line(line: bytes) -> StoredAnswer | None:
     return StoredAnswer(entry["image"], entry["content"], entry["text"], entry["seed"], asked, made)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _entry(line: str | bytes) -> dict[str, Any] | None:
     """Parse a line in our format."""
     try:
         entry = json.loads(line)

@@ -241,6 +241,8 @@ def _without_names(table: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in table.items() if name not in ("file", "files")}
     if isinstance(among := kept.get("among"), Mapping):
         kept["among"] = {name: value for name, value in among.items() if name != "files"}
+    if isinstance(recipe := kept.get("recipe"), Mapping):
+        kept["recipe"] = {name: value for name, value in recipe.items() if name != "from_story"}
     return kept
 
 

@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from orthus_core.atomic import write_text
+from orthus_core.atomic import real_path, write_text
 from orthus_core.atomic_folder import check_folder
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.checkpoint.headers import CONFIG, check_path
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
 from orthus_core.output_checks import probe_folder
@@ -344,6 +344,7 @@ def check_output(
     """
     record = _model_record(output)
     own = bool(resume) and record.get("id") == run.id
+    check_path(real_path(output))  # as the model is written there
     check_folder(output, mark=CONFIG, overwrite=overwrite or own)
     probe_folder(run.folder, "the training's states could not be written")
     return own and not overwrite and record.get("steps") == steps

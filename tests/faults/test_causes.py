@@ -34,6 +34,7 @@ from orthus_core.checkpoint.lazy import safetensors_folder
 from orthus_core.checkpoint.model_folder import open_model, read_config
 from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
 from orthus_core.data.formats.image_folder import read_folder
+from orthus_core.data.known_words import KnownWords
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import CheckpointError, DataError, OrthusError, TrainingError
 from orthus_core.recipe import ConvertRecipe, load
@@ -498,9 +499,22 @@ def test_the_disk_and_the_memory_are_not_the_files_damage(
 
     for file in ("a.json", "a.png"):
         (tmp_path / file).write_bytes(b"{}")
-    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "read_bytes", fail)
     monkeypatch.setattr(Image, "open", fail)
     for attempt in (lambda: read_json(tmp_path / "a.json"), lambda: open_image(tmp_path / "a.png")):
         with pytest.raises(OrthusError, match=says) as caught:
             attempt()
         assert "download" not in caught.value.hint and "PNG" not in caught.value.hint
+
+
+def test_23_a_pointer_is_neither_prompts_nor_a_vocabulary(tiny_folder: Path, tmp_path: Path):
+    (tmp_path / "prompts.txt").write_bytes(POINTER)
+    out = str(tmp_path / "out")
+    words = ("generate", "--model", str(tiny_folder), "--device", "cpu", "-o", out)
+    told = CliRunner().invoke(app, [*words, "--prompt-file", str(tmp_path / "prompts.txt")])
+    assert told.exit_code == 1 and "Git LFS pointer" in told.stderr
+    told = CliRunner().invoke(app, [*words, "-"], input=POINTER)
+    assert told.exit_code == 1 and "Git LFS pointer" in told.stderr
+    (tmp_path / "vocabulary.txt").write_bytes(POINTER)
+    with pytest.raises(DataError, match="Git LFS pointer"):
+        KnownWords.of(tmp_path)

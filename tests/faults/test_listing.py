@@ -288,6 +288,17 @@ def test_edit_of_a_folder_reads_what_caption_reads(tmp_path: Path, tiny_folder: 
     assert len(picture_files([tmp_path / "out"])) == 1
 
 
+def test_metadata_may_be_named_in_place_of_its_folder(tmp_path: Path):
+    draw(tmp_path / "cup.png")
+    metadata = tmp_path / "metadata.jsonl"
+    metadata.write_text(json.dumps({"file_name": "cup.png", "text": "a cup"}))
+    assert check(metadata)["usable"] == check(tmp_path)["usable"] == 1
+    metadata.write_text(json.dumps({"segments": SEGMENTS}))  # records of that name stay records
+    assert check(metadata)["usable"] == 1
+    metadata.write_text("")
+    assert "holds no line" in orthus("data", "check", tmp_path).stderr
+
+
 def test_samples_of_a_training_whose_output_lies_in_the_data_are_no_data(tmp_path):
     draw(tmp_path / "a.png", "a fox")
     for part in ("out.training", "base.training/transformer"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
@@ -257,3 +258,64 @@ def test_names_that_shells_and_patterns_read_otherwise(home: Path, model):
     assert made == {*NAMES}
     os.chdir(folder)
     done("caption", *model, "--", *NAMES)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_files_of_a_model_are_read_without_marks(home: Path, tiny_folder: Path, encoding: str):
+    folder = home / "m"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "vocabulary.txt").write_text("cup\n", encoding=encoding)
+    sharded = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(sharded, "model-1.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text(), encoding=encoding)
+    for how in ([], ["--low-memory"]):
+        words = ("generate", "a cup", "-m", folder, "--device", "cpu", *STEP, *how)
+        result = orthus(*words, "-o", home / f"cup{len(how)}.png")
+        assert result.exit_code == 0 and '"cup"' not in result.stderr, result.stderr
+    done("info", folder)
+    done("convert", folder, "-o", home / "again")
+    done("caption", home / "cup0.png", "-m", home / "again", "--device", "cpu")
+
+
+def test_answers_in_utf_16_are_read_and_not_added_to(home: Path, model):
+    for name in ("a.png", "b.png"):
+        draw(home / name, "red" if name == "a.png" else "blue")
+    done("caption", home / "a.png", home / "b.png", "-o", "a.jsonl", *model)
+    text = Path("a.jsonl").read_text()
+    Path("a.jsonl").write_text(text, encoding="utf-16")
+    before = Path("a.jsonl").read_bytes()
+    assert len(read_answers(Path("a.jsonl"))) == 2
+    told = orthus("caption", draw(home / "c.png", "green"), "-o", "a.jsonl", *model)
+    assert told.exit_code == 1 and "save it as UTF-8" in told.stderr
+    assert Path("a.jsonl").read_bytes() == before
+
+
+def test_a_model_in_a_folder_whose_name_is_no_utf8_is_refused_before_work(
+    home: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    latin = home / os.fsdecode(b"caf\xe9")
+    draw(home / "pics" / "cup.png").with_suffix(".txt").write_text("a cup")
+    shutil.copytree(tiny_folder, latin)
+    training = ("posttrain", f"--set=data.source={home / 'pics'}", *TINY, "--init-from")
+    monkeypatch.chdir(latin)
+    for words in (
+        (*training, tiny_folder, "-o", home / os.fsdecode(b"\xe9")),
+        (*training, tiny_folder, "-o", "out"),
+        (*training, latin, "-o", home / "out"),
+        ("generate", "a cup", "-m", latin, "--device", "cpu", *STEP),
+        ("convert", latin, "-o", home / "out"),
+        ("convert", tiny_folder, "-o", home / os.fsdecode(b"\xe9")),
+    ):
+        told = orthus(*words)
+        assert told.exit_code == 1 and "no UTF-8" in told.stderr, words
+    assert {path.name for path in home.iterdir()} == {"pics", latin.name}
+
+
+def test_a_story_from_a_folder_whose_name_is_no_utf8_is_drawn_again(home: Path, model):
+    latin = home / os.fsdecode(b"caf\xe9")
+    done("story", "a cup", "-o", latin, *model, *STEP, "--panels", 1)
+    done("story", "--from-story", latin, "-o", "s", *model, *STEP, "--panels", 2)
+    assert "identical" in done("replay", "s")

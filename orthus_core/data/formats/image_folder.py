@@ -43,6 +43,13 @@ def read_folder(folder: Path, *, strict: bool = False) -> ReadResult:
     else:
         _read_pairs(listing, result)
     if not result.documents and not result.fault_count:
+        if (folder / METADATA).is_file():
+            raise DataError(
+                f"{METADATA} names no picture, for it holds no line",
+                where=str(folder / METADATA),
+                hint='write a line such as {"file_name": "cat.png", "text": "a cat"} for each '
+                "picture, or remove it and put name.txt beside each name.png",
+            )
         there = f"{len(listing.pictures)} pictures" if listing.pictures else listing.contents()
         raise DataError(
             f"no pictures with words were found, only {there}",

@@ -22,6 +22,7 @@ from orthus_core.errors import DataError, OrthusError
 from orthus_core.user_files import user_path
 
 RECORDS = "records.jsonl"
+_HEAD_BYTES = 4096
 
 
 class Reader(Protocol):
@@ -52,11 +53,26 @@ def records_at(path: Path) -> Path:
 
 def _has_records(path: Path) -> bool:
     records = records_at(path)
-    return records.is_file() and records.suffix == ".jsonl"
+    return records.is_file() and records.suffix == ".jsonl" and not _is_metadata(path)
+
+
+def _is_metadata(path: Path) -> bool:
+    """Whether a path names the metadata of a folder of pictures, rather than the folder."""
+    if path.name != METADATA or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # which UTF-16 puts between letters
+    return b'"segments"' not in head
+
+
+def _read_pictures_at(path: Path, *, strict: bool) -> ReadResult:
+    return read_folder(path.parent if _is_metadata(path) else path, strict=strict)
 
 
 def _has_pictures(path: Path) -> bool:
-    return path.is_dir() and ((path / METADATA).is_file() or holds_pictures(path))
+    if path.is_dir():
+        return (path / METADATA).is_file() or holds_pictures(path)
+    return _is_metadata(path)
 
 
 def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
@@ -72,7 +88,7 @@ def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
 # Asked in this order.
 FORMATS: dict[str, DataFormat] = {
     "records": DataFormat("a .jsonl file of records", _has_records, _read_records_at),
-    "image-folder": DataFormat("a folder of pictures with words", _has_pictures, read_folder),
+    "image-folder": DataFormat("a folder of pictures with words", _has_pictures, _read_pictures_at),
 }
 
 
