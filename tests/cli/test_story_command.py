@@ -38,7 +38,7 @@ def test_a_story_goes_on_from_a_picture_and_words(orthus, model, start, tmp_path
     assert len(panels) == 2 and all(panel["text"] and panel["image"] for panel in panels)
     for panel in panels:
         assert not panel["forced"] or "was begun for the model" in done.stderr
-    assert done.stdout == f"{folder / 'story.html'}: 2 pictures, seed 3\n"
+    assert done.stdout == f"{folder / 'story.html'}: 3 pictures, seed 3\n"
 
 
 def test_a_story_begins_with_words_alone(orthus, model, tmp_path):
