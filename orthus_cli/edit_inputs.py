@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from orthus_cli.prompts import add_dash, read_text
 from orthus_cli.stored import Stored
-from orthus_core.errors import PromptError
+from orthus_core.errors import DataError, PromptError
 from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def read_edits(
     Args:
         note: Called with a line about what was passed over in each folder.
     """
-    from orthus_core.api.inputs import edits_of, input_image
+    from orthus_core.api.inputs import InputImage, edits_of, input_image
     from orthus_core.data.listing import picture_files
 
     named, instruction = ([*subject], "") if by_example else _parted(subject, before)
@@ -49,8 +49,19 @@ def read_edits(
         )
     if by_example and not shown:  # a recipe says so: then the first two are the example
         shown, files = files[:2], files[2:]
+    images, errors = list[InputImage](), list[DataError]()
+    for file in files:
+        try:
+            images.append(input_image(file))
+        except DataError as error:
+            if note is None or file in paths:
+                raise
+            errors.append(error)  # one of a folder's: it is left out, as by `caption`
+            note(f"{file} is left out: {error.message}")
+    if not images and errors:
+        raise errors[0]
     return edits_of(
-        [input_image(file) for file in files],
+        images,
         instruction.strip(),
         [input_image(file) for file in shown] if by_example else [],
         each=each,

@@ -98,6 +98,10 @@ def resolve(source: str | Path) -> Path:
             accepted.
     """
     name = str(source)
+    if not name.strip():
+        raise CheckpointError(
+            "the model's name is empty", hint="`.` is the folder you are in, `mini` is bundled"
+        )
     path = user_path(source)
     if path.is_dir():
         return path

@@ -215,7 +215,8 @@ class FolderListing:
         """What the folder holds in place of pictures, for an error."""
         held = [(count, f"{count} {suffix}") for suffix, count in self._walk.companions.items()]
         held += [(each.count, str(each)) for each in self.passed_over()]
-        return ", ".join(text for _, text in sorted(held, reverse=True)) or "nothing at all"
+        told = ", ".join(text for _, text in sorted(held, reverse=True))
+        return f"only {told}" if told else "which is empty"
 
 
 def holds_pictures(folder: Path) -> bool:
@@ -258,7 +259,7 @@ def picture_files(named: Iterable[Path], note: Callable[[str], None] | None = No
 def no_picture_in(listing: FolderListing) -> DataError:
     """The error for a folder without a picture; it says what is there."""
     return DataError(
-        f"there is no picture in this folder, only {listing.contents()}",
+        f"there is no picture in this folder, {listing.contents()}",
         where=str(listing.folder),
         hint="pictures are PNG, JPEG, WebP, GIF, BMP, TIFF and whatever else Pillow reads; convert "
         "others",

@@ -255,7 +255,7 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path, caption, n
     if name:
         (tmp_path / name).write_text("nothing")
     done = caption(tmp_path)
-    told = {".hidden.png": "1 hidden (.hidden.png)", "a.txt": "1 .txt", "": "nothing at all"}
+    told = {".hidden.png": "1 hidden (.hidden.png)", "a.txt": "1 .txt", "": "which is empty"}
     assert done.exit_code == 1 and told.get(name, "1 .heic (a.heic)") in done.stderr
     with pytest.raises(DataError, match="no pictures with words"):
         read(tmp_path)
@@ -286,6 +286,22 @@ def test_edit_of_a_folder_reads_what_caption_reads(tmp_path: Path, tiny_folder: 
     assert done.exit_code == 0, done.stderr
     assert "1 hidden (.cup.png)" in done.stderr
     assert len(picture_files([tmp_path / "out"])) == 1
+
+
+def test_edit_leaves_a_broken_picture_of_a_folder_out_as_caption_does(
+    tmp_path: Path, tiny_folder: Path, caption
+):
+    draw(tmp_path / "in" / "cup.png")
+    whole = (tmp_path / "in" / "cup.png").read_bytes()
+    broken = tmp_path / "in" / "broken.png"
+    broken.write_bytes(whole[: len(whole) // 2])
+    words = ("edit", tmp_path / "in", "add a hat", "-o", tmp_path / "out", "--steps", 1)
+    done = orthus(*words, "--seed", 1, "--model", tiny_folder, "--device", "cpu")
+    assert done.exit_code == 0 and f"{broken} is left out" in done.stderr, done.stderr
+    assert len(picture_files([tmp_path / "out"])) == 1
+    assert str(broken) in caption(tmp_path / "in").stderr
+    named = orthus("edit", broken, "add a hat", "--model", tiny_folder)
+    assert named.exit_code == 1 and str(broken) in named.stderr
 
 
 def test_metadata_may_be_named_in_place_of_its_folder(tmp_path: Path):

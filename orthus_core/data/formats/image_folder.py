@@ -50,9 +50,9 @@ def read_folder(folder: Path, *, strict: bool = False) -> ReadResult:
                 hint='write a line such as {"file_name": "cat.png", "text": "a cat"} for each '
                 "picture, or remove it and put name.txt beside each name.png",
             )
-        there = f"{len(listing.pictures)} pictures" if listing.pictures else listing.contents()
+        there = f"only {len(listing.pictures)} pictures" if listing.pictures else listing.contents()
         raise DataError(
-            f"no pictures with words were found, only {there}",
+            f"no pictures with words were found in this folder, {there}",
             where=str(folder),
             hint=f"put name.txt beside each name.png, or a {METADATA} in the folder",
         )
