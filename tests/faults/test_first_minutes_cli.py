@@ -63,6 +63,12 @@ def test_what_is_no_device_gets_the_names_of_devices(device, tiny_folder, monkey
         Orthus.open(tiny_folder, device=device)
 
 
+def test_a_model_without_a_name_is_not_the_folder_one_stands_in(tiny_folder, monkeypatch):
+    monkeypatch.chdir(tiny_folder)
+    done = orthus("generate", "a fox", "-m", "", "-o", "out.png")
+    assert done.exit_code == 1 and "the model's name is empty" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "meant"),
     [
