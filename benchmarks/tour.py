@@ -23,10 +23,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "tour.md"
 
 OPENING = """# A tour of the commands
 
-One example of each command, and what it prints. They ran in this order in an empty folder, with
-their output in a file: in a terminal a bar stands where lines such as `drawing: 16/16 patches` are
-here. Lines about the run go to stderr, the rest to stdout. `python benchmarks/tour.py` makes this
-page anew, and a test runs it.
+Each command, and what it prints (with `--format human`; in a pipe, tables are tab-separated and
+without titles). They ran in this order in an empty folder. In a terminal a bar stands where lines
+such as `drawing: 16/16 patches` are here. Lines about the run go to stderr, the rest to stdout.
+`python benchmarks/tour.py` makes this page anew, and a test runs it.
 """
 
 TOY = """\
@@ -110,9 +110,10 @@ STOPS = (
     ),
     Stop("replay out.png", "The same again: is it identical?"),
     Stop(
-        'edit out.png "put it on a blue background" --seed 2 -o blue.png',
-        "A picture changed by words.",
+        'generate "a strawberry left of a lemon" --seed 1 -o fruit.png',
+        "A scene, to be changed.",
     ),
+    Stop('edit fruit.png "remove the lemon" --seed 1 -o edited.png', "A picture changed by words."),
     Stop(
         'story "a story about a fox" --panels 2 --seed 1 -o story',
         "Words and pictures by turns; `story/story.html` is to be read.",

@@ -14,7 +14,7 @@ from orthus_core.results.answer_file import AnswerFile, Question
 from orthus_core.version import __version__
 
 if TYPE_CHECKING:
-    from orthus_core.api.captions import CaptionCollector, CaptionFailed, CaptionRequest
+    from orthus_core.api.captions import CaptionCollector, CaptionRequest
 
 
 def open_answers(
@@ -29,6 +29,29 @@ def open_answers(
     bits = {"quantize": recipe.quantize} if recipe.quantize else {}
     made = {name: value for name, value in about.items() if name != "hash"}
     return AnswerFile(path, question, {"version": __version__, **made, **bits}, anew=overwrite)
+
+
+def check_pictures(files: Sequence[Path], *, strict: bool) -> None:
+    """Opens pictures before a model is loaded: one that reads is enough, with `strict` all are.
+
+    Raises:
+        DataError: When none reads, or one does not and `strict` is set.
+    """
+    from orthus_core.data.pixels import open_image
+
+    errors: list[DataError] = []
+    for file in files:
+        try:
+            open_image(file)
+        except DataError as error:
+            errors.append(error)
+            if strict:
+                break
+        else:
+            if not strict:
+                return
+    if errors:
+        raise errors[0] if strict else _none_reads(errors)
 
 
 def ask_each(
@@ -61,7 +84,7 @@ def ask_each(
             r.say(f"the answers so far are in {store.path}; the same command goes on with it")
         raise
     if not collector.answers:
-        raise _none_reads(collector.failures)
+        raise _none_reads([failed.error for failed in collector.failures])
     return collector
 
 
@@ -98,8 +121,10 @@ def report_answers(
     )
 
 
-def _none_reads(failures: Sequence[CaptionFailed]) -> DataError:
-    error = failures[0].error
-    if len(failures) == 1:
-        return error
-    return DataError(f"none of {len(failures)} pictures reads; the first: {error.message}")
+def _none_reads(errors: Sequence[DataError]) -> DataError:
+    first = errors[0]
+    if len(errors) == 1:
+        return first
+    return DataError(
+        f"none of {len(errors)} pictures reads; the first: {first.message}", where=first.where
+    )

@@ -6,9 +6,12 @@ Exit codes: 0 done, 1 an error (`OrthusError`, or one unforeseen), 2 wrong usage
 from __future__ import annotations
 
 import copy
-import errno
+import inspect
+import sys
 import traceback
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +19,7 @@ import typer
 from orthus_cli.console import Format, Reporter, Settings
 from orthus_cli.help_sections import CommandList, Rows, by_purpose
 from orthus_cli.plugins import Commands, discover
+from orthus_cli.streams import occupy_closed
 from orthus_core.errors import OrthusError
 from orthus_core.version import __version__
 
@@ -37,6 +41,7 @@ class OrthusGroup(CommandList):
         command = self.commands.get(cmd_name)
         if command is not None:
             _accept_globals(command, [option for option in self.params if option.name in GLOBALS])
+            _expand_home(command)
         return command
 
     def sections(self, about: Mapping[str, str]) -> dict[str, Rows]:
@@ -52,21 +57,56 @@ class OrthusGroup(CommandList):
         if not self.commands:
             formatter.write("\nNo commands are registered: install the package with pip first.\n")
 
-    def invoke(self, ctx: Any) -> Any:
+    def invoke(self, ctx: Any) -> None:
+        code = self._run(ctx)
+        settings = ctx.obj or Settings()
         try:
-            return super().invoke(ctx)
+            Reporter(settings).check_printed()
+        except OrthusError as error:
+            _report(ctx, error)
+            code = code or 1
+        # A reader that closed its pipe is not told, but a script may want to know.
+        raise typer.Exit(code or int(settings.reader_left))
+
+    def _run(self, ctx: Any) -> int:
+        """Runs the command and reports its error; returns the exit code."""
+        try:
+            super().invoke(ctx)
         except OrthusError as error:
             _report(ctx, error)
         except KeyboardInterrupt:
-            typer.echo("stopped", err=True)
-            raise typer.Exit(130) from None
-        except (typer.Exit, typer.Abort, typer.TyperException):
+            Reporter(Settings()).say("stopped")
+            return 130
+        except typer.Exit as ended:
+            return ended.exit_code
+        except (typer.Abort, typer.TyperException):
             raise
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise  # the reader closed the pipe, which Typer handles quietly
             _report(ctx, _unforeseen(error))
-        raise typer.Exit(1)
+        else:
+            return 0
+        return 1
+
+    def main(self, *words: Any, standalone_mode: bool = True, **settings: Any) -> Any:
+        """Runs as Typer does, and survives streams that take neither help nor usage errors."""
+        if not standalone_mode:
+            return super().main(*words, standalone_mode=False, **settings)
+        r = Reporter(Settings())
+        try:
+            code = super().main(*words, standalone_mode=False, **settings)
+        except typer.TyperException as error:
+            _add_suggestion(error)
+            r.usage(error)
+            code = error.exit_code
+        except typer.Abort:
+            r.say("stopped")
+            code = 1
+        except OrthusError as error:  # of an option that prints, such as --version
+            r.error(error)
+            code = 1
+        except OSError as error:  # while Typer wrote help
+            code = r.refused(error)
+        sys.exit(code if isinstance(code, int) else 0)
 
 
 app = typer.Typer(
@@ -80,7 +120,9 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"orthus {__version__}")
+        r = Reporter(Settings())
+        r.result({"version": __version__}, text=f"orthus {__version__}")
+        r.check_printed()
         raise typer.Exit()
 
 
@@ -129,6 +171,40 @@ def _accept_globals(command: Any, options: list[Any]) -> None:
         _accept_globals(inner, options)
 
 
+def _expand_home(command: Any) -> None:
+    """Lets each path of a command, and of its subcommands, begin with `~`: shells leave it alone
+    after `=` and in quotes.
+    """
+    for inner in getattr(command, "commands", {}).values():
+        _expand_home(inner)
+    if command.callback is None:
+        return
+    types = inspect.signature(command.callback, eval_str=True).parameters
+    for param in command.params:
+        if param.name in types and _takes_paths(types[param.name].annotation):
+            param.process_value = _expanding(param.process_value)
+
+
+def _takes_paths(annotation: Any) -> bool:
+    """Whether a parameter's type is a path, several, or none."""
+    return annotation is Path or any(map(_takes_paths, typing.get_args(annotation)))
+
+
+def _expanding(process: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A parameter's processing of what was typed, with home folders put in first."""
+
+    def expand(typed: Any) -> Any:
+        if isinstance(typed, (list, tuple)):
+            return type(typed)(map(expand, typed))
+        if isinstance(typed, str) and typed.startswith(("~", "./~")):
+            from orthus_core.user_files import user_path
+
+            return str(user_path(typed))
+        return typed
+
+    return lambda ctx, typed: process(ctx, expand(typed))
+
+
 def _remember(ctx: Any, option: Any, value: Any) -> None:
     settings: Settings = ctx.find_root().obj
     if not value:  # not given here
@@ -144,6 +220,21 @@ def _report(ctx: Any, error: OrthusError) -> None:
     if settings.debug:
         traceback.print_exc()
     Reporter(settings).error(error)
+
+
+def _add_suggestion(error: Any) -> None:
+    """Adds what was probably meant to a usage error about an option."""
+    from orthus_cli.suggestions import suggest_option, suggest_value
+
+    command = getattr(getattr(error, "ctx", None), "command", None)
+    name = getattr(error, "option_name", None)
+    said = ""
+    if name and command and hasattr(error, "possibilities"):  # an option that does not exist
+        said, error.possibilities = suggest_option(name, command), None
+    elif {"--device", "--dtype"} & {*getattr(getattr(error, "param", None), "opts", ())}:
+        said = suggest_value(str(error).partition("'")[2].partition("'")[0])
+    if said:
+        error.message = f"{error.message.rstrip('.')}: {said}"
 
 
 def _unforeseen(error: Exception) -> OrthusError:
@@ -162,4 +253,5 @@ def _unforeseen(error: Exception) -> OrthusError:
 
 def main() -> None:
     """Entry point of the `orthus` script."""
+    occupy_closed()
     app(prog_name="orthus")

@@ -7,14 +7,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from orthus_cli.console import Reporter
+from orthus_core.recipe.solver_registry import check_name
 
 if TYPE_CHECKING:
     from orthus_core.api.images import ImageRequest
     from orthus_core.api.inputs import InputImage
     from orthus_core.api.loaded import LoadedModel
+    from orthus_core.recipe import EditRecipe, GenerateRecipe
     from orthus_core.recipe.drawing import DrawingRecipe
     from orthus_core.results.image_files import ImageFiles
+    from orthus_core.samplers.params import SamplingParams
 
 # More images than this are not reported one by one.
 REPORTED_ONE_BY_ONE = 8
@@ -25,11 +30,11 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
 
     Raises:
         CheckpointError, HubError: When the model is not available, or has no tokenizer.
+        PromptError: When there is no scheduler of the recipe's name.
     """
+    check_name(getattr(recipe, "scheduler", None))
     from orthus_core.api.loaded import load_model
-    from orthus_core.device import limit_threads
 
-    limit_threads()
     loaded = load_model(
         recipe.model,
         device=recipe.device,
@@ -53,6 +58,23 @@ def hint_at_unknown_words(r: Reporter, loaded: LoadedModel, texts: Iterable[str]
             r.warn(str(unknown))
 
 
+def hint_at_idle_seed(
+    r: Reporter, params: SamplingParams, *, given: bool, tells: bool = False
+) -> None:
+    """Says what a given seed does not change, and what would let it.
+
+    Args:
+        given: Whether the user named a seed, or asked for several pictures that differ by it.
+        tells: Whether words are what the user asks for, beside the pictures.
+    """
+    if not given:
+        return
+    if params.temperature == 0 and (tells or not params.max_images):
+        r.say("the likeliest words are taken, whatever the seed; --temperature 0.8 samples them")
+    if params.noise_scale == 0 and params.max_images:
+        r.say("pictures start from no noise, whatever the seed; --noise-scale 1 gives them some")
+
+
 def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:
     """Reports each image that is scaled or cropped to the model's size, or how many there are."""
     from orthus_core.data.framing import framing
@@ -70,9 +92,15 @@ def say_framing(r: Reporter, images: Sequence[InputImage], size: int) -> None:
 
 
 def save_images(
-    r: Reporter, request: ImageRequest, files: ImageFiles, *, preview: bool = False
+    r: Reporter,
+    request: ImageRequest,
+    files: ImageFiles,
+    recipe: GenerateRecipe | EditRecipe,
+    *,
+    preview: bool = False,
 ) -> list[dict[str, Any]]:
-    """Draws a request, saves each image when it is done, and returns a report of each.
+    """Draws the missing images of a request, saves each when it is done, and returns a report of
+    each. When it is stopped, says how to go on.
 
     Raises:
         OutputError: When a file cannot be written; the images before it are kept.
@@ -80,14 +108,44 @@ def save_images(
     from orthus_core.api.images import ImageCollector
     from orthus_core.api.requests import run
 
+    rows, seed = files.missing, request.infos[0].seed
+    request = request.only(rows)
     events = run(request)
     if preview:
         from orthus_cli.preview import with_preview
 
         events = with_preview(r, events, request.loaded.model)
     collector, entries = ImageCollector(request), dict[int, dict[str, Any]]()
-    for event in r.track(events, images=len(request.prompts)):
-        if result := collector.add(event):
-            entries[result.row] = files.save(result.row, result.image, result.info)
-            r.detail(f"{files.paths[result.row]}, seed {result.info.seed}")
-    return [entries[row] for row in sorted(entries)]
+    try:
+        for event in r.track(events, images=len(request.prompts)):
+            if result := collector.add(event):
+                number = rows[result.row]
+                entries[number] = files.save(number, result.image, result.info)
+                r.detail(f"{files.paths[number]}, seed {result.info.seed}")
+    except KeyboardInterrupt:
+        if len(files.paths) > 1:
+            kept, chosen = len(files.kept) + len(entries), "" if recipe.seeds else f"--seed {seed} "
+            r.say(
+                f"{kept} of {len(files.paths)} pictures are kept; the same command with "
+                f"{chosen}--skip-existing draws the others"
+            )
+        raise
+    return [entries[number] for number in sorted(entries)]
+
+
+def check_one(overwrite: bool, skip_existing: bool) -> None:
+    """Raises: typer.BadParameter when files are to be replaced and to be kept."""
+    if overwrite and skip_existing:
+        raise typer.BadParameter(
+            "--overwrite replaces what --skip-existing keeps: give one of them"
+        )
+
+
+def kept_line(files: ImageFiles) -> str:
+    """The line of a report that counts the pictures that were there already; empty for none."""
+    return f"\n{pictures(len(files.kept))} there already, skipped" if files.kept else ""
+
+
+def pictures(count: int) -> str:
+    """A number of pictures, as the subject of a sentence."""
+    return "1 picture is" if count == 1 else f"{count} pictures are"

@@ -68,6 +68,17 @@ class CommandList(TyperGroup):
             ),
         )
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command of the first word; where there is none, what was probably meant is said."""
+        name = args[0]
+        if ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name):
+            return super().resolve_command(ctx, args)
+
+        from orthus_cli.suggestions import suggest_command
+
+        said = suggest_command(name, self.list_commands(ctx))
+        return ctx.fail(f"no command {name!r}" + (f": {said}" if said else ""))
+
     def sections(self, about: Mapping[str, str]) -> dict[str, Rows]:
         """Rows of commands and what they do, by heading."""
         return {"Commands": list(about.items())}

@@ -21,7 +21,7 @@ def option(section: str, *words: str, **settings: Any) -> Any:
 
 
 Output = Annotated[
-    Path | None,
+    str | None,  # a path would lose the slash that says that NAME.v2/ is a folder
     option(
         help_sections.WHERE,
         "-o",
@@ -44,6 +44,14 @@ Metadata = Annotated[
 ]
 Overwrite = Annotated[
     bool, option(help_sections.WHERE, "--overwrite", help="Replace what is there.")
+]
+SkipExisting = Annotated[
+    bool,
+    option(
+        help_sections.WHERE,
+        "--skip-existing",
+        help="Keep pictures that are there, and draw the others.",
+    ),
 ]
 Images = Annotated[
     list[Path] | None,
@@ -85,13 +93,22 @@ Sets = Annotated[
     ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")]
+OverwriteRun = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the model at the output and, without --resume, begin anew: the states, "
+        "figures and samples of the run beside it are removed.",
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option(
         "--resume",
         metavar="auto|PATH",
-        help="Go on from a saved state: the newest beside the output (auto), or PATH, a state such "
-        "as OUTPUT.training/states/step-000500, or a run's OUTPUT for its newest.",
+        help="Go on from a saved state: the newest of the run beside the output (auto; begins one "
+        "where there is none), or PATH, a state such as OUTPUT.training/states/step-000500, or "
+        "another run's OUTPUT for its newest.",
     ),
 ]
 
@@ -108,7 +125,7 @@ Grid = Annotated[
         help_sections.WHERE,
         "--grid",
         metavar="PATH",
-        help="All pictures of this run on one sheet, too.",
+        help="All pictures of this run on one sheet, too, with their prompts and seeds.",
     ),
 ]
 Continue = Annotated[
@@ -117,7 +134,8 @@ Continue = Annotated[
         help_sections.WHAT,
         "--continue",
         metavar="PICTURE",
-        help="Keep the top of this picture and draw the rest; its prompt and values hold.",
+        help="Keep the top of this picture and draw the rest; its prompt and values hold. Other "
+        "words change the rest most; how much a seed does depends on the model.",
     ),
 ]
 KeepRows = Annotated[

@@ -7,10 +7,12 @@ background's. Where colours are disabled, shading characters show brightness.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from orthus_cli.console import Reporter
+from orthus_cli.streams import encoding_of
 from orthus_core.events import ImageDone, PatchDone
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 E = TypeVar("E")
 UPPER_HALF = "\N{UPPER HALF BLOCK}"
 SHADES = " \N{LIGHT SHADE}\N{MEDIUM SHADE}\N{DARK SHADE}\N{FULL BLOCK}"
+ASCII_SHADES = " .:+#@"
 WIDEST = 64  # characters; beyond, it is quicker to open the file
 
 
@@ -80,7 +83,7 @@ def canvas(image: Image.Image, columns: int, lines: int) -> Text:
     width = max(1, min(columns, WIDEST, 2 * lines * image.width // image.height))
     height = max(1, width * image.height // image.width // 2)
     small_HW3 = np.asarray(image.convert("RGB").resize((width, 2 * height))).tolist()
-    plain = "NO_COLOR" in os.environ
+    plain = "NO_COLOR" in os.environ or not _has(UPPER_HALF)
     text = Text(no_wrap=True)
     for line in range(height):
         for column in range(width):
@@ -97,4 +100,14 @@ def canvas(image: Image.Image, columns: int, lines: int) -> Text:
 def _shade(*pixels: list[int]) -> str:
     """A character about as bright as these pixels are on average, on a dark screen."""
     brightness = sum(map(sum, pixels)) / (3 * 256 * len(pixels))
-    return SHADES[int(brightness * len(SHADES))]
+    shades = SHADES if _has(SHADES) else ASCII_SHADES
+    return shades[int(brightness * len(shades))]
+
+
+def _has(characters: str) -> bool:
+    """Whether the terminal's encoding has these characters."""
+    try:
+        characters.encode(encoding_of(sys.stderr))
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from orthus_cli import help_sections
+from orthus_cli.prompts import as_text, read_text
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
 from orthus_core.recipe.save import toml_value
@@ -51,32 +52,33 @@ class Spelling(NamedTuple):
 
 
 def _absolute(path: Path) -> str:
-    return str(path.expanduser().absolute())
+    return str(path.absolute())
 
+
+TEXT_NAMES = ("temperature", "top_p", "max_new_tokens")
+TEXT_OPTIONS = [f"text.{name}" for name in TEXT_NAMES]
 
 SPELLINGS = {
     "model": Spelling(("-m", "--model"), "MODEL"),
     "steps": Spelling(("--steps", "--num-inference-steps")),
     "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
     "step_tolerance": Spelling(metavar="SHARE"),
-    "guidance": Spelling(("--guidance", "--cfg-scale")),
-    "negative_prompt": Spelling(metavar="TEXT"),
+    "guidance": Spelling(("--guidance", "--cfg-scale", "--guidance-scale")),
+    "negative_prompt": Spelling(metavar="TEXT", becomes=as_text),
     "max_text": Spelling(metavar="TOKENS"),
     "seeds": Spelling(("--seed",)),
     "num_images": Spelling(("-n", "--num-images")),
-    "question": Spelling(metavar="TEXT"),
+    "question": Spelling(metavar="TEXT", becomes=read_text),
     "keep_panels": Spelling(metavar="N"),
     "from_story": Spelling(metavar="DIR", reads=Path, becomes=_absolute),
     "from_panel": Spelling(metavar="K"),
-    "text.max_new_tokens": Spelling(("--max-new-tokens",)),
+    **{f"text.{name}": Spelling((f"--{name.replace('_', '-')}",)) for name in TEXT_NAMES},
 }
 """By dotted key; what is missing here is spelled as the key is, `head.width` as `--head-width`."""
 
 GROUPS = {
     "question": help_sections.ASK,
-    **dict.fromkeys(
-        ("seed", "image_guidance", "max_text", "text.max_new_tokens"), help_sections.HOW
-    ),
+    **dict.fromkeys(("seed", "image_guidance", "max_text", *TEXT_OPTIONS), help_sections.HOW),
     **dict.fromkeys((found.name for found in keys(DrawingKeys)), help_sections.HOW),
     **dict.fromkeys(
         ("batch_size", *(found.name for found in keys(ModelKeys))), help_sections.MODEL

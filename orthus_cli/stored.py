@@ -6,9 +6,6 @@ recipe key without an option is written `--set key=value`.
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orthus_core.errors import DataError, PromptError
 from orthus_core.recipe import Recipe, as_table, keys
 from orthus_core.recipe.save import toml_value
+from orthus_core.shell_words import is_plain, shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.api.continuation import Continuation
@@ -129,12 +127,7 @@ def words_of(
     from orthus_core.results.record import asked_of
 
     options = options_of(record.command)
-    asked, about = asked_of(record), record.info.model
-    opened = {
-        "model": asked["model"],
-        "device": str(about.get("device", asked["device"])).partition(":")[0],
-        "dtype": about.get("dtype", asked["dtype"]),
-    }
+    asked, opened = asked_of(record), _opened(record)
     usual = {key.name: _plain(key.default) for key in keys(SCHEMAS[record.command])}
     changed = {
         name: value
@@ -157,10 +150,48 @@ def words_of(
     return [record.command, *ordered]
 
 
-def shell_quoted(words: Iterable[str]) -> str:
-    """The words as a shell command line, quoted where necessary."""
-    words = list(words)
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+def command_line(record: Record, encoding: str) -> str:
+    """The command that draws a result again, as it can be pasted from a console.
+
+    Where its words cannot be printed, they are read from the result's own file instead.
+
+    Args:
+        encoding: Encoding of the console.
+    """
+    words = words_of(record, record.info.files)
+    if not all(is_plain(word, encoding) for word in words):
+        words = _words_from_file(record)
+    return shell_quoted(["orthus", *words], encoding)
+
+
+def _words_from_file(record: Record) -> list[str]:
+    """The same command with its values from the result's file; see `words_of`."""
+    from orthus_core.recipe.solver_registry import SOLVERS
+    from orthus_core.results.record import asked_of
+
+    options, asked = options_of(record.command), asked_of(record)
+    words = [record.command, "-C", str(record.path)]
+    # A file's own scheduler is not loaded from outside unless it is named, see `trusted`.
+    outside = asked.get("scheduler") not in (None, *SOLVERS)
+    named = {"scheduler": asked.get("scheduler")} if outside else {}
+    for name, value in {**named, **_opened(record)}.items():
+        words += _spoken(name, value, options)
+    if record.command == "caption" or record.info.begun:  # these name their pictures each time
+        texts, pictures = _subject(record, (), list(record.info.files))
+        words += [*pictures, *(["--", *texts] if texts else [])]
+    return words
+
+
+def _opened(record: Record) -> dict[str, Any]:
+    """The model of a result, and the device and the precision that it was opened with."""
+    from orthus_core.results.record import asked_of
+
+    asked, about = asked_of(record), record.info.model
+    return {
+        "model": asked["model"],
+        "device": str(about.get("device", asked["device"])).partition(":")[0],
+        "dtype": about.get("dtype", asked["dtype"]),
+    }
 
 
 def _subject(

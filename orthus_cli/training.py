@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import DryRun, OutputFolder, Overwrite, Resume, Sets
+from orthus_cli.options import DryRun, OutputFolder, OverwriteRun, Resume, Sets
 from orthus_core.events import StepDone
 from orthus_core.recipe import Recipe, as_table, dump, load
+from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
     from orthus_core.events import Event
@@ -53,7 +54,7 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         recipe: RecipeArgument = None,
         sets: Sets = None,
         resume: Resume = None,
-        overwrite: Overwrite = False,
+        overwrite: OverwriteRun = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}
@@ -73,7 +74,7 @@ def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         recipe: RecipeArgument = None,
         sets: Sets = None,
         resume: Resume = None,
-        overwrite: Overwrite = False,
+        overwrite: OverwriteRun = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}
@@ -124,7 +125,7 @@ def _resume(typed: str | None) -> bool | Path:
     """The core functions' `resume`: whether to resume from beside the output, or the path to resume
     from.
     """
-    return typed == "auto" if typed in (None, "auto") else Path(typed).expanduser()
+    return typed == "auto" if typed in (None, "auto") else user_path(typed)
 
 
 def _function(run: str) -> Run:

@@ -1,8 +1,8 @@
-"""Write files and folders completely or not at all: next to the target, flushed to disk, then
-renamed.
+"""Write files completely or not at all: staged next to the target, flushed to disk, then renamed.
 
 If writing stops (an error, a full disk, a kill), the target keeps its previous state. Anything a
 killed process leaves, `.NAME.partial-PID`, is removed by the next process that writes there.
+`atomic_folder` does the same for folders.
 """
 
 from __future__ import annotations
@@ -12,19 +12,39 @@ import glob
 import os
 import re
 import shutil
+import stat
+import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orthus_core.errors import OutputError
 
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 LONGEST_NAME_BYTES = 255
 """What file systems take as one name."""
+
+
 _OWNER_BYTES = len(".") + len(".partial-4194304-old")  # the largest process id of Linux
 
+
+NO_RENAME = (errno.EXDEV, errno.EBUSY, errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Where a rename fails and a copy may not: mount points, bound files, some network file systems."""
+
+
+_NO_FLUSH = (errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM)
+"""What file systems answer that cannot flush a folder; the renames are then as safe as they get."""
+
+
 CANNOT_WRITE = "cannot write there"
+
+
+FOLDER_NOT_WRITTEN = "the folder could not be written"
+
+
 ANOTHER_PLACE = "choose another place with -o, or make room and rights there"
 
 
@@ -40,7 +60,7 @@ def staged_file(
     an error.
 
     Args:
-        target: File to write.
+        target: File to write. A link is followed; a device or a pipe is written to, not replaced.
         parents: Whether to create missing parent folders; otherwise they must exist.
         failure: First part of the error message when the file cannot be written.
         hint: Suggested next step in that error.
@@ -49,18 +69,24 @@ def staged_file(
         OutputError: When `target` cannot be written to, or the disk fills up.
     """
     target = Path(target)
-    with _as_output_error(target, failure, hint):
+    with as_output_error(target, failure, hint):
+        place = real_path(target)
+        if is_special(target):
+            yield from _through(target)
+            return
         if parents:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_abandoned(target)
-        partial = _beside(target)
-        try:
-            yield partial
-            _sync_file(partial)
-            os.replace(partial, target)
-            _sync_directory(target.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(place)
+        partial = staging_path(place)
+        with being_written(place):
+            try:
+                yield partial
+                _sync_file(partial)
+                _replace_file(partial, place)
+                sync_directory(place.parent)
+            finally:
+                with suppress(OSError):
+                    partial.unlink(missing_ok=True)
 
 
 def write_text(
@@ -71,93 +97,26 @@ def write_text(
         partial.write_text(text, encoding="utf-8")
 
 
-@contextmanager
-def staged_folder(
-    target: Path,
-    *,
-    mark: str | None,
-    overwrite: bool = False,
-    failure: str = "the folder could not be written",
-    hint: str = ANOTHER_PLACE,
-) -> Iterator[Path]:
-    """Yield a new folder next to `target` to write into; it becomes `target` when the block ends
-    without an error.
-
-    Args:
-        target: Folder to create. It may exist if empty; missing parents are created.
-        mark, overwrite: Which folders may be replaced; see `check_folder`.
-        failure, hint: As for `staged_file`.
+def real_path(path: Path) -> Path:
+    """The path with links followed and `.` and `..` resolved, so that it has a name and a parent.
 
     Raises:
-        OutputError: When `target` exists, cannot be written to, or the disk fills up.
+        FileNotFoundError: When the working directory was removed.
     """
-    target = target.absolute()
-    check_folder(target, mark=mark, overwrite=overwrite)
-    with _as_output_error(target, failure, hint):
-        partial = _beside(target)
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _clear_abandoned(target)
-            partial.mkdir()
-            yield partial
-            _sync_folder(partial)
-            _take_place(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    return Path(os.path.realpath(path))
 
 
-def check_folder(target: Path, *, mark: str | None, overwrite: bool = False) -> None:
-    """Check, before hours of work, that a folder may be written at `target`.
-
-    Args:
-        target: Folder to create.
-        mark: File that identifies a folder of this kind; only such a folder may be replaced. None
-            allows any folder to be replaced.
-        overwrite: Whether a folder of this kind may be replaced at all.
-
-    Raises:
-        OutputError: When it is a file, or a non-empty folder that may not be replaced.
-    """
-    if target.exists() and not target.is_dir():
-        raise OutputError("this is a file", where=str(target), hint="give a folder's name")
-    if not target.is_dir() or not any(target.iterdir()):
-        return
-    if not overwrite:
-        raise OutputError(
-            "there is something at the output already: the folder is not empty",
-            where=str(target),
-            hint="choose another folder with -o, or replace this one with --overwrite",
-        )
-    if mark is not None and not (target / mark).is_file():
-        raise OutputError(
-            f"the folder holds no {mark}, so it will not be replaced",
-            where=str(target),
-            hint="choose another folder with -o, or remove this one yourself",
-        )
+def is_special(path: Path) -> bool:
+    """Whether a path is written to rather than replaced: a device or a pipe, as /dev/stdout."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    is_plain = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return not is_plain or str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))
 
 
-def free_disk(folder: Path) -> int:
-    """Free disk space in bytes below a folder, which need not exist yet."""
-    nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(nearest).free
-
-
-def check_room(target: Path, wanted: int) -> None:
-    """Check that the disk of `target` has `wanted` free bytes.
-
-    Raises:
-        OutputError: When it does not.
-    """
-    free = free_disk(target)
-    if free < wanted:
-        raise OutputError(
-            f"not enough room: {wanted / 1e9:.1f} GB to write and {free / 1e9:.1f} GB free",
-            where=str(target),
-            hint="make room, or choose a folder on another disk",
-        )
-
-
-def _beside(target: Path) -> Path:
+def staging_path(target: Path) -> Path:
     """The path where this process writes the future `target`."""
     return target.with_name(f"{_prefix(target)}{os.getpid()}")
 
@@ -169,32 +128,106 @@ def _prefix(target: Path) -> str:
     return f".{name}.partial-"
 
 
-def _take_place(partial: Path, target: Path) -> None:
-    if target.exists() and any(target.iterdir()):
-        # A kill between the two renames leaves the old folder under this name; no data is lost.
-        old = partial.with_name(partial.name + "-old")
-        target.rename(old)
-        try:
-            partial.rename(target)
-        except OSError:
-            old.rename(target)
+def _replace_file(partial: Path, target: Path) -> None:
+    try:
+        os.replace(partial, target)
+    except OSError as error:
+        if error.errno not in NO_RENAME:
             raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        partial.rename(target)  # onto an empty folder, or onto nothing
-    _sync_directory(target.parent)
+        shutil.copyfile(partial, target)  # such as a single file that is mounted
+        _sync_file(target)
 
 
-def _clear_abandoned(target: Path) -> None:
+def _through(target: Path) -> Iterator[Path]:
+    """Stage a file elsewhere, then write its bytes to a device or a pipe."""
+    with tempfile.TemporaryDirectory() as elsewhere:
+        partial = Path(elsewhere) / "file"
+        yield partial
+        with target.open("wb") as stream:
+            stream.write(partial.read_bytes())
+
+
+def clear_abandoned(target: Path) -> None:
     """Remove what killed processes left next to `target`; running processes keep theirs."""
     prefix = _prefix(target)
     for leftover in target.parent.glob(f"{glob.escape(prefix)}*"):
         owner = re.fullmatch(r"\d+", leftover.name.removeprefix(prefix))
-        if owner and not _is_running(int(owner[0])):
+        if owner and is_abandoned(int(owner[0]), target):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:
-                leftover.unlink(missing_ok=True)
+                with suppress(OSError):
+                    leftover.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _sync_file(file)
+        elif file.is_dir():
+            sync_directory(file)
+    sync_directory(folder)
+
+
+def _sync_file(file: Path) -> None:
+    # Windows flushes only files that are open for writing.
+    with file.open("r+b" if os.name == "nt" else "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+@contextmanager
+def as_output_error(target: Path, failure: str, hint: str) -> Iterator[None]:
+    """Convert the system's errors to ours."""
+    try:
+        yield
+    except Exception as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise
+        raise OutputError(failure_message(cause, failure), where=str(target), hint=hint) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error behind one of a library that writes files itself; None for any other."""
+    if isinstance(error, OSError):
+        return error
+    told = str(error)
+    if "os error 28" in told:  # safetensors
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    # torch's writer does not say why it failed; where its file could be created, it is room.
+    return OSError(errno.ENOSPC, told) if "inline_container.cc" in told else None
+
+
+def output_error(error: OSError, hint: str = ANOTHER_PLACE) -> OutputError:
+    """The system's error as ours, with the file that it names."""
+    return OutputError(
+        failure_message(error, CANNOT_WRITE), where=str(error.filename or ""), hint=hint
+    )
+
+
+def failure_message(error: OSError, failure: str) -> str:
+    is_full = error.errno in DISK_IS_FULL
+    return "the disk is full" if is_full else f"{failure}: {error.strerror or error}"
+
+
+_targets: set[Path] = set()
+"""What this process is writing. Its number may be that of a killed one: in containers, it often
+is."""
+
+
+@contextmanager
+def being_written(target: Path) -> Iterator[None]:
+    """Marks what this process writes to a target as in use."""
+    _targets.add(target)
+    try:
+        yield
+    finally:
+        _targets.discard(target)
+
+
+def is_abandoned(process: int, target: Path) -> bool:
+    """Whether the process that began to write a target has ended."""
+    return target not in _targets if process == os.getpid() else not _is_running(process)
 
 
 def _is_running(process: int) -> bool:
@@ -209,37 +242,16 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            _sync_file(file)
-        elif file.is_dir():
-            _sync_directory(file)
-    _sync_directory(folder)
-
-
-def _sync_file(file: Path) -> None:
-    # Windows flushes only files that are open for writing.
-    with file.open("r+b" if os.name == "nt" else "rb") as stream:
-        os.fsync(stream.fileno())
-
-
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
+    """Flush a folder's entries to disk, where its file system can."""
     if os.name == "nt":  # Windows cannot open folders
         return
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _as_output_error(target: Path, failure: str, hint: str) -> Iterator[None]:
-    """Convert the system's errors to ours."""
-    try:
-        yield
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        is_full = error.errno in DISK_IS_FULL
-        message = "the disk is full" if is_full else f"{failure}: {error.strerror or error}"
-        raise OutputError(message, where=str(target), hint=hint) from error
+        if error.errno not in _NO_FLUSH:
+            raise

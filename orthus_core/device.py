@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from orthus_core.errors import OrthusError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """The precisions that `--dtype` takes, by their names there."""
@@ -29,7 +31,19 @@ OUT_OF_MEMORY_MESSAGES = (
 )
 
 CGROUP = Path("/sys/fs/cgroup")
-"""Where Linux tells a container's limits (control groups, version 2)."""
+"""Where Linux tells a container's limits: control groups of version 2 at the top or in `unified`,
+of version 1 in a folder for each controller.
+"""
+
+OWN_GROUPS = Path("/proc/self/cgroup")
+"""Where Linux tells which control groups this process is in."""
+
+CPU_FOLDERS = ("cpu", "cpu,cpuacct", "cpuacct,cpu")
+CPU_PERIOD = 100_000
+"""Microseconds of the kernel's default period, which a group of version 2 may leave out."""
+
+# Groups of version 1 without a limit hold the largest multiple of a page instead.
+NO_MEMORY_LIMIT = 2**60
 
 
 class Device(NamedTuple):
@@ -58,13 +72,58 @@ def is_available(kind: str) -> bool:
     return kind == "auto" or kind in {device.kind for device in devices()}
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """The device with this name; "auto" is cuda, then mps, then cpu."""
-    if device != "auto":
-        return torch.device(device)
+def pick_device(device: str | torch.device | None = "auto") -> torch.device:
+    """The device with this name; "auto" and None are cuda, then mps, then cpu.
+
+    Every model that is opened passes through here, from Python as from the command line, so this is
+    also where torch's threads are limited (`limit_threads`).
+
+    Raises:
+        OrthusError: When this machine has no such device.
+    """
+    limit_threads()
+    if device not in (None, "auto"):
+        return _check_device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    """The device, which must be one of this machine. Raises: OrthusError when it is not."""
+    try:
+        named = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise _no_device(device) from error
+    # Not `devices()`, which asks each GPU for its memory and so takes some of it.
+    known = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}
+    if named.type in known:
+        if (named.index or 0) >= known[named.type]:
+            raise _no_device(device)
+        return named
+    try:  # a kind that only Python callers name, such as "meta" or "xpu"
+        torch.empty(0, device=named)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise _no_device(device) from error
+    return named
+
+
+def _no_device(device: str | torch.device) -> OrthusError:
+    here: dict[str, str] = {}
+    for each in devices():
+        number = sum(name.partition(":")[0] == each.kind for name in here)
+        here[f"{each.kind}:{number}" if number else each.kind] = each.name
+    listed = ", ".join(f"{kind} ({name})" if name else kind for kind, name in here.items())
+    kind = str(device).partition(":")[0]
+    why = {
+        "cuda": "; orthus doctor says whether torch was built for CUDA and sees a driver",
+        "mps": "; mps needs a Mac with an Apple GPU",
+    }
+    return OrthusError(
+        f"this machine has no device {str(device)!r}; it has {listed}",
+        where="device",
+        hint=f"leave the device out to use {next(iter(here))}" + why.get(kind, ""),
+    )
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
@@ -84,27 +143,92 @@ def has_bf16(device: torch.device) -> bool:
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
 
 
-def limit_threads(group: Path = CGROUP) -> int:
-    """Lower torch's number of threads to the container's processor limit, if there is one.
+def limit_threads(group: Path | None = None) -> int:
+    """Lower torch's number of threads to the processors that this process may use; never raises it.
 
     Returns:
         The number of threads torch then uses.
     """
-    allowed = cgroup_processors(group)
-    if allowed is not None and allowed < torch.get_num_threads():
+    allowed = usable_processors(group)
+    if allowed < torch.get_num_threads():
         torch.set_num_threads(allowed)
     return torch.get_num_threads()
 
 
-def cgroup_processors(group: Path) -> int | None:
-    """Number of processors a container may use (control groups, version 2), at least one; None
-    without a limit.
+def usable_processors(group: Path | None = None) -> int:
+    """Number of processors that this process may use: those it is bound to (`taskset`), and no more
+    than its container's share.
     """
-    try:
-        share, period = (group / "cpu.max").read_text(encoding="ascii").split()
-    except (OSError, ValueError):
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(bound or 1, cgroup_processors(group) or sys.maxsize)
+
+
+def cgroup_processors(group: Path | None = None, own: Path | None = None) -> int | None:
+    """Number of whole processors a container may use, at least one; None without a limit.
+
+    The smallest share counts of the process's own control group and the groups around it.
+
+    Args:
+        group: Where control groups lie; `CGROUP` by default.
+        own: File that names the process's groups; `OWN_GROUPS` by default.
+    """
+    root, own = group or CGROUP, own or OWN_GROUPS
+    shares = [_share(*_words(folder / "cpu.max")) for folder in _groups_v2(root, own)]
+    for folder in _groups_v1(root, own, CPU_FOLDERS):
+        quota, period = (_words(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        shares.append(_share(*quota[:1], *period[:1]) if quota else None)
+    return min((share for share in shares if share is not None), default=None)
+
+
+def _share(quota: str = "", period: str = str(CPU_PERIOD), *_: str) -> int | None:
+    """Whole processors in a quota and a period, both in microseconds; None when they limit nothing
+    ("max", -1) or are no such numbers.
+    """
+    if not (quota.isdecimal() and period.isdecimal() and int(quota) and int(period)):
         return None
-    return None if share == "max" else max(1, math.floor(int(share) / int(period)))
+    return max(1, int(quota) // int(period))
+
+
+def _words(file: Path) -> tuple[str, ...]:
+    """The words of a control group's file; none where it cannot be read."""
+    try:
+        return tuple(file.read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return ()
+
+
+def _groups_v2(root: Path, own: Path) -> Iterator[Path]:
+    """The folders of this process's group of version 2 and of those around it."""
+    for base in (root, root / "unified"):
+        yield from _with_groups_around(base, _own_path(own, ""))
+
+
+def _groups_v1(root: Path, own: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    """The same for a controller of version 1, whose folder has one of these names."""
+    controller = names[0]
+    for name in names:
+        yield from _with_groups_around(root / name, _own_path(own, controller))
+
+
+def _with_groups_around(base: Path, path: str) -> Iterator[Path]:
+    # A path with ".." lies outside the container, and a container may see its own group at the top.
+    inner = [part for part in path.split("/") if part]
+    yield base
+    if ".." not in inner:
+        yield from (base.joinpath(*inner[:depth]) for depth in range(1, len(inner) + 1))
+
+
+def _own_path(own: Path, controller: str) -> str:
+    """The path of this process's group: that with this controller, or of version 2 for ""."""
+    try:
+        lines = own.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return "/"
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if controller in controllers.split(","):
+            return path
+    return "/"
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -160,7 +284,7 @@ def _mps() -> list[Device]:
 
 def _cpu() -> Device:
     total, free = _memory()
-    words = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    words = f"{os.cpu_count()} cores, {limit_threads()} threads"
     return Device("cpu", platform.processor() or platform.machine(), total, free, words)
 
 
@@ -205,18 +329,29 @@ def _free_memory_on_windows() -> int | None:
     return status.free if kernel.GlobalMemoryStatusEx(ctypes.byref(status)) else None
 
 
-def _free_cgroup_memory(group: Path = CGROUP) -> int | None:
-    """Bytes left under a container's limit; None without a limit."""
-    try:
-        limit = (group / "memory.max").read_text(encoding="ascii").strip()
-        used = int((group / "memory.current").read_text(encoding="ascii"))
-        stat = dict(
-            line.split()
-            for line in (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-    except OSError:
+def _free_cgroup_memory(group: Path | None = None, own: Path | None = None) -> int | None:
+    """Bytes left under a container's limit; None without a limit. Arguments as for
+    `cgroup_processors`.
+    """
+    root, own = group or CGROUP, own or OWN_GROUPS
+    left = [
+        _left(folder, "memory.max", "memory.current", "inactive_file")
+        for folder in _groups_v2(root, own)
+    ]
+    left += [
+        _left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        for folder in _groups_v1(root, own, ("memory",))
+    ]
+    return min((free for free in left if free is not None), default=None)
+
+
+def _left(folder: Path, limit_file: str, used_file: str, evictable: str) -> int | None:
+    """Bytes left in one control group, from its limit, its use and the key of its cached files."""
+    limit, used = "".join(_words(folder / limit_file)), "".join(_words(folder / used_file))
+    if not (limit.isdecimal() and used.isdecimal()) or int(limit) >= NO_MEMORY_LIMIT:
         return None
-    if limit == "max":
-        return None
+    stat = _words(folder / "memory.stat")
+    named = dict(zip(stat[::2], stat[1::2], strict=False))
     # Cached files count as used, but are evicted when memory is needed.
-    return int(limit) - used + int(stat.get("inactive_file", 0))
+    cached = named.get(evictable, "")
+    return int(limit) - int(used) + (int(cached) if cached.isdecimal() else 0)

@@ -1,6 +1,11 @@
-"""The errors a user meets: each says what went wrong, where, and what to do next."""
+"""The errors a user meets: each says what went wrong, where, and what to do next; and how a command
+that a message names is written, so that it works when it is pasted into a shell.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 
 class OrthusError(Exception):
@@ -27,8 +32,36 @@ class OrthusError(Exception):
         return "\n".join(lines)
 
 
+# More hints than this under one message are no longer read.
+MOST_HINTS = 3
+ALL_KEYS = "`orthus recipes keys COMMAND` lists the keys"
+
+
 class RecipeError(OrthusError):
     """A recipe that does not read, or asks for something that cannot be."""
+
+
+class RecipeErrors(RecipeError):
+    """Several mistakes in recipes, all told at once.
+
+    Attributes:
+        errors: Each mistake.
+    """
+
+    def __init__(self, errors: Sequence[RecipeError]) -> None:
+        lines = [
+            f"{each.message} ({each.where})" if each.where else each.message for each in errors
+        ]
+        hints = dict.fromkeys(each.hint for each in errors if each.hint)
+        super().__init__(
+            f"{len(errors)} mistakes:\n" + "\n".join(f"- {line}" for line in lines),
+            hint="; ".join(hints) if len(hints) <= MOST_HINTS else ALL_KEYS,
+        )
+        self.errors = tuple(errors)
+
+
+class ArgumentError(RecipeError, TypeError, ValueError):
+    """An argument of a Python call that is unknown, or has a value that cannot be."""
 
 
 class CheckpointError(OrthusError):
@@ -49,6 +82,18 @@ class PromptError(OrthusError):
 
 class OutputError(OrthusError):
     """A place to write to that is taken, closed or full."""
+
+
+class UnplacedError(OutputError):
+    """A finished folder that could not be put in its place.
+
+    Args:
+        kept: Where it is kept instead.
+    """
+
+    def __init__(self, message: str, *, where: str = "", hint: str = "", kept: Path) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.kept = kept
 
 
 class TrainingError(OrthusError):

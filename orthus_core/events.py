@@ -47,7 +47,7 @@ class ImageBegun:
         forced: Whether the sampler started it, where the model would have continued without one.
         ending: For a forced picture, whether the model would have ended its text there; otherwise
             it was still writing.
-        panel: In a story, the displayed number of this picture's panel, counting the opening.
+        panel: In a story, the number of this picture's panel, counting the opening's pictures.
     """
 
     row: int

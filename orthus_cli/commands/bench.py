@@ -12,7 +12,7 @@ import typer
 
 from orthus_cli.console import Reporter, reporter
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_core.errors import OutputError, PromptError
+from orthus_core.errors import PromptError
 from orthus_core.recipe import GenerateRecipe
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ def bench(
     from orthus_core.bench.page import check_page, write_sections
     from orthus_core.bench.preset_timings import preset_laps
     from orthus_core.bench.race import Race, course_of, race
-    from orthus_core.device import limit_threads, pick_device, pick_dtype
+    from orthus_core.device import pick_device, pick_dtype
+    from orthus_core.results.output_names import check_writable, write_file
 
     # 1. Sections to measure, the output, and the machine.
-    limit_threads()
     steps, guidance = flags["steps"], flags["guidance"]
     where = pick_device(flags["device"] or "auto")
     precision = pick_dtype(flags["dtype"], where)
@@ -91,6 +91,9 @@ def bench(
     sections += [f"{kind} {where.type}" for kind in kinds if kind != "race"]
     if write:
         check_page(page, sections)
+        check_writable(page)
+    if json_file:
+        check_writable(json_file)
     machine = _machine(where, precision)
     r.say(", ".join(f"{name} {value}" for name, value in machine.items()))
     told: dict[str, Any] = {}
@@ -130,7 +133,7 @@ def bench(
     # 5. The figures.
     figures = {"machine": machine, **told}
     if json_file:
-        _write_json(json_file, figures)
+        write_file(json_file, _json_bytes(figures), overwrite=True)
     if write:
         about = ", ".join(f"{name} {value}" for name, value in machine.items())
         write_sections(
@@ -192,8 +195,5 @@ def _all(laps: Iterable[Any]) -> list[dict[str, Any]]:
     return [dataclasses.asdict(lap) for lap in laps]
 
 
-def _write_json(path: Path, figures: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write: {error.strerror}", where=str(path)) from error
+def _json_bytes(figures: dict[str, Any]) -> bytes:
+    return (json.dumps(figures, indent=2) + "\n").encode()

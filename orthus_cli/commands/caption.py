@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from orthus_cli import help_sections, options
-from orthus_cli.answers import ask_each, open_answers, report_answers
+from orthus_cli.answers import ask_each, check_pictures, open_answers, report_answers
 from orthus_cli.console import reporter
-from orthus_cli.drawing import open_model
+from orthus_cli.drawing import hint_at_idle_seed, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import CaptionRecipe, dump, load
@@ -53,7 +53,7 @@ Strict = Annotated[
 ]
 
 
-@recipe_options(CaptionRecipe, but=("text.temperature", "text.top_p"))
+@recipe_options(CaptionRecipe)
 def caption(
     ctx: typer.Context,
     images: Pictures,
@@ -82,13 +82,18 @@ def caption(
 
     from orthus_core.api.captions import prepare_caption
     from orthus_core.data.listing import picture_files
+    from orthus_core.results.answer_file import check_answers
 
-    files = picture_files(images)
+    files = picture_files(images, r.say)
+    check_pictures(files, strict=strict)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
+    if output:
+        check_answers(output)
     # 2. The model, and its earlier answers.
     loaded = open_model(r, resolved)
     store = open_answers(output, resolved, loaded.about, overwrite=overwrite) if output else None
     request = prepare_caption(loaded, resolved, files, seeds, store.known if store else None)
+    hint_at_idle_seed(r, request.params, given=flags["seed"] is not None)
     # 3. Answers, each written as soon as it is complete.
     report_answers(r, request, ask_each(r, request, store, strict=strict), store)

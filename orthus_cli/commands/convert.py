@@ -12,6 +12,7 @@ from orthus_cli.console import Reporter, reporter
 from orthus_cli.options import DryRun, OutputFolder, Overwrite, RecipeFile, Sets
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_core.recipe import ConvertRecipe, as_table, dump, load
+from orthus_core.shell_words import shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.checkpoint.convert import Converted
@@ -52,11 +53,15 @@ def convert(
     r = reporter(ctx)
     r.detail(dump(resolved))
 
+    from orthus_core.atomic_folder import check_folder
     from orthus_core.checkpoint.convert import Converted, plan
     from orthus_core.checkpoint.convert import convert as run
+    from orthus_core.checkpoint.headers import CONFIG
     from orthus_core.checkpoint.hub import resolve
     from orthus_core.checkpoint.parts import parts_of
 
+    if not dry_run:
+        check_folder(output, mark=CONFIG, overwrite=overwrite)  # before a download
     folder = resolve(source)
     if dry_run:
         parts = parts_of(plan(folder, resolved, vqgan=vqgan).tensors)
@@ -103,7 +108,7 @@ def _next_steps(made: Converted, source: str) -> list[str]:
     if not made.has_decoder:
         steps.append(
             "no pixel decoder in the source, so the model reads pictures and draws none: "
-            f"orthus convert {source} -o DIR --vqgan vqgan.ckpt adds it "
+            f"orthus convert {shell_quoted([source])} -o DIR --vqgan vqgan.ckpt adds it "
             "(the file is in Meta's download of Chameleon, in tokenizer/)"
         )
     if not made.has_tokenizer:
@@ -114,7 +119,7 @@ def _next_steps(made: Converted, source: str) -> list[str]:
     if made.is_new:
         steps.append(
             "the diffusion head is new: "
-            f"orthus build-base --init-from {made.folder} -o DIR trains it"
+            f"orthus build-base --init-from {shell_quoted([str(made.folder)])} -o DIR trains it"
         )
     return steps
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
-from orthus_cli.options import Overwrite
-from orthus_core.errors import OutputError
+from orthus_cli.options import Overwrite, Sets
+from orthus_core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from orthus_core.data.row_rule import TrainingRecipe
 
 app = typer.Typer(
     cls=CommandList,
@@ -41,23 +44,44 @@ def check(
             "--as", metavar="NAME", help="Data format to read it in; found by itself if left out."
         ),
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "-m", "--model", metavar="MODEL", help="Model that is to be trained on it: --init-from."
+        ),
+    ] = "mini",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="RECIPE",
+            help="Recipe of the training it is for; posttrain's defaults if left out.",
+        ),
+    ] = None,
+    sets: Sets = None,
 ) -> None:
-    """Read a whole data set and show what is wrong with it.
+    """Read a whole data set and show what a training cannot use.
 
-    Every record and picture is read. Ends with exit code 1 when a record cannot be used.
+    Every record and picture is read, and every row encoded, as the training does: with the model's
+    tokenizer and context, and for what the recipe learns. Ends with exit code 1 when a record
+    cannot be used, or none can.
     """
     from orthus_core.data.formats.sniff import read
+    from orthus_core.train.data_check import check_data
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     r = reporter(ctx)
+    training = _training(recipe, sets or [])
     register_picture_kinds()
-    reading = read(path, strict=strict, name=named)
-    for _ in r.track(reading.check_pictures()):
-        pass
-    for fault in reading.faults:
-        r.warn(str(fault))
-    if reading.fault_count > len(reading.faults):
-        r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
+    reading = read(path, strict=strict or training.data.strict, name=named)
+    try:
+        for _ in r.track(check_data(reading, training, model, path)):
+            pass
+    finally:  # they may be why nothing is left to train on
+        for fault in reading.faults:
+            r.warn(str(fault))
+        if reading.fault_count > len(reading.faults):
+            r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
     usable = len(reading.documents)
     r.result(
         {
@@ -65,12 +89,36 @@ def check(
             "usable": usable,
             "bad": reading.fault_count,
             "first_bad": [fault._asdict() for fault in reading.faults],
+            "training": training.command,
+            "model": None if training.command == "pretrain" else model,
+            "passed_over": [each._asdict() for each in reading.passed_over],
         },
-        text=f"{path}: {usable} usable, {reading.fault_count} bad",
+        text=f"{path}: {usable} usable, {reading.fault_count} bad"
+        + ("" if usable else "; there is nothing to train on"),
         quiet=[usable],
     )
-    if reading.fault_count:
+    if reading.fault_count or not usable:
         raise typer.Exit(1)
+
+
+def _training(source: str | None, sets: list[str]) -> TrainingRecipe:
+    """The recipe of the training that the data set is for.
+
+    Raises:
+        RecipeError: When it does not load, or is of no training.
+    """
+    from orthus_core.recipe import SCHEMAS, load
+    from orthus_core.recipe.load import command_of
+
+    command = command_of(source) if source is not None else "posttrain"
+    trainings = [name for name, schema in SCHEMAS.items() if hasattr(schema(), "data")]
+    if command not in trainings:
+        raise RecipeError(
+            f"{command} is no training, and needs no data set",
+            where=str(source),
+            hint=f"name a recipe for {', '.join(trainings)}",
+        )
+    return load(SCHEMAS[command], source, sets)  # type: ignore[return-value]
 
 
 class Style(str, Enum):
@@ -109,14 +157,10 @@ def prepare_emoji(
 
     Drawing flat and noto needs the package resvg-py.
     """
+    from orthus_core.results.output_names import check_free
     from orthus_core.world.emoji import build_pack, fluent_3d, iconify
 
-    if output.exists() and not overwrite:
-        raise OutputError(
-            "a file of this name is already there",
-            where=str(output),
-            hint="name another one, or replace it with --overwrite",
-        )
+    check_free(output, overwrite=overwrite)
     r = reporter(ctx)
     sources = fluent_3d(pictures) if style is Style.fluent_3d else iconify(pictures)
     r.say("scaling about two thousand pictures, some twenty seconds")
@@ -158,14 +202,12 @@ def prepare_world(
     The trainings need no such folder, they make rows as they go; it is for looking at them, and for
     other tools. The same seed gives the same rows.
     """
+    from orthus_core.atomic_folder import check_empty
     from orthus_core.world.export import export
     from orthus_core.world.records import MAKERS
     from orthus_core.world.world import World
 
-    if output.exists() and any(output.iterdir() if output.is_dir() else [output]):
-        raise OutputError(
-            "the folder is not empty", where=str(output), hint="name another one, or empty it"
-        )
+    check_empty(output)
     r = reporter(ctx)
     weights = dict.fromkeys(tasks or MAKERS, 1.0)
     world = World.open(testing=testing)

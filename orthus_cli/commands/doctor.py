@@ -31,9 +31,9 @@ def doctor(
     """
     r = reporter(ctx)
 
-    from orthus_core.atomic import free_disk
     from orthus_core.checkpoint.hub import BUNDLED, cache_folder, cached, reach
     from orthus_core.device import devices
+    from orthus_core.output_checks import free_disk
     from orthus_core.plan.software import optional, required
 
     # 1. Look.

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from orthus_cli import options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_unknown_words, open_model, save_images, say_framing
+from orthus_cli.drawing import (
+    check_one,
+    hint_at_idle_seed,
+    hint_at_unknown_words,
+    kept_line,
+    open_model,
+    save_images,
+    say_framing,
+)
 from orthus_cli.edit_inputs import file_label, read_edits
+from orthus_cli.kept import keep_existing_files, report_all_kept
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import EditRecipe, dump, load
@@ -42,6 +50,7 @@ def edit(
     sets: options.Sets = None,
     metadata: options.Metadata = None,
     overwrite: options.Overwrite = False,
+    skip_existing: options.SkipExisting = False,
 ) -> None:
     """Change pictures by an instruction or an example.
 
@@ -54,6 +63,7 @@ def edit(
     that the model sees. With -C hat.png what hat.png was made by is done again, to other pictures
     or with another instruction where one is given.
     """
+    check_one(overwrite, skip_existing)
     flags["by_example"] = True if example else None
     # 1. The request, and whether its output can be written.
     before = read_stored(config_from, "edit")
@@ -62,39 +72,49 @@ def edit(
     r = reporter(ctx)
     r.detail(dump(resolved))
     chosen = choose_seeds(resolved.seeds, resolved.num_images)
-    edits = read_edits(subject or [], example, before, by_example=resolved.by_example, each=each)
+    by_example = resolved.by_example
+    edits = read_edits(subject or [], example, before, by_example=by_example, each=each, note=r.say)
     wanted = [(one, seed) for one in edits for seed in chosen]
     names = [Named(file_label(one, among=len(edits)), seed) for one, seed in wanted]
-    paths = picture_paths(output, names, overwrite=overwrite)
-    compared = [path.with_name(f"{path.stem}_compare.png") for path in paths] if compare else []
-    for path in compared:
-        check_free(path, overwrite=overwrite)
+    paths = picture_paths(output, names, overwrite=overwrite, keep=skip_existing)
 
     from orthus_core.api.images import prepare_edit
-    from orthus_core.results.image_files import ImageFiles, save_comparison
+    from orthus_core.results.image_files import ImageFiles, save_comparisons
 
     files = ImageFiles(paths, metadata=metadata, overwrite=overwrite)
+    if skip_existing:
+        subjects = [(one.instruction, seed, one.inputs) for one, seed in wanted]
+        files = keep_existing_files(r, files, resolved, subjects, output, names)
     files.check()
+    compared = [path.with_name(f"{path.stem}_compare.png") for path in paths] if compare else []
+    befores = [[image.image for image in one.images] for one, _ in wanted]
+    for number in files.missing if compare else ():
+        check_free(compared[number], overwrite=overwrite)
+    if not files.missing:
+        save_comparisons(befores, paths, compared, overwrite=overwrite)
+        return report_all_kept(r, files)
     # 2. The model and the edits.
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, [edits[0].instruction])
     inputs = [image for one in edits for image in one.images]
     say_framing(r, inputs, loaded.model.model.vqmodel.config.resolution)
     request = prepare_edit(loaded, resolved, edits, chosen)
+    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or len(chosen) > 1)
     # 3. Pictures, each saved when it is done.
-    saved = save_images(r, request, files)
-    for entry, (one, _) in zip(saved, wanted, strict=True):
-        entry["images"] = list(one.files)
-    for entry, (one, _), path in zip(saved, wanted, compared, strict=False):
-        before_after = [image.image for image in one.images]
-        save_comparison(before_after, Path(entry["path"]), path, overwrite=overwrite)
-        entry["compare"] = str(path)
+    saved = save_images(r, request, files, resolved)
+    save_comparisons(befores, paths, compared, overwrite=overwrite)
+    for number, entry in zip(files.missing, saved, strict=True):
+        entry["images"] = list(wanted[number][0].files)
+        entry |= {"compare": str(compared[number])} if compare else {}
+    skipped = {"skipped": files.kept_paths} if skip_existing else {}
     r.result(
-        {"pictures": saved, "sampling": request.params.to_dict(), "model": loaded.about},
+        {"pictures": saved, **skipped, "sampling": request.params.to_dict(), "model": loaded.about},
         text="\n".join(
             f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
             + (f"; drawn as: {one['text']}" if "text" in one else "")
+            + (f"; beside what it was: {one['compare']}" if compare else "")
             for one in saved
-        ),
-        quiet=[one["path"] for one in saved],
+        )
+        + kept_line(files),
+        quiet=files.paths,
     )

@@ -60,12 +60,12 @@ def mini(
     stands beside chance, the judge's verdict on true pictures, and on true pictures that went
     through the model's autoencoder, which no drawing can be expected to pass.
     """
-    from orthus_core.atomic import check_folder
+    from orthus_core.atomic_folder import check_folder
     from orthus_core.results.output_names import write_folder
     from orthus_core.world.benchmark.context import EvalContext, TaskResult
-    from orthus_core.world.benchmark.mini import evaluate, select_tasks
+    from orthus_core.world.benchmark.mini import TASKS, evaluate, select_tasks
     from orthus_core.world.benchmark.model_under_test import ModelUnderTest
-    from orthus_core.world.benchmark.report import RESULT, report_files, score_table
+    from orthus_core.world.benchmark.report import RESULT, SAMPLES, report_files, score_table
 
     r = reporter(ctx)
     tasks = select_tasks([name.strip() for name in only.split(",") if name.strip()])
@@ -87,7 +87,8 @@ def mini(
         # Results from before Ctrl-C are kept.
         if results:
             files = report_files(results, loaded.about, asked)
-            write_folder(output, files, mark=RESULT, overwrite=overwrite)
+            replaced = (RESULT, SAMPLES, *(f"{task}.png" for task in TASKS))
+            write_folder(output, files, mark=RESULT, replaces=replaced, overwrite=overwrite)
 
     r.table(COLUMNS, [row for result in results for row in _rows(result)])
     r.result(

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.stored import shell_quoted, words_of
+from orthus_cli.stored import command_line
+from orthus_cli.streams import encoding_of
+from orthus_core.user_files import user_path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
@@ -29,8 +32,8 @@ def info(
     Of a picture it also shows the command that draws it again.
     """
     r = reporter(ctx)
-    if _is_result(Path(path)):
-        _tell_picture(r, Path(path))
+    if _is_result(user_path(path)):
+        _tell_picture(r, user_path(path))
     else:
         _tell_checkpoint(r, path)
 
@@ -46,13 +49,13 @@ def _is_result(path: Path) -> bool:
 
 def _tell_picture(r: Reporter, path: Path) -> None:
     from orthus_core.data.pixels import open_image
-    from orthus_core.results.metadata import COMMON_CHUNK, read_record
+    from orthus_core.results.metadata import COMMON_CHUNK, read_record, read_text
     from orthus_core.results.record import asked_of, read_made
 
     if path.suffix.lower() in PICTURES and read_record(path) is None:
         image = open_image(path)
         size = f"{image.width}x{image.height}"
-        theirs = image.info.get(COMMON_CHUNK, "")
+        theirs = read_text(path, COMMON_CHUNK) or ""
         r.table(("setting", "value"), [("size", size), *([(COMMON_CHUNK, theirs)] * bool(theirs))])
         r.result(
             {"path": str(path), "kind": "picture", "size": size, COMMON_CHUNK: theirs or None},
@@ -62,7 +65,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         return
     record = read_made(path)
     info = record.info
-    command = shell_quoted(["orthus", *words_of(record, info.files)])
+    command = command_line(record, encoding_of(sys.stdout))
     as_drawn = record.seen in record.pixels.values() if record.seen else None
     facts = {
         "prompt": info.prompt,
@@ -99,7 +102,8 @@ def _tell_checkpoint(r: Reporter, path: str) -> None:
     from orthus_core.checkpoint.describe import describe
     from orthus_core.checkpoint.hub import resolve
 
-    found = describe(Path(path) if os.path.isfile(path) else resolve(path))
+    file = user_path(path)
+    found = describe(file if os.path.isfile(file) else resolve(path))
     facts = dict(found.facts)
     origin = facts.pop("origin", {})
     about = {

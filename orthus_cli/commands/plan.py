@@ -132,7 +132,7 @@ def plan(
     for each in made:
         of = f"{command}: {each.name}" if len(made) > 1 else command
         r.table(
-            ("part", "GB", "hangs on"),
+            ("part", "GB", "depends on"),
             [(item.name, _gb(item.bytes), item.about) for item in each.items],
             title=f"{of} with {about}",
         )

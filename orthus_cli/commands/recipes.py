@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,8 +14,9 @@ from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError, RecipeError
 from orthus_core.recipe import SCHEMAS, as_table, keys, load
 from orthus_core.recipe.docs import default_text, type_text
-from orthus_core.recipe.load import command_of
+from orthus_core.recipe.load import command_of, raise_all
 from orthus_core.recipe.shelf import find, shelved
+from orthus_core.user_files import marked_encoding, read_text
 
 app = typer.Typer(
     cls=CommandList,
@@ -46,9 +47,13 @@ def ls(ctx: typer.Context) -> None:
 def cat(ctx: typer.Context, recipe: Name) -> None:
     """Print a recipe as it was written."""
     path = find(recipe)
-    text = _read(path)
+    text, written = _read(path), path.read_bytes()
+    encoding, mark = marked_encoding(written)
     reporter(ctx).result(
-        {"path": str(path), "text": text}, text=text.rstrip("\n"), quiet=[text.rstrip("\n")]
+        {"path": str(path), "text": text},
+        text=text.rstrip("\n"),
+        quiet=[text.rstrip("\n")],
+        content=written[mark:].decode(encoding).encode(),
     )
 
 
@@ -81,24 +86,30 @@ def validate(
         list[str], typer.Argument(metavar="RECIPE...", help="Names or files to check.")
     ],
 ) -> None:
-    """Check recipes without running them."""
-    checked = []
+    """Check recipes without running them; all mistakes are told."""
+    checked, mistakes = [], list[RecipeError]()
     for recipe in recipes:
-        command = command_of(recipe)
-        if command not in SCHEMAS:
-            raise RecipeError(
-                f"there is no command {command!r} that takes a recipe",
-                where=str(find(recipe)),
-                hint="recipes are for " + ", ".join(SCHEMAS),
-            )
-        resolved = load(SCHEMAS[command], recipe)
-        checked.append(
-            {"path": str(find(recipe)), "command": command, "resolved": as_table(resolved)}
-        )
+        try:
+            checked.append(_check(recipe))
+        except RecipeError as error:
+            mistakes.append(error)
+    raise_all(mistakes)
     lines = [f"{row['path']}: a valid recipe for orthus {row['command']}" for row in checked]
     reporter(ctx).result(
         {"valid": checked}, text="\n".join(lines), quiet=[row["path"] for row in checked]
     )
+
+
+def _check(recipe: str) -> dict[str, Any]:
+    command = command_of(recipe)
+    if command not in SCHEMAS:
+        raise RecipeError(
+            f"there is no command {command!r} that takes a recipe",
+            where=str(find(recipe)),
+            hint="recipes are for " + ", ".join(SCHEMAS),
+        )
+    resolved = load(SCHEMAS[command], recipe)
+    return {"path": str(find(recipe)), "command": command, "resolved": as_table(resolved)}
 
 
 @app.command("keys")
@@ -125,9 +136,10 @@ def list_keys(
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("cannot read the recipe", where=str(path)) from error
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"cannot read the recipe: {reason}", where=str(path)) from error
 
 
 def _first_comment(path: Path) -> str:

@@ -14,9 +14,10 @@ from orthus_cli.console import Reporter, reporter
 from orthus_cli.drawing import hint_at_unknown_words, open_model, say_framing
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.replay_report import report_replay
-from orthus_cli.stored import shell_quoted, words_of
+from orthus_cli.stored import words_of
 from orthus_core.errors import OutputError
 from orthus_core.recipe import GenerateRecipe, dump
+from orthus_core.shell_words import shell_quoted
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -54,8 +55,8 @@ def replay(
             raise OutputError(
                 "answers are asked again, and no picture is drawn",
                 where=str(output),
-                hint=f"orthus caption -C {shell_quoted([str(path)])} IMAGE... -o {output} "
-                "keeps new ones",
+                hint=f"orthus caption -C {shell_quoted([str(path)])} IMAGE... "
+                f"-o {shell_quoted([str(output)])} keeps new ones",
             )
         if not ask_again(r, path, images or [], model, device, dtype):
             raise typer.Exit(1)
@@ -75,7 +76,7 @@ def replay(
     check_harmless(path, asked_of(then), named=(model,))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
-    r.detail(shell_quoted(["orthus", *words_of(then, inputs)]))
+    r.detail_command(["orthus", *words_of(then, inputs)])
     r.detail(dump(recipe))
     # 2. The same request again, if necessary with its whole batch.
     loaded = open_model(r, recipe)
@@ -91,8 +92,7 @@ def replay(
     # 3. The result.
     if output:
         write_file(output, remake.png, overwrite=overwrite)
-    differences = again.differences_from(record, loaded)
-    report_replay(r, record, remake, same, among, differences, output)
+    report_replay(r, record, remake, same, among, again.differences_from(record, loaded), output)
     if not same:
         raise typer.Exit(1)
 

@@ -29,6 +29,7 @@ from orthus_core.results.record import Record, asked_of, read_made
 from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Prompt
+from orthus_core.user_files import user_path
 
 DRAWN_AGAIN = "drawn again"
 ENCODED = "encoded"
@@ -75,7 +76,9 @@ class Continuation(NamedTuple):
     def message(self, loaded: LoadedModel) -> str:
         """A message on what is kept, and where its features come from."""
         rows, kept = loaded.model.config.grid[0], self.rows_kept(loaded)
-        return f"the top {kept} of {rows} rows of {self.path} are kept, {self.source(loaded)}"
+        again = self.source(loaded) == DRAWN_AGAIN
+        how = "computed from its record" if again else "read from its pixels, a little softer"
+        return f"the top {kept} of {rows} rows of {self.path} are kept: {how}"
 
     def features(self, loaded: LoadedModel) -> Tensor:
         """Features of the rows that are kept: [N, C]."""
@@ -87,7 +90,7 @@ class Continuation(NamedTuple):
     def add_to(self, info: GenerationInfo, loaded: LoadedModel) -> GenerationInfo:
         """The generation info of an image that continues this one."""
         begun: dict[str, Any] = {"rows": self.rows_kept(loaded), "features": self.source(loaded)}
-        place = str(self.path.expanduser().absolute())
+        place = str(self.path.absolute())
         return info._replace(begun=begun, inputs=(self.pixels,), files=(place,))
 
     def _draw_again(self, loaded: LoadedModel, count: int) -> Tensor:
@@ -114,6 +117,7 @@ def open_continuation(path: Path, rows: int | None = None) -> Continuation:
     Raises:
         DataError: When it cannot be read.
     """
+    path = user_path(path)
     pixels = pixel_hash(open_image(path))
     try:
         record = read_made(path)

@@ -55,6 +55,12 @@ class ImageRequest:
     batch_size: int | Literal["auto"] = "auto"
     continuation: Continuation | None = None
 
+    def only(self, rows: Sequence[int]) -> ImageRequest:
+        """The request for some of its images."""
+        infos = with_batch([self.infos[row] for row in rows])
+        prompts = tuple(self.prompts[row] for row in rows)
+        return dataclasses.replace(self, prompts=prompts, infos=tuple(infos))
+
     def events(self) -> Iterator[Event]:
         """Draws. Yields ImageBegun, PatchDone, ImageDone and RowDone, rows numbered as the prompts;
         TextPiece where the model writes first, and Notes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from orthus_core.results.metadata import pixel_hash
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder, by_example
+from orthus_core.user_files import user_path
 
 PictureLike = str | os.PathLike[str] | bytes | Image.Image
 
@@ -56,7 +57,7 @@ def input_image(source: PictureLike) -> InputImage:
     if isinstance(source, bytes):
         return InputImage(BytesPicture(source), open_image(source), None)
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = user_path(source)
         return InputImage(FilePicture(path), open_image(path), path)
     raise DataError(
         f"a picture cannot be a {type(source).__name__}",
@@ -66,7 +67,8 @@ def input_image(source: PictureLike) -> InputImage:
 
 def input_images(sources: PictureLike | Sequence[PictureLike]) -> list[InputImage]:
     """Opens one image, or several. Raises: DataError as `input_image`."""
-    one = isinstance(sources, (str, os.PathLike, bytes, Image.Image))
+    several = isinstance(sources, Iterable)
+    one = isinstance(sources, (str, os.PathLike, bytes, Image.Image)) or not several
     return [input_image(source) for source in ([sources] if one else sources)]  # type: ignore[list-item]
 
 

@@ -40,7 +40,7 @@ class LoadedModel(NamedTuple):
 def load_model(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
     quantize: Literal[4, 8] | None = None,
     low_memory: bool = False,

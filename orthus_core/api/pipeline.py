@@ -11,8 +11,8 @@
     for event in orthus.generate.stream("a snowman"):  # PatchDone, ImageDone ...
         ...
 
-Values have the names of the commands' recipe keys (docs/recipes.md); those that are not given are
-the model's own.
+Values have the names of the commands' recipe keys (docs/recipes.md), or those of diffusers
+(`arguments.ALIASES`); those that are not given are the model's own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from orthus_core.api.arguments import (
+    TEXT_KEYS,
+    check_example,
+    check_open,
+    check_seeds,
+    named,
+    recipe_of,
+    seeds_of,
+    text_of,
+    texts_of,
+)
 from orthus_core.api.captions import Answers, CaptionCollector, prepare_caption
 from orthus_core.api.images import (
     ImageCollector,
@@ -38,23 +49,19 @@ from orthus_core.api.loaded import LoadedModel, load_model
 from orthus_core.api.requests import run
 from orthus_core.api.stories import Story, StoryCollector, earlier_values, open_story, prepare_story
 from orthus_core.api.streamed import Work, streamed
+from orthus_core.device import limit_threads
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
     CaptionRecipe,
     EditRecipe,
     GenerateRecipe,
-    Recipe,
     StoryRecipe,
-    load,
 )
-from orthus_core.recipe.drawing import TextSampling
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import choose_seeds
 
-R = TypeVar("R", bound=Recipe)
 Seed = int | Sequence[int] | None
 """One seed counts on from it, several stand for themselves, None draws them."""
-TEXT_KEYS = [field.name for field in dataclasses.fields(TextSampling)]
 
 
 class Orthus:
@@ -77,6 +84,7 @@ class Orthus:
         about: dict[str, str] | None = None,
         quantize: Literal[4, 8] | None = None,
     ) -> None:
+        limit_threads()  # the model may not have been opened by us
         self.model = model
         self.quantize = quantize
         self.builder = PromptBuilder(model, tokenizer)
@@ -87,28 +95,34 @@ class Orthus:
         cls,
         source: str | Path = "mini",
         *,
-        device: str | torch.device = "auto",
+        device: str | torch.device | None = "auto",
         dtype: str | torch.dtype | None = None,
         quantize: Literal[4, 8] | None = None,
         low_memory: bool = False,
+        **unknown: Any,
     ) -> Orthus:
         """Opens a model by folder, alias or hub id.
 
         Args:
             source: A folder, `mini` or `chameleon-mini` (included), `base`, `instruct`,
                 `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
-            device: "auto" takes an accelerator where there is one.
+            device: "auto" and None take an accelerator where there is one.
             dtype: Precision of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are
                 bf16 on cuda and fp32 elsewhere.
             quantize: Bits to hold the backbone's weights in; the rest is then bf16 by default.
             low_memory: Leave the backbone in its files, and fetch each layer when it is used.
+            unknown: Nothing else; a mistyped name is told.
 
         Returns: The model in evaluation mode, on that device.
 
         Raises:
+            ArgumentError: When an argument is unknown, or of the wrong type.
             CheckpointError: When the folder is incomplete or damaged, or has no tokenizer.
             HubError: When a hub model is not available.
         """
+        check_open(
+            source, unknown, device=device, dtype=dtype, quantize=quantize, low_memory=low_memory
+        )
         loaded = load_model(
             source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
         )
@@ -119,7 +133,7 @@ class Orthus:
         self,
         prompts: str | Sequence[str],
         *,
-        num_images: int = 1,
+        num_images: int | None = None,
         seed: Seed = None,
         batch_size: Any = None,
         **asked: Any,
@@ -128,12 +142,13 @@ class Orthus:
 
         Args:
             prompts: One prompt, or several.
-            num_images: Pictures for each prompt.
+            num_images: Pictures for each prompt, 1 by default; `n` is another name. How much they
+                differ depends on the model: those of `mini` differ little.
             seed: Each seed gives the same picture in any batch, except for rounding: a colour value
                 may differ by 1 of 255. A single seed counts up for `num_images`.
             batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.
             asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt
-                ...
+                ... `num_inference_steps` and `guidance_scale` are other names of the first two.
 
         Returns: One RGB image [H, W] for each prompt and seed, all seeds of the first prompt first;
             H and W are the model's resolution in pixels, such as 512 for the 7B.
@@ -143,12 +158,14 @@ class Orthus:
 
         Raises:
             PromptError: When a prompt is empty or too long.
-            RecipeError: For a value that is unknown or out of its range.
+            ArgumentError: For an argument that is unknown, of the wrong type or out of its range; a
+                RecipeError, a TypeError and a ValueError in one.
             CheckpointError: When the model has no pixel decoder.
         """
-        recipe = self._recipe(GenerateRecipe, asked, batch_size=batch_size)
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        seeds = _seeds(seed, num_images)
+        usual = {"num_images": num_images, "seed": seed, "batch_size": batch_size}
+        recipe = recipe_of(GenerateRecipe, named(GenerateRecipe, usual, asked), self._opened)
+        texts = texts_of("prompts", prompts)
+        seeds = choose_seeds(recipe.seeds, recipe.num_images)
         return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds)))
 
     @streamed
@@ -158,7 +175,7 @@ class Orthus:
         instruction: str = "",
         *,
         example: tuple[PictureLike, PictureLike] | None = None,
-        num_images: int = 1,
+        num_images: int | None = None,
         seed: Seed = None,
         batch_size: Any = None,
         **asked: Any,
@@ -180,14 +197,16 @@ class Orthus:
         Raises:
             PromptError: When there is no picture, or neither an instruction nor an example.
             DataError: When a picture cannot be read.
-            RecipeError, CheckpointError: As `generate`.
+            ArgumentError, CheckpointError: As `generate`.
         """
-        recipe = self._recipe(
-            EditRecipe, asked, batch_size=batch_size, by_example=True if example else None
-        )
+        usual = {"num_images": num_images, "seed": seed, "batch_size": batch_size}
+        usual |= {"by_example": True if example else None}
+        recipe = recipe_of(EditRecipe, named(EditRecipe, usual, asked), self._opened)
+        instruction = text_of("instruction", instruction)
         before_after = input_images(example or ())
+        check_example(before_after)
         edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=False)
-        seeds = _seeds(seed, num_images)
+        seeds = choose_seeds(recipe.seeds, recipe.num_images)
         return (yield from _images(prepare_edit(self._loaded, recipe, edits, seeds)))
 
     @streamed
@@ -213,7 +232,8 @@ class Orthus:
                 given; from its end unless `from_panel` is given.
             from_panel: First panel of the earlier story to tell anew.
             asked: Further keys of `StoryRecipe`: free, keep_panels, steps, guidance, and for the
-                text: max_new_tokens (per panel), temperature, top_p.
+                text: max_new_tokens (per panel), temperature (0 takes the likeliest words, so that
+                every seed tells the same), top_p.
 
         Returns: The given panels, then the new ones; each new panel has a text and an RGB image [H,
             W], and `images` and `texts` contain only these.
@@ -224,14 +244,18 @@ class Orthus:
         Raises:
             PromptError: When the opening is empty, or leaves no room for a panel.
             DataError: When a picture or the earlier story cannot be read.
-            RecipeError, CheckpointError: As `generate`.
+            ArgumentError, CheckpointError: As `generate`.
         """
-        flags = _of_text({**asked, "panels": panels, "from_panel": from_panel})
+        usual = {"panels": panels, "seed": seed, "from_panel": from_panel}
+        values = named(StoryRecipe, usual, asked)
+        check_seeds(values["seed"], 1, "a story has one seed, and several are given")
+        recipe = recipe_of(StoryRecipe, values, self._opened)
         if from_story is not None:
+            flags = {f"text.{name}" if name in TEXT_KEYS else name: values[name] for name in values}
             flags = earlier_values(from_story, {"model": self.about["name"] or "mini", **flags})
-        recipe = self._recipe(StoryRecipe, flags)
-        opening = open_story(recipe, prompt, images)
-        (chosen,) = _seeds(seed, 1)
+            recipe = recipe_of(StoryRecipe, flags, self._opened)
+        opening = open_story(recipe, text_of("prompt", prompt), images)
+        (chosen,) = choose_seeds(seeds_of(values["seed"]), 1)
         recipe = dataclasses.replace(recipe, seed=chosen)
         request = prepare_story(self._loaded, recipe, opening)
         collector = StoryCollector(request)
@@ -255,7 +279,7 @@ class Orthus:
         Args:
             pictures: One picture, or several: files, bytes or PIL images [h, w] of any size.
             question: Question about each picture; "What is this?" by default.
-            seed: Seed of sampled text.
+            seed: Seed of sampled text; it changes nothing at temperature 0, the default.
             batch_size: Pictures read at once.
             asked: Further keys for the text: max_new_tokens, temperature (0 takes the likeliest
                 words), top_p.
@@ -268,13 +292,15 @@ class Orthus:
         Raises:
             PromptError: When the question is empty, or does not fit the context.
             DataError: When a picture cannot be read.
-            RecipeError: As `generate`.
+            ArgumentError: As `generate`.
         """
-        recipe = self._recipe(
-            CaptionRecipe, _of_text(asked), question=question, batch_size=batch_size
-        )
+        usual = {"question": question, "seed": seed, "batch_size": batch_size}
+        values = named(CaptionRecipe, usual, asked)
+        recipe = recipe_of(CaptionRecipe, values, self._opened)
         images = input_images(pictures)
-        request = prepare_caption(self._loaded, recipe, images, _seeds(seed, len(images)))
+        check_seeds(values["seed"], max(1, len(images)), "more seeds than pictures are given")
+        seeds = choose_seeds(seeds_of(values["seed"]), len(images))
+        request = prepare_caption(self._loaded, recipe, images, seeds)
         collector = CaptionCollector(request)
         for event in run(request):
             collector.add(event)
@@ -285,10 +311,10 @@ class Orthus:
     def _loaded(self) -> LoadedModel:
         return LoadedModel(self.builder, self.about, None)
 
-    def _recipe(self, schema: type[R], asked: dict[str, Any], **more: Any) -> R:
-        """The request as the command's own recipe, so that a result can be drawn again from it."""
-        opened = {"model": self.about["name"] or None, "quantize": self.quantize}
-        return load(schema, flags={**asked, **more, **opened})
+    @property
+    def _opened(self) -> dict[str, Any]:
+        """The keys of every recipe that were settled when the model was opened."""
+        return {"model": self.about["name"] or None, "quantize": self.quantize}
 
 
 def _images(request: ImageRequest) -> Work[Images]:
@@ -297,13 +323,3 @@ def _images(request: ImageRequest) -> Work[Images]:
         collector.add(event)
         yield event
     return collector.images
-
-
-def _of_text(asked: dict[str, Any]) -> dict[str, Any]:
-    """The text keys under the names they have in the recipe."""
-    return {f"text.{name}" if name in TEXT_KEYS else name: asked[name] for name in asked}
-
-
-def _seeds(seed: Seed, count: int) -> list[int]:
-    seeds = () if seed is None else (seed,) if isinstance(seed, int) else tuple(seed)
-    return choose_seeds(seeds, count)

@@ -35,8 +35,10 @@ from orthus_core.results.record import (
     Run,
     asked_of,
     circumstances,
+    counts_words,
     distance,
 )
+from orthus_core.results.story_folder import first_number
 from orthus_core.version import __version__
 
 
@@ -197,7 +199,10 @@ class RemakeCollector:
             image, info = made.images[self._place], made.infos[self._place]
             return Remake(dict.fromkeys(numbers, image), png_bytes(image, info))
         story = self._collector.story
-        panels = dict(enumerate(story.panels, start=1))
+        first_panel = first_number(story.panels)
+        if self._record.info.panel is not None and counts_words(self._record):
+            first_panel = 1
+        panels = dict(enumerate(story.panels, start=first_panel))
         images = {number: panels[number].image if number in panels else None for number in numbers}
         first, image = numbers[0], images[numbers[0]]
         if image is None:

@@ -18,11 +18,12 @@ from orthus_core.errors import PromptError
 from orthus_core.events import Event
 from orthus_core.recipe import StoryRecipe, as_table
 from orthus_core.results.metadata import GenerationInfo
-from orthus_core.results.story_folder import Panel, read_story, write_story
+from orthus_core.results.story_folder import Panel, first_number, read_story, write_story
 from orthus_core.results.trusted import check_harmless
-from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.params import STORY_TEXT, SamplingParams
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.samplers.story import PanelDone, StoryPlan, panel_context, tell
+from orthus_core.user_files import user_path
 
 # The words that end the user's part in story data (StoryStream, and the bundled model's stories).
 CONTINUE = "Please continue this story."
@@ -74,7 +75,7 @@ class Story(NamedTuple):
         Raises:
             OutputError: When the folder is taken or cannot be written to.
         """
-        return write_story(Path(folder), self.panels, self.info, overwrite=overwrite)
+        return write_story(user_path(folder), self.panels, self.info, overwrite=overwrite)
 
 
 def open_story(
@@ -110,20 +111,25 @@ def open_story(
 def earlier_values(folder: str | Path, flags: Mapping[str, Any]) -> dict[str, Any]:
     """Recipe values for continuing an earlier story: that story's values where none is given.
 
-    The seed is not carried over, because it would tell the same story again.
+    The seed is not carried over, because it would tell the same story again. Stories of earlier
+    versions name temperature 0, which was the default then: they are told on with today's.
 
     Raises:
         DataError: When the folder holds no story, or one that names code or a remote model that is
             not among the flags.
     """
-    before = dict(read_story(Path(folder)).record["recipe"])
+    record = read_story(user_path(folder)).record
+    before, sampling = dict(record["recipe"]), dict(record.get("sampling") or {})
     for name in ("command", "seed", "from_story", "from_panel"):
         before.pop(name, None)
-    text = {f"text.{name}": value for name, value in dict(before.pop("text", {})).items()}
+    words = dict(before.pop("text", {}))
+    if not words.get("temperature") and not {*STORY_TEXT} & set(sampling):
+        words = {name: value for name, value in words.items() if name not in STORY_TEXT}
+    text = {f"text.{name}": value for name, value in words.items()}
     asked = {name: value for name, value in flags.items() if value is not None}
     named = (asked.get("scheduler"), asked.get("model"))
     check_harmless(folder, {**before, **asked}, named)
-    return {**before, **text, **asked, "from_story": str(Path(folder).expanduser().absolute())}
+    return {**before, **text, **asked, "from_story": str(user_path(folder).absolute())}
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ class StoryRequest:
             self.plan,
             seed=self.info.seed,
             before=[panel_context(builder, p.text, _picture_of(p)) for p in opening.earlier],
-            first=len(opening.panels) + 1,
+            first=first_number(opening.panels) + len(opening.panels),
         )
 
 
@@ -188,7 +194,7 @@ def prepare_story(loaded: LoadedModel, recipe: StoryRecipe, opening: Opening) ->
         as_table(dataclasses.replace(recipe, seed=seed)),
         opening.prompt,
         seed,
-        params.to_dict(),
+        {**params.to_dict(), **{name: getattr(params, name) for name in STORY_TEXT}},
         loaded.about,
         inputs=opening.inputs,
         files=opening.files,
@@ -215,6 +221,12 @@ class StoryCollector:
         return self.panels[-1]
 
     @property
+    def number(self) -> int:
+        """Number of the latest panel."""
+        panels = self.story.panels
+        return first_number(panels) + len(panels) - 1
+
+    @property
     def story(self) -> Story:
         """The story so far."""
         opening = self._opening
@@ -233,7 +245,7 @@ def _words_and_pictures(prompt: str, pictures: Sequence[Picture]) -> list[str | 
 def _earlier_opening(
     recipe: StoryRecipe, prompt: str, images: PictureLike | Sequence[PictureLike]
 ) -> Opening:
-    before = read_story(Path(recipe.from_story or ""))
+    before = read_story(user_path(recipe.from_story or ""))
     words = str(before.record.get("prompt", ""))
     if input_images(images) or prompt.strip() not in ("", words):
         raise PromptError(
@@ -241,13 +253,13 @@ def _earlier_opening(
             where="from_story",
             hint="leave out the prompt and --image, or tell a new story",
         )
-    first = len(before.opening) + 1
+    first = first_number(before.opening) + len(before.opening)
     after_last = first + len(before.panels)
     panel = recipe.from_panel or after_last
     if not first <= panel <= after_last:
+        has = f"panels {first} to {after_last - 1}" if before.panels else "none yet"
         raise PromptError(
-            f"there is no panel {panel} to tell anew: the story has panels {first} to "
-            f"{after_last - 1}",
+            f"there is no panel {panel} to tell anew: the story has {has}",
             where="from_panel",
             hint=f"give a number from {first} to {after_last}, which is one more",
         )

@@ -15,6 +15,8 @@ import functools
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
+from orthus_core.api.arguments import check_call
+
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
@@ -66,7 +68,12 @@ class Streamed(Generic[P, R]):
         return self.stream(*args, **kwargs).result
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> EventStream[R]:
-        """Events one by one, as they happen; work starts when the first is requested."""
+        """Events one by one, as they happen; work starts when the first is requested.
+
+        Raises:
+            ArgumentError: When an argument is missing, or has no name and needs one.
+        """
+        check_call(self._work, args, kwargs)
         return EventStream(self._work(*args, **kwargs))
 
 

@@ -6,13 +6,14 @@ and the released Orthus (with a diffusion head) all use it, under the same names
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from orthus_core.checkpoint import parameter_names
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.checkpoint.headers import CONFIG, with_tied
 from orthus_core.checkpoint.layout import (
     check_family,
     is_pickled,
@@ -22,6 +23,8 @@ from orthus_core.checkpoint.layout import (
 from orthus_core.checkpoint.lazy import LazyTensor, safetensors_folder
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import LayerwiseModel, Source
+from orthus_core.checkpoint.variants import renamed, settled
+from orthus_core.model.config import IMAGE_TOKEN
 
 # Tokenizer, picture processor and licence files, which are copied unchanged.
 KEPT_FILES = (
@@ -47,24 +50,33 @@ def open_folder(folder: Path) -> Source:
     Raises:
         CheckpointError: When the model family differs, or a part is missing, unsafe or damaged.
     """
-    config = read_json(folder / CONFIG)
-    check_family(config, folder)
+    table = read_json(folder / CONFIG)
+    check_family(table, folder)
     read = pickled_folder if is_pickled(folder) else safetensors_folder
     found = {
         parameter_names.from_hugging_face(name): tensor for name, tensor in read(folder).items()
     }
-    tensors = {name: tensor for name, tensor in found.items() if name is not None}
-    if not config.get("vocabulary_map"):
-        config["vocabulary_map"] = tokenizer_vocabulary(folder)
+    # Once more, under our names: a tied head may have had another project's prefix.
+    tensors = with_tied({n: tensor for n, tensor in found.items() if n is not None}, folder)
+    config = settled(table, tokenizer_vocabulary(folder), str(folder / CONFIG))
+    keep = kept_files(folder)
+    image_token_id = (config.get("vocabulary_map") or {}).get(IMAGE_TOKEN)
+    texts = renamed(
+        {file.name: _json(file) for file in keep if file.suffix == ".json"}, image_token_id
+    )
     return Source(
         path=folder,
         layout="Hugging Face",
         config=config,
         tensors=tensors,
-        keep=kept_files(folder),
-        texts={},
+        keep=tuple(file for file in keep if file.name not in texts),
+        texts=texts,
         stack=lambda dtype: _stack(config, tensors, dtype),
     )
+
+
+def _json(file: Path) -> str:
+    return json.dumps(read_json(file), ensure_ascii=False)
 
 
 def _stack(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers.configuration_utils import PreTrainedConfig
 
 from orthus_core.checkpoint import parameter_names
 from orthus_core.errors import CheckpointError
-from orthus_core.model.config import OrthusConfig, OrthusVQConfig, code_of_token_name
+from orthus_core.model.config import IMAGE_TOKEN, OrthusConfig, OrthusVQConfig, code_of_token_name
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -74,6 +75,12 @@ def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> Orthus
         vq["has_decoder"] = fields.pop("has_decoder")
     if "image_token_id" in kept and kept.get("vocabulary_map"):
         del kept["image_token_id"]  # the vocabulary determines it
+    if wrong := _not_finite(kept | {"vq_config": vq}):
+        raise CheckpointError(
+            f"{wrong[0]} is {wrong[1]}, and a finite number is needed",
+            where=where,
+            hint="compare it with the config.json of the model it came from",
+        )
     try:
         config = OrthusConfig(**{**kept, "vq_config": vq, **fields})
     except (StrictDataclassError, TypeError, ValueError) as error:
@@ -86,6 +93,16 @@ def orthus_config(table: Mapping[str, Any], where: str, **fields: Any) -> Orthus
     config.validate_choices()
     config.architectures = ["OrthusForConditionalGeneration"]
     return config
+
+
+def _not_finite(table: Mapping[str, Any], prefix: str = "") -> tuple[str, float] | None:
+    """The first value that is no finite number, which JSON can hold, and its dotted key."""
+    for name, value in table.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            return prefix + name, value
+        if isinstance(value, Mapping) and (found := _not_finite(value, f"{prefix}{name}.")):
+            return found
+    return None
 
 
 def _check_kinds(config: OrthusConfig, where: str) -> None:
@@ -162,7 +179,10 @@ def check_vocabulary(config: OrthusConfig, tokenizer: Mapping[str, int] | None, 
     if tokenizer is None:
         return
     for name, token_id in vocabulary.items():
-        if code_of_token_name(name) is not None and tokenizer.get(name) != token_id:
+        # A tokenizer may know the image token under its earlier name, or not at all.
+        is_image = name == IMAGE_TOKEN and name in tokenizer
+        is_compared = is_image or code_of_token_name(name) is not None
+        if is_compared and tokenizer.get(name) != token_id:
             raise CheckpointError(
                 f"{name} is token {token_id} in the configuration "
                 f"and {tokenizer.get(name)} in the tokenizer",

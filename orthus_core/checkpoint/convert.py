@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from orthus_core.atomic import check_folder, check_room, staged_folder
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import check_folder, staged_folder
 from orthus_core.checkpoint import chameleon_hf, chameleon_meta, parameter_names
 from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.configuration import (
@@ -26,12 +27,13 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, listed
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, check_path, listed
 from orthus_core.checkpoint.layout import (
     is_hugging_face,
     is_meta,
     read_json,
     tokenizer_vocabulary,
+    vocabulary_in,
 )
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
 from orthus_core.checkpoint.parts import Part, parts_of
@@ -40,12 +42,14 @@ from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, vqgan_tensors
 from orthus_core.checkpoint.verify import Proof, prove
 from orthus_core.checkpoint.writer import write_weights
-from orthus_core.device import DTYPES
+from orthus_core.device import DTYPES, limit_threads
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.output_checks import check_room
 from orthus_core.recipe import ConvertRecipe, as_table
+from orthus_core.user_files import user_path
 from orthus_core.version import __version__
 
 
@@ -112,11 +116,15 @@ def convert(
         OutputError: When `output` exists, cannot be written, or does not fit on the disk.
     """
     # 1. Read the headers, plan the new model, and check that it fits on the disk.
+    limit_threads()
+    output, vqgan = user_path(output), vqgan and user_path(vqgan)
+    for path in (folder, output):
+        check_path(path)
     check_folder(output, mark=CONFIG, overwrite=overwrite)
     source, config, tensors = plan(folder, recipe, vqgan=vqgan)
     check_room(output, sum(tensor.bytes for tensor in tensors.values()))
 
-    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
+    with staged_folder(output, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         # 2. Write the weights, one tensor in memory at a time.
         began = time.monotonic()
         yield from write_weights(staged, tensors, recipe.shard_size_mb * 10**6)
@@ -138,7 +146,7 @@ def convert(
         texts = source.texts | _picture_files(source, config)
         texts |= {
             "recipe.json": json.dumps(as_table(recipe), indent=2) + "\n",
-            "README.md": model_card(config, output.absolute().name),
+            "README.md": model_card(config, real_path(output).name),
         }
         for file_name, text in texts.items():
             (staged / file_name).write_text(text, encoding="utf-8")
@@ -210,6 +218,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
     config = orthus_config(
         source.config, str(source.path), has_decoder=source.has_decoder, **chosen
     )
+    config.tie_word_embeddings = False  # both are written out
     embeddings = source.tensors.get(parameter_names.EMBEDDINGS)
     config.dtype = DTYPES.get(recipe.dtype) or (embeddings.dtype if embeddings else torch.float32)
     return config
@@ -242,7 +251,7 @@ def plan_tensors(
             hint="merge adapters into the weights first; other additions cannot be converted",
         )
     dtype = DTYPES.get(recipe.dtype)  # "auto" keeps each tensor's own
-    return {name: cast(available[name], dtype or available[name].dtype) for name in shapes}
+    return {name: cast(available[name], dtype or available[name].dtype, name) for name in shapes}
 
 
 def _fresh_parts(
@@ -285,17 +294,20 @@ def _with_decoder(source: Source, vqgan: Path) -> Source:
 def _picture_files(source: Source, config: OrthusConfig) -> dict[str, str]:
     """Picture processor files, for a source that has a tokenizer but no such files."""
     kept = {file.name: file for file in source.keep}
-    if "tokenizer.json" not in (*kept, *source.texts) or "preprocessor_config.json" in kept:
+    there = {*kept, *source.texts}
+    if "tokenizer.json" not in there or "preprocessor_config.json" in there:
         return {}
-    together = kept.get("processor_config.json")
-    if together and "image_processor" in read_json(together):  # as transformers 5 saves it
-        return {}
-    return picture_files(config)
+    together = {}
+    if "processor_config.json" in source.texts:
+        together = json.loads(source.texts["processor_config.json"])
+    elif "processor_config.json" in kept:
+        together = read_json(kept["processor_config.json"])
+    return {} if "image_processor" in together else picture_files(config)  # as transformers 5 saves
 
 
 def _tokenizer_of(source: Source) -> dict[str, int] | None:
     if "tokenizer.json" in source.texts:
-        return json.loads(source.texts["tokenizer.json"])["model"]["vocab"]
+        return vocabulary_in(json.loads(source.texts["tokenizer.json"]))
     return tokenizer_vocabulary(source.path)
 
 

@@ -19,13 +19,17 @@ from orthus_core.checkpoint.layout import (
     is_meta,
     is_pickled,
     read_json,
+    tokenizer_vocabulary,
 )
 from orthus_core.checkpoint.lazy import LazyTensor
 from orthus_core.checkpoint.parts import Part, parts_of
 from orthus_core.checkpoint.pickled import pickled_folder
 from orthus_core.checkpoint.source import vqgan_tensors
+from orthus_core.checkpoint.variants import settled
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import CHAMELEON_SAMPLING, OrthusConfig, code_of_token_name
+from orthus_core.shell_words import shell_quoted
+from orthus_core.wrong_content import true_cause
 
 Tensor = TensorHeader | LazyTensor
 
@@ -71,11 +75,12 @@ def describe(path: Path) -> Description:
     """
     if path.is_file():
         if path.suffix not in (".ckpt", ".pth", ".pt", ".bin", ".safetensors"):
-            raise CheckpointError(
+            no_checkpoint = CheckpointError(
                 "this file is no checkpoint",
                 where=str(path),
                 hint="give a model's folder, or a vqgan.ckpt",
             )
+            raise true_cause(no_checkpoint, path)
         tensors = vqgan_tensors(path)
         kind = "vision autoencoder"
         return Description(path, kind, "VQGAN checkpoint", tuple(parts_of(tensors)), (), {})
@@ -94,6 +99,7 @@ def describe(path: Path) -> Description:
 def _describe_folder(folder: Path) -> Description:
     table = read_json(folder / CONFIG)
     check_family(table, folder)
+    table = settled(table, tokenizer_vocabulary(folder), str(folder / CONFIG))
     tensors = _tensors(folder)
     has_tokenizer = (folder / "tokenizer.json").is_file()
     found = released_fields({name: tensor.shape for name, tensor in tensors.items()})
@@ -175,13 +181,13 @@ def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
 
 
 def _missing(path: Path, tensors: Mapping[str, Tensor], has_tokenizer: bool) -> tuple[Missing, ...]:
-    missing = []
+    missing, convert = [], ["orthus", "convert", str(path), "-o", "DIR"]
     if not any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in tensors):
-        missing.append(Missing("diffusion head", f"orthus convert {path} -o DIR"))
+        missing.append(Missing("diffusion head", shell_quoted(convert)))
         if not has_decoder(tensors):
             missing.append(Missing("pixel decoder", "orthus convert ... --vqgan vqgan.ckpt"))
     elif not has_decoder(tensors):
-        missing.append(Missing("pixel decoder", f"orthus convert {path} -o DIR --vqgan vqgan.ckpt"))
+        missing.append(Missing("pixel decoder", shell_quoted([*convert, "--vqgan", "vqgan.ckpt"])))
     if not has_tokenizer:
         missing.append(Missing("tokenizer", "copy tokenizer.json and the processor's files here"))
     return tuple(missing)

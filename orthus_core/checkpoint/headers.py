@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from orthus_core.checkpoint import parameter_names
 from orthus_core.errors import CheckpointError
 
 T = TypeVar("T")
@@ -19,6 +20,24 @@ T = TypeVar("T")
 CONFIG = "config.json"  # marks a folder as a model
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Files of an earlier model that a new one in its folder replaces: its reader would mix them with
+# those of the new one. All other files stay.
+MODEL_FILES = (
+    "model*.safetensors",
+    INDEX,
+    "*config.json",
+    "*tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocabulary.txt",
+    "README.md",
+    "recipe.toml",
+    "run.json",
+    "recipe.json",
+    "metrics.jsonl",
+    "quality.json",
+)
 PICKLED_WEIGHTS = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 
@@ -79,14 +98,14 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
         raise CheckpointError(
             f"cannot read a weight file: {error.strerror or error}",
             where=str(file),
-            hint="check that the folder is complete and readable",
+            hint="check that the folder is complete and readable, and the disk",
         ) from error
     try:
         entries: dict[str, Any] = json.loads(text)
         entries.pop("__metadata__", None)
         begin = _LENGTH_BYTES + length
         headers = {name: _tensor_header(entry, file, begin) for name, entry in entries.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(file, "its header does not read as safetensors") from error
     for name, header in headers.items():
         if header.bytes != header.numel * DTYPE_BYTES[header.dtype]:
@@ -105,14 +124,19 @@ def read_folder(folder: Path) -> dict[str, TensorHeader]:
             names a tensor that its file does not hold.
     """
     if (folder / WEIGHTS).is_file():
-        return read_header(folder / WEIGHTS)
+        return with_tied(read_header(folder / WEIGHTS), folder)
     if not (folder / INDEX).is_file():
-        raise CheckpointError(
-            "there are no weights here",
-            where=str(folder),
-            hint=f"a model folder holds {WEIGHTS}, or {INDEX} with its shards",
-        )
+        raise _no_weights(folder)
     return gather_shards(folder / INDEX, read_header)
+
+
+def with_tied(tensors: dict[str, T], folder: Path) -> dict[str, T]:
+    """The tensors of a folder, with those that its configuration ties to others of them."""
+    if parameter_names.LM_HEAD in tensors and parameter_names.EMBEDDINGS in tensors:
+        return tensors
+    from orthus_core.checkpoint.variants import tied
+
+    return tied(tensors, folder)
 
 
 def gather_shards(index: Path, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
@@ -124,14 +148,16 @@ def gather_shards(index: Path, read: Callable[[Path], dict[str, T]]) -> dict[str
     """
     file_of = read_index(index)
     shards = {file: read(index.parent / file) for file in sorted(set(file_of.values()))}
-    absent = [name for name, file in file_of.items() if name not in shards[file]]
+    found = {name: shards[file][name] for name, file in file_of.items() if name in shards[file]}
+    found = with_tied(found, index.parent)
+    absent = [name for name in file_of if name not in found]
     if absent:
         raise CheckpointError(
             f"{file_of[absent[0]]} does not hold {listed(absent)}, which the index says it does",
             where=str(index),
             hint="copy or download the folder again; index and shards must be of one save",
         )
-    return {name: shards[file][name] for name, file in file_of.items()}
+    return found
 
 
 def read_index(index: Path) -> dict[str, str]:
@@ -142,14 +168,17 @@ def read_index(index: Path) -> dict[str, str]:
             missing.
     """
     try:
-        file_of = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        file_of = json.loads(index.read_bytes())["weight_map"]
         files = sorted(set(file_of.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        from orthus_core.wrong_content import true_cause
+
+        damaged = CheckpointError(
             "the index of the weight files does not read",
             where=str(index),
             hint="copy or download it again",
-        ) from error
+        )
+        raise true_cause(damaged, index, error) from error
     outside = [file for file in files if Path(file).name != file]
     if outside:
         raise CheckpointError(
@@ -160,7 +189,8 @@ def read_index(index: Path) -> dict[str, str]:
         raise CheckpointError(
             f"{len(missing)} of {len(files)} weight files are missing: {listed(missing)}",
             where=str(index.parent),
-            hint="copy or download the folder again until every file of the index is there",
+            hint=_unfinished_hint(index.parent)
+            or "copy or download the folder again until every file of the index is there",
         )
     return file_of
 
@@ -172,11 +202,56 @@ def _tensor_header(entry: dict[str, Any], file: Path, begin: int) -> TensorHeade
     return TensorHeader(entry["dtype"], tuple(entry["shape"]), file, begin + start, begin + stop)
 
 
-def _damaged(file: Path, how: str) -> CheckpointError:
+def _no_weights(folder: Path) -> CheckpointError:
     return CheckpointError(
+        "there are no weights here",
+        where=str(folder),
+        hint=_unfinished_hint(folder)
+        or f"a model folder holds {WEIGHTS}, or {INDEX} with its shards",
+    )
+
+
+def _unfinished_hint(folder: Path) -> str:
+    """What to do about downloads into a folder that have not ended; empty without any."""
+    from orthus_core.wrong_content import unfinished_downloads
+
+    names = [file.name for file in unfinished_downloads(folder)]
+    return f"a download into it has not ended ({listed(names)}): start it again" if names else ""
+
+
+def _damaged(file: Path, how: str) -> CheckpointError:
+    from orthus_core.wrong_content import true_cause
+
+    damaged = CheckpointError(
         f"a weight file is damaged or cut short: {how}",
         where=str(file),
         hint="copy or download it again",
+    )
+    return true_cause(damaged, file)
+
+
+def check_path(path: Path) -> None:
+    """Check that weights can be read and written at a path: safetensors takes UTF-8 names alone.
+
+    Raises:
+        CheckpointError: When it holds other bytes.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CheckpointError(
+            "weights cannot be read or written there: the path holds bytes that are no UTF-8",
+            where=str(path),
+            hint="rename the file or folder with such a name, or choose another place",
+        ) from error
+
+
+def not_finite(names: Iterable[str], where: str) -> CheckpointError:
+    """The error for tensors that hold NaN or infinity: the weights themselves are unusable."""
+    return CheckpointError(
+        f"the weights hold values that are no numbers (NaN or infinity): {listed(names)}",
+        where=where,
+        hint="no setting repairs that: take an earlier save of the model, or download it again",
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from orthus_core.errors import CheckpointError, HubError
+from orthus_core.user_files import user_path
 
 
 class Reach(NamedTuple):
@@ -97,7 +98,11 @@ def resolve(source: str | Path) -> Path:
             accepted.
     """
     name = str(source)
-    path = Path(source).expanduser()
+    if not name.strip():
+        raise CheckpointError(
+            "the model's name is empty", hint="`.` is the folder you are in, `mini` is bundled"
+        )
+    path = user_path(source)
     if path.is_dir():
         return path
     if name in BUNDLED:
@@ -124,7 +129,7 @@ def is_here(source: str | Path) -> bool:
     """Whether a name means a local folder or a bundled model, which `resolve` opens without the
     network.
     """
-    return Path(source).expanduser().is_dir() or str(source) in BUNDLED
+    return user_path(source).is_dir() or str(source) in BUNDLED
 
 
 def _bundled(name: str) -> Path:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orthus_core.checkpoint.headers import TensorHeader, read_folder, read_header
+from orthus_core.checkpoint.headers import TensorHeader, not_finite, read_folder, read_header
+from orthus_core.errors import CheckpointError
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -66,7 +67,7 @@ def safetensors_file(file: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: As for `read_header`.
     """
-    return {name: _in_file(header) for name, header in read_header(file).items()}
+    return {name: _in_file(name, header) for name, header in read_header(file).items()}
 
 
 def safetensors_folder(folder: Path) -> dict[str, LazyTensor]:
@@ -75,20 +76,49 @@ def safetensors_folder(folder: Path) -> dict[str, LazyTensor]:
     Raises:
         CheckpointError: As for `read_folder`.
     """
-    return {name: _in_file(header) for name, header in read_folder(folder).items()}
+    return {name: _in_file(name, header) for name, header in read_folder(folder).items()}
 
 
-def _in_file(header: TensorHeader) -> LazyTensor:
+def finite(tensor: Tensor, name: str, source: str) -> Tensor:
+    """The tensor, if all of its values are finite numbers.
+
+    Raises:
+        CheckpointError: Names the tensor and its file when one is not.
+    """
+    if is_finite(tensor):
+        return tensor
+    raise not_finite([name], source)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every value is a finite number; takes no memory of the tensor's size for common
+    dtypes.
+    """
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    if tensor.dtype.itemsize < 2:  # no 8-bit format has a minimum here
+        tensor = tensor.float()
+    return bool(torch.stack(tensor.aminmax()).float().sum().isfinite())
+
+
+def _in_file(name: str, header: TensorHeader) -> LazyTensor:
     dtype = TORCH_DTYPES[header.dtype]
 
     def read() -> Tensor:
         # Plain reads, no memory map: the system counts mapped pages as process memory until
         # memory runs short.
         data = torch.empty(header.bytes, dtype=torch.uint8)
-        with header.file.open("rb", buffering=0) as stream:
-            stream.seek(header.start)
-            _fill(stream, data.numpy().data)
-        return data.view(dtype).view(header.shape)
+        try:
+            with header.file.open("rb", buffering=0) as stream:
+                stream.seek(header.start)
+                _fill(stream, data.numpy().data)
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot read a weight file: {error.strerror or error}",
+                where=str(header.file),
+                hint="check the disk, or the connection to it",
+            ) from error
+        return finite(data.view(dtype).view(header.shape), name, str(header.file))
 
     return LazyTensor(header.shape, dtype, read, str(header.file))
 
@@ -101,11 +131,25 @@ def _fill(stream, view: memoryview) -> None:
         view = view[count:]
 
 
-def cast(tensor: LazyTensor, dtype: torch.dtype) -> LazyTensor:
-    """The same tensor in another precision; integer tensors are unchanged."""
+def cast(tensor: LazyTensor, dtype: torch.dtype, name: str = "a tensor") -> LazyTensor:
+    """The same tensor in another precision; integer tensors are unchanged.
+
+    Its `read` raises CheckpointError when a value is too large for that precision.
+    """
     if tensor.dtype == dtype or not tensor.dtype.is_floating_point:
         return tensor
-    return tensor._replace(dtype=dtype, read=lambda: tensor.read().to(dtype))
+
+    def read() -> Tensor:
+        rounded = tensor.read().to(dtype)
+        if dtype == torch.float16 and not is_finite(rounded):
+            raise CheckpointError(
+                f"{name} holds values that are too large for fp16",
+                where=tensor.source,
+                hint="keep the source's precision, or use bf16 (--set dtype=bf16)",
+            )
+        return rounded
+
+    return tensor._replace(dtype=dtype, read=read)
 
 
 def joined(parts: Sequence[LazyTensor], dim: int) -> LazyTensor:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.checkpoint import parameter_names
-from orthus_core.checkpoint.layout import read_json
+from orthus_core.checkpoint.layout import read_json, vocabulary_in
 from orthus_core.checkpoint.lazy import LazyTensor
+from orthus_core.checkpoint.variants import EARLIER_IMAGE_TOKEN, rename_token
 from orthus_core.errors import CheckpointError
+from orthus_core.model.config import IMAGE_TOKEN
+from orthus_core.wrong_content import true_cause
 
-# Meta's vocabulary reserves this token; Hugging Face's Chameleon, and Orthus, use it as the
-# image placeholder.
-_SLOT_BEFORE, _SLOT = "<reserved08707>", "<image>"
 # Longest sequence of the released models, which no file records; a larger rotary base implies
 # the longer one.
 _CONTEXT, _LONG_CONTEXT, _ROTARY_BASE = 4096, 16384, 10000.0
@@ -100,7 +100,7 @@ def vq_config(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        params = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["params"]
+        params = yaml.safe_load(file.read_bytes())["model"]["params"]
         shape = params["ddconfig"]
         return {
             "embed_dim": params["embed_dim"],
@@ -115,28 +115,26 @@ def vq_config(file: Path) -> dict[str, Any]:
             "attn_resolutions": shape["attn_resolutions"] or None,
             "dropout": shape["dropout"],
         }
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise CheckpointError(
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+        damaged = CheckpointError(
             "the autoencoder's shape does not read from vqgan.yaml",
             where=str(file),
             hint="take the file that comes with the weights, in the folder `tokenizer`",
-        ) from error
+        )
+        raise true_cause(damaged, file, error) from error
 
 
 def tokenizer(file: Path) -> dict[str, Any]:
     """The text tokenizer, with the image placeholder named as the processor expects."""
     table = read_json(file)
-    try:
-        vocabulary = table["model"]["vocab"]
-        if _SLOT not in vocabulary:
-            vocabulary[_SLOT] = vocabulary.pop(_SLOT_BEFORE)
-        for token in table["added_tokens"]:
-            if token["content"] == _SLOT_BEFORE:
-                token["content"] = _SLOT
-    except (KeyError, TypeError, AttributeError) as error:
+    vocabulary = vocabulary_in(table)
+    if IMAGE_TOKEN in vocabulary:
+        return table
+    if EARLIER_IMAGE_TOKEN not in vocabulary:
         raise CheckpointError(
-            f"the tokenizer has neither {_SLOT} nor {_SLOT_BEFORE} for pictures in a text",
+            f"the tokenizer has neither {IMAGE_TOKEN} nor {EARLIER_IMAGE_TOKEN} for pictures in a "
+            "text",
             where=str(file),
             hint="take the text_tokenizer.json that comes with Chameleon's weights",
-        ) from error
-    return table
+        )
+    return rename_token(table, EARLIER_IMAGE_TOKEN)

@@ -17,7 +17,9 @@ import torch
 from transformers import ChameleonProcessor
 from transformers.utils import logging
 
-from orthus_core.atomic import staged_folder
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import staged_folder
+from orthus_core.checkpoint import parameter_names
 from orthus_core.checkpoint.configuration import (
     check_keys,
     check_vocabulary,
@@ -25,21 +27,32 @@ from orthus_core.checkpoint.configuration import (
     orthus_config,
     released_fields,
 )
-from orthus_core.checkpoint.headers import CONFIG, read_folder
+from orthus_core.checkpoint.headers import (
+    CONFIG,
+    MODEL_FILES,
+    check_path,
+    listed,
+    not_finite,
+    read_folder,
+)
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.layout import (
     check_family,
     is_meta,
     is_pickled,
+    marked_files,
     read_json,
     tokenizer_vocabulary,
 )
+from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.device import pick_device, pick_dtype
 from orthus_core.errors import CheckpointError
-from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
+from orthus_core.model.config import IMAGE_TOKEN, DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.shell_words import shell_quoted
+from orthus_core.user_files import user_path
 
 
 class Opened(NamedTuple):
@@ -67,7 +80,7 @@ class OpenedOrthus(NamedTuple):
 def open_model(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
     device_map: str | dict[str, Any] | None = None,
     attn_implementation: str | None = None,
@@ -93,8 +106,8 @@ def open_model(
             `quantize` and `low_memory` are combined.
         HubError: When a hub id cannot be downloaded.
     """
+    place = pick_device(device)  # before a download
     path = resolve(source)
-    place = pick_device(device)
     config = read_config(path)
     if quantize and (low_memory or device_map is not None):
         raise CheckpointError(
@@ -127,7 +140,7 @@ def open_model(
 def open_orthus(
     source: str | Path,
     *,
-    device: str | torch.device = "auto",
+    device: str | torch.device | None = "auto",
     dtype: str | torch.dtype | None = None,
 ) -> OpenedOrthus:
     """`open_model` for callers that require an Orthus, such as its trainings.
@@ -135,23 +148,71 @@ def open_orthus(
     Raises:
         CheckpointError, HubError: As for `open_model`, and for a discrete Chameleon.
     """
+    place = pick_device(device)
     path = resolve(source)
     config = read_config(path)
     if not isinstance(config, OrthusConfig):
         raise CheckpointError(
             "this is a discrete Chameleon, not yet an Orthus",
             where=str(path),
-            hint=f"orthus convert {path} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
         )
-    place = pick_device(device)
     opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
     return cast(OpenedOrthus, opened)
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
+    check_path(path)
+    headers = read_folder(path)
+    config.tie_word_embeddings = headers[LM_HEAD] == headers[EMBEDDINGS]
     with _no_bars(), _no_offload_warning():
-        model = model_class(config).from_pretrained(path, config=config, **how)
-    return Opened(model.eval(), open_processor(path), path)
+        model = model_class(config).from_pretrained(unmarked(path), config=config, **how)
+    if config.tie_word_embeddings:
+        _untie(model)
+    check_finite(model, path)
+    return Opened(model.eval(), open_processor(path, config.image_token_id), path)
+
+
+def unmarked(folder: Path) -> Path:
+    """The folder, or a copy without byte order marks, which transformers does not read."""
+    marked = marked_files(folder)
+    if not marked:
+        return folder
+    from orthus_core.checkpoint.unmarked import copy_of
+
+    return copy_of(folder, marked)
+
+
+def _untie(model: InterleavedModel) -> None:
+    """Give the LM head a table of its own, as every other part of the code expects."""
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
+
+
+def check_finite(model: InterleavedModel, path: Path) -> None:
+    """Check that every weight is a finite number.
+
+    Layers that stay in their files are read once for this; each pass reads them as well.
+
+    Raises:
+        CheckpointError: Names the first tensors that hold another value.
+    """
+    elsewhere = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if elsewhere:
+        from orthus_core.checkpoint.lazy import safetensors_folder
+
+        stored = safetensors_folder(path)
+        for name in elsewhere:
+            stored[name].read()
+    named = [(n, p) for n, p in model.named_parameters() if not p.is_meta and p.numel()]
+    with torch.no_grad():
+        # One wait for the device, and no copy of a weight: the sum of a least and a largest value
+        # is finite only if all values are.
+        ends = [torch.stack(weight.aminmax()).float().sum().cpu() for _, weight in named]
+    wrong = [name for (name, _), end in zip(named, ends, strict=True) if not end.isfinite()]
+    if wrong:
+        raise not_finite(wrong, str(path))
 
 
 def read_config(folder: Path) -> InterleavedConfig:
@@ -173,21 +234,34 @@ def read_config(folder: Path) -> InterleavedConfig:
         raise CheckpointError(
             "the weights are pickled, and only safetensors are opened",
             where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
     tokenizer = tokenizer_vocabulary(folder)
     found = released_fields(shapes)
     if table["model_type"] == "orthus":
         check_keys(table, str(file))
+    if IMAGE_TOKEN not in (table.get("vocabulary_map") or ()) or "text_config" in table:
+        from orthus_core.checkpoint.variants import settled
+
+        table = settled(table, tokenizer, str(file))
+    if table["model_type"] == "orthus":
         config = orthus_config(table, str(file))
     else:
-        names = {"vocabulary_map": table.get("vocabulary_map") or tokenizer}
-        config = orthus_config(table | names, str(file), has_decoder=has_decoder(shapes), **found)
+        config = orthus_config(table, str(file), has_decoder=has_decoder(shapes), **found)
     check_vocabulary(config, tokenizer, str(file))
     is_discrete = table["model_type"] != "orthus" and not found
     config = discrete_config(config) if is_discrete else config
-    check_shapes(shapes_of(skeleton(config)), shapes, str(folder))
+    expected = shapes_of(skeleton(config))
+    foreign = {parameter_names.from_hugging_face(name): name for name in shapes}
+    other = [foreign[name] for name in expected if name not in shapes and name in foreign]
+    if other:
+        raise CheckpointError(
+            f"{len(other)} tensors have the names of another program: {listed(other)}",
+            where=str(folder),
+            hint=f"orthus convert {folder} -o DIR gives them theirs",
+        )
+    check_shapes(expected, shapes, str(folder))
     return config
 
 
@@ -198,8 +272,13 @@ def discrete_config(config: OrthusConfig) -> DiscreteConfig:
     return DiscreteConfig(**{name: value for name, value in table.items() if name in shared})
 
 
-def open_processor(folder: Path) -> ChameleonProcessor | None:
+def open_processor(folder: Path, image_token_id: int | None = None) -> ChameleonProcessor | None:
     """Tokenizer and picture processor of a folder, or None where there is no tokenizer.
+
+    Args:
+        folder: The folder.
+        image_token_id: The model's token for the place of a patch, which the tokenizer may know
+            under an earlier name.
 
     Raises:
         CheckpointError: When they exist but cannot be opened.
@@ -207,13 +286,23 @@ def open_processor(folder: Path) -> ChameleonProcessor | None:
     if not (folder / "tokenizer.json").is_file():
         return None
     try:
-        return ChameleonProcessor.from_pretrained(folder)
+        processor = ChameleonProcessor.from_pretrained(unmarked(folder))
+        known = processor.tokenizer.convert_ids_to_tokens(image_token_id or 0)
+        if image_token_id is not None and known not in (None, processor.image_token):
+            processor.image_token, processor.image_token_id = known, image_token_id
+        return processor
     except Exception as error:  # tokenizers raises plain exceptions
-        raise CheckpointError(
-            f"tokenizer or picture processor do not open: {str(error).strip().splitlines()[0]}",
-            where=str(folder),
-            hint="copy the tokenizer and preprocessor files of the model it came from",
-        ) from error
+        from orthus_core.wrong_content import true_cause
+
+        problem = (
+            f"tokenizer or picture processor do not open: {str(error).strip().splitlines()[0]}"
+        )
+        hint = "copy the tokenizer and preprocessor files of the model it came from"
+        for file in sorted(folder.glob("*.json")):
+            damaged = CheckpointError(problem, where=str(file), hint=hint)
+            if (cause := true_cause(damaged, file)) is not damaged:
+                raise cause from error
+        raise CheckpointError(problem, where=str(folder), hint=hint) from error
 
 
 def save_model(
@@ -240,15 +329,15 @@ def save_model(
     """
     from orthus_core.checkpoint.card import model_card
 
-    folder = Path(folder)
-    with staged_folder(folder, mark=CONFIG, overwrite=overwrite) as staged:
+    folder = user_path(folder)
+    with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
         if processor is not None:
             processor.save_pretrained(staged)
         from orthus_core.checkpoint.card import model_card
 
-        card = {"README.md": model_card(model.config, folder.absolute().name)}
+        card = {"README.md": model_card(model.config, real_path(folder).name)}
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
     return folder
@@ -283,7 +372,7 @@ def _no_config(folder: Path) -> CheckpointError:
         return CheckpointError(
             "this is a Chameleon in Meta's own layout, not yet an Orthus",
             where=str(folder),
-            hint=f"orthus convert {folder} -o DIR",
+            hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     return CheckpointError(
         "this is no model folder: it has no config.json",

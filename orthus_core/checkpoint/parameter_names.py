@@ -23,8 +23,15 @@ LINEAR_EMBEDDING = "model.feature_in."
 
 # Prefixes that training wrappers add to names: DDP and torch.compile.
 _WRAPPER = re.compile(r"^(?:module\.|_orig_mod\.)+")
+# What other versions of transformers put around the parts of a Chameleon, and the parts' own names
+# when the backbone was saved without a head.
+_LANGUAGE_MODEL = re.compile(r"^(?:model\.)?language_model\.(?:model\.)?(?=\w)")
+_BARE = re.compile(r"^(?:embed_tokens|layers|norm|codebook_in|feature_in|vqmodel)\.")
 # Tables computed from the config, which older versions stored.
-_COMPUTED = re.compile(r"(?:rotary_emb\.inv_freq|rope\.freqs)$")
+_COMPUTED = re.compile(
+    r"(?:rotary_emb\.(?:inv_freq|cos_cached|sin_cached)|rope\.freqs|position_ids|freqs_cis"
+    r"|causal_mask|attn\.masked_bias)$"
+)
 # A VQGAN's inference parameters (taming-transformers), after a project's prefix.
 _VQGAN = re.compile(
     r"^(?:model\.)?(?:first_stage_model\.|vqmodel\.|vqgan\.)?"
@@ -37,7 +44,10 @@ def from_hugging_face(name: str) -> str | None:
     computed tables.
     """
     name = _WRAPPER.sub("", name)
-    return None if _COMPUTED.search(name) else name
+    if _COMPUTED.search(name):
+        return None
+    name = _LANGUAGE_MODEL.sub("", name)
+    return "model." + name if _BARE.match(name) else name
 
 
 def from_vqgan(name: str) -> str | None:

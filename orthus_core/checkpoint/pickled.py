@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orthus_core.checkpoint.headers import PICKLED_INDEX, PICKLED_WEIGHTS, gather_shards
-from orthus_core.checkpoint.lazy import LazyTensor
+from orthus_core.checkpoint.headers import PICKLED_INDEX, PICKLED_WEIGHTS, gather_shards, with_tied
+from orthus_core.checkpoint.lazy import LazyTensor, finite
 from orthus_core.errors import CheckpointError
+from orthus_core.wrong_content import true_cause
 
 # Pages of a mapped file count as memory from their first use until the map is closed, so it is
 # reopened after this many bytes.
@@ -57,7 +59,7 @@ class PickledFile:
             self._open()
         tensor = self._tensors[name].clone()
         self._bytes_read += tensor.nbytes
-        return tensor
+        return finite(tensor, name, str(self.file))
 
     def _open(self) -> None:
         self._tensors = {}  # closes the current map before the next one opens
@@ -87,7 +89,7 @@ def pickled_folder(folder: Path) -> dict[str, LazyTensor]:
         CheckpointError: As for `PickledFile.tensors`, or when a shard is missing or lacks a tensor.
     """
     if (folder / PICKLED_WEIGHTS).is_file():
-        return pickled_file(folder / PICKLED_WEIGHTS)
+        return with_tied(pickled_file(folder / PICKLED_WEIGHTS), folder)
     return gather_shards(folder / PICKLED_INDEX, pickled_file)
 
 
@@ -97,26 +99,25 @@ def _load(file: Path) -> Any:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None:
-            raise _damaged(file) from error
+            raise _damaged(file, error) from error
         raise CheckpointError(
             f"refused: loading this pickle would call {wanted[1]}; a checkpoint is only tensors",
             where=str(file),
             hint="do not load it elsewhere either; get the weights as safetensors from its maker",
         ) from error
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot read a weight file: {error.strerror or error}", where=str(file)
-        ) from error
-    except (RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise _damaged(file) from error
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, MemoryError) as error:
+        raise _damaged(file, error) from error
 
 
-def _damaged(file: Path) -> CheckpointError:
-    return CheckpointError(
+def _damaged(file: Path, error: Exception) -> CheckpointError:
+    damaged = CheckpointError(
         "a weight file is damaged or cut short, or is no checkpoint of torch",
         where=str(file),
         hint="copy or download it again",
     )
+    if isinstance(error, RuntimeError) and _is_zip(file) and not zipfile.is_zipfile(file):
+        return damaged  # torch.save writes a zip, and its end is missing
+    return true_cause(damaged, file, error)
 
 
 def _is_zip(file: Path) -> bool:

@@ -15,11 +15,11 @@ A picture is a "path", base64 "bytes", or a "value" of a registered kind of pict
 from __future__ import annotations
 
 import base64
-import binascii
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from orthus_core.data.pictures import (
     BytesPicture,
@@ -44,7 +44,7 @@ class Segment:
         value: Text or picture.
 
     Raises:
-        DataError: if the type, the role or the value is not one of these.
+        DataError: if the type, the role or the value is not one of these, or a text is no Unicode.
     """
 
     type: Literal["text", "image"]
@@ -60,6 +60,23 @@ class Segment:
             raise DataError(f"a text segment holds {type(self.value).__name__}, not text")
         if self.type == "image" and not _is_picture(self.value):
             raise DataError(f"an image segment holds {type(self.value).__name__}, not a picture")
+        if isinstance(self.value, str):
+            check_unicode(self.value, "the text")
+
+
+class Place(NamedTuple):
+    """Where a document was read.
+
+    Attributes:
+        file: File of the record.
+        line: Line of the record, from 1; 0 for a whole file.
+    """
+
+    file: Path
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else str(self.file)
 
 
 @dataclass(frozen=True)
@@ -70,6 +87,7 @@ class Document:
         segments: Texts and pictures in order.
         id: Identifier for messages.
         source: Name of the data set.
+        place: Where it was read, for messages; None for documents that were not read.
 
     Raises:
         DataError: if there is no segment, or one of the user's follows one of the model's.
@@ -78,6 +96,7 @@ class Document:
     segments: tuple[Segment, ...]
     id: str = ""
     source: str = ""
+    place: Place | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.segments:
@@ -126,7 +145,10 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
         except DataError as error:
             where = f"segments[{number}]" + (f", {error.where}" if error.where else "")
             raise DataError(error.message, where=where, hint=error.hint) from error
-    return Document(tuple(parsed), str(record.get("id", "")), str(record.get("source", "")))
+    names = {name: str(record.get(name, "")) for name in ("id", "source")}
+    for name, text in names.items():
+        check_unicode(text, f"the {name}")
+    return Document(tuple(parsed), names["id"], names["source"])
 
 
 def to_record(document: Document) -> dict[str, Any]:
@@ -142,16 +164,55 @@ def to_record(document: Document) -> dict[str, Any]:
     }
 
 
-def path_inside(root: Path, name: str) -> Path:
-    """The path `name` under `root`.
+def check_unicode(text: str, what: str) -> None:
+    """Check that a text can be written as UTF-8, which half of a surrogate pair cannot; JSON can
+    escape one (`"\\ud83d"`).
 
     Raises:
-        DataError: if the path leads out of `root`, as in a malicious record.
+        DataError: if it cannot.
     """
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
-    return path
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{what} is no Unicode: character {error.start + 1}, {ascii(text[error.start])}, is "
+            "half of a surrogate pair",
+            hint="write the whole character, or leave it out",
+        ) from error
+
+
+def check_path(path: str) -> None:
+    """Check that a path can name a file, which one with NUL or half of a surrogate pair cannot.
+
+    Raises:
+        DataError: if it cannot.
+    """
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        check_unicode(path, "the path")
+        raise
+    if b"\0" in encoded:
+        raise DataError(f"the path {path!r} holds a NUL character, which no file name can")
+
+
+def path_inside(root: Path, name: str) -> Path:
+    """The path `name` under `root`, with its ".." taken out.
+
+    The name is judged as it is written, and not where links lead: the files of a hub's snapshot are
+    links out of it, and a record cannot make links.
+
+    Raises:
+        DataError: if no file can have this name, or if it leads out of `root`, as in a malicious
+            record.
+    """
+    check_path(name)
+    folder = root.absolute()
+    path = Path(os.path.normpath(folder / name))
+    for inside in (folder, Path(os.path.normpath(folder)), folder.resolve()):
+        if path.is_relative_to(inside):
+            return folder / path.relative_to(inside)
+    raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
 
 
 def _is_picture(value: Any) -> bool:
@@ -170,12 +231,14 @@ def _segment_from(segment: Any, root: Path | None) -> Segment:
 
 def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
     if isinstance(path := segment.get("path"), str):
+        if root is None:
+            check_path(path)
         return FilePicture(Path(path) if root is None else path_inside(root, path))
     content = segment.get("bytes")
     if isinstance(content, str):
         try:
             content = base64.b64decode(content, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # also for characters that are no ASCII
             raise DataError(f"'bytes' is no base64: {error}") from error
     if isinstance(content, bytes):
         return BytesPicture(content)

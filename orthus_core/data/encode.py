@@ -14,6 +14,7 @@ given as features, or as code tokens for a discrete Chameleon. Source: Chameleon
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Literal, NamedTuple, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -76,13 +77,15 @@ class EncodedRow(NamedTuple):
         ids: Token ids [S], with `<image>` in the slot of each patch.
         text_targets: Id of the next token where it is to be predicted, otherwise `IGNORE` [S].
         pictures: Pictures whose patches belong in the slots, in order.
-        drawn: For each of them whether it is the model's to draw.
+        from_model: For each of them whether it is the model's to draw.
+        name: Place or id of the record, for messages.
     """
 
     ids: list[int]
     text_targets: list[int]
     pictures: tuple[Picture, ...]
     from_model: tuple[bool, ...] = ()
+    name: str = ""
 
 
 def encode(
@@ -105,7 +108,7 @@ def encode(
         longest: Length of the model's context; None does not check it.
 
     Raises:
-        DataError: if the row is longer than the context.
+        DataError: if the row is longer than the context, or the tokenizer cannot read a text.
     """
     row, predicted = [ids.bos], [False]
     pictures: list[Picture] = []
@@ -132,7 +135,8 @@ def encode(
     follows = [*zip(row[1:], predicted[1:], strict=True), (ids.image, False)]
     targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
     from_model = tuple(s.role == "model" for s in document.segments if s.type == "image")
-    return EncodedRow(row, targets, tuple(pictures), from_model)
+    name = str(document.place or document.id)
+    return EncodedRow(row, targets, tuple(pictures), from_model, name)
 
 
 def drop_condition(
@@ -173,7 +177,7 @@ def drop_condition(
         kept = turn("user", unconditional) + model[-1:]
     else:
         kept = user + model
-    return Document(kept, document.id, document.source)
+    return replace(document, segments=kept)
 
 
 def _segment_ids(
@@ -184,6 +188,21 @@ def _segment_ids(
     pictures: list[Picture],
 ) -> list[int]:
     if isinstance(segment.value, str):
-        return text_ids(tokenizer, segment.value)
+        return _ids_of_text(segment.value, tokenizer, ids)
     pictures.append(segment.value)
     return [ids.boi, *[ids.image] * patches, ids.eoi]
+
+
+def _ids_of_text(text: str, tokenizer: PreTrainedTokenizerBase, ids: TokenIds) -> list[int]:
+    try:
+        found = text_ids(tokenizer, text)
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise DataError(f"the tokenizer cannot read the text {text[:40]!r}: {error}") from error
+    # Our tokenizers read such a text letter by letter; one that does not would break the row.
+    if special := set(ids).intersection(found):
+        name = tokenizer.convert_ids_to_tokens(min(special))
+        raise DataError(
+            f"the tokenizer reads {name!r} in the text as a special token",
+            hint="write it in another way",
+        )
+    return found

@@ -14,10 +14,14 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from orthus_core.errors import DataError
+
 VOCABULARY = "vocabulary.txt"
+_LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
 
 # Letters of any alphabet.
 _WORD = re.compile(r"[^\W\d_]+")
@@ -72,11 +76,15 @@ class KnownWords:
 
     @classmethod
     def of(cls, folder: Path) -> KnownWords | None:
-        """The words of a model's folder; None if it has no vocabulary."""
+        """The words of a model's folder; None if it has no vocabulary.
+
+        Raises:
+            DataError: When the file is a pointer to one that was not fetched.
+        """
         file = folder / VOCABULARY
         if not file.is_file():
             return None
-        return cls(file.read_text(encoding="utf-8", errors="replace").splitlines())
+        return cls(_text(file).split("\n"))
 
     def unknown(self, text: str) -> list[UnknownWord]:
         """The unknown words of a text, each once, in the order of the text."""
@@ -90,6 +98,24 @@ class KnownWords:
     def _nearest(self, word: str) -> str | None:
         close = difflib.get_close_matches(word, self._named, n=1, cutoff=ALIKE)
         return close[0] if close else None
+
+
+def _text(file: Path) -> str:
+    content = file.read_bytes()
+    # The imports are for rare files, as each drawing passes here.
+    if len(content) < _LARGEST_POINTER:
+        from orthus_core.wrong_content import wrong_content
+
+        if content and (wrong := wrong_content(content)):
+            raise DataError(f"this is {wrong.what}", where=str(file), hint=wrong.hint)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        from orthus_core.user_files import text_of
+
+        with suppress(ValueError):
+            return text_of(content)
+        return content.decode("utf-8-sig", errors="replace")
 
 
 def words_of(text: str) -> list[str]:

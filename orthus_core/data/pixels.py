@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,10 +26,27 @@ RESCALE = 0.0078
 # No training picture is larger than a 64-megapixel photograph; decompression bombs are.
 MAX_PIXELS = 64_000_000
 
-# Formats that Pillow decodes itself. Others start external programs (EPS) or are rarely pictures.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# Formats that Pillow knows by their content and decodes itself. EPS and WMF need other programs.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO", "ICNS"),
+    *("PSD", "QOI", "DDS", "FITS", "FLI", "SGI", "SUN", "XPM", "BLP", "FTEX"),
+    *("PCX", "DCX", "CUR", "MSP", "PCD", "PIXAR", "XBM", "GBR"),
+)
+# Formats whose content could be anything: they are tried only on a file with their suffix.
+FORMATS_BY_SUFFIX = ("TGA", "DIB", "IM")
 
 FORMATS_HINT = "a whole PNG, JPEG, WebP, GIF, BMP or TIFF file is needed"
+
+_ORIENTATION = 0x0112  # EXIF's tag; its value, and what undoes it:
+_ROTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -44,36 +63,158 @@ def open_image(source: ImageSource) -> Image.Image:
     """
     where = _name_of(source)
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(
-                    f"the picture is {width} x {height} pixels",
-                    where=where,
-                    hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
-                )
-            image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+        return _decoded(source, where)
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError("there is no such picture", where=where) from error
-    except IsADirectoryError as error:
-        raise DataError("this is a folder, and not a picture", where=where) from error
-    except PermissionError as error:
-        raise DataError(
+    except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError ...
+        image = _without_side_chunks(source, where)
+        if image is None:
+            raise _open_error(source, where, error) from error
+        return image
+
+
+def _decoded(source: ImageSource, where: str) -> Image.Image:
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    with Image.open(file, formats=formats_for(where)) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise DataError(
+                f"the picture is {width} x {height} pixels",
+                where=where,
+                hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+            )
+        image.load()
+        return _as_rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture with the camera's rotation applied; other metadata may be broken."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # as undefined as what decoders raise
+        pass
+    try:
+        method = _ROTATIONS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return image
+    return image if method is None else image.transpose(method)
+
+
+def _without_side_chunks(source: ImageSource, where: str) -> Image.Image | None:
+    """A PNG picture from its pixels alone, where something else in the file cannot be read; None
+    when that is not the cause.
+    """
+    from orthus_core.data.png_chunks import is_png, pixels_alone
+
+    try:
+        content = _content(source)
+        if not is_png(content):
+            return None
+    except (OSError, ValueError, MemoryError):
+        return None
+    for bare in (False, True):
+        try:
+            return _decoded(pixels_alone(content, bare=bare), where)
+        except DataError:
+            raise
+        except Exception:
+            continue
+    return None
+
+
+def _content(source: ImageSource) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return Path(source).read_bytes()
+    source.seek(0)
+    return source.read()
+
+
+def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
+    """The reason why a picture cannot be opened: of the place, of what is in it, of its format."""
+    from orthus_core.wrong_content import true_cause
+
+    if isinstance(error, FileNotFoundError):
+        return DataError("there is no such picture", where=where)
+    if isinstance(error, IsADirectoryError):
+        return DataError("this is a folder, and not a picture", where=where)
+    if isinstance(error, PermissionError):
+        return DataError(
             "the picture may not be read", where=where, hint="change its rights, or copy it"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise DataError("this is no picture", where=where, hint=FORMATS_HINT) from error
-    # Pillow's decoders may raise any exception on a damaged file: struct.error, IndexError ...
-    except Exception as error:
-        raise DataError(
-            f"cannot read the picture: {error}",
+        )
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(
+            "the picture has too many pixels",
             where=where,
-            hint=FORMATS_HINT,
-        ) from error
+            hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+        )
+    if isinstance(error, UnidentifiedImageError):
+        kind = _begins_as(source)
+        how = f": it begins as a {kind} file, and is damaged or cut short" if kind else ""
+        damaged = DataError("this is no picture" + how, where=where, hint=FORMATS_HINT)
+    elif "truncated" in str(error).lower():
+        damaged = DataError(
+            f"cannot read the picture, it is cut short: {error}",
+            where=where,
+            hint="copy or download it again; " + FORMATS_HINT,
+        )
+    else:
+        damaged = DataError(f"cannot read the picture: {error}", where=where, hint=FORMATS_HINT)
+    content = source if isinstance(source, (bytes, str, os.PathLike)) else _head(source)
+    return true_cause(damaged, content, error)
+
+
+def _begins_as(source: ImageSource) -> str | None:
+    """The format that a file's signature states, if it is a common one."""
+    try:
+        head = _content(source)[:8]
+    except (OSError, ValueError, MemoryError):
+        return None
+    kinds = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF"}
+    return next((kind for mark, kind in kinds.items() if head.startswith(mark)), None)
+
+
+def _head(file: BinaryIO) -> bytes:
+    try:
+        return _content(file)
+    except (OSError, ValueError):
+        return b"unread"
+
+
+@cache
+def picture_suffixes() -> Mapping[str, str]:
+    """The suffixes of pictures that can be read here, in lower case, and the format of each."""
+    readable = {*FORMATS, *FORMATS_BY_SUFFIX} & {*_installed()}
+    found = Image.registered_extensions()
+    return {suffix: name for suffix, name in found.items() if name in readable}
+
+
+def formats_for(name: str) -> list[str]:
+    """The formats that a file may be in: all that are known by content, and its suffix's own."""
+    own = picture_suffixes().get(os.path.splitext(name)[1].lower(), "")
+    known = [each for each in FORMATS if each in _installed()]
+    return [*known, own] if own in FORMATS_BY_SUFFIX else known
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file's content begins as a picture's does; it may still be cut short."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of what is only alike
+            with Image.open(path, formats=formats_for(path.name)):
+                return True
+    except Image.DecompressionBombError:
+        return True
+    except Exception:  # as in `open_image`
+        return False
+
+
+@cache
+def _installed() -> frozenset[str]:
+    """The formats that this Pillow opens; AVIF and others depend on how it was built."""
+    Image.init()
+    return frozenset(Image.OPEN)
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from orthus_core.data.collate import Batch
 from orthus_core.data.document import Document
 from orthus_core.data.encode import EncodedRow, drop_condition
+from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.errors import DataError
 
 T = TypeVar("T")
@@ -52,6 +54,27 @@ class ShuffledSource:
             random.Random(f"{self.seed}/{epoch}").shuffle(self._order)
             self._epoch = epoch
         return self.documents[self._order[place]]
+
+
+def identity_of(rows: Iterable[Sequence[str | Picture]]) -> str:
+    """What tells a set of rows from another: their number, and a hash of their texts and pictures
+    in order.
+
+    Picture files count by name and size, so that a data set may be moved or copied.
+    """
+    digest, count = hashlib.sha256(), 0
+    for row in rows:
+        count += 1
+        for value in row:
+            digest.update(f"{_identity_of_value(value)}\0".encode("utf-8", "surrogatepass"))
+        digest.update(b"\n")
+    return f"{count} rows, {digest.hexdigest()[:10]}"
+
+
+def _identity_of_value(value: str | Picture) -> str:
+    if isinstance(value, FilePicture):
+        return f"{value.path.name}:{value.path.stat().st_size}"
+    return value if isinstance(value, str) else value.key
 
 
 def hold_out(items: Sequence[T], share: float, seed: int) -> tuple[list[T], list[T]]:

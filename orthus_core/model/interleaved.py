@@ -71,6 +71,8 @@ class InterleavedModel(InterleavedPreTrainedModel):
 
     model: InterleavedBackbone
     lm_head: nn.Linear
+    # Only where the config says `tie_word_embeddings`, as while such a folder is opened.
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: InterleavedConfig) -> None:
         ids = config.code_token_ids

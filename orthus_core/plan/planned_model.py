@@ -4,7 +4,6 @@ downloaded. Nothing is downloaded.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from orthus_core.model.config import (
 )
 from orthus_core.recipe import PretrainRecipe
 from orthus_core.train.autoencoder import vision_config
+from orthus_core.user_files import user_path
 
 # Aliases of Orthus; the others are discrete Chameleons of the same size.
 ORTHUS = ("base", "instruct")
@@ -44,7 +44,7 @@ def planned_model(model: str) -> PlannedModel:
     from huggingface_hub import try_to_load_from_cache
 
     hub_id = HUB_ALIASES.get(model, model)
-    if os.path.isdir(Path(model).expanduser()) or "/" not in hub_id:
+    if user_path(model).is_dir() or "/" not in hub_id:
         return PlannedModel(read_config(resolve(model)), True)
     config = try_to_load_from_cache(hub_id, "config.json")
     if isinstance(config, str):

@@ -49,9 +49,22 @@ class TextSampling:
 
 
 @dataclass(frozen=True)
-class PanelText(TextSampling):
+class PanelText:
     """How the text tokens of a story are chosen."""
 
+    temperature: float | None = key(
+        None,
+        "randomness of the text: 0 takes the likeliest token, so that every seed tells the same; "
+        "1 samples as learnt; the model's own, else 0.8, when not given",
+        minimum=0,
+    )
+    top_p: float | None = key(
+        None,
+        "sample only from the likeliest tokens whose probabilities add up to this; the model's "
+        "own, else 0.9, when not given",
+        minimum=0,
+        maximum=1,
+    )
     max_new_tokens: int = key(64, "longest text of a panel, in tokens", unit="tokens", minimum=1)
 
 
@@ -217,7 +230,7 @@ class StoryRecipe(DrawingKeys):
     from_panel: int | None = key(
         None,
         "first panel of the earlier story that is drawn and told anew",
-        minimum=2,
+        minimum=1,
         before="preset",
     )
     guidance: float | None = key(
@@ -243,7 +256,7 @@ class CaptionRecipe(ModelKeys):
     question: str = key("What is this?", "what to ask about each picture", before="device")
     seed: int | None = key(
         None,
-        "seed of the first answer, the next count on; it matters where text is sampled",
+        "seed of the first answer, the next count on; it changes nothing at temperature 0",
         minimum=0,
         before="device",
     )

@@ -12,11 +12,11 @@ import math
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from orthus_core.errors import RecipeError
+from orthus_core.errors import RecipeError, RecipeErrors
 from orthus_core.recipe.schema import (
     Key,
     Recipe,
@@ -37,6 +37,17 @@ R = TypeVar("R", bound=Recipe)
 KeyPath = tuple[str, ...]
 Place = Callable[[KeyPath], str]  # where a key of a layer was written, in words
 Values = dict[KeyPath, Any]
+Mistakes = list[tuple[KeyPath, RecipeError]]
+
+OTHER_WORDS = {
+    **dict.fromkeys(("gpu", "nvidia", "cuda", "rocm"), "cuda"),
+    **dict.fromkeys(("metal", "apple", "mps"), "mps"),
+    **dict.fromkeys(("processor", "cpu"), "cpu"),
+    **dict.fromkeys(("half", "float16", "f16", "16"), "fp16"),
+    **dict.fromkeys(("bfloat16", "torch.bfloat16"), "bf16"),
+    **dict.fromkeys(("full", "float", "float32", "f32", "32"), "fp32"),
+}
+"""What devices and precisions are called elsewhere, and here; all in small letters."""
 
 
 class TypedValue(NamedTuple):
@@ -51,6 +62,8 @@ def load(
     source: str | Path | None = None,
     overrides: Iterable[str] = (),
     flags: Mapping[str, Any] | None = None,
+    *,
+    flags_are: str = "the option for",
 ) -> R:
     """Loads the recipe of a run.
 
@@ -60,13 +73,16 @@ def load(
             for defaults.
         overrides: `a.b=c` texts in TOML's value syntax, where a bare word is also read as text.
         flags: Key paths to values from named options; None means that the option was not given.
+        flags_are: What the flags are, in the words of an error that names one.
 
     Raises:
         RecipeError: For a file that cannot be read or belongs to another command, an unknown key, a
-            value of the wrong type or outside its range, or values that exclude each other.
+            value of the wrong type or outside its range, or values that exclude each other. Several
+            mistakes are told at once, in a RecipeErrors.
     """
     values: Values = {}
     where = ""
+    mistakes: Mistakes = []
     if source is not None:
         from orthus_core.recipe.shelf import find
 
@@ -74,17 +90,20 @@ def load(
         where = str(file)
         text, table = _read(file)
         _check_command(schema, table, where)
-        values |= _gather(schema, table, place=lambda path: _place(file, text, path))
+        values |= _gather(schema, table, lambda path: _place(file, text, path), mistakes)
     for override in overrides:
         table = _parse_override(override)
-        values |= _gather(schema, table, place=lambda _, typed=override: f"--set {typed}")
+        values |= _gather(schema, table, lambda _, typed=override: f"--set {typed}", mistakes)
     for name, value in (flags or {}).items():
         if value is not None:
             path = tuple(name.split("."))
             values |= _gather(
-                schema, _nest(path, value), place=lambda path: f"the option for {'.'.join(path)}"
+                schema,
+                _nest(path, value),
+                lambda path: f"{flags_are} {'.'.join(path)}",
+                mistakes,
             )
-    return _build(schema(), values, where)
+    return _checked(schema, values, where, mistakes)
 
 
 def shape(schema: type[R], table: Mapping[str, Any], where: str = "") -> R:
@@ -95,7 +114,9 @@ def shape(schema: type[R], table: Mapping[str, Any], where: str = "") -> R:
     """
     table = dict(table)
     _check_command(schema, table, where)
-    return _build(schema(), _gather(schema, table, place=lambda _: where), where)
+    mistakes: Mistakes = []
+    values = _gather(schema, table, lambda _: where, mistakes)
+    return _checked(schema, values, where, mistakes)
 
 
 def command_of(source: str | Path) -> str:
@@ -112,22 +133,29 @@ def command_of(source: str | Path) -> str:
 
 
 def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    from orthus_core.user_files import read_text
+
     try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError("cannot read the recipe: " + _reason(error), where=str(file)) from error
+        text = read_text(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        damaged = RecipeError(f"cannot read the recipe: {reason}", where=str(file))
+        raise _true_cause(damaged, file) from error
     try:
         table = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:  # raised by both readers for a mistake in the text
         kind = "JSON" if file.suffix == ".json" else "TOML"
-        raise RecipeError(f"the recipe is not {kind}: {error}", where=str(file)) from error
+        damaged = RecipeError(f"the recipe is not {kind}: {error}", where=str(file))
+        raise _true_cause(damaged, file) from error
     if not isinstance(table, dict):
         raise RecipeError("the recipe holds no keys", where=str(file))
     return text, table
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not UTF-8 text"
+def _true_cause(damaged: RecipeError, file: Path) -> RecipeError:
+    from orthus_core.wrong_content import true_cause
+
+    return true_cause(damaged, file)
 
 
 def _command(table: Mapping[str, Any], where: str) -> str:
@@ -181,31 +209,75 @@ def _nest(path: KeyPath, value: Any) -> dict[str, Any]:
     return value
 
 
-def _gather(schema: type, table: Mapping[str, Any], place: Place, prefix: KeyPath = ()) -> Values:
-    """The values of one layer, by path, each checked against the schema."""
+def raise_all(errors: Sequence[RecipeError]) -> None:
+    """Raises: RecipeError, the only one there is; RecipeErrors, when there are several."""
+    found = [one for each in errors for one in getattr(each, "errors", (each,))]
+    if found:
+        raise found[0] if len(found) == 1 else RecipeErrors(found)
+
+
+def _checked(schema: type[R], values: Values, where: str, mistakes: Mistakes) -> R:
+    """The recipe of these values.
+
+    Raises:
+        RecipeError: When there are mistakes in them, or values exclude each other.
+    """
+    faulty = {path[:-1] for path, _ in mistakes}
+    recipe = _build(schema(), values, where, mistakes, faulty)
+    raise_all([error for _, error in mistakes])
+    return recipe
+
+
+def _gather(
+    schema: type,
+    table: Mapping[str, Any],
+    place: Place,
+    mistakes: Mistakes,
+    prefix: KeyPath = (),
+) -> Values:
+    """The values of one layer, by path, each checked against the schema.
+
+    Args:
+        mistakes: Receives the path and the error of each key that is unknown or has no usable
+            value.
+    """
     known = members(schema)
     values: Values = {}
     for name, value in table.items():
         path = (*prefix, name)
         if name not in known:
-            raise _unknown(path, known, schema if not prefix else None, place(path))
+            error = _unknown(path, known, schema if not prefix else None, place(path))
+            mistakes.append((path, error))
+            continue
         key = known[name]
         if is_map(key.annotation) and isinstance(value, Mapping):
             for inner, item in value.items():  # a later layer adds to it rather than replacing it
                 at = key._replace(path=(*path, inner))
-                values[at.path] = _convert(typing.get_args(key.annotation)[1], item, at, place)
+                item_type = typing.get_args(key.annotation)[1]
+                values |= _converted(item_type, item, at, place, mistakes)
         elif not is_table(key.annotation):
-            values[path] = _convert(key.annotation, value, key._replace(path=path), place)
+            at = key._replace(path=path)
+            values |= _converted(key.annotation, value, at, place, mistakes)
         elif isinstance(value, Mapping):
-            values |= _gather(key.annotation, value, place, path)
+            values |= _gather(key.annotation, value, place, mistakes, path)
         else:
             inside = ", ".join(members(key.annotation))
-            raise RecipeError(
+            error = RecipeError(
                 f"{'.'.join(path)} is a table with the keys {inside}; it cannot be {_show(value)}",
                 where=place(path),
                 hint=f"set a key of it, such as {'.'.join(path)}.{inside.split(',')[0]}",
             )
+            mistakes.append((path, error))
     return values
+
+
+def _converted(annotation: Any, value: Any, key: Key, place: Place, mistakes: Mistakes) -> Values:
+    """The value of a key by its path; nothing but a mistake if it has no usable one."""
+    try:
+        return {key.path: _convert(annotation, value, key, place)}
+    except RecipeError as error:
+        mistakes.append((key.path, error))
+        return {}
 
 
 def _unknown(path: KeyPath, known: Mapping[str, Key], root: type | None, where: str) -> RecipeError:
@@ -214,8 +286,10 @@ def _unknown(path: KeyPath, known: Mapping[str, Key], root: type | None, where: 
     if close:
         meant = ".".join((*table, close[0]))
     else:  # it may be a key of some table, written without the table's name
-        inner = [found.name for found in keys(root) if found.path[-1] == name] if root else []
-        meant = inner[0] if len(inner) == 1 else ""
+        inner = [found for found in keys(root) if len(found.path) > 1] if root else []
+        closest = difflib.get_close_matches(name, {found.path[-1] for found in inner}, n=1)
+        within = [found.name for found in inner if found.path[-1] in closest]
+        meant = within[0] if len(within) == 1 else ""
     return RecipeError(
         f"unknown key {'.'.join(path)!r}" + (f", did you mean {meant!r}?" if meant else ""),
         where=where,
@@ -303,9 +377,10 @@ def _closest(arms: tuple[Any, ...], value: Any) -> str:
     words = [
         word for arm in arms if typing.get_origin(arm) is Literal for word in typing.get_args(arm)
     ]
-    close = difflib.get_close_matches(
-        str(value), [word for word in words if isinstance(word, str)], n=1
-    )
+    low, texts = str(value).lower(), [word for word in words if isinstance(word, str)]
+    # By meaning before spelling, which would lead from gpu to cpu.
+    meant = OTHER_WORDS.get(low, "")
+    close = [meant] if meant in texts else difflib.get_close_matches(low, texts, n=1)
     return f", did you mean {close[0]!r}?" if close else ""
 
 
@@ -320,8 +395,20 @@ def _show(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _build(recipe: Any, values: Values, where: str, prefix: KeyPath = ()) -> Any:
-    """The defaults with the stated values put in, innermost tables first."""
+def _build(
+    recipe: Any,
+    values: Values,
+    where: str,
+    mistakes: Mistakes,
+    faulty: set[KeyPath],
+    prefix: KeyPath = (),
+) -> Any:
+    """The defaults with the stated values put in, innermost tables first.
+
+    Args:
+        mistakes: Receives the rules between keys that do not hold.
+        faulty: Tables with mistakes in them, in which such rules say nothing.
+    """
     changes: dict[str, Any] = {path[0]: value for path, value in values.items() if len(path) == 1}
     inner: dict[str, Values] = {}
     for path, value in values.items():
@@ -332,12 +419,15 @@ def _build(recipe: Any, values: Values, where: str, prefix: KeyPath = ()) -> Any
         if isinstance(table, Mapping):
             changes[name] = {**table, **{path[0]: value for path, value in stated.items()}}
         else:
-            changes[name] = _build(table, stated, where, (*prefix, name))
+            changes[name] = _build(table, stated, where, mistakes, faulty, (*prefix, name))
     try:
         return dataclasses.replace(recipe, **changes)
     except ValueError as error:  # a rule of the schema between its keys
-        table = f"{'.'.join(prefix)}: " if prefix else ""
-        raise RecipeError(f"{table}{error}", where=where) from error
+        if not any(path[: len(prefix)] == prefix for path in faulty):
+            table = f"{'.'.join(prefix)}: " if prefix else ""
+            mistakes.append((prefix, RecipeError(f"{table}{error}", where=where)))
+            faulty.add(prefix)
+        return recipe
 
 
 def _place(file: Path, text: str, path: KeyPath) -> str:

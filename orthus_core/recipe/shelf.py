@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from orthus_core.errors import RecipeError
+from orthus_core.user_files import user_path
 
 
 def shelf() -> Path:
@@ -40,7 +41,7 @@ def find(name: str | Path) -> Path:
     Raises:
         RecipeError: When it is neither.
     """
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_file():
         return path
     names = shelved()

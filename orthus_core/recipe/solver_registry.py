@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
+
+from orthus_core.errors import PromptError
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,22 @@ def register_solver(name: str, entry: SolverEntry) -> None:
     if "." in name:
         raise ValueError(f"{name!r} reads as package.module.Class; a solver's name has no dot")
     SOLVERS[name] = entry
+
+
+def check_name(name: str | None) -> None:
+    """Checks a scheduler's name before a model is opened; a class is looked for when it is used.
+
+    Args:
+        name: None is the model's own.
+
+    Raises:
+        PromptError: When it is neither in the registry nor a class, `pkg.mod.Class`.
+    """
+    if name is None or name in SOLVERS or "." in name:
+        return
+    near = get_close_matches(name, SOLVERS, 1)
+    raise PromptError(
+        f"there is no scheduler {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
+        where="scheduler",
+        hint=f"use {', '.join(SOLVERS)}, or name a class: package.module.Class",
+    )

@@ -77,11 +77,12 @@ class DataRecipe:
     workers: int = key(
         0,
         "processes that make rows ahead of the steps, for a card that is faster than one; their "
-        "pictures are encoded as they come, and no features are kept",
+        "pictures are encoded as they come, and no features are kept; no more than the processors "
+        "that a container allows",
         minimum=0,
     )
     strict: bool = key(
-        False, "stop at the first broken record or picture instead of leaving it out"
+        False, "stop at the first record that cannot be used instead of leaving it out"
     )
     held_out: float = key(
         0.05, "fraction kept from training and used to measure", minimum=0, maximum=0.5
@@ -293,6 +294,10 @@ class BuildBaseRecipe:
     log: LogRecipe = key(LogRecipe(), "what is written down")
 
 
+# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
+OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
+
+
 @dataclass(frozen=True)
 class PosttrainRecipe:
     """The whole model on interleaved rows: text by cross-entropy, pictures by diffusion."""
@@ -320,3 +325,9 @@ class PosttrainRecipe:
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
+
+    @property
+    def loss_weights(self) -> tuple[float, float]:
+        """The weights of the losses of pictures and of text, under the objective."""
+        image, text = OBJECTIVES[self.objective]
+        return image * self.lambda_image, text * self.text_weight

@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from orthus_core.atomic import is_special
 from orthus_core.errors import DataError, OutputError
-from orthus_core.results.output_names import check_writable, write_file
+from orthus_core.results.output_names import check_writable, json_text, write_file
+from orthus_core.user_files import marked_encoding, text_of
+from orthus_core.wrong_content import true_cause
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
 # Entries of a repeatable answer: the software version, the model's name, its device and dtype.
@@ -77,9 +80,7 @@ class AnswerFile:
         self.known: dict[str, str] = {}
         self._written: set[tuple[str, str]] = set()
         self._whole = 0  # bytes of the complete lines
-        check_writable(path)
-        if path.is_dir():
-            raise OutputError("this is a folder", where=str(path), hint="give a file's name")
+        check_answers(path)
         if path.exists() and not anew:
             self._read()
 
@@ -93,7 +94,7 @@ class AnswerFile:
             return False
         line = {"image": image, "text": text, **self._asked._asdict()}
         line |= {"content": content, "seed": seed, **({"made": self._made} if self._made else {})}
-        written = (json.dumps(line, ensure_ascii=False) + "\n").encode(errors="replace")
+        written = (json_text(line) + "\n").encode()
         try:
             if self._anew:  # the first complete answer replaces the file
                 write_file(self.path, written, overwrite=True)
@@ -134,15 +135,22 @@ class AnswerFile:
             raise OutputError(
                 f"cannot read what is there: {error.strerror or error}", where=str(self.path)
             ) from error
+        if marked_encoding(content)[0] != "utf-8":
+            raise OutputError(
+                "an answer cannot be added to it, as it is UTF-16 text",
+                where=str(self.path),
+                hint="save it as UTF-8, or choose another name with -o",
+            )
         self._whole = content.rfind(b"\n") + 1
         for number, line in enumerate(content[: self._whole].splitlines(), start=1):
             entry = _entry(line)
             if entry is None:
-                raise OutputError(
+                other = OutputError(
                     f"there is another kind of file of this name: line {number} is no answer",
                     where=str(self.path),
                     hint="choose another name with -o, or replace it with --overwrite",
                 )
+                raise true_cause(other, content)
             if all(entry[name] == value for name, value in self._asked._asdict().items()):
                 self.known[entry["content"]] = entry["text"]
                 self._written.add((entry["image"], entry["content"]))
@@ -154,6 +162,23 @@ class AnswerFile:
             )
 
 
+def check_answers(path: Path) -> None:
+    """Check, before the model is read, that a file of answers may be written at `path`.
+
+    Raises:
+        OutputError: When it is a folder, a device or a pipe, or is not writable.
+    """
+    check_writable(path)
+    if path.is_dir():
+        raise OutputError("this is a folder", where=str(path), hint="give a file's name")
+    if is_special(path):
+        raise OutputError(
+            "this is a device or a pipe, which a second run could not continue",
+            where=str(path),
+            hint="give a file's name, or leave out -o: the answers are printed",
+        )
+
+
 def read_answers(path: Path) -> list[StoredAnswer]:
     """The answers of a file, in its order.
 
@@ -161,7 +186,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
         DataError: When the file cannot be read, is empty, or has a line in another format.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = text_of(path.read_bytes()).split("\n")
     except FileNotFoundError as error:
         raise DataError("there is no such file", where=str(path)) from error
     except (OSError, ValueError) as error:
@@ -170,15 +195,16 @@ def read_answers(path: Path) -> list[StoredAnswer]:
     found = [_read_line(line) for line in lines if line.strip()]
     if not found or None in found:
         what = f"line {found.index(None) + 1} is no answer" if found else "it holds no answer"
-        raise DataError(
+        other = DataError(
             f"this is no file of answers: {what}",
             where=str(path),
             hint="give one that `orthus caption -o` wrote",
         )
+        raise true_cause(other, path)
     return [told for told in found if told]
 
 
-def _read_line(line: bytes) -> StoredAnswer | None:
+def _read_line(line: str) -> StoredAnswer | None:
     entry = _entry(line)
     if entry is None:
         return None
@@ -193,7 +219,7 @@ def _read_line(line: bytes) -> StoredAnswer | None:
     return StoredAnswer(entry["image"], entry["content"], entry["text"], entry["seed"], asked, made)
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
+def _entry(line: str | bytes) -> dict[str, Any] | None:
     """Parse a line in our format."""
     try:
         entry = json.loads(line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,11 +19,14 @@ from PIL import Image, PngImagePlugin
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.results.output_names import write_file
+from orthus_core.results.output_names import json_text, write_file
 from orthus_core.version import __version__
 
 OUR_CHUNK = "orthus"
 COMMON_CHUNK = "parameters"
+# Begins the negative prompt in `parameters`. Readers split lines at line feeds and strip them.
+NEGATIVE = "Negative prompt:"
+_MARKED_LINE = re.compile(rf"^(?=\s*{NEGATIVE})", re.M)
 
 
 class GenerationInfo(NamedTuple):
@@ -36,7 +40,7 @@ class GenerationInfo(NamedTuple):
         model: Name and hash of the model.
         inputs: Pixel hashes of the input pictures.
         files: Paths of the input pictures, as the user named them.
-        panel: Its position in a story, from 1; None for a single picture.
+        panel: Number of its panel in a story, from 1; None for a single picture.
         begun: Number of rows of patches kept from the source picture, as `{"rows": 8}`, and where
             their features came from; None when every patch was drawn.
         among: Prompts, files and seeds of the whole run, each subject with each seed: matrix
@@ -77,7 +81,7 @@ def png_bytes(image: Image.Image, info: GenerationInfo | None) -> bytes:
     chunks = PngImagePlugin.PngInfo()
     if info is not None:
         chunks.add_text(COMMON_CHUNK, common_text(image, info))
-        chunks.add_itxt(OUR_CHUNK, json.dumps(record_of(image, info), ensure_ascii=False))
+        chunks.add_itxt(OUR_CHUNK, json_text(record_of(image, info)))
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=chunks)
     return file.getvalue()
@@ -108,7 +112,7 @@ def save_sidecar(
         OutputError: When the file exists or the location is not writable.
     """
     record = {"file": path.name, **record_of(image, info)}
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    text = json_text(record, indent=2) + "\n"
     write_file(sidecar_of(path), text.encode(), overwrite=overwrite)
 
 
@@ -118,21 +122,45 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
     Raises:
         DataError: When the file is not a picture, or the chunk cannot be read.
     """
-    open_image(path)  # rejects incomplete and invalid pictures
-    with Image.open(path) as image:
-        image.load()
-        text = image.info.get(OUR_CHUNK)
-    if not isinstance(text, str):
+    text = read_text(path, OUR_CHUNK)
+    if text is None:
         return None
     try:
         record = json.loads(text)
-    except ValueError as error:
-        raise DataError(
-            f"its chunk {OUR_CHUNK!r} does not read: {error}", where=str(path)
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _broken_chunk(path, OUR_CHUNK, error) from error
     if not isinstance(record, dict):
         raise DataError(f"its chunk {OUR_CHUNK!r} holds no object", where=str(path))
     return record
+
+
+def read_text(path: str | Path, chunk: str) -> str | None:
+    """The text of a chunk of a picture, or None without one.
+
+    Other chunks of a PNG file may be broken: they are not looked at.
+
+    Raises:
+        DataError: When the file is not a picture, or the chunk cannot be read.
+    """
+    from orthus_core.data.png_chunks import is_png, text_of
+
+    image = open_image(path)  # rejects incomplete and invalid pictures
+    content = Path(path).read_bytes()
+    if not is_png(content):
+        text = image.info.get(chunk)
+        return text if isinstance(text, str) else None
+    try:
+        return text_of(content, chunk)
+    except ValueError as error:
+        raise _broken_chunk(path, chunk, error) from error
+
+
+def _broken_chunk(path: str | Path, chunk: str, error: Exception) -> DataError:
+    return DataError(
+        f"its chunk {chunk!r} does not read: {error}",
+        where=str(path),
+        hint="the picture itself is whole and can be used; only how it was made is lost",
+    )
 
 
 def common_text(image: Image.Image, info: GenerationInfo) -> str:
@@ -152,9 +180,29 @@ def common_text(image: Image.Image, info: GenerationInfo) -> str:
         "Model": info.model.get("name"),
         "Version": f"orthus {__version__}",
     }
-    line = ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None)
-    parts = [info.prompt, f"Negative prompt: {negative}" if negative else "", line]
+    # Readers stop at an empty value.
+    said = {name: str(value) for name, value in facts.items() if value not in (None, "")}
+    line = ", ".join(f"{name}: {quoted(value)}" for name, value in said.items())
+    prompt = _without_marker(info.prompt)
+    parts = [prompt, f"{NEGATIVE} {_without_marker(negative)}" if negative else "", line]
     return "\n".join(part for part in parts if part)
+
+
+def quoted(value: str) -> str:
+    """A value of the last line of `parameters`: as a JSON string where the plain text would end
+    early, lose its spaces or be taken for such a string.
+    """
+    is_plain = not set(value) & set(",:") and value.isprintable() and value == value.strip()
+    is_plain &= not value.startswith('"')
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
+
+
+def _without_marker(text: str) -> str:
+    """A prompt none of whose lines begins as the negative prompt does.
+
+    The format has no escape for that; a zero-width space in front keeps the line in its prompt.
+    """
+    return _MARKED_LINE.sub("\u200b", text)
 
 
 def common_sampler(scheduler: str | None) -> str | None:

@@ -1,23 +1,31 @@
 """Output paths: a file, a folder, or a template such as `{prompt}_{seed}.png`. Each result is
-written completely or not at all, and replaces no existing file unless requested.
+written completely or not at all, and replaces no existing file unless requested. JSON that holds
+names leads back to the files, in whatever bytes they are written.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import string
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from orthus_core.atomic import LONGEST_NAME_BYTES, staged_file, staged_folder
+from orthus_core.atomic import is_special, real_path, staged_file
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.errors import OutputError
+from orthus_core.output_checks import check_name, probe_file
+from orthus_core.shell_words import shell_quoted
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
+TAKEN = "choose another name with -o, or replace it with --overwrite"
+TAKEN_PICTURE = f"{TAKEN}; --skip-existing draws only what is missing"
 
 # A name of 60 letters is readable. Emoji and Chinese take up to four bytes each, of the 255 that a
-# file system takes (`LONGEST_NAME_BYTES`); seed, number and extension need some too.
+# file system takes (`atomic.LONGEST_NAME_BYTES`); seed, number and extension need some too.
 LONGEST_SLUG = 60
 LONGEST_SLUG_BYTES = 180
 # Windows reserves these names for devices, with any extension.
@@ -40,14 +48,18 @@ class Named(NamedTuple):
 def slug(text: str) -> str:
     """Convert a text to part of a portable file name: `a red fox!` becomes `a_red_fox`."""
     letters = "".join(char if char.isalnum() or char in "-" else " " for char in text.lower())
-    joined = _cut("_".join(letters.split())[:LONGEST_SLUG]).strip("_-")
+    joined = _cut("_".join(_nameable(letters).split())[:LONGEST_SLUG]).strip("_-")
     if not joined:
         return "picture"
     return f"_{joined}" if joined in DEVICES else joined
 
 
 def picture_paths(
-    output: str | Path | None, pictures: Sequence[Named], *, overwrite: bool = False
+    output: str | Path | None,
+    pictures: Sequence[Named],
+    *,
+    overwrite: bool = False,
+    keep: bool = False,
 ) -> list[Path]:
     """A path for each picture, all different.
 
@@ -57,6 +69,7 @@ def picture_paths(
             plain file name for several pictures gets their seeds, or else their numbers.
         pictures: Pictures in the order of their numbers, from 1.
         overwrite: Whether existing files may be replaced.
+        keep: Whether existing files are allowed because the caller leaves them as they are.
 
     Raises:
         OutputError: For another kind of file, an unknown field, a name that exists or is too long,
@@ -71,11 +84,11 @@ def picture_paths(
             if len(set(paths)) == len(paths):
                 break
     for path in paths:
-        check_free(path, overwrite=overwrite)
+        check_free(path, overwrite=overwrite or keep, hint=TAKEN_PICTURE)
     return paths
 
 
-def check_free(path: Path, *, overwrite: bool = False) -> None:
+def check_free(path: Path, *, overwrite: bool = False, hint: str = TAKEN) -> None:
     """Check, before hours of work, that a file may be written at `path`.
 
     Raises:
@@ -85,24 +98,26 @@ def check_free(path: Path, *, overwrite: bool = False) -> None:
     check_writable(path)
     if path.is_dir():
         raise OutputError("this is a folder", where=str(path), hint="give a file's name")
-    if os.path.lexists(path) and not overwrite:
+    if os.path.lexists(path) and not overwrite and not is_special(path):
         raise OutputError(
             "there is a file of this name already",
             where=str(path),
-            hint="choose another name with -o, or replace it with --overwrite",
+            hint=hint,
         )
 
 
 def check_writable(path: Path) -> None:
-    """Check that `path` can be created, including its parent folders.
+    """Check that `path` can be created, including its parent folders, by writing there.
 
     Raises:
         OutputError: When its name is too long, or a parent is a file or a folder that is not
             writable.
     """
-    _check_name(path)
+    check_name(path)
+    if is_special(path):
+        return
     try:
-        nearest = next(parent for parent in path.absolute().parents if parent.exists())
+        nearest = next(parent for parent in real_path(path).parents if parent.exists())
     except OSError as error:  # such as a parent folder that is not readable
         raise OutputError(
             f"cannot write there: {error.strerror or error}", where=str(path)
@@ -119,22 +134,7 @@ def check_writable(path: Path) -> None:
             where=str(nearest),
             hint="choose another place with -o, or make rights there",
         )
-
-
-def _check_name(path: Path) -> None:
-    """Check that file systems accept a name.
-
-    Raises:
-        OutputError: When they do not.
-    """
-    if "\0" in str(path):
-        raise OutputError("a name cannot hold the character NUL", where=str(path))
-    if any(len(os.fsencode(part)) > LONGEST_NAME_BYTES for part in path.parts):
-        raise OutputError(
-            f"the name is longer than {LONGEST_NAME_BYTES} bytes",
-            where=str(path),
-            hint="choose a shorter one with -o",
-        )
+    probe_file(path)
 
 
 def check_distinct(paths: Sequence[Path]) -> None:
@@ -168,21 +168,40 @@ def write_file(path: Path, content: bytes, *, overwrite: bool = False) -> None:
 
 
 def write_folder(
-    folder: Path, files: Mapping[str, bytes], *, mark: str, overwrite: bool = False
+    folder: Path,
+    files: Mapping[str, bytes],
+    *,
+    mark: str,
+    replaces: Sequence[str] = (),
+    overwrite: bool = False,
 ) -> None:
     """Write a folder with all its files completely or not at all.
 
     Args:
         folder: Folder to write; an empty folder may exist.
         files: Contents by file name.
-        mark, overwrite: Which folders may be replaced; see `check_folder`.
+        mark, replaces, overwrite: Which folders and files may be replaced; see `staged_folder`.
 
     Raises:
-        OutputError: As for `write_file`.
+        OutputError: As for `staged_folder`; a finished folder that finds no place is kept.
     """
-    with staged_folder(folder, mark=mark, overwrite=overwrite) as beside:
+    with staged_folder(folder, mark=mark, replaces=replaces, overwrite=overwrite) as beside:
         for name, content in files.items():
             (beside / name).write_bytes(content)
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """The value as JSON that UTF-8 can hold: a byte of a file's name that is not UTF-8, which
+    Python keeps as half a character, is escaped (`\\udce9`), and reads back as the same name.
+    """
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _nameable(text: str) -> str:
+    """The letters that file names can have; in an ASCII locale Python writes no others."""
+    encoding = sys.getfilesystemencoding()
+    return text.encode(encoding, "ignore").decode(encoding)
 
 
 def _cut(text: str) -> str:
@@ -193,8 +212,8 @@ def _cut(text: str) -> str:
 def _template(output: str | Path | None) -> str:
     if output is None:
         return DEFAULT_TEMPLATE
-    text = str(output)
-    _check_name(Path(text))
+    text = os.path.expanduser(os.fspath(output))
+    check_name(Path(text))
     ends_open = isinstance(output, str) and output.endswith(("/", os.sep))
     if ends_open or Path(text).is_dir() or not Path(text).suffix:
         return str(Path(_literal(text)) / DEFAULT_TEMPLATE)
@@ -213,7 +232,7 @@ def _template(output: str | Path | None) -> str:
         raise OutputError(
             f"pictures are written as PNG, not as {Path(text).suffix}",
             where=text,
-            hint=f"-o {Path(text).with_suffix('.png')}",
+            hint=f"-o {shell_quoted([str(Path(text).with_suffix('.png'))])}",
         )
     return text
 

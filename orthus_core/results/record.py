@@ -19,7 +19,10 @@ from orthus_core.errors import DataError
 from orthus_core.recipe import SCHEMAS, as_table, keys, shape
 from orthus_core.results.answer_file import MADE, StoredAnswer, read_answers
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, read_record
-from orthus_core.results.story_folder import MARK
+from orthus_core.results.story_folder import MARK, read_story
+from orthus_core.samplers.params import STORY_TEXT
+from orthus_core.user_files import read_text, user_path
+from orthus_core.wrong_content import true_cause
 
 KINDS = {  # type of each field of a record
     "recipe": dict,
@@ -88,7 +91,7 @@ def read_made(path: str | Path) -> Record:
     Raises:
         DataError: When there is none, or it cannot be read.
     """
-    path = Path(path)
+    path = user_path(path)
     if os.path.isdir(path):  # unlike Path.is_dir, also accepts invalid names
         path = path / MARK
     if path.suffix.lower() == ANSWERS:
@@ -100,7 +103,7 @@ def read_made(path: str | Path) -> Record:
         raise DataError(
             "this picture does not say how it was made",
             where=str(path),
-            hint="only pictures that orthus drew do, and not with --no-metadata",
+            hint="only files that the commands of orthus wrote do, and not with --no-metadata",
         )
     return _checked(path, table)._replace(seen=pixel_hash(open_image(path)))
 
@@ -146,7 +149,31 @@ def asked_of(record: Record) -> dict[str, Any]:
     schema = SCHEMAS[record.command]
     known = {key.name for key in keys(schema)}
     filled = {name: value for name, value in sampling.items() if name in known}
+    text = {name: value for name, value in sampling.items() if f"text.{name}" in known}
+    if text and isinstance(recipe.get("text", {}), Mapping):
+        filled["text"] = {**recipe.get("text", {}), **text}
+    panel, story = recipe.get("from_panel"), recipe.get("from_story")
+    if counts_words(record) and isinstance(panel, int) and isinstance(story, str):
+        filled["from_panel"] = panel - _panels_before(story)
     return as_table(shape(schema, {**recipe, **filled}, where=str(record.path)))
+
+
+def counts_words(record: Record) -> bool:
+    """Whether the numbers of a story's panels count an opening in words, as in stories of earlier
+    versions.
+    """
+    return record.command == "story" and not {*STORY_TEXT} & set(record.info.sampling)
+
+
+def _panels_before(story: str) -> int:
+    """What the numbers of an earlier version are ahead of today's: 1 if the story opens in words
+    alone. A story that is missing is found out when it is opened.
+    """
+    try:
+        opening = read_story(Path(story)).opening
+    except DataError:
+        return 0
+    return int(bool(opening) and opening[0].image is None)
 
 
 def run_of(record: Record) -> Run | None:
@@ -169,12 +196,13 @@ def run_of(record: Record) -> Run | None:
 
 def _sidecar(path: Path) -> Mapping[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8-sig"))
+        table = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise DataError("there is no such file", where=str(path)) from error
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"cannot read the record: {reason}", where=str(path)) from error
+        damaged = DataError(f"cannot read the record: {reason}", where=str(path))
+        raise true_cause(damaged, path) from error
     if not isinstance(table, dict):
         raise DataError("it holds no record of a picture", where=str(path))
     return table
@@ -187,7 +215,7 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
         DataError: When a field is missing or has the wrong type.
     """
     try:
-        json.dumps(table, ensure_ascii=False).encode()
+        json.dumps(_without_names(table), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:  # half a character, which JSON can escape and no text holds
         raise DataError("its record holds broken text", where=str(path)) from error
     fields = {name: table[name] for name in KINDS if table.get(name) is not None}
@@ -208,6 +236,16 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
     return Record(path, GenerationInfo(**fields), str(version), _pixels(path, table))
 
 
+def _without_names(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The record without its files' names, which may hold bytes that are no text."""
+    kept = {name: value for name, value in table.items() if name not in ("file", "files")}
+    if isinstance(among := kept.get("among"), Mapping):
+        kept["among"] = {name: value for name, value in among.items() if name != "files"}
+    if isinstance(recipe := kept.get("recipe"), Mapping):
+        kept["recipe"] = {name: value for name, value in recipe.items() if name != "from_story"}
+    return kept
+
+
 def _is(kind: type, value: Any) -> bool:
     """Whether a value has the given type; lists may hold only texts."""
     if kind is list:
@@ -219,12 +257,13 @@ def _pixels(path: Path, table: Mapping[str, Any]) -> dict[int, str]:
     if isinstance(table.get("pixels"), str):
         panel = table.get("panel")
         return {panel if isinstance(panel, int) else 1: table["pixels"]}
-    panels = table.get("panels")
+    panels: Any = table.get("panels")
     if not isinstance(panels, list) or not all(isinstance(panel, dict) for panel in panels):
         raise DataError("its record has no hash of its pixels", where=str(path))
+    in_words = bool(panels) and panels[0].get("given") and "image" not in panels[0]
     return {
         number: panel["pixels"]
-        for number, panel in enumerate(panels, start=1)
+        for number, panel in enumerate(panels, start=0 if in_words else 1)
         if isinstance(panel.get("pixels"), str) and not panel.get("given")
     }
 

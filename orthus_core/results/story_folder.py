@@ -1,5 +1,9 @@
 """A story as a folder: numbered pictures, `story.md` and `story.html` to read, and `story.json`
 for programs and for continuing from any panel.
+
+Panels are numbered from 1, in the names of the pictures and everywhere else: the pictures that the
+story begins with, then the panels that the model tells. An opening in words is the story's title,
+and no panel.
 """
 
 from __future__ import annotations
@@ -15,12 +19,16 @@ from PIL import Image
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
-from orthus_core.results.output_names import write_folder
+from orthus_core.results.output_names import json_text, write_folder
 from orthus_core.results.story_page import Figure, story_page
+from orthus_core.user_files import read_text
 from orthus_core.version import __version__
+from orthus_core.wrong_content import true_cause
 
 MARK = "story.json"
 PAGE = "story.html"
+# Files of an earlier story, which another one in its folder replaces.
+STORY_FILES = (MARK, PAGE, "story.md", "[0-9][0-9].png", "[0-9][0-9][0-9].png")
 # Characters with a meaning in Markdown.
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|~])")
 # Maximum number of words in a title; the full text is in the story.
@@ -71,11 +79,12 @@ def write_story(
     """Write the folder completely or not at all, and return the contents of `story.json`.
 
     Raises:
-        OutputError: When the folder exists or is not writable.
+        OutputError: When the folder exists or is not writable; what could not be put in place is
+            kept, and the error names where.
     """
     files: dict[str, bytes] = {}
     entries: list[dict[str, Any]] = []
-    for number, panel in enumerate(panels, start=1):
+    for number, panel in enumerate(panels, start=first_number(panels)):
         entry: dict[str, Any] = {"text": panel.text, "given": panel.given}
         if panel.image is not None:
             name = f"{number:02}.png"
@@ -90,19 +99,25 @@ def write_story(
     said = {name: value for name, value in info._asdict().items() if value not in (None, ())}
     title = title_of(info.prompt)
     record = {"version": __version__, **said, "title": title, "panels": entries}
-    figures = [
-        Figure(panel.text, files.get(entry.get("image", "")), _size(panel.image))
+    in_words = info.prompt.strip()
+    # It stands above the panels and nowhere else: as the title, or in full if it is longer.
+    heading = in_words if len(in_words.split()) > TITLE_WORDS else title
+    shown = [
+        (_under_picture(panel, in_words), entry.get("image"), panel.image)
         for panel, entry in zip(panels, entries, strict=True)
-        if panel.image is not None or panel.text != title  # omit text that only repeats the title
     ]
+    shown = [(text, name, image) for text, name, image in shown if text or name]
+    figures = [Figure(text, files.get(name or ""), _size(image)) for text, name, image in shown]
     texts = {
-        "story.md": _markdown(title, entries),
-        PAGE: story_page(title, figures, _how(info)),
-        MARK: json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        "story.md": _markdown(
+            heading, [(text, name) for text, name, _ in shown], titled=heading == title
+        ),
+        PAGE: story_page(title, figures, _how(info), heading=heading),
+        MARK: json_text(record, indent=2) + "\n",
     }
     # A prompt may contain bytes that are not valid text.
     files |= {name: text.encode(errors="replace") for name, text in texts.items()}
-    write_folder(folder, files, mark=MARK, overwrite=overwrite)
+    write_folder(folder, files, mark=MARK, replaces=STORY_FILES, overwrite=overwrite)
     return record
 
 
@@ -115,19 +130,21 @@ def read_story(folder: Path) -> Earlier:
     """
     path = folder / MARK
     try:
-        record = json.loads(path.read_text(encoding="utf-8-sig"))
+        record = json.loads(read_text(path))
         entries = [dict(entry) for entry in record["panels"]]
         recipe, words = record["recipe"], [entry["text"] for entry in entries]
         if not (isinstance(recipe, dict) and all(isinstance(text, str) for text in words)):
             raise ValueError("its recipe or its texts are missing")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        is_file = isinstance(error, NotADirectoryError)
         raise DataError(
-            f"there is no {MARK} in this folder",
+            "this is a file, and not a story" if is_file else f"there is no {MARK} in this folder",
             where=str(folder),
             hint="give a folder that `orthus story` wrote",
         ) from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DataError(f"the story does not read: {error}", where=str(path)) from error
+        damaged = DataError(f"the story does not read: {error}", where=str(path))
+        raise true_cause(damaged, path) from error
     panels = [_read_panel(folder, entry) for entry in entries]
     is_opening = [panel.given and not panel.earlier for panel in panels]
     return Earlier(
@@ -135,6 +152,11 @@ def read_story(folder: Path) -> Earlier:
         [panel for panel, opens in zip(panels, is_opening, strict=True) if opens],
         [panel for panel, opens in zip(panels, is_opening, strict=True) if not opens],
     )
+
+
+def first_number(panels: Sequence[Panel]) -> int:
+    """The number of the first of a story's panels: 0 for an opening in words, which is none."""
+    return 0 if panels and panels[0].given and panels[0].image is None else 1
 
 
 def title_of(prompt: str) -> str:
@@ -182,13 +204,23 @@ def _how(info: GenerationInfo) -> dict[str, str]:
     return {name: str(value) for name, value in told.items() if value is not None}
 
 
-def _markdown(title: str, entries: Sequence[dict[str, Any]]) -> str:
-    lines = [f"# {_plain(title)}"]
-    for number, entry in enumerate(entries, start=1):
-        if "image" in entry:
-            lines.append(f"![Picture {number}]({entry['image']})")
-        if entry["text"] and entry["text"] != title:
-            lines.append(_plain(entry["text"]))
+def _under_picture(panel: Panel, opening: str) -> str:
+    """The words below a panel's picture; those of the opening stand above all panels."""
+    return "" if panel.given and not panel.earlier and panel.text == opening else panel.text
+
+
+def _markdown(heading: str, shown: Sequence[tuple[str, str | None]], *, titled: bool) -> str:
+    """The story in Markdown.
+
+    Args:
+        heading: Title, or the words that the story begins with.
+        shown: Words and picture file of each panel.
+        titled: Whether the heading is a title rather than a paragraph.
+    """
+    lines = [f"# {_plain(heading)}" if titled else _plain(heading)]
+    for number, (text, name) in enumerate(shown, start=1):
+        lines += [f"![Picture {number}]({name})"] * bool(name)
+        lines += [_plain(text)] * bool(text)
     return "\n\n".join(lines) + "\n"
 
 

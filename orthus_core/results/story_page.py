@@ -51,6 +51,9 @@ h1 {
   font-size: clamp(1.6rem, 6vw, 2.5rem); line-height: 1.15; font-weight: 600;
   text-wrap: balance; overflow-wrap: anywhere;
 }
+h1.long {
+  max-width: 40rem; font-size: 1.25rem; line-height: 1.5; font-weight: 400; white-space: pre-line;
+}
 h1::first-letter, figcaption p::first-letter { text-transform: uppercase; }
 ol {
   list-style: none; margin: 0; padding: 0; display: grid; gap: 1.5rem;
@@ -92,13 +95,17 @@ footer p { margin: 0; }
 """.strip()
 
 
-def story_page(title: str, figures: Sequence[Figure], how: Mapping[str, str]) -> str:
+def story_page(
+    title: str, figures: Sequence[Figure], how: Mapping[str, str], *, heading: str | None = None
+) -> str:
     """Build the page.
 
     Args:
         title: Title of the page; plain text, like all texts here.
         figures: Panels in order.
         how: How the story was made, for the small print.
+        heading: Words above the panels; the title when None. Longer ones than a title, such as the
+            whole opening, are set smaller.
     """
     items = "\n".join(_item(number, figure) for number, figure in enumerate(figures, start=1))
     widths = [figure.size[0] for figure in figures if figure.png is not None]
@@ -108,6 +115,8 @@ def story_page(title: str, figures: Sequence[Figure], how: Mapping[str, str]) ->
         "small": bool(widths) and max(widths) < SMALL,
     }
     listed = " ".join(kind for kind, holds in kinds.items() if holds)
+    above = title if heading is None else heading
+    long = "" if above == title else ' class="long"'
     made = " · ".join(f"{escape(name)} {escape(value)}" for name, value in how.items())
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -123,7 +132,7 @@ def story_page(title: str, figures: Sequence[Figure], how: Mapping[str, str]) ->
 </head>
 <body>
 <main>
-<h1>{escape(title)}</h1>
+<h1{long}>{escape(above)}</h1>
 <ol class="{listed}">
 {items}
 </ol>

@@ -6,7 +6,6 @@ may choose neither code to import nor models to download; the user's own input m
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from orthus_core.checkpoint.hub import is_here
 from orthus_core.errors import DataError
 from orthus_core.recipe.solver_registry import SOLVERS
+from orthus_core.shell_words import shell_quoted
 
 
 def check_harmless(
@@ -35,12 +35,12 @@ def check_harmless(
         raise DataError(
             f"it names a scheduler that is not ours: {scheduler}",
             where=str(path),
-            hint=f"if you trust that code, run `orthus info {shlex.quote(str(path))}` and the "
+            hint=f"if you trust that code, run `orthus info {shell_quoted([str(path)])}` and the "
             "command it shows",
         )
     if model not in named and not is_here(model):
         raise DataError(
             f"it was made with a model that is not on this machine: {model}",
             where=str(path),
-            hint=f"name it yourself to fetch it: -m {shlex.quote(str(model))}",
+            hint=f"name it yourself to fetch it: -m {shell_quoted([str(model)])}",
         )

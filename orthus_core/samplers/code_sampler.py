@@ -19,6 +19,7 @@ from torch import Tensor
 
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.seeds import image_stream
 from orthus_core.samplers.text import warpers
 
 
@@ -47,7 +48,7 @@ def choose_codes(
 
 def seeded_gumbel(seed: int, codes: int) -> Iterator[Tensor]:
     """Gumbel noise of one patch after another, fp32 [K]; it depends on the seed alone."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(image_stream(seed))
     while True:
         yield -torch.empty(codes).exponential_(generator=generator).log()
 

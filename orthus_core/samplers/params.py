@@ -27,11 +27,17 @@ Task = Literal["picture", "edit", "story"]
 # The release guides interleaved writing more gently, and away from other words.
 STORY_GUIDANCE = 3.0
 STORY_UNCONDITIONAL_PROMPT = "generate images"
+# Stories sample their words, so that another seed tells another story; the release does not say how
+# it chooses them. Among the likeliest tokens, because a rare one leads the panels after it astray.
+STORY_TEMPERATURE = 0.8
+STORY_TOP_P = 0.9
 
 # What results record, in their order: of every model, and of each kind of model.
 RECORDED = ("steps", "guidance", "image_guidance", "noise_scale", "negative_prompt")
 DENOISING = ("preset", "scheduler", "step_tolerance")
 CODE_SAMPLING = ("code_top_k", "code_top_p")
+# What stories record besides: how their text is chosen.
+STORY_TEXT = ("temperature", "top_p")
 
 
 @dataclass(frozen=True)
@@ -145,7 +151,8 @@ class SamplingParams:
             config: Configuration whose `sampling_defaults` fill in missing values.
             task: Task to sample for. A model may have its own guidance for edits (`edit_guidance`)
                 and first write what the image will show (`edit_max_text`), and its own guidance for
-                interleaved text and images (`story_guidance`, `story_unconditional_prompt`).
+                interleaved text and images (`story_guidance`, `story_unconditional_prompt`), whose
+                text it samples in its own way (`story_temperature`, `story_top_p`).
             asked: Requested fields of this class; None means not requested. A preset supplies the
                 steps and the scheduler where these are not requested.
 
@@ -245,6 +252,8 @@ def _own_values(config: InterleavedConfig, task: Task) -> dict[str, Any]:
             "story_unconditional_prompt",
             own.get("unconditional_prompt", STORY_UNCONDITIONAL_PROMPT),
         )
+        values["temperature"] = own.get("story_temperature", STORY_TEMPERATURE)
+        values["top_p"] = own.get("story_top_p", STORY_TOP_P)
     return values
 
 
@@ -262,6 +271,8 @@ OWN: dict[str, type | tuple[type, ...]] = {
     "edit_guidance": NUMBER,
     "edit_max_text": int,
     "story_guidance": NUMBER,
+    "story_temperature": NUMBER,
+    "story_top_p": NUMBER,
     "image_guidance": NUMBER,
     "noise_scale": NUMBER,
     "step_tolerance": NUMBER,

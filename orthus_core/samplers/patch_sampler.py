@@ -31,6 +31,7 @@ from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.samplers.params import SamplingParams, steps_at
+from orthus_core.samplers.seeds import image_stream
 from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class DiffusionPatchSampler:
 
 def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:
     """Starting noise of each patch in turn, fp32 [C], the same on every device and in any batch."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(image_stream(seed))
     while True:
         yield torch.randn(1, channels, generator=generator)[0]
 

@@ -74,7 +74,7 @@ def generate_image(
         model: An Orthus with a pixel decoder.
         tokenizer: The model's tokenizer.
         text: What the image shows.
-        seed: Seed of the noise that the patches start from.
+        seed: Seed of the noise that the patches start from, below 2^32.
         sampling: `steps`, `guidance`, `noise_scale` or `unconditional_prompt`, in place of the
             model's own defaults.
     """

@@ -1,14 +1,21 @@
-"""Seeds of images: given, counted up from a given one, or random."""
+"""Seeds: given, counted up from a given one, or random; and the random streams of each seed.
+
+A seed has a stream of random numbers for the noise of its images and another for its text, so that
+the noise does not depend on the text. Both are told apart here, in whole numbers of 32 bits:
+torch's generator on the CPU takes 64 and ignores the upper half.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Sequence
 
 from orthus_core.errors import PromptError
 
-# Random seeds stay below this. Torch takes 64 bits, but 32 are easier to read and type again.
-LARGEST_DRAWN = 2**32
+# Torch's generator on the CPU (mt19937) uses the lower 32 bits of a seed. Random seeds stay below
+# this, which is also easier to read and type again.
+GENERATOR_SEEDS = 2**32
 # More images than this in one run are a typing error, and would fill the memory.
 MOST_PICTURES = 100_000
 
@@ -17,8 +24,8 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
     """A seed for each of `count` images.
 
     Args:
-        given: Given seeds. Without any, seeds are random; from a single one, they count up; several
-            are used as they are.
+        given: Given seeds. From a single one they count up, and without any from a random one, so
+            that one number brings all of them back; several are used as they are.
         count: Number of images; with several seeds it must be 1 (the default) or their number.
 
     Raises:
@@ -39,7 +46,7 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
                 hint="give a whole number from 0 to 9223372036854775807",
             )
     if not given:
-        return [secrets.randbelow(LARGEST_DRAWN) for _ in range(count)]
+        given = [secrets.randbelow(GENERATOR_SEEDS)]
     if len(given) == 1:
         return [(given[0] + number) % 2**63 for number in range(count)]
     if count not in (1, len(given)):
@@ -49,3 +56,19 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
             hint="leave out -n, or give one seed to count on from",
         )
     return list(given)
+
+
+def image_stream(seed: int) -> int:
+    """The number that starts the generator of a seed's image noise: the seed itself if it fits into
+    32 bits, and otherwise a hash of all its bits.
+    """
+    return seed if 0 <= seed < GENERATOR_SEEDS else _hashed(f"image/{seed}")
+
+
+def text_stream(seed: int) -> int:
+    """The number that starts the generator of a seed's text, which is not that of its images."""
+    return _hashed(f"text/{seed}")
+
+
+def _hashed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -34,7 +33,7 @@ from torch import Tensor
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.schedule import Schedule
-from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry
+from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry, check_name
 
 # 1. A run. ---------------------------------------------------------------------------------------
 
@@ -347,17 +346,11 @@ def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
         PromptError: For any other name, and as `check_run`.
         CheckpointError: As `check_run`.
     """
+    check_name(name)
     check_run(schedule, steps)
     if name in SOLVERS:
         return SOLVERS[name].solver(schedule, steps)
-    if "." in name:
-        return SolverEntry(name, EXTERNAL, {"name": name}).solver(schedule, steps)
-    near = get_close_matches(name, SOLVERS, 1)
-    raise PromptError(
-        f"there is no scheduler {name!r}" + (f", did you mean {near[0]!r}?" if near else ""),
-        where="scheduler",
-        hint=f"use {', '.join(SOLVERS)}, or name a class: package.module.Class",
-    )
+    return SolverEntry(name, EXTERNAL, {"name": name}).solver(schedule, steps)
 
 
 def check_run(schedule: Schedule, steps: int) -> None:

@@ -32,6 +32,7 @@ from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, room_for_image
 from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.samplers.seeds import GENERATOR_SEEDS
 from orthus_core.samplers.sequence import ends
 from orthus_core.samplers.text import with_words
 
@@ -234,7 +235,8 @@ def panel_seed(seed: int, number: int) -> int:
     """The seed of a story's panel, made so that a story's second panel never shares a seed with
     another story's first.
     """
-    return random.Random(f"{seed}/{number}").getrandbits(63)
+    # Of these 63 bits only the lower 32 ever reached the noise (see `seeds`).
+    return random.Random(f"{seed}/{number}").getrandbits(63) % GENERATOR_SEEDS
 
 
 def panel_context(builder: PromptBuilder, text: str, picture: Picture | None) -> PanelContext:

@@ -21,14 +21,12 @@ from transformers import (
 
 from orthus_core.events import Event, ImageDone, RowDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
-
-# Text and images have separate random numbers, so the noise of images does not depend on the text.
-TEXT_STREAM = 0x7E57
+from orthus_core.samplers.seeds import text_stream
 
 
 def text_generator(seed: int) -> torch.Generator:
     """The generator for one sequence's text: on the CPU, so that devices do not differ."""
-    return torch.Generator().manual_seed(seed ^ (TEXT_STREAM << 32))
+    return torch.Generator().manual_seed(text_stream(seed))
 
 
 def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:

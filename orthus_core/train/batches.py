@@ -4,7 +4,8 @@ of their pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +20,19 @@ from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.data.pictures import Picture
-from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out
+from orthus_core.data.pictures import FilePicture, Picture
+from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out, identity_of
+from orthus_core.device import usable_processors
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, TaskWeights
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from orthus_core.data.formats.reading import ReadResult
-
-    pass
+    from orthus_core.data.row_rule import Encode, TrainingRecipe
 
 SPRITES = "sprites"
 
@@ -49,14 +50,26 @@ class RowSources(NamedTuple):
     train: Source
     held_out: Source | None
 
+    @property
+    def identity(self) -> str:
+        """What tells these rows from others; empty where the recipe alone decides them."""
+        read = [each for each in self if isinstance(each, ShuffledSource)]
+        documents = [document for source in read for document in source.documents]
+        values = ([segment.value for segment in each.segments] for each in documents)
+        return identity_of(values) if read else ""
+
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
     """The tasks with a weight above 0, and their weights."""
     return {name: weight for name, weight in asdict(tasks).items() if weight > 0}
 
 
-def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
+def read_rows(data: DataRecipe, side: int | None = None) -> Generator[Event, None, RowSources]:
     """Read and split the recipe's data; yields notes about anything left out.
+
+    Args:
+        data: Data table of the recipe.
+        side: Side of the model's pictures, in pixels; they are checked at this size.
 
     Raises:
         DataError: When the source is missing or empty, and at the first broken record or picture
@@ -73,7 +86,15 @@ def read_rows(data: DataRecipe) -> Generator[Event, None, RowSources]:
             return returning(partial(record, world, weights, data.seed), data.rows)
 
         return RowSources(made(False), made(True) if data.held_out else None)
-    documents = yield from read_documents(data)
+    return split_rows((yield from read_documents(data, side)), data)
+
+
+def split_rows(documents: list[Document], data: DataRecipe) -> RowSources:
+    """The documents to train on, and those that are held out.
+
+    Raises:
+        DataError: When there are none to train on.
+    """
     kept, held_out = hold_out(documents, data.held_out, data.seed)
     return RowSources(
         ShuffledSource(kept, data.seed, where=data.source),
@@ -86,31 +107,42 @@ def returning(source: Source, rows: int) -> Source:
     return (lambda number: source(number % rows)) if rows else source
 
 
-def read_documents(data: DataRecipe) -> Generator[Event, None, list[Document]]:
+def read_documents(
+    data: DataRecipe, side: int | None = None, rule: Callable[[Document], object] | None = None
+) -> Generator[Event, None, list[Document]]:
     """The documents on disk whose records and pictures can all be read.
+
+    Args:
+        data: Data table of the recipe.
+        side: Side of the model's pictures, in pixels; they are checked at this size.
+        rule: Raises an error for a document that the training cannot use.
 
     Raises:
         DataError: As for `read_rows`.
     """
     from orthus_core.data.formats import sniff
+    from orthus_core.data.formats.reading import CHECK_SIZE
+    from orthus_core.user_files import user_path
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()
-    reading = sniff.read(Path(data.source), strict=data.strict)
-    yield from reading.check_pictures()
+    reading = sniff.read(user_path(data.source), strict=data.strict)
+    yield from reading.check_pictures(side or CHECK_SIZE)
+    if rule is not None:
+        yield from reading.check(rule, "rows")
     yield from left_out(reading)
     return reading.documents
 
 
 def usable(
-    rows: RowSources, check: Callable[[Document], object], *, strict: bool
+    rows: RowSources, rule: Callable[[Document], object], *, strict: bool
 ) -> Generator[Event, None, RowSources]:
     """The rows without documents that a training cannot use. Endless generated sources are not
     checked, and must be valid by themselves.
 
     Args:
         rows: The rows as they were read.
-        check: Raises DataError for a document that cannot be used.
+        rule: Raises an error for a document that cannot be used: a `RowRule`.
         strict: Whether the first such document ends the training.
 
     Raises:
@@ -120,22 +152,49 @@ def usable(
         return rows
     from orthus_core.data.formats.reading import ReadResult
 
-    reading, where = ReadResult(strict), Path(rows.train.where)
+    where = Path(rows.train.where)
     held_out = rows.held_out.documents if isinstance(rows.held_out, ShuffledSource) else []
     apart = {id(document) for document in held_out}
-    for document in (*rows.train.documents, *held_out):
-        try:
-            check(document)
-            reading.documents.append(document)
-        except DataError as error:
-            reading.skip_record(where / document.id, 0, error)
+    reading = ReadResult(strict, documents=[*rows.train.documents, *held_out], where=where)
+    yield from reading.check(rule, "rows")
     yield from left_out(reading)
-    kept = [document for document in reading.documents if id(document) not in apart]
+    kept = to_train_on(reading.documents, held_out, where)
     measured = [document for document in reading.documents if id(document) in apart]
     seed = rows.train.seed
     return RowSources(
         ShuffledSource(kept, seed, str(where)), ShuffledSource(measured, seed) if measured else None
     )
+
+
+def to_train_on(
+    documents: Sequence[Document], held_out: Sequence[Document], where: Path
+) -> list[Document]:
+    """The usable documents of a data set without those that are held out.
+
+    Raises:
+        DataError: When there are usable ones, and all of them are held out.
+    """
+    apart = {id(document) for document in held_out}
+    kept = [document for document in documents if id(document) not in apart]
+    if documents and not kept:
+        raise DataError(
+            "there are no documents to train on: all that can be used are held out",
+            where=str(where),
+            hint="set data.held_out to 0, or add rows that can be used",
+        )
+    return kept
+
+
+def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Document], None]:
+    """Checks a document by the `RowRule` of a training; arguments as for `RowRule.of`."""
+
+    def check(document: Document) -> None:
+        # Imported with the first document: generated rows are not checked.
+        from orthus_core.data.row_rule import RowRule
+
+        RowRule.of(recipe, encode)(document)
+
+    return check
 
 
 def left_out(reading: ReadResult) -> Iterator[Note]:
@@ -160,7 +219,7 @@ def last_picture(document: Document) -> Picture:
 
 def picture_alone(document: Document) -> Document:
     """The last picture of a document, without its text."""
-    return Document(turn("model", last_picture(document)), document.id, document.source)
+    return replace(document, segments=turn("model", last_picture(document)))
 
 
 def pictures_alone(rows: RowSources) -> RowSources:
@@ -170,6 +229,24 @@ def pictures_alone(rows: RowSources) -> RowSources:
         return lambda number: picture_alone(source(number))
 
     return RowSources(alone(rows.train), alone(rows.held_out) if rows.held_out else None)
+
+
+@contextmanager
+def name_record_on_error(rows: list[EncodedRow]) -> Iterator[None]:
+    """Names the record of a picture that could be read when the training began and no longer can.
+
+    Raises:
+        DataError: The error of the picture, with its record.
+    """
+    try:
+        yield
+    except DataError as error:
+        for row in rows:
+            for picture in row.pictures:
+                if isinstance(picture, FilePicture) and str(picture.path) == error.where:
+                    where = row.name if error.where in row.name else f"{row.name}, {error.where}"
+                    raise DataError(error.message, where=where, hint=error.hint) from error
+        raise
 
 
 class RowBatches(NamedTuple):
@@ -205,14 +282,18 @@ class BatchBuilder:
     def collate(self, rows: list[EncodedRow]) -> Batch:
         """Combine rows to a batch."""
         batch = self.lay(rows)
-        return self.fill(batch, self.pictures(batch.pictures)) if batch.pictures else batch
+        if not batch.pictures:
+            return batch
+        with name_record_on_error(rows):
+            return self.fill(batch, self.pictures(batch.pictures))
 
     def loaded(self, rows: list[EncodedRow]) -> Batch:
         """Combine rows to a batch that holds pixels; needs neither a model nor a GPU."""
         batch = self.lay(rows)
         if not batch.pictures:
             return batch
-        squares = [picture.load(self.side) for picture in batch.pictures]
+        with name_record_on_error(rows):
+            squares = [picture.load(self.side) for picture in batch.pictures]
         return replace(batch, pictures=(), pixels_MHW3=torch.from_numpy(np.stack(squares)))
 
     def finished(self, batch: Batch) -> Batch:
@@ -241,7 +322,9 @@ class BatchBuilder:
             shard=place.shard,
             shards=place.shards,
         )
-        ahead = Prefetcher(made, data.workers, together=window) if data.workers else None
+        # Which process makes a batch does not matter: a container's share may lower their number.
+        workers = min(data.workers, usable_processors())
+        ahead = Prefetcher(made, workers, together=window) if workers else None
 
         def train(number: int) -> Batch:
             return self.finished(ahead(number)) if ahead else made(number)
@@ -305,7 +388,7 @@ def _laying(
 
 
 def row_encoder(
-    tokenizer: PreTrainedTokenizerBase, config: OrthusConfig
+    tokenizer: PreTrainedTokenizerBase, config: InterleavedConfig
 ) -> Callable[[Document], EncodedRow]:
     """A function from a document to a row of a model.
 

@@ -9,6 +9,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedDataParallelKwargs, reduce
 from torch import Tensor
 
+from orthus_core.device import limit_threads
+
 
 class Rank(NamedTuple):
     """The rank of this process among those that train together."""
@@ -33,8 +35,12 @@ def accelerator() -> Accelerator:
 
 
 def current_rank() -> Rank:
-    """The rank of this process, as the launcher set it; a single process without a launcher."""
+    """The rank of this process, as the launcher set it; a single process without a launcher.
+
+    Every training asks for it first, so torch's threads are limited here, as in `pick_device`.
+    """
     state = PartialState(cpu=not torch.cuda.is_available())
+    limit_threads()
     return Rank(state.process_index, state.num_processes)
 
 

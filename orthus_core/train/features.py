@@ -6,7 +6,7 @@ Legend: M pictures, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.device import has_bf16
+from orthus_core.errors import OutputError
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.train.distributed import current_rank
 
@@ -80,9 +81,12 @@ def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
 
 @contextmanager
 def save_on_exit(cache: FeatureCache) -> Iterator[None]:
-    """Write the features to disk when a training ends or stops, so that it resumes quickly."""
+    """Write the features to disk when a training ends or stops, so that it resumes quickly. That
+    they cannot be written costs time only, and no training ends for it.
+    """
     try:
         yield
     finally:
         if current_rank().is_first:
-            cache.save()
+            with suppress(OutputError):
+                cache.save()

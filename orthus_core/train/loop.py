@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,15 +17,17 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.atomic import output_error
 from orthus_core.device import has_bf16
-from orthus_core.errors import TrainingError
+from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.distributed import accelerator as make_accelerator
 from orthus_core.train.distributed import all_reduce_sum, current_rank
-from orthus_core.train.metrics import MetricsLogger
+from orthus_core.train.metrics import MetricsLogger, check_board
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
-from orthus_core.train.state import Resume, load_state, save_state, saved_steps, state_to_resume
+from orthus_core.train.runs import TrainingRun, plan_run
+from orthus_core.train.state import Resume, load_state, save_state, saved_steps
 
 # Held-out rows are always measured with the same noise, so that the figures can be compared.
 VALIDATION_SEED = 20_241_200_127
@@ -92,7 +94,10 @@ def train(
     seed: int,
     folder: Path,
     origins: Mapping[str, Any] | None = None,
+    length: str = "optim.steps",
     resume: Resume = False,
+    overwrite: bool = False,
+    replaced: Sequence[Path] = (),
     should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields one StepDone per step and Notes in between.
@@ -101,11 +106,15 @@ def train(
         folder: Folder for states, metrics.jsonl and samples. The caller writes the model folder.
         origins: Everything that determines the training (`state.origins`). A state that was saved
             with different values cannot be resumed.
-        resume: True continues from the newest saved state in `folder`, if there is one; a path from
-            the state it names (`state_at`), with a copy of that run's earlier figures.
+        length: Key of `optim.steps` among the origins, the only one that may change.
+        resume: True continues from the newest saved state of the run in `folder`, if there is one;
+            a path from the state it names (`state_at`), with a copy of that run's earlier figures.
+        overwrite: Whether a run that begins may replace one in `folder` (`plan_run`).
+        replaced: Further training folders to clear when this training begins.
         should_stop: Called after each step; when true, the state is saved and the generator ends.
 
     Raises:
+        OutputError: When `folder` holds a run that is neither continued nor replaced.
         TrainingError: When a loss or a gradient is not finite (the last saved state stays), or when
             there is no state to resume from or it is of another training.
     """
@@ -122,15 +131,23 @@ def train(
     objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
     origins = {**(origins or {}), "devices": place.shards}
 
-    # 2. Load the state of an earlier run.
-    start, state = 0, state_to_resume(resume, folder)
-    if state is not None:
-        start = load_state(state, stage.objective, optimizers, average, origins=origins)
+    # 2. Load the state of an earlier run, and only then take the folder.
+    run = plan_run(folder, resume, overwrite=overwrite)
+    run.check(origins, optim.steps, length=length)
+    start = 0
+    if run.state is not None:
+        start = load_state(run.state, stage.objective, optimizers, average)
         yield Note(f"resuming after step {start} of {optim.steps}")
-    earlier = folder if state is None else state.parents[1]
-    book = MetricsLogger(folder, start, log.tensorboard, earlier) if place.is_first else None
+    yield from notes_on(run, origins, optim, length)
+    check_board(log.tensorboard)
+    book = None
+    if place.is_first:
+        earlier = folder if run.state is None else run.state.parents[1]
+        run.begin(start, origins, replaced)
+        book = MetricsLogger(folder, start, log.tensorboard, earlier)
 
     # 3. Run the steps.
+    lost: list[str] = []
     for step in range(start, optim.steps):
         seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
@@ -147,12 +164,13 @@ def train(
         # Even without a limit the norm is measured: it must be finite before a step.
         norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         assert norm is not None, "only XLA clips without telling"
+        unchanged = stage.objective if step == start else None
         # Read last, so that a GPU can queue the whole step before the CPU waits for it.
         sums: dict[str, float] = {}
         for number, losses in enumerate(parts, start=step * optim.accumulate):
-            check_finite(losses.total, "loss", step, number, folder)
+            check_finite(losses.total, "loss", step, number, run, unchanged)
             add_figures(sums, losses)
-        check_finite(norm, "gradient", step, step * optim.accumulate, folder)
+        check_finite(norm, "gradient", step, step * optim.accumulate, run, unchanged)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -170,32 +188,75 @@ def train(
                 measured = validate(stage, device)
             average.swap()
         if book and (due(log.every, done, optim.steps) or measured):
-            book.write(done, figures | measured)
+            with unless_last(last, lost):
+                book.write(done, figures | measured)
         yield StepDone(done, optim.steps, figures | measured)
         if measured:
             told = (f"{name.partition('_')[2]} {value:.4g}" for name, value in measured.items())
             yield Note(f"on held-out rows after step {done}: {', '.join(told)}")
         if place.is_first and due(log.sample_every, done, optim.steps):
             average.swap()
-            save_samples(stage, folder / "samples", done)
+            with unless_last(last, lost):
+                save_samples(stage, folder / "samples", done)
             average.swap()
         stopping = all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0
         if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
-            save_state(
-                folder,
-                done,
-                stage.objective,
-                optimizers,
-                average,
-                keep_last=log.keep_last,
-                origins=origins,
-            )
+            with unless_last(last, lost):
+                save_state(
+                    run,
+                    done,
+                    stage.objective,
+                    optimizers,
+                    average,
+                    keep_last=log.keep_last,
+                    origins=origins,
+                )
         if stopping and not last:
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
             return
 
     # 5. Keep the average.
+    for message in lost:
+        yield Note(f"not saved at the last step: {message}")
     average.swap()
+
+
+@contextmanager
+def unless_last(last: bool, lost: list[str]) -> Iterator[None]:
+    """Write something of a step. At the last step a failure only adds its message to `lost`: the
+    model is still to be written, perhaps elsewhere.
+
+    Raises:
+        OutputError: When it cannot be written, before the last step.
+    """
+    try:
+        yield
+    except (OSError, OutputError) as error:
+        failed = error if isinstance(error, OutputError) else output_error(error)
+        if not last:
+            raise failed from error
+        lost.append(f"{failed.message} ({failed.where})")
+
+
+def notes_on(
+    run: TrainingRun, origins: Mapping[str, Any], optim: OptimRecipe, length: str
+) -> Iterator[Note]:
+    """What a user has to know of a run that goes on: another length, and states of other runs."""
+    before = run.before().get(length, optim.steps)
+    if before != optim.steps:
+        scheduled = ["learning rate"] * (optim.schedule == "cosine")
+        if origins.get("temperature.start") != origins.get("temperature.end"):
+            scheduled.append("temperature")
+        follow = (
+            f"; the {' and the '.join(scheduled)} of each step from here on follow the new length, "
+            "so the result is not that of a training of this length from its beginning"
+        )
+        yield Note(f"{length} was {before}, now {optim.steps}{follow if scheduled else ''}")
+    own = set(run.steps())
+    others = [step for step in saved_steps(run.folder) if step not in own]
+    if others and not run.replacing:
+        steps = ", ".join(map(str, others))
+        yield Note(f"states of another run are left as they are: after steps {steps}")
 
 
 def due(every: int, done: int, steps: int) -> bool:
@@ -219,22 +280,49 @@ def add_figures(sums: dict[str, float], losses: Losses) -> None:
             sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
 
 
-def check_finite(value: Tensor, name: str, step: int, batch: int, folder: Path) -> None:
+def check_finite(
+    value: Tensor,
+    name: str,
+    step: int,
+    batch: int,
+    run: TrainingRun,
+    unchanged: nn.Module | None = None,
+) -> None:
     """Check that a value is finite.
+
+    Args:
+        value: The loss, or the norm of the gradient.
+        name: What it is.
+        step, batch: Where it was measured.
+        run: The run, whose saved states the hint names.
+        unchanged: What is trained, while this run has not changed it: then the learning rate is
+            not the cause.
 
     Raises:
         TrainingError: Names the step and the batch when it is not.
     """
     if math.isfinite(float(value.detach())):
         return
-    saved = saved_steps(folder)
+    where = f"step {step}, batch {batch}"
+    said = f"the {name} is {float(value.detach())} at step {step}, in batch {batch}"
+    if unchanged is not None:
+        wrong = [n for n, weight in unchanged.named_parameters() if not weight.isfinite().all()]
+        raise TrainingError(
+            said + (f", because weights are no numbers: {wrong[0]}" if wrong else ""),
+            where=where,
+            hint="the weights were like that when it began: begin with another model or state"
+            if wrong
+            else "it was the first step, so optim.lr is not the cause: look at the rows of that "
+            "batch, and at the weights of the losses",
+        )
+    saved = run.steps()
     raise TrainingError(
-        f"the {name} is {float(value.detach())} at step {step}, in batch {batch}",
-        where=f"step {step}, batch {batch}",
+        said,
+        where=where,
         hint=f"--resume auto goes on after step {saved[-1]}, the last good state; should it happen "
-        "again, start anew with a lower optim.lr"
+        "again, begin anew with --overwrite and a lower optim.lr"
         if saved
-        else "no state was saved before it: start anew with a lower optim.lr",
+        else "no state was saved before it: begin anew with --overwrite and a lower optim.lr",
     )
 
 

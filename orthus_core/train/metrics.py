@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -57,13 +58,37 @@ def lines_until(path: Path, step: int) -> list[str]:
     if not path.exists():
         return []
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             continue
     return kept
+
+
+def steps_of(path: Path) -> list[int]:
+    """The steps of a metrics file's lines, in order; [] when there is none."""
+    return [json.loads(line)["step"] for line in lines_until(path, sys.maxsize)]
+
+
+def check_board(tensorboard: Literal["auto"] | bool) -> bool:
+    """Whether TensorBoard files are to be written.
+
+    Raises:
+        TrainingError: When they are requested and TensorBoard is not installed.
+    """
+    if not tensorboard:
+        return False
+    if importlib.util.find_spec("tensorboard") is not None:
+        return True
+    if tensorboard == "auto":
+        return False
+    raise TrainingError(
+        "log.tensorboard is true, and TensorBoard is not installed",
+        where="log.tensorboard",
+        hint='pip install tensorboard, or set it to "auto"',
+    )
 
 
 def open_board(folder: Path, start: int, tensorboard: Literal["auto"] | bool) -> Any:
@@ -72,16 +97,8 @@ def open_board(folder: Path, start: int, tensorboard: Literal["auto"] | bool) ->
     Raises:
         TrainingError: When it is requested and not installed.
     """
-    if not tensorboard:
+    if not check_board(tensorboard):
         return None
-    if importlib.util.find_spec("tensorboard") is None:
-        if tensorboard == "auto":
-            return None
-        raise TrainingError(
-            "log.tensorboard is true, and TensorBoard is not installed",
-            where="log.tensorboard",
-            hint='pip install tensorboard, or set it to "auto"',
-        )
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder), purge_step=start + 1)

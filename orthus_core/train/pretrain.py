@@ -7,7 +7,8 @@ small Orthus starts from it, and it is the paper's discrete baseline.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +21,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from orthus_core.atomic import check_folder, staged_folder
-from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.atomic_folder import staged_folder
+from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
@@ -35,17 +37,48 @@ from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
-from orthus_core.train.batches import discrete_batch_builder, read_rows, row_encoder, usable
+from orthus_core.train.batches import (
+    RowSources,
+    discrete_batch_builder,
+    read_rows,
+    row_encoder,
+    training_rule,
+    usable,
+)
 from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.loop import Stop, train
-from orthus_core.train.picture_source import read_pictures
+from orthus_core.train.picture_source import PictureSource, read_pictures
+from orthus_core.train.run_lock import check_unlocked, locked
+from orthus_core.train.runs import (
+    AUTOENCODER,
+    KNOWN_LATER,
+    TRANSFORMER,
+    check_others,
+    check_output,
+    finished_note,
+    may_replace,
+    model_record,
+    other_runs,
+    plan_run,
+)
 from orthus_core.train.stages import RowsStage
-from orthus_core.train.state import Resume, origins, saved_steps, state_at, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    origins,
+    rows_origin,
+    save_finished,
+    saved_steps,
+    state_at,
+    training_folder,
+)
+from orthus_core.user_files import user_path
 
-# Its two trainings, and their folders in the run's folder.
-AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
+# What determines its first training, and the key of its number of steps.
+OF_AUTOENCODER = ("seed", "autoencoder", "data")
+AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
 
 def pretrain(
@@ -59,22 +92,28 @@ def pretrain(
     """Train a discrete Chameleon and write it to `output` when it is done.
 
     Args:
-        resume: True continues from the newest saved states beside `output`, a path from those that
-            `states_of` finds there.
+        resume: True continues the run beside `output` from its newest saved states, a path goes on
+            from those that `states_of` finds there.
+        overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
+            resumed, the run beside it.
         should_stop: Called after each step; a stopped training has saved its state.
 
     Raises:
-        OutputError: When `output` is taken.
+        OutputError: When `output` is taken, or its training folder, or the disk is full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train` and `states_of`.
     """
-    check_folder(output, mark=CONFIG, overwrite=overwrite)
-    of_autoencoder, of_transformer = states_of(resume)
+    output = user_path(output)
+    resumes = states_of(resume)
+    if is_finished(recipe, output, resumes, overwrite=overwrite):
+        yield finished_note(output, recipe.optim.steps)
+        return
     work = training_folder(output)
 
     # 1. The words.
     shape = recipe.autoencoder
     taken = taken_autoencoder(shape.taken_from) if shape.taken_from else None
-    rows = yield from read_rows(recipe.data)
+    rows = yield from read_rows(recipe.data, taken.config.resolution if taken else shape.resolution)
     texts = list(texts_of(rows.train, recipe.tokenizer.rows))
     codes = taken.config.num_embeddings if taken else shape.num_embeddings
     tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
@@ -82,51 +121,101 @@ def pretrain(
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
+    check_disk(output, vq)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
-    rows = yield from usable(rows, row_encoder(tokenizer, config), strict=recipe.data.strict)
-    if taken:
-        yield Note(f"autoencoder: that of {shape.taken_from}")
-    else:
-        yield from train_autoencoder(
-            vq, recipe, work / AUTOENCODER, resume=of_autoencoder, should_stop=should_stop
-        )
-    if should_stop():
-        return
-    vq.eval().requires_grad_(False)
+    rule = training_rule(recipe, row_encoder(tokenizer, config))
+    rows = yield from usable(rows, rule, strict=recipe.data.strict)
+    pictures = None if taken else (yield from read_pictures(recipe.data, shape.resolution))
+    first = current_rank().is_first
+    with locked(work) if first else nullcontext():
+        # A transformer that begins does so with the autoencoder: what is left of an earlier one
+        # must not be resumed beside it.
+        others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
+        beside = others if resumes.transformer else (*others, work / TRANSFORMER)
+        if pictures is None:
+            yield Note(f"autoencoder: that of {shape.taken_from}")
+        else:
+            yield from train_autoencoder(
+                vq,
+                recipe,
+                pictures,
+                work / AUTOENCODER,
+                resume=resumes.autoencoder,
+                overwrite=overwrite,
+                replaced=beside,
+                should_stop=should_stop,
+            )
+        if should_stop():
+            return
+        vq.eval().requires_grad_(False)
 
-    # 3. Both in one sequence.
-    torch.manual_seed(recipe.seed + 1)
-    model = discrete_chameleon(recipe, tokenizer, vq)
-    cache = feature_cache(vq, vq.codes, work)
-    batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
-    batches = batch_builder.batches(
-        rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
-    )
-    objective = DiscreteLoss(model.model, model.lm_head)
-    trainable = [p for p in objective.parameters() if p.requires_grad]
-    yield Note("transformer: next-token prediction over text and codes")
-    with save_on_exit(cache):
-        yield from train(
-            RowsStage(objective, trainable, batches),
-            optim=recipe.optim,
-            log=recipe.log,
-            seed=recipe.seed,
-            folder=work / TRANSFORMER,
-            origins=origins(recipe),
-            resume=of_transformer,
-            should_stop=should_stop,
+        # 3. Both in one sequence.
+        torch.manual_seed(recipe.seed + 1)
+        model = discrete_chameleon(recipe, tokenizer, vq)
+        cache = feature_cache(vq, vq.codes, work)
+        batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
+        batches = batch_builder.batches(
+            rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
         )
-    if should_stop() or not current_rank().is_first:
-        return
+        objective = DiscreteLoss(model.model, model.lm_head)
+        trainable = [p for p in objective.parameters() if p.requires_grad]
+        yield Note("transformer: next-token prediction over text and codes")
+        with save_on_exit(cache):
+            yield from train(
+                RowsStage(objective, trainable, batches),
+                optim=recipe.optim,
+                log=recipe.log,
+                seed=recipe.seed,
+                folder=work / TRANSFORMER,
+                origins=origins(recipe, **rows_origin(rows.identity)),
+                resume=resumes.transformer,
+                overwrite=overwrite,
+                replaced=(*others, work / AUTOENCODER) if taken else (),
+                should_stop=should_stop,
+            )
+        if should_stop() or not first:
+            return
 
-    # 4. One folder.
-    with staged_folder(output, mark=CONFIG, overwrite=overwrite) as staged:
-        model.bfloat16()
-        model.save_pretrained(staged)
-        processor(tokenizer, config).save_pretrained(staged)
-        (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
-        save_recipe(recipe, staged / "recipe.json")
-    yield Note(f"wrote {output}")
+        # 4. One folder.
+        overwrite = may_replace(output, work / TRANSFORMER, overwrite=overwrite)
+        record = model_record(work / TRANSFORMER, recipe.optim.steps)
+
+        def save(folder: Path) -> None:
+            with staged_folder(
+                folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite
+            ) as staged:
+                model.bfloat16()
+                model.save_pretrained(staged)
+                processor(tokenizer, config).save_pretrained(staged)
+                (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
+                save_recipe(recipe, staged / "recipe.json")
+                for name, text in record.items():
+                    (staged / name).write_text(text)
+
+        save_finished(save, output, work)
+        yield Note(f"wrote {output}")
+
+
+def is_finished(recipe: PretrainRecipe, output: Path, resumes: Resumes, *, overwrite: bool) -> bool:
+    """Check, before any data is read, that both trainings may begin or go on; returns whether they
+    are through and the model in place.
+
+    Raises:
+        OutputError: When `output` is taken, or its training folder by another run or process.
+        TrainingError: When a state to resume from is of another training.
+    """
+    work, steps = training_folder(output), recipe.optim.steps
+    check_unlocked(work)
+    others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
+    check_others(others, resumes.transformer or resumes.autoencoder, overwrite=overwrite)
+    if not recipe.autoencoder.taken_from:
+        first = plan_run(work / AUTOENCODER, resumes.autoencoder, overwrite=overwrite)
+        own = origins(recipe, *OF_AUTOENCODER)
+        length = recipe.autoencoder.optim.steps
+        first.check(own, length, length=AUTOENCODER_LENGTH, but=KNOWN_LATER)
+    run = plan_run(work / TRANSFORMER, resumes.transformer, overwrite=overwrite)
+    run.check(origins(recipe), steps, length="optim.steps", but=KNOWN_LATER)
+    return check_output(output, run, resumes.transformer, steps, overwrite=overwrite)
 
 
 class Resumes(NamedTuple):
@@ -186,10 +275,17 @@ def taken_autoencoder(source: str) -> OrthusVQ:
 
 
 def train_autoencoder(
-    vq: OrthusVQ, recipe: PretrainRecipe, folder: Path, *, resume: Resume, should_stop: Stop
+    vq: OrthusVQ,
+    recipe: PretrainRecipe,
+    pictures: PictureSource,
+    folder: Path,
+    *,
+    resume: Resume,
+    overwrite: bool,
+    replaced: Sequence[Path],
+    should_stop: Stop,
 ) -> Iterator[Event]:
     """Train the autoencoder, and report how well it reconstructs held-out pictures."""
-    pictures = yield from read_pictures(recipe.data, recipe.autoencoder.resolution)
     stage = DiscreteAutoencoderStage(
         vq,
         recipe.autoencoder,
@@ -204,8 +300,11 @@ def train_autoencoder(
         log=recipe.log,
         seed=recipe.seed,
         folder=folder,
-        origins=origins(recipe, "seed", "autoencoder", "data"),
+        origins=origins(recipe, *OF_AUTOENCODER, **rows_origin(pictures.identity)),
+        length=AUTOENCODER_LENGTH,
         resume=resume,
+        overwrite=overwrite,
+        replaced=replaced,
         should_stop=should_stop,
     )
     if should_stop():
@@ -213,6 +312,16 @@ def train_autoencoder(
     stage.objective.fold_norm()
     if len(pictures.held_out_M3HW):
         yield from quality_notes(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
+
+
+def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Document], None]:
+    """The rule of a `pretrain` on these rows, which its tokenizer is trained on."""
+    shape = recipe.autoencoder
+    vq = taken_autoencoder(shape.taken_from) if shape.taken_from else fresh_autoencoder(shape)
+    texts = texts_of(rows.train, recipe.tokenizer.rows)
+    tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, vq.config.num_embeddings)
+    config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
+    return training_rule(recipe, row_encoder(tokenizer, config))
 
 
 def texts_of(source: Source, rows: int) -> Iterator[str]:

@@ -11,15 +11,17 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.image_grid import image_grid, rounded_image
+from orthus_core.image_grid import image_grid, labelled_sheet, rounded_image
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
 
 def sample_grid(rows: Sequence[Tensor]) -> Image.Image:
     """Rows of pictures [M, 3, H, W] in [-1, 1], all of one size, as one picture."""
-    return image_grid(
-        [[rounded_image((picture.clamp(-1, 1) + 1) / 2) for picture in row.float()] for row in rows]
-    )
+    return image_grid([[_image_of(picture) for picture in row] for row in rows])
+
+
+def _image_of(picture_3HW: Tensor) -> Image.Image:
+    return rounded_image((picture_3HW.float().clamp(-1, 1) + 1) / 2)
 
 
 WORDS = (
@@ -47,7 +49,7 @@ def draw_words(
     seed: int = 1,
     steps: int = 25,
 ) -> Image.Image:
-    """One picture for each phrase, side by side; picture number i has seed `seed + i`."""
+    """One picture for each phrase, which labels it; picture number i has seed `seed + i`."""
     # Imported here, so that a training without samples imports no sampling code.
     from orthus_core.events import ImageDone
     from orthus_core.samplers.generate import generate
@@ -66,4 +68,5 @@ def draw_words(
         for event in generate(model, prompts, params)
         if isinstance(event, ImageDone)
     }
-    return sample_grid([torch.stack([pictures[row] for row in range(len(prompts))])])
+    images = [_image_of(pictures[row]) for row in range(len(prompts))]
+    return labelled_sheet(images, words)

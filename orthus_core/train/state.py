@@ -1,37 +1,53 @@
 """Saved states of a training, written completely or not at all, for bit-exact resuming.
 
 A state folder `states/step-000500` holds the objective's weights, the optimisers, the weight
-average, the step, and the training's origins. Every random draw of a step depends on (seed, step)
-alone, so no generator has to be saved.
+average, the step, its run, and the training's origins. Every random draw of a step depends on
+(seed, step) alone, so no generator has to be saved.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from orthus_core.atomic import staged_folder
-from orthus_core.errors import TrainingError
+from orthus_core.atomic import real_path
+from orthus_core.atomic_folder import TRAINING_SUFFIX, staged_folder
+from orthus_core.device import is_out_of_memory
+from orthus_core.errors import OutputError, TrainingError, UnplacedError
+from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
+from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
+from orthus_core.user_files import user_path
+
+if TYPE_CHECKING:
+    from orthus_core.train.runs import TrainingRun
 
 STATES = "states"
-# File in a state folder with its step and the training's origins.
+# File in a state folder with its step, its run and the training's origins; without it, the folder
+# is no state.
 ABOUT = "about.json"
+# The run of states that earlier versions saved.
+UNNAMED = ""
 
 # What to continue from: nothing, the newest state beside the output, or a path for `state_at`.
 Resume = bool | Path
 
 # Tables of a recipe that configure only the reporting of a training.
 TELLING = ("log",)
-# Keys that affect only which process does the work.
-INDIFFERENT = frozenset({"data.workers"})
+# Keys that change no number of a training: which process does the work, whether it refuses what it
+# would leave out, and what the finished model is to sample by.
+INDIFFERENT = frozenset({"data.workers", "data.strict", "sampling"})
+# Changed keys that an error gives with their values; more are named.
+SHOWN = 5
 
 
 def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
@@ -52,12 +68,17 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
     return json.loads(json.dumps(taken | more))  # converted as in a saved state
 
 
+def rows_origin(identity: str) -> dict[str, str]:
+    """The data as an origin of a training; none where the recipe alone decides it."""
+    return {"rows": identity} if identity else {}
+
+
 def saved_steps(folder: Path) -> list[int]:
     """Steps of the complete states in a training folder, in ascending order."""
     return sorted(
         int(path.name.removeprefix("step-"))
         for path in (folder / STATES).glob("step-*")
-        if path.name.removeprefix("step-").isdigit()
+        if path.name.removeprefix("step-").isdigit() and (path / ABOUT).is_file()
     )
 
 
@@ -66,8 +87,75 @@ def state_path(folder: Path, step: int) -> Path:
 
 
 def training_folder(output: Path) -> Path:
-    """The folder of states, figures and samples of the training of `output`, next to it."""
-    return output.with_name(output.name + ".training")
+    """The folder of states, figures and samples of the training of `output`.
+
+    It lies next to the output. Where nothing can be written there, or the output is a mount point,
+    so that what lies next to it is another disk, it lies inside.
+    """
+    place = real_path(output)
+    name = place.name + TRAINING_SUFFIX
+    beside, inside = place.with_name(name) if place.name else place / name, place / name
+    if inside.is_dir() or not place.is_dir():
+        return inside if inside.is_dir() else beside
+    if beside.is_dir():
+        return beside
+    if os.path.ismount(place):
+        return inside
+    try:
+        probe_folder(beside)
+    except OutputError:
+        return inside
+    return beside
+
+
+def check_disk(output: Path, objective: nn.Module) -> None:
+    """Check that the disk has room for at least the weights of one state.
+
+    Raises:
+        OutputError: When it does not.
+    """
+    wanted = sum(weight.nbytes for weight in objective.state_dict().values())
+    check_room(training_folder(output), wanted)
+
+
+def save_finished(save: Callable[[Path], object], output: Path, work: Path) -> None:
+    """Save a trained model; where `output` cannot be written, beside its states, or else in the
+    system's folder for temporary files.
+
+    Args:
+        save: Writes the model to a folder.
+        work: Folder of the training.
+
+    Raises:
+        UnplacedError: When it is not at `output`; names where it is.
+        OutputError: When it could not be written anywhere.
+    """
+    try:
+        save(output)
+        return
+    except UnplacedError:
+        raise
+    except OutputError as error:
+        failed = error
+    elsewhere = Path(tempfile.gettempdir()) / f"orthus-{os.getpid()}"
+    for place in (work / "model", elsewhere / (real_path(output).name or "model")):
+        try:
+            save(place)
+        except OutputError:
+            continue
+        raise UnplacedError(
+            failed.message,
+            where=str(output),
+            hint=f"the trained model is kept in {place}: use it there, or move it to where it "
+            "belongs",
+            kept=place,
+        ) from failed
+    raise OutputError(
+        failed.message,
+        where=str(output),
+        hint=f"make room and rights there, then run the same command with --resume auto: {work} "
+        "holds the training's last state, from which the model is written again",
+    ) from failed
 
 
 def state_at(path: Path) -> Path:
@@ -96,30 +184,48 @@ def state_at(path: Path) -> Path:
     )
 
 
-def state_to_resume(resume: Resume, folder: Path) -> Path | None:
-    """The state that a training in `folder` continues from; None to start anew.
+def about(state: Path) -> dict[str, Any]:
+    """What a state says of itself.
 
     Raises:
-        TrainingError: As for `state_at`.
+        TrainingError: When it does not read.
     """
-    if isinstance(resume, Path):
-        return state_at(resume)
-    steps = saved_steps(folder) if resume else []
-    return state_path(folder, steps[-1]) if steps else None
+    try:
+        found = json.loads((state / ABOUT).read_text(encoding="utf-8"))
+        return {
+            "step": int(found["step"]),
+            "run": str(found.get("run", UNNAMED)),
+            "origins": dict(found["origins"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise broken_state(state, error) from error
 
 
-def check_resume(resume: Resume) -> None:
-    """Check that the state to resume from exists, before any work.
+def step_of(state: Path) -> int:
+    return about(state)["step"]
 
-    Raises:
-        TrainingError: As for `state_at`.
-    """
-    if isinstance(resume, Path):
-        state_at(resume)
+
+def run_of(state: Path) -> str:
+    """Identity of the run that saved a state."""
+    return about(state)["run"]
+
+
+def origins_of(state: Path) -> dict[str, Any]:
+    return about(state)["origins"]
+
+
+def broken_state(state: Path, error: Exception) -> TrainingError:
+    reason = str(error).splitlines() or [type(error).__name__]  # torch goes on to list all weights
+    return TrainingError(
+        f"the saved state does not read: {reason[0]}",
+        where=str(state),
+        hint="delete that folder and resume from the one before it, or begin anew with "
+        "--overwrite in place of --resume",
+    )
 
 
 def save_state(
-    folder: Path,
+    run: TrainingRun,
     step: int,
     objective: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -128,13 +234,17 @@ def save_state(
     keep_last: int,
     origins: Mapping[str, Any],
 ) -> Path:
-    """Write the state after `step` steps to a temporary folder, then rename it; delete states older
-    than the `keep_last` up to this step. Later ones, of a run that this one branched off, stay.
+    """Write the state after `step` steps to a temporary folder, then rename it; delete the run's
+    own states older than the `keep_last` up to this step. A state of another run in its place is
+    copied to `of-RUN-step-000500` first.
 
     Raises:
         OutputError: When the disk is full or fails; existing states stay.
     """
-    final = state_path(folder, step)
+    final = state_path(run.folder, step)
+    if (final / ABOUT).is_file() and not run.owns(final):
+        kept = final.with_name(f"of-{run_of(final)[:8] or 'earlier'}-{final.name}")
+        shutil.copytree(final, kept, dirs_exist_ok=True)
     with staged_folder(
         final,
         mark=None,
@@ -148,11 +258,17 @@ def save_state(
             "average": average.state(),
         }
         torch.save(state, partial / "state.pt")
-        about = {"step": step, "origins": dict(origins)}
+        about = {"step": step, "run": run.id, "origins": dict(origins)}
         (partial / ABOUT).write_text(json.dumps(about, indent=2))
-    for old in [each for each in saved_steps(folder) if each <= step][:-keep_last]:
-        shutil.rmtree(state_path(folder, old), ignore_errors=True)
+    for old in [each for each in run.steps() if each <= step][:-keep_last]:
+        remove_state(state_path(run.folder, old))
     return final
+
+
+def remove_state(state: Path) -> None:
+    """Delete a state, first what makes it one, so that a killed process leaves no broken state."""
+    (state / ABOUT).unlink(missing_ok=True)
+    shutil.rmtree(state, ignore_errors=True)
 
 
 def load_state(
@@ -160,50 +276,68 @@ def load_state(
     objective: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
     average: WeightAverage,
-    *,
-    origins: Mapping[str, Any],
 ) -> int:
     """Restore a saved state and return its number of steps.
 
     Raises:
-        TrainingError: When the state is missing, broken, or of a training with different origins.
+        TrainingError: When the state is missing or broken.
     """
+    step = step_of(path)
     try:
-        known = json.loads((path / ABOUT).read_text())
-        step, before = int(known["step"]), known["origins"]
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load can raise anything for a broken file
-        raise TrainingError(
-            f"the saved state does not read: {error}",
-            where=str(path),
-            hint="delete that folder and resume from the one before it, or start anew",
-        ) from error
-    check_same(before, origins, path)
-    objective.load_state_dict(state["objective"])
-    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(kept)
-    average.load(state["average"])
+        objective.load_state_dict(state["objective"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        average.load(state["average"])
+    except Exception as error:  # torch can raise anything for a broken file, or one of other values
+        if is_out_of_memory(error):
+            raise
+        raise broken_state(path, error) from error
     return step
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Check that a state has the current training's origins.
+def check_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], where: Path, *, length: str
+) -> None:
+    """Check that a training goes on with the origins that it began with.
+
+    Args:
+        where: The state, or the figures, that were made with `before`.
+        length: Key of the number of steps, which may change.
 
     Raises:
-        TrainingError: Names the first keys that differ, with both values.
+        TrainingError: Names every key that differs, the first with both values.
     """
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    changed = sorted(
+        key
+        for key in (before.keys() | now.keys()) - INDIFFERENT - {length}
+        if not is_same(key, before.get(key), now.get(key))
+    )
     if changed:
         values = [
-            f"{key} = {value_text(before, key)}, now {value_text(now, key)}" for key in changed[:3]
+            f"{key} = {value_text(before, key)}, now {value_text(now, key)}"
+            for key in changed[:SHOWN]
         ]
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        more = f"; {', '.join(changed[SHOWN:])} differ too" if len(changed) > SHOWN else ""
+        made = "the saved state was made" if where.is_dir() else "the figures here were made"
         raise TrainingError(
-            f"the saved state was made with {'; '.join(values)}{more}",
-            where=str(path),
-            hint="resume with what it was started with (only log may change), or leave out "
-            "--resume to start anew",
+            f"{made} with {'; '.join(values)}{more}",
+            where=str(where),
+            hint=f"go on with what it was begun with (only {length}, log, sampling, data.workers "
+            "and data.strict may change), or begin anew: --overwrite in place of --resume, or "
+            "another folder with -o",
         )
+
+
+def is_same(key: str, one: Any, other: Any) -> bool:
+    """Whether two values of a key are the same; a folder of data may be spelled in two ways, and
+    states of earlier versions do not tell their rows.
+    """
+    if key == "rows" and None in (one, other):
+        return True
+    if key != "data.source" or SPRITES in (one, other) or None in (one, other):
+        return one == other
+    return one == other or user_path(one).resolve() == user_path(other).resolve()
 
 
 def value_text(values: Mapping[str, Any], key: str) -> str:

@@ -8,15 +8,17 @@ interleaved rows (2412.00127, section 3.3).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 
-from orthus_core.atomic import check_folder
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.headers import CONFIG, read_folder
+from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
 from orthus_core.data.known_words import VOCABULARY
@@ -27,11 +29,11 @@ from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
 from orthus_core.train.batches import (
-    last_picture,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
     row_encoder,
+    training_rule,
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
@@ -44,13 +46,30 @@ from orthus_core.train.freeze import (
 )
 from orthus_core.train.loop import Stage, Stop, train
 from orthus_core.train.metrics import METRICS
-from orthus_core.train.sample_grid import draw_words
+from orthus_core.train.run_lock import check_unlocked, locked
+from orthus_core.train.runs import (
+    KNOWN_LATER,
+    check_others,
+    check_output,
+    finished_note,
+    may_replace,
+    model_record,
+    other_runs,
+    plan_run,
+)
 from orthus_core.train.stages import BuildBaseStage, RowsStage
-from orthus_core.train.state import Resume, check_resume, origins, training_folder
+from orthus_core.train.state import (
+    Resume,
+    check_disk,
+    origins,
+    rows_origin,
+    save_finished,
+    training_folder,
+)
+from orthus_core.user_files import user_path
 from orthus_core.version import __version__
 
-# Factors of (lambda_image, text_weight) for each objective of `posttrain`.
-OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
+Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
 
 def finetune_vae(
@@ -75,8 +94,9 @@ def finetune_vae(
     from orthus_core.train.autoencoder import DecoderStage
     from orthus_core.train.picture_source import read_pictures
 
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
-    check_resume(options.get("resume", False))
+    output = user_path(output)
+    if (yield from is_finished(recipe, init_from, output, **options)):
+        return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
@@ -85,7 +105,8 @@ def finetune_vae(
             where=str(opened.path),
             hint="convert again with --vqgan vqgan.ckpt",
         )
-    pictures = yield from read_pictures(recipe.data, vq.config.resolution)
+    rule = training_rule(recipe, None)
+    pictures = yield from read_pictures(recipe.data, vq.config.resolution, rule)
     measured = pictures.held_out_M3HW
     before = reconstruct(vq, measured) if len(measured) else None
     if before:
@@ -105,7 +126,8 @@ def finetune_vae(
 
     torch.manual_seed(recipe.seed)  # the discriminator starts from random weights
     stage = DecoderStage(vq, recipe, pictures)
-    yield from run(stage, recipe, opened, output, finish=finish, **options)
+    rows = pictures.identity
+    yield from run(stage, recipe, opened, output, rows=rows, finish=finish, **options)
 
 
 def build_base(
@@ -116,13 +138,15 @@ def build_base(
     Raises:
         TrainingError: When a weight that text depends on has changed.
     """
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
-    check_resume(options.get("resume", False))
+    output = user_path(output)
+    if (yield from is_finished(recipe, init_from, output, **options)):
+        return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     before = text_fingerprint(model)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, last_picture, strict=recipe.data.strict)
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
@@ -143,7 +167,8 @@ def build_base(
         return Extras()
 
     with save_on_exit(cache):
-        yield from run(stage, recipe, opened, output, finish=finish, **options)
+        identity = rows.identity
+        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
 
 
 def posttrain(
@@ -152,33 +177,71 @@ def posttrain(
     """Train everything but the autoencoder on interleaved rows; options as for `run`.
 
     Raises:
-        DataError: When no row fits the model's context.
+        DataError: When no row can be used (`RowRule`).
     """
-    check_folder(output, mark=CONFIG, overwrite=options.get("overwrite", False))
-    check_resume(options.get("resume", False))
+    output = user_path(output)
+    if (yield from is_finished(recipe, init_from, output, **options)):
+        return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
-    rows = yield from read_rows(recipe.data)
-    rows = yield from usable(rows, row_encoder(tokenizer, model.config), strict=recipe.data.strict)
-    image, text = OBJECTIVES[recipe.objective]
+    encode = row_encoder(tokenizer, model.config)
+    rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
+    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
+    lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
+
+    def draw_samples() -> Image.Image:
+        # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.sample_grid import draw_words
+
+        return draw_words(model, tokenizer)
+
     stage = RowsStage(
         JointLoss(
             model,
-            lambda_image=image * recipe.lambda_image,
-            text_weight=text * recipe.text_weight,
+            lambda_image=lambda_image,
+            text_weight=text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
             terms=recipe.loss_terms,
         ),
         all_but_autoencoder(model, objective=recipe.objective),
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
-        draw=partial(draw_words, model, tokenizer),
+        draw=draw_samples,
     )
     with save_on_exit(cache):
-        yield from run(stage, recipe, opened, output, **options)
+        yield from run(stage, recipe, opened, output, rows=rows.identity, **options)
+
+
+def is_finished(
+    recipe: Trained,
+    init_from: str | Path,
+    output: Path,
+    *,
+    resume: Resume = False,
+    overwrite: bool = False,
+    **_: object,
+) -> Generator[Event, None, bool]:
+    """Check, before any model or data is read, that a training may begin or go on; returns whether
+    it is through and its model in place.
+
+    Raises:
+        OutputError: When `output` is taken, or its training folder by another run or process.
+        TrainingError: When there is no state to resume from, or it is of another training.
+    """
+    folder, wanted = training_folder(output), origins(recipe)
+    check_unlocked(folder)
+    check_others(other_runs(folder, folder), resume, overwrite=overwrite)
+    run = plan_run(folder, resume, overwrite=overwrite)
+    run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
+    finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
+    if finished:
+        wanted |= {"init_from": fingerprint(resolve(init_from))}
+        run.check(wanted, recipe.optim.steps, length="optim.steps", but=("devices", "rows"))
+        yield finished_note(output, recipe.optim.steps)
+    return finished
 
 
 class Extras(NamedTuple):
@@ -201,10 +264,11 @@ def nothing_more() -> Generator[Event, None, Extras]:
 
 def run(
     stage: Stage,
-    recipe: FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe,
+    recipe: Trained,
     opened: OpenedOrthus,
     output: Path,
     *,
+    rows: str = "",
     resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
@@ -213,41 +277,57 @@ def run(
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
     Args:
-        resume: True continues from the newest saved state beside `output`, a path from the state it
-            names (see `state_at`).
-        overwrite: Whether an existing model folder at `output` is replaced.
+        rows: What tells the training's data from other data (`identity_of`).
+        resume: True continues the run beside `output` from its newest saved state, a path goes on
+            from the state it names (see `plan_run`).
+        overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
+            resumed, the run beside it.
         should_stop: Called after each step; a stopped training has saved its state.
         finish: Called before saving; raises an error when the result must not be saved.
 
     Raises:
-        OutputError: When `output` is taken.
+        OutputError: When `output` is taken, or its training folder, or the disk is full.
+        UnplacedError: When the model could not be written to `output`; names where it is kept.
         TrainingError: As for `train`.
     """
     work = training_folder(output)
+    check_disk(output, stage.objective)
     start = fingerprint(opened.path)
-    yield from train(
-        stage,
-        optim=recipe.optim,
-        log=recipe.log,
-        seed=recipe.seed,
-        folder=work,
-        origins=origins(recipe, init_from=start),
-        resume=resume,
-        should_stop=should_stop,
-    )
-    if should_stop():
-        return
-    extras = yield from finish()
-    if not current_rank().is_first:
-        return
-    model = opened.model.eval()
-    model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
-    files = {"recipe.toml": dump(recipe), METRICS: (work / METRICS).read_text(), **extras.files}
-    if (words := opened.path / VOCABULARY).is_file():
-        files[VOCABULARY] = words.read_text(encoding="utf-8")
-    model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
-    save_model(model, opened.processor, output, texts=files, overwrite=overwrite)
-    yield Note(f"wrote {output}")
+    first = current_rank().is_first
+    with locked(work) if first else nullcontext():
+        yield from train(
+            stage,
+            optim=recipe.optim,
+            log=recipe.log,
+            seed=recipe.seed,
+            folder=work,
+            origins=origins(recipe, init_from=start, **rows_origin(rows)),
+            resume=resume,
+            overwrite=overwrite,
+            replaced=other_runs(work, work),
+            should_stop=should_stop,
+        )
+        if should_stop():
+            return
+        extras = yield from finish()
+        if not first:
+            return
+        model = opened.model.eval()
+        model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
+        files = {
+            "recipe.toml": dump(recipe),
+            **model_record(work, recipe.optim.steps),
+            **extras.files,
+        }
+        if (work / METRICS).is_file():  # figures that were lost must not cost the model
+            files[METRICS] = (work / METRICS).read_text()
+        if (words := opened.path / VOCABULARY).is_file():
+            files[VOCABULARY] = words.read_text(encoding="utf-8")
+        model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
+        overwrite = may_replace(output, work, overwrite=overwrite)
+        save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
+        save_finished(save, output, work)
+        yield Note(f"wrote {output}")
 
 
 def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:

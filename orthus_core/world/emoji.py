@@ -29,6 +29,7 @@ from PIL import Image
 from orthus_core.atomic import staged_file
 from orthus_core.errors import DataError
 from orthus_core.world.sprites import scale_premultiplied
+from orthus_core.wrong_content import true_cause
 
 # Three of Unicode's five tones are enough for "make the skin darker", at 60% of the bytes.
 TONES = {1: "light", 3: "medium", 5: "dark"}
@@ -210,11 +211,12 @@ def _read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(
+        damaged = DataError(
             f"cannot read the emoji names: {error}",
             where=str(path),
             hint="unpack the npm package emojibase-data and point --names at it",
-        ) from error
+        )
+        raise true_cause(damaged, path) from error
 
 
 def _resize_webp(path: Path, size: int) -> Image.Image:
@@ -222,7 +224,8 @@ def _resize_webp(path: Path, size: int) -> Image.Image:
         with Image.open(path, formats=["WEBP"]) as image:
             rgba = image.convert("RGBA")
     except (OSError, ValueError) as error:
-        raise DataError(f"cannot read the picture: {error}", where=str(path)) from error
+        damaged = DataError(f"cannot read the picture: {error}", where=str(path))
+        raise true_cause(damaged, path) from error
     return scale_premultiplied(rgba, size).convert("RGBA")
 
 

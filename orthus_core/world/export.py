@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.data.document import Document, to_record
 from orthus_core.data.formats.sniff import RECORDS
 from orthus_core.data.pictures import Picture
-from orthus_core.errors import OutputError
 from orthus_core.events import Progress
 from orthus_core.world.records import record
 from orthus_core.world.scene import SceneImage
@@ -33,23 +33,21 @@ def export(
     Args:
         world: World to take rows from.
         tasks: Weight of each task of `MAKERS`.
-        folder: Folder to write to.
+        folder: Folder to write to, complete or not at all; an empty one is filled.
         rows: Number of rows.
         size: Side of the pictures in pixels.
         seed: Seed of the rows.
 
     Raises:
-        OutputError: if the folder cannot be written.
+        OutputError: if the folder is not empty or cannot be written.
     """
-    try:
-        (folder / IMAGES).mkdir(parents=True, exist_ok=True)
-        with (folder / RECORDS).open("w", encoding="utf-8") as file:
+    with staged_folder(folder, mark=RECORDS, failure="the rows were not written") as staged:
+        (staged / IMAGES).mkdir()
+        with (staged / RECORDS).open("w", encoding="utf-8") as file:
             for number in range(rows):
-                row = _write_row(record(world, tasks, seed, number), number, folder, size)
+                row = _write_row(record(world, tasks, seed, number), number, staged, size)
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 yield Progress("rows", number + 1, rows, unit="rows")
-    except OSError as error:
-        raise OutputError(f"the rows were not written: {error}", where=str(folder)) from error
 
 
 def _write_row(document: Document, number: int, folder: Path, size: int) -> dict[str, Any]:

@@ -97,11 +97,14 @@ class SpritePack:
             with tarfile.open(path, "r:") as tar:
                 names, places = _read_index(tar, path)
         except (OSError, tarfile.TarError) as error:
-            raise DataError(
+            from orthus_core.wrong_content import true_cause
+
+            damaged = DataError(
                 f"cannot open the sprite pack: {error}",
                 where=str(path),
                 hint="make one with `orthus data prepare emoji`",
-            ) from error
+            )
+            raise true_cause(damaged, path) from error
         unpaired = sorted(names.keys() ^ places.keys())
         if unpaired:
             raise DataError(

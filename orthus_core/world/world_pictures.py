@@ -107,6 +107,8 @@ class WorldPictures:
                 [self.held_out_M3HW[: HELD_OUT_IMAGES // 2], scenes_M3HW]
             )
 
+    identity = ""  # the recipe alone decides them
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Random pictures, float [count, 3, H, W], with kinds weighted by `SHARES`."""
         makers: dict[str, Callable[[int], Tensor]] = {

@@ -144,7 +144,7 @@ SECRET = [
     case("edit", "{secret.png}", "a hat", says="may not be read"),
     case("generate", "a fox", "--continue", "{secret.png}", says="may not be read"),
     case("story", "a fox", "--image", "{secret.png}", says="may not be read"),
-    case("caption", "{secret.png}", says="cannot read the picture"),
+    case("caption", "{secret.png}", says="may not be read"),
     case("info", "{secret.png}", says="may not be read"),
     case("replay", "{secret.png}", says="may not be read"),
 ]
@@ -177,7 +177,7 @@ PLACES = [
 ]
 
 RESULTS = [
-    case("generate", "a fox", "-o", "a\x00b.png", says="null byte", code=2),
+    case("generate", "a fox", "-o", "a\x00b.png", says="cannot hold the character NUL"),
     case("replay", "missing.png", says="no such picture"),
     case("replay", "{folder}", says="no such file"),
     case("replay", "{precious}", says="cannot read the picture"),

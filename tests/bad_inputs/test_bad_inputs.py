@@ -167,7 +167,7 @@ def test_a_full_disk_keeps_what_is_whole_and_leaves_nothing_half(
 
     def full(self: Path, content: bytes) -> int:
         nonlocal count
-        count += 1
+        count += content != b"orthus"  # what outputs are probed with, which there is room for
         if count > written:
             whole(self, content[:10])
             raise OSError(errno.ENOSPC, "No space left on device")

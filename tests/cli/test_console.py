@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from orthus_cli.console import LINE_EVERY, Lines, Pace, Reporter, Settings, printable
+from orthus_cli.console import Reporter, Settings
+from orthus_cli.progress import LINE_EVERY, Lines, Pace
+from orthus_cli.streams import printable
 from orthus_core.events import ImageBegun, Note, PatchDone, Progress, RowDone, StepDone
 
 ROOT = Path(__file__).parents[2]

@@ -63,7 +63,7 @@ def test_validate_shows_what_a_recipe_resolves_to(orthus, recipe: Path) -> None:
     assert row["resolved"]["head"] == {"width": 384, "depth": 3, "seed": 0}
 
 
-def test_validate_ends_at_the_first_mistake(orthus, recipe: Path, tmp_path: Path) -> None:
+def test_validate_tells_the_mistake_and_nothing_else(orthus, recipe: Path, tmp_path: Path) -> None:
     typo = tmp_path / "typo.toml"
     typo.write_text('command = "convert"\n\n[head]\nwidht = 384\n')
     result = orthus("recipes", "validate", recipe, typo)

@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
-from orthus_cli.console import Bar, Pace, Reporter, Settings
+from orthus_cli.console import Reporter, Settings
+from orthus_cli.progress import Bar, Pace
 
 ESCAPE = "\x1b"
 

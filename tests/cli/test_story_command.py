@@ -38,7 +38,7 @@ def test_a_story_goes_on_from_a_picture_and_words(orthus, model, start, tmp_path
     assert len(panels) == 2 and all(panel["text"] and panel["image"] for panel in panels)
     for panel in panels:
         assert not panel["forced"] or "was begun for the model" in done.stderr
-    assert done.stdout == f"{folder / 'story.html'}: 2 pictures, seed 3\n"
+    assert done.stdout == f"{folder / 'story.html'}: 3 pictures, seed 3\n"
 
 
 def test_a_story_begins_with_words_alone(orthus, model, tmp_path):
@@ -46,7 +46,7 @@ def test_a_story_begins_with_words_alone(orthus, model, tmp_path):
     words = ["story", "a red fox", "--panels", 1, "-o", folder, *QUICK]
     told = json.loads(orthus(*words, "--format", "json", *model).stdout)
     assert told["folder"] == str(folder) and "image" not in told["panels"][0]
-    assert told["panels"][1]["image"] == "02.png"
+    assert told["panels"][1]["image"] == "01.png"
 
 
 def test_a_story_begins_with_a_picture_alone(orthus, model, start, tmp_path):
@@ -105,9 +105,9 @@ def test_a_story_told_anew_can_be_told_anew(orthus, model, tmp_path):
     done = orthus(*words, "--seed", 2, *model)
     assert done.exit_code == 0, done.stderr
     assert [panel["given"] for panel in story_of(folder)["panels"]] == [1, 1, 1, 0, 0]
-    done = orthus(*words, "--from-panel", 4, "--seed", 3, *model)
+    done = orthus(*words, "--from-panel", 3, "--seed", 3, *model)
     assert done.exit_code == 0, done.stderr
-    seeds = [read_record(folder / f"0{n}.png")["seed"] for n in (2, 3, 4, 5)]
+    seeds = [read_record(folder / f"0{n}.png")["seed"] for n in (1, 2, 3, 4)]
     assert seeds == [1, 1, 3, 3]
 
 
@@ -115,7 +115,7 @@ def test_the_same_seed_tells_the_same_on(orthus, model, tmp_path):
     first = tmp_path / "first"
     orthus("story", "a fox", "--panels", 2, "--seed", 1, "-o", first, *QUICK, *model)
     for name in "ab":
-        words = ["story", "--from-story", first, "--from-panel", 3, "--seed", 5]
+        words = ["story", "--from-story", first, "--from-panel", 2, "--seed", 5]
         assert orthus(*words, "-o", tmp_path / name, *model).exit_code == 0
     assert drawn(tmp_path / "a") == drawn(tmp_path / "b")
 
@@ -144,8 +144,8 @@ def test_a_mistake_is_one_message(orthus, model, tmp_path, monkeypatch, words, m
 def test_a_story_whose_picture_was_changed_is_not_told_on(orthus, model, tmp_path):
     folder = tmp_path / "told"
     orthus("story", "a fox", "--panels", 2, "-o", folder, *QUICK, *model)
-    shutil.copy(folder / "03.png", folder / "02.png")
-    done = orthus("story", "--from-story", folder, "--from-panel", 3, "-o", tmp_path / "b", *model)
+    shutil.copy(folder / "02.png", folder / "01.png")
+    done = orthus("story", "--from-story", folder, "--from-panel", 2, "-o", tmp_path / "b", *model)
     assert done.exit_code == 1 and "not the picture that the story was told with" in done.stderr
 
 
@@ -164,7 +164,7 @@ def test_ctrl_c_leaves_the_panels_that_are_finished(orthus, model, tmp_path, mon
     folder = tmp_path / "told"
     done = orthus("story", "a fox", "--panels", 3, "-o", folder, *QUICK, *model)
     assert done.exit_code == 130
-    assert "02.png" in names(folder) and "03.png" not in names(folder)
+    assert "01.png" in names(folder) and "02.png" not in names(folder)
 
 
 def test_free_writing_draws_at_least_once_and_ends_by_itself(orthus, model, tmp_path):

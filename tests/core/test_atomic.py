@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orthus_core.atomic import check_folder, check_room, staged_file, staged_folder, write_text
+from orthus_core.atomic import staged_file, write_text
+from orthus_core.atomic_folder import check_folder, staged_folder
 from orthus_core.errors import OutputError
+from orthus_core.output_checks import check_room
 
 
 def model_folder(folder: Path) -> Path:

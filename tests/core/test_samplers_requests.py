@@ -105,8 +105,9 @@ def test_values_that_are_not_asked_for_are_the_models_own():
     own = SamplingParams(steps=100, last_steps=100, image_guidance=1.5)
     assert resolve(released) == replace(own, guidance=5.0, negative_prompt="Generate an image.")
     assert resolve(released, "story") == replace(
-        own, guidance=3.0, negative_prompt="generate images"
+        own, guidance=3.0, negative_prompt="generate images", temperature=0.8, top_p=0.9
     )
+    assert resolve(released, "story", temperature=0.0).temperature == 0.0
 
 
 @pytest.mark.parametrize(

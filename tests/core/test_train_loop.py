@@ -220,7 +220,7 @@ def fit_by(folder, *overrides, resume=False, **more):
 @pytest.mark.parametrize(
     "change, told",
     [
-        ("optim.steps=9", "optim.steps = 4, now 9"),
+        ("optim.warmup_steps=9", "optim.warmup_steps = 100, now 9"),
         ("optim.betas=[0.9, 0.95]", r"optim.betas = \[0.9, 0.99\], now \[0.9, 0.95\]"),
         ("data.condition_dropout=0.1", "data.condition_dropout = 0.05, now 0.1"),
     ],

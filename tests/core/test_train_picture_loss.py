@@ -305,7 +305,7 @@ def test_the_discriminator_of_finetune_vae_starts_from_the_recipes_seed(tmp_path
         stages.append(stage)
         return iter(())
 
-    def no_pictures(data, size):
+    def no_pictures(data, size, rule):
         yield from ()
         return FilePictures([], [], size)
 

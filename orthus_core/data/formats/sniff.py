@@ -12,13 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from orthus_core.data.formats.image_folder import METADATA, PICTURE_SUFFIXES, read_folder
+from orthus_core.data.formats.image_folder import METADATA, read_folder
 from orthus_core.data.formats.jsonl import read_records
 from orthus_core.data.formats.reading import ReadResult
+from orthus_core.data.listing import FolderListing, holds_pictures
+from orthus_core.data.pictures import FilePicture
 from orthus_core.entry_points import DATA_FORMATS, OURS, Plugin, installed
 from orthus_core.errors import DataError, OrthusError
+from orthus_core.user_files import user_path
 
 RECORDS = "records.jsonl"
+_HEAD_BYTES = 4096
 
 
 class Reader(Protocol):
@@ -49,24 +53,42 @@ def records_at(path: Path) -> Path:
 
 def _has_records(path: Path) -> bool:
     records = records_at(path)
-    return records.is_file() and records.suffix == ".jsonl"
+    return records.is_file() and records.suffix == ".jsonl" and not _is_metadata(path)
+
+
+def _is_metadata(path: Path) -> bool:
+    """Whether a path names the metadata of a folder of pictures, rather than the folder."""
+    if path.name != METADATA or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # which UTF-16 puts between letters
+    return b'"segments"' not in head
+
+
+def _read_pictures_at(path: Path, *, strict: bool) -> ReadResult:
+    return read_folder(path.parent if _is_metadata(path) else path, strict=strict)
 
 
 def _has_pictures(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    files = (file.suffix.lower() in PICTURE_SUFFIXES for file in path.rglob("*"))
-    return (path / METADATA).is_file() or any(files)
+    if path.is_dir():
+        return (path / METADATA).is_file() or holds_pictures(path)
+    return _is_metadata(path)
 
 
 def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
-    return read_records(records_at(path), strict=strict)
+    result = read_records(records_at(path), strict=strict)
+    if path.is_dir():
+        listing = FolderListing(path)
+        values = (segment.value for each in result.documents for segment in each.segments)
+        used = {value.path for value in values if isinstance(value, FilePicture)}
+        result.pass_over(listing, {"in no usable record": listing.not_in(used)})
+    return result
 
 
 # Asked in this order.
 FORMATS: dict[str, DataFormat] = {
     "records": DataFormat("a .jsonl file of records", _has_records, _read_records_at),
-    "image-folder": DataFormat("a folder of pictures with words", _has_pictures, read_folder),
+    "image-folder": DataFormat("a folder of pictures with words", _has_pictures, _read_pictures_at),
 }
 
 
@@ -93,6 +115,7 @@ class FormatPlugin(Plugin):
         try:
             reading = self.format.read(path, strict=strict) if self.format else None
             if isinstance(reading, ReadResult):
+                reading.where = path
                 return reading
             problem = self.problem or f"it returned a {type(reading).__name__}, not a ReadResult"
         except OrthusError:
@@ -124,7 +147,7 @@ def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadRe
         DataError: for a format that does not exist, if nothing there can be read, or when strict
             at the first bad record.
     """
-    others = discover_formats()
+    path, others = user_path(path), discover_formats()
     if name is not None:
         return _named(name, others).read(path, strict=strict)
     for data_format in FORMATS.values():

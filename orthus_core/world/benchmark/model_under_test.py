@@ -107,9 +107,15 @@ class ModelUnderTest:
     def continue_stories(
         self, openings: Sequence[Sequence[str | Picture]], panels: int, stage: str
     ) -> Work[list[GeneratedStory]]:
-        """Continues a story from each opening, by at most `panels` sentences with pictures."""
+        """Continues a story from each opening by greedy decoding, by at most `panels` sentences
+        with pictures.
+        """
         params = replace(
-            self.sampling("story"), max_images=panels, max_text=panels * LONGEST_SENTENCE
+            self.sampling("story"),
+            max_images=panels,
+            max_text=panels * LONGEST_SENTENCE,
+            temperature=0.0,
+            top_p=1.0,
         )
         prompts = self._with_seeds([self.builder.story(opening, params) for opening in openings])
         stories = [GeneratedStory([""], []) for _ in prompts]
