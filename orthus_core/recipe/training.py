@@ -209,6 +209,13 @@ class AutoencoderRecipe:
         "its optimiser",
     )
 
+    def __post_init__(self) -> None:
+        if self.continuous_steps < self.linear_steps:
+            raise ValueError(
+                f"continuous_steps {self.continuous_steps} end before linear_steps "
+                f"{self.linear_steps}, in which there are no features to make codes of"
+            )
+
 
 @dataclass(frozen=True)
 class BackboneRecipe:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orthus_core.evaluation.reconstruction import psnr
+
 # Eigenvalues below this, of pixels in [-1, 1], belong to directions in which patches do not vary.
 SMALLEST_VARIANCE = 1e-6
 
@@ -65,3 +67,10 @@ class LinearCode(nn.Module):
     def _patches(self, pixels_M3HW: Tensor) -> Tensor:
         """[M, P, D]"""
         return F.unfold(pixels_M3HW, self.patch, stride=self.patch).transpose(1, 2)
+
+
+@torch.no_grad()
+def linear_quality(code: LinearCode, pixels_M3HW: Tensor) -> float:
+    """Mean PSNR in decibels of pictures that the linear code reconstructs; pixels in [-1, 1]."""
+    again_M3HW = code.pixels(code.features(pixels_M3HW)).clamp(-1, 1)
+    return float(psnr(again_M3HW, pixels_M3HW, data_range=2.0).mean())
