@@ -177,6 +177,13 @@ class AutoencoderRecipe:
     )
     losses: AutoencoderLosses = key(AutoencoderLosses(), "weights of the loss")
     discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
+    linear_steps: int = key(
+        0,
+        "first steps, in which the encoder learns the principal components of patches and the "
+        "decoder is fed with them",
+        unit="steps",
+        minimum=0,
+    )
     continuous_steps: int = key(
         2000, "first steps, which train without codes", unit="steps", minimum=0
     )
@@ -201,6 +208,13 @@ class AutoencoderRecipe:
         ),
         "its optimiser",
     )
+
+    def __post_init__(self) -> None:
+        if self.continuous_steps < self.linear_steps:
+            raise ValueError(
+                f"continuous_steps {self.continuous_steps} end before linear_steps "
+                f"{self.linear_steps}, in which there are no features to make codes of"
+            )
 
 
 @dataclass(frozen=True)

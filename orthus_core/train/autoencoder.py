@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,12 +28,15 @@ from orthus_core.recipe.training import (
     FinetuneVaeRecipe,
 )
 from orthus_core.train.distributed import current_rank
+from orthus_core.train.linear_code import LinearCode
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
 
 # Pictures whose features initialise the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024
 KMEANS_ROUNDS = 10
+# Pictures whose patches the linear code is fitted to.
+LINEAR_PICTURES = 2048
 # Momentum of the running mean and variance of features.
 NORM_MOMENTUM = 0.01
 SAMPLES = 16
@@ -51,6 +55,11 @@ def vision_config(recipe: AutoencoderRecipe) -> OrthusVQConfig:
         latent_channels=recipe.latent_channels,
         num_embeddings=recipe.num_embeddings,
     )
+
+
+def side_in_patches(recipe: AutoencoderRecipe) -> int:
+    """Patches along a side of a picture: each level but the first halves it."""
+    return recipe.resolution // 2 ** (len(recipe.channel_multiplier) - 1)
 
 
 def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
@@ -109,6 +118,10 @@ class DiscreteAutoencoder(nn.Module):
         self.norm = nn.BatchNorm1d(channels, affine=False, momentum=NORM_MOMENTUM)
         self.register_buffer("last_used_K", torch.zeros(vq.config.num_embeddings, dtype=torch.long))
         self.snapping = False
+        self.linear = None
+        if recipe.linear_steps:
+            self.linear = LinearCode(channels, recipe.resolution // side_in_patches(recipe))
+        self.following = False  # whether features still follow the linear code
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
         """Normalised features: fp32 [M, P, C]."""
@@ -122,8 +135,13 @@ class DiscreteAutoencoder(nn.Module):
         codes_KC = self.vq.quantize.embedding.weight
         features_MPC = self.features(pixels_M3HW)
         snapped = round(recipe.quantised_share * len(pixels_M3HW)) if self.snapping else 0
-        noise_MPC = recipe.feature_noise * torch.randn_like(features_MPC[snapped:])
-        decoded_MPC = features_MPC[snapped:] + noise_MPC
+        unsnapped_MPC, linear = features_MPC[snapped:], None
+        if self.following and self.training:
+            assert self.linear is not None, "the stage follows it only where there is one"
+            unsnapped_MPC = self.linear.features(pixels_M3HW.to(features_MPC.device))
+            linear = F.mse_loss(features_MPC, unsnapped_MPC)
+        noise_MPC = recipe.feature_noise * torch.randn_like(unsnapped_MPC)
+        decoded_MPC = unsnapped_MPC + noise_MPC
         commitment = codebook = features_MPC.new_zeros(())
         codes_used = 0
         if snapped:
@@ -137,8 +155,14 @@ class DiscreteAutoencoder(nn.Module):
             codes_used = quantised.codes_N.unique().numel()
         figures = self.picture_loss(self.vq, self.vq.pixels(decoded_MPC), pixels_M3HW)
         total = figures.total + losses.commitment * commitment + losses.codebook * codebook
+        if linear is not None:
+            total = total + linear
         return figures._replace(
-            total=total, commitment=commitment, codebook=codebook, codes_used=codes_used
+            total=total,
+            commitment=commitment,
+            codebook=codebook,
+            codes_used=codes_used,
+            linear=linear,
         )
 
     @torch.no_grad()
@@ -239,6 +263,9 @@ class DiscreteAutoencoderStage(PicturesStage):
         self.objective = DiscreteAutoencoder(vq, recipe)
         self.objective.train()
         self.recipe = recipe
+        if self.objective.linear is not None:
+            generator = torch.Generator().manual_seed(seed)
+            self.objective.linear.fit(pictures.draw(LINEAR_PICTURES, generator))
 
     def trainable(self) -> list[nn.Parameter]:
         return list(self.objective.parameters())
@@ -249,6 +276,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         objective.picture_loss.fighting = step >= self.recipe.discriminator.start
         # Codes are the same on every device, so they are computed from the same pictures.
         generator = self.generator(-1 - step)
+        objective.following = step < self.recipe.linear_steps
         if step == first:
             objective.start_codebook(self.pictures.draw(KMEANS_PICTURES, generator), generator)
             return [cast(nn.Parameter, objective.vq.quantize.embedding.weight)]

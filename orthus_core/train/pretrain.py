@@ -48,6 +48,7 @@ from orthus_core.train.batches import (
 from orthus_core.train.distributed import current_rank, device
 from orthus_core.train.features import feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
+from orthus_core.train.linear_code import linear_quality
 from orthus_core.train.loop import Stop, train
 from orthus_core.train.picture_source import PictureSource, read_pictures
 from orthus_core.train.run_lock import check_unlocked, locked
@@ -294,6 +295,13 @@ def train_autoencoder(
         validate_rows=recipe.log.validate_rows,
     )
     yield Note("autoencoder: pictures to features and codes, and back")
+    linear, held_out = stage.objective.linear, pictures.held_out_M3HW
+    if linear is not None and len(held_out):
+        floor = linear_quality(linear, held_out)
+        yield Note(
+            f"the linear code of {recipe.autoencoder.embed_dim} channels has {floor:.1f} dB on "
+            "held-out pictures; an autoencoder that stays below it has failed to train"
+        )
     yield from train(
         stage,
         optim=recipe.autoencoder.optim,

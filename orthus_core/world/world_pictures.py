@@ -65,6 +65,8 @@ class SpritePictures:
             generator = torch.Generator().manual_seed(HELD_OUT_SEED)
             self.held_out_M3HW = random_pictures(held_out_M4HW, HELD_OUT_IMAGES, generator)
 
+    identity = ""  # as for WorldPictures
+
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         return random_pictures(self.sprites_M4HW, count, generator)
 

@@ -1,0 +1,76 @@
+"""The linear code of pictures: the principal components of their patches.
+
+An autoencoder starts from it: for its first steps the encoder learns to give these components, and
+the decoder is fed with them, so that neither waits for the other. It is also the floor that a
+trained autoencoder has to pass: one that reconstructs worse has failed to optimise (2410.10733).
+
+Legend: M images, P patches an image, C feature channels, D values of a patch, s its side.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orthus_core.evaluation.reconstruction import psnr
+
+# Eigenvalues below this, of pixels in [-1, 1], belong to directions in which patches do not vary.
+SMALLEST_VARIANCE = 1e-6
+
+
+class LinearCode(nn.Module):
+    """Whitened principal components of square patches.
+
+    Args:
+        channels: Components C that are kept, at most the D = 3 s^2 values of a patch.
+        patch: Side s of a patch in pixels.
+    """
+
+    mean_D: Tensor
+    basis_DC: Tensor  # orthonormal columns
+    scale_C: Tensor  # standard deviations
+
+    def __init__(self, channels: int, patch: int) -> None:
+        super().__init__()
+        values = 3 * patch * patch
+        assert channels <= values, "more components than values"
+        self.patch = patch
+        self.register_buffer("mean_D", torch.zeros(values))
+        self.register_buffer("basis_DC", torch.eye(values, channels))
+        self.register_buffer("scale_C", torch.ones(channels))
+
+    @torch.no_grad()
+    def fit(self, pixels_M3HW: Tensor) -> None:
+        """Set the components to those of these pictures' patches."""
+        patches_ND = self._patches(pixels_M3HW).flatten(0, 1).double()
+        mean_D = patches_ND.mean(0)
+        patches_ND = patches_ND - mean_D
+        covariance_DD = patches_ND.T @ patches_ND / len(patches_ND)
+        variance_D, basis_DD = torch.linalg.eigh(covariance_DD)  # in ascending order
+        channels = len(self.scale_C)
+        self.mean_D.copy_(mean_D)
+        self.basis_DC.copy_(basis_DD[:, -channels:].flip(1))
+        self.scale_C.copy_(variance_D[-channels:].flip(0).clamp_min(SMALLEST_VARIANCE).sqrt())
+
+    def features(self, pixels_M3HW: Tensor) -> Tensor:
+        """Components of unit variance, patches in reading order: fp32 [M, P, C]."""
+        with torch.autocast(pixels_M3HW.device.type, enabled=False):  # bf16 loses the small ones
+            return (self._patches(pixels_M3HW.float()) - self.mean_D) @ self.basis_DC / self.scale_C
+
+    def pixels(self, features_MPC: Tensor) -> Tensor:
+        """The pictures that these components describe, squares: [M, 3, H, W]."""
+        patches_MPD = (features_MPC * self.scale_C) @ self.basis_DC.T + self.mean_D
+        side = round(patches_MPD.shape[1] ** 0.5) * self.patch
+        return F.fold(patches_MPD.transpose(1, 2), (side, side), self.patch, stride=self.patch)
+
+    def _patches(self, pixels_M3HW: Tensor) -> Tensor:
+        """[M, P, D]"""
+        return F.unfold(pixels_M3HW, self.patch, stride=self.patch).transpose(1, 2)
+
+
+@torch.no_grad()
+def linear_quality(code: LinearCode, pixels_M3HW: Tensor) -> float:
+    """Mean PSNR in decibels of pictures that the linear code reconstructs; pixels in [-1, 1]."""
+    again_M3HW = code.pixels(code.features(pixels_M3HW)).clamp(-1, 1)
+    return float(psnr(again_M3HW, pixels_M3HW, data_range=2.0).mean())
