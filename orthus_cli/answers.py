@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orthus_cli.console import Reporter
-from orthus_core.errors import DataError
+from orthus_core.errors import DataError, OutputError
 from orthus_core.recipe import CaptionRecipe
 from orthus_core.results.answer_file import AnswerFile, Question
+from orthus_core.shell_words import shell_quoted
+from orthus_core.user_files import user_path
 from orthus_core.version import __version__
 
 if TYPE_CHECKING:
     from orthus_core.api.captions import CaptionCollector, CaptionRequest
+
+
+def answers_path(typed: str | None) -> Path | None:
+    """The file that `-o` names.
+
+    Raises:
+        OutputError: When it ends in a slash, as a folder's name does.
+    """
+    if typed is None:
+        return None
+    if typed.endswith(("/", os.sep)):
+        raise OutputError(
+            "this names a folder, and the answers go to one file",
+            where=typed,
+            hint=f"-o {shell_quoted([typed + 'captions.jsonl'])}",
+        )
+    return user_path(typed)
 
 
 def open_answers(
@@ -89,9 +109,17 @@ def ask_each(
 
 
 def report_answers(
-    r: Reporter, request: CaptionRequest, collector: CaptionCollector, store: AnswerFile | None
+    r: Reporter,
+    request: CaptionRequest,
+    collector: CaptionCollector,
+    store: AnswerFile | None,
+    passed_over: Sequence[str],
 ) -> None:
-    """Reports the answers, or where they are."""
+    """Reports the answers, or where they are.
+
+    Args:
+        passed_over: Lines about what was not read in each folder.
+    """
     answers = sorted(collector.answers, key=lambda answer: answer.row)
     failures = collector.failures
     lines = [f"{answer.file}: {answer.text}" for answer in answers]
@@ -114,6 +142,7 @@ def report_answers(
             "left_out": [
                 {"image": str(failed.file), "error": failed.error.message} for failed in failures
             ],
+            "passed_over": list(passed_over),
             "model": request.loaded.about,
         },
         text="\n".join(lines),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orthus_cli import help_sections, options
-from orthus_cli.answers import ask_each, check_pictures, open_answers, report_answers
+from orthus_cli.answers import answers_path, ask_each, check_pictures, open_answers, report_answers
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_idle_seed, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
@@ -26,7 +26,7 @@ Overwrite = Annotated[
     ),
 ]
 Lines = Annotated[
-    Path | None,
+    str | None,  # a path would lose the slash of a folder
     options.option(
         help_sections.WHERE,
         "-o",
@@ -84,16 +84,20 @@ def caption(
     from orthus_core.data.listing import picture_files
     from orthus_core.results.answer_file import check_answers
 
-    files = picture_files(images, r.say)
+    answers = answers_path(output)
+    passed_over: list[str] = []
+    files = picture_files(images, passed_over.append)
+    for line in passed_over:
+        r.say(line)
     check_pictures(files, strict=strict)
     (first,) = choose_seeds(() if resolved.seed is None else (resolved.seed,), 1)
     seeds = choose_seeds((first,), len(files))
-    if output:
-        check_answers(output)
+    if answers:
+        check_answers(answers)
     # 2. The model, and its earlier answers.
     loaded = open_model(r, resolved)
-    store = open_answers(output, resolved, loaded.about, overwrite=overwrite) if output else None
+    store = open_answers(answers, resolved, loaded.about, overwrite=overwrite) if answers else None
     request = prepare_caption(loaded, resolved, files, seeds, store.known if store else None)
     hint_at_idle_seed(r, request.params, given=flags["seed"] is not None)
     # 3. Answers, each written as soon as it is complete.
-    report_answers(r, request, ask_each(r, request, store, strict=strict), store)
+    report_answers(r, request, ask_each(r, request, store, strict=strict), store, passed_over)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from orthus_core.errors import PromptError
@@ -99,7 +100,16 @@ def check_name(name: str | None) -> None:
     Raises:
         PromptError: When it is neither in the registry nor a class, `pkg.mod.Class`.
     """
-    if name is None or name in SOLVERS or "." in name:
+    if name is None or name in SOLVERS:
+        return
+    package, dot, _ = name.partition(".")
+    if dot:
+        if not package.isidentifier() or find_spec(package) is None:
+            raise PromptError(
+                f"there is no scheduler {name}: there is no package {package!r}",
+                where="scheduler",
+                hint="install it, or check the spelling: package.module.Class",
+            )
         return
     near = get_close_matches(name, SOLVERS, 1)
     raise PromptError(

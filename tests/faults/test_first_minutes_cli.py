@@ -63,6 +63,12 @@ def test_what_is_no_device_gets_the_names_of_devices(device, tiny_folder, monkey
         Orthus.open(tiny_folder, device=device)
 
 
+@pytest.mark.parametrize("name", ["no_such_package.Solver", "3d.Solver"])
+def test_a_scheduler_of_no_package_is_named_before_a_model_is_opened(name, no_model):
+    done = orthus("generate", "a fox", "--scheduler", name, "-o", "out.png")
+    assert done.exit_code == 1 and "there is no package" in done.stderr, done.output
+
+
 def test_a_model_without_a_name_is_not_the_folder_one_stands_in(tiny_folder, monkeypatch):
     monkeypatch.chdir(tiny_folder)
     done = orthus("generate", "a fox", "-m", "", "-o", "out.png")

@@ -288,6 +288,17 @@ def test_edit_of_a_folder_reads_what_caption_reads(tmp_path: Path, tiny_folder: 
     assert len(picture_files([tmp_path / "out"])) == 1
 
 
+def test_caption_tells_programs_what_it_passed_over(tmp_path: Path, tiny_folder: Path):
+    draw(tmp_path / "in" / "cup.png")
+    draw(tmp_path / "in" / ".cup.png")
+    (tmp_path / "in" / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    words = ("--format", "json", "caption", tmp_path / "in", "--max-new-tokens", 1)
+    done = orthus(*words, "--model", tiny_folder, "--device", "cpu")
+    (line,) = json.loads(done.stdout)["passed_over"]
+    assert "2 files passed over" in line and "1 hidden (.cup.png)" in line
+    assert "1 .heic (photo.heic)" in line and line in done.stderr
+
+
 def test_edit_leaves_a_broken_picture_of_a_folder_out_as_caption_does(
     tmp_path: Path, tiny_folder: Path, caption
 ):

@@ -98,6 +98,13 @@ def test_a_story_is_told_into_the_folder_that_the_shell_stands_in(here, tiny_fol
     assert not [name for name in names(here) if name.startswith(".")]
 
 
+def test_answers_do_not_go_to_a_file_called_as_a_folder(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = orthus("caption", "any.png", "-o", "answers/", "--model", tiny_folder)
+    assert done.exit_code == 1 and "-o answers/captions.jsonl" in done.stderr
+    assert not names(tmp_path)
+
+
 @pytest.mark.parametrize("output", [".", "../here", "../link"])
 def test_a_conversion_fills_the_folder_that_the_shell_stands_in(here, tiny_folder, output):
     before = os.stat(".").st_ino
