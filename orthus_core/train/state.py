@@ -335,6 +335,8 @@ def is_same(key: str, one: Any, other: Any) -> bool:
     """
     if key == "rows" and None in (one, other):
         return True
+    if one is None and not other:  # a key that an earlier version did not have, turned off
+        return True
     if key != "data.source" or SPRITES in (one, other) or None in (one, other):
         return one == other
     return one == other or user_path(one).resolve() == user_path(other).resolve()

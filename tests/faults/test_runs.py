@@ -325,6 +325,17 @@ def test_a_state_that_does_not_tell_its_rows_goes_on(trained, output):
     trained(None, resume=True)
 
 
+def test_a_key_that_is_newer_than_the_state_may_be_off(trained, output):
+    trained(2)
+    about = state_path(training_folder(output), 2) / ABOUT
+    told = json.loads(about.read_text())
+    assert told["origins"].pop("data.packing") is False
+    about.write_text(json.dumps(told))
+    with pytest.raises(TrainingError, match="data.packing = not set, now True"):
+        trained(3, "data.packing=true", resume=True)
+    trained(None, resume=True)
+
+
 def test_what_changes_no_number_may_change(trained, output, source, monkeypatch):
     trained(2)
     monkeypatch.chdir(source.parent)
