@@ -331,13 +331,11 @@ def check_same(
 
 def is_same(key: str, one: Any, other: Any) -> bool:
     """Whether two values of a key are the same; a folder of data may be spelled in two ways, and
-    states of earlier versions do not tell their rows.
+    states of earlier versions tell neither their rows nor newer keys, which are then off.
     """
-    if key == "rows" and None in (one, other):
-        return True
-    if one is None and not other:  # a key that an earlier version did not have, turned off
-        return True
-    if key != "data.source" or SPRITES in (one, other) or None in (one, other):
+    if one is None or other is None:
+        return key == "rows" or (one is None and not other)
+    if key != "data.source" or SPRITES in (one, other):
         return one == other
     return one == other or user_path(one).resolve() == user_path(other).resolve()
 
