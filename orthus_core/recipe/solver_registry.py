@@ -6,6 +6,7 @@ A solver is registered here and nowhere else. `register_solver` adds one from ou
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -104,7 +105,8 @@ def check_name(name: str | None) -> None:
         return
     package, dot, _ = name.partition(".")
     if dot:
-        if not package.isidentifier() or find_spec(package) is None:
+        here = package in sys.modules or (package.isidentifier() and find_spec(package) is not None)
+        if not here:
             raise PromptError(
                 f"there is no scheduler {name}: there is no package {package!r}",
                 where="scheduler",
