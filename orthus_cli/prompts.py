@@ -50,12 +50,12 @@ def hint_at_slips(r: Reporter, said: Sequence[str]) -> None:
     """
     words = [text for text in said if text != STANDARD_INPUT]
     if len(words) > 1 and not any(" " in text for text in words):
-        r.warn(
+        r.say(
             f"{len(words)} prompts, each its own picture: {', '.join(map(repr, words[:3]))}"
             f"{' ...' if len(words) > 3 else ''}; put words that belong together in quotes"
         )
     for name in (text for text in words if text.endswith((".txt", ".csv", ".jsonl"))):
-        r.warn(f"{name!r} is drawn as words; --prompt-file {name} reads prompts from a file")
+        r.say(f"{name!r} is drawn as words; --prompt-file {name} reads prompts from a file")
 
 
 def read_text(said: str | None) -> str | None:

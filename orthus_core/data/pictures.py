@@ -8,6 +8,7 @@ is read, under the key that the value holds. Its pictures give their own value (
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,11 +46,19 @@ class FilePicture:
 
     @property
     def key(self) -> str:
+        stat = self._stat()
+        return f"file:{self.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+
+    @property
+    def name_and_size(self) -> str:
+        """What stays the same when the file is moved or copied."""
+        return f"{self.path.name}:{self._stat().st_size}"
+
+    def _stat(self) -> os.stat_result:
         try:
-            stat = self.path.stat()
+            return self.path.stat()
         except OSError as error:
             raise DataError("there is no such picture", where=str(self.path)) from error
-        return f"file:{self.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
 
     def load(self, size: int) -> np.ndarray:
         return square(open_image(self.path), size)

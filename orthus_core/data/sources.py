@@ -73,7 +73,7 @@ def identity_of(rows: Iterable[Sequence[str | Picture]]) -> str:
 
 def _identity_of_value(value: str | Picture) -> str:
     if isinstance(value, FilePicture):
-        return f"{value.path.name}:{value.path.stat().st_size}"
+        return value.name_and_size
     return value if isinstance(value, str) else value.key
 
 

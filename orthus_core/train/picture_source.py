@@ -54,14 +54,9 @@ class FilePictures:
     def __init__(self, pictures: Sequence[Picture], held_out: Sequence[Picture], size: int) -> None:
         self.pictures = pictures
         self.size = size
-        self._identity = identity_of([picture] for picture in (*pictures, *held_out))
+        self.identity = identity_of([picture] for picture in (*pictures, *held_out))
         squares = [picture.load(size) for picture in held_out[:HELD_OUT_IMAGES]]
         self.held_out_M3HW = pack_pixels(squares) if squares else torch.empty(0, 3, size, size)
-
-    @property
-    def identity(self) -> str:
-        """What tells these pictures from others, for a training that is continued."""
-        return self._identity
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         picked = torch.randint(len(self.pictures), (count,), generator=generator).tolist()

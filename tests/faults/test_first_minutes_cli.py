@@ -69,6 +69,35 @@ def test_a_scheduler_of_no_package_is_named_before_a_model_is_opened(name, no_mo
     assert done.exit_code == 1 and "there is no package" in done.stderr, done.output
 
 
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (["a", "cat"], "2 prompts, each its own picture: 'a', 'cat'; put words that belong"),
+        (["prompts.txt"], "--prompt-file prompts.txt reads prompts from a file"),
+        (["a fox", "a cat"], ""),
+        (["cat"], ""),
+    ],
+)
+def test_words_without_quotes_and_names_of_prompt_files_are_pointed_out(
+    prompts, told, model, tmp_path
+):
+    done = orthus("generate", *prompts, *model, "-o", tmp_path / "out", "--seed", 1)
+    assert done.exit_code == 0, done.stderr
+    assert told in done.stderr and bool(told) == (
+        "prompts, each" in done.stderr or "--prompt-file" in done.stderr
+    )
+
+
+def test_a_sheet_and_a_comparison_are_named_where_they_were_written(model, tmp_path):
+    sheet, out = tmp_path / "sheet.png", tmp_path / "out.png"
+    done = orthus("generate", "a fox", *model, "-o", out, "--seed", 1, "--grid", sheet)
+    assert f"{sheet}: all of them" in done.stdout and sheet.is_file()
+    changed = tmp_path / "changed.png"
+    done = orthus("edit", out, "a hat", *model, "-o", changed, "--seed", 1, "--compare")
+    beside = tmp_path / "changed_compare.png"
+    assert str(beside) in done.stdout and beside.is_file()
+
+
 def test_a_model_without_a_name_is_not_the_folder_one_stands_in(tiny_folder, monkeypatch):
     monkeypatch.chdir(tiny_folder)
     done = orthus("generate", "a fox", "-m", "", "-o", "out.png")
