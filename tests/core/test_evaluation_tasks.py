@@ -21,10 +21,10 @@ from orthus_core.world.benchmark import (
     story_task,
 )
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
-from orthus_core.world.benchmark.detector import unit_range_of_bytes
 from orthus_core.world.benchmark.mini import TASKS, select_tasks
 from orthus_core.world.benchmark.model_under_test import GeneratedStory
 from orthus_core.world.benchmark.report import report_files, tile_grid, with_frame
+from orthus_core.world.benchmark.sprite_metric import unit_range_of_bytes
 from orthus_core.world.scene import Scene, SceneImage
 from orthus_core.world.story_rows import make_story
 from orthus_core.world.wording import describe_in_places
