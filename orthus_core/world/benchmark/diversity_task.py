@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from orthus_core.evaluation.efficientnet import efficientnet
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
 from orthus_core.world.benchmark.geneval_rule import scene_of
 from orthus_core.world.benchmark.mini_geneval import items_of
@@ -27,6 +28,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
     Both are means over all prompts, so one whose true scenes are all the same does no harm.
     """
+    efficientnet()  # before anything is drawn, as its package may be missing
     items = items_of(context, max(1, context.count(PROMPTS, parts=len(TAGS) * SEEDS)))
     requests = [item.request for item in items for _ in range(SEEDS)]
     drawn = yield from context.subject.draw([request["prompt"] for request in requests], NAME)

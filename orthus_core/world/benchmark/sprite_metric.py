@@ -46,7 +46,7 @@ GRID = 3
 
 # Renderings: their sides in pixels, the number of each thing, and the share on white.
 RENDERED = (64, 128)
-SAMPLES = 10
+SAMPLES = 6
 WHITE_CHANCE = 0.3
 # Sides of things relative to their window, and tries to place another one beside them.
 LEAST_SCALE, MOST_SCALE = 0.87, 1.15

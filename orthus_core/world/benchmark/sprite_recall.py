@@ -76,9 +76,9 @@ def run(context: EvalContext) -> Work[TaskResult]:
     """The share of correct pictures for each style (3d first) and for held-out pictures."""
     world = context.world
     items = sample_items(context)
+    galleries = {style: Gallery(context, style) for style in {item.style for item in items}}
     drawn = yield from context.subject.draw([item.caption(world) for item in items], NAME)
     decoded = context.subject.reconstruct([item.picture(world) for item in items])
-    galleries = {style: Gallery(context, style) for style in {item.style for item in items}}
 
     def carries(item: RecallItem, picture_3HW: Tensor) -> bool:
         nearest = galleries[item.style].nearest(picture_3HW)
