@@ -33,7 +33,7 @@ def feature_cache(
     """The cache of an autoencoder's features or codes, kept in a training's folder.
 
     Args:
-        sixteen_bit: Whether to encode in bf16 where the processor supports it, twice as fast. The
+        sixteen_bit: Whether to encode in bf16 where that is faster (`has_bf16`). The
             features then have a rounding error of half a percent (`mini`, scenes), small next to
             that of the training itself; codes might change.
     """

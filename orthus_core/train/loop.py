@@ -53,7 +53,7 @@ class Stage(Protocol):
 
     Attributes:
         objective: Module whose forward returns Losses; a saved state holds its state.
-        sixteen_bit: Whether its products may use bf16 where the processor supports it.
+        sixteen_bit: Whether its products may use bf16 where that is faster (`has_bf16`).
     """
 
     @property
