@@ -1,10 +1,9 @@
-"""`orthus starter`: the plan, the order of the stages, and how a run goes on; .ci/run makes a toy."""
+"""`orthus starter`: its plan, the order of the stages, going on; .ci/run makes a toy."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 
 import pytest
 
