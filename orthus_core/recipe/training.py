@@ -68,6 +68,11 @@ class DataRecipe:
         unit="rows",
         minimum=0,
     )
+    cache: str = key(
+        "",
+        "folder where features of pictures are kept, for all trainings with one autoencoder; the "
+        "training's own if empty",
+    )
     own_pictures: bool = key(
         False, "draw only the model's pictures; otherwise those it is shown are targets as well"
     )

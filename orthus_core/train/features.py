@@ -17,7 +17,9 @@ from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
 from orthus_core.model.vision import OrthusVQ
+from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.distributed import current_rank
+from orthus_core.user_files import user_path
 
 Encode = Callable[[Tensor], Tensor]
 
@@ -28,14 +30,18 @@ TOGETHER_ON_A_CARD = 256
 
 
 def feature_cache(
-    vq: OrthusVQ, encode: Encode, folder: Path, *, sixteen_bit: bool = False
+    vq: OrthusVQ, encode: Encode, folder: Path, *, sixteen_bit: bool = False, kind: str = "features"
 ) -> FeatureCache:
-    """The cache of an autoencoder's features or codes, kept in a training's folder.
+    """The cache of an autoencoder's features or codes.
 
     Args:
+        folder: Where it is kept: a training's folder, or one that several trainings share
+            (`data.cache`).
         sixteen_bit: Whether to encode in bf16 where that is faster (`has_bf16`). The
             features then have a rounding error of half a percent (`mini`, scenes), small next to
-            that of the training itself; codes might change.
+            that of the training itself; codes might change. They are kept in 16 bits on any
+            processor (fp16, an error of 0.05%).
+        kind: What they are: features or codes.
     """
     size, device = vq.config.resolution, vq.device
     weights = fingerprint(vq)
@@ -47,7 +53,15 @@ def feature_cache(
 
         encode = partial(CUDAGraphCache(), "encode", encode)
     encode = always_together(encode, together)
-    return FeatureCache(weights, encode, size, folder=folder, device=device)
+    stored = torch.float16 if sixteen_bit else torch.float32
+    return FeatureCache(
+        weights, encode, size, folder=folder, device=device, stored=stored, kind=kind
+    )
+
+
+def cache_folder(data: DataRecipe, own: Path) -> Path:
+    """The folder of a training's features: that of the recipe, or the training's own."""
+    return user_path(data.cache) if data.cache else own
 
 
 def in_bf16(encode: Encode, device: torch.device) -> Encode:

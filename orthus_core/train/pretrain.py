@@ -49,7 +49,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.linear_code import linear_quality
 from orthus_core.train.loop import Stop, train
@@ -165,7 +165,7 @@ def pretrain(
         # 3. Both in one sequence.
         torch.manual_seed(recipe.seed + 1)
         model = begun.model if begun else discrete_chameleon(recipe, tokenizer, vq)
-        cache = feature_cache(vq, vq.codes, work)
+        cache = feature_cache(vq, vq.codes, cache_folder(recipe.data, work), kind="codes")
         batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
         batches = batch_builder.batches(
             rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows

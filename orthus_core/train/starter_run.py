@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orthus_core.atomic_folder import TRAINING_SUFFIX
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.errors import OutputError
 from orthus_core.events import Event, Note, StepDone
+from orthus_core.recipe import Recipe
 from orthus_core.recipe.conversion import ConvertRecipe
 from orthus_core.recipe.starter import StarterStage
 from orthus_core.recipe.training import (
@@ -92,7 +93,7 @@ def run_stage(
     # Imported here, because each training has libraries that the others do without.
     from orthus_core.train import pretrain, trainings
 
-    recipe, output = stage.recipe, folder / stage.model.output
+    recipe, output = _sharing_features(stage.recipe, folder), folder / stage.model.output
     start = folder / stage.model.start if stage.model.start else None
     how = {"resume": resume, "overwrite": overwrite and not resume, "should_stop": should_stop}
     if isinstance(recipe, PretrainRecipe):
@@ -108,6 +109,14 @@ def run_stage(
     else:
         assert isinstance(recipe, PosttrainRecipe)
         yield from trainings.posttrain(recipe, start, output, **how)
+
+
+def _sharing_features(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe, with one place for the features of all stages unless it names one itself."""
+    data = getattr(recipe, "data", None)
+    if data is None or data.cache:
+        return recipe
+    return replace(recipe, data=replace(data, cache=str(folder / "features")))
 
 
 def _convert(

@@ -27,7 +27,12 @@ from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
-from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
+from orthus_core.recipe.training import (
+    BuildBaseRecipe,
+    DataRecipe,
+    FinetuneVaeRecipe,
+    PosttrainRecipe,
+)
 from orthus_core.train.batches import (
     orthus_batch_builder,
     pictures_alone,
@@ -37,7 +42,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -147,7 +152,7 @@ def build_base(
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
-    cache = cache_of(opened, output)
+    cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
         JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
@@ -189,7 +194,7 @@ def posttrain(
     rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
-    cache = cache_of(opened, output)
+    cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
     def draw_samples() -> Image.Image:
@@ -365,8 +370,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return TORCH_DTYPES[read_folder(folder)["lm_head.weight"].dtype]
 
 
-def cache_of(opened: OpenedOrthus, output: Path) -> FeatureCache:
-    """Features of the training's pictures, stored next to the states."""
+def cache_of(opened: OpenedOrthus, output: Path, data: DataRecipe) -> FeatureCache:
+    """Features of the training's pictures, stored next to the states or where the recipe says."""
     vq = opened.model.model.vqmodel
-    encode, folder = opened.model.encode_images, training_folder(output)
+    encode, folder = opened.model.encode_images, cache_folder(data, training_folder(output))
     return feature_cache(vq, encode, folder, sixteen_bit=True)

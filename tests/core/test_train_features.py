@@ -85,9 +85,9 @@ def test_features_in_sixteen_bits_are_near_and_kept_apart(tmp_path, monkeypatch)
     assert 0 < (rough - exact).norm() / exact.norm() < 0.15
     assert features()[1] == features(sixteen_bit=True)[1] == 3
 
-    # Where the processor has no bf16 nothing is rounded.
+    # Where bf16 is slow they are only kept in 16 bits.
     monkeypatch.setattr("orthus_core.train.features.has_bf16", lambda place: False)
-    assert torch.equal(features(sixteen_bit=True)[0], exact)
+    assert torch.equal(features(sixteen_bit=True)[0], exact.half().float())
 
 
 @pytest.mark.parametrize("amx", [True, False])
