@@ -164,7 +164,13 @@ class AutoencoderRecipe:
     base_channels: int = key(32, "channels at full resolution", minimum=32)
     channel_multiplier: tuple[int, ...] = key(
         (2, 2, 2, 4, 4),
-        "channels of each level; at least 64 at full resolution keep colours",
+        "channels of each level",
+        minimum=1,
+    )
+    norm_num_groups: int = key(
+        32,
+        "groups of each group normalisation, a divisor of 32; a group needs several channels, or "
+        "colours are lost",
         minimum=1,
     )
     num_res_blocks: int = key(1, "residual blocks a level", minimum=1)
@@ -210,6 +216,8 @@ class AutoencoderRecipe:
     )
 
     def __post_init__(self) -> None:
+        if 32 % self.norm_num_groups:
+            raise ValueError(f"norm_num_groups {self.norm_num_groups} is no divisor of 32")
         if self.continuous_steps < self.linear_steps:
             raise ValueError(
                 f"continuous_steps {self.continuous_steps} end before linear_steps "
