@@ -1,5 +1,5 @@
-"""The loss of a decoded picture, as one sum: pixels, edges, colour, feature maps, and a
-discriminator.
+"""The loss of a decoded picture, as one sum: pixels, edges, colour, feature maps of the encoder and
+of EfficientNet, and a discriminator.
 
 Legend: M images, H W pixels.
 """
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orthus_core.evaluation.efficientnet import efficientnet
 from orthus_core.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
@@ -24,6 +25,8 @@ from orthus_core.recipe.training import AutoencoderLosses
 
 # Sides of the pixel blocks that are averaged, for each scale of the multi-scale term.
 SCALES = (2, 4, 8)
+# Stages of EfficientNet that are compared, those with strides of 2 to 16 pixels.
+FEATURE_LEVELS = 4
 
 
 class ReconstructionLosses(NamedTuple):
@@ -87,6 +90,7 @@ class PictureFigures(NamedTuple):
     chroma: Tensor
     multi_scale: Tensor
     perceptual: Tensor | None = None
+    features: Tensor | None = None
     adversarial: Tensor | None = None
     discriminator: Tensor | None = None
     commitment: Tensor | None = None
@@ -116,6 +120,8 @@ class PictureLoss(nn.Module):
     ) -> None:
         super().__init__()
         assert discriminator is not None or not weights.adversarial
+        if weights.features:
+            efficientnet()  # a missing package is reported before the training starts
         self.weights = weights
         self.discriminator = discriminator
         self.fighting = False
@@ -137,10 +143,14 @@ class PictureLoss(nn.Module):
             with frozen_weights(vq.encoder):
                 seen = perceptual(encoder_maps(vq, decoded_M3HW), truth)
             total = total + self.weights.perceptual * seen
+        features = None
+        if self.weights.features:
+            features = efficientnet_distance(decoded_M3HW, truth_M3HW)
+            total = total + self.weights.features * features
 
         # 3. The discriminator.
         if self.discriminator is None or not (self.fighting and self.training):
-            return PictureFigures(total, *pixels, perceptual=seen)
+            return PictureFigures(total, *pixels, perceptual=seen, features=features)
         with frozen_weights(self.discriminator):
             fooled = generator_loss(self.discriminator(decoded_M3HW))
         factor = adaptive_weight(total, fooled, last_layer(vq))
@@ -148,7 +158,19 @@ class PictureLoss(nn.Module):
             self.discriminator(truth_M3HW), self.discriminator(decoded_M3HW.detach())
         )
         total = total + self.weights.adversarial * factor * fooled + apart
-        return PictureFigures(total, *pixels, seen, fooled, apart)
+        return PictureFigures(total, *pixels, seen, features, fooled, apart)
+
+
+def efficientnet_distance(decoded_M3HW: Tensor, truth_M3HW: Tensor) -> Tensor:
+    """`perceptual` distance in the first feature maps of EfficientNet-Lite0; a scalar.
+
+    Args:
+        decoded_M3HW, truth_M3HW: Pictures in -1..1; gradients reach the decoded ones only.
+    """
+    network = efficientnet(str(decoded_M3HW.device))
+    with torch.no_grad():
+        truth = network.maps(truth_M3HW.to(decoded_M3HW), FEATURE_LEVELS)
+    return perceptual(network.maps(decoded_M3HW, FEATURE_LEVELS), truth)
 
 
 def last_layer(vq: OrthusVQ) -> Tensor:

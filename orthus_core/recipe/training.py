@@ -133,6 +133,12 @@ class AutoencoderLosses:
     perceptual: float = key(
         0.0, "distance in the vision encoder's own feature maps, as LPIPS measures it", minimum=0
     )
+    features: float = key(
+        0.0,
+        "the same distance in the feature maps of EfficientNet-Lite0, which the optional extra "
+        "`features` installs",
+        minimum=0,
+    )
     adversarial: float = key(
         0.0,
         "fooling the discriminator, times a factor that makes its gradient at the decoder's last "

@@ -207,8 +207,8 @@ def test_fooling_pulls_the_last_layer_as_hard_as_the_rest(vq, pixels):
 
 
 def test_the_sum_is_of_every_term_by_its_own_weight(vq, pixels):
-    names = ("l1", "mse", "gradient", "chroma", "multi_scale", "perceptual")
-    weights = dict(zip(names, (1.5, 2.5, 3.5, 4.5, 5.5, 6.5), strict=True))
+    names = ("l1", "mse", "gradient", "chroma", "multi_scale", "perceptual", "features")
+    weights = dict(zip(names, (1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5), strict=True))
     figures = PictureLoss(AutoencoderLosses(**weights))(vq, pixels.flip(-1) * 0.9, pixels)
     wanted = sum(weight * getattr(figures, name) for name, weight in weights.items())
     assert all(getattr(figures, name) > 0 for name in names)
