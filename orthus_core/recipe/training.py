@@ -154,6 +154,14 @@ class DiscriminatorRecipe:
     start: int = key(
         1000, "first step of the adversarial term and its training", unit="steps", minimum=0
     )
+    kind: Literal["hinge", "relativistic"] = key(
+        "hinge",
+        "hinge judges each picture alone; relativistic compares it with its original",
+    )
+    penalty: float = key(
+        0.0, "weight of its slope at real and at decoded pictures, every 8th step", minimum=0
+    )
+    augment: bool = key(False, "show it both pictures of a pair with the same random changes")
     channels: int = key(64, "channels of its first level, a multiple of 8", minimum=8)
     levels: int = key(3, "halvings; 1, 2 or 3 judge patches of 16, 34 or 70 pixels", minimum=1)
 

@@ -98,7 +98,7 @@ def picture_loss(
             hint="take fewer levels",
         )
     rival = PatchDiscriminator(discriminator.channels, discriminator.levels)
-    return PictureLoss(losses, rival)
+    return PictureLoss(losses, discriminator, rival)
 
 
 class DiscreteAutoencoder(nn.Module):
@@ -277,7 +277,7 @@ class DiscreteAutoencoderStage(PicturesStage):
     def begin_step(self, step: int) -> list[nn.Parameter]:
         objective, first = self.objective, self.recipe.continuous_steps
         objective.snapping = step >= first
-        objective.picture_loss.fighting = step >= self.recipe.discriminator.start
+        objective.picture_loss.begin_step(step)
         # Codes are the same on every device, so they are computed from the same pictures.
         generator = self.generator(-1 - step)
         objective.following = step < self.recipe.linear_steps
@@ -329,13 +329,12 @@ class DecoderStage(PicturesStage):
         loss = picture_loss(recipe.losses, recipe.discriminator, vq.config.resolution)
         self.objective = DecoderObjective(vq, loss, recipe.feature_noise)
         self.objective.train()
-        self.fight_from = recipe.discriminator.start
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.objective.parameters() if p.requires_grad]
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
-        self.objective.picture_loss.fighting = step >= self.fight_from
+        self.objective.picture_loss.begin_step(step)
         return []
 
     @torch.no_grad()
