@@ -155,7 +155,13 @@ def build_base(
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
-        JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
+        JointLoss(
+            model,
+            lambda_image=recipe.lambda_image,
+            text_weight=0,
+            repeats=recipe.repeats,
+            timesteps=recipe.timesteps,
+        ),
         only_image_parts(model),
         batch_builder.batches(
             pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
@@ -210,6 +216,8 @@ def posttrain(
             text_weight=text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
+            prefix_clean=recipe.prefix_clean,
+            timesteps=recipe.timesteps,
             terms=recipe.loss_terms,
         ),
         all_but_autoencoder(model, objective=recipe.objective),
