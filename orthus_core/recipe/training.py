@@ -382,7 +382,9 @@ class PosttrainRecipe:
         None, "weights of further loss terms by name, or by package.module.function"
     )
     sampling: dict[str, Any] = key(
-        {}, "sampling defaults the model will carry: steps, guidance, noise_scale ..."
+        {},
+        "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
+        'limits the norms of drawn features, as in [7.5, 12] or "measured" on the first rows',
     )
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")

@@ -58,12 +58,10 @@ def make_optimizers(
     kernels = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) > COLOURS]
     taken = {id(p) for p in (*maps, *kernels)}
     others = [p for p in parameters if id(p) not in taken]
-    # A GPU is slow at torch's many small products; on a CPU the products themselves dominate.
-    kind = batched_muon() if maps and maps[0].is_cuda else torch.optim.Muon
     rate = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     optimizers: list[torch.optim.Optimizer] = []
     if maps:
-        optimizers.append(kind(maps, **rate, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(batched_muon()(maps, **rate, adjust_lr_fn="match_rms_adamw"))
     if kernels:
         optimizers.append(KernelMuon(kernels, **rate))
     if others:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import read_folder
@@ -225,7 +226,25 @@ def posttrain(
         draw=draw_samples,
     )
     with save_on_exit(cache):
+        if recipe.sampling.get("patch_norm") == MEASURED:
+            (first, _), *_ = stage.parts(0, 1)
+            model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         yield from run(stage, recipe, opened, output, rows=rows.identity, **options)
+
+
+MEASURED = "measured"
+"""`sampling.patch_norm` of a recipe: the limits are those of the first step's features."""
+
+
+def patch_norms(features_NC: Tensor | None) -> list[float] | None:
+    """Limits of the norms of drawn features: the mean of these features' norms, two standard
+    deviations less and more; None without features.
+    """
+    if features_NC is None or len(features_NC) < 2:
+        return None
+    norms_N = features_NC.float().norm(dim=-1)
+    mean, spread = float(norms_N.mean()), float(norms_N.std())
+    return [max(mean - 2 * spread, float(norms_N.min())), mean + 2 * spread]
 
 
 def is_finished(
