@@ -24,8 +24,8 @@ from orthus_core.user_files import user_path
 Encode = Callable[[Tensor], Tensor]
 
 # Pictures per pass of the encoder, always the same number: it suits a processor's caches and keeps
-# a GPU busy.
-TOGETHER = 16
+# a GPU busy. On a processor, as many of 64 pixels, and fewer of larger ones.
+TOGETHER, OF_SIDE = 16, 64
 TOGETHER_ON_A_CARD = 256
 
 
@@ -47,8 +47,11 @@ def feature_cache(
     weights = fingerprint(vq)
     if sixteen_bit and has_bf16(device):
         weights, encode = f"{weights}-bf16", in_bf16(encode, device)
-    together = TOGETHER_ON_A_CARD if device.type == "cuda" else TOGETHER
+    elif device.type == "cpu":
+        encode = in_channels_last(encode)
+    together = max(1, min(TOGETHER, TOGETHER * OF_SIDE**2 // size**2))
     if device.type == "cuda":
+        together = TOGETHER_ON_A_CARD
         from orthus_core.samplers.cuda_graph import CUDAGraphCache
 
         encode = partial(CUDAGraphCache(), "encode", encode)
@@ -62,6 +65,13 @@ def feature_cache(
 def cache_folder(data: DataRecipe, own: Path) -> Path:
     """The folder of a training's features: that of the recipe, or the training's own."""
     return user_path(data.cache) if data.cache else own
+
+
+def in_channels_last(encode: Encode) -> Encode:
+    """The encoder on pictures in channels-last memory format, in which a processor's convolutions
+    take about two thirds of the time.
+    """
+    return lambda pixels_M3HW: encode(pixels_M3HW.contiguous(memory_format=torch.channels_last))
 
 
 def in_bf16(encode: Encode, device: torch.device) -> Encode:
