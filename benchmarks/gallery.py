@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from orthus_core.checkpoint.hub import resolve
-from orthus_core.data.word_list import ListedThing, WordList
+from orthus_core.data.known_words import ListedThing, WordList
 from orthus_core.image_grid import contact_sheet, with_caption
 from orthus_core.world.listed_words import emoji_of
 from orthus_core.world.sprites import WHITE, Sprite, SpritePack, starter_packs

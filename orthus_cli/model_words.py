@@ -10,7 +10,7 @@ from orthus_cli.console import Reporter
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
-    from orthus_core.data.word_list import WordList
+    from orthus_core.data.known_words import WordList
 
 WIDTH = 100  # columns of a list
 TITLES = {
@@ -33,8 +33,7 @@ def tell_words(r: Reporter, model: str) -> None:
         DataError: When its folder does not list what it draws.
     """
     from orthus_core.checkpoint.hub import resolve
-    from orthus_core.data.known_words import KnownWords
-    from orthus_core.data.word_list import WORDS, WordList
+    from orthus_core.data.known_words import WORDS, KnownWords, WordList
 
     folder = resolve(model)
     listed = WordList.of(folder)

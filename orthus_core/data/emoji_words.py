@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from orthus_core.data.word_list import WordList
+from orthus_core.data.known_words import WordList
 
 _BASE = (
     "[\u2300-\u23ff\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff"

@@ -2,7 +2,11 @@
 
 A model's folder may contain `vocabulary.txt`: one word or phrase in each line, sorted. A small
 model draws something for any word, so a user who types "snwoman" should learn that it knows
-"snowman". Where the folder also lists what can be asked for (`word_list`), emoji are read as names.
+"snowman".
+
+It may also contain `words.json`, what can be asked for: the things that the model draws by group,
+colours, places, edits. Training on the small world writes it; `orthus info MODEL --words` shows it,
+and emoji and what a word probably means are looked up in it.
 
 A word consists of letters only. Numbers and single letters are ignored, and "dark-skinned" is two
 words.
@@ -10,20 +14,25 @@ words.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
 
-if TYPE_CHECKING:
-    from orthus_core.data.word_list import WordList
-
 VOCABULARY = "vocabulary.txt"
+WORDS = "words.json"
+
+_NEXT = ",\n"
+# Lists of words or phrases; the tables hold such lists by meaning.
+LISTS = ("cast", "colours", "backgrounds", "counts", "styles", "edits", "questions", "phrases")
+TABLES = ("relations", "places", "times")
+
 _LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
 
 # Letters of any alphabet.
@@ -48,6 +57,135 @@ STOP_WORDS = frozenset(
     within without would you your yours
     """.split()
 )
+
+
+class ListedThing(NamedTuple):
+    """A thing that a model draws.
+
+    Attributes:
+        name: Name, without an article.
+        emoji: Emoji of the thing, without variation selectors; "" if there is none.
+        also: Other names.
+        plural: Plural of the name; "" for things that are drawn alone.
+        tags: Words that lead to it, though they are no name of it.
+    """
+
+    name: str
+    emoji: str = ""
+    also: tuple[str, ...] = ()
+    plural: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, and the plural."""
+        return (self.name, *self.also, *([self.plural] if self.plural else []))
+
+
+class WordList:
+    """The content of `words.json`.
+
+    Args:
+        content: JSON object of the file.
+
+    Attributes:
+        things: Things by group.
+        lists: Words and phrases by the names of `LISTS`.
+        tables: Phrases by the names of `TABLES`, then by meaning; the first one is the usual one.
+        place_emoji: Phrases for places and times of day, by emoji.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.things = {
+            group: [_thing(each) for each in things] for group, things in content["things"].items()
+        }
+        self.lists = {name: list(map(str, content.get(name, ()))) for name in LISTS}
+        self.tables: dict[str, dict[str, list[str]]] = {
+            name: {key: list(map(str, words)) for key, words in content.get(name, {}).items()}
+            for name in TABLES
+        }
+        self.place_emoji = {str(e): str(word) for e, word in content.get("place_emoji", {}).items()}
+
+    @classmethod
+    def of(cls, folder: Path) -> WordList | None:
+        """The words of a model's folder; None if it lists none.
+
+        Raises:
+            DataError: When the file is damaged.
+        """
+        file = folder / WORDS
+        if not file.is_file():
+            return None
+        try:
+            return cls(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"this list of a model's words cannot be read: {error!r}",
+                where=str(file),
+                hint="fetch the model's folder again, or remove this file: the model draws "
+                "without it",
+            ) from error
+
+    @cached_property
+    def every_thing(self) -> list[ListedThing]:
+        """The things of all groups."""
+        return [thing for things in self.things.values() for thing in things]
+
+    @cached_property
+    def by_emoji(self) -> dict[str, ListedThing]:
+        """Things by emoji."""
+        return {thing.emoji: thing for thing in self.every_thing if thing.emoji}
+
+    @cached_property
+    def by_tag(self) -> dict[str, list[str]]:
+        """Names of things by tag; those of the cast first."""
+        cast, found = set(self.lists["cast"]), dict[str, list[str]]()
+        for thing in sorted(self.every_thing, key=lambda each: each.name not in cast):
+            for tag in thing.tags:
+                found.setdefault(tag, []).append(thing.name)
+        return found
+
+    @cached_property
+    def phrases(self) -> list[str]:
+        """Everything that can be asked for, as phrases, without tags."""
+        named = [name for thing in self.every_thing for name in thing.names]
+        listed = [phrase for phrases in self.lists.values() for phrase in phrases]
+        tabled = [p for table in self.tables.values() for words in table.values() for p in words]
+        return [*named, *listed, *tabled]
+
+    def record(self) -> dict[str, Any]:
+        """The content as JSON can hold it."""
+        things = {
+            group: [
+                {k: v for k, v in each._asdict().items() if v or k == "name"} for each in listed
+            ]
+            for group, listed in self.things.items()
+        }
+        return {"things": things, **self.lists, **self.tables, "place_emoji": self.place_emoji}
+
+    def text(self) -> str:
+        """The content of `words.json`: a line for each thing and each list."""
+        groups = ",\n".join(
+            f"{_json(group)}: [\n{_NEXT.join(map(_json, things))}\n]"
+            for group, things in self.record()["things"].items()
+        )
+        rest = {name: value for name, value in self.record().items() if name != "things"}
+        lines = [f"{_json(name)}: {_json(value)}" for name, value in rest.items()]
+        return f'{{\n"things": {{\n{groups}\n}},\n{_NEXT.join(lines)}\n}}\n'
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _thing(entry: Mapping[str, Any]) -> ListedThing:
+    return ListedThing(
+        str(entry["name"]),
+        str(entry.get("emoji", "")),
+        tuple(map(str, entry.get("also", ()))),
+        str(entry.get("plural", "")),
+        tuple(map(str, entry.get("tags", ()))),
+    )
 
 
 class UnknownWord(NamedTuple):
@@ -103,8 +241,6 @@ class KnownWords:
         Raises:
             DataError: When the list is damaged.
         """
-        from orthus_core.data.word_list import WordList
-
         return WordList.of(self._folder) if self._folder else None
 
     def read(self, text: str) -> str:
@@ -132,14 +268,16 @@ class KnownWords:
 
     def _not_drawn(self, words: Iterable[str]) -> Iterator[UnknownWord]:
         """Words that were seen in training, such as a tag, but mean something else in the list."""
-        if not self.listed:
+        named = self._listed_words | STOP_WORDS
+        seen = [word for word in words if word in self.words and word not in named]
+        if not self.listed or not seen:
             return
+        # The import is for rare prompts alone.
         from orthus_core.data.similar_words import by_meaning
 
-        for word in words:
-            if word in self.words and word not in self._listed_words:
-                if meant := by_meaning(word, self._listed_phrases):
-                    yield UnknownWord(word, meant, seen=True)
+        for word in seen:
+            if meant := by_meaning(word, self._listed_phrases):
+                yield UnknownWord(word, meant, seen=True)
 
     @cached_property
     def _listed_phrases(self) -> set[str]:

@@ -25,10 +25,9 @@ from orthus_core.atomic_folder import staged_folder
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.document import Document
-from orthus_core.data.known_words import VOCABULARY, vocabulary_of
+from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
-from orthus_core.data.word_list import WORDS
 from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
 from orthus_core.events import Event, Note

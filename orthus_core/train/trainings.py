@@ -21,9 +21,8 @@ from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
-from orthus_core.data.known_words import VOCABULARY
+from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.data.word_list import WORDS
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss

@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 
-from orthus_core.data.word_list import WordList
+from orthus_core.data.known_words import WordList
 from orthus_core.world import scene_edits, scene_questions, sprite_edits, sprite_questions
 from orthus_core.world.arrange import MOST_THINGS
 from orthus_core.world.backdrops import COLOURS, GROUND_WORDS, SKY_WORDS

@@ -64,7 +64,7 @@ SET_BACKGROUND = Phrases(
     ("turn the background into {}", "i want the background to be {}"),
 )
 SET_SKY = Phrases(
-    ("make it {}", "change it to {}", "turn it into {}"), ("turn it to {}", "i want it to be {}")
+    ("make it {}", "change it to {}", "turn it into {}"), ("let it be {}", "i want it to be {}")
 )
 SKY_NOUNS = {"day": "day", "sunset": "sunset", "night": "night", "rain": "rain"}
 DIRECTIONS = {

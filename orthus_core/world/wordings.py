@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from orthus_core.world.arrange import relation_between
-from orthus_core.world.backdrops import COLOURS, GROUND_WORDS, SKY_WORDS
+from orthus_core.world.backdrops import GROUND_WORDS, SKY_WORDS
 from orthus_core.world.english import is_plural, join_list, with_article
 from orthus_core.world.scene import Scene
 from orthus_core.world.wording import plural
@@ -167,8 +167,8 @@ GROUND_PHRASES: Mapping[str, Phrases] = {
         ("inside a room", "in a living room", "inside the house"),
     ),
     "sea": Phrases(
-        ("in the sea", "on the sea", "in the water", "on the water", "in the ocean"),
-        ("in water", "on the ocean", "in the blue sea"),
+        ("in the sea", "under water", "in the water", "in the ocean"),
+        ("in water", "under the ocean", "in the blue sea"),
     ),
     "space": Phrases(
         ("in outer space", "in the universe", "among the stars"),
@@ -288,6 +288,7 @@ def prompt_of(
     nouns: Sequence[str],
     *,
     relation: bool = True,
+    place: bool = True,
     wordings: Wordings = "trained",
 ) -> ScenePrompt:
     """A prompt that a scene fulfils, in random words.
@@ -300,19 +301,22 @@ def prompt_of(
         scene: Scene to ask for.
         nouns: Noun of each thing, in the scene's order, without its colour.
         relation: Whether to name the relation between two different things.
+        place: Whether to name the backdrop, rather than to leave it open.
         wordings: Which part of the tables to use.
     """
     place_first = wordings == "held out" and rng.random() < ORDER_CHANCE
-    place, asked = place_words(rng, scene.backdrop, "trained" if place_first else wordings)
+    where, asked = "", ()
+    if place:
+        where, asked = place_words(rng, scene.backdrop, "trained" if place_first else wordings)
     things, stands = things_words(
-        rng, scene, nouns, relation=relation, wordings=wordings, alone=not place
+        rng, scene, nouns, relation=relation, wordings=wordings, alone=not where
     )
-    if not place or place.startswith(","):
-        prompt = f"{things}{place}"
+    if not where or where.startswith(","):
+        prompt = f"{things}{where}"
     else:
         placed = PLACED.choose(rng, wordings if place_first else "trained")
-        prompt = placed.format(things=things, place=place)
-    named = bool(stands or place) or len(nouns) > 1 or any(t.colour for t in scene.things)
+        prompt = placed.format(things=things, place=where)
+    named = bool(stands or where) or len(nouns) > 1 or any(t.colour for t in scene.things)
     text = requested(rng, prompt, scene.things[0].style if scene.things else "3d", named, wordings)
     return ScenePrompt(text, stands, asked)
 
@@ -399,14 +403,12 @@ def place_words(
     rng: random.Random, backdrop: str, wordings: Wordings = "trained"
 ) -> tuple[str, tuple[str, ...]]:
     """A backdrop in random words, and which of its words they name; ("", ()) to leave it open."""
-    if backdrop in COLOURS or backdrop == "white":
+    ground, _, sky = backdrop.partition(" ")
+    if ground not in GROUND_WORDS:  # a colour or a gradient
         if backdrop == "white" and rng.random() >= WHITE_CHANCE:
             return "", ()
         phrase = PLAIN_GROUND.choose(rng, wordings)
         return phrase.format(a_colour=with_article(backdrop), colour=backdrop), (backdrop,)
-    ground, _, sky = backdrop.partition(" ")
-    if ground not in GROUND_WORDS:
-        return "", ()  # a gradient or the like, which no words name
     if not sky:
         return ground_phrases(ground).choose(rng, wordings), (ground,)
     if sky != "day" and rng.random() < SKY_ALONE_CHANCE:

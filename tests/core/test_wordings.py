@@ -49,9 +49,16 @@ RELATION_OF = {
 }
 GROUND_OF = {
     r"\b(grass|park|garden|(?<!snowy )(?<!autumn )(field|meadow))\b": "meadow",
-    r"\b(beach|sand|by the sea|at the sea)\b": "beach",
+    r"\b(beach|(?<!desert )sand(?! of a desert)|sandy(?! desert)|by the sea|at the sea)\b": "beach",
     r"\b(snow|winter|snowy)\b": "snow",
     r"\b(autumn|fall)\b": "autumn",
+    r"\b(city|street|town)\b": "city",
+    r"\b(room|inside|indoors|home|house)\b": "room",
+    r"\b(?<!by the )(?<!at the )(sea|ocean|water)\b": "sea",
+    r"\b(space|universe|stars)\b": "space",
+    r"\bdesert\b": "desert",
+    r"\b(forest|woods?)\b": "forest",
+    r"\bmountains?\b": "mountains",
 }
 SKY_OF = {
     r"\b((?<!rainy )day|daylight|daytime|sunshine)\b": "day",
@@ -114,14 +121,13 @@ def test_a_table_has_a_held_out_part_and_no_phrase_in_both():
     [
         ({name: table for name, table in RELATION_PHRASES.items()}, RELATION_OF),
         ({ground: ground_phrases(ground) for ground in GROUND_WORDS}, GROUND_OF),
+        (wordings.GROUND_PHRASES, GROUND_OF),
         ({sky: sky_phrases(sky) for sky in SKY_WORDS}, SKY_OF),
     ],
-    ids=["relations", "grounds", "skies"],
+    ids=["relations", "grounds", "every ground", "skies"],
 )
 def test_every_phrase_has_the_one_meaning_of_its_table(tables, right):
     for meaning, table in tables.items():
-        if meaning not in right.values():
-            continue  # a ground that was added later
         for phrase in (*table.trained, *table.held_out):
             assert meanings(right, phrase) == {meaning}, phrase
 
@@ -153,11 +159,12 @@ def test_a_prompt_reads_back_as_its_scene(world: World, words):
         if asked.relation:
             true = relation_between(*scene.things)
             assert true in (SIDES if asked.relation == BESIDE else {asked.relation})
-        asked_place = " ".join(asked.place)
-        assert {*asked.place} <= {*scene.backdrop.split()}, text
+        assert {*asked.place} <= {scene.backdrop, *scene.backdrop.split()}, text
+        for noun in nouns:  # "a house" is no place
+            text = text.replace(plural(noun), "x").replace(noun, "x")
         for table, names in ((GROUND_OF, GROUND_WORDS), (SKY_OF, SKY_WORDS)):
             told = meanings(table, text)
-            assert told == {*asked.place} & {*names}, (text, asked_place)
+            assert told == {*asked.place} & {*names}, text
         seen[asked.relation] += 1
         seen[len(asked.place)] += 1
     assert all(seen[relation] > 3 for relation in ("", *RELATION_PHRASES))
