@@ -1,7 +1,7 @@
 """Pictures of the small world in bulk, for an autoencoder: thousands per second, while
 `orthus_core.world.records` makes some hundreds.
 
-Legend: M pictures or sprites, H W pixels, h w a sprite's, B backdrops.
+Legend: M pictures or sprites, H W pixels, h w a thing's, B backdrops.
 """
 
 from __future__ import annotations
@@ -10,40 +10,33 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES, HELD_OUT_SEED
+from orthus_core.world.arrange import MOST_THINGS
 from orthus_core.world.augment import (
     composite_over,
     normalise,
     premultiply_sprites,
     random_pictures,
 )
-from orthus_core.world.backdrops import BACKDROPS, OUTDOORS, paint
+from orthus_core.world.backdrops import BACKDROPS, paint
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import (
-    LARGE,
-    SMALL,
-    STEP,
-    STYLES,
-    UNITS,
-    WHOLE,
-    Thing,
-    thing_pixels,
-)
+from orthus_core.world.scene import STYLES, UNITS, Thing, thing_pixels
 from orthus_core.world.splits import stable_share
 from orthus_core.world.world import World
 
 # Weights of the kinds of pictures: single sprites in every style; single things of the cast, some
-# of them recoloured; scenes of the cast; one large thing outdoors; and scenes of any sprites, so
-# that the autoencoder does not specialise in the cast.
-SHARES = {"single": 5, "cast": 1, "scene": 7, "outdoors": 2, "any_scene": 1}
+# of them recoloured; scenes of the cast; and scenes of any sprites, so that the autoencoder does
+# not specialise in the cast.
+SHARES = {"single": 5, "cast": 1, "scene": 7, "any_scene": 3}
 # Frequency of a thing's own look, relative to each other style or colour.
 PLAIN_REPEATS = 6
-CORNER_CHANCE = 0.6
-# Share of scenes that are shifted by a quarter of the picture.
-SHIFT_CHANCE = 0.3
+# Sides of things in scenes and the raster they are placed on, in 64ths of the picture's side.
+SIDES = (24, 32, 32, 40, 48, 56)
+RASTER = 8
 
 
 class SpritePictures:
@@ -94,17 +87,14 @@ class WorldPictures:
             kept = torch.cat([kept, sprites_M4HW[~held_M]])
             apart = torch.cat([apart, sprites_M4HW[held_M]])
         self.singles = SpritePictures(kept, apart)
-        self.any_M4hw = _halve(kept)
-        self.cast = {
-            side: cast_variants(world, side * size // UNITS) for side in (SMALL, LARGE, WHOLE)
-        }
+        self.any_M4HW = kept
+        self.cast_M4HW = cast_variants(world, size)
         self.backdrops_B3HW = _paint_all(BACKDROPS, size)
-        self.outdoors_B3HW = _paint_all(OUTDOORS, size)
         self.held_out_M3HW = self.singles.held_out_M3HW
         if len(apart):
             # Half of them are scenes of the cast, which training shows, on any backdrop.
             generator = torch.Generator().manual_seed(HELD_OUT_SEED)
-            scenes_M3HW = self._scenes(self.cast[SMALL], HELD_OUT_IMAGES // 2, generator)
+            scenes_M3HW = self._scenes(self.cast_M4HW, HELD_OUT_IMAGES // 2, generator)
             self.held_out_M3HW = torch.cat(
                 [self.held_out_M3HW[: HELD_OUT_IMAGES // 2], scenes_M3HW]
             )
@@ -115,10 +105,9 @@ class WorldPictures:
         """Random pictures, float [count, 3, H, W], with kinds weighted by `SHARES`."""
         makers: dict[str, Callable[[int], Tensor]] = {
             "single": lambda n: self.singles.draw(n, generator),
-            "cast": lambda n: random_pictures(self.cast[WHOLE], n, generator),
-            "scene": lambda n: self._scenes(self.cast[SMALL], n, generator),
-            "outdoors": lambda n: self._outdoors(n, generator),
-            "any_scene": lambda n: self._scenes(self.any_M4hw, n, generator),
+            "cast": lambda n: random_pictures(self.cast_M4HW, n, generator),
+            "scene": lambda n: self._scenes(self.cast_M4HW, n, generator),
+            "any_scene": lambda n: self._scenes(self.any_M4HW, n, generator),
         }
         shares = torch.tensor(list(SHARES.values()), dtype=torch.float)
         kinds = torch.multinomial(shares, count, replacement=True, generator=generator)
@@ -126,30 +115,21 @@ class WorldPictures:
         parts = [makers[kind](n) for kind, n in zip(SHARES, counts, strict=True) if n]
         return torch.cat(parts)[torch.randperm(count, generator=generator)]
 
-    def _scenes(self, sprites_M4hw: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Backdrops with things in some of the corners."""
-        half = self.size // 2
+    def _scenes(self, sprites_M4HW: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Backdrops with one to four things of any size on the raster; later ones are in front."""
         canvas_M3HW = _sample_pictures(self.backdrops_B3HW, count, generator)
-        for top, left in ((0, 0), (0, half), (half, 0), (half, half)):
-            over_M4hw = _sample_pictures(sprites_M4hw, count, generator)
-            filled_M = torch.rand(count, generator=generator) < CORNER_CHANCE
-            over_M4hw *= filled_M[:, None, None, None]
-            part_M3hw = canvas_M3HW[:, :, top : top + half, left : left + half]
-            part_M3hw.copy_(composite_over(over_M4hw, part_M3hw))
-        moved_M = torch.rand(count, generator=generator) < SHIFT_CHANCE
-        canvas_M3HW[moved_M] = canvas_M3HW[moved_M].roll(half // 2, -1)
-        return normalise(canvas_M3HW)
-
-    def _outdoors(self, count: int, generator: torch.Generator) -> Tensor:
-        """One large thing on the ground, to the left or to the right."""
-        step, side = STEP * self.size // UNITS, LARGE * self.size // UNITS
-        canvas_M3HW = _sample_pictures(self.outdoors_B3HW, count, generator)
-        over_M4hw = _sample_pictures(self.cast[LARGE], count, generator)
-        right_M = torch.rand(count, generator=generator) < 0.5
-        for there_M, left in ((right_M, step), (~right_M, 0)):
-            part_M3hw = canvas_M3HW[there_M][:, :, step:, left : left + side]
-            laid_M3hw = composite_over(over_M4hw[there_M], part_M3hw)
-            canvas_M3HW[there_M, :, step:, left : left + side] = laid_M3hw
+        for picture_3HW in canvas_M3HW:
+            for _ in range(_pick(MOST_THINGS, generator) + 1):
+                side = SIDES[_pick(len(SIDES), generator)] * self.size // UNITS
+                over_14hw = _sample_pictures(sprites_M4HW, 1, generator)
+                over_14hw = F.interpolate(over_14hw, (side, side), mode="bilinear", antialias=True)
+                if _pick(2, generator):
+                    over_14hw = over_14hw.flip(-1)
+                raster = RASTER * self.size // UNITS
+                places = (self.size - side) // raster + 1
+                top, left = (_pick(places, generator) * raster for _ in range(2))
+                part_3hw = picture_3HW[:, top : top + side, left : left + side]
+                part_3hw.copy_(composite_over(over_14hw, part_3hw[None])[0])
         return normalise(canvas_M3HW)
 
 
@@ -174,10 +154,9 @@ def _paint_all(backdrops: Iterable[str], size: int) -> Tensor:
     return torch.from_numpy(stacked_BHW3).permute(0, 3, 1, 2).contiguous()
 
 
-def _halve(sprites_M4HW: Tensor) -> Tensor:
-    """Sprites at half their size. With premultiplied alpha, a plain mean is correct."""
-    halved = torch.nn.functional.avg_pool2d(sprites_M4HW.float(), 2)
-    return halved.round().to(torch.uint8)
+def _pick(count: int, generator: torch.Generator) -> int:
+    """A random whole number below `count`."""
+    return int(torch.randint(count, (), generator=generator))
 
 
 def _sample_pictures(from_M: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -11,7 +11,15 @@ from orthus_core.errors import TrainingError
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
 from orthus_core.losses.picture_loss import PictureLoss, reconstruction
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.recipe.training import AutoencoderLosses, OptimRecipe, TemperatureRecipe
+from orthus_core.model.config import OrthusVQConfig
+from orthus_core.model.vision import OrthusVQ
+from orthus_core.recipe.training import (
+    AutoencoderLosses,
+    OptimRecipe,
+    PretrainRecipe,
+    TaskWeights,
+    TemperatureRecipe,
+)
 from orthus_core.train.autoencoder import (
     DecoderObjective,
     DiscreteAutoencoderStage,
@@ -25,7 +33,9 @@ from orthus_core.train.freeze import (
     text_fingerprint,
 )
 from orthus_core.train.optim import make_optimizers
+from orthus_core.train.pretrain import OF_AUTOENCODER
 from orthus_core.train.stages import temperature_at
+from orthus_core.train.state import origins
 from orthus_core.world.augment import composite_over, random_pictures, random_zoom
 from orthus_core.world.world import World
 from orthus_core.world.world_pictures import SpritePictures, WorldPictures
@@ -331,5 +341,42 @@ def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn_alone(monk
     drawn = {sprite.numpy().tobytes() for sprite in kept}
     # A few pairs of sprites look alike at this size.
     assert sum(sprite.numpy().tobytes() in drawn for sprite in apart) < 0.02 * len(apart)
-    assert len(pictures.any_M4hw) == len(kept), "nor among the sprites of any scene"
+    assert len(pictures.any_M4HW) == len(kept), "nor among the sprites of any scene"
     assert len(pictures.held_out_M3HW) == HELD_OUT_IMAGES
+
+
+def test_things_of_a_scene_are_whole_on_the_raster_and_of_many_sizes(monkeypatch):
+    pictures = WorldPictures(World.open(held_out=0.2), 64)
+    pictures.backdrops_B3HW = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    solid_M4HW = torch.full((1, 4, 64, 64), 255, dtype=torch.uint8)
+    monkeypatch.setattr("orthus_core.world.world_pictures.MOST_THINGS", 1)
+    scenes_MHW = pictures._scenes(solid_M4HW, 60, torch.Generator().manual_seed(0))[:, 0] > 0
+    boxes = set()
+    for scene_HW in scenes_MHW:
+        rows, columns = scene_HW.any(1).nonzero(), scene_HW.any(0).nonzero()
+        boxes.add((int(rows[0]), int(columns[0]), len(rows), len(columns)))
+        assert int(scene_HW.sum()) == len(rows) * len(columns), "a whole square"
+    assert all(height == width for *_, height, width in boxes)
+    assert {side for *_, side in boxes} == {24, 32, 40, 48, 56}
+    assert {place % 8 for top, left, *_ in boxes for place in (top, left)} == {0}
+    assert len(boxes) > 30
+
+
+def test_every_normalisation_has_the_groups_of_the_recipe():
+    vq = fresh_autoencoder(replace(SHAPE, norm_num_groups=8))
+    norms = [module for module in vq.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {8}
+    again = OrthusVQ(OrthusVQConfig(**vq.config.to_dict()))
+    assert again.decoder.norm_out.num_groups == again.encoder.norm_out.num_groups == 8
+    assert OrthusVQ(fresh_autoencoder(SHAPE).config).decoder.norm_out.num_groups == 32
+    with pytest.raises(ValueError, match="no divisor of 32"):
+        replace(SHAPE, norm_num_groups=12)
+
+
+def test_an_autoencoder_depends_on_no_mixture_of_rows():
+    recipe = PretrainRecipe(autoencoder=SHAPE)
+    other = replace(recipe, data=replace(recipe.data, tasks=TaskWeights(scene=3.0), rows=7))
+    assert origins(recipe, *OF_AUTOENCODER) == origins(other, *OF_AUTOENCODER)
+    for key, value in (("source", "elsewhere"), ("held_out", 0.25), ("seed", 9)):
+        other = replace(recipe, data=replace(recipe.data, **{key: value}))
+        assert origins(recipe, *OF_AUTOENCODER) != origins(other, *OF_AUTOENCODER)
