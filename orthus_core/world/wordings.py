@@ -133,7 +133,7 @@ BESIDE_CHANCE = 0.25
 
 JOINS = Phrases(
     ("{a} and {b}", "{a} with {b}", "{a}, {b}", "{a} & {b}"),
-    ("{a} together with {b}", "{a} plus {b}"),
+    ("{a} together with {b}", "{a} as well as {b}"),
     first=0.6,
 )
 
