@@ -386,17 +386,14 @@ def place_beside(
 ) -> str:
     """Where something is that stands in a relation to a thing: "to the left of the dog"."""
     table = RELATION_PHRASES[relation]
-    ends = Phrases(
-        *(
-            tuple(p.removeprefix("{a} ") for p in part if _is_place(p))
-            for part in (table.trained, table.held_out)
-        )
-    )
+    ends = Phrases(_places_in(table.trained), _places_in(table.held_out))
     return ends.choose(rng, wordings).format(b=thing)
 
 
-def _is_place(phrase: str) -> bool:
-    return phrase.startswith("{a} ") and phrase.endswith(" {b}") and " and " not in phrase
+def _places_in(phrases: Sequence[str]) -> tuple[str, ...]:
+    """The ends of the phrases that name the first thing first and alone."""
+    whole = [p for p in phrases if p.startswith("{a} ") and p.endswith(" {b}") and " and " not in p]
+    return tuple(phrase.removeprefix("{a} ") for phrase in whole)
 
 
 def place_words(
