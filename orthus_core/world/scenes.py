@@ -20,6 +20,7 @@ from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.wording import describe
+from orthus_core.world.wordings import prompt_of
 from orthus_core.world.world import World
 
 # Weights of the categories; all but "mixed" have GenEval's own names.
@@ -43,12 +44,6 @@ WHITE_CHANCE, OUTDOORS_CHANCE = 0.5, 0.3
 # twenty is held out.
 MOST_TRIES = 10_000
 
-PHRASINGS: Mapping[str, float] = {
-    "{caption}": 0.8,
-    "a picture of {caption}": 0.1,
-    "draw {caption}": 0.1,
-}
-
 
 class SceneSample(NamedTuple):
     """A scene and the category that it was sampled for."""
@@ -58,14 +53,16 @@ class SceneSample(NamedTuple):
 
 
 def scene_picture(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption; then the scene that it describes."""
+    """A prompt; then a scene that fulfils it."""
     scene, category = sample_scene(rng, world)
-    phrasing = rng.choices(list(PHRASINGS), list(PHRASINGS.values()))[0]
-    words = phrasing.format(caption=caption_of(world, scene, category))
-    style = scene.things[0].style
-    if style != "3d":
-        words = f"{words} in {style} style"
-    return turn("user", words) + turn("model", world.scene_image(scene))
+    asked = prompt_of(
+        rng,
+        scene,
+        world.nouns(scene),
+        relation=category not in SIDE_BY_SIDE,
+        wordings=world.wordings,
+    )
+    return turn("user", asked.text) + turn("model", world.scene_image(scene))
 
 
 def sample_scene(

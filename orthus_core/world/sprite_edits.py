@@ -16,6 +16,7 @@ from orthus_core.world.scene_edits import OWN_COLOURS
 from orthus_core.world.scenes import coloured_nouns
 from orthus_core.world.single_sprites import Single, sample_single
 from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
+from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
 COLOURED_CHANCE = 0.3
@@ -28,22 +29,48 @@ LAID_ON_CHANCE = 0.3
 
 TONE_SCALE = ("", "light", "medium", "dark")
 
-SET_GROUND = (
-    "put it on {a} background",
-    "make the background {name}",
-    "change the background to {name}",
-    "{name} background",
+SET_GROUND = Phrases(
+    (
+        "put it on {a} background",
+        "make the background {name}",
+        "change the background to {name}",
+        "{name} background",
+        "set the background to {name}",
+    ),
+    ("i want the background to be {name}", "turn the background {name}"),
 )
-CLEAR_GROUND = ("remove the background", "make the background white", "put it on white")
-MIRROR = ("mirror it", "flip it", "flip it horizontally", "mirror the picture")
-TO_GREY = ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale")
-REPLACE = ("turn it into {}", "replace it with {}", "make it {}", "change it to {}")
-RECOLOUR = ("make it {}", "change its colour to {}")
-SET_STYLE = ("make it {}", "{} style", "draw it in {} style")
-SET_TONE = ("make the skin {}", "change the skin to {}", "give it {} skin")
-DARKER = ("make the skin darker", "darker skin")
-LIGHTER = ("make the skin lighter", "lighter skin")
-SET_GENDER = ("make it a {}", "turn it into a {}", "change it to a {}")
+CLEAR_GROUND = Phrases(
+    ("remove the background", "make the background white", "put it on white"),
+    ("take the background away", "erase the background"),
+)
+MIRROR = Phrases(
+    ("mirror it", "flip it", "flip it horizontally", "mirror the picture"),
+    ("flip the picture", "i want it mirrored"),
+)
+TO_GREY = Phrases(
+    ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale"),
+    ("take away the colours", "make the picture black and white"),
+)
+REPLACE = Phrases(
+    ("turn it into {}", "replace it with {}", "make it {}", "change it to {}"),
+    ("change it into {}", "i want {} instead"),
+)
+RECOLOUR = Phrases(
+    ("make it {}", "change its colour to {}", "paint it {}", "colour it {}", "color it {}"),
+    ("change the colour to {}", "i want it to be {}"),
+)
+SET_STYLE = Phrases(
+    ("make it {}", "{} style", "draw it in {} style"),
+    ("change it to {} style", "change the style to {}"),
+)
+SET_TONE = Phrases(
+    ("make the skin {}", "change the skin to {}", "give it {} skin"), ("turn the skin {}",)
+)
+DARKER = Phrases(("make the skin darker", "darker skin"), ("give it darker skin",))
+LIGHTER = Phrases(("make the skin lighter", "lighter skin"), ("give it lighter skin",))
+SET_GENDER = Phrases(
+    ("make it a {}", "turn it into a {}", "change it to a {}"), ("i want it as a {}",)
+)
 
 
 class SpriteEdit(NamedTuple):
@@ -100,25 +127,27 @@ def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     noun = world.noun(single.sprite.key)
     if single.ground != "white" and rng.random() < CLEAR_CHANCE:
         after = single._replace(ground="white")
-        words = rng.choice(CLEAR_GROUND)
+        words = CLEAR_GROUND.choose(rng, world.wordings)
     else:
         # The resulting ground is the one that is held out, so a test starts on white.
         single = single._replace(ground="white") if world.testing else single
         colours = [c for c in world.colours(single.sprite) if c != single.ground]
         after = single._replace(ground=rng.choice(colours))
-        words = rng.choice(SET_GROUND).format(a=with_article(after.ground), name=after.ground)
+        words = SET_GROUND.choose(rng, world.wordings).format(
+            a=with_article(after.ground), name=after.ground
+        )
     cell = ("background", noun, after.ground)
     return SpriteEdit(single.picture(world), words, after.picture(world), cell)
 
 
 def _mirror(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     before = single.picture(world)
-    return SpriteEdit(before, rng.choice(MIRROR), replace(before, mirror=True))
+    return SpriteEdit(before, MIRROR.choose(rng, world.wordings), replace(before, mirror=True))
 
 
 def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     before = single.picture(world)
-    return SpriteEdit(before, rng.choice(TO_GREY), replace(before, grey=True))
+    return SpriteEdit(before, TO_GREY.choose(rng, world.wordings), replace(before, grey=True))
 
 
 def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
@@ -126,17 +155,23 @@ def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     # Another sprite that this world may show in this style on this ground.
     while other.sprite.base == single.sprite.base or other[1:] != single[1:]:
         other = sample_single(rng, world, float(single.ground != "white"))
-    words = rng.choice(REPLACE).format(world.names(other.sprite).phrase)
+    words = REPLACE.choose(rng, world.wordings).format(world.names(other.sprite).phrase)
     cell = ("replace", world.noun(single.sprite.key), world.noun(other.sprite.key))
     return SpriteEdit(single.picture(world), words, other.picture(world), cell)
 
 
 def _set_tone(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     skin, tones = single.sprite.skin, world.tones(single.sprite)
-    ways = [(rng.choice(SET_TONE).format(tone or "yellow"), tone) for tone in TONE_SCALE]
+    ways = [
+        (SET_TONE.choose(rng, world.wordings).format(tone or "yellow"), tone) for tone in TONE_SCALE
+    ]
     # From yellow, "darker" and "lighter" lead to the end of the scale, otherwise to the next tone.
-    ways.append((rng.choice(DARKER), {"": "dark", "light": "medium"}.get(skin, "dark")))
-    ways.append((rng.choice(LIGHTER), {"": "light", "dark": "medium"}.get(skin, "light")))
+    ways.append(
+        (DARKER.choose(rng, world.wordings), {"": "dark", "light": "medium"}.get(skin, "dark"))
+    )
+    ways.append(
+        (LIGHTER.choose(rng, world.wordings), {"": "light", "dark": "medium"}.get(skin, "light"))
+    )
     words, tone = rng.choice([way for way in ways if way[1] in tones and way[1] != skin])
     after = single._replace(sprite=tones[tone])
     return SpriteEdit(single.picture(world), words, after.picture(world))
@@ -145,7 +180,7 @@ def _set_tone(rng: random.Random, world: World, single: Single) -> SpriteEdit:
 def _set_gender(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     twins = world.twins(single.sprite)
     gender = rng.choice([gender for gender in twins if gender != single.sprite.gender])
-    words = rng.choice(SET_GENDER).format(gender or "person")
+    words = SET_GENDER.choose(rng, world.wordings).format(gender or "person")
     after = single._replace(sprite=twins[gender])
     return SpriteEdit(single.picture(world), words, after.picture(world))
 
@@ -167,7 +202,7 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
         ]
         if after.style == style and others:
             before = after._replace(style=rng.choice(others))
-            words = rng.choice(SET_STYLE).format(style)
+            words = SET_STYLE.choose(rng, world.wordings).format(style)
             return SpriteEdit(before.picture(world), words, after.picture(world))
 
 
@@ -183,7 +218,7 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     if not own and OWN_COLOURS.get(noun) == colour:
         own = rng.choice(laid_on)
     before = Scene(things=(Thing(world.cast[noun].key, colour=own),))
-    words = rng.choice(RECOLOUR).format(colour)
+    words = RECOLOUR.choose(rng, world.wordings).format(colour)
     after = world.scene_image(before.with_thing(0, colour=colour))
     return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))
 

@@ -19,6 +19,7 @@ from orthus_core.world.splits import scene_held_out, sprite_held_out, stable_sha
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import Names, name_sprites
 from orthus_core.world.sprites import Colour, Sprite, SpritePack, starter_packs
+from orthus_core.world.wordings import Wordings
 
 GROUNDS: dict[str, Colour] = {**PLAIN, "night": (30, 35, 85)}
 
@@ -36,6 +37,7 @@ class World:
         styles: Packs of the same things in other styles, by style.
         held_out: Fraction of the pairs of sprite and coloured ground that training never shows.
         testing: Whether to show only what is held out, rather than only the rest.
+        wordings: Which wordings prompts, questions and instructions have.
 
     Attributes:
         sprites: Sprites that have a name of their own and may be drawn.
@@ -51,11 +53,13 @@ class World:
         styles: Mapping[str, SpritePack] | None = None,
         held_out: float = 0.05,
         testing: bool = False,
+        wordings: Wordings = "trained",
     ) -> None:
         self.pack = pack
         self.styles = {**(styles or {}), "3d": pack}
         self.held_out = held_out
         self.testing = testing
+        self.wordings: Wordings = wordings
         self._names = name_sprites(pack)
         named = [sprite for sprite in pack if sprite.key in self._names]
         self._by_name = {
@@ -71,10 +75,12 @@ class World:
         self._twins = _group_by((s.neutral, s) for s in self.sprites if not s.skin)
 
     @classmethod
-    def open(cls, *, held_out: float = 0.05, testing: bool = False) -> World:
+    def open(
+        cls, *, held_out: float = 0.05, testing: bool = False, wordings: Wordings = "trained"
+    ) -> World:
         """The world of the bundled sprites, in all their styles."""
         packs = starter_packs()
-        return cls(packs["3d"], styles=packs, held_out=held_out, testing=testing)
+        return cls(packs["3d"], styles=packs, held_out=held_out, testing=testing, wordings=wordings)
 
     def _is_unseen(self, sprite: Sprite) -> bool:
         # Skin tones and twins are treated like their sprite. The cast is always seen.
