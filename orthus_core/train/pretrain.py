@@ -326,7 +326,8 @@ def discrete_start(source: str | Path) -> DiscreteStart:
     mark_rows(model.model, model.model.embed_tokens, model.lm_head)
     words = opened.path / VOCABULARY
     known = words.read_text(encoding="utf-8") if words.is_file() else ""
-    return DiscreteStart(model.to(device()), vq, opened.processor.tokenizer, known)
+    model.to(device())  # type: ignore[arg-type]
+    return DiscreteStart(model, vq, opened.processor.tokenizer, known)
 
 
 def taken_autoencoder(source: str) -> OrthusVQ:
