@@ -151,6 +151,9 @@ THINGS: tuple[str, ...] = (
 
 CAST: tuple[str, ...] = ACTORS + COLOURED + FOOD + THINGS
 
+# Singular nouns that nobody counts.
+UNCOUNTED = frozenset({"bread", "cheese", "sun", "moon", "santa"})
+
 # What someone in a story may find and carry away, beside food.
 KEEPSAKES: tuple[str, ...] = (
     "balloon",

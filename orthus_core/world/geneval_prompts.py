@@ -13,10 +13,9 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange, relation_between
-from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
-from orthus_core.world.scenes import caption_of, coloured_nouns
+from orthus_core.world.scenes import caption_of, coloured_nouns, countable_nouns
 from orthus_core.world.splits import colour_held_out, count_held_out, pair_held_out
 from orthus_core.world.world import World
 
@@ -87,9 +86,9 @@ def _cells(world: World, tag: str) -> list[_Cell]:
     if tag == "counting":
         return [
             _Cell(((noun, ""),) * count)
-            for noun in world.cast
+            for noun in countable_nouns(world)
             for count in range(2, MOST_THINGS + 1)
-            if count_held_out(noun, count) and not is_plural(noun)
+            if count_held_out(noun, count)
         ]
     coloured = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
     if tag == "colors":

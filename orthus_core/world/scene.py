@@ -1,7 +1,7 @@
 """A scene: a backdrop and the things on it. The record is exact, so every question has one answer.
 
-Positions and sizes are in 64ths of the picture's side. Things are placed on a raster of 8 units, the
-side of a patch of 16 pixels at 128x128, so that a thing covers whole patches.
+Positions and sizes are in 64ths of the picture's side. Things are placed on a raster of 8 units,
+the side of a patch of 16 pixels at 128x128, so that a thing covers whole patches.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ PHRASINGS: dict[str, float] = {
     "an emoji of {a_name}": 0.06,
     "{a_styled_name}": 0.05,
     "{name}, {tags}": 0.08,
-    "{hint}": 0.03,
 }
 # Other styles must be named.
 STYLED_PHRASINGS: dict[str, float] = {"{a_styled_name}": 0.6, "{a_name} in {style} style": 0.4}
@@ -32,13 +31,14 @@ MOST_TAGS = 2
 
 
 def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption; then its picture. About one caption in eight asks for a coloured ground."""
+    """A caption; then its picture. About one caption in eight asks for a coloured ground; the
+    others leave it open.
+    """
     single = sample_single(rng, world, COLOURED_CHANCE)
-    sprite, style, ground = single
+    sprite, style, ground = single.sprite, single.style, single.ground
     name, *others = caption_names(world, sprite)
     if others and rng.random() >= PLAIN_NAME_CHANCE:
         name = rng.choice(others)
-    hints = world.names(sprite).hints
     phrasings = PHRASINGS if style == "3d" else STYLED_PHRASINGS
     caption = rng.choices(list(phrasings), list(phrasings.values()))[0].format(
         name=name,
@@ -46,9 +46,8 @@ def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
         style=style,
         a_styled_name=with_article(f"{style} {name}"),
         tags=", ".join(rng.sample(sprite.tags, min(MOST_TAGS, len(sprite.tags)))) or "emoji",
-        hint=rng.choice(hints) if hints else name,
     )
-    if ground != "white":
+    if single.named:
         caption = f"{caption} {rng.choice(GROUND_PHRASINGS).format(a_colour=with_article(ground))}"
     if rng.random() < FULL_STOP_CHANCE:
         caption += "."
