@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange, relation_between
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
-from orthus_core.world.scenes import caption_of, coloured_nouns, countable_nouns
+from orthus_core.world.scenes import caption_of, coloured_nouns
 from orthus_core.world.splits import colour_held_out, count_held_out, pair_held_out
 from orthus_core.world.world import World
 
@@ -86,7 +86,7 @@ def _cells(world: World, tag: str) -> list[_Cell]:
     if tag == "counting":
         return [
             _Cell(((noun, ""),) * count)
-            for noun in countable_nouns(world)
+            for noun in world.countable
             for count in range(2, MOST_THINGS + 1)
             if count_held_out(noun, count)
         ]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ STEP = 8
 SIDES = (24, 32, 40, 48, 56, 64)
 SMALL, LARGE, WHOLE = 32, 48, 64
 STYLES = ("3d", "flat")
+# Distance of two colours (0..255, Euclidean) that are clearly different.
+CLEARLY = 48
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class SceneImage:
     packs: Mapping[str, SpritePack] = field(repr=False, compare=False)
     scene: Scene
 
-    @property
+    @cached_property
     def key(self) -> str:
         record_json = json.dumps(self.scene.record(), sort_keys=True)
         styles = sorted({thing.style for thing in self.scene.things})
@@ -178,8 +180,10 @@ class SceneImage:
             if thing.mirror:
                 colour_hw3, clear_hw1 = colour_hw3[:, ::-1], clear_hw1[:, ::-1]
             below_hw3 = np.multiply(part_hw3, clear_hw1[:high, :wide], dtype=np.uint16)
-            below_hw3 += 127
-            below_hw3 //= 255
+            # An exact division by 255 with rounding, in 16 bits.
+            below_hw3 += 128
+            below_hw3 += below_hw3 >> 8
+            below_hw3 >>= 8
             below_hw3 += colour_hw3[:high, :wide]
             np.minimum(below_hw3, 255, out=below_hw3)
             part_hw3[:] = below_hw3
@@ -200,6 +204,28 @@ def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np
     colour_hw3, clear_hw1 = _layer(_pack_of(packs, thing), _look(thing), side)
     over_hw4 = np.concatenate([colour_hw3, 255 - clear_hw1], axis=-1).astype(np.float32)
     return np.ascontiguousarray(over_hw4[:, ::-1]) if thing.mirror else over_hw4
+
+
+def contrast(packs: Mapping[str, SpritePack], thing: Thing, backdrop: str) -> float:
+    """The share of a thing, by area, whose colour is clearly not that of the backdrop.
+
+    Raises:
+        DataError: if the style or the sprite is not in the packs, or cannot be read.
+    """
+    return _contrast(_pack_of(packs, thing), _look(thing), backdrop)
+
+
+@lru_cache(maxsize=65536)
+def _contrast(pack: SpritePack, look: _Look, backdrop: str) -> float:
+    over_hw4 = np.asarray(
+        _whole_pixels(pack, look).resize((16, 16), Image.Resampling.BOX), dtype=np.float32
+    )
+    cover_hw = over_hw4[..., 3] / 255
+    # Things stand in the lower part of places.
+    behind_3 = paint(backdrop, 16)[6:].reshape(-1, 3).mean(0)
+    off_hw3 = over_hw4[..., :3] - cover_hw[..., None] * behind_3
+    differs_hw = np.square(off_hw3).sum(-1) > np.square(CLEARLY * cover_hw)
+    return float((cover_hw * differs_hw).sum() / max(cover_hw.sum(), 1e-6))
 
 
 class _Look(NamedTuple):
@@ -232,7 +258,8 @@ def _layer(pack: SpritePack, look: _Look, side: int) -> tuple[np.ndarray, np.nda
     return np.ascontiguousarray(over_hw4[..., :3]), 255 - over_hw4[..., 3:]
 
 
-@lru_cache(maxsize=2048)
+# An entry takes 64 KB; an autoencoder is shown all of some four thousand.
+@lru_cache(maxsize=4096)
 def _whole_pixels(pack: SpritePack, look: _Look) -> Image.Image:
     """The stored picture of a look, with premultiplied alpha."""
     rgba = pack.rgba(look.sprite)
@@ -246,5 +273,9 @@ def _whole_pixels(pack: SpritePack, look: _Look) -> Image.Image:
 
 def _without_defaults(thing: Thing) -> dict[str, Any]:
     """A thing as a JSON object, without attributes that have their default value."""
-    plain = asdict(Thing(thing.sprite))
-    return {k: v for k, v in asdict(thing).items() if k == "sprite" or v != plain[k]}
+    return {"sprite": thing.sprite} | {
+        name: value for name, plain in _DEFAULTS.items() if (value := getattr(thing, name)) != plain
+    }
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Thing) if field.name != "sprite"}

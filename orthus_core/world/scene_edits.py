@@ -189,6 +189,8 @@ def _fits(world: World, edit: SceneEdit) -> bool:
     scenes = edit.before, edit.after
     if edit.before == edit.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
         return False
+    if not all(world.stands_out(scene) for scene in scenes):
+        return False
     if scene_held_out(edit.before, world.nouns(edit.before)):
         return False
     held_out = edit_held_out(*edit.cell) or scene_held_out(edit.after, world.nouns(edit.after))

@@ -14,9 +14,8 @@ from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange
 from orthus_core.world.backdrops import COLOURS, GRADIENTS, OUTDOORS, SKYLESS
-from orthus_core.world.cast import COLOURED, UNCOUNTED
+from orthus_core.world.cast import COLOURED
 from orthus_core.world.co_occurrence import sample_companion, sample_noun
-from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.single_sprites import mirrored
@@ -105,7 +104,7 @@ def sample_scene(
     category = rng.choices(categories, [CATEGORIES[c] for c in categories])[0]
     for _ in range(MOST_TRIES if len(world.cast) > 4 else 0):
         scene = _sample(rng, world, category, outdoors)
-        if scene and world.allows(scene):
+        if scene and world.allows(scene) and world.stands_out(scene):
             return SceneSample(scene, category)
     raise DataError(
         f"the sprite pack has too few sprites for scenes (category {category!r})",
@@ -122,12 +121,6 @@ def caption_of(world: World, scene: Scene, category: str) -> str:
 def coloured_nouns(world: World) -> list[str]:
     """The nouns of the cast that can be recoloured."""
     return [noun for noun in COLOURED if noun in world.cast]
-
-
-def countable_nouns(world: World) -> list[str]:
-    """The nouns of the cast of which there may be several in a scene."""
-    # "two cherries" could mean one sprite of cherries or two of them.
-    return [noun for noun in world.cast if not is_plural(noun) and noun not in UNCOUNTED]
 
 
 def _sample(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
@@ -205,7 +198,7 @@ _CASTS: Mapping[str, Callable[[random.Random, World], list[Look]]] = {
 
 
 def _countable(rng: random.Random, world: World) -> str:
-    return sample_noun(rng, countable_nouns(world))
+    return sample_noun(rng, world.countable)
 
 
 def _style(rng: random.Random, world: World, category: str) -> str:

@@ -81,9 +81,12 @@ def sample_single(rng: random.Random, world: World, coloured: float) -> Single:
                 continue
             if not world.testing and not world.may_show(sprite, ground):
                 continue
-        if sprite.key in world.styles[style] and not _is_held_out_cell(world.names(sprite).name):
-            thing = Thing(sprite.key, style=style, mirror=mirrored(rng, world, sprite.key))
-            return Single(sprite, arrange(rng, [thing], ground), named and ground != "white")
+        if sprite.key not in world.styles[style] or _is_held_out_cell(world.names(sprite).name):
+            continue
+        thing = Thing(sprite.key, style=style, mirror=mirrored(rng, world, sprite.key))
+        scene = arrange(rng, [thing], ground)
+        if world.stands_out(scene):
+            return Single(sprite, scene, named)
 
 
 def open_ground(rng: random.Random) -> str:

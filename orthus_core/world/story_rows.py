@@ -197,7 +197,7 @@ def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | No
             continue
         sentence, actor, state = happening
         scene = scene_of_state(world, state)
-        if not scene_held_out(scene, world.nouns(scene)):
+        if world.stands_out(scene) and not scene_held_out(scene, world.nouns(scene)):
             return WorldPanel(sentence, scene, event, actor, state)
     return None
 

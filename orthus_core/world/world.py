@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 
 from orthus_core.world import cast
 from orthus_core.world.backdrops import COLOURS, PLAIN
-from orthus_core.world.scene import Scene, SceneImage
+from orthus_core.world.english import is_plural
+from orthus_core.world.scene import Scene, SceneImage, contrast
 from orthus_core.world.splits import scene_held_out, sprite_held_out, stable_share
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import NamedThing, Names, name_sprites
@@ -24,6 +25,8 @@ GROUNDS: dict[str, Colour] = {**PLAIN, "night": (30, 35, 85)}
 # Weight of things of the cast in random choices; the others have a weight of 1. Everything else is
 # about the cast, so a model should know its looks best.
 CAST_WEIGHT = 2
+# Least share of a thing, by area, whose colour differs clearly from the backdrop.
+LEAST_CONTRAST = 0.35
 
 
 class World:
@@ -43,6 +46,7 @@ class World:
             about.
         cast: First sprite of each thing that may appear in scenes, by noun, as far as this pack
             contains them.
+        countable: Nouns of the cast of which there may be several in a scene.
         styles: Packs by style.
     """
 
@@ -70,6 +74,10 @@ class World:
         self.cast = {
             noun: self.things[noun].sprites[0] for noun in cast.CAST if noun in self.things
         }
+        # "two cherries" could mean one sprite of cherries or two of them.
+        self.countable = [
+            noun for noun in self.cast if not is_plural(noun) and noun not in cast.UNCOUNTED
+        ]
         self.sprites = [sprite for thing in self.things.values() for sprite in thing.sprites]
         self.unseen = [sprite for sprite in pack if self._is_unseen(sprite)]
         self._chosen = [
@@ -104,6 +112,12 @@ class World:
     def scene_image(self, scene: Scene) -> SceneImage:
         """The picture of a scene."""
         return SceneImage(self.styles, scene)
+
+    def stands_out(self, scene: Scene) -> bool:
+        """Whether all things of a scene are easy to see on its backdrop; on white, all are."""
+        return scene.backdrop == "white" or all(
+            contrast(self.styles, thing, scene.backdrop) >= LEAST_CONTRAST for thing in scene.things
+        )
 
     def allows(self, scene: Scene) -> bool:
         """Whether this world may show a scene: in training if nothing in it is held out, in testing
