@@ -156,19 +156,18 @@ def make_edit(rng: random.Random, world: World, kind: str | None = None) -> Scen
 
 
 def place_for(scene: Scene) -> Place | None:
-    """The place of an added thing: as large as most things are if there is room, standing as high
-    as the first thing if it can, and close to it; None if there is no room.
+    """The place of an added thing: it stands as high as the first thing if there is room, is as
+    large as most things if it can, and is close to the first thing; None if there is no room.
     """
     first = scene.things[0]
 
-    def far_off(place: Place) -> tuple[int, float, int]:
-        off_floor = abs(place.y + place.side - first.y - first.side)
-        return off_floor, abs(place.x + place.side / 2 - first.centre[0]), -place.x
+    def fitness(place: Place) -> tuple[bool, int, int, float, int]:
+        lower = abs(place.y + place.side - first.y - first.side)
+        apart = abs(place.x + place.side / 2 - first.centre[0])
+        return lower > 0, -place.side, lower, apart, -place.x
 
-    for side in (SMALL, SMALL - STEP):
-        if free := free_places(scene, side):
-            return min(free, key=far_off)
-    return None
+    free = free_places(scene, SMALL) + free_places(scene, SMALL - STEP)
+    return min(free, key=fitness, default=None)
 
 
 def _in_style(world: World, edit: SceneEdit, style: str) -> SceneEdit:

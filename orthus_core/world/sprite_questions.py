@@ -139,9 +139,9 @@ def _background(rng: random.Random, world: World) -> PictureQuestion:
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "name": 0.5,
-    "group": 0.08,
-    "kind": 0.12,
+    "name": 0.48,
+    "group": 0.06,
+    "kind": 0.1,
     "colour": 0.06,
     "yes_or_no": 0.16,
     "background": 0.08,

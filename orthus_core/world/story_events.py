@@ -33,7 +33,7 @@ class StoryState:
         thing: Noun of the thing that one of them has, or "".
         holder: Noun of the actor who has it: the hero or the friend.
         last_sky: Sky that was seen last, for places without one.
-        looks: Number of the hero's sprite and of the friend's, among those of their nouns.
+        look: Number of the hero's sprite among those of its noun; all others have the first one.
         mirrored: Whether the hero is shown in a mirror.
     """
 
@@ -43,7 +43,7 @@ class StoryState:
     thing: str = ""
     holder: str = ""
     last_sky: str = "day"
-    looks: tuple[int, int] = (0, 0)
+    look: int = 0
     mirrored: bool = False
 
     @property
@@ -104,18 +104,18 @@ def scene_of_state(world: World, state: StoryState) -> Scene:
     place if there is no friend.
     """
 
-    def thing(noun: str, x: int, y: int, side: int = SIDE, look: int = 0) -> Thing:
-        variants = world.variants(noun)
-        return Thing(variants[look % len(variants)].key, x, y, side)
+    def thing(noun: str, x: int, y: int) -> Thing:
+        return Thing(world.cast[noun].key, x, y, SIDE)
 
-    hero = thing(state.hero, 0, UNITS - HERO_SIDE, HERO_SIDE, state.looks[0])
-    hero = replace(hero, mirror=state.mirrored and world.mirrors(hero.sprite))
+    key = world.variants(state.hero)[state.look].key
+    mirror = state.mirrored and world.mirrors(key)
+    hero = Thing(key, 0, UNITS - HERO_SIDE, HERO_SIDE, mirror=mirror)
     if not state.ground:
         return Scene(state.backdrop, (replace(hero, x=0, y=0, side=WHOLE),))
     things = [hero]
     right, low = UNITS - SIDE, UNITS - SIDE
     if state.friend:
-        things.append(thing(state.friend, right, low, look=state.looks[1]))
+        things.append(thing(state.friend, right, low))
     if state.thing and state.friend:
         above_hero = state.holder == state.hero
         x, y = ((HERO_SIDE - SIDE) // 2, 0) if above_hero else (right, low - SIDE)
@@ -202,9 +202,8 @@ def _meets(rng: random.Random, world: World, state: StoryState) -> EventOutcome 
     if state.friend:
         return None
     friend = _one_of(ACTORS, rng, world, but=state.hero)
-    looks = state.looks[0], rng.randrange(len(world.variants(friend)))
     told = rng.choice(MEETS).format(who=the(state.hero), a_friend=with_article(friend))
-    return EventOutcome(told, state.hero, replace(state, friend=friend, looks=looks))
+    return EventOutcome(told, state.hero, replace(state, friend=friend))
 
 
 def _finds(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
@@ -263,8 +262,7 @@ def _builds(rng: random.Random, world: World, state: StoryState) -> EventOutcome
     if state.ground != "snow" or state.friend or state.hero == "snowman":
         return None
     told = rng.choice(BUILDS_SNOWMAN).format(who=the(state.hero))
-    looks = state.looks[0], 0
-    return EventOutcome(told, state.hero, replace(state, friend="snowman", looks=looks))
+    return EventOutcome(told, state.hero, replace(state, friend="snowman"))
 
 
 def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
@@ -280,8 +278,7 @@ def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcom
     other = _one_of([actor for actor in ACTORS if actor != state.friend], rng, world, state.hero)
     holder = other if state.holder == state.hero else state.holder
     told = rng.choice(BECOMES).format(who=the(state.hero), a_hero=with_article(other))
-    looks = 0, state.looks[1]
-    return EventOutcome(told, state.hero, replace(state, hero=other, holder=holder, looks=looks))
+    return EventOutcome(told, state.hero, replace(state, hero=other, holder=holder, look=0))
 
 
 def _sky(sentences: tuple[str, ...], before: Iterable[str], after: str) -> StoryEvent:

@@ -136,7 +136,7 @@ def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str =
             hero,
             opens,
             last_sky=place_of(opens)[1] or "day",
-            looks=(rng.randrange(len(world.variants(hero))), 0),
+            look=rng.randrange(len(world.variants(hero))),
             mirrored=rng.random() < 0.5,
         )
         candidate = _continue(rng, world, _opening(rng, world, state), panels)

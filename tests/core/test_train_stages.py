@@ -315,21 +315,25 @@ def test_what_lies_over_covers_by_its_alpha():
         torch.testing.assert_close(composite_over(over, under), torch.full_like(under, wanted))
 
 
-def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn_alone(monkeypatch):
-    given = []
+def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn(monkeypatch):
+    shown: list[str] = []
+    load = SceneImage.load
 
-    class Remembered(SpritePictures):
-        def __init__(self, kept, apart):
-            given.append((kept, apart))
-            super().__init__(kept, apart)
+    def remember(picture: SceneImage, size: int):
+        shown.extend(thing.sprite for thing in picture.scene.things)
+        return load(picture, size)
 
-    monkeypatch.setattr("orthus_core.world.world_pictures.SpritePictures", Remembered)
-    pictures = WorldPictures(World.open(held_out=0.2), 16)
-    ((kept, apart),) = given
-    everything = len(kept) + len(apart)
-    assert 0.15 < len(apart) / everything < 0.25
-    drawn = {sprite.numpy().tobytes() for sprite in kept}
-    # A few pairs of sprites look alike at this size.
-    assert sum(sprite.numpy().tobytes() in drawn for sprite in apart) < 0.02 * len(apart)
-    assert len(pictures.any_M4hw) == len(kept), "nor among the sprites of any scene"
-    assert len(pictures.held_out_M3HW) == HELD_OUT_IMAGES
+    monkeypatch.setattr(SceneImage, "load", remember)
+    world = World.open(held_out=0.2)
+    pictures = WorldPictures(world, 16)
+    cast = {s.key for noun in world.cast for s in world.things[noun].sprites}
+    apart = set(shown[: HELD_OUT_IMAGES // 2])
+    assert not apart & cast and len(apart) > 80
+    assert set(shown[HELD_OUT_IMAGES // 2 :]) <= cast, "then scenes of the cast"
+    assert pictures.held_out_M3HW.shape == (HELD_OUT_IMAGES, 3, 16, 16)
+    shown.clear()
+    drawn_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
+    assert not apart & set(shown) and len(set(shown)) > 800
+    assert not cast - set(shown) and drawn_M3HW.shape == (1500, 3, 16, 16)
+    again_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn_M3HW, again_M3HW)
