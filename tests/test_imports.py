@@ -35,7 +35,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "wrong_content": {"errors"},
     "recipe": GROUND,
     "model": GROUND | {"recipe"},
-    "losses": GROUND | {"recipe", "model"},
+    "losses": GROUND | {"recipe", "model", "evaluation"},
     "data": GROUND | {"recipe", "model"},
     "samplers": GROUND | {"recipe", "model", "data"},
     "checkpoint": GROUND | {"recipe", "model", "data"},

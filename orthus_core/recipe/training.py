@@ -133,6 +133,12 @@ class AutoencoderLosses:
     perceptual: float = key(
         0.0, "distance in the vision encoder's own feature maps, as LPIPS measures it", minimum=0
     )
+    features: float = key(
+        0.0,
+        "the same distance in the feature maps of EfficientNet-Lite0, which the optional extra "
+        "`features` installs",
+        minimum=0,
+    )
     adversarial: float = key(
         0.0,
         "fooling the discriminator, times a factor that makes its gradient at the decoder's last "
@@ -148,6 +154,14 @@ class DiscriminatorRecipe:
     start: int = key(
         1000, "first step of the adversarial term and its training", unit="steps", minimum=0
     )
+    kind: Literal["hinge", "relativistic"] = key(
+        "hinge",
+        "hinge judges each picture alone; relativistic compares it with its original",
+    )
+    penalty: float = key(
+        0.0, "weight of its slope at real and at decoded pictures, every 8th step", minimum=0
+    )
+    augment: bool = key(False, "show it both pictures of a pair with the same random changes")
     channels: int = key(64, "channels of its first level, a multiple of 8", minimum=8)
     levels: int = key(3, "halvings; 1, 2 or 3 judge patches of 16, 34 or 70 pixels", minimum=1)
 
@@ -164,7 +178,13 @@ class AutoencoderRecipe:
     base_channels: int = key(32, "channels at full resolution", minimum=32)
     channel_multiplier: tuple[int, ...] = key(
         (2, 2, 2, 4, 4),
-        "channels of each level; at least 64 at full resolution keep colours",
+        "channels of each level",
+        minimum=1,
+    )
+    norm_num_groups: int = key(
+        32,
+        "groups of each group normalisation, a divisor of 32; a group needs several channels, or "
+        "colours are lost",
         minimum=1,
     )
     num_res_blocks: int = key(1, "residual blocks a level", minimum=1)
@@ -210,6 +230,8 @@ class AutoencoderRecipe:
     )
 
     def __post_init__(self) -> None:
+        if 32 % self.norm_num_groups:
+            raise ValueError(f"norm_num_groups {self.norm_num_groups} is no divisor of 32")
         if self.continuous_steps < self.linear_steps:
             raise ValueError(
                 f"continuous_steps {self.continuous_steps} end before linear_steps "

@@ -78,7 +78,7 @@ from orthus_core.train.state import (
 from orthus_core.user_files import user_path
 
 # What determines its first training, and the key of its number of steps.
-OF_AUTOENCODER = ("seed", "autoencoder", "data")
+OF_AUTOENCODER = ("seed", "autoencoder", "data.source", "data.held_out", "data.seed")
 AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
 

@@ -24,6 +24,7 @@ from orthus_core.device import is_out_of_memory
 from orthus_core.errors import OutputError, TrainingError, UnplacedError
 from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
+from orthus_core.recipe.schema import Key
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
 from orthus_core.user_files import user_path
@@ -61,11 +62,16 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
     taken = {
         key.name: key.default
         for key in keys(recipe)
-        if (key.path[0] in tables if tables else key.path[0] not in TELLING)
+        if (tables_hold(key, tables) if tables else key.path[0] not in TELLING)
         and key.name not in INDIFFERENT
         and key.default is not None
     }
     return json.loads(json.dumps(taken | more))  # converted as in a saved state
+
+
+def tables_hold(key: Key, tables: Sequence[str]) -> bool:
+    """Whether a key of a recipe is one of `tables`, or in one of them."""
+    return key.path[0] in tables or key.name in tables
 
 
 def rows_origin(identity: str) -> dict[str, str]:

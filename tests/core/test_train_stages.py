@@ -11,7 +11,15 @@ from orthus_core.errors import TrainingError
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
 from orthus_core.losses.picture_loss import PictureLoss, reconstruction
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.recipe.training import AutoencoderLosses, OptimRecipe, TemperatureRecipe
+from orthus_core.model.config import OrthusVQConfig
+from orthus_core.model.vision import OrthusVQ
+from orthus_core.recipe.training import (
+    AutoencoderLosses,
+    OptimRecipe,
+    PretrainRecipe,
+    TaskWeights,
+    TemperatureRecipe,
+)
 from orthus_core.train.autoencoder import (
     DecoderObjective,
     DiscreteAutoencoderStage,
@@ -25,8 +33,11 @@ from orthus_core.train.freeze import (
     text_fingerprint,
 )
 from orthus_core.train.optim import make_optimizers
+from orthus_core.train.pretrain import OF_AUTOENCODER
 from orthus_core.train.stages import temperature_at
+from orthus_core.train.state import origins
 from orthus_core.world.augment import composite_over, random_pictures, random_zoom
+from orthus_core.world.scene import SceneImage
 from orthus_core.world.world import World
 from orthus_core.world.world_pictures import SpritePictures, WorldPictures
 from tests.conftest import TINY_AUTOENCODER, make_tiny_model
@@ -337,3 +348,23 @@ def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn(monkeypatc
     assert not cast - set(shown) and drawn_M3HW.shape == (1500, 3, 16, 16)
     again_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
     assert torch.equal(drawn_M3HW, again_M3HW)
+
+
+def test_every_normalisation_has_the_groups_of_the_recipe():
+    vq = fresh_autoencoder(replace(SHAPE, norm_num_groups=8))
+    norms = [module for module in vq.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {8}
+    again = OrthusVQ(OrthusVQConfig(**vq.config.to_dict()))
+    assert again.decoder.norm_out.num_groups == again.encoder.norm_out.num_groups == 8
+    assert OrthusVQ(fresh_autoencoder(SHAPE).config).decoder.norm_out.num_groups == 32
+    with pytest.raises(ValueError, match="no divisor of 32"):
+        replace(SHAPE, norm_num_groups=12)
+
+
+def test_an_autoencoder_depends_on_no_mixture_of_rows():
+    recipe = PretrainRecipe(autoencoder=SHAPE)
+    other = replace(recipe, data=replace(recipe.data, tasks=TaskWeights(scene=3.0), rows=7))
+    assert origins(recipe, *OF_AUTOENCODER) == origins(other, *OF_AUTOENCODER)
+    for key, value in (("source", "elsewhere"), ("held_out", 0.25), ("seed", 9)):
+        other = replace(recipe, data=replace(recipe.data, **{key: value}))
+        assert origins(recipe, *OF_AUTOENCODER) != origins(other, *OF_AUTOENCODER)
