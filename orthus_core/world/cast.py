@@ -69,7 +69,6 @@ COLOURED: tuple[str, ...] = (
     "chair",
     "circle",
     "square",
-    "triangle",
     "gift",
     "star",
     "key",

@@ -56,7 +56,6 @@ OWN_COLOURS: Mapping[str, str] = {
     "apple": "red",
     "car": "red",
     "square": "red",
-    "triangle": "red",
     "cap": "blue",
     "balloon": "red",
     "book": "red",

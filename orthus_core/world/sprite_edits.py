@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
-from orthus_core.data.pictures import Picture
 from orthus_core.world.arrange import arrange
 from orthus_core.world.backdrops import is_place
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import UNITS
+from orthus_core.world.scene import UNITS, SceneImage
 from orthus_core.world.scene_edits import OWN_COLOURS
 from orthus_core.world.scenes import as_things, coloured_nouns
 from orthus_core.world.single_sprites import Single, open_ground, sample_single
@@ -50,9 +49,9 @@ class SpriteEdit(NamedTuple):
             same for every sprite and therefore never held out.
     """
 
-    before: Picture
+    before: SceneImage
     instruction: str
-    after: Picture
+    after: SceneImage
     cell: tuple[str, str, str] | None = None
 
 
@@ -70,6 +69,8 @@ def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
         candidate = KINDS[kind][0](rng, world)
+        if not all(world.stands_out(p.scene) for p in (candidate.before, candidate.after)):
+            continue
         if world.testing or candidate.cell is None or not edit_held_out(*candidate.cell):
             return candidate
 

@@ -134,7 +134,6 @@ old man, grandpa, grandfather
 old woman, grandma, grandmother
 king = person with crown
 princess
-prince
 astronaut, spaceman
 wizard, magician, mage = mage
 fairy
