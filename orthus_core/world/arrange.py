@@ -37,7 +37,7 @@ _LEFT, _RIGHT = 26, 38
 _LARGE, _SMALL = 48, 32
 
 
-class Place(NamedTuple):
+class Square(NamedTuple):
     """A free square of a scene: left and upper edge, and side."""
 
     x: int
@@ -97,14 +97,14 @@ def word_for_size(thing: Thing) -> str:
     return "large" if thing.side >= _LARGE else "small" if thing.side < _SMALL else ""
 
 
-def free_places(scene: Scene, side: int) -> list[Place]:
+def free_places(scene: Scene, side: int) -> list[Square]:
     """Squares on the raster where another thing overlaps nothing, in reading order.
 
     On a floor, they are those where it stands.
     """
     floor = has_floor(scene.backdrop)
     return [
-        Place(x, y, side)
+        Square(x, y, side)
         for y in range(0, UNITS - side + 1, STEP)
         if not floor or y + side >= _FAR
         for x in range(0, UNITS - side + 1, STEP)
@@ -112,16 +112,16 @@ def free_places(scene: Scene, side: int) -> list[Place]:
     ]
 
 
-def _single_place(rng: random.Random, floor: bool) -> Place:
+def _single_place(rng: random.Random, floor: bool) -> Square:
     if floor:
         side = _one_of(rng, _STANDING_SIDES)
         bottom = rng.choice([bottom for bottom in _STANDING if bottom >= side])
-        return Place(_on_raster(rng, 0, UNITS - side), bottom - side, side)
+        return Square(_on_raster(rng, 0, UNITS - side), bottom - side, side)
     side = _one_of(rng, _SINGLE_SIDES)
-    return Place(_on_raster(rng, 0, UNITS - side), _on_raster(rng, 0, UNITS - side), side)
+    return Square(_on_raster(rng, 0, UNITS - side), _on_raster(rng, 0, UNITS - side), side)
 
 
-def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Place]:
+def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Square]:
     first, second = _one_of(rng, _PAIR_SIDES)
     # Along the relation, the first one is at the lower coordinates, and the rest is a gap.
     at = _on_raster(rng, 0, UNITS - first - second)
@@ -132,13 +132,13 @@ def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Place]:
             ups = bottom - first, bottom - second
         else:
             ups = _across(rng, first, second)
-        places = [Place(at, ups[0], first), Place(then, ups[1], second)]
+        places = [Square(at, ups[0], first), Square(then, ups[1], second)]
     else:
         overs = _across(rng, first, second)
         if floor:
             # Only the lower one stands.
             at, then = 0, rng.choice([b for b in _STANDING if b >= first + second]) - second
-        places = [Place(overs[0], at, first), Place(overs[1], then, second)]
+        places = [Square(overs[0], at, first), Square(overs[1], then, second)]
     return places if relation in ("left of", "above") else places[::-1]
 
 
@@ -154,7 +154,7 @@ def _across(rng: random.Random, first: int, second: int) -> tuple[int, int]:
     return start, rng.choice(near)
 
 
-def _row_places(rng: random.Random, count: int, floor: bool) -> list[Place]:
+def _row_places(rng: random.Random, count: int, floor: bool) -> list[Square]:
     """Three or four things of one side in two rows."""
     upper = 2 if count == 4 else rng.choice((1, 2))
     side = _ROW_SIDE if floor else _one_of(rng, _GROUP_SIDES)
@@ -165,9 +165,9 @@ def _row_places(rng: random.Random, count: int, floor: bool) -> list[Place]:
     places = []
     for number, top in ((upper, tops[0]), (count - upper, tops[1])):
         at = _on_raster(rng, 0, UNITS - number * side)
-        places.append(Place(at, top, side))
+        places.append(Square(at, top, side))
         if number == 2:
-            places.append(Place(_on_raster(rng, at + side, UNITS - side), top, side))
+            places.append(Square(_on_raster(rng, at + side, UNITS - side), top, side))
     return rng.sample(places, count)
 
 

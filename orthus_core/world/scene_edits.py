@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
-from orthus_core.world.arrange import MOST_THINGS, Place, arrange, free_places
+from orthus_core.world.arrange import MOST_THINGS, Square, arrange, free_places
 from orthus_core.world.backdrops import (
     COLOURS,
     GRADIENTS,
@@ -154,13 +154,13 @@ def make_edit(rng: random.Random, world: World, kind: str | None = None) -> Scen
     )
 
 
-def place_for(scene: Scene) -> Place | None:
+def place_for(scene: Scene) -> Square | None:
     """The place of an added thing: it stands as high as the first thing if there is room, is as
     large as most things if it can, and is close to the first thing; None if there is no room.
     """
     first = scene.things[0]
 
-    def fitness(place: Place) -> tuple[bool, int, int, float, int]:
+    def fitness(place: Square) -> tuple[bool, int, int, float, int]:
         lower = abs(place.y + place.side - first.y - first.side)
         apart = abs(place.x + place.side / 2 - first.centre[0])
         return lower > 0, -place.side, lower, apart, -place.x
