@@ -25,7 +25,7 @@ from orthus_core.atomic_folder import staged_folder
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.data.document import Document
-from orthus_core.data.known_words import VOCABULARY, vocabulary_of
+from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
@@ -40,6 +40,7 @@ from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoen
 from orthus_core.train.batches import (
     RowSources,
     discrete_batch_builder,
+    listed_words,
     read_rows,
     row_encoder,
     training_rule,
@@ -189,6 +190,8 @@ def pretrain(
                 model.save_pretrained(staged)
                 processor(tokenizer, config).save_pretrained(staged)
                 (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
+                if listed := listed_words(recipe.data):
+                    (staged / WORDS).write_text(listed, encoding="utf-8")
                 save_recipe(recipe, staged / "recipe.json")
                 for name, text in record.items():
                     (staged / name).write_text(text)

@@ -21,7 +21,7 @@ from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
-from orthus_core.data.known_words import VOCABULARY
+from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
@@ -323,6 +323,8 @@ def run(
             files[METRICS] = (work / METRICS).read_text()
         if (words := opened.path / VOCABULARY).is_file():
             files[VOCABULARY] = words.read_text(encoding="utf-8")
+        if (words := opened.path / WORDS).is_file():
+            files[WORDS] = words.read_text(encoding="utf-8")
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
         save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)

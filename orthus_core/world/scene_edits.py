@@ -33,23 +33,50 @@ from orthus_core.world.scene import SMALL, STEP, UNITS, Scene, Thing
 from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, as_things, coloured_nouns
 from orthus_core.world.splits import edit_held_out, scene_held_out
 from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
+from orthus_core.world.wordings import Phrases, Wordings, place_words
 from orthus_core.world.world import World
 
-ADD = ("add {}",)
-REMOVE = ("remove {}",)
-REPLACE = ("replace {} with {}", "turn {} into {}")
-MOVE = ("move {} {}",)
-SWAP = ("swap {} and {}",)
-RECOLOUR = ("make {} {}", "change {} to {}")
-CLEAR_BACKGROUND = ("remove the background", "make the background white")
-SET_BACKGROUND = ("make the background {}", "change the background to {}")
-SKY_EDITS = {
-    "day": "make it day",
-    "sunset": "make it sunset",
-    "night": "make it night",
-    "rain": "make it rain",
+ADD = Phrases(
+    ("add {}", "add {} to the picture", "add {} too", "draw {} as well", "please add {}"),
+    ("include {} in the picture", "i want to add {}"),
+)
+REMOVE = Phrases(
+    ("remove {}", "delete {}", "take {} away", "erase {}", "remove {} from the picture"),
+    ("take away {}", "delete {} from the picture", "get rid of {}"),
+)
+REPLACE = Phrases(
+    ("replace {} with {}", "turn {} into {}", "change {} into {}", "replace {} by {}"),
+    ("make {} into {}", "exchange {} for {}"),
+)
+MOVE = Phrases(("move {} {}", "shift {} {}", "push {} {}"), ("i want {} moved {}",))
+SWAP = Phrases(("swap {} and {}", "switch {} and {}", "swap {} with {}"), ("exchange {} and {}",))
+RECOLOUR = Phrases(
+    ("make {} {}", "change {} to {}", "paint {} {}", "colour {} {}", "color {} {}"),
+    ("change the colour of {} to {}", "i want {} to be {}"),
+)
+CLEAR_BACKGROUND = Phrases(
+    (
+        "remove the background",
+        "make the background white",
+        "delete the background",
+        "white background",
+    ),
+    ("take the background away", "erase the background"),
+)
+SET_BACKGROUND = Phrases(
+    ("make the background {}", "change the background to {}", "set the background to {}"),
+    ("turn the background into {}", "i want the background to be {}"),
+)
+SET_SKY = Phrases(
+    ("make it {}", "change it to {}", "turn it into {}"), ("let it be {}", "i want it to be {}")
+)
+SKY_NOUNS = {"day": "day", "sunset": "sunset", "night": "night", "rain": "rain"}
+DIRECTIONS = {
+    "left": Phrases(("to the left", "left"), ("over to the left",)),
+    "right": Phrases(("to the right", "right"), ("over to the right",)),
+    "up": Phrases(("up", "to the top"), ("up to the top",)),
+    "down": Phrases(("down", "to the bottom"), ("down to the bottom",)),
 }
-DIRECTIONS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 
 # Things whose own colour is one of `HUES`: "make the star yellow" would change nothing.
 OWN_COLOURS: Mapping[str, str] = {
@@ -86,6 +113,10 @@ SKY_CHANCE = 0.3
 CLEAR_CHANCE = 0.15
 COLOUR_CHANCE = 0.3
 SWAP_CHANCE = 0.5
+# Share of background edits that say where to put the things.
+PUT_CHANCE = 0.4
+# Wordings of a place that are tried, as some name only a part of it.
+MOST_WORDINGS = 50
 
 
 class SceneEdit(NamedTuple):
@@ -203,14 +234,14 @@ def _add(rng: random.Random, world: World) -> SceneEdit | None:
     if place is None:
         return None
     new = replace(new, **place._asdict(), sprite=world.cast[nouns[-1]].key, mirror=False)
-    words = rng.choice(ADD).format(with_article(with_colour(nouns[-1], new.colour)))
+    words = ADD.choose(rng, world.wordings).format(with_article(with_colour(nouns[-1], new.colour)))
     return SceneEdit(before, words, before.plus(new), "add", nouns[-1], new.colour)
 
 
 def _remove(rng: random.Random, world: World) -> SceneEdit:
     nouns, before = _scene(rng, world, rng.choice((2, 2, 3)))
     which = rng.randrange(len(nouns))
-    words = rng.choice(REMOVE).format(the(nouns[which]))
+    words = REMOVE.choose(rng, world.wordings).format(the(nouns[which]))
     return SceneEdit(before, words, before.without(which), "remove", nouns[which])
 
 
@@ -223,7 +254,7 @@ def _replace(rng: random.Random, world: World) -> SceneEdit:
     new = replace(things[count], sprite=world.cast[other].key, mirror=False)
     after = before.with_thing(which, sprite=new.sprite, colour=new.colour, mirror=False)
     phrase = with_article(with_colour(other, new.colour))
-    words = rng.choice(REPLACE).format(the(nouns[which]), phrase)
+    words = REPLACE.choose(rng, world.wordings).format(the(nouns[which]), phrase)
     return SceneEdit(before, words, after, "replace", nouns[which], other)
 
 
@@ -244,7 +275,8 @@ def _move(rng: random.Random, world: World) -> SceneEdit | None:
     off = abs(moved.x - thing.x) + abs(moved.y - thing.y)
     if off < LEAST_MOVE or any(moved.overlaps(other) for other in rest.things):
         return None
-    words = rng.choice(MOVE).format(the(nouns[which]), DIRECTIONS[way])
+    said = DIRECTIONS[way].choose(rng, world.wordings)
+    words = MOVE.choose(rng, world.wordings).format(the(nouns[which]), said)
     return SceneEdit(
         before, words, before.with_thing(which, **ways[way]), "move", nouns[which], way
     )
@@ -260,7 +292,7 @@ def _swap(rng: random.Random, world: World) -> SceneEdit | None:
     after = before.with_thing(i, x=one.x, y=one.y).with_thing(j, x=other.x, y=other.y)
     if any(a.overlaps(b) for a, b in combinations(after.things, 2)):
         return None
-    words = rng.choice(SWAP).format(the(nouns[i]), the(nouns[j]))
+    words = SWAP.choose(rng, world.wordings).format(the(nouns[i]), the(nouns[j]))
     first, second = sorted((nouns[i], nouns[j]))
     return SceneEdit(before, words, after, "move", first, second)
 
@@ -286,7 +318,7 @@ def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
         return None
     painted = as_things(rng, world, [(noun, own)])
     before = arrange(rng, [*painted, *things], _backdrop(rng))
-    words = rng.choice(RECOLOUR).format(the(noun), colour)
+    words = RECOLOUR.choose(rng, world.wordings).format(the(noun), colour)
     return SceneEdit(before, words, before.with_thing(0, colour=colour), "recolour", noun, colour)
 
 
@@ -297,19 +329,31 @@ def _background(rng: random.Random, world: World) -> SceneEdit:
     if is_outdoors(shown) and rng.random() < SKY_CHANCE:
         ground, _ = place_of(shown)
         sky = rng.choice(list(SKY_WORDS))
-        backdrop, words = f"{ground} {sky}", SKY_EDITS[sky]
+        backdrop = f"{ground} {sky}"
+        words = SET_SKY.choose(rng, world.wordings).format(SKY_NOUNS[sky])
     elif shown != "white" and rng.random() < CLEAR_CHANCE:
-        backdrop, words = "white", rng.choice(CLEAR_BACKGROUND)
+        backdrop, words = "white", CLEAR_BACKGROUND.choose(rng, world.wordings)
     else:
         backdrop = rng.choice(PLACES if rng.random() < 0.5 else list(COLOURS))
-        way = rng.choice((*SET_BACKGROUND, f"{put} {place_phrase(backdrop)}"))
-        words = way.format(_backdrop_noun(backdrop))
+        if rng.random() < PUT_CHANCE:
+            words = f"{put} {_new_place(rng, backdrop, world.wordings)}"
+        else:
+            words = SET_BACKGROUND.choose(rng, world.wordings).format(_backdrop_noun(backdrop))
     # Things stay where they are, so they stand already if the new backdrop has a floor.
     before = replace(
         arrange(rng, things, backdrop if has_floor(backdrop) else shown), backdrop=shown
     )
     after = replace(before, backdrop=backdrop)
     return SceneEdit(before, words, after, "background", nouns[0], backdrop)
+
+
+def _new_place(rng: random.Random, backdrop: str, wordings: Wordings) -> str:
+    """A backdrop in random words that name all of it."""
+    for _ in range(MOST_WORDINGS):
+        words, asked = place_words(rng, backdrop, wordings)
+        if not words.startswith(",") and set(asked) >= set(backdrop.split()) - {"day"}:
+            return words
+    return place_phrase(backdrop)
 
 
 def _backdrop_noun(backdrop: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
@@ -20,6 +19,7 @@ from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.single_sprites import mirrored
 from orthus_core.world.wording import describe
+from orthus_core.world.wordings import prompt_of
 from orthus_core.world.world import World
 
 # Weights of the categories; all but "mixed" have GenEval's own names.
@@ -51,13 +51,6 @@ NAMED_CHANCE = 4 / 7
 # twenty is held out.
 MOST_TRIES = 10_000
 
-PHRASINGS: Mapping[str, float] = {
-    "{caption}": 0.8,
-    "a picture of {caption}": 0.1,
-    "draw {caption}": 0.1,
-}
-
-
 Look = tuple[str, str]
 """Noun and colour of a thing; "" for its own colour."""
 
@@ -70,17 +63,18 @@ class SceneSample(NamedTuple):
 
 
 def scene_picture(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption; then the scene that it describes. It may leave the backdrop open."""
+    """A prompt, which may leave the backdrop open; then a scene that fulfils it."""
     scene, category = sample_scene(rng, world)
-    # A single thing without a named place is a row of `text_to_image`.
-    named = category == "single_object" or rng.random() < NAMED_CHANCE
-    phrasing = rng.choices(list(PHRASINGS), list(PHRASINGS.values()))[0]
-    asked = scene if named else replace(scene, backdrop="white")
-    words = phrasing.format(caption=caption_of(world, asked, category))
-    style = scene.things[0].style
-    if style != "3d":
-        words = f"{words} in {style} style"
-    return turn("user", words) + turn("model", world.scene_image(scene))
+    asked = prompt_of(
+        rng,
+        scene,
+        world.nouns(scene),
+        relation=category not in SIDE_BY_SIDE,
+        # A single thing without a named place is a row of `text_to_image`.
+        place=category == "single_object" or rng.random() < NAMED_CHANCE,
+        wordings=world.wordings,
+    )
+    return turn("user", asked.text) + turn("model", world.scene_image(scene))
 
 
 def sample_scene(

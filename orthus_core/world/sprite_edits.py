@@ -16,6 +16,7 @@ from orthus_core.world.scene_edits import OWN_COLOURS
 from orthus_core.world.scenes import as_things, coloured_nouns
 from orthus_core.world.single_sprites import Single, open_ground, sample_single
 from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
+from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
 COLOURED_CHANCE = 0.3
@@ -24,18 +25,40 @@ CLEAR_CHANCE = 0.3
 # Share of recolourings that start from a recoloured thing.
 LAID_ON_CHANCE = 0.3
 
-SET_GROUND = (
-    "put it on {a} background",
-    "make the background {name}",
-    "change the background to {name}",
-    "{name} background",
+SET_GROUND = Phrases(
+    (
+        "put it on {a} background",
+        "make the background {name}",
+        "change the background to {name}",
+        "{name} background",
+        "set the background to {name}",
+    ),
+    ("i want the background to be {name}", "turn the background {name}"),
 )
-CLEAR_GROUND = ("remove the background", "make the background white", "put it on white")
-MIRROR = ("mirror it", "flip it", "flip it horizontally", "mirror the picture")
-TO_GREY = ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale")
-REPLACE = ("turn it into {}", "replace it with {}", "make it {}", "change it to {}")
-RECOLOUR = ("make it {}", "change its colour to {}")
-SET_STYLE = ("make it {}", "{} style", "draw it in {} style")
+CLEAR_GROUND = Phrases(
+    ("remove the background", "make the background white", "put it on white"),
+    ("take the background away", "erase the background"),
+)
+MIRROR = Phrases(
+    ("mirror it", "flip it", "flip it horizontally", "mirror the picture"),
+    ("flip the picture", "i want it mirrored"),
+)
+TO_GREY = Phrases(
+    ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale"),
+    ("take away the colours", "make the picture black and white"),
+)
+REPLACE = Phrases(
+    ("turn it into {}", "replace it with {}", "make it {}", "change it to {}"),
+    ("change it into {}", "i want {} instead"),
+)
+RECOLOUR = Phrases(
+    ("make it {}", "change its colour to {}", "paint it {}", "colour it {}", "color it {}"),
+    ("change the colour to {}", "i want it to be {}"),
+)
+SET_STYLE = Phrases(
+    ("make it {}", "{} style", "draw it in {} style"),
+    ("change it to {} style", "change the style to {}"),
+)
 
 
 class SpriteEdit(NamedTuple):
@@ -91,13 +114,15 @@ def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     noun = world.noun(single.sprite.key)
     if single.ground != "white" and not world.testing and rng.random() < CLEAR_CHANCE:
         after = single.on("white")
-        words = rng.choice(CLEAR_GROUND)
+        words = CLEAR_GROUND.choose(rng, world.wordings)
     else:
         # The resulting ground is the one that is held out, so a test starts on white.
         single = single.on("white") if world.testing else single
         colours = [c for c in world.colours(single.sprite) if c != single.ground]
         after = single.on(rng.choice(colours))
-        words = rng.choice(SET_GROUND).format(a=with_article(after.ground), name=after.ground)
+        words = SET_GROUND.choose(rng, world.wordings).format(
+            a=with_article(after.ground), name=after.ground
+        )
     cell = ("background", noun, after.ground)
     return SpriteEdit(single.picture(world), words, after.picture(world), cell)
 
@@ -106,12 +131,14 @@ def _mirror(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     # The whole picture is mirrored; its ground is the same in a mirror.
     thing = single.scene.things[0]
     mirrored = single.scene.with_thing(0, mirror=not thing.mirror, x=UNITS - thing.side - thing.x)
-    return SpriteEdit(single.picture(world), rng.choice(MIRROR), world.scene_image(mirrored))
+    return SpriteEdit(
+        single.picture(world), MIRROR.choose(rng, world.wordings), world.scene_image(mirrored)
+    )
 
 
 def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     grey = world.scene_image(single.scene.with_thing(0, grey=True))
-    return SpriteEdit(single.picture(world), rng.choice(TO_GREY), grey)
+    return SpriteEdit(single.picture(world), TO_GREY.choose(rng, world.wordings), grey)
 
 
 def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
@@ -124,7 +151,7 @@ def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
         )
         if allowed and world.may_show(sprite, single.ground) and world.noun(sprite.key) != noun:
             break
-    words = rng.choice(REPLACE).format(world.names(sprite).phrase)
+    words = REPLACE.choose(rng, world.wordings).format(world.names(sprite).phrase)
     cell = ("replace", noun, world.noun(sprite.key))
     after = world.scene_image(single.scene.with_thing(0, sprite=sprite.key, mirror=False))
     return SpriteEdit(single.picture(world), words, after, cell)
@@ -147,7 +174,7 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
         ]
         if after.style == style and others:
             before = world.scene_image(after.scene.with_thing(0, style=rng.choice(others)))
-            words = rng.choice(SET_STYLE).format(style)
+            words = SET_STYLE.choose(rng, world.wordings).format(style)
             return SpriteEdit(before, words, after.picture(world))
 
 
@@ -165,7 +192,7 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     while (ground := open_ground(rng)) in (colour, own):
         pass
     before = arrange(rng, as_things(rng, world, [(noun, own)]), ground)
-    words = rng.choice(RECOLOUR).format(colour)
+    words = RECOLOUR.choose(rng, world.wordings).format(colour)
     after = world.scene_image(before.with_thing(0, colour=colour))
     return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))
 

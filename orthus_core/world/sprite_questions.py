@@ -18,14 +18,34 @@ from orthus_core.world.scenes import coloured_nouns
 from orthus_core.world.single_sprites import mirrored, open_ground, sample_single
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.wording import place_phrase
+from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
-WHAT_IS_IT = ("What is this?", "Describe the picture.", "What do you see?")
-WHICH_GROUP = ("Which group is it from?", "Which group is this from?")
-WHICH_KIND = ("What kind of thing is it?", "What kind of thing is this?")
-WHICH_COLOUR = ("What colour is it?", "What color is it?")
-WHICH_GROUND = ("What colour is the background?", "What color is the background?")
-IS_IT = ("Is this {}?", "Is it {}?")
+WHAT_IS_IT = Phrases(
+    ("What is this?", "Describe the picture.", "What do you see?", "What is it?", "What's this?"),
+    ("Tell me what this is.", "What is shown here?"),
+)
+WHICH_GROUP = Phrases(
+    ("Which group is it from?", "Which group is this from?"), ("From which group is this?",)
+)
+WHICH_KIND = Phrases(
+    ("What kind of thing is it?", "What kind of thing is this?"), ("Which kind of thing is this?",)
+)
+WHICH_COLOUR = Phrases(
+    ("What colour is it?", "What color is it?", "Which colour is it?", "What colour is this?"),
+    ("Which color does it have?", "Tell me its colour."),
+)
+WHICH_GROUND = Phrases(
+    (
+        "What colour is the background?",
+        "What color is the background?",
+        "Which colour is the background?",
+    ),
+    ("Which color does the background have?", "Tell me the colour of the background."),
+)
+IS_IT = Phrases(
+    ("Is this {}?", "Is it {}?", "Does this show {}?"), ("Is {} what you see?", "Is that {}?")
+)
 
 COLOURED_CHANCE = 0.25
 # Answer for a sprite outside of the vocabulary.
@@ -82,7 +102,9 @@ def caption(world: World, sprite: Sprite, ground: str = "white") -> str:
 def _name(rng: random.Random, world: World) -> PictureQuestion:
     single = sample_single(rng, world, COLOURED_CHANCE)
     answer = caption(world, single.sprite, single.ground)
-    return PictureQuestion(single.picture(world), rng.choice(WHAT_IS_IT), answer, "name")
+    return PictureQuestion(
+        single.picture(world), WHAT_IS_IT.choose(rng, world.wordings), answer, "name"
+    )
 
 
 def _unseen(rng: random.Random, world: World) -> PictureQuestion:
@@ -92,19 +114,21 @@ def _unseen(rng: random.Random, world: World) -> PictureQuestion:
         pass
     scene = arrange(rng, [Thing(sprite.key, style=style)], open_ground(rng))
     return PictureQuestion(
-        world.scene_image(scene), rng.choice(WHAT_IS_IT), UNKNOWN_THING, "unseen"
+        world.scene_image(scene), WHAT_IS_IT.choose(rng, world.wordings), UNKNOWN_THING, "unseen"
     )
 
 
 def _group(rng: random.Random, world: World) -> PictureQuestion:
     sprite, picture = _to_be_grouped(rng, world)
-    return PictureQuestion(picture, rng.choice(WHICH_GROUP), GROUP_WORDS[sprite.group], "group")
+    return PictureQuestion(
+        picture, WHICH_GROUP.choose(rng, world.wordings), GROUP_WORDS[sprite.group], "group"
+    )
 
 
 def _kind(rng: random.Random, world: World) -> PictureQuestion:
     sprite, picture = _to_be_grouped(rng, world)
     return PictureQuestion(
-        picture, rng.choice(WHICH_KIND), KIND_OF_SUBGROUP[sprite.subgroup], "kind"
+        picture, WHICH_KIND.choose(rng, world.wordings), KIND_OF_SUBGROUP[sprite.subgroup], "kind"
     )
 
 
@@ -116,7 +140,7 @@ def _colour(rng: random.Random, world: World) -> PictureQuestion:
         scene = arrange(rng, [Thing(key, colour=colour, mirror=mirrored(rng, world, key))], ground)
         if ground != colour and world.allows(scene):
             return PictureQuestion(
-                world.scene_image(scene), rng.choice(WHICH_COLOUR), colour, "colour"
+                world.scene_image(scene), WHICH_COLOUR.choose(rng, world.wordings), colour, "colour"
             )
 
 
@@ -124,7 +148,7 @@ def _yes_or_no(rng: random.Random, world: World) -> PictureQuestion:
     single = sample_single(rng, world, COLOURED_CHANCE)
     is_true = rng.random() < 0.5
     guess = single.sprite if is_true else _wrong_guess(rng, world, single.sprite)
-    words = rng.choice(IS_IT).format(caption(world, guess))
+    words = IS_IT.choose(rng, world.wordings).format(caption(world, guess))
     return PictureQuestion(single.picture(world), words, "yes" if is_true else "no", "yes_or_no")
 
 
@@ -133,7 +157,7 @@ def _background(rng: random.Random, world: World) -> PictureQuestion:
     while is_place(single.ground):
         single = sample_single(rng, world, COLOURED_CHANCE)
     return PictureQuestion(
-        single.picture(world), rng.choice(WHICH_GROUND), single.ground, "background"
+        single.picture(world), WHICH_GROUND.choose(rng, world.wordings), single.ground, "background"
     )
 
 

@@ -27,9 +27,10 @@ _PLURALS = {
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun: "dogs", "cherries", "boxes"."""
-    if noun in _PLURALS:
-        return _PLURALS[noun]
+    """The plural of a noun: "dogs", "cherries", "boxes", "blue fish"."""
+    *before, last = noun.split(" ")
+    if last in _PLURALS:
+        return " ".join((*before, _PLURALS[last]))
     if is_plural(noun):
         return noun
     if noun.endswith("y") and noun[-2] not in "aeiou":

@@ -19,6 +19,7 @@ from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import NamedThing, Names, name_sprites
 from orthus_core.world.sprites import Colour, Sprite, SpritePack, starter_packs
 from orthus_core.world.vocabulary import is_passed_over
+from orthus_core.world.wordings import Wordings
 
 GROUNDS: dict[str, Colour] = {**PLAIN, "night": (30, 35, 85)}
 
@@ -37,6 +38,7 @@ class World:
         styles: Packs of the same things in other styles, by style.
         held_out: Fraction of the pairs of thing and coloured ground that training never shows.
         testing: Whether to show only what is held out, rather than only the rest.
+        wordings: Which wordings prompts, questions and instructions have.
 
     Attributes:
         things: Things of the vocabulary, by plain name.
@@ -57,11 +59,13 @@ class World:
         styles: Mapping[str, SpritePack] | None = None,
         held_out: float = 0.05,
         testing: bool = False,
+        wordings: Wordings = "trained",
     ) -> None:
         self.pack = pack
         self.styles = {**(styles or {}), "3d": pack}
         self.held_out = held_out
         self.testing = testing
+        self.wordings: Wordings = wordings
         self.things: dict[str, NamedThing] = name_sprites(pack)
         self._thing_of = {
             sprite.key: thing for thing in self.things.values() for sprite in thing.sprites
@@ -88,10 +92,12 @@ class World:
         self._of_subgroup = _group_by((s.subgroup, s) for s in self.sprites)
 
     @classmethod
-    def open(cls, *, held_out: float = 0.05, testing: bool = False) -> World:
+    def open(
+        cls, *, held_out: float = 0.05, testing: bool = False, wordings: Wordings = "trained"
+    ) -> World:
         """The world of the bundled sprites, in all their styles."""
         packs = starter_packs()
-        return cls(packs["3d"], styles=packs, held_out=held_out, testing=testing)
+        return cls(packs["3d"], styles=packs, held_out=held_out, testing=testing, wordings=wordings)
 
     def _is_unseen(self, sprite: Sprite) -> bool:
         if sprite.key in self._thing_of or sprite.skin or sprite.gender:

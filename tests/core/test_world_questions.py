@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -14,10 +15,18 @@ from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
 from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.english import the, with_article
 from orthus_core.world.scene import Scene, SceneImage, Thing
-from orthus_core.world.scene_questions import SPLITS, ask_scene, pope_questions, scene_question
+from orthus_core.world.scene_questions import (
+    HOW_MANY,
+    IS_THERE,
+    SPLITS,
+    ask_scene,
+    pope_questions,
+    scene_question,
+)
 from orthus_core.world.scenes import sample_scene
 from orthus_core.world.sprite_questions import PictureQuestion, ask_single, caption, question
 from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
+from orthus_core.world.wordings import RELATION_PHRASES, Phrases
 from orthus_core.world.world import World
 
 
@@ -36,6 +45,11 @@ def nouns_of(world: World, asked: PictureQuestion) -> list[str]:
     return world.nouns(asked.picture.scene)
 
 
+def said(table: Phrases, *fills: str, **named: str) -> set[str]:
+    """A question in every trained wording."""
+    return {phrase.format(*fills, **named) for phrase in table.trained}
+
+
 @pytest.mark.parametrize("kind", ["name", "group", "kind", "background", "yes_or_no"])
 def test_a_question_about_a_sprite_has_its_one_right_answer(world: World, kind: str):
     for asked in asked_of_sprites(world, kind):
@@ -49,7 +63,7 @@ def test_a_question_about_a_sprite_has_its_one_right_answer(world: World, kind: 
             "background": ground,
             "yes_or_no": "no",
         }[kind]
-        if asked.question in (f"Is {it} {caption(world, sprite)}?" for it in ("this", "it")):
+        if asked.question in said(sprite_questions.IS_IT, caption(world, sprite)):
             right = "yes"
         assert asked.answer == right
 
@@ -93,7 +107,7 @@ def test_descriptions_counts_and_colours_are_those_of_the_record(world: World):
     counts = set()
     for asked in asked_of_scenes(world, "count"):
         nouns = nouns_of(world, asked)
-        (noun,) = (n for n in set(nouns) if asked.question == f"How many {plural(n)} are there?")
+        (noun,) = (n for n in set(nouns) if asked.question in said(HOW_MANY, plural(n)))
         assert asked.answer == NUMBERS[nouns.count(noun)]
         counts.add(asked.answer)
     assert counts == {"one", "two", "three", "four"}
@@ -113,7 +127,7 @@ def test_what_cannot_be_counted_is_never_counted(world: World, monkeypatch):
     scenes = [of("grapes", "scissors"), of("grapes"), of("grapes", "cat", "cat")]
     monkeypatch.setattr(scene_questions, "sample_scene", lambda *_, **__: (scenes.pop(0), "mixed"))
     asked = ask_scene(random.Random(0), world, "count")
-    assert (asked.question, asked.answer) == ("How many cats are there?", "two")
+    assert asked.question in said(HOW_MANY, "cats") and asked.answer == "two"
     assert not scenes
 
 
@@ -127,10 +141,15 @@ def test_where_and_which_are_each_others_answers(world: World):
                 noun, to = world.noun(thing.sprite), the(world.noun(other.sprite))
                 relation = relation_between(thing, other)
                 if kind == "where":
-                    told |= {(f"Where {be} {the(noun)}?", f"{relation} {to}") for be in _BE}
+                    for be in ("is", "are"):
+                        asks = said(scene_questions.WHERE, the=the(noun), **{"is": be})
+                        told |= {(ask, f"{relation} {to}") for ask in asks}
                 else:
                     phrase = with_article(with_colour(noun, thing.colour))
-                    told.add((f"What is {relation} {to}?", phrase))
+                    ends = [way for way in RELATION_PHRASES[relation].trained if _ENDS(way)]
+                    places = [way.removeprefix("{a} ").format(b=to) for way in ends]
+                    asks = {q for p in places for q in said(scene_questions.WHAT_IS, place=p)}
+                    told |= {(ask, phrase) for ask in asks}
             assert relation and (asked.question, asked.answer) in told
 
 
@@ -149,8 +168,11 @@ def test_half_of_what_is_asked_for_is_there(world: World, split: str):
         scene, _ = sample_scene(rng, world)
         present = set(world.nouns(scene))
         for asked in pope_questions(rng, world, scene, split, pairs=2):
-            (noun,) = (
-                n for n in world.cast if asked.question.endswith(f"there {with_article(n)}?")
+            noun, *_ = (
+                n
+                for n in world.cast
+                for be in ("Is", "Are")
+                if asked.question in said(IS_THERE, a=with_article(n), Is=be)
             )
             assert asked.answer == ("yes" if noun in present else "no")
             assert asked.kind == f"pope_{split}"
@@ -189,4 +211,4 @@ def test_a_row_is_the_picture_and_the_question_then_the_answer(world: World, mak
     ]
 
 
-_BE = ("is", "are")
+_ENDS = re.compile(r"\{a\} (?!and ).* \{b\}$").match
