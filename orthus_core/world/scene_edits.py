@@ -31,7 +31,7 @@ from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SMALL, STEP, UNITS, Scene, Thing
 from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, as_things, coloured_nouns
-from orthus_core.world.splits import edit_held_out, scene_held_out
+from orthus_core.world.splits import edit_held_out
 from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
 from orthus_core.world.wordings import Phrases, Wordings, place_words
 from orthus_core.world.world import World
@@ -220,9 +220,9 @@ def _fits(world: World, edit: SceneEdit) -> bool:
         return False
     if not all(world.stands_out(scene) for scene in scenes):
         return False
-    if scene_held_out(edit.before, world.nouns(edit.before)):
+    if world.holds_out(edit.before):
         return False
-    held_out = edit_held_out(*edit.cell) or scene_held_out(edit.after, world.nouns(edit.after))
+    held_out = edit_held_out(*edit.cell) or world.holds_out(edit.after)
     return held_out == world.testing
 
 

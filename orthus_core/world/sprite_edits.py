@@ -189,9 +189,11 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     own = rng.choice(laid_on) if rng.random() < LAID_ON_CHANCE else ""
     if not own and OWN_COLOURS.get(noun) == colour:
         own = rng.choice(laid_on)
-    while (ground := open_ground(rng)) in (colour, own):
-        pass
-    before = arrange(rng, as_things(rng, world, [(noun, own)]), ground)
+    things = as_things(rng, world, [(noun, own)])
+    while True:
+        before = arrange(rng, things, open_ground(rng))
+        if before.backdrop not in (colour, own) and not world.holds_out(before):
+            break
     words = RECOLOUR.choose(rng, world.wordings).format(colour)
     after = world.scene_image(before.with_thing(0, colour=colour))
     return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))

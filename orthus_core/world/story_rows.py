@@ -100,7 +100,9 @@ def story(rng: random.Random, world: World) -> tuple[Segment, ...]:
         opening, *panels = make_story(rng, world, panel_count + 1).panels
         words = [] if rng.random() < WORDLESS_CHANCE else [opening.text]
         user = turn(
-            "user", world.scene_image(_vary_opening(rng, opening)), " ".join([*words, CONTINUE])
+            "user",
+            world.scene_image(_vary_opening(rng, world, opening)),
+            " ".join([*words, CONTINUE]),
         )
     elif rng.random() < OPENING_CHANCE:
         opening, *panels = make_story(rng, world, panel_count + 1).panels
@@ -159,15 +161,15 @@ def _opening(rng: random.Random, world: World, state: StoryState) -> WorldPanel:
     return WorldPanel(f"{words}.", scene_of_state(world, state), "", state.hero, state)
 
 
-def _vary_opening(rng: random.Random, opening: WorldPanel) -> Scene:
+def _vary_opening(rng: random.Random, world: World, opening: WorldPanel) -> Scene:
     """The opening scene as a user may draw it: the hero at any place, and on any plain ground
     before the story has reached a place.
     """
-    backdrop = opening.scene.backdrop
-    if not is_place(backdrop):
-        while is_place(backdrop := open_ground(rng)):
-            pass
-    return arrange(rng, opening.scene.things, backdrop)
+    while True:
+        backdrop = opening.scene.backdrop if opening.state.ground else open_ground(rng)
+        scene = arrange(rng, opening.scene.things, backdrop)
+        if is_place(backdrop) == bool(opening.state.ground) and not world.holds_out(scene):
+            return scene
 
 
 def _continue(

@@ -19,10 +19,13 @@ NUMBERS = ("no", "one", "two", "three", "four")
 _PLURALS = {
     "fish": "fish",
     "knife": "knives",
+    "man": "men",
     "mouse": "mice",
     "sheep": "sheep",
     "snowman": "snowmen",
+    "tomato": "tomatoes",
     "wolf": "wolves",
+    "woman": "women",
 }
 
 

@@ -167,7 +167,7 @@ GROUND_PHRASES: Mapping[str, Phrases] = {
         ("inside a room", "in a living room", "inside the house"),
     ),
     "sea": Phrases(
-        ("in the sea", "in the water", "underwater", "under water", "in the ocean"),
+        ("in the sea", "in the water", "underwater", "in the ocean"),
         ("in water", "at the bottom of the sea", "deep in the sea"),
     ),
     "space": Phrases(

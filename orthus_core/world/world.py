@@ -129,7 +129,17 @@ class World:
         """Whether this world may show a scene: in training if nothing in it is held out, in testing
         if something is.
         """
-        return scene_held_out(scene, self.nouns(scene)) == self.testing
+        return self.holds_out(scene) == self.testing
+
+    def holds_out(self, scene: Scene) -> bool:
+        """Whether anything in a scene is held out: what `scene_held_out` says, or the colour behind
+        a single thing.
+        """
+        if scene_held_out(scene, self.nouns(scene)):
+            return True
+        if len(scene.things) != 1 or scene.things[0].colour or scene.backdrop not in COLOURS:
+            return False
+        return self.is_held_out(self.pack[scene.things[0].sprite], scene.backdrop)
 
     def names(self, sprite: Sprite) -> Names:
         """The names of a sprite's thing; Unicode's label outside of the vocabulary."""

@@ -31,7 +31,6 @@ from orthus_core.world.scene_edits import (
 from orthus_core.world.splits import (
     colour_held_out,
     edit_held_out,
-    scene_held_out,
     style_held_out,
 )
 from orthus_core.world.sprite_edits import SpriteEdit, make_single_edit
@@ -129,8 +128,8 @@ def test_training_never_makes_a_held_out_edit_and_a_test_always_does(
 ):
     here = testing_world if testing else world
     for made in edits(here, kind, 25 if testing else 150):
-        assert not scene_held_out(made.before, here.nouns(made.before))
-        ends_held_out = scene_held_out(made.after, here.nouns(made.after))
+        assert not here.holds_out(made.before)
+        ends_held_out = here.holds_out(made.after)
         assert (edit_held_out(*made.cell) or ends_held_out) == testing
 
 
