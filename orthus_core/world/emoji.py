@@ -6,8 +6,7 @@ and headers.
 
 Pictures, one source for each style: Fluent Emoji 3D, Microsoft (MIT), from the npm package
 `@lobehub/fluent-emoji-3d`; Fluent Emoji Flat, Microsoft (MIT), from the npm package
-`@iconify-json/fluent-emoji-flat`; Noto Emoji, Google (Apache-2.0), from `@iconify-json/noto`. The
-last two are SVG drawings, which the optional package `resvg-py` renders.
+`@iconify-json/fluent-emoji-flat`, whose SVG drawings the optional package `resvg-py` renders.
 Names: the npm package `emojibase-data` (MIT), whose English words are Unicode CLDR's (Unicode
 License v3).
 """

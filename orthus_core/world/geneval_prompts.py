@@ -13,7 +13,6 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange, relation_between
-from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.scenes import SIDE_BY_SIDE, caption_of, coloured_nouns
@@ -93,9 +92,9 @@ def _cells(world: World, tag: str) -> list[_Cell]:
     if tag == "counting":
         return [
             _Cell(((noun, ""),) * count)
-            for noun in world.cast
+            for noun in world.countable
             for count in range(2, MOST_THINGS + 1)
-            if count_held_out(noun, count) and not is_plural(noun)
+            if count_held_out(noun, count)
         ]
     coloured = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
     if tag == "colors":

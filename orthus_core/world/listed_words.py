@@ -61,8 +61,6 @@ _FILLS_OF: dict[str, tuple[str, ...]] = {
     "SET_BACKGROUND": ("blue",),
     "SET_SKY": ("night",),
     "SET_STYLE": ("flat",),
-    "SET_TONE": ("dark",),
-    "SET_GENDER": ("woman",),
     "HOW_MANY": ("dogs",),
     "IS_IT": ("a dog",),
 }
@@ -80,14 +78,13 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
         every_wording: Whether it was trained on all wordings, rather than on the first of each.
     """
     things: dict[str, list[dict[str, object]]] = {}
-    cast = {sprite.key: noun for noun, sprite in world.cast.items()}
-    shown = [sprite for sprite in world.sprites if not sprite.skin]
-    tagged = Counter(tag for sprite in shown for tag in set(sprite.tags))
+    shown = [(thing.names.name, thing.sprites[0]) for thing in world.things.values()]
+    tagged = Counter(tag for _, sprite in shown for tag in set(sprite.tags))
     order = [*GROUP_WORDS]
-    for sprite in sorted(shown, key=lambda s: order.index(s.group) if s.group in order else 99):
+    for name, sprite in sorted(shown, key=lambda each: order.index(each[1].group)):
         tags = [tag for tag in sprite.tags if tagged[tag] <= MOST_TAGGED]
-        entry = _entry(world, sprite, cast.get(sprite.key, ""), tags)
-        things.setdefault(GROUP_WORDS.get(sprite.group, "other"), []).append(entry)
+        entry = _entry(world, sprite, name if name in world.cast else "", tags)
+        things.setdefault(GROUP_WORDS[sprite.group], []).append(entry)
 
     def said(table: Phrases) -> list[str]:
         return list(table.trained if every_wording else table.trained[:1])

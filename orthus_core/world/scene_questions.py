@@ -141,7 +141,7 @@ def _count(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
 
 def _countable(world: World, scene: Scene) -> list[str]:
     """The nouns whose things can be counted; a sprite of grapes has no definite number of them."""
-    return [noun for noun in dict.fromkeys(world.nouns(scene)) if not is_plural(noun)]
+    return [noun for noun in dict.fromkeys(world.nouns(scene)) if noun in world.countable]
 
 
 def _colour(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:

@@ -17,7 +17,6 @@ PHRASINGS: dict[str, float] = {
     "an emoji of {a_name}": 0.06,
     "{a_styled_name}": 0.05,
     "{name}, {tags}": 0.08,
-    "{hint}": 0.03,
 }
 # Share of the prompts for another style that name it before the thing: "a flat dog".
 STYLE_FIRST_CHANCE = 0.5
@@ -29,13 +28,14 @@ MOST_TAGS = 2
 
 
 def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption; then its picture. About one caption in eight asks for a coloured ground."""
+    """A caption; then its picture. About one caption in eight asks for a coloured ground; the
+    others leave the ground open.
+    """
     single = sample_single(rng, world, COLOURED_CHANCE)
-    sprite, style, ground = single
+    sprite, style, ground = single.sprite, single.style, single.ground
     name, *others = caption_names(world, sprite)
     if others and rng.random() >= PLAIN_NAME_CHANCE:
         name = rng.choice(others)
-    hints = world.names(sprite).hints
     style_first = style != "3d" and rng.random() < STYLE_FIRST_CHANCE
     phrasings = {"{a_styled_name}": 1.0} if style_first else PHRASINGS
     if style != "3d" and not style_first:
@@ -46,11 +46,10 @@ def text_to_image(rng: random.Random, world: World) -> tuple[Segment, ...]:
         style=style,
         a_styled_name=with_article(f"{style} {name}"),
         tags=", ".join(rng.sample(sprite.tags, min(MOST_TAGS, len(sprite.tags)))) or "emoji",
-        hint=rng.choice(hints) if hints else name,
     )
-    if ground != "white":
+    if single.named:
         words, _ = place_words(rng, ground, world.wordings)
         caption = f"{caption}{words}" if words.startswith(",") else f"{caption} {words}"
     named = "3d" if style_first else style
-    said = requested(rng, caption, named, ground != "white", world.wordings)
+    said = requested(rng, caption, named, single.named, world.wordings)
     return turn("user", said) + turn("model", single.picture(world))

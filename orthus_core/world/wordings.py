@@ -167,8 +167,8 @@ GROUND_PHRASES: Mapping[str, Phrases] = {
         ("inside a room", "in a living room", "inside the house"),
     ),
     "sea": Phrases(
-        ("in the sea", "under water", "in the water", "in the ocean"),
-        ("in water", "under the ocean", "in the blue sea"),
+        ("in the sea", "in the water", "underwater", "in the ocean"),
+        ("in water", "at the bottom of the sea", "deep in the sea"),
     ),
     "space": Phrases(
         ("in outer space", "in the universe", "among the stars"),

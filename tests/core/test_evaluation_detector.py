@@ -67,7 +67,7 @@ def test_blur_and_noise_of_an_autoencoder_change_nothing(world, detector):
     kernel = (gauss[:, None] * gauss / gauss.sum() ** 2).expand(3, 1, 7, 7)
     random_numbers = torch.Generator().manual_seed(0)
     for scene in scenes(world, 12):
-        picture = seen(world, scene)
+        picture = seen(world, scene, 128)
         blurred = F.conv2d(F.pad(picture[None], (3,) * 4, mode="replicate"), kernel, groups=3)[0]
         blurred += 0.02 * torch.randn(blurred.shape, generator=random_numbers)
         assert placed(detector.find(blurred.clamp(0, 1))) == true_of(world, detector, scene), scene

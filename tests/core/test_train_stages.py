@@ -37,6 +37,7 @@ from orthus_core.train.pretrain import OF_AUTOENCODER
 from orthus_core.train.stages import temperature_at
 from orthus_core.train.state import origins
 from orthus_core.world.augment import composite_over, random_pictures, random_zoom
+from orthus_core.world.scene import SceneImage
 from orthus_core.world.world import World
 from orthus_core.world.world_pictures import SpritePictures, WorldPictures
 from tests.conftest import TINY_AUTOENCODER, make_tiny_model
@@ -325,41 +326,28 @@ def test_what_lies_over_covers_by_its_alpha():
         torch.testing.assert_close(composite_over(over, under), torch.full_like(under, wanted))
 
 
-def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn_alone(monkeypatch):
-    given = []
+def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn(monkeypatch):
+    shown: list[str] = []
+    load = SceneImage.load
 
-    class Remembered(SpritePictures):
-        def __init__(self, kept, apart):
-            given.append((kept, apart))
-            super().__init__(kept, apart)
+    def remember(picture: SceneImage, size: int):
+        shown.extend(thing.sprite for thing in picture.scene.things)
+        return load(picture, size)
 
-    monkeypatch.setattr("orthus_core.world.world_pictures.SpritePictures", Remembered)
-    pictures = WorldPictures(World.open(held_out=0.2), 16)
-    ((kept, apart),) = given
-    everything = len(kept) + len(apart)
-    assert 0.15 < len(apart) / everything < 0.25
-    drawn = {sprite.numpy().tobytes() for sprite in kept}
-    # A few pairs of sprites look alike at this size.
-    assert sum(sprite.numpy().tobytes() in drawn for sprite in apart) < 0.02 * len(apart)
-    assert len(pictures.any_M4HW) == len(kept), "nor among the sprites of any scene"
-    assert len(pictures.held_out_M3HW) == HELD_OUT_IMAGES
-
-
-def test_things_of_a_scene_are_whole_on_the_raster_and_of_many_sizes(monkeypatch):
-    pictures = WorldPictures(World.open(held_out=0.2), 64)
-    pictures.backdrops_B3HW = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    solid_M4HW = torch.full((1, 4, 64, 64), 255, dtype=torch.uint8)
-    monkeypatch.setattr("orthus_core.world.world_pictures.MOST_THINGS", 1)
-    scenes_MHW = pictures._scenes(solid_M4HW, 60, torch.Generator().manual_seed(0))[:, 0] > 0
-    boxes = set()
-    for scene_HW in scenes_MHW:
-        rows, columns = scene_HW.any(1).nonzero(), scene_HW.any(0).nonzero()
-        boxes.add((int(rows[0]), int(columns[0]), len(rows), len(columns)))
-        assert int(scene_HW.sum()) == len(rows) * len(columns), "a whole square"
-    assert all(height == width for *_, height, width in boxes)
-    assert {side for *_, side in boxes} == {24, 32, 40, 48, 56}
-    assert {place % 8 for top, left, *_ in boxes for place in (top, left)} == {0}
-    assert len(boxes) > 30
+    monkeypatch.setattr(SceneImage, "load", remember)
+    world = World.open(held_out=0.2)
+    pictures = WorldPictures(world, 16)
+    cast = {s.key for noun in world.cast for s in world.things[noun].sprites}
+    apart = set(shown[: HELD_OUT_IMAGES // 2])
+    assert not apart & cast and len(apart) > 80
+    assert set(shown[HELD_OUT_IMAGES // 2 :]) <= cast, "then scenes of the cast"
+    assert pictures.held_out_M3HW.shape == (HELD_OUT_IMAGES, 3, 16, 16)
+    shown.clear()
+    drawn_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
+    assert not apart & set(shown) and len(set(shown)) > 800
+    assert not cast - set(shown) and drawn_M3HW.shape == (1500, 3, 16, 16)
+    again_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn_M3HW, again_M3HW)
 
 
 def test_every_normalisation_has_the_groups_of_the_recipe():

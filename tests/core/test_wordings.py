@@ -54,7 +54,7 @@ GROUND_OF = {
     r"\b(autumn|fall)\b": "autumn",
     r"\b(city|street|town)\b": "city",
     r"\b(room|inside|indoors|home|house)\b": "room",
-    r"\b(?<!by the )(?<!at the )(sea|ocean|water)\b": "sea",
+    r"\b(?<!by the )(?<!at the )(sea|ocean|water|underwater)\b": "sea",
     r"\b(space|universe|stars)\b": "space",
     r"\bdesert\b": "desert",
     r"\b(forest|woods?)\b": "forest",

@@ -24,11 +24,10 @@ from orthus_core.world.scene_questions import (
     scene_question,
 )
 from orthus_core.world.scenes import sample_scene
-from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_questions import PictureQuestion, ask_single, caption, question
 from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
 from orthus_core.world.wordings import RELATION_PHRASES, Phrases
-from orthus_core.world.world import GROUNDS, World
+from orthus_core.world.world import World
 
 
 def asked_of_sprites(world: World, kind: str, count: int = 150) -> list[PictureQuestion]:
@@ -54,9 +53,9 @@ def said(table: Phrases, *fills: str, **named: str) -> set[str]:
 @pytest.mark.parametrize("kind", ["name", "group", "kind", "background", "yes_or_no"])
 def test_a_question_about_a_sprite_has_its_one_right_answer(world: World, kind: str):
     for asked in asked_of_sprites(world, kind):
-        assert isinstance(asked.picture, SpriteImage) and asked.kind == kind
-        sprite = world.pack[asked.picture.sprite]
-        ground = next(n for n, colour in GROUNDS.items() if colour == asked.picture.background)
+        assert isinstance(asked.picture, SceneImage) and asked.kind == kind
+        (thing,) = asked.picture.scene.things
+        sprite, ground = world.pack[thing.sprite], asked.picture.scene.backdrop
         right = {
             "name": caption(world, sprite, ground),
             "group": GROUP_WORDS[sprite.group],
@@ -82,16 +81,23 @@ def test_a_thing_of_the_cast_is_called_alike_alone_and_in_scenes(world: World):
     assert caption(world, car, "blue") == "a car on a blue background"
 
 
-@pytest.mark.parametrize("kind", ["group", "kind"])
-def test_whole_unseen_sprites_are_asked_about_by_group_and_kind_alone(
-    world: World, testing_world: World, kind: str
-):
-    def sprites(of: World, kind: str) -> list[bool]:
-        pictures = [asked.picture for asked in asked_of_sprites(of, kind)]
-        return [of.pack[p.sprite] in of.unseen for p in pictures if isinstance(p, SpriteImage)]
+def test_what_is_outside_of_the_vocabulary_is_something_unknown(world: World, testing_world: World):
+    for of in (world, testing_world):
+        shown = set()
+        for asked in asked_of_sprites(of, "unseen"):
+            assert isinstance(asked.picture, SceneImage)
+            (thing,) = asked.picture.scene.things
+            assert of.pack[thing.sprite] in of.unseen
+            assert (asked.answer, asked.kind) == ("something I do not know", "unseen")
+            shown.add((thing.style, asked.picture.scene.backdrop))
+        assert {style for style, _ in shown} == set(of.styles) and len(shown) > 20
 
-    assert all(sprites(testing_world, kind))
-    assert not any(sprites(world, kind)) and not any(sprites(testing_world, "name"))
+
+def test_captions_always_say_the_backdrop(world: World):
+    car = world.find("car")
+    assert car is not None and caption(world, car, "room") == "a car in a room"
+    assert caption(world, car, "light blue") == "a car on a light blue background"
+    assert caption(world, car, "beach night") == "a car on a beach at night"
 
 
 def test_descriptions_counts_and_colours_are_those_of_the_record(world: World):

@@ -30,15 +30,7 @@ from torch import Tensor
 from orthus_core.world.backdrops import BACKDROPS, paint
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import (
-    LARGE,
-    SMALL,
-    UNITS,
-    WHOLE,
-    Scene,
-    Thing,
-    thing_pixels,
-)
+from orthus_core.world.scene import SIDES, UNITS, Scene, Thing, thing_pixels
 from orthus_core.world.world import World
 
 # Minimum correlation of a detection; docs/evaluation.md says how it was chosen.
@@ -48,7 +40,6 @@ LEAST_DEVIATION = 0.03
 # Things in a scene never overlap, so two detections that overlap more (as a fraction of the smaller
 # box) are the same thing.
 MOST_OVERLAP = 0.3
-SIDES = (SMALL, LARGE, WHOLE)
 # Side in pixels at which pictures are compared, with a box at every pixel.
 DETAIL = 32
 UNIT = UNITS // DETAIL
@@ -118,10 +109,13 @@ class TemplateBank:
         self.pixels = side // UNIT
         layers: list[np.ndarray] = []
         self.templates: list[Template] = []
-        for noun, sprite in world.cast.items():
-            if sprite.key not in world.styles[style]:
-                continue
-            plain = Thing(sprite.key, style=style)
+        for noun, sprite, mirror in (
+            (noun, sprite, mirror)
+            for noun in world.cast
+            for sprite in world.variants(noun, style)
+            for mirror in ((False, True) if world.mirrors(sprite.key) else (False,))
+        ):
+            plain = Thing(sprite.key, style=style, mirror=mirror)
             own_HW4 = thing_pixels(world.styles, plain, side) / 255
             hues = {
                 hue: thing_pixels(world.styles, replace(plain, colour=hue), side) / 255

@@ -1,7 +1,7 @@
 """Sprite recall: is the picture drawn for a name most similar to a sprite with that name?
 
-Training shows all single sprites. Only some pictures in the second and third style are held out;
-they form a part of the task of their own.
+Training shows all single sprites. Only some pictures in the second style are held out; they
+form a part of the task of their own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from orthus_core.world.world import World
 
 NAME = "sprite-recall"
 # Number of sprites for each style, and of pictures that are held out.
-SPRITES_PER_PART = {"3d": 96, "flat": 32, "noto": 32, "held out": 32}
+SPRITES_PER_PART = {"3d": 96, "flat": 64, "held out": 32}
 # Side in pixels at which sprites are compared.
 DETAIL = 32
 
@@ -116,14 +116,14 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
 
 def sample_items(context: EvalContext) -> list[RecallItem]:
-    """Samples sprites, without symbols, skin tones and twins; the last two differ by few pixels."""
+    """Samples sprites, without symbols."""
     world = context.world
-    plain = [s for s in world.sprites if not s.skin and not s.gender and s.group != "symbols"]
+    plain = [s for s in world.sprites if s.group != "symbols"]
     items: list[RecallItem] = []
     for part, default in SPRITES_PER_PART.items():
         cells = [
             RecallItem(sprite, style, part)
-            for style in ((part,) if part in world.styles else ("flat", "noto"))
+            for style in ((part,) if part in world.styles else ("flat",))
             for sprite in plain
             if sprite.key in world.styles[style]
             and style_held_out(sprite.key, style) == (part == "held out")
