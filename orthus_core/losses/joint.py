@@ -139,6 +139,8 @@ class JointLoss(nn.Module):
             without a gradient.
         text_weight: Weight of L_ar; 1 in the paper.
         repeats: Noise draws a patch; 8 in the release.
+        patch_share: Share of a batch's patches that L_diff is computed on while training, drawn
+            from torch's global generator. The mean over them estimates the mean over all.
         prefix_noise: Maximum noise on input features, in feature units. Each picture's level is
             uniform up to it. An addition to the paper: while drawing, a model reads its own
             slightly wrong patches, so it should have seen slightly wrong patches in training.
@@ -160,6 +162,7 @@ class JointLoss(nn.Module):
         lambda_image: float = 100.0,
         text_weight: float = 1.0,
         repeats: int = 8,
+        patch_share: float = 1.0,
         prefix_noise: float = 0.0,
         prefix_clean: float = 0.0,
         timesteps: TimestepKind = "uniform",
@@ -170,6 +173,7 @@ class JointLoss(nn.Module):
         self.lambda_image = lambda_image
         self.text_weight = text_weight
         self.repeats = repeats
+        self.patch_share = patch_share
         self.prefix_noise = prefix_noise
         self.prefix_clean = prefix_clean
         self.timesteps: TimestepKind = timesteps
@@ -228,6 +232,10 @@ class JointLoss(nn.Module):
         if rows.image_targets_N is not None:
             features_NC = features_NC[rows.image_targets_N]
             index_N = index_N[rows.image_targets_N]
+        if self.training and self.patch_share < 1 and len(index_N):
+            count = max(1, round(self.patch_share * len(index_N)))
+            chosen_N = torch.randperm(len(index_N), device=index_N.device)[:count]
+            features_NC, index_N = features_NC[chosen_N], index_N[chosen_N]
         clean_NC = features_NC.float() * config.latent_scale
         schedule = model.schedule
         draws = draw(clean_NC, self.repeats, schedule, timesteps=self.timesteps)

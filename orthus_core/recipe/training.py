@@ -318,6 +318,10 @@ class FinetuneVaeRecipe:
 
 
 TimestepKind = Literal["uniform", "uniform-angle", "logit-normal"]
+PATCH_SHARE = (
+    "share of a batch's patches, drawn anew in each step, that the diffusion loss is computed on; "
+    "the others are only read, which saves the head's time"
+)
 TIMESTEPS = (
     "how noise levels are drawn: uniform over the timesteps, uniform in the angle between signal "
     "and noise, or mostly at middle angles"
@@ -341,6 +345,7 @@ class BuildBaseRecipe:
     seed: int = key(0, "seed of the training", minimum=0)
     temperature: TemperatureRecipe = key(TemperatureRecipe(), "how the softmax opens")
     repeats: int = key(8, "noise draws for each patch", minimum=1)
+    patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     timesteps: TimestepKind = key("uniform", TIMESTEPS)
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     optim: OptimRecipe = key(OptimRecipe(lr=1e-4, batch_size=32, steps=15_000), "the optimiser")
@@ -365,6 +370,7 @@ class PosttrainRecipe:
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     text_weight: float = key(1.0, "weight of the text loss", minimum=0)
     repeats: int = key(8, "noise draws for each patch", minimum=1)
+    patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     prefix_noise: float = key(
         0.0,
         "noise on the pictures that are read, against drifting (an addition to the paper)",

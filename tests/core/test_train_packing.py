@@ -299,6 +299,31 @@ def test_a_patch_gets_as_many_draws_as_asked_for_and_none_like_another(ids, rows
     assert all(len(timesteps_RN[:, patch].unique()) > 1 for patch in range(patches))
 
 
+def test_the_loss_of_a_share_of_the_patches_is_drawn_anew_each_step(ids, rows, monkeypatch):
+    found = []
+
+    def remembered(head, schedule, clean_NC, cond_ND, draws):
+        found.append((clean_NC, cond_ND))
+        return cond_ND.sum() * 0
+
+    monkeypatch.setattr("orthus_core.losses.joint.diffusion_loss", remembered)
+    batch = filled(collate(rows, ids))
+    loss = JointLoss(make_tiny_model(), repeats=1, patch_share=0.5)
+    loss.eval()(batch)
+    loss.train()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        loss(batch)
+    (every, conditions), *parts = found
+    condition_of = {tuple(c.tolist()): h for c, h in zip(every, conditions, strict=True)}
+    chosen = [frozenset(tuple(c.tolist()) for c in clean) for clean, _ in parts]
+    assert {len(each) for each in chosen} == {round(0.5 * len(every))} and len(set(chosen)) > 10
+    assert frozenset().union(*chosen) == condition_of.keys()
+    for clean, hidden in parts:  # each patch with the hidden state before it
+        wanted = torch.stack([condition_of[tuple(c.tolist())] for c in clean])
+        torch.testing.assert_close(hidden, wanted)
+
+
 def test_timesteps_cover_the_whole_schedule_evenly():
     schedule = make_schedule(num_train_timesteps=10)
     timesteps = draw(torch.zeros(1000, 1), 8, schedule, torch.Generator().manual_seed(0)).timesteps
