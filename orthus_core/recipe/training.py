@@ -24,7 +24,12 @@ class OptimRecipe:
     betas: tuple[float, float] = key((0.9, 0.99), "AdamW's two averages", minimum=0, maximum=1)
     weight_decay: float = key(0.0, "decay of matrices", minimum=0)
     warmup_steps: int = key(100, "linear rise to the peak", unit="steps", minimum=0)
-    schedule: Literal["cosine", "constant"] = key("constant", "what follows the rise")
+    schedule: Literal["cosine", "constant", "trapezoid"] = key(
+        "constant",
+        "what follows the rise; trapezoid is constant until it falls to zero in decay_steps, so "
+        "that a training may be made longer",
+    )
+    decay_steps: int = key(0, "last steps of a trapezoid, a linear fall", unit="steps", minimum=0)
     clip_norm: float = key(1.0, "largest gradient norm; 0 is no limit", minimum=0)
     ema_decay: float = key(
         0.0, "average of the weights that is saved; 0 is none", minimum=0, maximum=1
@@ -32,6 +37,13 @@ class OptimRecipe:
     steps: int = key(15_000, "length of the training", unit="optimiser steps", minimum=1)
     batch_size: int = key(32, "rows a step on each device", unit="rows", minimum=1)
     accumulate: int = key(1, "batches whose gradients are summed for a step", minimum=1)
+
+    def __post_init__(self) -> None:
+        if (self.schedule == "trapezoid") != (self.decay_steps > 0):
+            raise ValueError(
+                f"decay_steps {self.decay_steps} and schedule {self.schedule!r}: a trapezoid, and "
+                "nothing else, falls in its decay_steps"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,11 @@ class DataRecipe:
         "features are computed once; 0 is no end of them",
         unit="rows",
         minimum=0,
+    )
+    cache: str = key(
+        "",
+        "folder where features of pictures are kept, for all trainings with one autoencoder; the "
+        "training's own if empty",
     )
     own_pictures: bool = key(
         False, "draw only the model's pictures; otherwise those it is shown are targets as well"
@@ -300,6 +317,13 @@ class FinetuneVaeRecipe:
     log: LogRecipe = key(LogRecipe(), "what is written down")
 
 
+TimestepKind = Literal["uniform", "uniform-angle", "logit-normal"]
+TIMESTEPS = (
+    "how noise levels are drawn: uniform over the timesteps, uniform in the angle between signal "
+    "and noise, or mostly at middle angles"
+)
+
+
 @dataclass(frozen=True)
 class TemperatureRecipe:
     """The soft embedding's temperature: near 0 it is the discrete lookup, at 1 it is Orthus."""
@@ -317,6 +341,7 @@ class BuildBaseRecipe:
     seed: int = key(0, "seed of the training", minimum=0)
     temperature: TemperatureRecipe = key(TemperatureRecipe(), "how the softmax opens")
     repeats: int = key(8, "noise draws for each patch", minimum=1)
+    timesteps: TimestepKind = key("uniform", TIMESTEPS)
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     optim: OptimRecipe = key(OptimRecipe(lr=1e-4, batch_size=32, steps=15_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
@@ -345,11 +370,21 @@ class PosttrainRecipe:
         "noise on the pictures that are read, against drifting (an addition to the paper)",
         minimum=0,
     )
+    prefix_clean: float = key(
+        0.0,
+        "share of the pictures whose noise ends at a random patch: patches after it are predicted "
+        "from older noisy ones and newer clean ones",
+        minimum=0,
+        maximum=1,
+    )
+    timesteps: TimestepKind = key("uniform", TIMESTEPS)
     loss_terms: dict[str, float] | None = key(
         None, "weights of further loss terms by name, or by package.module.function"
     )
     sampling: dict[str, Any] = key(
-        {}, "sampling defaults the model will carry: steps, guidance, noise_scale ..."
+        {},
+        "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
+        'limits the norms of drawn features, as in [7.5, 12] or "measured" on the first rows',
     )
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")

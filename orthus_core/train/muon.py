@@ -1,5 +1,6 @@
-"""Muon for a GPU, one orthogonalisation for all matrices of a shape and operations on many tensors
-at once; and Muon for the kernels of convolutions, which torch's does not take.
+"""Muon in the precision that a device is fast in, with one orthogonalisation for all matrices of a
+shape and operations on many tensors at once; and Muon for the kernels of convolutions, which
+torch's does not take.
 """
 
 from __future__ import annotations
@@ -49,10 +50,15 @@ def orthogonalised(
     return x if wide else x.mT
 
 
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16, which suffices, where the device is faster in it; else fp32."""
+    return torch.bfloat16 if has_bf16(device) else torch.float32
+
+
 @cache
 def batched_muon() -> Callable[..., torch.optim.Optimizer]:
-    """torch.optim.Muon with matrices of a shape batched; defined on demand, since torch before 2.9
-    has no Muon. Its state is torch's own.
+    """torch.optim.Muon with matrices of a shape batched, and in fp32 where bf16 is slower; defined
+    on demand, since torch before 2.9 has no Muon. Its state is torch's own.
     """
 
     class BatchedMuon(torch.optim.Muon):
@@ -80,7 +86,11 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
             for shape, alike in of_shape.items():
                 matrices, updates = zip(*alike, strict=True)
                 steps_KMN = orthogonalised(
-                    torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"]
+                    torch.stack(updates),
+                    group["ns_coefficients"],
+                    group["ns_steps"],
+                    group["eps"],
+                    dtype=fast_dtype(updates[0].device),
                 )
                 # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
                 rate = group["lr"] * 0.2 * max(shape) ** 0.5
@@ -118,7 +128,7 @@ class KernelMuon(torch.optim.Optimizer):
                 updates = torch.stack(
                     [self._with_momentum(kernel).flatten(1) for kernel in kernels]
                 )
-                dtype = torch.bfloat16 if has_bf16(updates.device) else torch.float32
+                dtype = fast_dtype(updates.device)
                 steps_KMN = orthogonalised(updates, dtype=dtype).to(updates.dtype)
                 rate = group["lr"] * 0.2 * max(updates.shape[1:]) ** 0.5
                 for kernel, step_MN in zip(kernels, steps_KMN, strict=True):

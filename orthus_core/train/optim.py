@@ -19,12 +19,15 @@ COLOURS = 3  # channels of a pixel
 
 
 def learning_rate(recipe: OptimRecipe, step: int) -> float:
-    """Learning rate of step 0, 1, ...: a linear rise over `warmup_steps`, then constant or half a
-    cosine.
+    """Learning rate of step 0, 1, ...: a linear rise over `warmup_steps`, then constant, half a
+    cosine, or a trapezoid, which is constant until it falls linearly over the last `decay_steps`
+    and would be zero after the last step.
     """
     rise = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
     if recipe.schedule == "constant":
         return recipe.lr * rise
+    if recipe.schedule == "trapezoid":
+        return recipe.lr * rise * min(1.0, max(0, recipe.steps - step) / recipe.decay_steps)
     past = max(0, step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
     return recipe.lr * rise * (COSINE_FLOOR + (1 - COSINE_FLOOR) * fall)
@@ -55,12 +58,10 @@ def make_optimizers(
     kernels = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) > COLOURS]
     taken = {id(p) for p in (*maps, *kernels)}
     others = [p for p in parameters if id(p) not in taken]
-    # A GPU is slow at torch's many small products; on a CPU the products themselves dominate.
-    kind = batched_muon() if maps and maps[0].is_cuda else torch.optim.Muon
     rate = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     optimizers: list[torch.optim.Optimizer] = []
     if maps:
-        optimizers.append(kind(maps, **rate, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(batched_muon()(maps, **rate, adjust_lr_fn="match_rms_adamw"))
     if kernels:
         optimizers.append(KernelMuon(kernels, **rate))
     if others:

@@ -44,9 +44,9 @@ Resume = bool | Path
 
 # Tables of a recipe that configure only the reporting of a training.
 TELLING = ("log",)
-# Keys that change no number of a training: which process does the work, whether it refuses what it
-# would leave out, and what the finished model is to sample by.
-INDIFFERENT = frozenset({"data.workers", "data.strict", "sampling"})
+# Keys that change no number of a training: which process does the work, where features are kept,
+# whether it refuses what it would leave out, and what the finished model is to sample by.
+INDIFFERENT = frozenset({"data.workers", "data.strict", "data.cache", "sampling"})
 # Changed keys that an error gives with their values; more are named.
 SHOWN = 5
 
@@ -329,9 +329,9 @@ def check_same(
         raise TrainingError(
             f"{made} with {'; '.join(values)}{more}",
             where=str(where),
-            hint=f"go on with what it was begun with (only {length}, log, sampling, data.workers "
-            "and data.strict may change), or begin anew: --overwrite in place of --resume, or "
-            "another folder with -o",
+            hint=f"go on with what it was begun with (only {length}, log, sampling, data.cache, "
+            "data.workers and data.strict may change), or begin anew: --overwrite in place of "
+            "--resume, or another folder with -o",
         )
 
 
