@@ -30,7 +30,7 @@ from orthus_core.errors import DataError
 from orthus_core.world.sprites import scale_premultiplied
 from orthus_core.wrong_content import true_cause
 
-# Three of Unicode's five tones are enough for "make the skin darker", at 60% of the bytes.
+# Three of Unicode's five tones, at 60% of the bytes.
 TONES = {1: "light", 3: "medium", 5: "dark"}
 
 # Components are colour swatches without a meaning of their own; flags are text in another form.

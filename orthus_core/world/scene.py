@@ -151,8 +151,12 @@ class SceneImage:
     packs: Mapping[str, SpritePack] = field(repr=False, compare=False)
     scene: Scene
 
-    @cached_property
+    @property
     def key(self) -> str:
+        return self._key
+
+    @cached_property  # asking whether this is a `Picture` reads it, which happens for each row
+    def _key(self) -> str:
         record_json = json.dumps(self.scene.record(), sort_keys=True)
         styles = sorted({thing.style for thing in self.scene.things})
         packs = ",".join(self.packs[style].digest[:16] for style in styles)

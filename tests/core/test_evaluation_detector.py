@@ -32,12 +32,13 @@ def detector(world) -> Detector:
 def scenes(world: World, count: int) -> list[Scene]:
     rng = random.Random(3)
     made = []
-    for _ in range(count):
+    while len(made) < count:
         things = []
         for noun in rng.sample(list(world.cast), rng.randint(1, 4)):
             colour = rng.choice(list(HUES)) if noun in COLOURED else ""
             things.append(Thing(world.cast[noun].key, colour=colour))
-        made.append(arrange(rng, things, rng.choice(BACKDROPS)))
+        scene = arrange(rng, things, rng.choice(BACKDROPS))
+        made += [scene] if world.stands_out(scene) else []
     return made
 
 

@@ -15,6 +15,7 @@ from orthus_core.world.arrange import OPPOSITE, RELATIONS, arrange, free_places
 from orthus_core.world.arrange import relation_between as between
 from orthus_core.world.backdrops import (
     BACKDROPS,
+    COLOURS,
     GRADIENTS,
     OUTDOORS,
     PLACES,
@@ -245,6 +246,15 @@ def test_a_scene_is_held_out_for_its_pair_its_count_or_its_colour(world: World):
     for held in (scene(*pair), scene(*[noun] * count), scene("heart", colour="orange")):
         assert testing.allows(held) and not training.allows(held)
     assert training.allows(scene("dog")) and not testing.allows(scene("dog"))
+    dog = world.cast["dog"]
+    for backdrop in COLOURS:
+        behind = Scene(backdrop, scene("dog").things)
+        assert training.holds_out(behind) == world.is_held_out(dog, backdrop), backdrop
+    assert any(
+        world.holds_out(Scene(backdrop, (Thing(sprite.key),)))
+        for backdrop in COLOURS
+        for sprite in world.cast.values()
+    )
 
 
 def test_unseen_sprites_are_not_those_that_are_drawn_and_tests_have_their_own(

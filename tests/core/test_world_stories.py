@@ -159,8 +159,10 @@ def test_a_hero_on_white_first_walks_to_a_place_by_day(stories):
 
 
 def test_where_all_stand_is_told_by_who_has_what_and_the_hero_stays(world: World):
-    def stand(*state: str) -> list[tuple[str, int, int, int]]:
-        scene = scene_of_state(world, StoryState(*state))
+    def stand(
+        hero: str, backdrop: str = "white", friend: str = "", thing: str = "", holder: str = ""
+    ) -> list[tuple[str, int, int, int]]:
+        scene = scene_of_state(world, StoryState(hero, backdrop, friend, thing, holder))
         return [(world.noun(t.sprite), t.x, t.y, t.side) for t in scene.things]
 
     assert stand("fox") == [("fox", 0, 0, 64)]

@@ -37,6 +37,9 @@ from orthus_core.world.world import World
 THRESHOLD = 0.75
 # Minimum standard deviation of r and d (values in 0..1) in a box that is not empty.
 LEAST_DEVIATION = 0.03
+# Power of a score that a larger box has to outweigh: many sprites at many sides resemble a part of
+# another a little.
+SHARPNESS = 8
 # Things in a scene never overlap, so two detections that overlap more (as a fraction of the smaller
 # box) are the same thing.
 MOST_OVERLAP = 0.3
@@ -109,13 +112,14 @@ class TemplateBank:
         self.pixels = side // UNIT
         layers: list[np.ndarray] = []
         self.templates: list[Template] = []
-        for noun, sprite, mirror in (
-            (noun, sprite, mirror)
+        looks_of_cast = [
+            (noun, sprite.key, mirror)
             for noun in world.cast
             for sprite in world.variants(noun, style)
             for mirror in ((False, True) if world.mirrors(sprite.key) else (False,))
-        ):
-            plain = Thing(sprite.key, style=style, mirror=mirror)
+        ]
+        for noun, key, mirror in looks_of_cast:
+            plain = Thing(key, style=style, mirror=mirror)
             own_HW4 = thing_pixels(world.styles, plain, side) / 255
             hues = {
                 hue: thing_pixels(world.styles, replace(plain, colour=hue), side) / 255
@@ -216,7 +220,7 @@ class Detector:
                 box = (x * UNIT, y * UNIT, bank.side)
                 detection = Detection(template.noun, template.colour, *box, score)
                 # A sprite that resembles part of another correlates too; the larger explains more.
-                found.append((score**2 * float(energy_L[place]), detection))
+                found.append((score**SHARPNESS * float(energy_L[place]), detection))
         found.sort(key=lambda each: -each[0])
         return suppress_overlaps([detection for _, detection in found])
 
