@@ -132,6 +132,7 @@ STOPS = (
     Stop(
         "recipes ls", "Everything that is trained here is a recipe.", r"name command .*\nstory .*"
     ),
+    Stop("starter --dry-run", "All stages of the bundled models in order: what each takes."),
     Stop(
         "data prepare world -o rows --rows 3 --task scene",
         "The data that the bundled model learnt from, to look at.",

@@ -69,7 +69,7 @@ def main() -> None:
     reading = read_rows(recipe.data)
     rows = next(stop.value for stop in _ends(reading))
     with TemporaryDirectory() as folder:
-        cache = cache_of(opened, Path(folder) / "out")
+        cache = cache_of(opened, Path(folder) / "out", recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     objective = JointLoss(model, lambda_image=1, text_weight=0.5, repeats=4, prefix_noise=0.2)
     objective.to(place).train()

@@ -50,12 +50,24 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
 
 
 def hint_at_unknown_words(r: Reporter, loaded: LoadedModel, texts: Iterable[str]) -> None:
-    """Warns of each word that the model never saw in training, and names the nearest one that it
-    knows.
+    """Tells what emoji are read as, and warns of each word that the model never saw in training,
+    with the word that it probably means; where there is none, or more is asked for than the model
+    draws, says once where its words are listed.
     """
-    if loaded.known is not None:
-        for unknown in loaded.known.unknown(" ".join(texts)):
-            r.warn(str(unknown))
+    known, texts = loaded.known, list(texts)
+    if known is None:
+        return
+    read = [known.read(text) for text in texts]
+    for words in dict.fromkeys(read):
+        if words not in texts:
+            r.say(f'read as "{words}"')
+    unknown = known.unknown(" ".join(read))
+    for each in unknown:
+        r.warn(str(each))
+    lost = any(each.nearest is None for each in unknown) or any(map(known.exceeds, read))
+    if known.listed and lost:
+        name = loaded.about["name"]
+        r.warn(f"this small model draws only what `orthus info {name} --words` lists")
 
 
 def hint_at_idle_seed(

@@ -23,7 +23,10 @@ OPTION_GROUPS = (WHAT, ASK, HOW, WHERE, MODEL, RECIPE)
 
 COMMAND_GROUPS = {
     "Draw": ("generate", "edit", "story", "caption"),
-    "Train": ("convert", "pretrain", "finetune-vae", "build-base", "posttrain", "data", "recipes"),
+    "Train": (
+        *("convert", "pretrain", "finetune-vae", "build-base", "posttrain"),
+        *("starter", "data", "recipes"),
+    ),
     "Measure": ("eval", "bench", "plan"),
     "Look": ("info", "replay", "doctor", "plugins"),
 }

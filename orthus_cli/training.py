@@ -35,11 +35,19 @@ StartFrom = Annotated[
         "--init-from", metavar="MODEL", help="Model folder, alias or hub id to start from."
     ),
 ]
+GoOnFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--init-from",
+        metavar="MODEL",
+        help="A discrete Chameleon to go on from, with its words, autoencoder and transformer.",
+    ),
+]
 Run = Callable[..., "Iterator[Event]"]
 
 
 def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., None]:
-    """The command of a training that starts without a model.
+    """The command of a training that starts without a model, unless one is named.
 
     Args:
         schema: Class of the recipe.
@@ -52,13 +60,15 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         ctx: typer.Context,
         output: OutputFolder,
         recipe: RecipeArgument = None,
+        init_from: GoOnFrom = None,
         sets: Sets = None,
         resume: Resume = None,
         overwrite: OverwriteRun = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}
-        _train(ctx, load(schema, recipe, sets or ()), run, place, dry_run=dry_run)
+        loaded = load(schema, recipe, sets or ())
+        _train(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
 
     command.__doc__ = about
     return command

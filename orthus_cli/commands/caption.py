@@ -10,7 +10,7 @@ import typer
 from orthus_cli import help_sections, options
 from orthus_cli.answers import answers_path, ask_each, check_pictures, open_answers, report_answers
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_idle_seed, open_model
+from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import CaptionRecipe, dump, load
@@ -98,6 +98,7 @@ def caption(
     loaded = open_model(r, resolved)
     store = open_answers(answers, resolved, loaded.about, overwrite=overwrite) if answers else None
     request = prepare_caption(loaded, resolved, files, seeds, store.known if store else None)
+    hint_at_unknown_words(r, loaded, [resolved.question])
     hint_at_idle_seed(r, request.params, given=flags["seed"] is not None)
     # 3. Answers, each written as soon as it is complete.
     report_answers(r, request, ask_each(r, request, store, strict=strict), store, passed_over)

@@ -126,7 +126,6 @@ class Style(str, Enum):
 
     fluent_3d = "3d"
     flat = "flat"
-    noto = "noto"
 
 
 @prepare.command("emoji")
@@ -134,14 +133,14 @@ def prepare_emoji(
     ctx: typer.Context,
     style: Annotated[
         Style,
-        typer.Argument(help="3d and flat are Microsoft's Fluent, noto is Google's."),
+        typer.Argument(help="Style of Microsoft's Fluent Emoji."),
     ],
     pictures: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="3d: assets folder of the npm package @lobehub/fluent-emoji-3d; flat and noto: "
-            "the unpacked @iconify-json/fluent-emoji-flat or @iconify-json/noto.",
+            help="3d: assets folder of the npm package @lobehub/fluent-emoji-3d; flat: the "
+            "unpacked @iconify-json/fluent-emoji-flat.",
         ),
     ],
     names: Annotated[
@@ -155,7 +154,7 @@ def prepare_emoji(
 
     Each stands beside its names.
 
-    Drawing flat and noto needs the package resvg-py.
+    Drawing flat needs the package resvg-py.
     """
     from orthus_core.results.output_names import check_free
     from orthus_core.world.emoji import build_pack, fluent_3d, iconify
@@ -189,7 +188,7 @@ def prepare_world(
         list[str] | None,
         typer.Option("--task", metavar="TASK", help="Kind of row (repeatable); all by default."),
     ] = None,
-    size: Annotated[int, typer.Option(min=16, max=512, help="Side of a picture.")] = 64,
+    size: Annotated[int, typer.Option(min=16, max=512, help="Side of a picture.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="Another seed gives other rows.")] = 0,
     testing: Annotated[
         bool, typer.Option("--testing", help="Only what training never sees.")

@@ -26,13 +26,21 @@ def info(
             help="Model folder, hub id, alias or vqgan.ckpt; or a picture, its JSON, a story.",
         ),
     ],
+    words: Annotated[
+        bool, typer.Option("--words", help="List what a small model can draw, by group.")
+    ] = False,
 ) -> None:
     """Say what a checkpoint is, or how a picture was made.
 
-    Of a picture it also shows the command that draws it again.
+    Of a picture it also shows the command that draws it again. With --words it lists everything
+    that a small model can draw: things, colours, places, edits.
     """
     r = reporter(ctx)
-    if _is_result(user_path(path)):
+    if words:
+        from orthus_cli.model_words import tell_words
+
+        tell_words(r, path)
+    elif _is_result(user_path(path)):
         _tell_picture(r, user_path(path))
     else:
         _tell_checkpoint(r, path)

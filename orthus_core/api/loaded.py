@@ -60,11 +60,13 @@ def load_model(
         source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
     )
     model = found.model
-    builder = PromptBuilder(model, found.processor.tokenizer if found.processor else None)
+    known = KnownWords.of(found.path)
+    tokenizer = found.processor.tokenizer if found.processor else None
+    builder = PromptBuilder(model, tokenizer, known.read if known else None)
     about = {
         "name": str(source),
         "hash": fingerprint(found.path),
         "device": str(model.device),
         "dtype": next(name for name, dtype in DTYPES.items() if dtype == model.dtype),
     }
-    return LoadedModel(builder, about, KnownWords.of(found.path))
+    return LoadedModel(builder, about, known)

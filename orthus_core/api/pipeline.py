@@ -126,7 +126,9 @@ class Orthus:
         loaded = load_model(
             source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
         )
-        return cls(loaded.model, loaded.tokenizer, loaded.about, quantize)
+        opened = cls(loaded.model, loaded.tokenizer, loaded.about, quantize)
+        opened.builder = loaded.builder  # it reads emoji as the words of the model's folder
+        return opened
 
     @streamed
     def generate(

@@ -29,6 +29,7 @@ from orthus_core.model.config import IMAGE_TOKEN
 # Tokenizer, picture processor and licence files, which are copied unchanged.
 KEPT_FILES = (
     "vocabulary.txt",
+    "words.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",

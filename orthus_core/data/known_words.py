@@ -1,8 +1,12 @@
-"""The words that a model was trained on, and the most similar of them to an unknown word.
+"""The words that a model was trained on, and which of them an unknown word probably means.
 
 A model's folder may contain `vocabulary.txt`: one word or phrase in each line, sorted. A small
 model draws something for any word, so a user who types "snwoman" should learn that it knows
 "snowman".
+
+It may also contain `words.json`, what can be asked for: the things that the model draws by group,
+colours, places, edits. Training on the small world writes it; `orthus info MODEL --words` shows it,
+and emoji and what a word probably means are looked up in it.
 
 A word consists of letters only. Numbers and single letters are ignored, and "dark-skinned" is two
 words.
@@ -10,24 +14,33 @@ words.
 
 from __future__ import annotations
 
-import difflib
+import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
 
 VOCABULARY = "vocabulary.txt"
+WORDS = "words.json"
+
+_NEXT = ",\n"
+# Lists of words or phrases; the tables hold such lists by meaning.
+LISTS = ("cast", "colours", "backgrounds", "counts", "styles", "edits", "questions", "phrases")
+TABLES = ("relations", "places", "times")
+
 _LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
 
 # Letters of any alphabet.
+_TOKEN = re.compile(r"[\w'-]+")
 _WORD = re.compile(r"[^\W\d_]+")
-# Minimum similarity of a suggested word, from 0 to 1. It is 0.8 for "tigre" and "tiger", and 0.57
-# for "foks" and "fox", which is too little for a suggestion.
-ALIKE = 0.7
+# Things in a picture of a model that does not say how many it draws.
+MOST_THINGS = 4
+_NUMBERS = "one two three four five six seven eight nine ten eleven twelve dozen".split()
 
 # Words for relations, quantities and requests, rather than for things.
 STOP_WORDS = frozenset(
@@ -46,19 +59,152 @@ STOP_WORDS = frozenset(
 )
 
 
+class ListedThing(NamedTuple):
+    """A thing that a model draws.
+
+    Attributes:
+        name: Name, without an article.
+        emoji: Emoji of the thing, without variation selectors; "" if there is none.
+        also: Other names.
+        plural: Plural of the name; "" for things that are drawn alone.
+        tags: Words that lead to it, though they are no name of it.
+    """
+
+    name: str
+    emoji: str = ""
+    also: tuple[str, ...] = ()
+    plural: str = ""
+    tags: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, and the plural."""
+        return (self.name, *self.also, *([self.plural] if self.plural else []))
+
+
+class WordList:
+    """The content of `words.json`.
+
+    Args:
+        content: JSON object of the file.
+
+    Attributes:
+        things: Things by group.
+        lists: Words and phrases by the names of `LISTS`.
+        tables: Phrases by the names of `TABLES`, then by meaning; the first one is the usual one.
+        place_emoji: Phrases for places and times of day, by emoji.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.things = {
+            group: [_thing(each) for each in things] for group, things in content["things"].items()
+        }
+        self.lists = {name: list(map(str, content.get(name, ()))) for name in LISTS}
+        self.tables: dict[str, dict[str, list[str]]] = {
+            name: {key: list(map(str, words)) for key, words in content.get(name, {}).items()}
+            for name in TABLES
+        }
+        self.place_emoji = {str(e): str(word) for e, word in content.get("place_emoji", {}).items()}
+
+    @classmethod
+    def of(cls, folder: Path) -> WordList | None:
+        """The words of a model's folder; None if it lists none.
+
+        Raises:
+            DataError: When the file is damaged.
+        """
+        file = folder / WORDS
+        if not file.is_file():
+            return None
+        try:
+            return cls(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"this list of a model's words cannot be read: {error!r}",
+                where=str(file),
+                hint="fetch the model's folder again, or remove this file: the model draws "
+                "without it",
+            ) from error
+
+    @cached_property
+    def every_thing(self) -> list[ListedThing]:
+        """The things of all groups."""
+        return [thing for things in self.things.values() for thing in things]
+
+    @cached_property
+    def by_emoji(self) -> dict[str, ListedThing]:
+        """Things by emoji."""
+        return {thing.emoji: thing for thing in self.every_thing if thing.emoji}
+
+    @cached_property
+    def by_tag(self) -> dict[str, list[str]]:
+        """Names of things by tag; those of the cast first."""
+        cast, found = set(self.lists["cast"]), dict[str, list[str]]()
+        for thing in sorted(self.every_thing, key=lambda each: each.name not in cast):
+            for tag in thing.tags:
+                found.setdefault(tag, []).append(thing.name)
+        return found
+
+    @cached_property
+    def phrases(self) -> list[str]:
+        """Everything that can be asked for, as phrases, without tags."""
+        named = [name for thing in self.every_thing for name in thing.names]
+        listed = [phrase for phrases in self.lists.values() for phrase in phrases]
+        tabled = [p for table in self.tables.values() for words in table.values() for p in words]
+        return [*named, *listed, *tabled]
+
+    def record(self) -> dict[str, Any]:
+        """The content as JSON can hold it."""
+        things = {
+            group: [
+                {k: v for k, v in each._asdict().items() if v or k == "name"} for each in listed
+            ]
+            for group, listed in self.things.items()
+        }
+        return {"things": things, **self.lists, **self.tables, "place_emoji": self.place_emoji}
+
+    def text(self) -> str:
+        """The content of `words.json`: a line for each thing and each list."""
+        groups = ",\n".join(
+            f"{_json(group)}: [\n{_NEXT.join(map(_json, things))}\n]"
+            for group, things in self.record()["things"].items()
+        )
+        rest = {name: value for name, value in self.record().items() if name != "things"}
+        lines = [f"{_json(name)}: {_json(value)}" for name, value in rest.items()]
+        return f'{{\n"things": {{\n{groups}\n}},\n{_NEXT.join(lines)}\n}}\n'
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _thing(entry: Mapping[str, Any]) -> ListedThing:
+    return ListedThing(
+        str(entry["name"]),
+        str(entry.get("emoji", "")),
+        tuple(map(str, entry.get("also", ()))),
+        str(entry.get("plural", "")),
+        tuple(map(str, entry.get("tags", ()))),
+    )
+
+
 class UnknownWord(NamedTuple):
     """A word that the model does not know.
 
     Attributes:
         word: Unknown word.
-        nearest: Most similar known word or phrase, if any is similar enough.
+        nearest: Known word or phrase that it probably means, if there is one.
+        seen: Whether it was seen in training, though it is no thing that the model draws.
     """
 
     word: str
     nearest: str | None
+    seen: bool = False
 
     def __str__(self) -> str:
         said = f'"{self.word}" is not among the words this model knows'
+        if self.seen:
+            said = f'"{self.word}" is nothing that this model draws'
         return said + (f'; did you mean "{self.nearest}"?' if self.nearest else "")
 
 
@@ -67,9 +213,11 @@ class KnownWords:
 
     Args:
         phrases: Known phrases of one or more words; every word in them is known as well.
+        folder: Model's folder, which may list what can be asked for.
     """
 
-    def __init__(self, phrases: Iterable[str]) -> None:
+    def __init__(self, phrases: Iterable[str], folder: Path | None = None) -> None:
+        self._folder = folder
         kept = {_normalise(phrase) for phrase in phrases}
         self.words = {word for phrase in kept for word in words_of(phrase)}
         self._named = sorted((kept | self.words) - {""})
@@ -84,20 +232,101 @@ class KnownWords:
         file = folder / VOCABULARY
         if not file.is_file():
             return None
-        return cls(_text(file).split("\n"))
+        return cls(_text(file).split("\n"), folder)
+
+    @cached_property
+    def listed(self) -> WordList | None:
+        """What can be asked for; None if the folder does not list it.
+
+        Raises:
+            DataError: When the list is damaged.
+        """
+        return WordList.of(self._folder) if self._folder else None
+
+    def read(self, text: str) -> str:
+        """The text as the model reads it: with the names of its emoji, if the folder lists them."""
+        if text.isascii() or not self.listed:
+            return text
+        from orthus_core.data.emoji_words import names_for_emoji
+
+        return names_for_emoji(text, self.listed)
 
     def unknown(self, text: str) -> list[UnknownWord]:
         """The unknown words of a text, each once, in the order of the text."""
         asked = dict.fromkeys(words_of(text))
-        return [
+        unknown = [
             UnknownWord(word, self._nearest(word))
             for word in asked
             if word not in self.words and word not in STOP_WORDS
         ]
+        unknown += self._not_drawn(asked)
+        if not text.isascii() and self.listed:
+            from orthus_core.data.emoji_words import unknown_emoji
+
+            unknown += [UnknownWord(emoji, None) for emoji in unknown_emoji(text, self.listed)]
+        return unknown
+
+    def _not_drawn(self, words: Iterable[str]) -> Iterator[UnknownWord]:
+        """Words that were seen in training, such as a tag, but mean something else in the list."""
+        named = self._listed_words | STOP_WORDS
+        seen = [word for word in words if word in self.words and word not in named]
+        if not self.listed or not seen:
+            return
+        # The import is for rare prompts alone.
+        from orthus_core.data.similar_words import by_meaning
+
+        for word in seen:
+            if meant := by_meaning(word, self._listed_phrases):
+                yield UnknownWord(word, meant, seen=True)
+
+    @cached_property
+    def _listed_phrases(self) -> set[str]:
+        return {_normalise(phrase) for phrase in (self.listed.phrases if self.listed else ())} | (
+            self._listed_words
+        )
+
+    @cached_property
+    def _listed_words(self) -> set[str]:
+        phrases = self.listed.phrases if self.listed else ()
+        return {word for phrase in phrases for word in words_of(phrase)}
+
+    def exceeds(self, text: str) -> bool:
+        """Whether a prompt asks for more things than one picture shows, or for an action that is no
+        part of a thing's name; False if the folder does not list what can be asked for.
+        """
+        if not self.listed:
+            return False
+        rest = f" {' '.join(_TOKEN.findall(_normalise(text)))} "
+        things = 0
+        names = {name for thing in self.listed.every_thing for name in thing.names}
+        for name in sorted(names, key=len, reverse=True):
+            while (at := rest.find(f" {name} ")) >= 0:
+                things += _number(rest[:at].rsplit(" ", 1)[-1]) or 1
+                rest = f"{rest[:at]} . {rest[at + len(name) + 2 :]}"
+        # A number may belong to a word in the plural that no list has: "seven things".
+        most = max(things, *(_number(word) or 0 for word in rest.split()), 0)
+        named = self._listed_words | STOP_WORDS
+        doing = [word for word in words_of(rest) if word.endswith("ing") and word not in named]
+        return most > (len(self.listed.lists["counts"]) or MOST_THINGS) or bool(doing)
 
     def _nearest(self, word: str) -> str | None:
-        close = difflib.get_close_matches(word, self._named, n=1, cutoff=ALIKE)
-        return close[0] if close else None
+        # The import is for mistyped prompts alone.
+        from orthus_core.data.similar_words import by_meaning, by_spelling
+
+        known = [name for name in self._named if name not in STOP_WORDS]
+        first = self._listed_phrases
+        if meant := by_meaning(word, {*known, *first}):
+            return meant
+        if near := by_spelling(word, [*first, *known], first):
+            return near
+        tagged = self.listed.by_tag.get(word) if self.listed else None
+        return tagged[0] if tagged else None
+
+
+def _number(word: str) -> int | None:
+    if word.isdecimal() and len(word) < 4:
+        return int(word)
+    return _NUMBERS.index(word) + 1 if word in _NUMBERS else None
 
 
 def _text(file: Path) -> str:

@@ -241,7 +241,16 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 
 def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
     """The autoencoder's input, [M, 3, H, W], from uint8 [H, W, 3] arrays of equal size."""
-    return as_input(torch.from_numpy(np.stack(squares)))
+    # A table of the 256 levels is three times as fast as arithmetic.
+    scaled_MHW3 = torch.from_numpy(_input_levels()[np.stack(squares)])
+    return scaled_MHW3.permute(0, 3, 1, 2).contiguous()
+
+
+@cache
+def _input_levels() -> np.ndarray:
+    """Each level of a byte as the autoencoder's input: float32 [256]."""
+    levels = torch.arange(256, dtype=torch.uint8)
+    return as_input(levels[:, None, None, None].expand(256, 1, 1, 3))[:, 0, 0, 0].numpy()
 
 
 def as_input(pixels_MHW3: Tensor) -> Tensor:

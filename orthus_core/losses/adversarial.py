@@ -2,8 +2,10 @@
 decoder to fool it.
 
 As in VQGAN (2012.09841, section 3.1): patches are judged (1611.07004), the hinge loss is used
-(1705.02894), and the term's weight adapts to the size of the others' gradient. Chameleon's own
-discriminator was never published; this one is trained from scratch beside the decoder.
+(1705.02894), and the term's weight adapts to the size of the others' gradient. The relativistic
+loss instead compares each decoded picture with its own original, and penalises the discriminator's
+slope (2501.05441). Chameleon's own discriminator was never published; this one is trained from
+scratch beside the decoder.
 
 Legend: M pictures, H W pixels, h w the grid of patches that are judged.
 """
@@ -64,6 +66,46 @@ def discriminator_loss(scores_of_true: Tensor, scores_of_decoded: Tensor) -> Ten
     """The discriminator's hinge loss: real patches above 1, decoded ones below -1."""
     true = F.relu(1 - scores_of_true.float()).mean()
     return 0.5 * (true + F.relu(1 + scores_of_decoded.float()).mean())
+
+
+def relativistic_loss(better: Tensor, worse: Tensor) -> Tensor:
+    """The loss of whoever wants the scores `better` above `worse`, pair by pair
+    (1807.00734): the decoder wants its pictures' scores above the originals', the discriminator the
+    reverse.
+    """
+    return F.softplus(worse.float() - better.float()).mean()
+
+
+def slope_penalty(discriminator: nn.Module, pixels_M3HW: Tensor) -> Tensor:
+    """Half the squared gradient of a picture's summed scores by its pixels, averaged over pictures:
+    the zero-centred penalty R1 on real pictures, R2 on decoded ones (1801.04406, eq. 9).
+    """
+    pixels_M3HW = pixels_M3HW.detach().requires_grad_()
+    scores = discriminator(pixels_M3HW).sum()
+    (slope_M3HW,) = torch.autograd.grad(scores, pixels_M3HW, create_graph=True)
+    return 0.5 * slope_M3HW.square().flatten(1).sum(1).mean()
+
+
+def augmented_alike(decoded_M3HW: Tensor, truth_M3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Both pictures of each pair with the same random brightness, saturation, contrast and shift
+    (DiffAugment, 2006.10738), so that a small set cannot be learnt by heart. Gradients pass. The
+    changes are drawn from torch's global generator.
+    """
+    count, _, height, width = truth_M3HW.shape
+    bright, saturated, contrasted = torch.rand(3, count, 1, 1, 1, device=truth_M3HW.device)
+    down, across = (int(torch.randint(-side // 8, side // 8 + 1, ())) for side in (height, width))
+
+    def changed(x_M3HW: Tensor) -> Tensor:
+        x_M3HW = x_M3HW + (bright - 0.5)
+        grey_M1HW = x_M3HW.mean(1, keepdim=True)
+        x_M3HW = grey_M1HW + 2 * saturated * (x_M3HW - grey_M1HW)
+        mean_M111 = x_M3HW.mean((1, 2, 3), keepdim=True)
+        x_M3HW = mean_M111 + (contrasted + 0.5) * (x_M3HW - mean_M111)
+        left, top = max(across, 0), max(down, 0)
+        padded_M3HW = F.pad(x_M3HW, (left, max(-across, 0), top, max(-down, 0)))
+        return padded_M3HW[..., top - down :, left - across :][..., :height, :width]
+
+    return changed(decoded_M3HW), changed(truth_M3HW)
 
 
 def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Legend: N patches, R noise draws a patch, C feature channels, D hidden.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import Schedule, add_noise, target
+from orthus_core.recipe.training import TimestepKind
 
 
 class Draws(NamedTuple):
@@ -26,13 +28,36 @@ class Draws(NamedTuple):
 
 
 def draw(
-    clean_NC: Tensor, repeats: int, num_timesteps: int, generator: torch.Generator | None = None
+    clean_NC: Tensor,
+    repeats: int,
+    schedule: Schedule,
+    generator: torch.Generator | None = None,
+    *,
+    timesteps: TimestepKind = "uniform",
 ) -> Draws:
-    """Normal noise in fp32 and timesteps uniform over 0..num_timesteps - 1."""
+    """Normal noise in fp32, and timesteps.
+
+    Args:
+        timesteps: "uniform" over the schedule's timesteps; "uniform-angle": phi, where
+            sqrt(a_t) = cos(phi), uniform over 0..pi/2; "logit-normal": phi = pi/2 sigmoid(n) for a
+            normal n, so mostly middle angles (2403.03206, 3.1).
+    """
     rows, device = repeats * len(clean_NC), clean_NC.device
     noise = torch.randn(rows, clean_NC.shape[-1], generator=generator, device=device)
-    timesteps = torch.randint(num_timesteps, (rows,), generator=generator, device=device)
-    return Draws(noise, timesteps)
+    if timesteps == "uniform":
+        chosen = torch.randint(schedule.num_timesteps, (rows,), generator=generator, device=device)
+        return Draws(noise, chosen)
+    if timesteps == "uniform-angle":
+        share_R = torch.rand(rows, generator=generator, device=device)
+    else:
+        share_R = torch.randn(rows, generator=generator, device=device).sigmoid()
+    return Draws(noise, timesteps_at(schedule, share_R * (math.pi / 2)))
+
+
+def timesteps_at(schedule: Schedule, angles_R: Tensor) -> Tensor:
+    """The timesteps whose angles are nearest: int64 [R]."""
+    angles_T = schedule.alphas_cumprod_T.to(angles_R.device).clamp(0, 1).sqrt().acos()
+    return torch.bucketize(angles_R, (angles_T[1:] + angles_T[:-1]) / 2)
 
 
 def diffusion_loss(

@@ -22,6 +22,7 @@ from orthus_core.model.attention_mask import packed_mask
 from orthus_core.model.config import IGNORE
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.padded_rows import with_padded_rows
+from orthus_core.recipe.training import TimestepKind
 
 
 def text_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -138,10 +139,17 @@ class JointLoss(nn.Module):
             without a gradient.
         text_weight: Weight of L_ar; 1 in the paper.
         repeats: Noise draws a patch; 8 in the release.
+        patch_share: Share of a batch's patches that L_diff is computed on while training, drawn
+            from torch's global generator. The mean over them estimates the mean over all.
         prefix_noise: Maximum noise on input features, in feature units. Each picture's level is
             uniform up to it. An addition to the paper: while drawing, a model reads its own
             slightly wrong patches, so it should have seen slightly wrong patches in training.
             Targets stay clean.
+        prefix_clean: Share of the pictures whose noise ends at a random patch. CALM (2510.27688)
+            keeps the newest positions before each prediction clean; in one causal pass a patch has
+            one key and value for all that follow, so here only what is predicted after that patch
+            sees noisy older patches and clean newer ones.
+        timesteps: How timesteps are drawn (see `draw`).
         terms: Weights of further terms by name (see `loss_term`).
 
     Raises: RecipeError for a term that does not exist.
@@ -154,7 +162,10 @@ class JointLoss(nn.Module):
         lambda_image: float = 100.0,
         text_weight: float = 1.0,
         repeats: int = 8,
+        patch_share: float = 1.0,
         prefix_noise: float = 0.0,
+        prefix_clean: float = 0.0,
+        timesteps: TimestepKind = "uniform",
         terms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -162,7 +173,10 @@ class JointLoss(nn.Module):
         self.lambda_image = lambda_image
         self.text_weight = text_weight
         self.repeats = repeats
+        self.patch_share = patch_share
         self.prefix_noise = prefix_noise
+        self.prefix_clean = prefix_clean
+        self.timesteps: TimestepKind = timesteps
         self.terms = {name: (loss_term(name), weight) for name, weight in (terms or {}).items()}
 
     def forward(self, rows: BatchLike, counts: Counts | None = None) -> JointLosses:
@@ -218,9 +232,14 @@ class JointLoss(nn.Module):
         if rows.image_targets_N is not None:
             features_NC = features_NC[rows.image_targets_N]
             index_N = index_N[rows.image_targets_N]
+        if self.training and self.patch_share < 1 and len(index_N):
+            count = max(1, round(self.patch_share * len(index_N)))
+            chosen_N = torch.randperm(len(index_N), device=index_N.device)[:count]
+            features_NC, index_N = features_NC[chosen_N], index_N[chosen_N]
         clean_NC = features_NC.float() * config.latent_scale
-        draws = draw(clean_NC, self.repeats, config.num_train_timesteps)
-        return diffusion_loss(model.mlp_head, model.schedule, clean_NC, hidden_XD[index_N], draws)
+        schedule = model.schedule
+        draws = draw(clean_NC, self.repeats, schedule, timesteps=self.timesteps)
+        return diffusion_loss(model.mlp_head, schedule, clean_NC, hidden_XD[index_N], draws)
 
     def as_read(self, features_NC: Tensor) -> Tensor:
         """The features that the backbone receives in this step: [N, C]."""
@@ -228,8 +247,14 @@ class JointLoss(nn.Module):
             return features_NC
         pictures = len(features_NC) // self.model.config.patches
         amount_M1 = self.prefix_noise * torch.rand(pictures, 1, device=features_NC.device)
-        amount_N1 = amount_M1.repeat_interleave(self.model.config.patches, 0)
-        return features_NC + amount_N1 * torch.randn_like(features_NC)
+        patches = self.model.config.patches
+        amount_MP = amount_M1.expand(-1, patches)
+        if self.prefix_clean:
+            ends_M1 = torch.randint(patches, amount_M1.shape, device=amount_M1.device)
+            whole_M1 = torch.rand_like(amount_M1) >= self.prefix_clean
+            before_MP = torch.arange(patches, device=amount_M1.device) < ends_M1
+            amount_MP = amount_MP * (before_MP | whole_M1)
+        return features_NC + amount_MP.reshape(-1, 1) * torch.randn_like(features_NC)
 
 
 def share(own: float, count: float) -> float:

@@ -16,15 +16,20 @@ from orthus_core.evaluation.efficientnet import efficientnet
 from orthus_core.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
+    augmented_alike,
     discriminator_loss,
     generator_loss,
+    relativistic_loss,
+    slope_penalty,
 )
 from orthus_core.losses.perceptual import encoder_maps, frozen_weights, perceptual
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.recipe.training import AutoencoderLosses
+from orthus_core.recipe.training import AutoencoderLosses, DiscriminatorRecipe
 
 # Sides of the pixel blocks that are averaged, for each scale of the multi-scale term.
 SCALES = (2, 4, 8)
+# Steps between two penalties of the discriminator's slope, each of them weighted as many times.
+PENALTY_EVERY = 8
 # Stages of EfficientNet that are compared, those with strides of 2 to 16 pixels.
 FEATURE_LEVELS = 4
 
@@ -108,23 +113,36 @@ class PictureLoss(nn.Module):
 
     Args:
         weights: Weights of the terms.
+        recipe: Kind of the adversarial term.
         discriminator: Discriminator, required when `weights.adversarial` is above 0.
 
     Attributes:
         fighting: Whether the adversarial term and the discriminator's own training are on. In
             evaluation mode both are left out.
+        penalising: Whether this step's discriminator loss includes the penalty of its slope, which
+            costs a second backward pass.
     """
 
     def __init__(
-        self, weights: AutoencoderLosses, discriminator: PatchDiscriminator | None = None
+        self,
+        weights: AutoencoderLosses,
+        recipe: DiscriminatorRecipe | None = None,
+        discriminator: PatchDiscriminator | None = None,
     ) -> None:
         super().__init__()
         assert discriminator is not None or not weights.adversarial
         if weights.features:
             efficientnet()  # a missing package is reported before the training starts
         self.weights = weights
+        self.recipe = recipe or DiscriminatorRecipe()
         self.discriminator = discriminator
         self.fighting = False
+        self.penalising = False
+
+    def begin_step(self, step: int) -> None:
+        """Switch on what the recipe's discriminator does from this step on, and at this step."""
+        self.fighting = step >= self.recipe.start
+        self.penalising = step % PENALTY_EVERY == 0
 
     def forward(self, vq: OrthusVQ, decoded_M3HW: Tensor, truth_M3HW: Tensor) -> PictureFigures:
         """Compare pictures that `vq` has decoded with the originals, also by its encoder."""
@@ -151,14 +169,34 @@ class PictureLoss(nn.Module):
         # 3. The discriminator.
         if self.discriminator is None or not (self.fighting and self.training):
             return PictureFigures(total, *pixels, perceptual=seen, features=features)
-        with frozen_weights(self.discriminator):
-            fooled = generator_loss(self.discriminator(decoded_M3HW))
+        fooled, apart = self._adversarial(self.discriminator, decoded_M3HW, truth_M3HW)
         factor = adaptive_weight(total, fooled, last_layer(vq))
-        apart = discriminator_loss(
-            self.discriminator(truth_M3HW), self.discriminator(decoded_M3HW.detach())
-        )
         total = total + self.weights.adversarial * factor * fooled + apart
         return PictureFigures(total, *pixels, seen, features, fooled, apart)
+
+    def _adversarial(
+        self, discriminator: PatchDiscriminator, decoded_M3HW: Tensor, truth_M3HW: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The decoder's term and the discriminator's own loss."""
+        recipe = self.recipe
+        if recipe.augment:
+            decoded_M3HW, truth_M3HW = augmented_alike(decoded_M3HW, truth_M3HW)
+        with frozen_weights(discriminator):
+            for_decoder = discriminator(decoded_M3HW)
+        decoded_M3HW = decoded_M3HW.detach()
+        of_true, of_decoded = discriminator(truth_M3HW), discriminator(decoded_M3HW)
+        if recipe.kind == "hinge":
+            fooled = generator_loss(for_decoder)
+            apart = discriminator_loss(of_true, of_decoded)
+        else:
+            fooled = relativistic_loss(for_decoder, of_true.detach())
+            apart = relativistic_loss(of_true, of_decoded)
+        if recipe.penalty and self.penalising:
+            slopes = slope_penalty(discriminator, truth_M3HW) + slope_penalty(
+                discriminator, decoded_M3HW
+            )
+            apart = apart + recipe.penalty * PENALTY_EVERY * slopes
+        return fooled, apart
 
 
 def efficientnet_distance(decoded_M3HW: Tensor, truth_M3HW: Tensor) -> Tensor:

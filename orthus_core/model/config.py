@@ -70,10 +70,13 @@ class OrthusVQConfig(ChameleonVQVAEConfig):
     Attributes:
         has_decoder: Whether the model has a pixel decoder; False for models converted from a
             source without one (facebook/chameleon-7b).
+        norm_num_groups: Groups of every group normalisation. Chameleon has 32; a small model with
+            32 channels at full resolution needs fewer, because groups of one channel erase colour.
     """
 
     model_type = "orthus_vqgan"
     has_decoder: bool = True
+    norm_num_groups: int = 32
 
     @property
     def downsampling(self) -> int:

@@ -7,7 +7,7 @@ Legend: M images, P patches an image, C feature channels, K codes, h w the patch
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ChameleonVQVAE
 
 from orthus_core.errors import CheckpointError
@@ -29,6 +29,9 @@ class OrthusVQ(ChameleonVQVAE):
     def __init__(self, config: OrthusVQConfig) -> None:
         super().__init__(config)
         self.decoder = PixelDecoder(config) if config.has_decoder else None
+        for module in self.modules():
+            if isinstance(module, nn.GroupNorm):  # transformers' blocks have 32 groups
+                module.num_groups = config.norm_num_groups
         self.post_init()
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:

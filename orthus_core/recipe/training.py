@@ -24,7 +24,12 @@ class OptimRecipe:
     betas: tuple[float, float] = key((0.9, 0.99), "AdamW's two averages", minimum=0, maximum=1)
     weight_decay: float = key(0.0, "decay of matrices", minimum=0)
     warmup_steps: int = key(100, "linear rise to the peak", unit="steps", minimum=0)
-    schedule: Literal["cosine", "constant"] = key("constant", "what follows the rise")
+    schedule: Literal["cosine", "constant", "trapezoid"] = key(
+        "constant",
+        "what follows the rise; trapezoid is constant until it falls to zero in decay_steps, so "
+        "that a training may be made longer",
+    )
+    decay_steps: int = key(0, "last steps of a trapezoid, a linear fall", unit="steps", minimum=0)
     clip_norm: float = key(1.0, "largest gradient norm; 0 is no limit", minimum=0)
     ema_decay: float = key(
         0.0, "average of the weights that is saved; 0 is none", minimum=0, maximum=1
@@ -32,6 +37,13 @@ class OptimRecipe:
     steps: int = key(15_000, "length of the training", unit="optimiser steps", minimum=1)
     batch_size: int = key(32, "rows a step on each device", unit="rows", minimum=1)
     accumulate: int = key(1, "batches whose gradients are summed for a step", minimum=1)
+
+    def __post_init__(self) -> None:
+        if (self.schedule == "trapezoid") != (self.decay_steps > 0):
+            raise ValueError(
+                f"decay_steps {self.decay_steps} and schedule {self.schedule!r}: a trapezoid, and "
+                "nothing else, falls in its decay_steps"
+            )
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,11 @@ class DataRecipe:
         "features are computed once; 0 is no end of them",
         unit="rows",
         minimum=0,
+    )
+    cache: str = key(
+        "",
+        "folder where features of pictures are kept, for all trainings with one autoencoder; the "
+        "training's own if empty",
     )
     own_pictures: bool = key(
         False, "draw only the model's pictures; otherwise those it is shown are targets as well"
@@ -154,6 +171,14 @@ class DiscriminatorRecipe:
     start: int = key(
         1000, "first step of the adversarial term and its training", unit="steps", minimum=0
     )
+    kind: Literal["hinge", "relativistic"] = key(
+        "hinge",
+        "hinge judges each picture alone; relativistic compares it with its original",
+    )
+    penalty: float = key(
+        0.0, "weight of its slope at real and at decoded pictures, every 8th step", minimum=0
+    )
+    augment: bool = key(False, "show it both pictures of a pair with the same random changes")
     channels: int = key(64, "channels of its first level, a multiple of 8", minimum=8)
     levels: int = key(3, "halvings; 1, 2 or 3 judge patches of 16, 34 or 70 pixels", minimum=1)
 
@@ -170,7 +195,13 @@ class AutoencoderRecipe:
     base_channels: int = key(32, "channels at full resolution", minimum=32)
     channel_multiplier: tuple[int, ...] = key(
         (2, 2, 2, 4, 4),
-        "channels of each level; at least 64 at full resolution keep colours",
+        "channels of each level",
+        minimum=1,
+    )
+    norm_num_groups: int = key(
+        32,
+        "groups of each group normalisation, a divisor of 32; a group needs several channels, or "
+        "colours are lost",
         minimum=1,
     )
     num_res_blocks: int = key(1, "residual blocks a level", minimum=1)
@@ -216,6 +247,8 @@ class AutoencoderRecipe:
     )
 
     def __post_init__(self) -> None:
+        if 32 % self.norm_num_groups:
+            raise ValueError(f"norm_num_groups {self.norm_num_groups} is no divisor of 32")
         if self.continuous_steps < self.linear_steps:
             raise ValueError(
                 f"continuous_steps {self.continuous_steps} end before linear_steps "
@@ -284,6 +317,17 @@ class FinetuneVaeRecipe:
     log: LogRecipe = key(LogRecipe(), "what is written down")
 
 
+TimestepKind = Literal["uniform", "uniform-angle", "logit-normal"]
+PATCH_SHARE = (
+    "share of a batch's patches, drawn anew in each step, that the diffusion loss is computed on; "
+    "the others are only read, which saves the head's time"
+)
+TIMESTEPS = (
+    "how noise levels are drawn: uniform over the timesteps, uniform in the angle between signal "
+    "and noise, or mostly at middle angles"
+)
+
+
 @dataclass(frozen=True)
 class TemperatureRecipe:
     """The soft embedding's temperature: near 0 it is the discrete lookup, at 1 it is Orthus."""
@@ -301,6 +345,8 @@ class BuildBaseRecipe:
     seed: int = key(0, "seed of the training", minimum=0)
     temperature: TemperatureRecipe = key(TemperatureRecipe(), "how the softmax opens")
     repeats: int = key(8, "noise draws for each patch", minimum=1)
+    patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
+    timesteps: TimestepKind = key("uniform", TIMESTEPS)
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     optim: OptimRecipe = key(OptimRecipe(lr=1e-4, batch_size=32, steps=15_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
@@ -324,16 +370,27 @@ class PosttrainRecipe:
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     text_weight: float = key(1.0, "weight of the text loss", minimum=0)
     repeats: int = key(8, "noise draws for each patch", minimum=1)
+    patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     prefix_noise: float = key(
         0.0,
         "noise on the pictures that are read, against drifting (an addition to the paper)",
         minimum=0,
     )
+    prefix_clean: float = key(
+        0.0,
+        "share of the pictures whose noise ends at a random patch: patches after it are predicted "
+        "from older noisy ones and newer clean ones",
+        minimum=0,
+        maximum=1,
+    )
+    timesteps: TimestepKind = key("uniform", TIMESTEPS)
     loss_terms: dict[str, float] | None = key(
         None, "weights of further loss terms by name, or by package.module.function"
     )
     sampling: dict[str, Any] = key(
-        {}, "sampling defaults the model will carry: steps, guidance, noise_scale ..."
+        {},
+        "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
+        'limits the norms of drawn features, as in [7.5, 12] or "measured" on the first rows',
     )
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")

@@ -60,6 +60,9 @@ class SamplingParams:
             than this share of its size; 0 takes all steps.
         noise_scale: Factor on the noise each patch starts from: 1 as in training, less is calmer.
             For a discrete Chameleon it is the temperature (see `choose_codes`).
+        patch_norm: Smallest and largest norm of a drawn feature, in feature units; one outside is
+            scaled to the nearer (SphereAR, 2509.24335, blames drifting scales). None leaves all as
+            they are.
         code_top_k, code_top_p: Limits on the codes of a discrete Chameleon; 0 and 1 leave all codes
             in.
         temperature, top_k, top_p: How text tokens are chosen; temperature 0 is greedy, top_k 0 and
@@ -85,6 +88,7 @@ class SamplingParams:
     scheduler: str = "ddim"
     step_tolerance: float = 0.0
     noise_scale: float = 1.0
+    patch_norm: tuple[float, float] | None = None
     code_top_k: int = 0
     code_top_p: float = 1.0
     temperature: float = 0.0
@@ -104,6 +108,7 @@ class SamplingParams:
             "last_steps": self.last_steps is None or 1 <= self.last_steps <= self.steps,
             "step_tolerance": 0 <= self.step_tolerance < 1,
             "noise_scale": 0 <= self.noise_scale < math.inf,
+            "patch_norm": self.patch_norm is None or 0 < self.patch_norm[0] <= self.patch_norm[1],
             "code_top_k": self.code_top_k >= 0,
             "code_top_p": 0 < self.code_top_p <= 1,
             "temperature": 0 <= self.temperature < math.inf,
@@ -179,6 +184,7 @@ class SamplingParams:
     def to_dict(self) -> dict[str, Any]:
         """What results record: all values that this kind of model uses."""
         of_kind = CODE_SAMPLING if self.preset is None else DENOISING
+        of_kind = (*of_kind, *(("patch_norm",) if self.patch_norm else ()))
         before = ("max_text",) if self.text_before_image is not None else ()
         return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
 
@@ -242,6 +248,8 @@ def _own_values(config: InterleavedConfig, task: Task) -> dict[str, Any]:
     defaults = config.sampling_defaults
     names = ("scheduler", "step_tolerance", *RECORDED, *CODE_SAMPLING)
     values = {name: defaults[name] for name in names if name in defaults}
+    if own.get("patch_norm") and not isinstance(config, DiscreteConfig):
+        values["patch_norm"] = tuple(own["patch_norm"])
     values["negative_prompt"] = defaults["unconditional_prompt"]
     if task == "edit":
         values["guidance"] = own.get("edit_guidance", values["guidance"])
@@ -278,6 +286,7 @@ OWN: dict[str, type | tuple[type, ...]] = {
     "step_tolerance": NUMBER,
     "code_top_k": int,
     "code_top_p": NUMBER,
+    "patch_norm": list,
     "scheduler": str,
     "unconditional_prompt": str,
     "story_unconditional_prompt": str,
@@ -288,12 +297,22 @@ def _check_own(sampling: dict[str, Any]) -> None:
     """Raises: CheckpointError for a text where a number belongs, and the like."""
     for name in (name for name in OWN if name in sampling):
         value, kind = sampling[name], OWN[name]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        pair = kind is not list or _are_two_numbers(value)
+        if not (isinstance(value, kind) and pair) or isinstance(value, bool):
+            wanted = {str: "a text", list: "two numbers, as in [7.5, 12]"}.get(kind, "a number")
             raise CheckpointError(
                 f"the model names {value!r} as its {name}",
                 where=f"config.json: sampling.{name}",
-                hint=f"set it to {'a text' if kind is str else 'a number'}, or leave it out",
+                hint=f"set it to {wanted}, or leave it out",
             )
+
+
+def _are_two_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(isinstance(each, NUMBER) and not isinstance(each, bool) for each in value)
+    )
 
 
 def _own_scheduler(values: dict[str, Any]) -> str:

@@ -142,6 +142,11 @@ class DiffusionPatchSampler:
         return steps_at(first, last, drawn, self._model.config.patches)
 
     def _denoised(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
+        features_NC = self._all_steps(steps, hidden_RD, noise_NC, mix_NR)
+        limits = self._params.patch_norm
+        return features_NC if limits is None else within_norms(features_NC, *limits)
+
+    def _all_steps(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
         plan, tolerance = self._plan(steps), self._params.step_tolerance
         noise_NC = self._params.noise_scale * noise_NC.float()
         inputs = on_its_device(plan, hidden_RD, noise_NC, mix_NR)
@@ -157,6 +162,12 @@ class DiffusionPatchSampler:
             scheduler = self._params.scheduler
             self._plans[steps] = patch_plan(self._model, steps, scheduler, self._head)
         return self._plans[steps]
+
+
+def within_norms(features_NC: Tensor, low: float, high: float) -> Tensor:
+    """The features, each scaled to a norm of at least `low` and at most `high`: [N, C]."""
+    norms_N1 = features_NC.norm(dim=-1, keepdim=True)
+    return features_NC * (norms_N1.clamp(low, high) / norms_N1.clamp_min(1e-12))
 
 
 def seeded_noise(seed: int, channels: int) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ Legend: M images, P patches, C feature channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,12 +36,18 @@ class PromptBuilder:
     Args:
         model: Model that encodes the pictures.
         tokenizer: Tokenizer of that model.
+        read: Puts words that the model knows in the place of others, such as emoji.
 
     Raises:
         CheckpointError: When there is no tokenizer.
     """
 
-    def __init__(self, model: InterleavedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    def __init__(
+        self,
+        model: InterleavedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
+        read: Callable[[str], str] | None = None,
+    ) -> None:
         if tokenizer is None:
             raise CheckpointError(
                 "this model folder has no tokenizer, so it understands no words",
@@ -49,6 +55,7 @@ class PromptBuilder:
                 hint="copy the tokenizer and preprocessor files of the model it came from",
             )
         self.model, self.tokenizer = model, tokenizer
+        self.read = read or (lambda text: text)
         self._ids = TokenIds.of(model.config)  # type: ignore[arg-type]
 
     def picture(self, text: str, params: SamplingParams) -> Prompt:
@@ -122,7 +129,8 @@ class PromptBuilder:
             parts: Texts and pictures, in order.
             features_MPC: Features of the pictures when they are known already.
         """
-        document = Document(turn("user", *parts))
+        read = [self.read(part) if isinstance(part, str) else part for part in parts]
+        document = Document(turn("user", *read))
         row = encode(document, self.tokenizer, self._ids, self.model.config.patches)
         if features_MPC is None and row.pictures:
             features_MPC = self.features(row.pictures)

@@ -51,6 +51,7 @@ def vision_config(recipe: AutoencoderRecipe) -> OrthusVQConfig:
         base_channels=recipe.base_channels,
         channel_multiplier=list(recipe.channel_multiplier),
         num_res_blocks=recipe.num_res_blocks,
+        norm_num_groups=recipe.norm_num_groups,
         embed_dim=recipe.embed_dim,
         latent_channels=recipe.latent_channels,
         num_embeddings=recipe.num_embeddings,
@@ -76,6 +77,7 @@ def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     for name, parameter in vq.named_parameters():
         if ".conv2." in name or ".proj_out." in name:
             nn.init.zeros_(parameter)
+    vq.quantize.embedding.weight.by_row = True  # type: ignore[attr-defined]
     return vq
 
 
@@ -96,7 +98,7 @@ def picture_loss(
             hint="take fewer levels",
         )
     rival = PatchDiscriminator(discriminator.channels, discriminator.levels)
-    return PictureLoss(losses, rival)
+    return PictureLoss(losses, discriminator, rival)
 
 
 class DiscreteAutoencoder(nn.Module):
@@ -233,7 +235,8 @@ class PicturesStage:
         numbers = (
             (step * count + part) * self.place.shards + self.place.shard for part in range(count)
         )
-        return [(self.pictures.draw(self.batch_size, self.generator(n)),) for n in numbers]
+        batches = [self.pictures.draw(self.batch_size, self.generator(n)) for n in numbers]
+        return [(batch.contiguous(memory_format=torch.channels_last),) for batch in batches]
 
     def held_out(self) -> Sequence[tuple[Tensor]]:
         pixels_M3HW = self.pictures.held_out_M3HW[: self.validate_rows]
@@ -260,6 +263,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         validate_rows: int = 64,
     ) -> None:
         super().__init__(pictures, recipe.optim.batch_size, seed, validate_rows)
+        vq.to(memory_format=torch.channels_last)  # faster convolutions and group norms
         self.objective = DiscreteAutoencoder(vq, recipe)
         self.objective.train()
         self.recipe = recipe
@@ -273,7 +277,7 @@ class DiscreteAutoencoderStage(PicturesStage):
     def begin_step(self, step: int) -> list[nn.Parameter]:
         objective, first = self.objective, self.recipe.continuous_steps
         objective.snapping = step >= first
-        objective.picture_loss.fighting = step >= self.recipe.discriminator.start
+        objective.picture_loss.begin_step(step)
         # Codes are the same on every device, so they are computed from the same pictures.
         generator = self.generator(-1 - step)
         objective.following = step < self.recipe.linear_steps
@@ -318,19 +322,19 @@ class DecoderStage(PicturesStage):
     def __init__(self, vq: OrthusVQ, recipe: FinetuneVaeRecipe, pictures: PictureSource) -> None:
         super().__init__(pictures, recipe.optim.batch_size, recipe.seed, recipe.log.validate_rows)
         vq.requires_grad_(False)
+        vq.to(memory_format=torch.channels_last)  # faster convolutions and group norms
         assert vq.decoder is not None, "the command checks that there is a decoder"
         vq.decoder.requires_grad_(True)
         vq.post_quant_conv.requires_grad_(True)
         loss = picture_loss(recipe.losses, recipe.discriminator, vq.config.resolution)
         self.objective = DecoderObjective(vq, loss, recipe.feature_noise)
         self.objective.train()
-        self.fight_from = recipe.discriminator.start
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.objective.parameters() if p.requires_grad]
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
-        self.objective.picture_loss.fighting = step >= self.fight_from
+        self.objective.picture_loss.begin_step(step)
         return []
 
     @torch.no_grad()

@@ -89,6 +89,16 @@ def read_rows(data: DataRecipe, side: int | None = None) -> Generator[Event, Non
     return split_rows((yield from read_documents(data, side)), data)
 
 
+def listed_words(data: DataRecipe) -> str:
+    """The content of `words.json` for a model of these rows; "" if they are not the small world."""
+    if data.source != SPRITES:
+        return ""
+    from orthus_core.world.listed_words import word_list
+    from orthus_core.world.world import World
+
+    return word_list(World.open(held_out=data.held_out)).text()
+
+
 def split_rows(documents: list[Document], data: DataRecipe) -> RowSources:
     """The documents to train on, and those that are held out.
 

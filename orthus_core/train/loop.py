@@ -53,7 +53,7 @@ class Stage(Protocol):
 
     Attributes:
         objective: Module whose forward returns Losses; a saved state holds its state.
-        sixteen_bit: Whether its products may use bf16 where the processor supports it.
+        sixteen_bit: Whether its products may use bf16 where that is faster (`has_bf16`).
     """
 
     @property
@@ -138,7 +138,7 @@ def train(
     if run.state is not None:
         start = load_state(run.state, stage.objective, optimizers, average)
         yield Note(f"resuming after step {start} of {optim.steps}")
-    yield from notes_on(run, origins, optim, length)
+    yield from notes_on(run, origins, optim, length, start)
     check_board(log.tensorboard)
     book = None
     if place.is_first:
@@ -239,18 +239,28 @@ def unless_last(last: bool, lost: list[str]) -> Iterator[None]:
 
 
 def notes_on(
-    run: TrainingRun, origins: Mapping[str, Any], optim: OptimRecipe, length: str
+    run: TrainingRun, origins: Mapping[str, Any], optim: OptimRecipe, length: str, start: int
 ) -> Iterator[Note]:
-    """What a user has to know of a run that goes on: another length, and states of other runs."""
+    """What a user has to know of a run that goes on after `start` steps: another length, and states
+    of other runs.
+    """
     before = run.before().get(length, optim.steps)
     if before != optim.steps:
-        scheduled = ["learning rate"] * (optim.schedule == "cosine")
+        # A trapezoid follows its length only where it falls.
+        full = before - optim.decay_steps + 1  # steps at the full rate
+        fell = optim.schedule == "trapezoid" and start > full
+        scheduled = ["learning rate"] * (optim.schedule == "cosine" or fell)
         if origins.get("temperature.start") != origins.get("temperature.end"):
             scheduled.append("temperature")
         follow = (
             f"; the {' and the '.join(scheduled)} of each step from here on follow the new length, "
             "so the result is not that of a training of this length from its beginning"
         )
+        if fell:
+            follow += (
+                f": the rate had begun to fall after step {full}, and a state up to there goes on "
+                "without a trace of it"
+            )
         yield Note(f"{length} was {before}, now {optim.steps}{follow if scheduled else ''}")
     own = set(run.steps())
     others = [step for step in saved_steps(run.folder) if step not in own]

@@ -1,16 +1,18 @@
-"""Muon for a GPU: one orthogonalisation for all matrices of a shape, and operations on many
-tensors at once.
+"""Muon in the precision that a device is fast in, with one orthogonalisation for all matrices of a
+shape and operations on many tensors at once; and Muon for the kernels of convolutions, which
+torch's does not take.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from orthus_core.device import has_bf16
 from orthus_core.train import muon
 
 add_ = torch._foreach_add_  # type: ignore[reportPrivateImportUsage]
@@ -19,15 +21,28 @@ lerp_ = torch._foreach_lerp_  # type: ignore[reportPrivateImportUsage]
 mul_ = torch._foreach_mul_  # type: ignore[reportPrivateImportUsage]
 
 
+# Jordan et al. (2024): the coefficients of an iteration, their number, the momentum, and what keeps
+# a norm off zero. They are the defaults of torch.optim.Muon.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+MOMENTUM = 0.95
+EPS = 1e-7
+
+
 def orthogonalised(
-    updates_KMN: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+    updates_KMN: Tensor,
+    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    steps: int = ITERATIONS,
+    eps: float = EPS,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Tensor:
-    """K matrices with their singular values brought near 1, by Newton-Schulz iteration in bf16
-    (Jordan et al., 2024): what torch.optim.Muon computes one matrix at a time. Returns bf16.
+    """K matrices with their singular values brought near 1, by Newton-Schulz iteration (Jordan et
+    al., 2024): with bf16, what torch.optim.Muon computes one matrix at a time. Returns `dtype`.
     """
     a, b, c = coefficients
     wide = updates_KMN.shape[1] <= updates_KMN.shape[2]
-    x = (updates_KMN if wide else updates_KMN.mT).bfloat16()
+    x = (updates_KMN if wide else updates_KMN.mT).to(dtype)
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = x @ x.mT
@@ -35,10 +50,15 @@ def orthogonalised(
     return x if wide else x.mT
 
 
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16, which suffices, where the device is faster in it; else fp32."""
+    return torch.bfloat16 if has_bf16(device) else torch.float32
+
+
 @cache
 def batched_muon() -> Callable[..., torch.optim.Optimizer]:
-    """torch.optim.Muon with matrices of a shape batched; defined on demand, since torch before 2.9
-    has no Muon. Its state is torch's own.
+    """torch.optim.Muon with matrices of a shape batched, and in fp32 where bf16 is slower; defined
+    on demand, since torch before 2.9 has no Muon. Its state is torch's own.
     """
 
     class BatchedMuon(torch.optim.Muon):
@@ -66,7 +86,11 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
             for shape, alike in of_shape.items():
                 matrices, updates = zip(*alike, strict=True)
                 steps_KMN = orthogonalised(
-                    torch.stack(updates), group["ns_coefficients"], group["ns_steps"], group["eps"]
+                    torch.stack(updates),
+                    group["ns_coefficients"],
+                    group["ns_steps"],
+                    group["eps"],
+                    dtype=fast_dtype(updates[0].device),
                 )
                 # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
                 rate = group["lr"] * 0.2 * max(shape) ** 0.5
@@ -74,3 +98,48 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
                 muon.add_(list(matrices), steps, alpha=-rate)
 
     return BatchedMuon
+
+
+class KernelMuon(torch.optim.Optimizer):
+    """Muon on kernels of convolutions, each seen as the matrix from a window to its outputs,
+    [O, I k k] (Jordan et al., 2024, train convolutions so).
+
+    Updates have the size of AdamW's (Liu et al., 2502.16982). They are orthogonalised in bf16 where
+    the device is faster in it, else in fp32.
+
+    Args:
+        kernels: Kernels [O, I, k, k].
+        lr: Learning rate.
+        weight_decay: Decoupled decay, times the learning rate.
+    """
+
+    def __init__(self, kernels: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(kernels, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):  # type: ignore[override]
+        assert closure is None, "the loop computes the loss"
+        for group in self.param_groups:
+            of_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for kernel in group["params"]:
+                if kernel.grad is not None:
+                    of_shape[kernel.shape].append(kernel)
+            for kernels in of_shape.values():
+                updates = torch.stack(
+                    [self._with_momentum(kernel).flatten(1) for kernel in kernels]
+                )
+                dtype = fast_dtype(updates.device)
+                steps_KMN = orthogonalised(updates, dtype=dtype).to(updates.dtype)
+                rate = group["lr"] * 0.2 * max(updates.shape[1:]) ** 0.5
+                for kernel, step_MN in zip(kernels, steps_KMN, strict=True):
+                    kernel.mul_(1 - group["lr"] * group["weight_decay"])
+                    kernel.add_(step_MN.view(kernel.shape), alpha=-rate)
+
+    def _with_momentum(self, kernel: Tensor) -> Tensor:
+        """The gradient with Nesterov's momentum."""
+        assert kernel.grad is not None
+        state = self.state[kernel]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(kernel)
+        momentum = state["momentum_buffer"].lerp_(kernel.grad, 1 - MOMENTUM)
+        return kernel.grad.lerp(momentum, MOMENTUM)

@@ -11,19 +11,23 @@ from torch import Tensor, nn
 from orthus_core.errors import TrainingError
 from orthus_core.recipe.training import OptimRecipe
 from orthus_core.train import muon
-from orthus_core.train.muon import batched_muon
+from orthus_core.train.muon import KernelMuon, batched_muon
 
 # Final learning rate of the cosine schedule, as a share of the peak.
 COSINE_FLOOR = 0.02
+COLOURS = 3  # channels of a pixel
 
 
 def learning_rate(recipe: OptimRecipe, step: int) -> float:
-    """Learning rate of step 0, 1, ...: a linear rise over `warmup_steps`, then constant or half a
-    cosine.
+    """Learning rate of step 0, 1, ...: a linear rise over `warmup_steps`, then constant, half a
+    cosine, or a trapezoid, which is constant until it falls linearly over the last `decay_steps`
+    and would be zero after the last step.
     """
     rise = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
     if recipe.schedule == "constant":
         return recipe.lr * rise
+    if recipe.schedule == "trapezoid":
+        return recipe.lr * rise * min(1.0, max(0, recipe.steps - step) / recipe.decay_steps)
     past = max(0, step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
     fall = 0.5 * (1 + math.cos(math.pi * min(1.0, past)))
     return recipe.lr * rise * (COSINE_FLOOR + (1 - COSINE_FLOOR) * fall)
@@ -32,12 +36,12 @@ def learning_rate(recipe: OptimRecipe, step: int) -> float:
 def make_optimizers(
     parameters: Sequence[nn.Parameter], recipe: OptimRecipe
 ) -> list[torch.optim.Optimizer]:
-    """One or two optimisers that together hold every parameter once, at one learning rate.
+    """Up to three optimisers that together hold every parameter once, at one learning rate.
 
-    Muon (Jordan et al., 2024) trains the matrices that map one vector to another. Matrices whose
-    rows are words, codes or heads (marked `by_row`) and all parameters that are not matrices use
-    AdamW. Muon's updates have the size of AdamW's (Liu et al., 2502.16982), so that one rate suits
-    both.
+    Muon (Jordan et al., 2024) trains the matrices that map one vector to another, and the kernels
+    of convolutions but those from and to pixels. Matrices whose rows are words, codes or heads
+    (marked `by_row`) and all other parameters use AdamW. Muon's updates have the size of AdamW's
+    (Liu et al., 2502.16982), so that one rate suits both.
 
     Raises:
         TrainingError: When this torch has no Muon.
@@ -51,14 +55,18 @@ def make_optimizers(
             hint='install torch 2.9 or later, or set optim.kind = "adamw"',
         )
     maps = [p for p in parameters if p.ndim == 2 and not getattr(p, "by_row", False)]
-    taken = {id(p) for p in maps}
+    kernels = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) > COLOURS]
+    taken = {id(p) for p in (*maps, *kernels)}
     others = [p for p in parameters if id(p) not in taken]
-    # A GPU is slow at torch's many small products; on a CPU the products themselves dominate.
-    kind = batched_muon() if maps and maps[0].is_cuda else torch.optim.Muon
-    muon = kind(
-        maps, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, adamw(others, recipe)] if others else [muon]
+    rate = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    optimizers: list[torch.optim.Optimizer] = []
+    if maps:
+        optimizers.append(batched_muon()(maps, **rate, adjust_lr_fn="match_rms_adamw"))
+    if kernels:
+        optimizers.append(KernelMuon(kernels, **rate))
+    if others:
+        optimizers.append(adamw(others, recipe))
+    return optimizers
 
 
 def adamw(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.optim.AdamW:

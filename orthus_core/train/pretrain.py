@@ -1,7 +1,8 @@
 """`pretrain`: a small discrete Chameleon from scratch, in Chameleon's own Hugging Face layout.
 
 Tokenizer, then vision autoencoder with codes, then next-token prediction over text and codes. A
-small Orthus starts from it, and it is the paper's discrete baseline.
+small Orthus starts from it. The same training goes on from a discrete Chameleon, with its words and
+its autoencoder; so the paper's discrete baseline sees as many rows as the Orthus made of it.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from transformers import (
 )
 
 from orthus_core.atomic_folder import staged_folder
+from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES
-from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.document import Document
-from orthus_core.data.known_words import VOCABULARY, vocabulary_of
+from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
 from orthus_core.data.sources import Source
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import DiscreteConfig, OrthusConfig
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
@@ -40,13 +43,14 @@ from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoen
 from orthus_core.train.batches import (
     RowSources,
     discrete_batch_builder,
+    listed_words,
     read_rows,
     row_encoder,
     training_rule,
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.linear_code import linear_quality
 from orthus_core.train.loop import Stop, train
@@ -78,7 +82,7 @@ from orthus_core.train.state import (
 from orthus_core.user_files import user_path
 
 # What determines its first training, and the key of its number of steps.
-OF_AUTOENCODER = ("seed", "autoencoder", "data")
+OF_AUTOENCODER = ("seed", "autoencoder", "data.source", "data.held_out", "data.seed")
 AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
 
@@ -86,6 +90,7 @@ def pretrain(
     recipe: PretrainRecipe,
     output: Path,
     *,
+    init_from: str | Path | None = None,
     resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
@@ -93,6 +98,8 @@ def pretrain(
     """Train a discrete Chameleon and write it to `output` when it is done.
 
     Args:
+        init_from: A discrete Chameleon to start from: its words, autoencoder and transformer. The
+            recipe's `tokenizer`, `autoencoder` and `backbone` are then not read.
         resume: True continues the run beside `output` from its newest saved states, a path goes on
             from those that `states_of` finds there.
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
@@ -106,24 +113,30 @@ def pretrain(
     """
     output = user_path(output)
     resumes = states_of(resume)
-    if is_finished(recipe, output, resumes, overwrite=overwrite):
+    if is_finished(recipe, output, resumes, init_from, overwrite=overwrite):
         yield finished_note(output, recipe.optim.steps)
         return
     work = training_folder(output)
 
     # 1. The words.
     shape = recipe.autoencoder
-    taken = taken_autoencoder(shape.taken_from) if shape.taken_from else None
+    begun = discrete_start(init_from) if init_from else None
+    taken = begun.vq if begun else taken_autoencoder(shape.taken_from) if shape.taken_from else None
     rows = yield from read_rows(recipe.data, taken.config.resolution if taken else shape.resolution)
-    texts = list(texts_of(rows.train, recipe.tokenizer.rows))
-    codes = taken.config.num_embeddings if taken else shape.num_embeddings
-    tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
+    if begun:
+        tokenizer, vocabulary = begun.tokenizer, begun.vocabulary
+    else:
+        texts = list(texts_of(rows.train, recipe.tokenizer.rows))
+        codes = taken.config.num_embeddings if taken else shape.num_embeddings
+        tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
+        vocabulary = vocabulary_of(texts)
 
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
     check_disk(output, vq)
-    config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
+    own_config = begun.model.config if begun else chameleon_config(recipe, tokenizer, vq)
+    config = OrthusConfig(**own_config.to_dict())
     rule = training_rule(recipe, row_encoder(tokenizer, config))
     rows = yield from usable(rows, rule, strict=recipe.data.strict)
     pictures = None if taken else (yield from read_pictures(recipe.data, shape.resolution))
@@ -134,7 +147,7 @@ def pretrain(
         others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
         beside = others if resumes.transformer else (*others, work / TRANSFORMER)
         if pictures is None:
-            yield Note(f"autoencoder: that of {shape.taken_from}")
+            yield Note(f"autoencoder: that of {init_from or shape.taken_from}")
         else:
             yield from train_autoencoder(
                 vq,
@@ -152,8 +165,8 @@ def pretrain(
 
         # 3. Both in one sequence.
         torch.manual_seed(recipe.seed + 1)
-        model = discrete_chameleon(recipe, tokenizer, vq)
-        cache = feature_cache(vq, vq.codes, work)
+        model = begun.model if begun else discrete_chameleon(recipe, tokenizer, vq)
+        cache = feature_cache(vq, vq.codes, cache_folder(recipe.data, work), kind="codes")
         batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
         batches = batch_builder.batches(
             rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
@@ -168,7 +181,7 @@ def pretrain(
                 log=recipe.log,
                 seed=recipe.seed,
                 folder=work / TRANSFORMER,
-                origins=origins(recipe, **rows_origin(rows.identity)),
+                origins=origins(recipe, **start_origin(init_from), **rows_origin(rows.identity)),
                 resume=resumes.transformer,
                 overwrite=overwrite,
                 replaced=(*others, work / AUTOENCODER) if taken else (),
@@ -188,7 +201,9 @@ def pretrain(
                 model.bfloat16()
                 model.save_pretrained(staged)
                 processor(tokenizer, config).save_pretrained(staged)
-                (staged / VOCABULARY).write_text(vocabulary_of(texts), encoding="utf-8")
+                (staged / VOCABULARY).write_text(vocabulary, encoding="utf-8")
+                if listed := listed_words(recipe.data):
+                    (staged / WORDS).write_text(listed, encoding="utf-8")
                 save_recipe(recipe, staged / "recipe.json")
                 for name, text in record.items():
                     (staged / name).write_text(text)
@@ -197,7 +212,14 @@ def pretrain(
         yield Note(f"wrote {output}")
 
 
-def is_finished(recipe: PretrainRecipe, output: Path, resumes: Resumes, *, overwrite: bool) -> bool:
+def is_finished(
+    recipe: PretrainRecipe,
+    output: Path,
+    resumes: Resumes,
+    init_from: str | Path | None = None,
+    *,
+    overwrite: bool,
+) -> bool:
     """Check, before any data is read, that both trainings may begin or go on; returns whether they
     are through and the model in place.
 
@@ -209,14 +231,20 @@ def is_finished(recipe: PretrainRecipe, output: Path, resumes: Resumes, *, overw
     check_unlocked(work)
     others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
     check_others(others, resumes.transformer or resumes.autoencoder, overwrite=overwrite)
-    if not recipe.autoencoder.taken_from:
+    if not (init_from or recipe.autoencoder.taken_from):
         first = plan_run(work / AUTOENCODER, resumes.autoencoder, overwrite=overwrite)
         own = origins(recipe, *OF_AUTOENCODER)
         length = recipe.autoencoder.optim.steps
         first.check(own, length, length=AUTOENCODER_LENGTH, but=KNOWN_LATER)
     run = plan_run(work / TRANSFORMER, resumes.transformer, overwrite=overwrite)
-    run.check(origins(recipe), steps, length="optim.steps", but=KNOWN_LATER)
+    own = origins(recipe, **start_origin(init_from))
+    run.check(own, steps, length="optim.steps", but=("devices", "rows"))
     return check_output(output, run, resumes.transformer, steps, overwrite=overwrite)
+
+
+def start_origin(init_from: str | Path | None) -> dict[str, str]:
+    """The model that a training starts from as an origin of it; none for nothing."""
+    return {"init_from": fingerprint(resolve(init_from))} if init_from else {}
 
 
 class Resumes(NamedTuple):
@@ -258,13 +286,61 @@ def states_of(resume: Resume) -> Resumes:
     )
 
 
+class DiscreteStart(NamedTuple):
+    """A discrete Chameleon that a training goes on from.
+
+    Attributes:
+        model: The model for training, in fp32, with the autoencoder `vq` in it.
+        vocabulary: Text of its list of known words.
+    """
+
+    model: ChameleonForConditionalGeneration
+    vq: OrthusVQ
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: str
+
+
+def discrete_start(source: str | Path) -> DiscreteStart:
+    """Open a discrete Chameleon to train it further.
+
+    Raises:
+        CheckpointError: When it is an Orthus, or has no tokenizer or pixel decoder.
+    """
+    opened = open_model(source, device=device(), dtype="fp32")
+    if not isinstance(opened.model.config, DiscreteConfig):
+        raise CheckpointError(
+            "this is an Orthus, and pretrain trains a discrete Chameleon",
+            where=str(opened.path),
+            hint="train it with `orthus posttrain`, or name the Chameleon that it was made from",
+        )
+    if opened.processor is None:
+        raise CheckpointError(
+            "this model folder has no tokenizer, so it cannot be trained on words",
+            where=str(opened.path),
+            hint="copy the tokenizer and preprocessor files of the model it came from",
+        )
+    vq = autoencoder_of(opened)
+    model = ChameleonForConditionalGeneration(ChameleonConfig.from_pretrained(opened.path))
+    model.model.vqmodel = vq
+    model.load_state_dict(opened.model.state_dict())
+    mark_rows(model.model, model.model.embed_tokens, model.lm_head)
+    words = opened.path / VOCABULARY
+    known = words.read_text(encoding="utf-8") if words.is_file() else ""
+    model.to(device())  # type: ignore[arg-type]
+    return DiscreteStart(model, vq, opened.processor.tokenizer, known)
+
+
 def taken_autoencoder(source: str) -> OrthusVQ:
-    """The autoencoder of a trained model, a folder or an alias.
+    """The autoencoder of a trained model, a folder or an alias. Raises: As `autoencoder_of`."""
+    return autoencoder_of(open_model(source, device=device(), dtype="fp32"))
+
+
+def autoencoder_of(opened: Opened) -> OrthusVQ:
+    """The autoencoder of an opened model.
 
     Raises:
         CheckpointError: When it has no decoder, without which no picture could be drawn.
     """
-    opened = open_model(source, device=device(), dtype="fp32")
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
         raise CheckpointError(

@@ -24,6 +24,7 @@ from orthus_core.device import is_out_of_memory
 from orthus_core.errors import OutputError, TrainingError, UnplacedError
 from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
+from orthus_core.recipe.schema import Key
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
 from orthus_core.user_files import user_path
@@ -43,9 +44,9 @@ Resume = bool | Path
 
 # Tables of a recipe that configure only the reporting of a training.
 TELLING = ("log",)
-# Keys that change no number of a training: which process does the work, whether it refuses what it
-# would leave out, and what the finished model is to sample by.
-INDIFFERENT = frozenset({"data.workers", "data.strict", "sampling"})
+# Keys that change no number of a training: which process does the work, where features are kept,
+# whether it refuses what it would leave out, and what the finished model is to sample by.
+INDIFFERENT = frozenset({"data.workers", "data.strict", "data.cache", "sampling"})
 # Changed keys that an error gives with their values; more are named.
 SHOWN = 5
 
@@ -61,11 +62,16 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
     taken = {
         key.name: key.default
         for key in keys(recipe)
-        if (key.path[0] in tables if tables else key.path[0] not in TELLING)
+        if (tables_hold(key, tables) if tables else key.path[0] not in TELLING)
         and key.name not in INDIFFERENT
         and key.default is not None
     }
     return json.loads(json.dumps(taken | more))  # converted as in a saved state
+
+
+def tables_hold(key: Key, tables: Sequence[str]) -> bool:
+    """Whether a key of a recipe is one of `tables`, or in one of them."""
+    return key.path[0] in tables or key.name in tables
 
 
 def rows_origin(identity: str) -> dict[str, str]:
@@ -323,9 +329,9 @@ def check_same(
         raise TrainingError(
             f"{made} with {'; '.join(values)}{more}",
             where=str(where),
-            hint=f"go on with what it was begun with (only {length}, log, sampling, data.workers "
-            "and data.strict may change), or begin anew: --overwrite in place of --resume, or "
-            "another folder with -o",
+            hint=f"go on with what it was begun with (only {length}, log, sampling, data.cache, "
+            "data.workers and data.strict may change), or begin anew: --overwrite in place of "
+            "--resume, or another folder with -o",
         )
 
 

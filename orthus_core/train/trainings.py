@@ -15,19 +15,25 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
-from orthus_core.data.known_words import VOCABULARY
+from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import dump
-from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe
+from orthus_core.recipe.training import (
+    BuildBaseRecipe,
+    DataRecipe,
+    FinetuneVaeRecipe,
+    PosttrainRecipe,
+)
 from orthus_core.train.batches import (
     orthus_batch_builder,
     pictures_alone,
@@ -37,7 +43,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -147,10 +153,17 @@ def build_base(
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
-    cache = cache_of(opened, output)
+    cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
-        JointLoss(model, lambda_image=recipe.lambda_image, text_weight=0, repeats=recipe.repeats),
+        JointLoss(
+            model,
+            lambda_image=recipe.lambda_image,
+            text_weight=0,
+            repeats=recipe.repeats,
+            patch_share=recipe.patch_share,
+            timesteps=recipe.timesteps,
+        ),
         only_image_parts(model),
         batch_builder.batches(
             pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
@@ -189,7 +202,7 @@ def posttrain(
     rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
-    cache = cache_of(opened, output)
+    cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
     def draw_samples() -> Image.Image:
@@ -205,6 +218,9 @@ def posttrain(
             text_weight=text_weight,
             repeats=recipe.repeats,
             prefix_noise=recipe.prefix_noise,
+            patch_share=recipe.patch_share,
+            prefix_clean=recipe.prefix_clean,
+            timesteps=recipe.timesteps,
             terms=recipe.loss_terms,
         ),
         all_but_autoencoder(model, objective=recipe.objective),
@@ -212,7 +228,25 @@ def posttrain(
         draw=draw_samples,
     )
     with save_on_exit(cache):
+        if recipe.sampling.get("patch_norm") == MEASURED:
+            (first, _), *_ = stage.parts(0, 1)
+            model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         yield from run(stage, recipe, opened, output, rows=rows.identity, **options)
+
+
+MEASURED = "measured"
+"""`sampling.patch_norm` of a recipe: the limits are those of the first step's features."""
+
+
+def patch_norms(features_NC: Tensor | None) -> list[float] | None:
+    """Limits of the norms of drawn features: the mean of these features' norms, two standard
+    deviations less and more; None without features.
+    """
+    if features_NC is None or len(features_NC) < 2:
+        return None
+    norms_N = features_NC.float().norm(dim=-1)
+    mean, spread = float(norms_N.mean()), float(norms_N.std())
+    return [max(mean - 2 * spread, float(norms_N.min())), mean + 2 * spread]
 
 
 def is_finished(
@@ -323,6 +357,8 @@ def run(
             files[METRICS] = (work / METRICS).read_text()
         if (words := opened.path / VOCABULARY).is_file():
             files[VOCABULARY] = words.read_text(encoding="utf-8")
+        if (words := opened.path / WORDS).is_file():
+            files[WORDS] = words.read_text(encoding="utf-8")
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
         save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
@@ -365,8 +401,8 @@ def stored_dtype(folder: Path) -> torch.dtype:
     return TORCH_DTYPES[read_folder(folder)["lm_head.weight"].dtype]
 
 
-def cache_of(opened: OpenedOrthus, output: Path) -> FeatureCache:
-    """Features of the training's pictures, stored next to the states."""
+def cache_of(opened: OpenedOrthus, output: Path, data: DataRecipe) -> FeatureCache:
+    """Features of the training's pictures, stored next to the states or where the recipe says."""
     vq = opened.model.model.vqmodel
-    encode, folder = opened.model.encode_images, training_folder(output)
+    encode, folder = opened.model.encode_images, cache_folder(data, training_folder(output))
     return feature_cache(vq, encode, folder, sixteen_bit=True)

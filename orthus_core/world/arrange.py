@@ -1,13 +1,20 @@
-"""Places of things in a scene, and the spatial relation between two of them."""
+"""Places of things in a scene, and the spatial relation between two of them.
+
+Every position and side is a multiple of `STEP`. Things never overlap. On a floor, they stand: their
+lower edges lie below the horizon, and those that are higher up stand farther back.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
-from orthus_core.world.backdrops import is_outdoors
-from orthus_core.world.scene import LARGE, SMALL, STEP, WHOLE, Scene, Thing
+from orthus_core.world.backdrops import has_floor
+from orthus_core.world.scene import STEP, UNITS, Scene, Thing
+
+T = TypeVar("T")
 
 RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -15,7 +22,28 @@ MOST_THINGS = 4
 
 # Two things are side by side more often than one above the other.
 _PAIR_WEIGHTS = {"left of": 3, "right of": 3, "above": 1, "below": 1}
-_CORNERS = ((0, 0), (SMALL, 0), (0, SMALL), (SMALL, SMALL))
+# Sides of one thing, on a plain backdrop and on a floor; of two; and of three or four. They are
+# few: at each of them a thing consists of other patches, which a small model has to learn anew.
+_SINGLE_SIDES = {64: 0.45, 48: 0.4, 40: 0.15}
+_STANDING_SIDES = {48: 0.8, 32: 0.2}
+_PAIR_SIDES = {(32, 32): 0.85, (24, 24): 0.15}
+_GROUP_SIDES = {32: 0.7, 24: 0.3}
+# Lower edges of standing things; the far row is for three or four of them.
+_STANDING = (64, 64, 56, 48)
+_FAR, _NEAR, _ROW_SIDE = 40, 64, 24
+
+# A thing is at the left, in the middle or at the right by its centre.
+_LEFT, _RIGHT = 26, 38
+# Sides from which a thing is called large, and below which small.
+_LARGE, _SMALL = 48, 32
+
+
+class Square(NamedTuple):
+    """A free square of a scene: left and upper edge, and side."""
+
+    x: int
+    y: int
+    side: int
 
 
 def arrange(
@@ -23,57 +51,131 @@ def arrange(
 ) -> Scene:
     """A scene of one to four things that do not overlap.
 
-    A single thing fills the picture; outdoors it fills most of it and stands on the ground. Two
-    things are placed in one of `RELATIONS`, three or four in the corners.
-
     Args:
         rng: Random numbers for what is not given.
         things: Things to place. Their positions and sizes are set here, the rest is kept.
         backdrop: Name of the backdrop.
-        relation: Relation of the first of two things to the second; sampled when empty.
+        relation: Relation of the first of two things to the second, one of `RELATIONS`; sampled
+            when empty.
     """
-    outdoors = is_outdoors(backdrop)
+    floor = has_floor(backdrop)
     if len(things) == 1:
-        if not outdoors:
-            return Scene(backdrop, (replace(things[0], x=0, y=0, side=WHOLE),))
-        x = rng.choice((0, STEP))
-        return Scene(backdrop, (replace(things[0], x=x, y=STEP, side=LARGE),))
-    if len(things) == 2:
+        places = [_single_place(rng, floor)]
+    elif len(things) == 2:
         relation = relation or rng.choices(list(_PAIR_WEIGHTS), list(_PAIR_WEIGHTS.values()))[0]
-        places = _pair_places(rng, relation, outdoors)
+        places = _pair_places(rng, relation, floor)
     else:
-        places = rng.sample(_CORNERS, len(things))
-    placed = [replace(t, x=x, y=y, side=SMALL) for t, (x, y) in zip(things, places, strict=True)]
+        places = _row_places(rng, len(things), floor)
+    placed = [replace(t, **p._asdict()) for t, p in zip(things, places, strict=True)]
     return Scene(backdrop, tuple(placed))
 
 
 def relation_between(thing: Thing, other: Thing) -> str:
-    """The relation of `thing` to `other`, one of `RELATIONS`; "" when none of them holds."""
-    (x, y), (other_x, other_y) = thing.centre, other.centre
-    across, down = other_x - x, other_y - y
-    if abs(across) >= SMALL and abs(down) <= STEP:
-        return "left of" if across > 0 else "right of"
-    if abs(down) >= SMALL and abs(across) <= STEP:
-        return "above" if down > 0 else "below"
+    """The relation of `thing` to `other`, one of `RELATIONS`; "" when none of them holds.
+
+    "left of": the boxes do not overlap from left to right, and from top to bottom they share at
+    least half of the smaller side. The other relations are meant in the same way.
+    """
+    half = min(thing.side, other.side) / 2
+    across = min(thing.x + thing.side, other.x + other.side) - max(thing.x, other.x)
+    down = min(thing.y + thing.side, other.y + other.side) - max(thing.y, other.y)
+    if across <= 0 and down >= half:
+        return "left of" if thing.x < other.x else "right of"
+    if down <= 0 and across >= half:
+        return "above" if thing.y < other.y else "below"
     return ""
 
 
-def free_places(scene: Scene) -> list[tuple[int, int]]:
-    """Positions on the raster where another small thing would overlap nothing in the scene."""
-    places = [(x, y) for y in range(0, SMALL + 1, STEP) for x in range(0, SMALL + 1, STEP)]
+def words_for_place(thing: Thing) -> tuple[str, str]:
+    """The row and the column of a thing in words: ("top", "left"); "" for those in the middle."""
+    across, down = thing.centre
+    row = "top" if down < _LEFT else "bottom" if down > _RIGHT else ""
+    return row, "left" if across < _LEFT else "right" if across > _RIGHT else ""
+
+
+def word_for_size(thing: Thing) -> str:
+    """ "large", "small" or ""."""
+    return "large" if thing.side >= _LARGE else "small" if thing.side < _SMALL else ""
+
+
+def free_places(scene: Scene, side: int) -> list[Square]:
+    """Squares on the raster where another thing overlaps nothing, in reading order.
+
+    On a floor, they are those where it stands.
+    """
+    floor = has_floor(scene.backdrop)
     return [
-        place
-        for place in places
-        if not any(Thing("", *place, side=SMALL).overlaps(thing) for thing in scene.things)
+        Square(x, y, side)
+        for y in range(0, UNITS - side + 1, STEP)
+        if not floor or y + side >= _FAR
+        for x in range(0, UNITS - side + 1, STEP)
+        if not any(Thing("", x, y, side).overlaps(thing) for thing in scene.things)
     ]
 
 
-def _pair_places(rng: random.Random, relation: str, outdoors: bool) -> list[tuple[int, int]]:
+def _single_place(rng: random.Random, floor: bool) -> Square:
+    if floor:
+        side = _one_of(rng, _STANDING_SIDES)
+        bottom = rng.choice([bottom for bottom in _STANDING if bottom >= side])
+        return Square(_on_raster(rng, 0, UNITS - side), bottom - side, side)
+    side = _one_of(rng, _SINGLE_SIDES)
+    return Square(_on_raster(rng, 0, UNITS - side), _on_raster(rng, 0, UNITS - side), side)
+
+
+def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Square]:
+    first, second = _one_of(rng, _PAIR_SIDES)
+    # Along the relation, the first one is at the lower coordinates, and the rest is a gap.
+    at = _on_raster(rng, 0, UNITS - first - second)
+    then = _on_raster(rng, at + first, UNITS - second)
     if relation in ("left of", "right of"):
-        # Outdoors, things stand on the ground and not in the sky.
-        y = rng.choice((STEP, SMALL) if outdoors else (0, STEP, SMALL))
-        places = [(0, y), (SMALL, y)]
+        if floor:
+            bottom = rng.choice(_STANDING)
+            ups = bottom - first, bottom - second
+        else:
+            ups = _across(rng, first, second)
+        places = [Square(at, ups[0], first), Square(then, ups[1], second)]
     else:
-        x = rng.choice((0, STEP, SMALL))
-        places = [(x, 0), (x, SMALL)]
+        overs = _across(rng, first, second)
+        if floor:
+            # Only the lower one stands.
+            at, then = 0, rng.choice([b for b in _STANDING if b >= first + second]) - second
+        places = [Square(overs[0], at, first), Square(overs[1], then, second)]
     return places if relation in ("left of", "above") else places[::-1]
+
+
+def _across(rng: random.Random, first: int, second: int) -> tuple[int, int]:
+    """Positions of two things across their relation, so that `relation_between` finds it."""
+    start = _on_raster(rng, 0, UNITS - first)
+    half = min(first, second) / 2
+    near = [
+        other
+        for other in range(0, UNITS - second + 1, STEP)
+        if min(start + first, other + second) - max(start, other) >= half
+    ]
+    return start, rng.choice(near)
+
+
+def _row_places(rng: random.Random, count: int, floor: bool) -> list[Square]:
+    """Three or four things of one side in two rows."""
+    upper = 2 if count == 4 else rng.choice((1, 2))
+    side = _ROW_SIDE if floor else _one_of(rng, _GROUP_SIDES)
+    room = UNITS // 2 - side
+    tops = [_FAR - side, _NEAR - side]
+    if not floor:
+        tops = [_on_raster(rng, 0, room), UNITS // 2 + _on_raster(rng, 0, room)]
+    places = []
+    for number, top in ((upper, tops[0]), (count - upper, tops[1])):
+        at = _on_raster(rng, 0, UNITS - number * side)
+        places.append(Square(at, top, side))
+        if number == 2:
+            places.append(Square(_on_raster(rng, at + side, UNITS - side), top, side))
+    return rng.sample(places, count)
+
+
+def _on_raster(rng: random.Random, low: int, high: int) -> int:
+    """A random multiple of `STEP`, or `low` and a multiple of it, up to `high`."""
+    return low + STEP * rng.randint(0, (high - low) // STEP)
+
+
+def _one_of(rng: random.Random, weights: Mapping[T, float]) -> T:
+    return rng.choices(list(weights), list(weights.values()))[0]

@@ -1,8 +1,7 @@
-"""The cast: sprites that may appear in scenes, grouped by what they can do.
+"""The cast: things that may appear in scenes, grouped by what they can do.
 
-All of them stay distinct at half the picture's size. Each is listed by the noun that scenes use for
-it, which `World.find` accepts too. The lists are short on purpose: a small model learns to combine
-only what it has seen often.
+All of them stay distinct at half the picture's size. Each is listed by its name in the vocabulary.
+The lists are short on purpose: a small model learns to combine only what it has seen often.
 """
 
 from __future__ import annotations
@@ -17,23 +16,37 @@ ACTORS: tuple[str, ...] = (
     "pig",
     "frog",
     "lion",
+    "tiger",
     "rabbit",
     "mouse",
+    "horse",
+    "cow",
+    "monkey",
+    "elephant",
+    "duck",
+    "chicken",
     "penguin",
     "owl",
-    "hen",
     "unicorn",
+    "dragon",
+    "dinosaur",
     "turtle",
-    "elephant",
     "snowman",
     "robot",
     "ghost",
     "alien",
     "santa",
     "princess",
+    "king",
     "astronaut",
     "wizard",
+    "boy",
+    "girl",
+    "man",
+    "woman",
 )
+# Actors that do not eat.
+WITHOUT_HUNGER = frozenset({"snowman", "robot", "ghost"})
 
 # Things with one main colour, which can be replaced by another.
 COLOURED: tuple[str, ...] = (
@@ -55,9 +68,11 @@ COLOURED: tuple[str, ...] = (
     "kite",
     "chair",
     "circle",
+    "square",
     "gift",
     "star",
     "key",
+    "cap",
     "mushroom",
 )
 
@@ -76,33 +91,90 @@ FOOD: tuple[str, ...] = (
     "lemon",
     "egg",
     "grapes",
+    "bread",
+    "cheese",
+    "pineapple",
+    "tomato",
+    "sandwich",
+    "cupcake",
 )
 
 THINGS: tuple[str, ...] = (
     "house",
+    "castle",
+    "tent",
+    "tree",
     "fir tree",
+    "palm tree",
     "cactus",
+    "flower",
     "sunflower",
     "rose",
+    "bird",
+    "bee",
     "guitar",
     "drum",
     "ball",
     "crown",
+    "hat",
     "clock",
     "bell",
     "candle",
     "camera",
     "rocket",
-    "sailboat",
+    "boat",
+    "plane",
     "helicopter",
     "train",
     "tractor",
+    "truck",
+    "bicycle",
+    "motorcycle",
     "scissors",
     "hammer",
     "magnet",
     "diamond",
     "trophy",
     "teapot",
+    "cup",
+    "teddy bear",
+    "bed",
+    "sofa",
+    "television",
+    "laptop",
+    "phone",
+    "sun",
+    "moon",
+    "cloud",
 )
 
 CAST: tuple[str, ...] = ACTORS + COLOURED + FOOD + THINGS
+
+# Singular nouns that nobody counts.
+UNCOUNTED = frozenset({"bread", "cheese", "sun", "moon", "santa"})
+
+# What someone in a story may find and carry away, beside food.
+KEEPSAKES: tuple[str, ...] = (
+    "balloon",
+    "book",
+    "umbrella",
+    "backpack",
+    "kite",
+    "gift",
+    "star",
+    "key",
+    "cap",
+    "guitar",
+    "drum",
+    "ball",
+    "crown",
+    "hat",
+    "bell",
+    "candle",
+    "camera",
+    "magnet",
+    "diamond",
+    "trophy",
+    "teapot",
+    "teddy bear",
+)

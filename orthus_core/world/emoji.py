@@ -6,8 +6,7 @@ and headers.
 
 Pictures, one source for each style: Fluent Emoji 3D, Microsoft (MIT), from the npm package
 `@lobehub/fluent-emoji-3d`; Fluent Emoji Flat, Microsoft (MIT), from the npm package
-`@iconify-json/fluent-emoji-flat`; Noto Emoji, Google (Apache-2.0), from `@iconify-json/noto`. The
-last two are SVG drawings, which the optional package `resvg-py` renders.
+`@iconify-json/fluent-emoji-flat`, whose SVG drawings the optional package `resvg-py` renders.
 Names: the npm package `emojibase-data` (MIT), whose English words are Unicode CLDR's (Unicode
 License v3).
 """
@@ -31,7 +30,7 @@ from orthus_core.errors import DataError
 from orthus_core.world.sprites import scale_premultiplied
 from orthus_core.wrong_content import true_cause
 
-# Three of Unicode's five tones are enough for "make the skin darker", at 60% of the bytes.
+# Three of Unicode's five tones, at 60% of the bytes.
 TONES = {1: "light", 3: "medium", 5: "dark"}
 
 # Components are colour swatches without a meaning of their own; flags are text in another form.

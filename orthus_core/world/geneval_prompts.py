@@ -13,11 +13,11 @@ from itertools import permutations
 from typing import Any, NamedTuple
 
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange, relation_between
-from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
-from orthus_core.world.scenes import caption_of, coloured_nouns
+from orthus_core.world.scenes import SIDE_BY_SIDE, caption_of, coloured_nouns
 from orthus_core.world.splits import colour_held_out, count_held_out, pair_held_out
+from orthus_core.world.wordings import ScenePrompt, Wordings, prompt_of
 from orthus_core.world.world import World
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -32,7 +32,8 @@ class GenevalPrompt:
         prompt: Text of the prompt.
         scene: A correct scene, in style 3d on white.
         include: Required things: "class" and "count", and optionally "color" and "position" (a
-            relation, and the index of the thing that it refers to).
+            relation or "beside", which either side fulfils, and the index of the thing that it
+            refers to).
         exclude: Counts that are too high.
     """
 
@@ -62,13 +63,16 @@ class _Cell(NamedTuple):
     relation: str = "left of"
 
 
-def geneval_prompts(world: World, per_category: int, seed: int) -> list[GenevalPrompt]:
+def geneval_prompts(
+    world: World, per_category: int, seed: int, wordings: Wordings | None = None
+) -> list[GenevalPrompt]:
     """Different prompts of each category, in the order of `TAGS`.
 
     Args:
         world: World whose cast is used; its `testing` does not matter.
         per_category: Prompts of each category; fewer are returned where fewer are held out.
         seed: Seed of the random choice.
+        wordings: Words of the prompts, drawn from these tables; None has canonical captions.
     """
     rng = random.Random(f"geneval/{seed}")
     chosen = []
@@ -76,7 +80,8 @@ def geneval_prompts(world: World, per_category: int, seed: int) -> list[GenevalP
         cells = _cells(world, tag)
         for looks, relation in rng.sample(cells, min(per_category, len(cells))):
             things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in looks]
-            chosen.append(_prompt(world, tag, arrange(rng, things, "white", relation)))
+            scene = arrange(rng, things, "white", relation)
+            chosen.append(_prompt(world, tag, scene, _asked(rng, world, tag, scene, wordings)))
     return chosen
 
 
@@ -87,9 +92,9 @@ def _cells(world: World, tag: str) -> list[_Cell]:
     if tag == "counting":
         return [
             _Cell(((noun, ""),) * count)
-            for noun in world.cast
+            for noun in world.countable
             for count in range(2, MOST_THINGS + 1)
-            if count_held_out(noun, count) and not is_plural(noun)
+            if count_held_out(noun, count)
         ]
     coloured = [(noun, hue) for noun in coloured_nouns(world) for hue in HUES]
     if tag == "colors":
@@ -109,18 +114,27 @@ def _cells(world: World, tag: str) -> list[_Cell]:
     ]
 
 
-def _prompt(world: World, tag: str, scene: Scene) -> GenevalPrompt:
-    words = caption_of(world, scene, tag)
+def _asked(
+    rng: random.Random, world: World, tag: str, scene: Scene, wordings: Wordings | None
+) -> ScenePrompt:
+    if wordings is None:
+        relation = relation_between(*scene.things) if tag == "position" else ""
+        return ScenePrompt(caption_of(world, scene, tag), relation)
+    nouns, related = world.nouns(scene), tag not in SIDE_BY_SIDE
+    return prompt_of(rng, scene, nouns, relation=related, wordings=wordings)
+
+
+def _prompt(world: World, tag: str, scene: Scene, asked: ScenePrompt) -> GenevalPrompt:
     looks = list(zip(world.nouns(scene), (thing.colour for thing in scene.things), strict=True))
     include: list[dict[str, Any]] = []
     for noun, colour in dict.fromkeys(looks):
-        asked: dict[str, Any] = {"class": noun, "count": looks.count((noun, colour))}
-        include.append(asked | ({"color": colour} if colour else {}))
+        wanted: dict[str, Any] = {"class": noun, "count": looks.count((noun, colour))}
+        include.append(wanted | ({"color": colour} if colour else {}))
     exclude: tuple[dict[str, Any], ...] = ()
     if tag == "counting":
         exclude = (include[0] | {"count": len(looks) + 1},)
     if tag == "position":
         # The official records list the reference thing first.
         placed, other = include
-        include = [other, placed | {"position": [relation_between(*scene.things), 0]}]
-    return GenevalPrompt(tag, words, scene, tuple(include), exclude)
+        include = [other, placed | {"position": [asked.relation, 0]}]
+    return GenevalPrompt(tag, asked.text, scene, tuple(include), exclude)

@@ -1,8 +1,7 @@
 """A scene: a backdrop and the things on it. The record is exact, so every question has one answer.
 
-Positions and sizes are in 64ths of the picture's side. Things are placed on a raster of 16 units
-(0, 16, 32), so two things of width 32 fit beside each other, and four fit in a picture. At 64x64
-pixels with patches of 16x16, a thing covers whole patches, so that a small model can learn scenes.
+Positions and sizes are in 64ths of the picture's side. Things are placed on a raster of 8 units,
+the side of a patch of 16 pixels at 128x128, so that a thing covers whole patches.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,12 +19,15 @@ from PIL import Image
 from orthus_core.errors import DataError
 from orthus_core.world.backdrops import BACKDROPS, paint
 from orthus_core.world.recolour import HUES, recolour
-from orthus_core.world.sprites import SpritePack, scale_premultiplied
+from orthus_core.world.sprites import SpritePack
 
 UNITS = 64
-STEP = 16
+STEP = 8
+SIDES = (24, 32, 40, 48, 56, 64)
 SMALL, LARGE, WHOLE = 32, 48, 64
-STYLES = ("3d", "flat", "noto")
+STYLES = ("3d", "flat")
+# Distance of two colours (0..255, Euclidean) that are clearly different.
+CLEARLY = 48
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,10 @@ class SceneImage:
 
     @property
     def key(self) -> str:
+        return self._key
+
+    @cached_property  # asking whether this is a `Picture` reads it, which happens for each row
+    def _key(self) -> str:
         record_json = json.dumps(self.scene.record(), sort_keys=True)
         styles = sorted({thing.style for thing in self.scene.things})
         packs = ",".join(self.packs[style].digest[:16] for style in styles)
@@ -167,16 +173,25 @@ class SceneImage:
         Raises:
             DataError: if a sprite cannot be read.
         """
-        canvas_HW3 = paint(self.scene.backdrop, size).astype(np.float32)
+        canvas_HW3 = paint(self.scene.backdrop, size).copy()
         for thing in self.scene.things:
             left, top = round(thing.x * size / UNITS), round(thing.y * size / UNITS)
             side = max(1, round(thing.side * size / UNITS))
-            over_hw4 = thing_pixels(self.packs, thing, side)
             part_hw3 = canvas_HW3[top : top + side, left : left + side]
-            over_hw4 = over_hw4[: part_hw3.shape[0], : part_hw3.shape[1]]
-            part_hw3 *= 1 - over_hw4[..., 3:] / 255
-            part_hw3 += over_hw4[..., :3]
-        return np.clip(np.rint(canvas_HW3), 0, 255).astype(np.uint8)
+            high, wide, _ = part_hw3.shape
+            pack = _pack_of(self.packs, thing)
+            colour_hw3, clear_hw1 = _layer(pack, _look(thing), side)
+            if thing.mirror:
+                colour_hw3, clear_hw1 = colour_hw3[:, ::-1], clear_hw1[:, ::-1]
+            below_hw3 = np.multiply(part_hw3, clear_hw1[:high, :wide], dtype=np.uint16)
+            # An exact division by 255 with rounding, in 16 bits.
+            below_hw3 += 128
+            below_hw3 += below_hw3 >> 8
+            below_hw3 >>= 8
+            below_hw3 += colour_hw3[:high, :wide]
+            np.minimum(below_hw3, 255, out=below_hw3)
+            part_hw3[:] = below_hw3
+        return canvas_HW3
 
 
 def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np.ndarray:
@@ -190,32 +205,81 @@ def thing_pixels(packs: Mapping[str, SpritePack], thing: Thing, side: int) -> np
     Raises:
         DataError: if the style or the sprite is not in the packs, or cannot be read.
     """
+    colour_hw3, clear_hw1 = _layer(_pack_of(packs, thing), _look(thing), side)
+    over_hw4 = np.concatenate([colour_hw3, 255 - clear_hw1], axis=-1).astype(np.float32)
+    return np.ascontiguousarray(over_hw4[:, ::-1]) if thing.mirror else over_hw4
+
+
+def contrast(packs: Mapping[str, SpritePack], thing: Thing, backdrop: str) -> float:
+    """The share of a thing, by area, whose colour is clearly not that of the backdrop.
+
+    Raises:
+        DataError: if the style or the sprite is not in the packs, or cannot be read.
+    """
+    return _contrast(_pack_of(packs, thing), _look(thing), backdrop)
+
+
+@lru_cache(maxsize=65536)
+def _contrast(pack: SpritePack, look: _Look, backdrop: str) -> float:
+    over_hw4 = np.asarray(
+        _whole_pixels(pack, look).resize((16, 16), Image.Resampling.BOX), dtype=np.float32
+    )
+    cover_hw = over_hw4[..., 3] / 255
+    # Things stand in the lower part of places.
+    behind_3 = paint(backdrop, 16)[6:].reshape(-1, 3).mean(0)
+    off_hw3 = over_hw4[..., :3] - cover_hw[..., None] * behind_3
+    differs_hw = np.square(off_hw3).sum(-1) > np.square(CLEARLY * cover_hw)
+    return float((cover_hw * differs_hw).sum() / max(cover_hw.sum(), 1e-6))
+
+
+class _Look(NamedTuple):
+    """What decides a thing's pixels, beside its pack and its side."""
+
+    sprite: str
+    colour: str
+    grey: bool
+
+
+def _look(thing: Thing) -> _Look:
+    return _Look(thing.sprite, thing.colour, thing.grey)
+
+
+def _pack_of(packs: Mapping[str, SpritePack], thing: Thing) -> SpritePack:
     pack = packs.get(thing.style)
     if pack is None or thing.sprite not in pack:
         raise DataError(f"there is no sprite {thing.sprite!r} in style {thing.style!r}")
-    look = replace(thing, x=0, y=0, side=side)
-    return _pixels_of(pack, look).astype(np.float32)
+    return pack
 
 
-@lru_cache(maxsize=4096)
-def _pixels_of(pack: SpritePack, thing: Thing) -> np.ndarray:
-    """The pixels of a thing at its own side, with premultiplied alpha: uint8 [side, side, 4].
-
-    They are cached and shared, because scenes repeat a small number of things, and reading and
-    scaling them is most of the work.
+# Scenes repeat some hundreds of looks at six sides, and reading and scaling them is most of the
+# work. At 128x128, an entry takes 31 KB on average.
+@lru_cache(maxsize=6144)
+def _layer(pack: SpritePack, look: _Look, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A thing's premultiplied colours [side, side, 3], and the share of what lies behind it that it
+    lets through [side, side, 1], both uint8.
     """
-    rgba = pack.rgba(thing.sprite)
-    if thing.colour:
-        rgba = recolour(rgba, thing.colour)
-    if thing.grey:
+    over_hw4 = np.array(_whole_pixels(pack, look).resize((side, side), Image.Resampling.LANCZOS))
+    return np.ascontiguousarray(over_hw4[..., :3]), 255 - over_hw4[..., 3:]
+
+
+# An entry takes 64 KB; an autoencoder is shown all of some four thousand.
+@lru_cache(maxsize=4096)
+def _whole_pixels(pack: SpritePack, look: _Look) -> Image.Image:
+    """The stored picture of a look, with premultiplied alpha."""
+    rgba = pack.rgba(look.sprite)
+    if look.colour:
+        rgba = recolour(rgba, look.colour)
+    if look.grey:
         grey, alpha = rgba.convert("L"), rgba.getchannel("A")
         rgba = Image.merge("RGBA", (grey, grey, grey, alpha))
-    if thing.mirror:
-        rgba = rgba.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.array(scale_premultiplied(rgba, thing.side))
+    return rgba.convert("RGBa")
 
 
 def _without_defaults(thing: Thing) -> dict[str, Any]:
     """A thing as a JSON object, without attributes that have their default value."""
-    plain = asdict(Thing(thing.sprite))
-    return {k: v for k, v in asdict(thing).items() if k == "sprite" or v != plain[k]}
+    return {"sprite": thing.sprite} | {
+        name: value for name, plain in _DEFAULTS.items() if (value := getattr(thing, name)) != plain
+    }
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Thing) if field.name != "sprite"}

@@ -1,7 +1,7 @@
 """Edits of scenes: one aspect of a scene changes, and all other pixels stay the same.
 
-Each instruction has one right answer: a thing that is added takes the position from `place_for`,
-and a thing that is moved goes to the edge of the picture.
+Each instruction has one right answer: a thing that is added takes the place from `place_for`, one
+that is moved goes to the edge of the picture, and two that are swapped stand where the other stood.
 """
 
 from __future__ import annotations
@@ -9,47 +9,81 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import combinations
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
-from orthus_core.world.arrange import MOST_THINGS, arrange, free_places
+from orthus_core.world.arrange import MOST_THINGS, Square, arrange, free_places
 from orthus_core.world.backdrops import (
     COLOURS,
+    GRADIENTS,
     GROUND_WORDS,
-    OUTDOORS,
+    PLACES,
     SKY_WORDS,
+    has_floor,
     is_outdoors,
+    is_place,
     place_of,
 )
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import SMALL, UNITS, Scene, Thing
-from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, coloured_nouns
-from orthus_core.world.splits import edit_held_out, scene_held_out
+from orthus_core.world.scene import SMALL, STEP, UNITS, Scene, Thing
+from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, as_things, coloured_nouns
+from orthus_core.world.splits import edit_held_out
 from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
+from orthus_core.world.wordings import Phrases, Wordings, place_words
 from orthus_core.world.world import World
 
-ADD = ("add {}",)
-REMOVE = ("remove {}",)
-REPLACE = ("replace {} with {}", "turn {} into {}")
-MOVE = ("move {} {}",)
-SWAP = ("swap {} and {}",)
-RECOLOUR = ("make {} {}", "change {} to {}")
-CLEAR_BACKGROUND = ("remove the background", "make the background white")
-SET_BACKGROUND = ("make the background {}", "change the background to {}")
-SKY_EDITS = {
-    "day": "make it day",
-    "sunset": "make it sunset",
-    "night": "make it night",
-    "rain": "make it rain",
+ADD = Phrases(
+    ("add {}", "add {} to the picture", "add {} too", "draw {} as well", "please add {}"),
+    ("include {} in the picture", "i want to add {}"),
+)
+REMOVE = Phrases(
+    ("remove {}", "delete {}", "take {} away", "erase {}", "remove {} from the picture"),
+    ("take away {}", "delete {} from the picture", "get rid of {}"),
+)
+REPLACE = Phrases(
+    ("replace {} with {}", "turn {} into {}", "change {} into {}", "replace {} by {}"),
+    ("make {} into {}", "exchange {} for {}"),
+)
+MOVE = Phrases(("move {} {}", "shift {} {}", "push {} {}"), ("i want {} moved {}",))
+SWAP = Phrases(("swap {} and {}", "switch {} and {}", "swap {} with {}"), ("exchange {} and {}",))
+RECOLOUR = Phrases(
+    ("make {} {}", "change {} to {}", "paint {} {}", "colour {} {}", "color {} {}"),
+    ("change the colour of {} to {}", "i want {} to be {}"),
+)
+CLEAR_BACKGROUND = Phrases(
+    (
+        "remove the background",
+        "make the background white",
+        "delete the background",
+        "white background",
+    ),
+    ("take the background away", "erase the background"),
+)
+SET_BACKGROUND = Phrases(
+    ("make the background {}", "change the background to {}", "set the background to {}"),
+    ("turn the background into {}", "i want the background to be {}"),
+)
+SET_SKY = Phrases(
+    ("make it {}", "change it to {}", "turn it into {}"), ("let it be {}", "i want it to be {}")
+)
+SKY_NOUNS = {"day": "day", "sunset": "sunset", "night": "night", "rain": "rain"}
+DIRECTIONS = {
+    "left": Phrases(("to the left", "left"), ("over to the left",)),
+    "right": Phrases(("to the right", "right"), ("over to the right",)),
+    "up": Phrases(("up", "to the top"), ("up to the top",)),
+    "down": Phrases(("down", "to the bottom"), ("down to the bottom",)),
 }
-DIRECTIONS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 
 # Things whose own colour is one of `HUES`: "make the star yellow" would change nothing.
 OWN_COLOURS: Mapping[str, str] = {
     "apple": "red",
+    "car": "red",
+    "square": "red",
+    "cap": "blue",
     "balloon": "red",
     "book": "red",
     "circle": "red",
@@ -65,14 +99,24 @@ OWN_COLOURS: Mapping[str, str] = {
     "umbrella": "purple",
 }
 
-# Shares of backdrops; the rest is white.
-OUTDOORS_CHANCE = 0.45
-PLAIN_CHANCE = 0.25
+# Backdrops by kind.
+BACKDROP_WEIGHTS: Mapping[str, float] = {
+    "white": 0.3,
+    "place": 0.45,
+    "colour": 0.15,
+    "gradient": 0.1,
+}
+# Least distance that a thing is moved.
+LEAST_MOVE = 2 * STEP
 # Share of outdoor background edits that change the sky alone.
 SKY_CHANCE = 0.3
 CLEAR_CHANCE = 0.15
 COLOUR_CHANCE = 0.3
 SWAP_CHANCE = 0.5
+# Share of background edits that say where to put the things.
+PUT_CHANCE = 0.4
+# Wordings of a place that are tried, as some name only a part of it.
+MOST_WORDINGS = 50
 
 
 class SceneEdit(NamedTuple):
@@ -141,12 +185,19 @@ def make_edit(rng: random.Random, world: World, kind: str | None = None) -> Scen
     )
 
 
-def place_for(scene: Scene) -> tuple[int, int] | None:
-    """The position of an added thing: in the row of the first thing if there is room, else the
-    first free position from the upper left; None if there is none.
+def place_for(scene: Scene) -> Square | None:
+    """The place of an added thing: it stands as high as the first thing if there is room, is as
+    large as most things if it can, and is close to the first thing; None if there is no room.
     """
-    row = scene.things[0].y
-    return min(free_places(scene), key=lambda place: (place[1] != row, place[1]), default=None)
+    first = scene.things[0]
+
+    def fitness(place: Square) -> tuple[bool, int, int, float, int]:
+        lower = abs(place.y + place.side - first.y - first.side)
+        apart = abs(place.x + place.side / 2 - first.centre[0])
+        return lower > 0, -place.side, lower, apart, -place.x
+
+    free = free_places(scene, SMALL) + free_places(scene, SMALL - STEP)
+    return min(free, key=fitness, default=None)
 
 
 def _in_style(world: World, edit: SceneEdit, style: str) -> SceneEdit:
@@ -167,30 +218,30 @@ def _fits(world: World, edit: SceneEdit) -> bool:
     scenes = edit.before, edit.after
     if edit.before == edit.after or any(t.colour == s.backdrop for s in scenes for t in s.things):
         return False
-    if scene_held_out(edit.before, world.nouns(edit.before)):
+    if not all(world.stands_out(scene) for scene in scenes):
         return False
-    held_out = edit_held_out(*edit.cell) or scene_held_out(edit.after, world.nouns(edit.after))
+    if world.holds_out(edit.before):
+        return False
+    held_out = edit_held_out(*edit.cell) or world.holds_out(edit.after)
     return held_out == world.testing
 
 
 def _add(rng: random.Random, world: World) -> SceneEdit | None:
-    nouns, things = _things(rng, world, rng.randint(2, 4))
-    # A single thing must be small already, so two things are arranged and one is removed.
-    before = arrange(rng, things[:-1] if len(things) > 2 else things, _backdrop(rng))
-    before = before if len(things) > 2 else before.without(1)
+    # One thing is taken away again, so there is room for it.
+    nouns, whole = _scene(rng, world, rng.choice((2, 2, 3, 4)))
+    new, before = whole.things[-1], whole.without(len(whole.things) - 1)
     place = place_for(before)
     if place is None:
         return None
-    x, y = place
-    noun, new = nouns[-1], replace(things[-1], x=x, y=y, side=SMALL)
-    words = rng.choice(ADD).format(with_article(with_colour(noun, new.colour)))
-    return SceneEdit(before, words, before.plus(new), "add", noun, new.colour)
+    new = replace(new, **place._asdict(), sprite=world.cast[nouns[-1]].key, mirror=False)
+    words = ADD.choose(rng, world.wordings).format(with_article(with_colour(nouns[-1], new.colour)))
+    return SceneEdit(before, words, before.plus(new), "add", nouns[-1], new.colour)
 
 
 def _remove(rng: random.Random, world: World) -> SceneEdit:
     nouns, before = _scene(rng, world, rng.choice((2, 2, 3)))
     which = rng.randrange(len(nouns))
-    words = rng.choice(REMOVE).format(the(nouns[which]))
+    words = REMOVE.choose(rng, world.wordings).format(the(nouns[which]))
     return SceneEdit(before, words, before.without(which), "remove", nouns[which])
 
 
@@ -198,45 +249,61 @@ def _replace(rng: random.Random, world: World) -> SceneEdit:
     count = rng.choice((1, 2, 2, 3))
     nouns, things = _things(rng, world, count + 1)
     before = arrange(rng, things[:count], _backdrop(rng))
-    which, other, new = rng.randrange(count), nouns[count], things[count]
-    after = before.with_thing(which, sprite=new.sprite, colour=new.colour)
+    which, other = rng.randrange(count), nouns[count]
+    # Words do not say which sprite, so it is always the first.
+    new = replace(things[count], sprite=world.cast[other].key, mirror=False)
+    after = before.with_thing(which, sprite=new.sprite, colour=new.colour, mirror=False)
     phrase = with_article(with_colour(other, new.colour))
-    words = rng.choice(REPLACE).format(the(nouns[which]), phrase)
+    words = REPLACE.choose(rng, world.wordings).format(the(nouns[which]), phrase)
     return SceneEdit(before, words, after, "replace", nouns[which], other)
 
 
 def _move(rng: random.Random, world: World) -> SceneEdit | None:
     if rng.random() < SWAP_CHANCE:
         return _swap(rng, world)
-    # Two things are arranged and one is removed, so that a small thing has room to move.
-    nouns, before = _scene(rng, world, rng.choice((1, 2, 2, 3)))
-    if len(nouns) == 2 and rng.random() < 0.6:
-        nouns, before = nouns[:1], before.without(1)
+    nouns, before = _scene(rng, world, rng.choice((1, 1, 2, 2, 3)))
     which = rng.randrange(len(nouns))
     thing, rest = before.things[which], before.without(which)
     far = UNITS - thing.side
-    # Outdoors, nothing is moved up into the sky.
+    # Nothing is moved off its floor.
     ways = {"left": {"x": 0}, "right": {"x": far}}
-    if not is_outdoors(before.backdrop):
+    if not has_floor(before.backdrop):
         ways |= {"up": {"y": 0}, "down": {"y": far}}
     way = rng.choice(list(ways))
     moved = replace(thing, **ways[way])
-    if moved == thing or any(moved.overlaps(other) for other in rest.things):
+    # A thing that hardly moves, or lands on another, is no example.
+    off = abs(moved.x - thing.x) + abs(moved.y - thing.y)
+    if off < LEAST_MOVE or any(moved.overlaps(other) for other in rest.things):
         return None
-    words = rng.choice(MOVE).format(the(nouns[which]), DIRECTIONS[way])
+    said = DIRECTIONS[way].choose(rng, world.wordings)
+    words = MOVE.choose(rng, world.wordings).format(the(nouns[which]), said)
     return SceneEdit(
         before, words, before.with_thing(which, **ways[way]), "move", nouns[which], way
     )
 
 
-def _swap(rng: random.Random, world: World) -> SceneEdit:
+def _swap(rng: random.Random, world: World) -> SceneEdit | None:
     nouns, before = _scene(rng, world, rng.choice((2, 2, 3)))
     i, j = rng.sample(range(len(nouns)), 2)
-    one, other = before.things[i], before.things[j]
-    after = before.with_thing(i, x=other.x, y=other.y).with_thing(j, x=one.x, y=one.y)
-    words = rng.choice(SWAP).format(the(nouns[i]), the(nouns[j]))
+    one, other = (
+        _standing_at(before.things[i], before.things[j]),
+        _standing_at(before.things[j], before.things[i]),
+    )
+    after = before.with_thing(i, x=one.x, y=one.y).with_thing(j, x=other.x, y=other.y)
+    if any(a.overlaps(b) for a, b in combinations(after.things, 2)):
+        return None
+    words = SWAP.choose(rng, world.wordings).format(the(nouns[i]), the(nouns[j]))
     first, second = sorted((nouns[i], nouns[j]))
     return SceneEdit(before, words, after, "move", first, second)
+
+
+def _standing_at(thing: Thing, other: Thing) -> Thing:
+    """A thing with its lower edge in the middle of another's, as far as the picture allows."""
+    far = UNITS - thing.side
+    x = other.x + (other.side - thing.side) // 2 // STEP * STEP
+    return replace(
+        thing, x=min(max(x, 0), far), y=min(max(other.y + other.side - thing.side, 0), far)
+    )
 
 
 def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
@@ -249,35 +316,53 @@ def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
     own = rng.choice([*HUES]) if rng.random() < COLOUR_CHANCE else ""
     if colour == (own or OWN_COLOURS.get(noun)):
         return None
-    before = arrange(rng, [Thing(world.cast[noun].key, colour=own), *things], _backdrop(rng))
-    words = rng.choice(RECOLOUR).format(the(noun), colour)
+    painted = as_things(rng, world, [(noun, own)])
+    before = arrange(rng, [*painted, *things], _backdrop(rng))
+    words = RECOLOUR.choose(rng, world.wordings).format(the(noun), colour)
     return SceneEdit(before, words, before.with_thing(0, colour=colour), "recolour", noun, colour)
 
 
 def _background(rng: random.Random, world: World) -> SceneEdit:
-    nouns, before = _scene(rng, world, rng.choice((1, 1, 2, 3)))
+    nouns, things = _things(rng, world, rng.choice((1, 1, 2, 3)))
+    shown = _backdrop(rng)
     put = f"put {'them' if len(nouns) > 1 or is_plural(nouns[0]) else 'it'}"
-    if is_outdoors(before.backdrop) and rng.random() < SKY_CHANCE:
-        ground, _ = place_of(before.backdrop)
+    if is_outdoors(shown) and rng.random() < SKY_CHANCE:
+        ground, _ = place_of(shown)
         sky = rng.choice(list(SKY_WORDS))
-        backdrop, words = f"{ground} {sky}", SKY_EDITS[sky]
-    elif before.backdrop != "white" and rng.random() < CLEAR_CHANCE:
-        backdrop, words = "white", rng.choice(CLEAR_BACKGROUND)
+        backdrop = f"{ground} {sky}"
+        words = SET_SKY.choose(rng, world.wordings).format(SKY_NOUNS[sky])
+    elif shown != "white" and rng.random() < CLEAR_CHANCE:
+        backdrop, words = "white", CLEAR_BACKGROUND.choose(rng, world.wordings)
     else:
-        backdrop = rng.choice(OUTDOORS if rng.random() < 0.5 else list(COLOURS))
-        way = rng.choice((*SET_BACKGROUND, f"{put} {place_phrase(backdrop)}"))
-        words = way.format(_backdrop_noun(backdrop))
+        backdrop = rng.choice(PLACES if rng.random() < 0.5 else list(COLOURS))
+        if rng.random() < PUT_CHANCE:
+            words = f"{put} {_new_place(rng, backdrop, world.wordings)}"
+        else:
+            words = SET_BACKGROUND.choose(rng, world.wordings).format(_backdrop_noun(backdrop))
+    # Things stay where they are, so they stand already if the new backdrop has a floor.
+    before = replace(
+        arrange(rng, things, backdrop if has_floor(backdrop) else shown), backdrop=shown
+    )
     after = replace(before, backdrop=backdrop)
     return SceneEdit(before, words, after, "background", nouns[0], backdrop)
 
 
+def _new_place(rng: random.Random, backdrop: str, wordings: Wordings) -> str:
+    """A backdrop in random words that name all of it."""
+    for _ in range(MOST_WORDINGS):
+        words, asked = place_words(rng, backdrop, wordings)
+        if not words.startswith(",") and set(asked) >= set(backdrop.split()) - {"day"}:
+            return words
+    return place_phrase(backdrop)
+
+
 def _backdrop_noun(backdrop: str) -> str:
     """A backdrop as a noun: "blue", "a beach at night"."""
-    if not is_outdoors(backdrop):
+    if not is_place(backdrop):
         return backdrop
     ground, sky = place_of(backdrop)
     _, place = GROUND_WORDS[ground].split(maxsplit=1)
-    return f"{place} {SKY_WORDS[sky]}"
+    return f"{place} {SKY_WORDS[sky]}" if sky else place
 
 
 def _scene(rng: random.Random, world: World, count: int) -> tuple[list[str], Scene]:
@@ -288,19 +373,22 @@ def _scene(rng: random.Random, world: World, count: int) -> tuple[list[str], Sce
 def _things(rng: random.Random, world: World, count: int) -> tuple[list[str], list[Thing]]:
     """`count` different things without positions, and their nouns."""
     nouns = rng.sample(list(world.cast), count)
-    things = []
+    looks = []
     for noun in nouns:
         painted = noun in COLOURED and rng.random() < COLOUR_CHANCE
-        colour = rng.choice([*HUES]) if painted else ""
-        things.append(Thing(world.cast[noun].key, colour=colour))
-    return nouns, things
+        looks.append((noun, rng.choice([*HUES]) if painted else ""))
+    return nouns, as_things(rng, world, looks)
 
 
 def _backdrop(rng: random.Random) -> str:
-    drawn = rng.random()
-    if drawn < OUTDOORS_CHANCE:
-        return rng.choice(OUTDOORS)
-    return rng.choice(list(COLOURS)) if drawn < OUTDOORS_CHANCE + PLAIN_CHANCE else "white"
+    kind = rng.choices(list(BACKDROP_WEIGHTS), list(BACKDROP_WEIGHTS.values()))[0]
+    of_kind = {
+        "white": ("white",),
+        "place": PLACES,
+        "colour": tuple(COLOURS),
+        "gradient": tuple(GRADIENTS),
+    }
+    return rng.choice(of_kind[kind])
 
 
 Maker = Callable[[random.Random, World], "SceneEdit | None"]

@@ -17,12 +17,43 @@ from orthus_core.world.scene import Scene
 from orthus_core.world.scenes import CATEGORIES, sample_scene
 from orthus_core.world.sprite_questions import PictureQuestion
 from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
+from orthus_core.world.wordings import Phrases, place_beside
 from orthus_core.world.world import World
 
-DESCRIBE = ("Describe the picture.", "What is in the picture?")
-HOW_MANY = "How many {} are there?"
-WHICH_COLOUR = ("What colour is {}?", "What color is {}?")
-WHERE_IS_THIS = ("Where is this?", "Which place is this?")
+DESCRIBE = Phrases(
+    (
+        "Describe the picture.",
+        "What is in the picture?",
+        "What does the picture show?",
+        "What is there?",
+    ),
+    ("What can you see in the picture?", "Tell me what the picture shows."),
+)
+HOW_MANY = Phrases(
+    ("How many {} are there?", "How many {} are in the picture?", "How many {} do you see?"),
+    ("Count the {}.", "How many {} does the picture show?"),
+)
+WHICH_COLOUR = Phrases(
+    ("What colour is {}?", "What color is {}?", "Which colour is {}?"),
+    ("Which color does {} have?", "Tell me the colour of {}."),
+)
+WHERE_IS_THIS = Phrases(
+    ("Where is this?", "Which place is this?", "What place is this?"),
+    ("Which place do you see?", "Where are we?"),
+)
+# {is} fits the noun.
+WHERE = Phrases(
+    ("Where {is} {the}?", "Where do you see {the}?"),
+    ("Where in the picture {is} {the}?", "Tell me where {the} {is}."),
+)
+WHAT_IS = Phrases(
+    ("What is {place}?", "What do you see {place}?", "Which thing is {place}?"),
+    ("What can you see {place}?", "Tell me what is {place}."),
+)
+IS_THERE = Phrases(
+    ("{Is} there {a}?", "{Is} there {a} in the picture?", "Do you see {a}?"),
+    ("Can you see {a}?", "Does the picture show {a}?"),
+)
 
 SPLITS = ("random", "popular", "adversarial")
 
@@ -66,7 +97,7 @@ def pope_questions(
     absent = _absent(rng, world, present, split, len(there))
     picture, kind = world.scene_image(scene), f"pope_{split}"
     return [
-        PictureQuestion(picture, _is_there(noun), answer, kind)
+        PictureQuestion(picture, _is_there(rng, world, noun), answer, kind)
         for pair in zip(there, absent, strict=True)
         for noun, answer in zip(pair, ("yes", "no"), strict=True)
     ]
@@ -99,22 +130,24 @@ def _pope(split: str) -> Asker:
 
 
 def _describe(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
-    return rng.choice(DESCRIBE), describe(scene, world.nouns(scene))
+    return DESCRIBE.choose(rng, world.wordings), describe(scene, world.nouns(scene))
 
 
 def _count(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
     noun = rng.choice(_countable(world, scene))
-    return HOW_MANY.format(plural(noun)), NUMBERS[world.nouns(scene).count(noun)]
+    words = HOW_MANY.choose(rng, world.wordings)
+    return words.format(plural(noun)), NUMBERS[world.nouns(scene).count(noun)]
 
 
 def _countable(world: World, scene: Scene) -> list[str]:
     """The nouns whose things can be counted; a sprite of grapes has no definite number of them."""
-    return [noun for noun in dict.fromkeys(world.nouns(scene)) if not is_plural(noun)]
+    return [noun for noun in dict.fromkeys(world.nouns(scene)) if noun in world.countable]
 
 
 def _colour(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
     thing = rng.choice(scene.things)
-    return rng.choice(WHICH_COLOUR).format(the(world.noun(thing.sprite))), thing.colour
+    words = WHICH_COLOUR.choose(rng, world.wordings)
+    return words.format(the(world.noun(thing.sprite))), thing.colour
 
 
 def _where(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
@@ -122,22 +155,25 @@ def _where(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
     noun = world.noun(thing.sprite)
     relation = relation_between(thing, other)
     answer = f"{relation} {the(world.noun(other.sprite))}"
-    return f"Where {_be(noun)} {the(noun)}?", answer
+    words = WHERE.choose(rng, world.wordings)
+    return words.format(the=the(noun), **{"is": _be(noun)}), answer
 
 
 def _which(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
     thing, other = rng.sample(scene.things, 2)
     answer = with_article(with_colour(world.noun(thing.sprite), thing.colour))
     relation = relation_between(thing, other)
-    return f"What is {relation} {the(world.noun(other.sprite))}?", answer
+    said = place_beside(rng, relation, the(world.noun(other.sprite)), world.wordings)
+    return WHAT_IS.choose(rng, world.wordings).format(place=said), answer
 
 
 def _place(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
-    return rng.choice(WHERE_IS_THIS), place_phrase(scene.backdrop)
+    return WHERE_IS_THIS.choose(rng, world.wordings), place_phrase(scene.backdrop)
 
 
-def _is_there(noun: str) -> str:
-    return f"{_be(noun).capitalize()} there {with_article(noun)}?"
+def _is_there(rng: random.Random, world: World, noun: str) -> str:
+    words = IS_THERE.choose(rng, world.wordings)
+    return words.format(a=with_article(noun), Is=_be(noun).capitalize())
 
 
 def _be(noun: str) -> str:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
 from orthus_core.world.arrange import MOST_THINGS, RELATIONS, arrange
-from orthus_core.world.backdrops import COLOURS, OUTDOORS
+from orthus_core.world.backdrops import COLOURS, GRADIENTS, OUTDOORS, SKYLESS
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.co_occurrence import sample_companion, sample_noun
-from orthus_core.world.english import is_plural
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.single_sprites import mirrored
 from orthus_core.world.wording import describe
+from orthus_core.world.wordings import prompt_of
 from orthus_core.world.world import World
 
 # Weights of the categories; all but "mixed" have GenEval's own names.
@@ -36,18 +36,23 @@ CATEGORIES: Mapping[str, float] = {
 SIDE_BY_SIDE = ("two_object", "color_attr")
 
 # Weights of styles; a scene is drawn in one style.
-STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.9, "flat": 0.05, "noto": 0.05}
-# Shares of backdrops; the rest is a plain colour.
-WHITE_CHANCE, OUTDOORS_CHANCE = 0.5, 0.3
+STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.88, "flat": 0.12}
+# Backdrops by kind. A prompt names 4 of 7 backdrops that are not white, so that half of those that
+# no prompt names are white.
+BACKDROP_WEIGHTS: Mapping[str, float] = {
+    "white": 0.3,
+    "outdoors": 0.36,
+    "skyless": 0.06,
+    "gradient": 0.14,
+    "colour": 0.14,
+}
+NAMED_CHANCE = 4 / 7
 # Tries before a scene (or an edit of one) is reported as impossible with this pack; about one in
 # twenty is held out.
 MOST_TRIES = 10_000
 
-PHRASINGS: Mapping[str, float] = {
-    "{caption}": 0.8,
-    "a picture of {caption}": 0.1,
-    "draw {caption}": 0.1,
-}
+Look = tuple[str, str]
+"""Noun and colour of a thing; "" for its own colour."""
 
 
 class SceneSample(NamedTuple):
@@ -58,14 +63,18 @@ class SceneSample(NamedTuple):
 
 
 def scene_picture(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A caption; then the scene that it describes."""
+    """A prompt, which may leave the backdrop open; then a scene that fulfils it."""
     scene, category = sample_scene(rng, world)
-    phrasing = rng.choices(list(PHRASINGS), list(PHRASINGS.values()))[0]
-    words = phrasing.format(caption=caption_of(world, scene, category))
-    style = scene.things[0].style
-    if style != "3d":
-        words = f"{words} in {style} style"
-    return turn("user", words) + turn("model", world.scene_image(scene))
+    asked = prompt_of(
+        rng,
+        scene,
+        world.nouns(scene),
+        relation=category not in SIDE_BY_SIDE,
+        # A single thing without a named place is a row of `text_to_image`.
+        place=category == "single_object" or rng.random() < NAMED_CHANCE,
+        wordings=world.wordings,
+    )
+    return turn("user", asked.text) + turn("model", world.scene_image(scene))
 
 
 def sample_scene(
@@ -89,7 +98,7 @@ def sample_scene(
     category = rng.choices(categories, [CATEGORIES[c] for c in categories])[0]
     for _ in range(MOST_TRIES if len(world.cast) > 4 else 0):
         scene = _sample(rng, world, category, outdoors)
-        if scene and world.allows(scene):
+        if scene and world.allows(scene) and world.stands_out(scene):
             return SceneSample(scene, category)
     raise DataError(
         f"the sprite pack has too few sprites for scenes (category {category!r})",
@@ -110,50 +119,68 @@ def coloured_nouns(world: World) -> list[str]:
 
 def _sample(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
     """A scene of a category, whether or not it is held out; None if the pack lacks a sprite."""
-    things = _CASTS[category](rng, world)
+    looks = _CASTS[category](rng, world)
     style = _style(rng, world, category)
-    if not things or any(thing.sprite not in world.styles[style] for thing in things):
+    things = as_things(rng, world, looks, style)
+    if not things:
         return None
-    things = [replace(thing, style=style) for thing in things]
     backdrop = _backdrop(rng, category, {thing.colour for thing in things}, outdoors)
-    relation = "left of" if category in SIDE_BY_SIDE else rng.choice(RELATIONS)
+    relation = rng.choice(("left of", "right of") if category in SIDE_BY_SIDE else RELATIONS)
     return arrange(rng, things, backdrop, relation)
 
 
-def _one(rng: random.Random, world: World) -> list[Thing]:
-    return [_thing(world, sample_noun(rng, world.cast))]
+def as_things(
+    rng: random.Random, world: World, looks: Sequence[Look], style: str = "3d"
+) -> list[Thing]:
+    """Things with random sprites, half of them in a mirror; [] if the style lacks one of them.
+
+    Things with the same look have the same sprite.
+    """
+    keys = {}
+    for noun in dict.fromkeys(noun for noun, _ in looks):
+        variants = world.variants(noun, style)
+        if not variants:
+            return []
+        keys[noun] = rng.choice(variants).key
+    return [
+        Thing(keys[noun], colour=colour, style=style, mirror=mirrored(rng, world, keys[noun]))
+        for noun, colour in looks
+    ]
 
 
-def _two(rng: random.Random, world: World) -> list[Thing]:
+def _one(rng: random.Random, world: World) -> list[Look]:
+    return [(sample_noun(rng, world.cast), "")]
+
+
+def _two(rng: random.Random, world: World) -> list[Look]:
     noun = sample_noun(rng, world.cast)
-    return [_thing(world, noun), _thing(world, sample_companion(rng, noun, world.cast))]
+    return [(noun, ""), (sample_companion(rng, noun, world.cast), "")]
 
 
-def _many(rng: random.Random, world: World) -> list[Thing]:
-    return [_countable(rng, world)] * rng.randint(2, MOST_THINGS)
+def _many(rng: random.Random, world: World) -> list[Look]:
+    return [(_countable(rng, world), "")] * rng.randint(2, MOST_THINGS)
 
 
-def _one_coloured(rng: random.Random, world: World) -> list[Thing]:
+def _one_coloured(rng: random.Random, world: World) -> list[Look]:
     nouns = coloured_nouns(world)
-    return [_thing(world, sample_noun(rng, nouns), rng.choice(list(HUES)))] if nouns else []
+    return [(sample_noun(rng, nouns), rng.choice(list(HUES)))] if nouns else []
 
 
-def _two_coloured(rng: random.Random, world: World) -> list[Thing]:
+def _two_coloured(rng: random.Random, world: World) -> list[Look]:
     if len(nouns := coloured_nouns(world)) < 2:
         return []
     noun = sample_noun(rng, nouns)
     colour, other_colour = rng.sample(list(HUES), 2)
-    other = sample_companion(rng, noun, nouns)
-    return [_thing(world, noun, colour), _thing(world, other, other_colour)]
+    return [(noun, colour), (sample_companion(rng, noun, nouns), other_colour)]
 
 
-def _mixed(rng: random.Random, world: World) -> list[Thing]:
-    things = [_countable(rng, world)] * rng.randint(2, MOST_THINGS - 1)
-    noun = world.noun(things[0].sprite)
-    return [*things, _thing(world, sample_companion(rng, noun, world.cast))]
+def _mixed(rng: random.Random, world: World) -> list[Look]:
+    noun = _countable(rng, world)
+    looks = [(noun, "")] * rng.randint(2, MOST_THINGS - 1)
+    return [*looks, (sample_companion(rng, noun, world.cast), "")]
 
 
-_CASTS: Mapping[str, Callable[[random.Random, World], list[Thing]]] = {
+_CASTS: Mapping[str, Callable[[random.Random, World], list[Look]]] = {
     "single_object": _one,
     "two_object": _two,
     "counting": _many,
@@ -164,13 +191,8 @@ _CASTS: Mapping[str, Callable[[random.Random, World], list[Thing]]] = {
 }
 
 
-def _thing(world: World, noun: str, colour: str = "") -> Thing:
-    return Thing(world.cast[noun].key, colour=colour)
-
-
-def _countable(rng: random.Random, world: World) -> Thing:
-    # "two cherries" could mean one sprite of cherries or two of them.
-    return _thing(world, sample_noun(rng, [noun for noun in world.cast if not is_plural(noun)]))
+def _countable(rng: random.Random, world: World) -> str:
+    return sample_noun(rng, world.countable)
 
 
 def _style(rng: random.Random, world: World, category: str) -> str:
@@ -181,12 +203,14 @@ def _style(rng: random.Random, world: World, category: str) -> str:
 
 
 def _backdrop(rng: random.Random, category: str, colours: set[str], outdoors: bool) -> str:
-    if outdoors or category == "single_object":
+    if outdoors:
         return rng.choice(OUTDOORS)
-    # A single coloured thing is trained as it is tested: at full size, on white.
-    if category == "colors" or rng.random() < WHITE_CHANCE:
-        return "white"
-    if rng.random() < OUTDOORS_CHANCE / (1 - WHITE_CHANCE):
-        return rng.choice(OUTDOORS)
-    # A blue car would be hard to see on blue.
-    return rng.choice([colour for colour in COLOURS if colour not in colours])
+    kinds = dict(BACKDROP_WEIGHTS)
+    if category == "single_object":
+        kinds = {kind: kinds[kind] for kind in ("outdoors", "skyless")}
+    kind = rng.choices(list(kinds), list(kinds.values()))[0]
+    if kind == "colour":
+        # A blue car would be hard to see on blue.
+        return rng.choice([colour for colour in COLOURS if colour not in colours])
+    of_kind = {"white": ("white",), "outdoors": OUTDOORS, "skyless": SKYLESS}
+    return rng.choice(of_kind.get(kind) or list(GRADIENTS))

@@ -1,68 +1,121 @@
-"""Random pictures of a single sprite: the sprite, its style, its ground and its names."""
+"""Random pictures of a single thing: its sprite, its style, its place and its ground."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
+from orthus_core.world.arrange import arrange
+from orthus_core.world.backdrops import COLOURS, GRADIENTS, OUTDOORS, SKYLESS
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
+from orthus_core.world.scene import Scene, SceneImage, Thing
 from orthus_core.world.splits import colour_held_out, style_held_out
-from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import Sprite
-from orthus_core.world.world import GROUNDS, World
+from orthus_core.world.world import World
 
-STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.8, "flat": 0.1, "noto": 0.1}
+STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.8, "flat": 0.2}
+# Grounds that the words leave open, by kind.
+OPEN_GROUNDS: Mapping[str, float] = {"white": 0.5, "gradient": 0.2, "place": 0.2, "colour": 0.1}
+# Share of places without a sky, of those that the words leave open.
+SKYLESS_CHANCE = 0.15
 
 
 class Single(NamedTuple):
-    """A single sprite, its style, and the name of its ground."""
+    """A picture of one thing.
+
+    Attributes:
+        sprite: Sprite that is shown.
+        scene: Scene with this one thing.
+        named: Whether words about the picture have to name its ground, because they ask for it.
+    """
 
     sprite: Sprite
-    style: str
-    ground: str
+    scene: Scene
+    named: bool = False
 
-    def picture(self, world: World) -> SpriteImage:
-        """The picture of the sprite."""
-        return SpriteImage(world.styles[self.style], self.sprite.key, GROUNDS[self.ground])
+    @property
+    def style(self) -> str:
+        """The style of the sprite."""
+        return self.scene.things[0].style
+
+    @property
+    def ground(self) -> str:
+        """The name of the backdrop."""
+        return self.scene.backdrop
+
+    def on(self, ground: str) -> Single:
+        """The same thing at the same place on another ground."""
+        return self._replace(scene=replace(self.scene, backdrop=ground))
+
+    def with_sprite(self, sprite: Sprite) -> Single:
+        """Another sprite at the same place."""
+        return Single(sprite, self.scene.with_thing(0, sprite=sprite.key), self.named)
+
+    def picture(self, world: World) -> SceneImage:
+        """The picture of the scene."""
+        return world.scene_image(self.scene)
 
 
 def sample_single(rng: random.Random, world: World, coloured: float) -> Single:
-    """Samples a sprite that this world may show.
+    """Samples a single thing that this world may show.
 
     In a testing world, its ground or its style is held out.
 
     Args:
         rng: Random numbers.
         world: World of the sprite.
-        coloured: Probability of a coloured ground, which only the 3d style has.
+        coloured: Probability of a coloured ground that the words name. They leave the others open.
     """
     weights = {style: w for style, w in STYLE_WEIGHTS.items() if style in world.styles}
     style = rng.choices(list(weights), list(weights.values()))[0]
     while True:
-        if style == "3d":
-            sprite, ground = world.sample_sprite_and_ground(rng, coloured)
+        named = style == "3d" and (world.testing or rng.random() < coloured)
+        if named:
+            sprite, ground = world.sample_sprite_and_ground(rng, 1.0)
         else:
-            sprite, ground = world.sample_sprite(rng), "white"
-            if style_held_out(sprite.key, style) != world.testing:
+            sprite, ground = world.sample_sprite(rng), open_ground(rng)
+            if style != "3d" and style_held_out(sprite.key, style) != world.testing:
                 continue
-        drawn = sprite.key in world.styles[style]
-        if drawn and not _is_held_out_cell(world.names(sprite).name):
-            return Single(sprite, style, ground)
+            # Of a test, only one aspect is held out: here the style.
+            if world.is_held_out(sprite, ground) or world.testing and ground in COLOURS:
+                continue
+        if sprite.key not in world.styles[style] or _is_held_out_cell(world.names(sprite).name):
+            continue
+        thing = Thing(sprite.key, style=style, mirror=mirrored(rng, world, sprite.key))
+        scene = arrange(rng, [thing], ground)
+        if world.stands_out(scene):
+            return Single(sprite, scene, named)
+
+
+def open_ground(rng: random.Random) -> str:
+    """A backdrop for words that name none."""
+    kind = rng.choices(list(OPEN_GROUNDS), list(OPEN_GROUNDS.values()))[0]
+    if kind == "place":
+        return rng.choice(SKYLESS if rng.random() < SKYLESS_CHANCE else OUTDOORS)
+    if kind == "gradient":
+        return rng.choice(list(GRADIENTS))
+    return rng.choice(list(COLOURS)) if kind == "colour" else "white"
+
+
+def mirrored(rng: random.Random, world: World, key: str) -> bool:
+    """Whether a sprite is shown in a mirror: half of those that look right in one."""
+    return world.mirrors(key) and rng.random() < 0.5
 
 
 def caption_names(world: World, sprite: Sprite) -> list[str]:
     """The names of a sprite that captions may use, the plain name first.
 
-    A name such as "blue car" is left to a recoloured car, unless the sprite has no other name.
+    A name such as "red heart" is left to a recoloured thing, unless the sprite has no other name.
     """
     names = world.names(sprite).all
     return [name for name in names if not _cell(name)] or [names[0]]
 
 
 def _cell(name: str) -> tuple[str, str] | None:
-    """Noun and colour of a name such as "blue heart", which in scenes means a recoloured heart."""
+    """Noun and colour of a name such as "red heart", which in scenes means a recoloured heart."""
     colour, _, noun = name.partition(" ")
     return (noun, colour) if colour in HUES and noun in COLOURED else None
 

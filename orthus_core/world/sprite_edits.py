@@ -1,49 +1,64 @@
-"""Edits of a single sprite: its ground, style, colour or skin changes, or another replaces it."""
+"""Edits of a single thing: its ground, style or colour changes, or another thing replaces it."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
-from orthus_core.data.pictures import Picture
+from orthus_core.world.arrange import arrange
+from orthus_core.world.backdrops import is_place
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.scene import UNITS, SceneImage
 from orthus_core.world.scene_edits import OWN_COLOURS
-from orthus_core.world.scenes import coloured_nouns
-from orthus_core.world.single_sprites import Single, sample_single
+from orthus_core.world.scenes import as_things, coloured_nouns
+from orthus_core.world.single_sprites import Single, open_ground, sample_single
 from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
+from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
 COLOURED_CHANCE = 0.3
-# Share of edits of a person that change skin or gender; the rest are the same as for other things.
-PERSON_EDIT_CHANCE = 0.5
 # Share of edits of a coloured ground that make it white.
 CLEAR_CHANCE = 0.3
 # Share of recolourings that start from a recoloured thing.
 LAID_ON_CHANCE = 0.3
 
-TONE_SCALE = ("", "light", "medium", "dark")
-
-SET_GROUND = (
-    "put it on {a} background",
-    "make the background {name}",
-    "change the background to {name}",
-    "{name} background",
+SET_GROUND = Phrases(
+    (
+        "put it on {a} background",
+        "make the background {name}",
+        "change the background to {name}",
+        "{name} background",
+        "set the background to {name}",
+    ),
+    ("i want the background to be {name}", "turn the background {name}"),
 )
-CLEAR_GROUND = ("remove the background", "make the background white", "put it on white")
-MIRROR = ("mirror it", "flip it", "flip it horizontally", "mirror the picture")
-TO_GREY = ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale")
-REPLACE = ("turn it into {}", "replace it with {}", "make it {}", "change it to {}")
-RECOLOUR = ("make it {}", "change its colour to {}")
-SET_STYLE = ("make it {}", "{} style", "draw it in {} style")
-SET_TONE = ("make the skin {}", "change the skin to {}", "give it {} skin")
-DARKER = ("make the skin darker", "darker skin")
-LIGHTER = ("make the skin lighter", "lighter skin")
-SET_GENDER = ("make it a {}", "turn it into a {}", "change it to a {}")
+CLEAR_GROUND = Phrases(
+    ("remove the background", "make the background white", "put it on white"),
+    ("take the background away", "erase the background"),
+)
+MIRROR = Phrases(
+    ("mirror it", "flip it", "flip it horizontally", "mirror the picture"),
+    ("flip the picture", "i want it mirrored"),
+)
+TO_GREY = Phrases(
+    ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale"),
+    ("take away the colours", "make the picture black and white"),
+)
+REPLACE = Phrases(
+    ("turn it into {}", "replace it with {}", "make it {}", "change it to {}"),
+    ("change it into {}", "i want {} instead"),
+)
+RECOLOUR = Phrases(
+    ("make it {}", "change its colour to {}", "paint it {}", "colour it {}", "color it {}"),
+    ("change the colour to {}", "i want it to be {}"),
+)
+SET_STYLE = Phrases(
+    ("make it {}", "{} style", "draw it in {} style"),
+    ("change it to {} style", "change the style to {}"),
+)
 
 
 class SpriteEdit(NamedTuple):
@@ -57,9 +72,9 @@ class SpriteEdit(NamedTuple):
             same for every sprite and therefore never held out.
     """
 
-    before: Picture
+    before: SceneImage
     instruction: str
-    after: Picture
+    after: SceneImage
     cell: tuple[str, str, str] | None = None
 
 
@@ -77,77 +92,69 @@ def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
         candidate = KINDS[kind][0](rng, world)
+        if not all(world.stands_out(p.scene) for p in (candidate.before, candidate.after)):
+            continue
         if world.testing or candidate.cell is None or not edit_held_out(*candidate.cell):
             return candidate
 
 
 def _of_any(rng: random.Random, world: World) -> SpriteEdit:
     single = sample_single(rng, world, COLOURED_CHANCE)
-    makers: list[Changer] = [_mirror, _to_grey, _replace]
-    of_people: list[Changer] = []
-    if single.style == "3d":  # the only style with coloured grounds, tones and twins
-        makers.append(_set_ground)
-        if len(world.tones(single.sprite)) > 1:
-            of_people.append(_set_tone)
-        if len(world.twins(single.sprite)) > 1 and not single.sprite.skin:
-            of_people.append(_set_gender)
-    if of_people and rng.random() < PERSON_EDIT_CHANCE:
-        makers = of_people
+    makers: list[Changer] = [_replace, _replace]
+    if single.style == "3d":  # the only style with coloured grounds that may be held out
+        makers += [_set_ground, _set_ground]
+    if world.mirrors(single.sprite.key) and not is_place(single.ground):
+        makers.append(_mirror)
+    if single.ground == "white":
+        makers.append(_to_grey)
     return rng.choice(makers)(rng, world, single)
 
 
 def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     noun = world.noun(single.sprite.key)
-    if single.ground != "white" and rng.random() < CLEAR_CHANCE:
-        after = single._replace(ground="white")
-        words = rng.choice(CLEAR_GROUND)
+    if single.ground != "white" and not world.testing and rng.random() < CLEAR_CHANCE:
+        after = single.on("white")
+        words = CLEAR_GROUND.choose(rng, world.wordings)
     else:
         # The resulting ground is the one that is held out, so a test starts on white.
-        single = single._replace(ground="white") if world.testing else single
+        single = single.on("white") if world.testing else single
         colours = [c for c in world.colours(single.sprite) if c != single.ground]
-        after = single._replace(ground=rng.choice(colours))
-        words = rng.choice(SET_GROUND).format(a=with_article(after.ground), name=after.ground)
+        after = single.on(rng.choice(colours))
+        words = SET_GROUND.choose(rng, world.wordings).format(
+            a=with_article(after.ground), name=after.ground
+        )
     cell = ("background", noun, after.ground)
     return SpriteEdit(single.picture(world), words, after.picture(world), cell)
 
 
 def _mirror(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    before = single.picture(world)
-    return SpriteEdit(before, rng.choice(MIRROR), replace(before, mirror=True))
+    # The whole picture is mirrored; its ground is the same in a mirror.
+    thing = single.scene.things[0]
+    mirrored = single.scene.with_thing(0, mirror=not thing.mirror, x=UNITS - thing.side - thing.x)
+    return SpriteEdit(
+        single.picture(world), MIRROR.choose(rng, world.wordings), world.scene_image(mirrored)
+    )
 
 
 def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    before = single.picture(world)
-    return SpriteEdit(before, rng.choice(TO_GREY), replace(before, grey=True))
+    grey = world.scene_image(single.scene.with_thing(0, grey=True))
+    return SpriteEdit(single.picture(world), TO_GREY.choose(rng, world.wordings), grey)
 
 
 def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    other = single
-    # Another sprite that this world may show in this style on this ground.
-    while other.sprite.base == single.sprite.base or other[1:] != single[1:]:
-        other = sample_single(rng, world, float(single.ground != "white"))
-    words = rng.choice(REPLACE).format(world.names(other.sprite).phrase)
-    cell = ("replace", world.noun(single.sprite.key), world.noun(other.sprite.key))
-    return SpriteEdit(single.picture(world), words, other.picture(world), cell)
-
-
-def _set_tone(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    skin, tones = single.sprite.skin, world.tones(single.sprite)
-    ways = [(rng.choice(SET_TONE).format(tone or "yellow"), tone) for tone in TONE_SCALE]
-    # From yellow, "darker" and "lighter" lead to the end of the scale, otherwise to the next tone.
-    ways.append((rng.choice(DARKER), {"": "dark", "light": "medium"}.get(skin, "dark")))
-    ways.append((rng.choice(LIGHTER), {"": "light", "dark": "medium"}.get(skin, "light")))
-    words, tone = rng.choice([way for way in ways if way[1] in tones and way[1] != skin])
-    after = single._replace(sprite=tones[tone])
-    return SpriteEdit(single.picture(world), words, after.picture(world))
-
-
-def _set_gender(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    twins = world.twins(single.sprite)
-    gender = rng.choice([gender for gender in twins if gender != single.sprite.gender])
-    words = rng.choice(SET_GENDER).format(gender or "person")
-    after = single._replace(sprite=twins[gender])
-    return SpriteEdit(single.picture(world), words, after.picture(world))
+    noun = world.noun(single.sprite.key)
+    # The first sprite of another thing that this world may show in this style on this ground.
+    while True:
+        sprite = world.things[world.noun(world.sample_sprite(rng).key)].sprites[0]
+        allowed = sprite.key in world.styles[single.style] and (
+            style_held_out(sprite.key, single.style) == (world.testing and single.style != "3d")
+        )
+        if allowed and world.may_show(sprite, single.ground) and world.noun(sprite.key) != noun:
+            break
+    words = REPLACE.choose(rng, world.wordings).format(world.names(sprite).phrase)
+    cell = ("replace", noun, world.noun(sprite.key))
+    after = world.scene_image(single.scene.with_thing(0, sprite=sprite.key, mirror=False))
+    return SpriteEdit(single.picture(world), words, after, cell)
 
 
 def _set_style(rng: random.Random, world: World) -> SpriteEdit:
@@ -166,9 +173,9 @@ def _set_style(rng: random.Random, world: World) -> SpriteEdit:
             if other != style and key in pack and not style_held_out(key, other)
         ]
         if after.style == style and others:
-            before = after._replace(style=rng.choice(others))
-            words = rng.choice(SET_STYLE).format(style)
-            return SpriteEdit(before.picture(world), words, after.picture(world))
+            before = world.scene_image(after.scene.with_thing(0, style=rng.choice(others)))
+            words = SET_STYLE.choose(rng, world.wordings).format(style)
+            return SpriteEdit(before, words, after.picture(world))
 
 
 def _recolour(rng: random.Random, world: World) -> SpriteEdit:
@@ -182,8 +189,12 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     own = rng.choice(laid_on) if rng.random() < LAID_ON_CHANCE else ""
     if not own and OWN_COLOURS.get(noun) == colour:
         own = rng.choice(laid_on)
-    before = Scene(things=(Thing(world.cast[noun].key, colour=own),))
-    words = rng.choice(RECOLOUR).format(colour)
+    things = as_things(rng, world, [(noun, own)])
+    while True:
+        before = arrange(rng, things, open_ground(rng))
+        if before.backdrop not in (colour, own) and not world.holds_out(before):
+            break
+    words = RECOLOUR.choose(rng, world.wordings).format(colour)
     after = world.scene_image(before.with_thing(0, colour=colour))
     return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))
 

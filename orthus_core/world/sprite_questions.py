@@ -8,23 +8,48 @@ from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.data.pictures import Picture
+from orthus_core.world.arrange import arrange
+from orthus_core.world.backdrops import is_place
 from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.scene import Thing
 from orthus_core.world.scenes import coloured_nouns
-from orthus_core.world.single_sprites import sample_single
+from orthus_core.world.single_sprites import mirrored, open_ground, sample_single
 from orthus_core.world.sprites import Sprite
+from orthus_core.world.wording import place_phrase
+from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
-WHAT_IS_IT = ("What is this?", "Describe the picture.", "What do you see?")
-WHICH_GROUP = ("Which group is it from?", "Which group is this from?")
-WHICH_KIND = ("What kind of thing is it?", "What kind of thing is this?")
-WHICH_COLOUR = ("What colour is it?", "What color is it?")
-WHICH_GROUND = ("What colour is the background?", "What color is the background?")
-IS_IT = ("Is this {}?", "Is it {}?")
+WHAT_IS_IT = Phrases(
+    ("What is this?", "Describe the picture.", "What do you see?", "What is it?", "What's this?"),
+    ("Tell me what this is.", "What is shown here?"),
+)
+WHICH_GROUP = Phrases(
+    ("Which group is it from?", "Which group is this from?"), ("From which group is this?",)
+)
+WHICH_KIND = Phrases(
+    ("What kind of thing is it?", "What kind of thing is this?"), ("Which kind of thing is this?",)
+)
+WHICH_COLOUR = Phrases(
+    ("What colour is it?", "What color is it?", "Which colour is it?", "What colour is this?"),
+    ("Which color does it have?", "Tell me its colour."),
+)
+WHICH_GROUND = Phrases(
+    (
+        "What colour is the background?",
+        "What color is the background?",
+        "Which colour is the background?",
+    ),
+    ("Which color does the background have?", "Tell me the colour of the background."),
+)
+IS_IT = Phrases(
+    ("Is this {}?", "Is it {}?", "Does this show {}?"), ("Is {} what you see?", "Is that {}?")
+)
 
 COLOURED_CHANCE = 0.25
+# Answer for a sprite outside of the vocabulary.
+UNKNOWN_THING = "something I do not know"
 # Share of wrong guesses that are of the same subgroup as the sprite.
 NEAR_MISS_CHANCE = 0.5
 
@@ -57,8 +82,8 @@ def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
 def ask_single(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
     """Samples a question about one sprite.
 
-    In a testing world, the ground, style or colour in the picture is held out; for questions about
-    group and kind, the sprite itself is.
+    In a testing world, the ground, style or colour in the picture is held out, or the sprite is one
+    that no training asks about.
 
     Args:
         rng: Random numbers.
@@ -71,36 +96,51 @@ def ask_single(rng: random.Random, world: World, kind: str | None = None) -> Pic
 
 def caption(world: World, sprite: Sprite, ground: str = "white") -> str:
     """The one right description: "an apple", "an apple on a blue background"."""
-    phrase = with_article(world.noun(sprite.key))
-    return phrase if ground == "white" else f"{phrase} on {with_article(ground)} background"
+    return f"{with_article(world.noun(sprite.key))} {place_phrase(ground)}".strip()
 
 
 def _name(rng: random.Random, world: World) -> PictureQuestion:
     single = sample_single(rng, world, COLOURED_CHANCE)
     answer = caption(world, single.sprite, single.ground)
-    return PictureQuestion(single.picture(world), rng.choice(WHAT_IS_IT), answer, "name")
+    return PictureQuestion(
+        single.picture(world), WHAT_IS_IT.choose(rng, world.wordings), answer, "name"
+    )
+
+
+def _unseen(rng: random.Random, world: World) -> PictureQuestion:
+    """Asks what a sprite outside of the vocabulary is, on any ground."""
+    style = rng.choice(list(world.styles))
+    while (sprite := rng.choice(world.unseen)).key not in world.styles[style]:
+        pass
+    scene = arrange(rng, [Thing(sprite.key, style=style)], open_ground(rng))
+    return PictureQuestion(
+        world.scene_image(scene), WHAT_IS_IT.choose(rng, world.wordings), UNKNOWN_THING, "unseen"
+    )
 
 
 def _group(rng: random.Random, world: World) -> PictureQuestion:
     sprite, picture = _to_be_grouped(rng, world)
-    return PictureQuestion(picture, rng.choice(WHICH_GROUP), GROUP_WORDS[sprite.group], "group")
+    return PictureQuestion(
+        picture, WHICH_GROUP.choose(rng, world.wordings), GROUP_WORDS[sprite.group], "group"
+    )
 
 
 def _kind(rng: random.Random, world: World) -> PictureQuestion:
     sprite, picture = _to_be_grouped(rng, world)
     return PictureQuestion(
-        picture, rng.choice(WHICH_KIND), KIND_OF_SUBGROUP[sprite.subgroup], "kind"
+        picture, WHICH_KIND.choose(rng, world.wordings), KIND_OF_SUBGROUP[sprite.subgroup], "kind"
     )
 
 
 def _colour(rng: random.Random, world: World) -> PictureQuestion:
     nouns = coloured_nouns(world)
     while True:
-        colour = rng.choice(list(HUES))
-        scene = Scene(things=(Thing(world.cast[rng.choice(nouns)].key, colour=colour),))
-        if world.allows(scene):
+        noun, colour, ground = rng.choice(nouns), rng.choice(list(HUES)), open_ground(rng)
+        key = rng.choice(world.variants(noun)).key
+        scene = arrange(rng, [Thing(key, colour=colour, mirror=mirrored(rng, world, key))], ground)
+        if ground != colour and world.allows(scene):
             return PictureQuestion(
-                world.scene_image(scene), rng.choice(WHICH_COLOUR), colour, "colour"
+                world.scene_image(scene), WHICH_COLOUR.choose(rng, world.wordings), colour, "colour"
             )
 
 
@@ -108,25 +148,28 @@ def _yes_or_no(rng: random.Random, world: World) -> PictureQuestion:
     single = sample_single(rng, world, COLOURED_CHANCE)
     is_true = rng.random() < 0.5
     guess = single.sprite if is_true else _wrong_guess(rng, world, single.sprite)
-    words = rng.choice(IS_IT).format(caption(world, guess))
+    words = IS_IT.choose(rng, world.wordings).format(caption(world, guess))
     return PictureQuestion(single.picture(world), words, "yes" if is_true else "no", "yes_or_no")
 
 
 def _background(rng: random.Random, world: World) -> PictureQuestion:
     single = sample_single(rng, world, COLOURED_CHANCE)
+    while is_place(single.ground):
+        single = sample_single(rng, world, COLOURED_CHANCE)
     return PictureQuestion(
-        single.picture(world), rng.choice(WHICH_GROUND), single.ground, "background"
+        single.picture(world), WHICH_GROUND.choose(rng, world.wordings), single.ground, "background"
     )
 
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "name": 0.5,
-    "group": 0.08,
-    "kind": 0.12,
+    "name": 0.48,
+    "group": 0.06,
+    "kind": 0.1,
     "colour": 0.06,
     "yes_or_no": 0.16,
     "background": 0.08,
+    "unseen": 0.06,
 }
 _ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
     "name": _name,
@@ -135,13 +178,11 @@ _ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
     "colour": _colour,
     "yes_or_no": _yes_or_no,
     "background": _background,
+    "unseen": _unseen,
 }
 
 
 def _to_be_grouped(rng: random.Random, world: World) -> tuple[Sprite, Picture]:
-    if world.testing and world.unseen:
-        sprite = rng.choice(world.unseen)
-        return sprite, world.picture(sprite)
     single = sample_single(rng, world, COLOURED_CHANCE)
     return single.sprite, single.picture(world)
 
@@ -150,6 +191,6 @@ def _wrong_guess(rng: random.Random, world: World, sprite: Sprite) -> Sprite:
     near = world.others_of_kind(sprite)
     if near and rng.random() < NEAR_MISS_CHANCE:
         return rng.choice(near)
-    while (guess := world.sample_sprite(rng)).base == sprite.base:
+    while world.noun((guess := world.sample_sprite(rng)).key) == world.noun(sprite.key):
         pass
     return guess

@@ -26,8 +26,7 @@ STARTER_PACK = STARTER_SPRITES / "fluent-3d-128.tar"
 # Packs of the same things in several styles. The first one has the names and the skin tones.
 STARTER_STYLES = {
     "3d": STARTER_PACK,
-    "flat": STARTER_SPRITES / "fluent-flat-64.tar",
-    "noto": STARTER_SPRITES / "noto-64.tar",
+    "flat": STARTER_SPRITES / "fluent-flat-128.tar",
 }
 
 MAX_SPRITES = 100_000

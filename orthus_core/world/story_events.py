@@ -2,7 +2,7 @@
 
 An event is a function of the story's state (`StoryState`). It returns None where it makes no sense,
 such as eating without food. The picture is a function of the state alone (`scene_of_state`), so a
-sentence has one right picture.
+sentence has one right picture. An event has several sentences, which mean the same.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from orthus_core.world.backdrops import GROUND_WORDS, GROUNDS, is_outdoors, place_of
-from orthus_core.world.cast import ACTORS, COLOURED, FOOD, THINGS
+from orthus_core.world.backdrops import GROUND_WORDS, GROUNDS, SKYLESS, is_outdoors, place_of
+from orthus_core.world.cast import ACTORS, FOOD, KEEPSAKES, WITHOUT_HUNGER
 from orthus_core.world.english import the, with_article
-from orthus_core.world.scene import LARGE, SMALL, STEP, WHOLE, Scene, Thing
+from orthus_core.world.scene import UNITS, WHOLE, Scene, Thing
 from orthus_core.world.world import World
+
+# Sides of the hero and of what is with it.
+HERO_SIDE, SIDE = 40, 24
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class StoryState:
         friend: Noun of the hero's companion, or "".
         thing: Noun of the thing that one of them has, or "".
         holder: Noun of the actor who has it: the hero or the friend.
+        last_sky: Sky that was seen last, for places without one.
+        look: Number of the hero's sprite among those of its noun; all others have the first one.
+        mirrored: Whether the hero is shown in a mirror.
     """
 
     hero: str
@@ -36,11 +42,19 @@ class StoryState:
     friend: str = ""
     thing: str = ""
     holder: str = ""
+    last_sky: str = "day"
+    look: int = 0
+    mirrored: bool = False
+
+    @property
+    def ground(self) -> str:
+        """The ground of the place; "" before the story has reached one."""
+        return place_of(self.backdrop)[0] if self.backdrop != "white" else ""
 
     @property
     def sky(self) -> str:
-        """The sky of the backdrop; "day" before the story has reached a place."""
-        return place_of(self.backdrop)[1] if is_outdoors(self.backdrop) else "day"
+        """The sky of the place, or the one seen last."""
+        return place_of(self.backdrop)[1] if is_outdoors(self.backdrop) else self.last_sky
 
     @property
     def entities(self) -> tuple[str, ...]:
@@ -51,9 +65,18 @@ class StoryState:
         """The state in which nobody has a thing."""
         return replace(self, thing="", holder="")
 
+    def with_thing(self, thing: str, holder: str) -> StoryState:
+        """The state in which someone has a thing."""
+        return replace(self, thing=thing, holder=holder)
+
+    def at(self, ground: str) -> StoryState:
+        """The state at another place, under the same sky."""
+        backdrop = ground if ground in SKYLESS else f"{ground} {self.sky}"
+        return replace(self, backdrop=backdrop, last_sky=self.sky)
+
     def under(self, sky: str) -> StoryState:
-        """The state with the same place under another sky."""
-        return replace(self, backdrop=f"{place_of(self.backdrop)[0]} {sky}")
+        """The state at the same place under another sky."""
+        return replace(self, backdrop=f"{self.ground} {sky}", last_sky=sky)
 
 
 class EventOutcome(NamedTuple):
@@ -76,73 +99,170 @@ StoryEvent = Callable[[random.Random, World, StoryState], "EventOutcome | None"]
 def scene_of_state(world: World, state: StoryState) -> Scene:
     """The scene that shows a state.
 
-    A hero without company is large and to the left; on white it fills the picture. Otherwise all
-    things are small: the hero is at the lower left, the friend at the lower right, and the thing
-    above its holder, or in the friend's place if there is no friend.
+    The hero is large and to the left, at the same place in all pictures; on white it fills the
+    picture. The friend stands at the lower right. A thing is above its holder, or in the friend's
+    place if there is no friend.
     """
 
-    def thing(noun: str, x: int, y: int, side: int = SMALL) -> Thing:
-        return Thing(world.cast[noun].key, x, y, side)
+    def thing(noun: str, x: int, y: int) -> Thing:
+        return Thing(world.cast[noun].key, x, y, SIDE)
 
-    if not is_outdoors(state.backdrop):
-        return Scene(state.backdrop, (thing(state.hero, 0, 0, WHOLE),))
-    if len(state.entities) == 1:
-        return Scene(state.backdrop, (thing(state.hero, 0, STEP, LARGE),))
-    things = [thing(state.hero, 0, SMALL)]
+    key = world.variants(state.hero)[state.look].key
+    mirror = state.mirrored and world.mirrors(key)
+    hero = Thing(key, 0, UNITS - HERO_SIDE, HERO_SIDE, mirror=mirror)
+    if not state.ground:
+        return Scene(state.backdrop, (replace(hero, x=0, y=0, side=WHOLE),))
+    things = [hero]
+    right, low = UNITS - SIDE, UNITS - SIDE
     if state.friend:
-        things.append(thing(state.friend, SMALL, SMALL))
+        things.append(thing(state.friend, right, low))
     if state.thing and state.friend:
-        things.append(thing(state.thing, 0 if state.holder == state.hero else SMALL, 0))
+        above_hero = state.holder == state.hero
+        x, y = ((HERO_SIDE - SIDE) // 2, 0) if above_hero else (right, low - SIDE)
+        things.append(thing(state.thing, x, y))
     elif state.thing:
-        things.append(thing(state.thing, SMALL, SMALL))
+        things.append(thing(state.thing, right, low))
     return Scene(state.backdrop, tuple(things))
 
 
+# Sentences about going to a place; {who} goes alone, {both} go together.
+WALKS = (
+    "{who} walks to {place}.",
+    "{who} goes to {place}.",
+    "{who} travels to {place}.",
+)
+WALKS_TOGETHER = (
+    "{both} walk to {place}.",
+    "{both} go to {place}.",
+    "{both} travel to {place}.",
+)
+# Grounds that nobody walks to: sentences for one, then for two.
+ARRIVALS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "room": (
+        ("{who} goes inside a room.", "{who} goes into a room."),
+        ("{both} go inside a room.", "{both} go into a room."),
+    ),
+    "sea": (
+        ("{who} dives under the sea.", "{who} swims under the sea."),
+        ("{both} dive under the sea.", "{both} swim under the sea."),
+    ),
+    "space": (
+        ("{who} flies into space.", "{who} travels to space."),
+        ("{both} fly into space.", "{both} travel to space."),
+    ),
+}
+# Chances of grounds; nobody dives or flies all the time.
+GROUND_WEIGHTS: Mapping[str, float] = {"room": 0.6, "sea": 0.3, "space": 0.3}
+MEETS = (
+    "{who} meets {a_friend}.",
+    "then {a_friend} comes along.",
+    "{who} makes a new friend, {a_friend}.",
+    "{who} sees {a_friend} and says hello.",
+)
+FINDS = ("{who} finds {a_thing}.", "{who} discovers {a_thing}.", "{who} picks up {a_thing}.")
+PICKS = ("{who} picks {a_thing}.", "{who} finds {a_thing} on the ground.")
+EATS = (
+    "{who} eats {the_thing}.",
+    "{who} is hungry and eats {the_thing}.",
+    "{who} eats up {the_thing}.",
+)
+GIVES = (
+    "{who} gives {the_thing} to {other}.",
+    "{who} gives {other} {the_thing}.",
+    "{who} hands {the_thing} to {other}.",
+)
+LOSES = ("{who} loses {the_thing}.", "{who} drops {the_thing} and it is gone.")
+LEAVES = ("{who} goes home.", "{who} says goodbye and goes home.", "{who} has to leave.")
+BECOMES = ("by magic, {who} turns into {a_hero}.", "suddenly {who} turns into {a_hero}.")
+BUILDS_SNOWMAN = ("{who} builds a snowman.", "{who} makes a snowman.")
+BIRTHDAY = (
+    "it is the birthday of {who}, and {other} brings {a_thing}.",
+    "{other} has {a_thing} for {who}.",
+)
+# What grows on a ground and can be picked.
+GROWS: Mapping[str, tuple[str, ...]] = {
+    "meadow": ("flower", "tulip", "sunflower", "rose"),
+    "autumn": ("apple", "mushroom"),
+}
+PRESENTS = ("cake", "gift", "balloon", "cupcake", "rose", "teddy bear")
+
+
 def _walks(rng: random.Random, world: World, state: StoryState) -> EventOutcome:
-    here = place_of(state.backdrop)[0] if is_outdoors(state.backdrop) else ""
-    ground = rng.choice([ground for ground in GROUNDS if ground != here])
+    grounds = [ground for ground in GROUNDS if ground != state.ground]
+    ground = rng.choices(grounds, [GROUND_WEIGHTS.get(g, 1.0) for g in grounds])[0]
+    alone, together = ARRIVALS.get(ground, (WALKS, WALKS_TOGETHER))
     _, place = GROUND_WORDS[ground].split(maxsplit=1)
-    company = [the(noun) for noun in (state.hero, state.friend) if noun]
-    sentence = f"{' and '.join(company)} {'walk' if state.friend else 'walks'} to {place}."
-    return EventOutcome(sentence, state.hero, replace(state, backdrop=f"{ground} {state.sky}"))
+    company = " and ".join(the(noun) for noun in (state.hero, state.friend) if noun)
+    sentence = rng.choice(together if state.friend else alone)
+    told = sentence.format(who=company, both=company, place=place)
+    return EventOutcome(told, state.hero, state.at(ground))
 
 
 def _meets(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.friend:
         return None
     friend = _one_of(ACTORS, rng, world, but=state.hero)
-    sentence = f"{the(state.hero)} meets {with_article(friend)}."
-    return EventOutcome(sentence, state.hero, replace(state, friend=friend))
+    told = rng.choice(MEETS).format(who=the(state.hero), a_friend=with_article(friend))
+    return EventOutcome(told, state.hero, replace(state, friend=friend))
 
 
 def _finds(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.thing:
         return None
-    thing = _one_of(rng.choice((COLOURED, FOOD, THINGS)), rng, world)
-    sentence = f"{the(state.hero)} finds {with_article(thing)}."
-    return EventOutcome(sentence, state.hero, replace(state, thing=thing, holder=state.hero))
+    thing = _one_of(rng.choice((KEEPSAKES, FOOD)), rng, world)
+    told = rng.choice(FINDS).format(who=the(state.hero), a_thing=with_article(thing))
+    return EventOutcome(told, state.hero, state.with_thing(thing, state.hero))
+
+
+def _picks(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
+    if state.thing or state.ground not in GROWS:
+        return None
+    thing = _one_of(GROWS[state.ground], rng, world)
+    told = rng.choice(PICKS).format(who=the(state.hero), a_thing=with_article(thing))
+    return EventOutcome(told, state.hero, state.with_thing(thing, state.hero))
 
 
 def _eats(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
-    if state.thing not in FOOD:
+    if state.thing not in FOOD or state.holder in WITHOUT_HUNGER:
         return None
-    sentence = f"{the(state.holder)} eats {the(state.thing)}."
-    return EventOutcome(sentence, state.holder, state.without_thing())
+    told = rng.choice(EATS).format(who=the(state.holder), the_thing=the(state.thing))
+    return EventOutcome(told, state.holder, state.without_thing())
 
 
 def _gives(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not (state.friend and state.thing):
         return None
     other = state.friend if state.holder == state.hero else state.hero
-    sentence = f"{the(state.holder)} gives {the(state.thing)} to {the(other)}."
-    return EventOutcome(sentence, state.holder, replace(state, holder=other))
+    told = rng.choice(GIVES).format(
+        who=the(state.holder), the_thing=the(state.thing), other=the(other)
+    )
+    return EventOutcome(told, state.holder, replace(state, holder=other))
+
+
+def _is_given(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
+    """The friend has a present for the hero."""
+    if state.thing or not state.friend:
+        return None
+    thing = _one_of(PRESENTS, rng, world)
+    told = rng.choice(BIRTHDAY).format(
+        who=the(state.hero), other=the(state.friend), a_thing=with_article(thing)
+    )
+    return EventOutcome(told, state.friend, state.with_thing(thing, state.hero))
 
 
 def _loses(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not state.thing:
         return None
-    sentence = f"{the(state.holder)} loses {the(state.thing)}."
-    return EventOutcome(sentence, state.holder, state.without_thing())
+    told = rng.choice(LOSES).format(who=the(state.holder), the_thing=the(state.thing))
+    return EventOutcome(told, state.holder, state.without_thing())
+
+
+def _builds(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
+    """A snowman, which is company."""
+    if state.ground != "snow" or state.friend or state.hero == "snowman":
+        return None
+    told = rng.choice(BUILDS_SNOWMAN).format(who=the(state.hero))
+    return EventOutcome(told, state.hero, replace(state, friend="snowman"))
 
 
 def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
@@ -150,23 +270,24 @@ def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutc
         return None
     # A thing that the friend has goes with it.
     left = state.without_thing() if state.holder == state.friend else state
-    return EventOutcome(f"{the(state.friend)} goes home.", state.friend, replace(left, friend=""))
+    told = rng.choice(LEAVES).format(who=the(state.friend))
+    return EventOutcome(told, state.friend, replace(left, friend=""))
 
 
 def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcome:
     other = _one_of([actor for actor in ACTORS if actor != state.friend], rng, world, state.hero)
     holder = other if state.holder == state.hero else state.holder
-    sentence = f"{the(state.hero)} turns into {with_article(other)}."
-    return EventOutcome(sentence, state.hero, replace(state, hero=other, holder=holder))
+    told = rng.choice(BECOMES).format(who=the(state.hero), a_hero=with_article(other))
+    return EventOutcome(told, state.hero, replace(state, hero=other, holder=holder, look=0))
 
 
-def _sky(sentence: str, before: Iterable[str], after: str) -> StoryEvent:
+def _sky(sentences: tuple[str, ...], before: Iterable[str], after: str) -> StoryEvent:
     """An event that changes the sky; its actor is the hero."""
 
     def event(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
-        return (
-            EventOutcome(sentence, state.hero, state.under(after)) if state.sky in before else None
-        )
+        if not is_outdoors(state.backdrop) or state.sky not in before:
+            return None
+        return EventOutcome(rng.choice(sentences), state.hero, state.under(after))
 
     return event
 
@@ -178,17 +299,29 @@ def _one_of(nouns: Iterable[str], rng: random.Random, world: World, but: str = "
 # Events, with their weights where they are possible. Consequences have high weights, so that they
 # follow soon.
 EVENTS: Mapping[str, tuple[StoryEvent, float]] = {
-    "walk": (_walks, 1.5),
+    "walk": (_walks, 1.8),
     "meet": (_meets, 4.0),
-    "find": (_finds, 3.5),
-    "eat": (_eats, 12.0),
-    "give": (_gives, 8.0),
-    "lose": (_loses, 0.7),
-    "go home": (_goes_home, 1.5),
-    "become": (_becomes, 0.5),
-    "sunset": (_sky("the sun goes down.", ("day",), "sunset"), 0.7),
-    "night": (_sky("night falls.", ("day", "sunset", "rain"), "night"), 0.7),
-    "morning": (_sky("morning comes.", ("night",), "day"), 1.5),
-    "rain": (_sky("it starts to rain.", ("day", "sunset"), "rain"), 0.7),
-    "dry": (_sky("the rain stops.", ("rain",), "day"), 1.5),
+    "find": (_finds, 2.5),
+    "pick": (_picks, 2.0),
+    "build": (_builds, 3.0),
+    "eat": (_eats, 10.0),
+    "give": (_gives, 5.0),
+    "present": (_is_given, 1.0),
+    "lose": (_loses, 0.6),
+    "go home": (_goes_home, 1.2),
+    "become": (_becomes, 0.3),
+    "sunset": (
+        _sky(("the sun goes down.", "the sun sets.", "evening comes."), ("day",), "sunset"),
+        0.8,
+    ),
+    "night": (
+        _sky(("night falls.", "it gets dark.", "soon it is night."), ("sunset",), "night"),
+        1.5,
+    ),
+    "morning": (
+        _sky(("morning comes.", "the sun rises.", "the next morning comes."), ("night",), "day"),
+        1.5,
+    ),
+    "rain": (_sky(("it starts to rain.", "rain begins to fall."), ("day",), "rain"), 0.7),
+    "dry": (_sky(("the rain stops.", "it stops raining."), ("rain",), "day"), 1.5),
 }

@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.errors import DataError
-from orthus_core.world.backdrops import OUTDOORS, is_outdoors
+from orthus_core.world.arrange import arrange
+from orthus_core.world.backdrops import OUTDOORS, SKYLESS, is_place, place_of
 from orthus_core.world.cast import ACTORS, CAST
 from orthus_core.world.english import with_article
-from orthus_core.world.scene import STEP, Scene
+from orthus_core.world.scene import Scene
+from orthus_core.world.single_sprites import SKYLESS_CHANCE, open_ground
 from orthus_core.world.splits import scene_held_out, story_held_out
 from orthus_core.world.story_events import EVENTS, StoryState, scene_of_state
 from orthus_core.world.wording import place_phrase
@@ -25,7 +27,17 @@ from orthus_core.world.world import World
 
 # Last words of the user's turn when there is a picture, as in the command `orthus story`.
 CONTINUE = "Please continue this story."
-REQUESTS = ("a story about {}", "tell a story about {}")
+REQUESTS = (
+    "a story about {}",
+    "tell a story about {}",
+    "tell me a story about {}",
+    "write a story about {}",
+)
+OPENINGS = (
+    "once upon a time there was {hero} {place}",
+    "there once was {hero} {place}",
+    "this is the story of {hero} {place}",
+)
 
 # Weights of the number of panels in the model's turn. A panel has about 28 tokens, so most rows
 # have at most 150 positions.
@@ -88,13 +100,15 @@ def story(rng: random.Random, world: World) -> tuple[Segment, ...]:
         opening, *panels = make_story(rng, world, panel_count + 1).panels
         words = [] if rng.random() < WORDLESS_CHANCE else [opening.text]
         user = turn(
-            "user", world.scene_image(_vary_opening(rng, opening)), " ".join([*words, CONTINUE])
+            "user",
+            world.scene_image(_vary_opening(rng, world, opening)),
+            " ".join([*words, CONTINUE]),
         )
     elif rng.random() < OPENING_CHANCE:
         opening, *panels = make_story(rng, world, panel_count + 1).panels
         user = turn("user", opening.text)
     else:
-        panels = make_story(rng, world, max(panel_count, 2), backdrop=rng.choice(OUTDOORS)).panels
+        panels = make_story(rng, world, max(panel_count, 2), backdrop=_place(rng)).panels
         user = turn("user", rng.choice(REQUESTS).format(_characters(panels[0], panels)))
     for panel in panels:
         user += turn("model", panel.text, world.scene_image(panel.scene))
@@ -118,10 +132,16 @@ def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str =
     heroes = [actor for actor in ACTORS if actor in world.cast]
     for _ in range(MOST_TRIES if len(world.cast) == len(CAST) else 0):
         on_white = rng.random() < ON_WHITE_CHANCE
-        opens = backdrop or ("white" if on_white else rng.choice(OUTDOORS))
-        candidate = _continue(
-            rng, world, _opening(world, StoryState(rng.choice(heroes), opens)), panels
+        opens = backdrop or ("white" if on_white else _place(rng))
+        hero = rng.choice(heroes)
+        state = StoryState(
+            hero,
+            opens,
+            last_sky=place_of(opens)[1] or "day",
+            look=rng.randrange(len(world.variants(hero))),
+            mirrored=rng.random() < 0.5,
         )
+        candidate = _continue(rng, world, _opening(rng, world, state), panels)
         if candidate and candidate.held_out == world.testing:
             return candidate
     raise DataError(
@@ -131,16 +151,25 @@ def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str =
     )
 
 
-def _opening(world: World, state: StoryState) -> WorldPanel:
-    place = place_phrase(state.backdrop)
-    words = f"once upon a time there was {with_article(state.hero)} {place}".strip()
+def _place(rng: random.Random) -> str:
+    return rng.choice(SKYLESS if rng.random() < SKYLESS_CHANCE else OUTDOORS)
+
+
+def _opening(rng: random.Random, world: World, state: StoryState) -> WorldPanel:
+    hero, place = with_article(state.hero), place_phrase(state.backdrop)
+    words = rng.choice(OPENINGS).format(hero=hero, place=place).strip()
     return WorldPanel(f"{words}.", scene_of_state(world, state), "", state.hero, state)
 
 
-def _vary_opening(rng: random.Random, opening: WorldPanel) -> Scene:
-    """The opening scene as a user may draw it: outdoors, the hero may be farther to the right."""
-    outdoors = is_outdoors(opening.scene.backdrop)
-    return opening.scene.with_thing(0, x=rng.choice((0, STEP))) if outdoors else opening.scene
+def _vary_opening(rng: random.Random, world: World, opening: WorldPanel) -> Scene:
+    """The opening scene as a user may draw it: the hero at any place, and on any plain ground
+    before the story has reached a place.
+    """
+    while True:
+        backdrop = opening.scene.backdrop if opening.state.ground else open_ground(rng)
+        scene = arrange(rng, opening.scene.things, backdrop)
+        if is_place(backdrop) == bool(opening.state.ground) and not world.holds_out(scene):
+            return scene
 
 
 def _continue(
@@ -160,7 +189,7 @@ def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | No
     """A panel with a possible event; None if none was found in `MOST_DRAWS` tries."""
     # A hero on white must first walk to a place. An event does not directly follow itself, so
     # nobody gives back a thing at once.
-    placed = is_outdoors(last.state.backdrop)
+    placed = bool(last.state.ground)
     possible = [event for event in EVENTS if event != last.event] if placed else ["walk"]
     weights = [EVENTS[event][1] for event in possible]
     for _ in range(MOST_DRAWS):
@@ -170,7 +199,7 @@ def _next(rng: random.Random, world: World, last: WorldPanel) -> WorldPanel | No
             continue
         sentence, actor, state = happening
         scene = scene_of_state(world, state)
-        if not scene_held_out(scene, world.nouns(scene)):
+        if world.stands_out(scene) and not scene_held_out(scene, world.nouns(scene)):
             return WorldPanel(sentence, scene, event, actor, state)
     return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orthus_core.world.arrange import relation_between
+from orthus_core.world.arrange import relation_between, word_for_size, words_for_place
 from orthus_core.world.backdrops import (
     GROUND_WORDS,
     SKY_WORDS,
@@ -12,24 +12,28 @@ from orthus_core.world.backdrops import (
     place_of,
 )
 from orthus_core.world.english import is_plural, join_list, with_article
-from orthus_core.world.scene import SMALL, UNITS, WHOLE, Scene, Thing
+from orthus_core.world.scene import WHOLE, Scene, Thing
 
 NUMBERS = ("no", "one", "two", "three", "four")
 # Irregular plurals.
 _PLURALS = {
     "fish": "fish",
     "knife": "knives",
+    "man": "men",
     "mouse": "mice",
     "sheep": "sheep",
     "snowman": "snowmen",
+    "tomato": "tomatoes",
     "wolf": "wolves",
+    "woman": "women",
 }
 
 
 def plural(noun: str) -> str:
-    """The plural of a noun: "dogs", "cherries", "boxes"."""
-    if noun in _PLURALS:
-        return _PLURALS[noun]
+    """The plural of a noun: "dogs", "cherries", "boxes", "blue fish"."""
+    *before, last = noun.split(" ")
+    if last in _PLURALS:
+        return " ".join((*before, _PLURALS[last]))
     if is_plural(noun):
         return noun
     if noun.endswith("y") and noun[-2] not in "aeiou":
@@ -52,6 +56,8 @@ def place_phrase(backdrop: str) -> str:
     if is_outdoors(backdrop):
         ground, sky = place_of(backdrop)
         return f"{GROUND_WORDS[ground]} {SKY_WORDS[sky]}"
+    if backdrop in GROUND_WORDS:  # a place without a sky
+        return GROUND_WORDS[backdrop]
     return "" if backdrop == "white" else f"on {with_article(backdrop)} background"
 
 
@@ -81,10 +87,10 @@ def describe(scene: Scene, nouns: Sequence[str], *, relation: bool = True) -> st
 
 
 def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
-    """A complete description of a scene in reading order: "a dog top left, a blue car right, in a
-    meadow at night". It determines the scene.
+    """All things of a scene with their places, in reading order: "a large dog top left, a blue car
+    right, in a meadow at night".
     """
-    named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: (each[0].y, each[0].x))
+    named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: _reading_order(each[0]))
     phrases = [_with_place(thing, with_colour(noun, thing.colour)) for thing, noun in named]
     phrases.append(place_phrase(scene.backdrop))
     if (style := scene.things[0].style) != "3d":
@@ -92,12 +98,15 @@ def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
     return ", ".join(phrase for phrase in phrases if phrase)
 
 
+def _reading_order(thing: Thing) -> tuple[int, float]:
+    row, _ = words_for_place(thing)
+    return ("top", "", "bottom").index(row), thing.centre[0]
+
+
 def _with_place(thing: Thing, name: str) -> str:
-    """A thing with its size and position, unless it fills the picture: "a large dog left"."""
+    """A thing with its size and place, unless it fills the picture: "a large dog left"."""
     if thing.side == WHOLE:
         return with_article(name)
-    size = "" if thing.side == SMALL else "large "
-    far = UNITS - thing.side
-    down, across = {0: "top", far: "bottom"}, {0: "left", far: "right"}
-    place = f"{down.get(thing.y, '')} {across.get(thing.x, '')}".strip() or "middle"
-    return f"{with_article(size + name)} {place}"
+    place = " ".join(word for word in words_for_place(thing) if word) or "middle"
+    size = word_for_size(thing)
+    return f"{with_article(f'{size} {name}' if size else name)} {place}"

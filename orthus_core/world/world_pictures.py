@@ -1,49 +1,40 @@
-"""Pictures of the small world in bulk, for an autoencoder: thousands per second, while
-`orthus_core.world.records` makes some hundreds.
+"""Pictures of the small world in bulk, for an autoencoder: a few hundred a second.
 
-Legend: M pictures or sprites, H W pixels, h w a sprite's, B backdrops.
+They are scenes, laid out and drawn as in `orthus_core.world.scenes`, but of all sprites of all
+styles, so that the autoencoder does not specialise in the vocabulary.
+
+Legend: M pictures or sprites, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import random
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from orthus_core.data.pixels import pack_pixels
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES, HELD_OUT_SEED
-from orthus_core.world.augment import (
-    composite_over,
-    normalise,
-    premultiply_sprites,
-    random_pictures,
-)
-from orthus_core.world.backdrops import BACKDROPS, OUTDOORS, paint
-from orthus_core.world.cast import COLOURED
+from orthus_core.world.arrange import MOST_THINGS, arrange
+from orthus_core.world.augment import random_pictures
+from orthus_core.world.backdrops import BACKDROPS
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import (
-    LARGE,
-    SMALL,
-    STEP,
-    STYLES,
-    UNITS,
-    WHOLE,
-    Thing,
-    thing_pixels,
-)
+from orthus_core.world.scene import SceneImage, Thing
+from orthus_core.world.single_sprites import open_ground
 from orthus_core.world.splits import stable_share
 from orthus_core.world.world import World
 
-# Weights of the kinds of pictures: single sprites in every style; single things of the cast, some
-# of them recoloured; scenes of the cast; one large thing outdoors; and scenes of any sprites, so
-# that the autoencoder does not specialise in the cast.
-SHARES = {"single": 5, "cast": 1, "scene": 7, "outdoors": 2, "any_scene": 1}
-# Frequency of a thing's own look, relative to each other style or colour.
-PLAIN_REPEATS = 6
-CORNER_CHANCE = 0.6
-# Share of scenes that are shifted by a quarter of the picture.
-SHIFT_CHANCE = 0.3
+# Weights of the number of things in a picture.
+COUNTS = {1: 0.45, 2: 0.3, 3: 0.1, 4: 0.15}
+# Share of pictures of the cast; the others show any sprites.
+CAST_CHANCE = 0.5
+# Shares of things of the cast that are recoloured, and of backdrops with equal chances of all.
+COLOUR_CHANCE, ANY_BACKDROP_CHANCE = 0.2, 0.5
+# Share of pictures in any style; the others are in style 3d.
+ANY_STYLE_CHANCE = 0.4
+# Share of grey things.
+GREY_CHANCE = 0.02
 
 
 class SpritePictures:
@@ -76,110 +67,69 @@ class WorldPictures:
 
     Args:
         world: World whose sprites are shown, in all styles. Its fraction `held_out` of the sprites
-            is never shown alone, in any style.
+            outside of the cast is never drawn, in any style.
         size: Side of a picture in pixels, a multiple of 4.
 
     Attributes:
-        held_out_M3HW: Pictures of held-out sprites and of scenes, made once; [0, 3, H, W] if
-            nothing is held out.
+        held_out_M3HW: Pictures of held-out sprites and of scenes of the cast, made once;
+            [0, 3, H, W] if nothing is held out.
     """
 
     def __init__(self, world: World, size: int) -> None:
         self.size = size
-        kept, apart = [torch.empty(0, 4, size, size, dtype=torch.uint8)] * 2
-        for pack in world.styles.values():
-            untoned = [sprite for sprite in pack if not sprite.skin]  # tones have the same shape
-            held = [_is_held_out(sprite.neutral, world.held_out) for sprite in untoned]
-            sprites_M4HW, held_M = premultiply_sprites(pack, untoned, size), torch.tensor(held)
-            kept = torch.cat([kept, sprites_M4HW[~held_M]])
-            apart = torch.cat([apart, sprites_M4HW[held_M]])
-        self.singles = SpritePictures(kept, apart)
-        self.any_M4hw = _halve(kept)
-        self.cast = {
-            side: cast_variants(world, side * size // UNITS) for side in (SMALL, LARGE, WHOLE)
-        }
-        self.backdrops_B3HW = _paint_all(BACKDROPS, size)
-        self.outdoors_B3HW = _paint_all(OUTDOORS, size)
-        self.held_out_M3HW = self.singles.held_out_M3HW
-        if len(apart):
-            # Half of them are scenes of the cast, which training shows, on any backdrop.
-            generator = torch.Generator().manual_seed(HELD_OUT_SEED)
-            scenes_M3HW = self._scenes(self.cast[SMALL], HELD_OUT_IMAGES // 2, generator)
-            self.held_out_M3HW = torch.cat(
-                [self.held_out_M3HW[: HELD_OUT_IMAGES // 2], scenes_M3HW]
-            )
+        self._styles = world.styles
+        cast = {sprite.key for noun in world.cast for sprite in world.things[noun].sprites}
+        # Tones have the shape of their sprite, so they are as good as any other.
+        kept: dict[str, list[str]] = {}
+        apart: dict[str, list[str]] = {}
+        for style, pack in world.styles.items():
+            for sprite in pack:
+                shape = sprite.base if sprite.skin else sprite.neutral
+                held = sprite.key not in cast and _is_held_out(shape, world.held_out)
+                (apart if held else kept).setdefault(style, []).append(sprite.key)
+        self._kept = kept
+        self._cast = {s: [k for k in keys if k in cast] for s, keys in kept.items()}
+        self.held_out_M3HW = torch.empty(0, 3, size, size)
+        if any(apart.values()):
+            rng = random.Random(HELD_OUT_SEED)
+            singles = [self._picture(rng, apart, 1) for _ in range(HELD_OUT_IMAGES // 2)]
+            scenes = [
+                self._picture(rng, self._cast, rng.randint(2, MOST_THINGS))
+                for _ in range(HELD_OUT_IMAGES - len(singles))
+            ]
+            self.held_out_M3HW = pack_pixels(singles + scenes)
 
     identity = ""  # the recipe alone decides them
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random pictures, float [count, 3, H, W], with kinds weighted by `SHARES`."""
-        makers: dict[str, Callable[[int], Tensor]] = {
-            "single": lambda n: self.singles.draw(n, generator),
-            "cast": lambda n: random_pictures(self.cast[WHOLE], n, generator),
-            "scene": lambda n: self._scenes(self.cast[SMALL], n, generator),
-            "outdoors": lambda n: self._outdoors(n, generator),
-            "any_scene": lambda n: self._scenes(self.any_M4hw, n, generator),
-        }
-        shares = torch.tensor(list(SHARES.values()), dtype=torch.float)
-        kinds = torch.multinomial(shares, count, replacement=True, generator=generator)
-        counts = kinds.bincount(minlength=len(SHARES)).tolist()
-        parts = [makers[kind](n) for kind, n in zip(SHARES, counts, strict=True) if n]
-        return torch.cat(parts)[torch.randperm(count, generator=generator)]
+        """Random pictures, float [count, 3, H, W]."""
+        rng = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
+        return pack_pixels([self._any_picture(rng) for _ in range(count)])
 
-    def _scenes(self, sprites_M4hw: Tensor, count: int, generator: torch.Generator) -> Tensor:
-        """Backdrops with things in some of the corners."""
-        half = self.size // 2
-        canvas_M3HW = _sample_pictures(self.backdrops_B3HW, count, generator)
-        for top, left in ((0, 0), (0, half), (half, 0), (half, half)):
-            over_M4hw = _sample_pictures(sprites_M4hw, count, generator)
-            filled_M = torch.rand(count, generator=generator) < CORNER_CHANCE
-            over_M4hw *= filled_M[:, None, None, None]
-            part_M3hw = canvas_M3HW[:, :, top : top + half, left : left + half]
-            part_M3hw.copy_(composite_over(over_M4hw, part_M3hw))
-        moved_M = torch.rand(count, generator=generator) < SHIFT_CHANCE
-        canvas_M3HW[moved_M] = canvas_M3HW[moved_M].roll(half // 2, -1)
-        return normalise(canvas_M3HW)
+    def _any_picture(self, rng: random.Random) -> np.ndarray:
+        keys = self._cast if rng.random() < CAST_CHANCE and any(self._cast.values()) else self._kept
+        return self._picture(rng, keys, rng.choices(list(COUNTS), list(COUNTS.values()))[0])
 
-    def _outdoors(self, count: int, generator: torch.Generator) -> Tensor:
-        """One large thing on the ground, to the left or to the right."""
-        step, side = STEP * self.size // UNITS, LARGE * self.size // UNITS
-        canvas_M3HW = _sample_pictures(self.outdoors_B3HW, count, generator)
-        over_M4hw = _sample_pictures(self.cast[LARGE], count, generator)
-        right_M = torch.rand(count, generator=generator) < 0.5
-        for there_M, left in ((right_M, step), (~right_M, 0)):
-            part_M3hw = canvas_M3HW[there_M][:, :, step:, left : left + side]
-            laid_M3hw = composite_over(over_M4hw[there_M], part_M3hw)
-            canvas_M3HW[there_M, :, step:, left : left + side] = laid_M3hw
-        return normalise(canvas_M3HW)
-
-
-def cast_variants(world: World, side: int) -> Tensor:
-    """The cast in all styles and colours, with premultiplied alpha: uint8 [M, 4, h, w]."""
-    looks: list[Thing] = []
-    for noun, sprite in world.cast.items():
-        looks += [Thing(sprite.key)] * PLAIN_REPEATS
-        looks += [Thing(sprite.key, style=style) for style in STYLES if style != "3d"]
-        looks += [Thing(sprite.key, colour=colour) for colour in HUES if noun in COLOURED]
-    drawn = {look: thing_pixels(world.styles, look, side) for look in set(looks)}
-    stacked_MHW4 = np.stack([np.rint(drawn[look]).clip(0, 255).astype(np.uint8) for look in looks])
-    return torch.from_numpy(stacked_MHW4).permute(0, 3, 1, 2).contiguous()
+    def _picture(self, rng: random.Random, keys_of: dict[str, list[str]], count: int) -> np.ndarray:
+        """A scene of things of one style: uint8 [H, W, 3]."""
+        styles = [style for style, keys in keys_of.items() if keys]
+        style = "3d" if "3d" in styles and rng.random() >= ANY_STYLE_CHANCE else rng.choice(styles)
+        keys = keys_of[style]
+        things = [
+            Thing(
+                rng.choice(keys),
+                style=style,
+                mirror=rng.random() < 0.5,
+                grey=rng.random() < GREY_CHANCE,
+                colour=rng.choice(list(HUES))
+                if keys is self._cast.get(style) and rng.random() < COLOUR_CHANCE
+                else "",
+            )
+            for _ in range(count)
+        ]
+        backdrop = rng.choice(BACKDROPS) if rng.random() < ANY_BACKDROP_CHANCE else open_ground(rng)
+        return SceneImage(self._styles, arrange(rng, things, backdrop)).load(self.size)
 
 
 def _is_held_out(thing: str, share: float) -> bool:
     return stable_share("unseen by the autoencoder", thing) < share
-
-
-def _paint_all(backdrops: Iterable[str], size: int) -> Tensor:
-    stacked_BHW3 = np.stack([paint(backdrop, size) for backdrop in backdrops])
-    return torch.from_numpy(stacked_BHW3).permute(0, 3, 1, 2).contiguous()
-
-
-def _halve(sprites_M4HW: Tensor) -> Tensor:
-    """Sprites at half their size. With premultiplied alpha, a plain mean is correct."""
-    halved = torch.nn.functional.avg_pool2d(sprites_M4HW.float(), 2)
-    return halved.round().to(torch.uint8)
-
-
-def _sample_pictures(from_M: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """`count` random pictures, as float in 0..1."""
-    return from_M[torch.randint(len(from_M), (count,), generator=generator)].float() / 255

@@ -110,7 +110,8 @@ def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, fla
         ({"things": [{"sprite": "1f431", "colour": ["red"]}]}, "must be words"),
         ({"things": [{"sprite": "1f431", "x": 40, "side": 32}]}, "not inside"),
         ({"things": [{"sprite": "none"}]}, "'none' is not a known sprite in style '3d'"),
-        ({"things": [{"sprite": "1f431", "style": "noto"}]}, "in style 'noto'"),
+        ({"things": [{"sprite": "1f431", "style": "noto"}]}, "no style 'noto'"),
+        ({"things": [{"sprite": "none", "style": "flat"}]}, "in style 'flat'"),
     ],
 )
 def test_a_bad_scene_is_named(pack: SpritePack, scene, complaint: str):

@@ -67,7 +67,7 @@ def test_a_later_run_finds_the_features_on_disk(tmp_path: Path):
     encoder = Encoder()
     assert torch.equal(cache(encoder, tmp_path)([Plain(1), Plain(2)]), expected)
     assert encoder.seen == 0
-    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".bin"]
 
 
 def test_other_weights_or_another_size_find_nothing(tmp_path: Path):
@@ -110,8 +110,61 @@ def test_loaded_pictures_are_encoded_as_others_are_and_nothing_is_kept():
 def test_a_kept_feature_holds_no_memory_of_its_neighbours():
     made = cache(Encoder())
     made([Plain(level) for level in range(9)])
-    sizes = [len(feature.untyped_storage()) for feature in made._features.values()]
-    assert sizes == [4 * 2 * 3] * 9
+    assert all(row.base is None and row.size == 2 * 3 for row in made._file._in_memory)
+
+
+def test_what_a_killed_training_computed_is_there_but_for_its_last_record(tmp_path: Path):
+    killed = cache(Encoder(), tmp_path)
+    expected = killed([Plain(1), Plain(2), Plain(3)])
+    assert killed.path is not None
+    del killed  # nothing was saved at its end
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-1])
+    encoder = Encoder()
+    found = cache(encoder, tmp_path)
+    assert len(found) == 2
+    assert torch.equal(found([Plain(3), Plain(2), Plain(1)]), expected.flip(0)), "in their places"
+    assert encoder.seen == 1
+    assert len(cache(Encoder(), tmp_path)) == 3, "the torn record was cut off"
+
+
+def test_features_in_sixteen_bits_are_the_same_now_and_later(tmp_path: Path):
+    def encode(pixels_M3HW: Tensor) -> Tensor:
+        return pixels_M3HW.mean((1, 2, 3))[:, None, None] / 3 + 1e-5
+
+    exact = FeatureCache("w", encode, size=4, folder=tmp_path)
+    rounded = FeatureCache("w", encode, size=4, folder=tmp_path, stored=torch.float16)
+    pictures = [Plain(1), Plain(2)]
+    now = rounded(pictures)
+    assert now.dtype == torch.float32 and torch.equal(now, now.half().float())
+    assert not torch.equal(now, exact(pictures)) and len(list(tmp_path.iterdir())) == 2
+    again = FeatureCache("w", encode, size=4, folder=tmp_path, stored=torch.float16)
+    assert len(again) == 2 and torch.equal(again(pictures), now)
+    loaded = torch.from_numpy(np.stack([picture.load(4) for picture in pictures]))
+    assert torch.equal(rounded.encode_pixels(loaded), now), "workers' pictures too"
+
+
+def test_two_trainings_share_what_is_there_and_one_writes(tmp_path: Path):
+    first = cache(Encoder(), tmp_path)
+    first([Plain(1)])
+    encoder = Encoder()
+    second = cache(encoder, tmp_path)
+    second([Plain(1), Plain(2)])
+    assert encoder.seen == 1 and len(second) == 2
+    second.save()  # it has nothing to complain about
+    first([Plain(3)])
+    assert torch.equal(second([Plain(2)]), cache(Encoder())([Plain(2)]))
+    assert len(cache(Encoder(), tmp_path)) == 2, "what the second had alone is not in the file"
+    first.save()  # it is done
+    second([Plain(4)])
+    assert encoder.seen == 2 and len(cache(Encoder(), tmp_path)) == 3
+
+
+def test_codes_and_features_of_one_autoencoder_lie_apart(tmp_path: Path):
+    features = cache(Encoder(), tmp_path)
+    features([Plain(1)])
+    codes = FeatureCache("w", Encoder(), size=4, folder=tmp_path, kind="codes")
+    assert len(codes) == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"\xff" * 64])

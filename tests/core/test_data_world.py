@@ -8,12 +8,13 @@ from collections import Counter
 import pytest
 
 from orthus_core.errors import DataError
+from orthus_core.world.cast import CAST, KEEPSAKES
 from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
 from orthus_core.world.english import join_list, with_article
-from orthus_core.world.everyday_names import EVERYDAY_NAMES, PLAIN_NAMES
 from orthus_core.world.records import MAKERS, record, records
-from orthus_core.world.sprite_names import name_sprites, plain_name
+from orthus_core.world.sprite_names import name_sprites
 from orthus_core.world.sprites import Sprite
+from orthus_core.world.vocabulary import is_passed_over, vocabulary
 from orthus_core.world.world import COLOURS, World, stable_share
 
 ALL_TASKS = dict.fromkeys(MAKERS, 1.0)
@@ -56,24 +57,6 @@ def test_a_list_ends_in_and():
 
 
 @pytest.mark.parametrize(
-    "label, name",
-    [
-        ("person: blond hair", "person with blond hair"),
-        ("man: bald", "bald man"),
-        ("woman: beard", "woman with a beard"),
-        ("family: man, woman, boy", "family of a man, a woman and a boy"),
-        ("A button (blood type)", "A button"),
-        ("Japanese “here” button", "Japanese here button"),
-        ("woman’s hat", "woman's hat"),
-        ("one o’clock", "clock at one o'clock"),
-        ("locked", "closed padlock"),
-    ],
-)
-def test_a_label_becomes_a_name_that_fits_into_a_sentence(label: str, name: str):
-    assert plain_name(Sprite("k", label)) == name
-
-
-@pytest.mark.parametrize(
     "asked, label",
     [
         ("snowman", "snowman"),
@@ -81,10 +64,13 @@ def test_a_label_becomes_a_name_that_fits_into_a_sentence(label: str, name: str)
         ("the sun", "sun"),
         ("an aeroplane", "airplane"),
         ("Apple", "red apple"),
-        ("green apple", "green apple"),
         ("car", "automobile"),
-        ("dog face", "dog face"),
+        ("a puppy", "dog"),
         ("a tree", "deciduous tree"),
+        ("a cup of coffee", "hot beverage"),
+        ("a boat", "sailboat"),
+        ("a bunch of flowers", "bouquet"),
+        ("the moon", "crescent moon"),
         ("guitar", "guitar"),
     ],
 )
@@ -97,28 +83,48 @@ def test_an_unknown_name_finds_nothing(world: World):
     assert world.find("a floccinaucinihilipilification") is None
 
 
-def test_a_name_means_one_sprite_only(world: World):
-    owners = Counter(name.lower() for s in world.sprites for name in set(world.names(s).all))
-    assert [name for name, count in owners.items() if count > 1] == []
+def test_a_name_means_one_thing_and_a_sprite_shows_one():
+    names = Counter(n.lower() for entry in vocabulary() for n in (entry.name, *entry.others))
+    labels = Counter(label for entry in vocabulary() for label in entry.labels)
+    assert [word for word, count in (names | labels).items() if count > 1] == []
 
 
-def test_every_sprite_has_a_name_a_group_and_a_kind(world: World):
-    assert len(world.sprites) + len(world.unseen) == len(world.pack)
+def test_the_vocabulary_is_bundled_whole_in_both_styles(world: World):
+    assert list(world.things) == [entry.name for entry in vocabulary()]
+    for entry in vocabulary():
+        for style in world.styles:
+            assert len(world.variants(entry.name, style)) == len(entry.labels), (style, entry)
+    assert set(KEEPSAKES) <= set(CAST) <= world.things.keys()
+    assert 450 < len(world.things) < 550 and 110 < len(CAST) < 135
+
+
+def test_every_sprite_has_a_group_and_a_kind(world: World):
     assert {sprite.subgroup for sprite in world.pack} <= KIND_OF_SUBGROUP.keys()
     assert {sprite.group for sprite in world.pack} == GROUP_WORDS.keys()
 
 
-def test_every_everyday_name_belongs_to_a_sprite(world: World):
-    labels = {sprite.label for sprite in world.pack}
-    assert EVERYDAY_NAMES.keys() | PLAIN_NAMES.keys() <= labels
-    sprites = [*world.sprites, *world.unseen]
-    known = {name for sprite in sprites for name in world.names(sprite).all}
-    assert {name for names in EVERYDAY_NAMES.values() for name in names} <= known
+def test_what_resembles_a_thing_of_the_vocabulary_is_never_asked_about(
+    world: World, testing_world: World
+):
+    asked = {sprite.label for of in (world, testing_world) for sprite in of.unseen}
+    named = {sprite.label for sprite in world.sprites}
+    assert len(asked) > 250 and not asked & named
+    assert not asked & {"oncoming taxi", "green apple", "two o’clock", "grinning squinting face"}
+    assert is_passed_over("oncoming taxi", "transport-ground")
+    assert not any(sprite.skin or sprite.gender for sprite in world.unseen)
 
 
-def test_the_later_of_two_sprites_with_one_name_is_left_out():
-    names = name_sprites([Sprite("a", "cat"), Sprite("b", "Cat"), Sprite("c", "dog")])
-    assert names.keys() == {"a", "c"}
+def test_the_variants_of_a_thing_have_its_names_and_its_grounds(world: World):
+    cat, face = world.variants("cat")
+    assert (cat.label, face.label) == ("cat", "cat face")
+    assert world.noun(face.key) == "cat" and world.names(face) == world.names(cat)
+    assert world.colours(face) == world.colours(cat)
+    assert world.mirrors(cat.key) and not world.mirrors(world.variants("clock")[0].key)
+
+
+def test_a_thing_needs_one_of_its_sprites_only():
+    things = name_sprites([Sprite("a", "cat face"), Sprite("b", "oncoming taxi")])
+    assert list(things) == ["cat"] and [s.key for s in things["cat"].sprites] == ["a"]
 
 
 def test_a_row_depends_on_seed_and_number_alone(world: World):
@@ -149,15 +155,8 @@ def test_an_unknown_task_or_none_is_refused(world: World, tasks: dict[str, float
         record(world, tasks, 0, 0)
 
 
-def test_a_tone_and_a_twin_are_held_out_with_their_sprite(world: World):
-    for sprite in world.sprites:
-        for other in (*world.tones(sprite).values(), *world.twins(sprite).values()):
-            assert world.colours(other) == world.colours(sprite)
-
-
 def test_the_held_out_share_is_what_was_asked(world: World):
-    plain = [sprite for sprite in world.sprites if not sprite.skin]
-    pairs = [world.is_held_out(sprite, colour) for sprite in plain for colour in COLOURS]
+    pairs = [world.is_held_out(sprite, colour) for sprite in world.sprites for colour in COLOURS]
     assert 0.04 < sum(pairs) / len(pairs) < 0.06
 
 

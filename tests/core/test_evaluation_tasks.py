@@ -52,7 +52,7 @@ class Oracle:
         return self._hand_out(openings, stage)
 
     def load_pictures(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        return [unit_range_of_bytes(picture.load(64)) for picture in pictures]
+        return [unit_range_of_bytes(picture.load(128)) for picture in pictures]
 
     reconstruct = load_pictures
 
@@ -89,7 +89,7 @@ def run(task, bench: EvalContext, given: Sequence[Any]) -> TaskResult:
 
 
 def seen(bench: EvalContext, scene) -> Tensor:
-    return unit_range_of_bytes(bench.world.scene_image(scene).load(64))
+    return unit_range_of_bytes(bench.world.scene_image(scene).load(128))
 
 
 def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
@@ -109,7 +109,7 @@ def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench, monkeypa
     some = sprite_recall.askable(bench.world)[::8]
     monkeypatch.setattr(sprite_recall, "askable", lambda world: some)
     wanted = sprite_recall.sample_items(bench)
-    pictures = [unit_range_of_bytes(w.picture(bench.world).load(64)) for w in wanted]
+    pictures = [unit_range_of_bytes(w.picture(bench.world).load(128)) for w in wanted]
     result = run(sprite_recall.run, bench, pictures)
     assert {score.name: score.value for score in result.scores} == dict.fromkeys(
         sprite_recall.SPRITES_PER_PART, 1.0

@@ -99,6 +99,38 @@ def test_a_trained_autoencoder_is_taken_as_it_is(line, tmp_path):
     assert "lm_head.weight" in moved and not any("vqmodel" in name for name in moved)
 
 
+def test_a_discrete_model_goes_on_from_another(line, tmp_path):
+    """With lr 0 nothing moves: words, codes and weights are those of the model it began with."""
+    start, out = line / "chameleon", tmp_path / "further"
+    recipe = load(
+        PretrainRecipe, None, (*SHORT, "optim.lr=0.0")
+    )  # not TINY: shapes are the start's
+    still = run(pretrain(recipe, out, init_from=start))
+    assert len(still) == 2 and changed(start, out) == set()
+    for name in ("tokenizer.json", "vocabulary.txt"):
+        assert (out / name).read_text() == (start / name).read_text()
+    shape = [open_model(folder).model.config for folder in (start, out)]
+    assert shape[0].vocabulary_map == shape[1].vocabulary_map
+
+    further = load(PretrainRecipe, None, (*SHORT, "optim.lr=0.01", "optim.warmup_steps=0"))
+    with pytest.raises(TrainingError, match="optim.lr = 0.0, now 0.01"):
+        run(pretrain(further, out, init_from=start, resume=True))
+    moved = (
+        changed(start, out) if run(pretrain(further, out, init_from=start, overwrite=True)) else {}
+    )
+    assert "lm_head.weight" in moved and not any("vqmodel" in name for name in moved)
+    assert run(pretrain(further, out, init_from=start, resume=True)) == [], "it is finished"
+    with pytest.raises(TrainingError, match="init_from"):
+        run(pretrain(further, out, init_from=out, resume=True))
+
+
+def test_a_discrete_model_does_not_go_on_from_an_orthus(line, tmp_path):
+    recipe = load(PretrainRecipe, None, SHORT)
+    with pytest.raises(CheckpointError, match="this is an Orthus"):
+        run(pretrain(recipe, tmp_path / "out", init_from=line / "mini"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_autoencoder_that_cannot_draw_is_not_taken(line, tmp_path, monkeypatch):
     def without_decoder(source, **how):
         opened = open_model(source, **how)

@@ -7,7 +7,15 @@ from itertools import islice
 import pytest
 import torch
 
-from orthus_core.samplers.patch_sampler import draw_patches, patch_plan, seeded_noise
+from orthus_core.errors import CheckpointError
+from orthus_core.samplers.params import SamplingParams
+from orthus_core.samplers.patch_sampler import (
+    DiffusionPatchSampler,
+    draw_patches,
+    patch_plan,
+    seeded_noise,
+    within_norms,
+)
 from orthus_core.samplers.prompt import Guidance, mixing
 from orthus_core.samplers.solvers import ddim_plan
 
@@ -55,6 +63,40 @@ def test_a_patch_is_the_same_alone_and_among_others(tiny_model):
         branches = slice(first, first := first + len(guidance.weights))
         alone = draw_patches(plan, hidden[branches], noise[number : number + 1], mixing([guidance]))
         torch.testing.assert_close(together[number], alone[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_drawn_patch_is_scaled_to_the_norms_the_model_knows(tiny_model):
+    random = torch.Generator().manual_seed(3)
+    inputs = (
+        torch.randn(3, 32, generator=random),
+        torch.randn(3, 8, generator=random),
+        torch.eye(3),
+    )
+
+    def drawn(**changes):
+        return DiffusionPatchSampler(tiny_model, SamplingParams(steps=4, **changes)).draw(*inputs)
+
+    plain = drawn()
+    low, middle, high = plain.norm(dim=-1).sort().values.tolist()
+    limits = ((low + middle) / 2, (middle + high) / 2)
+    limited = drawn(patch_norm=limits)
+    for before, after in zip(plain, limited, strict=True):
+        wanted = min(max(float(before.norm()), limits[0]), limits[1])
+        torch.testing.assert_close(after, before * (wanted / before.norm()))
+    assert not torch.equal(limited, plain)
+    assert torch.equal(drawn(patch_norm=(low / 2, high * 2)), plain)
+    assert within_norms(torch.zeros(1, 8), 1.0, 2.0).isfinite().all()
+
+
+def test_a_models_norms_are_its_own_default_and_are_recorded(tiny_config):
+    assert "patch_norm" not in SamplingParams.resolve(tiny_config).to_dict(), "off by default"
+    tiny_config.sampling = {"patch_norm": [2.0, 3]}
+    params = SamplingParams.resolve(tiny_config)
+    assert params.patch_norm == (2.0, 3) and params.to_dict()["patch_norm"] == (2.0, 3)
+    for wrong in ("measured", [1.0], [1.0, "2"], 3.0):
+        tiny_config.sampling = {"patch_norm": wrong}
+        with pytest.raises(CheckpointError, match="patch_norm"):
+            SamplingParams.resolve(tiny_config)
 
 
 def test_a_seed_gives_the_same_noise_again_and_other_noise_for_every_patch():

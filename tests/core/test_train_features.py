@@ -4,9 +4,11 @@ autoencoder's.
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from orthus_core.data.pictures import FilePicture
+from orthus_core.device import has_bf16
 from orthus_core.train.features import TOGETHER, always_together, feature_cache, save_on_exit
 from tests.conftest import make_tiny_model
 from tests.core.toy_data import pictures_with_words
@@ -83,6 +85,18 @@ def test_features_in_sixteen_bits_are_near_and_kept_apart(tmp_path, monkeypatch)
     assert 0 < (rough - exact).norm() / exact.norm() < 0.15
     assert features()[1] == features(sixteen_bit=True)[1] == 3
 
-    # Where the processor has no bf16 nothing is rounded.
+    # Where bf16 is slow they are only kept in 16 bits.
     monkeypatch.setattr("orthus_core.train.features.has_bf16", lambda place: False)
-    assert torch.equal(features(sixteen_bit=True)[0], exact)
+    assert torch.equal(features(sixteen_bit=True)[0], exact.half().float())
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_processor_without_amx_does_not_train_in_sixteen_bits(amx, monkeypatch):
+    """Its bf16 products of AVX-512 are slower than those in fp32."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    able = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert has_bf16(torch.device("cpu")) == amx
+    assert not has_bf16(torch.device("mps"))
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert not has_bf16(torch.device("cpu")), "an earlier torch cannot tell"

@@ -149,12 +149,21 @@ def test_build_base_that_resumes_at_its_end_keeps_its_temperature(tiny_folder, p
 
 def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkeypatch):
     change = ("seed=5", "lambda_image=3.0", "text_weight=2.0", "repeats=3", "prefix_noise=0.25")
-    change = (*change, "optim.batch_size=3")
+    change = (*change, "optim.batch_size=3", "timesteps=logit-normal", "prefix_clean=0.5")
+    change = (*change, "patch_share=0.25")
     stage, options = begun(
         *(monkeypatch, posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", records),
         *(*change, "sampling.guidance=3.0", "sampling.noise_scale=0.5"),
+        "sampling.patch_norm=measured",
     )
     loss = stage.objective
+    assert (loss.timesteps, loss.prefix_clean) == ("logit-normal", 0.5)
+    assert loss.patch_share == 0.25
+    ((batch, _),) = stage.parts(0, 1)
+    norms = batch.features_NC.norm(dim=-1)
+    low, high = loss.model.config.sampling.pop("patch_norm")
+    assert high == pytest.approx(float(norms.mean() + 2 * norms.std()))
+    assert low == pytest.approx(max(float(norms.mean() - 2 * norms.std()), float(norms.min())))
     assert (loss.lambda_image, loss.text_weight, loss.repeats, loss.prefix_noise) == (3, 2, 3, 0.25)
     assert options["seed"] == 5 and options["origins"]["prefix_noise"] == 0.25
     assert rows_of_a_step(stage) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,11 @@ from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 
 from orthus_core.data.collate import Batch, collate, pack_rows, with_features
 from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds
-from orthus_core.losses.diffusion import draw
+from orthus_core.losses.diffusion import draw, timesteps_at
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
 from orthus_core.model import padded_rows
 from orthus_core.model.attention_mask import packed_mask
+from orthus_core.model.schedule import make_schedule
 from tests.conftest import make_tiny_config, make_tiny_model
 
 P, C = 4, 8  # patches and channels of the tiny model
@@ -297,10 +299,61 @@ def test_a_patch_gets_as_many_draws_as_asked_for_and_none_like_another(ids, rows
     assert all(len(timesteps_RN[:, patch].unique()) > 1 for patch in range(patches))
 
 
+def test_the_loss_of_a_share_of_the_patches_is_drawn_anew_each_step(ids, rows, monkeypatch):
+    found = []
+
+    def remembered(head, schedule, clean_NC, cond_ND, draws):
+        found.append((clean_NC, cond_ND))
+        return cond_ND.sum() * 0
+
+    monkeypatch.setattr("orthus_core.losses.joint.diffusion_loss", remembered)
+    batch = filled(collate(rows, ids))
+    loss = JointLoss(make_tiny_model(), repeats=1, patch_share=0.5)
+    loss.eval()(batch)
+    loss.train()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        loss(batch)
+    (every, conditions), *parts = found
+    condition_of = {tuple(c.tolist()): h for c, h in zip(every, conditions, strict=True)}
+    chosen = [frozenset(tuple(c.tolist()) for c in clean) for clean, _ in parts]
+    assert {len(each) for each in chosen} == {round(0.5 * len(every))} and len(set(chosen)) > 10
+    assert frozenset().union(*chosen) == condition_of.keys()
+    for clean, hidden in parts:  # each patch with the hidden state before it
+        wanted = torch.stack([condition_of[tuple(c.tolist())] for c in clean])
+        torch.testing.assert_close(hidden, wanted)
+
+
 def test_timesteps_cover_the_whole_schedule_evenly():
-    timesteps = draw(torch.zeros(1000, 1), 8, 10, torch.Generator().manual_seed(0)).timesteps
+    schedule = make_schedule(num_train_timesteps=10)
+    timesteps = draw(torch.zeros(1000, 1), 8, schedule, torch.Generator().manual_seed(0)).timesteps
     counts = torch.bincount(timesteps)
     assert len(counts) == 10 and counts.min() > 700 and counts.max() < 900
+
+
+def test_timesteps_of_an_angle_are_the_nearest_by_hand():
+    schedule = make_schedule()
+    angles_T = schedule.alphas_cumprod_T.double().sqrt().acos()
+    assert angles_T[-1] == pytest.approx(math.pi / 2) and (angles_T.diff() > 0).all()
+    wanted_R = torch.rand(500, generator=torch.Generator().manual_seed(0)) * math.pi / 2
+    nearest_R = (angles_T[None] - wanted_R.double()[:, None]).abs().argmin(1)
+    assert (timesteps_at(schedule, wanted_R) - nearest_R).abs().max() <= 1, "ties of rounding"
+    assert (timesteps_at(schedule, wanted_R) == nearest_R).float().mean() > 0.99
+    ends = timesteps_at(schedule, torch.tensor([0.0, math.pi / 2]))
+    assert ends.tolist() == [0, 999]
+
+
+@pytest.mark.parametrize(
+    # Shares of the angle below a quarter and a half of pi/2: sigmoid(n) < 1/4 where n < -ln 3.
+    ("kind", "quarter", "half"),
+    [("uniform-angle", 0.25, 0.5), ("logit-normal", 0.136, 0.5)],
+)
+def test_noise_levels_are_drawn_by_their_angle(kind, quarter, half):
+    schedule, random = make_schedule(), torch.Generator().manual_seed(0)
+    draws = draw(torch.zeros(5000, 1), 4, schedule, random, timesteps=kind)
+    angles = schedule.alphas_cumprod_T[draws.timesteps].sqrt().acos() / (math.pi / 2)
+    assert (angles < 0.25).float().mean() == pytest.approx(quarter, abs=0.01)
+    assert (angles < 0.5).float().mean() == pytest.approx(half, abs=0.01)
 
 
 def test_the_discrete_loss_is_a_mean_over_the_counts_it_is_given(ids):
@@ -331,3 +384,16 @@ def test_each_picture_is_read_with_an_amount_of_noise_of_its_own(monkeypatch):
     assert len(amounts_M.unique()) == 200
     assert 0 <= amounts_M.min() < 0.05 and 0.45 < amounts_M.max() < 0.5
     assert torch.equal(loss.eval().as_read(features_NC), features_NC), "measured without noise"
+
+
+def test_some_pictures_are_read_with_noise_up_to_a_random_patch(monkeypatch):
+    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    loss = JointLoss(make_tiny_model(), prefix_noise=0.5, prefix_clean=0.5).train()
+    features_NC = torch.randn(4000 * P, C)
+    torch.manual_seed(0)
+    noisy_MP = (loss.as_read(features_NC) - features_NC).view(4000, P, C)[:, :, 0] > 1e-6
+    ends_M = noisy_MP.sum(1)
+    assert torch.equal(noisy_MP, torch.arange(P) < ends_M[:, None]), "noise first, then none"
+    # Half of the pictures are noisy throughout, the others up to each patch equally often.
+    shares = torch.bincount(ends_M, minlength=P + 1) / 4000
+    torch.testing.assert_close(shares, torch.tensor([*[0.5 / P] * P, 0.5]), atol=0.03, rtol=0)

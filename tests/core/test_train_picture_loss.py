@@ -14,8 +14,11 @@ from orthus_core.events import StepDone
 from orthus_core.losses.adversarial import (
     PatchDiscriminator,
     adaptive_weight,
+    augmented_alike,
     discriminator_loss,
     generator_loss,
+    relativistic_loss,
+    slope_penalty,
 )
 from orthus_core.losses.perceptual import encoder_maps, frozen_weights, perceptual
 from orthus_core.losses.picture_loss import PictureLoss, multi_scale
@@ -143,6 +146,68 @@ def test_the_hinge_by_hand():
     true, decoded = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.0])
     assert discriminator_loss(true, decoded).item() == pytest.approx(0.5 * (0.25 + 0.5))
     assert generator_loss(decoded).item() == pytest.approx(1.5)
+
+
+def test_the_relativistic_loss_by_hand():
+    true, decoded = torch.tensor([2.0, 0.5]), torch.tensor([-3.0, 0.5])
+    wanted = (torch.log1p(torch.exp(torch.tensor(-5.0))) + torch.log(torch.tensor(2.0))) / 2
+    torch.testing.assert_close(relativistic_loss(true, decoded), wanted)
+    assert relativistic_loss(decoded, true) > relativistic_loss(true, decoded)
+
+
+def test_the_slope_penalty_of_a_linear_score_is_half_its_squared_weight():
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(3 * 4 * 4, 2)
+    scores = torch.nn.Sequential(torch.nn.Flatten(), linear)
+    penalty = slope_penalty(scores, torch.randn(5, 3, 4, 4))
+    torch.testing.assert_close(penalty, 0.5 * linear.weight.sum(0).square().sum())
+    penalty.backward()
+    torch.testing.assert_close(linear.weight.grad, linear.weight.sum(0).expand(2, -1))
+
+
+def test_pairs_are_changed_alike_and_gradients_pass(pixels):
+    torch.manual_seed(0)
+    x = pixels.clone().requires_grad_()
+    one, other = augmented_alike(x, pixels)
+    torch.testing.assert_close(one, other)
+    assert one.shape == pixels.shape and not torch.allclose(one, pixels, atol=0.1)
+    one.sum().backward()
+    assert x.grad.abs().max() > 0
+    shifts = set()
+    for _ in range(30):
+        white, _ = augmented_alike(torch.full((1, 3, 16, 24), 9.0), torch.ones(1, 3, 16, 24))
+        filled_HW = white[0, 0] != 0
+        shifts.add((int((~filled_HW.any(1)).sum()), int((~filled_HW.any(0)).sum())))
+    assert {down for down, _ in shifts} == {0, 1, 2} and {side for _, side in shifts} == {
+        0,
+        1,
+        2,
+        3,
+    }
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_the_relativistic_kind_pays_for_its_slope_every_eighth_step(vq, pixels, augment):
+    recipe = replace(SHAPE.discriminator, kind="relativistic", penalty=0.5, augment=augment)
+    loss = picture_loss(SHAPE.losses, recipe, 16).train()
+    decoded = vq.pixels(vq.features(pixels))
+
+    def own_loss(step):
+        loss.begin_step(step)
+        torch.manual_seed(7)
+        return loss(vq, decoded, pixels)
+
+    plain, with_penalty = own_loss(7), own_loss(8)
+    torch.manual_seed(7)
+    pair = augmented_alike(decoded, pixels) if augment else (decoded, pixels)
+    rival = loss.discriminator
+    scores = [rival(each) for each in pair]
+    torch.testing.assert_close(plain.discriminator, relativistic_loss(scores[1], scores[0]))
+    torch.testing.assert_close(plain.adversarial, relativistic_loss(scores[0], scores[1]))
+    slopes = sum(slope_penalty(rival, each) for each in pair)
+    torch.testing.assert_close(
+        with_penalty.discriminator - plain.discriminator, 0.5 * 8 * slopes, rtol=1e-4, atol=1e-6
+    )
 
 
 def test_the_adaptive_weight_makes_both_gradients_equal():

@@ -11,7 +11,15 @@ from orthus_core.errors import TrainingError
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
 from orthus_core.losses.picture_loss import PictureLoss, reconstruction
 from orthus_core.losses.quantisation import kmeans, quantise
-from orthus_core.recipe.training import AutoencoderLosses, OptimRecipe, TemperatureRecipe
+from orthus_core.model.config import OrthusVQConfig
+from orthus_core.model.vision import OrthusVQ
+from orthus_core.recipe.training import (
+    AutoencoderLosses,
+    OptimRecipe,
+    PretrainRecipe,
+    TaskWeights,
+    TemperatureRecipe,
+)
 from orthus_core.train.autoencoder import (
     DecoderObjective,
     DiscreteAutoencoderStage,
@@ -25,8 +33,11 @@ from orthus_core.train.freeze import (
     text_fingerprint,
 )
 from orthus_core.train.optim import make_optimizers
+from orthus_core.train.pretrain import OF_AUTOENCODER
 from orthus_core.train.stages import temperature_at
+from orthus_core.train.state import origins
 from orthus_core.world.augment import composite_over, random_pictures, random_zoom
+from orthus_core.world.scene import SceneImage
 from orthus_core.world.world import World
 from orthus_core.world.world_pictures import SpritePictures, WorldPictures
 from tests.conftest import TINY_AUTOENCODER, make_tiny_model
@@ -315,21 +326,45 @@ def test_what_lies_over_covers_by_its_alpha():
         torch.testing.assert_close(composite_over(over, under), torch.full_like(under, wanted))
 
 
-def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn_alone(monkeypatch):
-    given = []
+def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn(monkeypatch):
+    shown: list[str] = []
+    load = SceneImage.load
 
-    class Remembered(SpritePictures):
-        def __init__(self, kept, apart):
-            given.append((kept, apart))
-            super().__init__(kept, apart)
+    def remember(picture: SceneImage, size: int):
+        shown.extend(thing.sprite for thing in picture.scene.things)
+        return load(picture, size)
 
-    monkeypatch.setattr("orthus_core.world.world_pictures.SpritePictures", Remembered)
-    pictures = WorldPictures(World.open(held_out=0.2), 16)
-    ((kept, apart),) = given
-    everything = len(kept) + len(apart)
-    assert 0.15 < len(apart) / everything < 0.25
-    drawn = {sprite.numpy().tobytes() for sprite in kept}
-    # A few pairs of sprites look alike at this size.
-    assert sum(sprite.numpy().tobytes() in drawn for sprite in apart) < 0.02 * len(apart)
-    assert len(pictures.any_M4hw) == len(kept), "nor among the sprites of any scene"
-    assert len(pictures.held_out_M3HW) == HELD_OUT_IMAGES
+    monkeypatch.setattr(SceneImage, "load", remember)
+    world = World.open(held_out=0.2)
+    pictures = WorldPictures(world, 16)
+    cast = {s.key for noun in world.cast for s in world.things[noun].sprites}
+    apart = set(shown[: HELD_OUT_IMAGES // 2])
+    assert not apart & cast and len(apart) > 80
+    assert set(shown[HELD_OUT_IMAGES // 2 :]) <= cast, "then scenes of the cast"
+    assert pictures.held_out_M3HW.shape == (HELD_OUT_IMAGES, 3, 16, 16)
+    shown.clear()
+    drawn_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
+    assert not apart & set(shown) and len(set(shown)) > 800
+    assert not cast - set(shown) and drawn_M3HW.shape == (1500, 3, 16, 16)
+    again_M3HW = pictures.draw(1500, torch.Generator().manual_seed(1))
+    assert torch.equal(drawn_M3HW, again_M3HW)
+
+
+def test_every_normalisation_has_the_groups_of_the_recipe():
+    vq = fresh_autoencoder(replace(SHAPE, norm_num_groups=8))
+    norms = [module for module in vq.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert {norm.num_groups for norm in norms} == {8}
+    again = OrthusVQ(OrthusVQConfig(**vq.config.to_dict()))
+    assert again.decoder.norm_out.num_groups == again.encoder.norm_out.num_groups == 8
+    assert OrthusVQ(fresh_autoencoder(SHAPE).config).decoder.norm_out.num_groups == 32
+    with pytest.raises(ValueError, match="no divisor of 32"):
+        replace(SHAPE, norm_num_groups=12)
+
+
+def test_an_autoencoder_depends_on_no_mixture_of_rows():
+    recipe = PretrainRecipe(autoencoder=SHAPE)
+    other = replace(recipe, data=replace(recipe.data, tasks=TaskWeights(scene=3.0), rows=7))
+    assert origins(recipe, *OF_AUTOENCODER) == origins(other, *OF_AUTOENCODER)
+    for key, value in (("source", "elsewhere"), ("held_out", 0.25), ("seed", 9)):
+        other = replace(recipe, data=replace(recipe.data, **{key: value}))
+        assert origins(recipe, *OF_AUTOENCODER) != origins(other, *OF_AUTOENCODER)

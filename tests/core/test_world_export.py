@@ -24,7 +24,7 @@ ROWS = 12
 @pytest.fixture(scope="module")
 def written(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world") / "rows"
-    list(export(world, dict.fromkeys(MAKERS, 1.0), folder, rows=ROWS, size=64, seed=3))
+    list(export(world, dict.fromkeys(MAKERS, 1.0), folder, rows=ROWS, size=128, seed=3))
     return folder
 
 
@@ -37,7 +37,7 @@ def test_what_is_written_is_read_back_whole(world: World, written: Path):
             assert mine.role == theirs.role
             if isinstance(theirs.value, Picture):
                 assert isinstance(mine.value, Picture)
-                assert np.array_equal(mine.value.load(64), theirs.value.load(64))
+                assert np.array_equal(mine.value.load(128), theirs.value.load(128))
             else:
                 assert mine.value == theirs.value
 
@@ -48,7 +48,7 @@ def test_a_scene_keeps_its_truth(world: World, written: Path):
     truths = [segment for segment in segments if "scene" in segment]
     assert truths
     for segment in truths:
-        shown = world.scene_image(Scene.of(segment["scene"])).load(64)
+        shown = world.scene_image(Scene.of(segment["scene"])).load(128)
         assert np.array_equal(np.asarray(Image.open(written / segment["path"])), shown)
 
 

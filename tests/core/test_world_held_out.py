@@ -9,11 +9,9 @@ import pytest
 from orthus_core.data.document import Document
 from orthus_core.data.pictures import Picture
 from orthus_core.world import splits
-from orthus_core.world.recolour import HUES
 from orthus_core.world.records import MAKERS, records
 from orthus_core.world.scene import SceneImage
-from orthus_core.world.sprite_image import SpriteImage
-from orthus_core.world.world import GROUNDS, World
+from orthus_core.world.world import World
 
 ROWS = 300
 
@@ -27,22 +25,14 @@ def pictures(row: Document) -> list[Picture]:
 
 
 def shows_held_out(world: World, picture: Picture) -> bool:
-    if isinstance(picture, SceneImage):
-        return splits.scene_held_out(picture.scene, world.nouns(picture.scene))
-    assert isinstance(picture, SpriteImage)
-    sprite = world.pack[picture.sprite]
-    style = next(
-        style for style, pack in world.styles.items() if pack.digest == picture.pack.digest
-    )
-    ground = next(name for name, level in GROUNDS.items() if level == picture.background)
-    colour, _, noun = world.names(sprite).name.partition(" ")
+    assert isinstance(picture, SceneImage)
+    scene, nouns = picture.scene, world.nouns(picture.scene)
+    sprites = [world.pack[thing.sprite] for thing in scene.things]
+    alone = len(sprites) == 1 and not scene.things[0].colour and sprites[0] in world.sprites
     return (
-        sprite in world.unseen
-        or world.is_held_out(sprite, ground)
-        or splits.style_held_out(sprite.key, style)
-        # The sprite "yellow heart" shows what a heart made yellow would.
-        or (colour in HUES and noun in world.cast and splits.colour_held_out(noun, colour))
-        and noun in world.cast
+        splits.scene_held_out(scene, nouns)
+        or any(splits.sprite_held_out(s.key) for s in sprites if s not in world.sprites)
+        or (alone and world.is_held_out(sprites[0], scene.backdrop))
     )
 
 

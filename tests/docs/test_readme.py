@@ -17,6 +17,7 @@ from orthus_cli.app import app
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # What needs a download, or an hour.
 ELSEWHERE = ("7b", "-m instruct", "orthus pretrain", "orthus convert runs", "--init-from")
+ELSEWHERE += ("--toy", "--baseline")  # .ci/run rehearses it
 
 
 def commands() -> list[str]:

@@ -12,6 +12,7 @@ from orthus_core.recipe.docs import document
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.schema import keys, members
 from orthus_core.recipe.shelf import find, shelf, shelved
+from orthus_core.recipe.starter import BASELINE, FOLDER, STAGES
 from orthus_core.recipe.training import PosttrainRecipe
 
 ROOT = Path(__file__).parents[2]
@@ -36,20 +37,25 @@ def test_every_recipe_opens_with_the_command_that_runs_it(name: str) -> None:
     assert name in first.split()
 
 
-def test_the_tenth_recipe_stands_behind_the_ninth() -> None:
-    starters = [name for name in FILES if name.startswith("starter/")]
-    numbers = [int(name.split("/")[1].split("-")[0]) for name in starters]
-    assert numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 9
+def test_the_tenth_recipe_stands_behind_the_ninth(tmp_path, monkeypatch) -> None:
+    names = [f"{number}-train" for number in (10, 9, 1, 2)]
+    for name in names:
+        (tmp_path / f"{name}.toml").touch()
+    monkeypatch.setattr("orthus_core.recipe.shelf.shelf", lambda: tmp_path)
+    assert list(shelved()) == ["1-train", "2-train", "9-train", "10-train"]
 
 
-def test_the_starter_recipes_one_after_the_other_leave_the_sampling_that_mini_has() -> None:
-    starters = [name for name in FILES if name.startswith("starter/")]
-    left = {}
-    for name in starters:
-        if command_of(name) == "posttrain":
-            left |= load(PosttrainRecipe, name).sampling
-    bundled = json.loads((ROOT / "orthus_core" / "starter" / "mini" / "config.json").read_text())
-    assert left == bundled["sampling"]
+def test_the_shelf_has_each_stage_of_the_starter() -> None:
+    stages = {stage.stage for stage in (*STAGES, BASELINE)}
+    assert {name for name in FILES if name.startswith(f"{FOLDER}/")} == {
+        f"{FOLDER}/{stage}" for stage in stages
+    }
+
+
+def test_the_bundled_model_samples_as_its_recipe_says() -> None:
+    mini = ROOT / "orthus_core" / "starter" / "mini"
+    carried = json.loads((mini / "config.json").read_text())["sampling"]
+    assert load(PosttrainRecipe, mini / "recipe.toml").sampling == carried
 
 
 def test_every_file_of_the_folder_is_a_recipe() -> None:

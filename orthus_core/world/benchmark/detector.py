@@ -4,8 +4,8 @@
 the highest score is kept. The colour of what was found is that of the sprite in the hue that is
 most similar to its pixels.
 
-Legend: H W pixels, i j row and column of a window, K things or colours, n crops, w ways to show a
-    sprite, s side in pixels, p places, B backdrops, F pixels of a picture's frame.
+Legend: H W pixels, i j row and column of a window, K sprites or colours, n crops, w ways to show a
+    sprite, s side in pixels, B backdrops, F pixels of a picture's frame.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from orthus_core.world.backdrops import BACKDROPS, paint
 from orthus_core.world.benchmark.sprite_metric import (
     SIZES,
     SpriteMetric,
+    sprites_of_cast,
     unit_range_of_bytes,
     window_box,
 )
@@ -32,13 +33,16 @@ from orthus_core.world.world import World
 
 JUDGE = "EfficientNet-Lite0, nearest sprite"
 # Minimum score of a detection; docs/evaluation.md says how it was chosen.
-THRESHOLD = 0.28
+THRESHOLD = 0.3
+# Score from which a window of an empty backdrop resembles a sprite, which is then not looked for
+# in this window: a room has a window that could be a square.
+RESEMBLANCE = 0.2
 # Two detections that overlap more (as a fraction of the smaller box) are the same thing.
-MOST_OVERLAP = 0.3
+MOST_OVERLAP = 0.25
 
 # Side in pixels at which colours are compared, how far the sprite may be off, and in what sizes.
 DETAIL, MARGIN = 24, 3
-ZOOMS = (0.88, 1.0, 1.14)
+ZOOMS = (0.8, 0.9, 1.0, 1.12)
 
 # The backdrop is recognised by the frame of a picture, which is this many pixels wide. The error of
 # each pixel is clipped at FARTHEST, so that things at the edge do not dominate.
@@ -83,64 +87,75 @@ class Detector:
     """
 
     def __init__(self, world: World, style: str = "3d") -> None:
-        self._packs, self._cast, self._style = world.styles, world.cast, style
+        self._packs, self._style = world.styles, style
         self.metric = SpriteMetric.of(world)
-        pack = world.styles[style]
-        self._nouns = [noun for noun, sprite in world.cast.items() if sprite.key in pack]
-        self._references_KD = self.metric.things_KD
+        self._sprites = sprites_of_cast(world, style)
+        self._references_KD = self.metric.sprites_KD
+        self._resembled: dict[tuple[str, int], Tensor] = {}
         if style != "3d":
-            things = [Thing(world.cast[noun].key, style=style) for noun in self._nouns]
+            things = [Thing(key, style=style) for _, key in self._sprites]
             self._references_KD = self.metric.references(world.styles, things)
-
-    def apparent_colour(self, noun: str, colour: str) -> str:
-        """The colour of a correct detection of a noun with a colour ("" for its own)."""
-        if colour or noun not in COLOURED:
-            return colour
-        return self._nearest_colour(noun, self._tinted(noun, "")[None, :3], list(HUES))
 
     def truth(self, world: World, scene: Scene) -> list[Detection]:
         """The correct detections of a scene."""
-        named = zip(world.nouns(scene), scene.things, strict=True)
         return [
-            Detection(n, self.apparent_colour(n, t.colour), t.x, t.y, t.side, 1.0) for n, t in named
+            Detection(noun, self._colour(noun, t.sprite, t.colour), t.x, t.y, t.side, 1.0)
+            for noun, t in zip(world.nouns(scene), scene.things, strict=True)
         ]
 
     @torch.no_grad()
     def find(self, picture_3HW: Tensor) -> list[Detection]:
         """The sprites in a picture of values in 0..1; the most certain comes first."""
-        found: list[Detection] = []
+        found: list[tuple[Detection, str]] = []
+        backdrop = nearest_backdrop(picture_3HW)
         for size in SIZES:
-            best_ij, which_ij = self.metric.scores(picture_3HW, self._references_KD, size).max(-1)
+            scores_ijK = self.metric.scores(picture_3HW, self._references_KD, size)
+            scores_ijK[self._seen_without_things(backdrop, size)] = 0
+            best_ij, which_ij = scores_ijK.max(-1)
             for i, j in (best_ij >= THRESHOLD).nonzero().tolist():
-                noun = self._nouns[int(which_ij[i, j])]
-                found.append(Detection(noun, "", *window_box(i, j, size), float(best_ij[i, j])))
-        found.sort(key=lambda each: -each.score)
-        return [self._with_colour(each, picture_3HW) for each in suppress_overlaps(found)]
+                noun, key = self._sprites[int(which_ij[i, j])]
+                box = window_box(i, j, size)
+                found.append((Detection(noun, "", *box, float(best_ij[i, j])), key))
+        found.sort(key=lambda each: -each[0].score)
+        key_of = dict(found)
+        kept = suppress_overlaps(list(key_of))
+        return [self._with_colour(each, key_of[each], picture_3HW) for each in kept]
 
-    def _with_colour(self, found: Detection, picture_3HW: Tensor) -> Detection:
+    def _seen_without_things(self, backdrop: str, size: int) -> Tensor:
+        """Which sprites the windows of an empty backdrop resemble: bool [i, j, K]."""
+        if (backdrop, size) not in self._resembled:
+            empty_3HW = unit_range_of_bytes(paint(backdrop, 2 * UNITS))
+            scores_ijK = self.metric.scores(empty_3HW, self._references_KD, size)
+            self._resembled[backdrop, size] = scores_ijK >= RESEMBLANCE
+        return self._resembled[backdrop, size]
+
+    def _with_colour(self, found: Detection, key: str, picture_3HW: Tensor) -> Detection:
         if found.noun not in COLOURED:
             return found
         crops_n3ss = torch.stack([box_pixels(picture_3HW, found, zoom) for zoom in ZOOMS])
-        colour = self._nearest_colour(found.noun, crops_n3ss, ["", *HUES])
-        return found._replace(colour=self.apparent_colour(found.noun, colour))
+        colour = self._nearest_colour(key, crops_n3ss, ["", *HUES])
+        return found._replace(colour=self._colour(found.noun, key, colour))
 
-    def _nearest_colour(self, noun: str, crops_n3ss: Tensor, colours: Sequence[str]) -> str:
-        """The colour with the smallest squared error at the place, in the crop, and mirrored or
-        not, that fits all colours best; so shape says where, and colour only which.
-        """
-        tinted_K4ss = torch.stack([self._tinted(noun, colour) for colour in colours])
+    def _colour(self, noun: str, key: str, colour: str) -> str:
+        """The hue that a sprite in a colour ("" for its own) appears to have."""
+        if colour or noun not in COLOURED:
+            return colour
+        return self._nearest_colour(key, self._tinted(key, "")[None, :3], list(HUES))
+
+    def _nearest_colour(self, key: str, crops_n3ss: Tensor, colours: Sequence[str]) -> str:
+        """The colour with the smallest squared error at any place, in any crop, mirrored or not."""
+        tinted_K4ss = torch.stack([self._tinted(key, colour) for colour in colours])
         ways_w4ss = torch.cat([tinted_K4ss, tinted_K4ss.flip(-1)])
         colour_w3ss, cover_w1ss = ways_w4ss[:, :3], ways_w4ss[:, 3:]
         # |a x - c|^2 = a^2 x^2 - 2 a c x + c^2, for every place of the sprite in each crop.
         error_nwij = F.conv2d(crops_n3ss.square(), cover_w1ss.square().expand(-1, 3, -1, -1))
         error_nwij -= 2 * F.conv2d(crops_n3ss, cover_w1ss * colour_w3ss)
         error_nwij += colour_w3ss.square().sum((1, 2, 3))[:, None, None]
-        error_Kp = error_nwij.unflatten(1, (2, len(colours))).movedim(2, 0).flatten(1)
-        return colours[int(error_Kp[:, error_Kp.mean(0).argmin()].argmin())]
+        return colours[int(error_nwij.amin((0, 2, 3)).view(2, -1).amin(0).argmin())]
 
-    def _tinted(self, noun: str, hue: str) -> Tensor:
+    def _tinted(self, key: str, hue: str) -> Tensor:
         """The sprite in a hue ("" for its own) with premultiplied alpha: [4, s, s] in 0..1."""
-        thing = Thing(self._cast[noun].key, colour=hue, style=self._style)
+        thing = Thing(key, colour=hue, style=self._style)
         return unit_range_of_bytes(thing_pixels(self._packs, thing, DETAIL))
 
 

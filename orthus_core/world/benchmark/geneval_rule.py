@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from orthus_core.world.arrange import OPPOSITE, arrange
 from orthus_core.world.benchmark.detector import Detection
 from orthus_core.world.scene import Scene, Thing
+from orthus_core.world.wordings import BESIDE, SIDES
 from orthus_core.world.world import World
 
 # This fraction of the sum of both sides is subtracted from the offset of two boxes.
@@ -49,7 +50,8 @@ def scene_of(rng: random.Random, world: World, request: Mapping[str, Any]) -> Sc
         if "position" in entry:
             # The record gives the relation of the second thing to the first; `arrange` takes that
             # of the first to the second.
-            relation = OPPOSITE[entry["position"][0]]
+            # "beside" has none: either side is right.
+            relation = OPPOSITE.get(entry["position"][0], "left of")
     return arrange(rng, things, "white", relation)
 
 
@@ -108,9 +110,10 @@ def _position_error(
 ) -> str:
     if targets is None:
         return f"no target for {noun} to be {relation}"
+    right = {*SIDES} if relation == BESIDE else {relation}
     for found in group:
         for target in targets:
-            if relation not in relations(found, target):
+            if not right & relations(found, target):
                 return f"expected {noun} {relation} {target.noun}"
     return ""
 

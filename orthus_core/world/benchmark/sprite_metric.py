@@ -6,7 +6,7 @@
 2. Metric. Sprites are rendered on random backdrops, at random places and sizes, with random
    neighbours and colours, and seen through the nearest window. Vectors are whitened by the pooled
    covariance within classes (linear discriminant analysis: Fisher 1936, Rao 1948). A class is a
-   thing, and its reference is its mean. Only true renderings are used.
+   sprite, and its reference is its mean. Only true renderings are used.
 3. Nothing. A further reference is the mean of blurred renderings in which nobody recognises a
    thing. A window's score for a thing is the cosine of its vector and the thing's reference, minus
    the cosine of its vector and nothing; so a blob of a thing's colours scores low.
@@ -14,7 +14,7 @@
 The network has never seen the blur of our autoencoders, and nothing here depends on the raster, the
 sizes or the backdrops of scenes, or on the size of the picture.
 
-Legend: M pictures, H W pixels, D values of a window, i j its row and column, K things, N samples,
+Legend: M pictures, H W pixels, D values of a window, i j its row and column, K sprites, N samples,
     c h w channels and grid of a map, L windows in reading order, k values of a kernel.
 """
 
@@ -46,7 +46,7 @@ GRID = 3
 
 # Renderings: their sides in pixels, the number of each thing, and the share on white.
 RENDERED = (64, 128)
-SAMPLES = 6
+SAMPLES = 8
 WHITE_CHANCE = 0.3
 # Sides of things relative to their window, and tries to place another one beside them.
 LEAST_SCALE, MOST_SCALE = 0.87, 1.15
@@ -63,31 +63,31 @@ class SpriteMetric(NamedTuple):
     """The metric of a world's scenes.
 
     Attributes:
-        centre_D: Mean of the things' means.
-        whitening_DD: Matrix after which every thing varies alike in all directions.
-        things_KD: Reference of each thing in style 3d, in the order of the world's cast.
+        centre_D: Mean of the sprites' means.
+        whitening_DD: Matrix after which every sprite varies alike in all directions.
+        sprites_KD: Reference of each sprite in style 3d, in the order of `sprites_of_cast`.
         nothing_D: Reference of what nobody recognises.
     """
 
     centre_D: Tensor
     whitening_DD: Tensor
-    things_KD: Tensor
+    sprites_KD: Tensor
     nothing_D: Tensor
 
     @classmethod
     def of(cls, world: World) -> SpriteMetric:
-        """The metric of a world's cast, fitted at the first call in a process, in about 10 seconds.
+        """The metric of a world's cast, fitted at the first call in a process, in about 25 seconds.
 
         Raises:
             OrthusError: When the optional package with the network's weights is not installed.
         """
-        key = (world.pack.digest, *(sprite.key for sprite in world.cast.values()))
+        sprites = sprites_of_cast(world, "3d")
+        key = (world.pack.digest, *(key for _, key in sprites))
         if key not in _metrics:
-            nouns = [(noun, sprite.key) for noun, sprite in world.cast.items()]
             rng = random.Random(0)
-            true_ND, thing_N = rendered_windows(rng, world.styles, nouns, SAMPLES)
-            blurred_ND, _ = rendered_windows(rng, world.styles, nouns, 1, blurred=True)
-            _metrics[key] = fitted(true_ND, thing_N, blurred_ND)
+            true_ND, sprite_N = rendered_windows(rng, world, sprites, SAMPLES)
+            blurred_ND, _ = rendered_windows(rng, world, sprites, 1, blurred=True)
+            _metrics[key] = fitted(true_ND, sprite_N, blurred_ND)
         return _metrics[key]
 
     def whitened(self, vectors_D: Tensor) -> Tensor:
@@ -113,53 +113,58 @@ class SpriteMetric(NamedTuple):
         return whitened_ijD @ references_KD.T - nothing_ij1
 
 
-def fitted(true_ND: Tensor, thing_N: Tensor, blurred_ND: Tensor) -> SpriteMetric:
+def sprites_of_cast(world: World, style: str) -> list[tuple[str, str]]:
+    """Noun and key of all sprites of a world's cast in a style."""
+    return [(noun, s.key) for noun in world.cast for s in world.variants(noun, style)]
+
+
+def fitted(true_ND: Tensor, sprite_N: Tensor, blurred_ND: Tensor) -> SpriteMetric:
     """Fits the metric to windows of true renderings, and nothing to those of blurred ones.
 
     Args:
-        true_ND, thing_N: Vectors, and the number of the thing that each shows.
+        true_ND, sprite_N: Vectors, and the number of the sprite that each shows.
         blurred_ND: Vectors of blurred renderings.
     """
-    things = int(thing_N.max()) + 1
-    mean_KD = torch.stack([true_ND[thing_N == number].mean(0) for number in range(things)])
-    rest_ND = true_ND - mean_KD[thing_N]
-    covariance_DD = rest_ND.T @ rest_ND / max(1, len(rest_ND) - things)
+    sprites = int(sprite_N.max()) + 1
+    mean_KD = torch.stack([true_ND[sprite_N == number].mean(0) for number in range(sprites)])
+    rest_ND = true_ND - mean_KD[sprite_N]
+    covariance_DD = rest_ND.T @ rest_ND / max(1, len(rest_ND) - sprites)
     identity_DD = torch.eye(len(covariance_DD)) * covariance_DD.diagonal().mean()
     covariance_DD = torch.lerp(covariance_DD, identity_DD, SHRINKAGE)
     whitening_DD = torch.linalg.inv(torch.linalg.cholesky(covariance_DD)).T
     metric = SpriteMetric(mean_KD.mean(0), whitening_DD, mean_KD, blurred_ND.mean(0))
     return metric._replace(
-        things_KD=metric.whitened(mean_KD), nothing_D=metric.whitened(metric.nothing_D)
+        sprites_KD=metric.whitened(mean_KD), nothing_D=metric.whitened(metric.nothing_D)
     )
 
 
 @torch.no_grad()
 def rendered_windows(
     rng: random.Random,
-    packs: Mapping[str, SpritePack],
-    nouns: Sequence[tuple[str, str]],
+    world: World,
+    sprites: Sequence[tuple[str, str]],
     samples: int,
     *,
     blurred: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Vectors of rendered things [N, D], and the number of each thing [N].
+    """Vectors of rendered sprites [N, D], and the number of each [N].
 
     Args:
         rng: Random numbers.
-        packs: Sprite packs by style.
-        nouns: Noun and key of the sprite of each thing.
+        world: World whose sprites are rendered.
+        sprites: Noun and key of each.
         samples: Renderings of each.
         blurred: Whether to blur them until nothing can be recognised.
     """
-    waiting = list(range(len(nouns))) * samples
+    waiting = list(range(len(sprites))) * samples
     rng.shuffle(waiting)
     vectors, numbers = [], []
     while waiting:
         size, pixels = rng.choice(SIZES), rng.choice(RENDERED)
-        things = _random_things(rng, nouns, waiting, WINDOW * UNITS / size)
+        things = _random_things(rng, world, sprites, waiting, WINDOW * UNITS / size)
         backdrop = "white" if rng.random() < WHITE_CHANCE else rng.choice(BACKDROPS)
         scene = Scene(backdrop, tuple(thing for _, thing in things))
-        picture_3HW = unit_range_of_bytes(SceneImage(packs, scene).load(pixels))
+        picture_3HW = unit_range_of_bytes(world.scene_image(scene).load(pixels))
         if blurred:
             share = rng.uniform(LEAST_BLUR, MOST_BLUR)
             picture_3HW = blur(picture_3HW, share * scene.things[0].side * pixels / UNITS)
@@ -170,9 +175,13 @@ def rendered_windows(
 
 
 def _random_things(
-    rng: random.Random, nouns: Sequence[tuple[str, str]], waiting: list[int], window: float
+    rng: random.Random,
+    world: World,
+    sprites: Sequence[tuple[str, str]],
+    waiting: list[int],
+    window: float,
 ) -> list[tuple[int, Thing]]:
-    """The last waiting things, as many as find room, with about a window's side; they are removed
+    """The last waiting sprites, as many as find room, with about a window's side; they are removed
     from those that wait.
     """
     side = min(WHOLE, round(window * rng.uniform(LEAST_SCALE, MOST_SCALE)))
@@ -182,9 +191,10 @@ def _random_things(
         if not waiting or any(Thing("", *place, side).overlaps(thing) for _, thing in things):
             continue
         number = waiting.pop()
-        noun, key = nouns[number]
+        noun, key = sprites[number]
+        mirror = world.mirrors(key) and rng.random() < 0.5
         colour = rng.choice(["", *HUES]) if noun in COLOURED else ""
-        things.append((number, Thing(key, *place, side, colour, mirror=rng.random() < 0.5)))
+        things.append((number, Thing(key, *place, side, colour, mirror=mirror)))
     return things
 
 

@@ -1,7 +1,7 @@
 """Sprite recall: is the thing drawn for a name recognised as a sprite with that name?
 
-Training shows all single sprites. Only some pictures in the second and third style are held out;
-they form a part of the task of their own.
+Training shows all single sprites. Only some pictures in the second style are held out; they
+form a part of the task of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from orthus_core.world.world import World
 
 NAME = "sprite-recall"
 # Number of sprites for each style, and of pictures that are held out.
-SPRITES_PER_PART = {"3d": 96, "flat": 32, "noto": 32, "held out": 32}
+SPRITES_PER_PART = {"3d": 96, "flat": 64, "held out": 32}
 
 
 class RecallItem(NamedTuple):
@@ -121,14 +121,14 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
 
 def sample_items(context: EvalContext) -> list[RecallItem]:
-    """Samples sprites, without symbols, skin tones and twins; the last two differ by few pixels."""
+    """Samples sprites, without symbols."""
     world = context.world
     plain = askable(world)
     items: list[RecallItem] = []
     for part, default in SPRITES_PER_PART.items():
         cells = [
             RecallItem(sprite, style, part)
-            for style in ((part,) if part in world.styles else ("flat", "noto"))
+            for style in ((part,) if part in world.styles else ("flat",))
             for sprite in plain
             if sprite.key in world.styles[style]
             and style_held_out(sprite.key, style) == (part == "held out")
@@ -139,5 +139,5 @@ def sample_items(context: EvalContext) -> list[RecallItem]:
 
 
 def askable(world: World) -> list[Sprite]:
-    """The sprites without symbols, skin tones and twins."""
-    return [s for s in world.sprites if not s.skin and not s.gender and s.group != "symbols"]
+    """The sprites without symbols."""
+    return [s for s in world.sprites if s.group != "symbols"]

@@ -1,0 +1,117 @@
+"""What a model lists that it draws: emoji mean its names, and other words lead to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orthus_core.data.known_words import WORDS, KnownWords, WordList
+from orthus_core.errors import DataError
+from orthus_core.world.listed_words import word_list
+from orthus_core.world.world import World
+
+MINI = Path(__file__).parents[2] / "orthus_core" / "starter" / "mini"
+
+
+@pytest.fixture(scope="module")
+def mini() -> KnownWords:
+    known = KnownWords.of(MINI)
+    assert known is not None
+    return known
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("a 🐶 on a 🏖️", "a dog on a beach"),
+        ("A 🍎 left of a 🐱!", "An apple left of a cat!"),
+        ("🐶🐶🐱", "two dogs and a cat"),
+        ("🦊", "fox"),
+        ("make it a🦄", "make it a unicorn"),
+        ("a dog in 🌧️", "a dog in the rain"),
+        ("make the background a 🏖", "make the background a beach"),
+        ("🏖️", "beach with umbrella"),
+        ("👩🏽\u200d🚀", "woman astronaut"),
+        ("👍🏿", "thumbs up"),
+        ("is there a 🐶?", "is there a dog?"),
+        ("a 🫩 and a 🐶", "a 🫩 and a dog"),
+        ("a café – “dog” → 5 €", "a café – “dog” → 5 €"),
+    ],
+)
+def test_emoji_are_read_as_the_names_of_the_models_list(mini, text, read):
+    assert mini.read(text) == read
+
+
+def test_an_emoji_that_is_not_listed_is_told_and_others_are_not(mini):
+    told = [str(each) for each in mini.unknown("a 🫩 and a 🐶")]
+    assert told == ['"🫩" is not among the words this model knows']
+
+
+def test_without_a_list_emoji_stay_and_nothing_is_said_of_them(tmp_path):
+    (tmp_path / "vocabulary.txt").write_text("dog\n")
+    known = KnownWords.of(tmp_path)
+    assert known is not None and known.listed is None
+    assert known.read("a 🐶") == "a 🐶" and known.unknown("a 🐶") == []
+    assert not known.exceeds("nine dogs driving a car")
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("grass", "meadow"),
+        ("sea", "beach"),
+        ("puppy", "dog"),
+        ("forest", "fir tree"),
+        ("winter", "snow"),
+        ("icecream", "ice cream"),
+        ("elefant", "elephant"),
+        ("dgo", "dog"),
+        ("girafe", "giraffe"),
+        *((word, None) for word in "katze hund chien perro gato maison haus baum neige".split()),
+    ],
+)
+def test_a_word_leads_to_what_it_means_and_a_foreign_one_to_nothing(mini, word, meant):
+    (unknown,) = mini.unknown(f"a {word} and a fox")
+    assert (unknown.word, unknown.nearest) == (word, meant)
+
+
+def test_a_word_of_a_tag_is_told_as_nothing_that_is_drawn(mini):
+    assert [str(each) for each in mini.unknown("by the sea")] == [
+        '"sea" is nothing that this model draws; did you mean "beach"?'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "more"),
+    [
+        ("five dogs", True),
+        ("a dog, a cat, a fox, a bear and a pig", True),
+        ("two dogs, two cats and a hen", True),
+        ("a dog driving a car", True),
+        ("four red apples in the rain", False),
+        ("a drawing of a sleeping face", False),
+        ("two dogs and two cats at night", False),
+    ],
+)
+def test_what_is_more_than_a_picture_shows_is_noticed(mini, prompt, more):
+    assert mini.exceeds(prompt) == more
+
+
+def test_the_list_of_a_world_has_all_of_it_and_reads_back(world: World, tmp_path):
+    listed = word_list(world)
+    (tmp_path / WORDS).write_text(listed.text(), encoding="utf-8")
+    read = WordList.of(tmp_path)
+    assert read is not None and read.record() == listed.record()
+    names = {thing.name for thing in read.every_thing}
+    assert {*world.cast} <= names and read.by_emoji["🐕"].name == "dog"
+    assert names == world.things.keys()
+    assert not {world.names(sprite).name for sprite in world.unseen} & names
+    assert "A under B" in read.tables["relations"]["below"]
+    assert "on grass" in read.tables["places"]["meadow"]
+
+
+def test_a_damaged_list_is_told(tmp_path):
+    (tmp_path / WORDS).write_text('{"things": [')
+    with pytest.raises(DataError, match="cannot be read"):
+        WordList.of(tmp_path)
