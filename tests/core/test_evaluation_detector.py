@@ -1,12 +1,15 @@
-"""The detector on pictures whose content is known."""
+"""The detector on pictures whose content is known, and beside a person's yes and no."""
 
 from __future__ import annotations
 
+import json
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from PIL import Image
 
 from orthus_core.world.arrange import arrange
 from orthus_core.world.backdrops import BACKDROPS, paint
@@ -16,12 +19,21 @@ from orthus_core.world.benchmark.detector import (
     nearest_backdrop,
     overlap,
     suppress_overlaps,
-    unit_range_of_bytes,
 )
+from orthus_core.world.benchmark.edit_task import MOST_OFFSET
+from orthus_core.world.benchmark.sprite_metric import blur, unit_range_of_bytes
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.world import World
+
+CROPS = Path(__file__).parent / "judge_crops.json"
+ACROSS, TILE = 12, 96
+# Crops that leave no doubt: true, decoded, drawn well, drawn as a blob, another thing, blurred.
+PLAIN = (5, 17, 21, 23, 24, 26, 33, 46, 54, 62, 65, 70, 72, 92, 108)
+# Share of crops about which the detector and the person agree at least; docs/evaluation.md says
+# about which they do not.
+AGREED = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +41,12 @@ def detector(world) -> Detector:
     return Detector(world)
 
 
-def scenes(world: World, count: int) -> list[Scene]:
-    rng = random.Random(3)
+def scenes(world: World, count: int, seed: int = 3) -> list[Scene]:
+    rng = random.Random(seed)
     made = []
     while len(made) < count:
         things = []
-        for noun in rng.sample(list(world.cast), rng.randint(1, 4)):
+        for noun in rng.sample(list(world.cast), 1 + len(made) % 4):
             colour = rng.choice(list(HUES)) if noun in COLOURED else ""
             things.append(Thing(world.cast[noun].key, colour=colour))
         scene = arrange(rng, things, rng.choice(BACKDROPS))
@@ -42,62 +54,92 @@ def scenes(world: World, count: int) -> list[Scene]:
     return made
 
 
-def seen(world: World, scene: Scene, size: int = 64) -> torch.Tensor:
+def seen(world: World, scene: Scene, size: int = 128) -> torch.Tensor:
     return unit_range_of_bytes(world.scene_image(scene).load(size))
 
 
-def placed(found: list[Detection]) -> set[tuple]:
-    return {(d.noun, d.colour, d.x, d.y, d.side) for d in found}
+def nouns(found: list[Detection]) -> list[str]:
+    return sorted(detection.noun for detection in found)
 
 
-def true_of(world: World, detector: Detector, scene: Scene) -> set[tuple]:
-    named = zip(world.nouns(scene), scene.things, strict=True)
-    return {(n, detector.apparent_colour(n, t.colour), t.x, t.y, t.side) for n, t in named}
+def test_every_thing_of_a_true_scene_is_found_where_it_is_and_nothing_else(world, detector):
+    for number, scene in enumerate(scenes(world, 8)):
+        found = detector.find(seen(world, scene, (96, 128)[number % 2]))
+        assert nouns(found) == sorted(world.nouns(scene)), scene
+        for true in detector.truth(world, scene):
+            same = [each for each in found if each.noun == true.noun]
+            off = max(abs(m - n) for m, n in zip(same[0].centre, true.centre, strict=True))
+            assert off <= MOST_OFFSET, (scene, true)
 
 
-def test_every_thing_of_a_true_scene_is_found_and_nothing_else(world, detector):
-    for scene in scenes(world, 24):
-        found = detector.find(seen(world, scene))
-        assert placed(found) == true_of(world, detector, scene), scene
-        assert all(detection.score > 0.97 for detection in found)
+def test_a_thing_off_the_raster_of_scenes_is_found_and_named_with_its_colour(world, detector):
+    right = 0
+    for number, colour in enumerate(HUES):
+        thing = Thing(world.cast["car"].key, 5, 3 + number, 27, colour, mirror=bool(number % 2))
+        (found,) = detector.find(seen(world, Scene("meadow rain", (thing,))))
+        assert found.noun == "car"
+        right += found.colour == colour
+    assert right >= len(HUES) - 1
 
 
-def test_blur_and_noise_of_an_autoencoder_change_nothing(world, detector):
-    offsets = torch.arange(-3.0, 4.0)
-    gauss = torch.exp(-0.5 * (offsets / 1.2) ** 2)
-    kernel = (gauss[:, None] * gauss / gauss.sum() ** 2).expand(3, 1, 7, 7)
-    random_numbers = torch.Generator().manual_seed(0)
-    for scene in scenes(world, 12):
-        picture = seen(world, scene, 128)
-        blurred = F.conv2d(F.pad(picture[None], (3,) * 4, mode="replicate"), kernel, groups=3)[0]
-        blurred += 0.02 * torch.randn(blurred.shape, generator=random_numbers)
-        assert placed(detector.find(blurred.clamp(0, 1))) == true_of(world, detector, scene), scene
+def test_what_is_blurred_until_nobody_knows_it_is_nothing(world, detector):
+    for scene in scenes(world, 4, seed=4):
+        picture = seen(world, scene)
+        deviation = 0.12 * scene.things[0].side * 2
+        assert len(set(nouns(detector.find(blur(picture, deviation))))) <= 1, scene
+        assert nouns(detector.find(blur(picture, deviation))) != sorted(world.nouns(scene))
 
 
-def test_a_larger_picture_is_found_in_all_the_same(world, detector):
-    (scene,) = scenes(world, 1)
-    found = detector.find(seen(world, scene, 128))
-    nouns = {noun for noun, *_ in true_of(world, detector, scene)}
-    assert {detection.noun for detection in found} == nouns
+def test_gradients_noise_and_blobs_are_nothing(detector):
+    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ramp = torch.linspace(0, 1, 128).expand(3, 128, 128)
+    blob = torch.ones(3, 128, 128)
+    blob[1:, 40:90, 20:70] = 0.2
+    blob[:, 70:100, 60:110] = torch.tensor([0.3, 0.8, 0.4])[:, None, None]
+    for picture in (noise, ramp, ramp.transpose(1, 2), blur(blob, 9)):
+        assert detector.find(picture) == []
 
 
 @pytest.mark.parametrize("backdrop", BACKDROPS)
-def test_nothing_stands_on_an_empty_backdrop_which_is_known(detector, backdrop):
-    picture = unit_range_of_bytes(paint(backdrop, 64))
-    assert detector.find(picture) == []
-    assert nearest_backdrop(picture) == backdrop
+def test_an_empty_backdrop_is_known(backdrop):
+    assert nearest_backdrop(unit_range_of_bytes(paint(backdrop, 64))) == backdrop
 
 
-def test_noise_is_no_sprite(detector):
-    noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert detector.find(noise) == []
+def test_nothing_stands_on_an_empty_backdrop(detector):
+    for backdrop in ("white", "black", "green", "meadow night", "beach sunset", "snow rain"):
+        assert detector.find(unit_range_of_bytes(paint(backdrop, 128))) == [], backdrop
 
 
-def test_a_detection_tells_the_colour_that_was_laid_on(world, detector):
-    for colour in HUES:
-        scene = Scene("white", (Thing(world.cast["car"].key, colour=colour),))
-        (found,) = detector.find(seen(world, scene))
-        assert (found.noun, found.colour) == ("car", colour)
+def test_two_things_that_change_places_are_found_in_each_others_place(world, detector):
+    dog, cat = (Thing(world.cast[noun].key, side=32, y=16) for noun in ("dog", "cat"))
+    for left, right in ((dog, cat), (cat, dog)):
+        scene = Scene("white", (left, right)).with_thing(1, x=32)
+        found = sorted(detector.find(seen(world, scene)), key=lambda each: each.x)
+        assert [each.noun for each in found] == world.nouns(scene)
+
+
+@pytest.mark.slow
+def test_the_detector_agrees_with_a_person_about_crops(detector):
+    with Image.open(CROPS.with_suffix(".webp")) as image:
+        sheet_3HW = unit_range_of_bytes(np.asarray(image.convert("RGB")))
+    crops = json.loads(CROPS.read_text())["crops"]
+    assert len(crops) == 120
+    agreed = []
+    for number, crop in enumerate(crops):
+        top, left = (TILE * place for place in divmod(number, ACROSS))
+        found = detector.find(sheet_3HW[:, top : top + TILE, left : left + TILE])
+        agreed.append((crop["asked"] in nouns(found)) == crop["yes"])
+    assert sum(agreed) >= AGREED * len(agreed)
+
+
+def test_what_a_person_knows_and_what_not_of_some_crops(detector):
+    crops = json.loads(CROPS.read_text())["crops"]
+    with Image.open(CROPS.with_suffix(".webp")) as image:
+        sheet_3HW = unit_range_of_bytes(np.asarray(image.convert("RGB")))
+    for number in PLAIN:
+        top, left = (TILE * place for place in divmod(number, ACROSS))
+        found = detector.find(sheet_3HW[:, top : top + TILE, left : left + TILE])
+        assert (crops[number]["asked"] in nouns(found)) == crops[number]["yes"], number
 
 
 def test_of_overlapping_detections_the_first_stays():

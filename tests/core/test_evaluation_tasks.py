@@ -10,21 +10,24 @@ import torch
 from torch import Tensor
 
 from orthus_core.data.pictures import Picture
-from orthus_core.errors import RecipeError
+from orthus_core.errors import OrthusError, RecipeError
+from orthus_core.evaluation import efficientnet
 from orthus_core.events import Progress
 from orthus_core.world.benchmark import (
     caption_task,
+    diversity_task,
     edit_task,
     mini_geneval,
     question_task,
+    sprite_metric,
     sprite_recall,
     story_task,
 )
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
-from orthus_core.world.benchmark.detector import unit_range_of_bytes
 from orthus_core.world.benchmark.mini import TASKS, select_tasks
 from orthus_core.world.benchmark.model_under_test import GeneratedStory
 from orthus_core.world.benchmark.report import report_files, tile_grid, with_frame
+from orthus_core.world.benchmark.sprite_metric import unit_range_of_bytes
 from orthus_core.world.scene import Scene, SceneImage
 from orthus_core.world.story_rows import make_story
 from orthus_core.world.wording import describe_in_places
@@ -49,7 +52,7 @@ class Oracle:
         return self._hand_out(openings, stage)
 
     def load_pictures(self, pictures: Sequence[Picture]) -> list[Tensor]:
-        return [unit_range_of_bytes(picture.load(64)) for picture in pictures]
+        return [unit_range_of_bytes(picture.load(128)) for picture in pictures]
 
     reconstruct = load_pictures
 
@@ -57,6 +60,22 @@ class Oracle:
 @pytest.fixture(scope="module")
 def bench() -> EvalContext:
     return EvalContext(cast(Any, Oracle([])), limit=12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures_seen_before():
+    """The judge sees many pictures several times: drawn, true and decoded are the same here."""
+    vectors, known = sprite_metric.window_vectors, {}
+
+    def remembered(pictures_M3HW: Tensor, size: int) -> Tensor:
+        key = (pictures_M3HW.numpy().tobytes(), size)
+        if key not in known:
+            known[key] = vectors(pictures_M3HW, size)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sprite_metric, "window_vectors", remembered)
+        yield known
 
 
 def run(task, bench: EvalContext, given: Sequence[Any]) -> TaskResult:
@@ -70,7 +89,7 @@ def run(task, bench: EvalContext, given: Sequence[Any]) -> TaskResult:
 
 
 def seen(bench: EvalContext, scene) -> Tensor:
-    return unit_range_of_bytes(bench.world.scene_image(scene).load(64))
+    return unit_range_of_bytes(bench.world.scene_image(scene).load(128))
 
 
 def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
@@ -86,9 +105,11 @@ def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
     assert all(sample["why"] for sample in wrong.samples if not sample["right"])
 
 
-def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench):
+def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench, monkeypatch):
+    some = sprite_recall.askable(bench.world)[::8]
+    monkeypatch.setattr(sprite_recall, "askable", lambda world: some)
     wanted = sprite_recall.sample_items(bench)
-    pictures = [unit_range_of_bytes(w.picture(bench.world).load(64)) for w in wanted]
+    pictures = [unit_range_of_bytes(w.picture(bench.world).load(128)) for w in wanted]
     result = run(sprite_recall.run, bench, pictures)
     assert {score.name: score.value for score in result.scores} == dict.fromkeys(
         sprite_recall.SPRITES_PER_PART, 1.0
@@ -117,6 +138,31 @@ def test_edits_that_were_made_score_one_and_pictures_left_alone_chance(bench):
     assert idle.scores[-1].value == edit_task.MOST_DECIBELS
 
 
+def test_seeds_that_draw_one_picture_have_no_diversity_and_true_scenes_one(bench):
+    items = mini_geneval.items_of(bench, 1)
+    rng = bench.rng(f"{diversity_task.NAME}/true")
+    requests = [item.request for item in items for _ in range(diversity_task.SEEDS)]
+    true = [seen(bench, diversity_task.scene_of(rng, bench.world, r)) for r in requests]
+    (score,) = run(diversity_task.run, bench, true).scores
+    assert score.value == pytest.approx(1.0) and score.n == len(items)
+    same = [true[n - n % diversity_task.SEEDS] for n in range(len(true))]
+    (score,) = run(diversity_task.run, bench, same).scores
+    assert score.value == pytest.approx(0.0, abs=1e-3)
+
+
+def test_nothing_is_drawn_where_the_judges_weights_are_missing(pictures_seen_before, monkeypatch):
+    pictures_seen_before.clear()
+    monkeypatch.setattr(efficientnet, "PACKAGE", "no_such_package_anywhere")
+    monkeypatch.setattr(sprite_metric, "_metrics", {})
+    efficientnet.efficientnet.cache_clear()
+    probe = EvalContext(cast(Any, Recorder()), limit=12)
+    for task in (mini_geneval, sprite_recall, edit_task, story_task, diversity_task):
+        with pytest.raises(OrthusError, match="not installed") as caught:
+            next(task.run(probe))
+        assert "orthus-kit[features]" in caught.value.hint
+    efficientnet.efficientnet.cache_clear()
+
+
 def test_what_is_said_before_an_edit_is_judged_where_something_is(bench):
     rngs = {kind: bench.rng(f"{edit_task.NAME}/{kind}") for kind in edit_task.KINDS}
     made = [
@@ -132,8 +178,9 @@ def test_what_is_said_before_an_edit_is_judged_where_something_is(bench):
 
 
 def test_stories_as_they_are_told_score_one_and_missing_panels_count_as_wrong(bench):
+    bench = EvalContext(bench.subject, limit=3)
     rng = bench.rng(story_task.NAME)
-    true = [make_story(rng, bench.world, story_task.PANELS + 1) for _ in range(12)]
+    true = [make_story(rng, bench.world, story_task.PANELS + 1) for _ in range(3)]
     told = [
         GeneratedStory([p.text for p in s.panels[1:]], [seen(bench, p.scene) for p in s.panels[1:]])
         for s in true

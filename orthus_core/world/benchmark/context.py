@@ -65,7 +65,11 @@ class EvalContext:
     _detectors: dict[str, Detector] = field(default_factory=dict, init=False, repr=False)
 
     def detector(self, style: str = "3d") -> Detector:
-        """The detector of this world's cast in a style, created on first use."""
+        """The detector of this world's cast in a style, created on first use.
+
+        Raises:
+            OrthusError: When the optional package with the judge's weights is not installed.
+        """
         if style not in self._detectors:
             self._detectors[style] = Detector(self.world, style)
         return self._detectors[style]

@@ -1,55 +1,52 @@
-"""Detects sprites in a picture by zero-mean normalised cross-correlation with templates.
+"""Detects sprites in a picture: each window is named by the nearest sprite, or by nothing.
 
-A scene is a backdrop with sprites composited over it. The foreground is the difference between the
-picture and its backdrop, r = x - b; a sprite of colour c and alpha a would add d = a (c - b) to the
-backdrop. The score of a sprite at a place is the correlation of r and d over its box and all three
-colour channels,
+`sprite_metric` measures how near a window is to each thing. Of overlapping windows, the one with
+the highest score is kept. The colour of what was found is that of the sprite in the hue that is
+most similar to its pixels.
 
-    <r - mean r, d - mean d> / (|r - mean r| |d - mean d|)
-
-(Lewis: Fast normalized cross-correlation, 1995). It depends on shape and colour, but not on
-brightness and contrast, which a small autoencoder gets wrong. In a box that contains almost nothing
-a correlation is meaningless, so the variance guard sets its score to 0. Pictures and sprites are
-compared at half the size, where the details that such an autoencoder blurs are not visible.
-
-Legend: H W pixels, N templates, L positions of a box, s its side in pixels, E = 3 s s its values,
-    B backdrops, F pixels of a picture's frame.
+Legend: H W pixels, i j row and column of a window, K sprites or colours, n crops, w ways to show a
+    sprite, s side in pixels, B backdrops, F pixels of a picture's frame.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from orthus_core.world.backdrops import BACKDROPS, paint
+from orthus_core.world.benchmark.sprite_metric import (
+    SIZES,
+    SpriteMetric,
+    sprites_of_cast,
+    unit_range_of_bytes,
+    window_box,
+)
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import SIDES, UNITS, Scene, Thing, thing_pixels
+from orthus_core.world.scene import UNITS, Scene, Thing, thing_pixels
 from orthus_core.world.world import World
 
-# Minimum correlation of a detection; docs/evaluation.md says how it was chosen.
-THRESHOLD = 0.75
-# Minimum standard deviation of r and d (values in 0..1) in a box that is not empty.
-LEAST_DEVIATION = 0.03
-# Power of a score that a larger box has to outweigh: many sprites at many sides resemble a part of
-# another a little.
-SHARPNESS = 8
-# Things in a scene never overlap, so two detections that overlap more (as a fraction of the smaller
-# box) are the same thing.
-MOST_OVERLAP = 0.3
-# Side in pixels at which pictures are compared, with a box at every pixel.
-DETAIL = 32
-UNIT = UNITS // DETAIL
+JUDGE = "EfficientNet-Lite0, nearest sprite"
+# Minimum score of a detection; docs/evaluation.md says how it was chosen.
+THRESHOLD = 0.3
+# Score from which a window of an empty backdrop resembles a sprite, which is then not looked for
+# in this window: a room has a window that could be a square.
+RESEMBLANCE = 0.2
+# Two detections that overlap more (as a fraction of the smaller box) are the same thing.
+MOST_OVERLAP = 0.25
+
+# Side in pixels at which colours are compared, how far the sprite may be off, and in what sizes.
+DETAIL, MARGIN = 24, 3
+ZOOMS = (0.8, 0.9, 1.0, 1.12)
 
 # The backdrop is recognised by the frame of a picture, which is this many pixels wide. The error of
 # each pixel is clipped at FARTHEST, so that things at the edge do not dominate.
-FRAME = 2
+FRAME_SIDE, FRAME = 32, 2
 FARTHEST = 0.25
 
 
@@ -57,18 +54,18 @@ class Detection(NamedTuple):
     """A sprite that was found in a picture.
 
     Attributes:
-        noun: Noun of the sprite in scenes.
+        noun: Noun of the sprite.
         colour: Colour of `HUES` that it appears to have; "" for nouns that are never recoloured.
         x, y: Left and upper edge of its box, in 64ths of the picture's side.
         side: Side of its box, in the same unit.
-        score: Correlation, at most 1.
+        score: Cosine to the sprite minus cosine to nothing (at least 0), at most 1.
     """
 
     noun: str
     colour: str
-    x: int
-    y: int
-    side: int
+    x: float
+    y: float
+    side: float
     score: float
 
     @property
@@ -77,152 +74,106 @@ class Detection(NamedTuple):
         return self.x + self.side / 2, self.y + self.side / 2
 
 
-class Template(NamedTuple):
-    """A template's identity.
-
-    Attributes:
-        noun: Noun of the sprite.
-        colour: Colour of `HUES` that it appears to have, or "".
-        unrecoloured: Whether it is the sprite in its own colours.
-    """
-
-    noun: str
-    colour: str
-    unrecoloured: bool
-
-
-class TemplateStatistics(NamedTuple):
-    """Mean and deviation of d, what each template adds to one backdrop at each position: [N, L]."""
-
-    mean_NL: Tensor
-    deviation_NL: Tensor
-
-
-class TemplateBank:
-    """All templates of one box size.
-
-    Args:
-        world: World whose cast is used, as far as the style contains it.
-        style: Style of the sprites, one of `STYLES`.
-        side: Side of the box, in 64ths of a picture's side.
-    """
-
-    def __init__(self, world: World, style: str, side: int) -> None:
-        self.side = side
-        self.pixels = side // UNIT
-        layers: list[np.ndarray] = []
-        self.templates: list[Template] = []
-        looks_of_cast = [
-            (noun, sprite.key, mirror)
-            for noun in world.cast
-            for sprite in world.variants(noun, style)
-            for mirror in ((False, True) if world.mirrors(sprite.key) else (False,))
-        ]
-        for noun, key, mirror in looks_of_cast:
-            plain = Thing(key, style=style, mirror=mirror)
-            own_HW4 = thing_pixels(world.styles, plain, side) / 255
-            hues = {
-                hue: thing_pixels(world.styles, replace(plain, colour=hue), side) / 255
-                for hue in (HUES if noun in COLOURED else ())
-            }
-            looks = min(hues, key=lambda hue: np.square(hues[hue] - own_HW4).sum(), default="")
-            layers += [own_HW4, *hues.values()]
-            self.templates += [Template(noun, looks, True)]
-            self.templates += [Template(noun, hue, False) for hue in hues]
-        layers_N4ss = F.avg_pool2d(torch.from_numpy(np.stack(layers)).permute(0, 3, 1, 2), UNIT)
-        cover_N1ss = layers_N4ss[:, 3:]
-        self._colour_NE = layers_N4ss[:, :3].flatten(1)
-        self._cover_NE = cover_N1ss.flatten(1)
-        self._both_NE = (layers_N4ss[:, :3] * cover_N1ss).flatten(1)
-        # Recoloured sprites share a shape, so products with the shape are computed once.
-        self._shapes_NE, self._shape_of_N = self._cover_NE.unique(dim=0, return_inverse=True)
-        self._statistics: dict[str, TemplateStatistics] = {}
-
-    def scores(self, picture_3HW: Tensor, backdrop: str) -> tuple[Tensor, Tensor]:
-        """Correlations [N, L], and the energy of each box around its mean [L].
-
-        Args:
-            picture_3HW: Picture in 0..1.
-            backdrop: Name of its backdrop.
-        """
-        ground_3HW = backdrop_tensor(backdrop)
-        rest_3HW = picture_3HW - ground_3HW
-        rest_EL = boxes(rest_3HW, self.pixels)
-        lit_EL = boxes((rest_3HW * ground_3HW).sum(0, keepdim=True), self.pixels)
-        values = len(rest_EL)
-
-        # <r, d> = <r, a c> - <r b, a>: only these two products depend on the picture.
-        dot_NL = self._colour_NE @ rest_EL - (self._shapes_NE @ lit_EL)[self._shape_of_N]
-        mean_L = rest_EL.mean(0)
-        energy_L = (rest_EL.square().sum(0) - values * mean_L.square()).clamp_min(0)
-        statistics = self._statistics_of(backdrop)
-        scores_NL = dot_NL - values * mean_L * statistics.mean_NL
-        scores_NL /= (energy_L.sqrt() * statistics.deviation_NL).clamp_min(1e-6)
-        # The variance guard, for the box and for sprites that are invisible on this backdrop.
-        least = LEAST_DEVIATION * values**0.5
-        guarded_NL = (energy_L.sqrt() < least) | (statistics.deviation_NL < least)
-        return scores_NL.masked_fill_(guarded_NL, 0), energy_L
-
-    def _statistics_of(self, backdrop: str) -> TemplateStatistics:
-        if backdrop not in self._statistics:
-            ground_3HW = backdrop_tensor(backdrop)
-            grey_EL = boxes(ground_3HW.sum(0, keepdim=True), self.pixels)
-            squared_EL = boxes(ground_3HW.square().sum(0, keepdim=True), self.pixels)
-            values = 3 * self.pixels**2
-            total_NL = self._colour_NE.sum(1, keepdim=True) - self._cover_NE @ grey_EL
-            square_NL = self._colour_NE.square().sum(1, keepdim=True)
-            square_NL = square_NL - 2 * self._both_NE @ boxes(ground_3HW, self.pixels)
-            square_NL = square_NL + self._cover_NE.square() @ squared_EL
-            deviation_NL = (square_NL - total_NL.square() / values).clamp_min(0).sqrt()
-            self._statistics[backdrop] = TemplateStatistics(total_NL / values, deviation_NL)
-        return self._statistics[backdrop]
-
-
 class Detector:
-    """Finds the cast of a world in pictures. A picture takes about 30 ms.
+    """Finds the things of a world's scenes in pictures of any size, in about a third of a second on
+    one core.
 
     Args:
-        world: World whose cast is detected.
-        style: Style of the sprites; each style needs its own detector.
-        threshold: Minimum correlation of a detection.
+        world: World whose cast is detected, as far as the style contains it.
+        style: Style of the sprites, one of `STYLES`; each style needs its own detector.
+
+    Raises:
+        OrthusError: When the optional package with the network's weights is not installed.
     """
 
-    def __init__(self, world: World, style: str = "3d", *, threshold: float = THRESHOLD) -> None:
-        self.threshold = threshold
-        self._banks = [TemplateBank(world, style, side) for side in SIDES]
-        self._own_colour = {t.noun: t.colour for t in self._banks[0].templates if t.unrecoloured}
-
-    def apparent_colour(self, noun: str, colour: str) -> str:
-        """The colour of a correct detection of a noun with a colour ("" for its own)."""
-        return self._own_colour[noun] if not colour else colour
+    def __init__(self, world: World, style: str = "3d") -> None:
+        self._packs, self._style = world.styles, style
+        self.metric = SpriteMetric.of(world)
+        self._sprites = sprites_of_cast(world, style)
+        self._references_KD = self.metric.sprites_KD
+        self._resembled: dict[tuple[str, int], Tensor] = {}
+        if style != "3d":
+            things = [Thing(key, style=style) for _, key in self._sprites]
+            self._references_KD = self.metric.references(world.styles, things)
 
     def truth(self, world: World, scene: Scene) -> list[Detection]:
         """The correct detections of a scene."""
-        named = zip(world.nouns(scene), scene.things, strict=True)
         return [
-            Detection(n, self.apparent_colour(n, t.colour), t.x, t.y, t.side, 1.0) for n, t in named
+            Detection(noun, self._colour(noun, t.sprite, t.colour), t.x, t.y, t.side, 1.0)
+            for noun, t in zip(world.nouns(scene), scene.things, strict=True)
         ]
 
     @torch.no_grad()
     def find(self, picture_3HW: Tensor) -> list[Detection]:
-        """The sprites in a picture of values in 0..1; the one that explains most comes first."""
-        picture_3HW = at_detail(picture_3HW)
+        """The sprites in a picture of values in 0..1; the most certain comes first."""
+        found: list[tuple[Detection, str]] = []
         backdrop = nearest_backdrop(picture_3HW)
-        found: list[tuple[float, Detection]] = []
-        for bank in self._banks:
-            scores_NL, energy_L = bank.scores(picture_3HW, backdrop)
-            best_L, which_L = scores_NL.max(0)
-            across = DETAIL - bank.pixels + 1
-            for place in (best_L >= self.threshold).nonzero().flatten().tolist():
-                template = bank.templates[int(which_L[place])]
-                y, x = divmod(place, across)
-                score = float(best_L[place])
-                box = (x * UNIT, y * UNIT, bank.side)
-                detection = Detection(template.noun, template.colour, *box, score)
-                # A sprite that resembles part of another correlates too; the larger explains more.
-                found.append((score**SHARPNESS * float(energy_L[place]), detection))
-        found.sort(key=lambda each: -each[0])
-        return suppress_overlaps([detection for _, detection in found])
+        for size in SIZES:
+            scores_ijK = self.metric.scores(picture_3HW, self._references_KD, size)
+            scores_ijK[self._seen_without_things(backdrop, size)] = 0
+            best_ij, which_ij = scores_ijK.max(-1)
+            for i, j in (best_ij >= THRESHOLD).nonzero().tolist():
+                noun, key = self._sprites[int(which_ij[i, j])]
+                box = window_box(i, j, size)
+                found.append((Detection(noun, "", *box, float(best_ij[i, j])), key))
+        found.sort(key=lambda each: -each[0].score)
+        key_of = dict(found)
+        kept = suppress_overlaps(list(key_of))
+        return [self._with_colour(each, key_of[each], picture_3HW) for each in kept]
+
+    def _seen_without_things(self, backdrop: str, size: int) -> Tensor:
+        """Which sprites the windows of an empty backdrop resemble: bool [i, j, K]."""
+        if (backdrop, size) not in self._resembled:
+            empty_3HW = unit_range_of_bytes(paint(backdrop, 2 * UNITS))
+            scores_ijK = self.metric.scores(empty_3HW, self._references_KD, size)
+            self._resembled[backdrop, size] = scores_ijK >= RESEMBLANCE
+        return self._resembled[backdrop, size]
+
+    def _with_colour(self, found: Detection, key: str, picture_3HW: Tensor) -> Detection:
+        if found.noun not in COLOURED:
+            return found
+        crops_n3ss = torch.stack([box_pixels(picture_3HW, found, zoom) for zoom in ZOOMS])
+        colour = self._nearest_colour(key, crops_n3ss, ["", *HUES])
+        return found._replace(colour=self._colour(found.noun, key, colour))
+
+    def _colour(self, noun: str, key: str, colour: str) -> str:
+        """The hue that a sprite in a colour ("" for its own) appears to have."""
+        if colour or noun not in COLOURED:
+            return colour
+        return self._nearest_colour(key, self._tinted(key, "")[None, :3], list(HUES))
+
+    def _nearest_colour(self, key: str, crops_n3ss: Tensor, colours: Sequence[str]) -> str:
+        """The colour with the smallest squared error at any place, in any crop, mirrored or not."""
+        tinted_K4ss = torch.stack([self._tinted(key, colour) for colour in colours])
+        ways_w4ss = torch.cat([tinted_K4ss, tinted_K4ss.flip(-1)])
+        colour_w3ss, cover_w1ss = ways_w4ss[:, :3], ways_w4ss[:, 3:]
+        # |a x - c|^2 = a^2 x^2 - 2 a c x + c^2, for every place of the sprite in each crop.
+        error_nwij = F.conv2d(crops_n3ss.square(), cover_w1ss.square().expand(-1, 3, -1, -1))
+        error_nwij -= 2 * F.conv2d(crops_n3ss, cover_w1ss * colour_w3ss)
+        error_nwij += colour_w3ss.square().sum((1, 2, 3))[:, None, None]
+        return colours[int(error_nwij.amin((0, 2, 3)).view(2, -1).amin(0).argmin())]
+
+    def _tinted(self, key: str, hue: str) -> Tensor:
+        """The sprite in a hue ("" for its own) with premultiplied alpha: [4, s, s] in 0..1."""
+        thing = Thing(key, colour=hue, style=self._style)
+        return unit_range_of_bytes(thing_pixels(self._packs, thing, DETAIL))
+
+
+def box_pixels(picture_3HW: Tensor, box: Detection, zoom: float) -> Tensor:
+    """The pixels in a box and its margin, scaled to the size at which colours are compared.
+
+    Args:
+        picture_3HW: Picture; outside of it, its edge goes on.
+        box: Box in the middle of the result.
+        zoom: Factor of the box's side.
+    """
+    unit = picture_3HW.shape[-1] / UNITS
+    across = DETAIL + 2 * MARGIN
+    side = max(1, round(box.side * zoom * across / DETAIL * unit))
+    around_13HW = F.pad(picture_3HW.float()[None], (side,) * 4, mode="replicate")
+    left, top = (round(centre * unit + side / 2) for centre in box.centre)
+    crop_13ss = around_13HW[..., top : top + side, left : left + side]
+    return F.interpolate(crop_13ss, (across, across), mode="bilinear", antialias=True)[0]
 
 
 def suppress_overlaps(detections: list[Detection]) -> list[Detection]:
@@ -243,39 +194,19 @@ def overlap(a: Detection, b: Detection) -> float:
 
 def nearest_backdrop(picture_3HW: Tensor) -> str:
     """The backdrop that is most similar to the frame of a picture of values in 0..1."""
-    off_B3F = (backdrop_frames() - frame_pixels(at_detail(picture_3HW))).abs()
+    off_B3F = (backdrop_frames() - frame_pixels(picture_3HW)).abs()
     return BACKDROPS[int(off_B3F.amax(1).clamp_max(FARTHEST).mean(1).argmin())]
 
 
 def frame_pixels(picture_3HW: Tensor) -> Tensor:
-    """The pixels in the frame of a picture: [..., 3, F]."""
-    frame_HW = torch.ones(DETAIL, DETAIL, dtype=torch.bool)
+    """The pixels in the frame of a picture that is shrunk: [3, F]."""
+    frame_HW = torch.ones(FRAME_SIDE, FRAME_SIDE, dtype=torch.bool)
     frame_HW[FRAME:-FRAME, FRAME:-FRAME] = False
-    return picture_3HW[..., frame_HW]
+    return F.adaptive_avg_pool2d(picture_3HW.float(), FRAME_SIDE)[:, frame_HW]
 
 
 @lru_cache(maxsize=1)
 def backdrop_frames() -> Tensor:
     """The frames of all backdrops: [B, 3, F]."""
-    return frame_pixels(torch.stack([backdrop_tensor(backdrop) for backdrop in BACKDROPS]))
-
-
-@lru_cache(maxsize=64)
-def backdrop_tensor(backdrop: str) -> Tensor:
-    """A backdrop at the size of comparison: [3, H, W] in 0..1."""
-    return at_detail(unit_range_of_bytes(paint(backdrop, UNITS)))
-
-
-def unit_range_of_bytes(pixels_HW3: np.ndarray) -> Tensor:
-    """Converts bytes [H, W, 3] to values in 0..1, [3, H, W]."""
-    return torch.from_numpy(pixels_HW3.astype(np.float32) / 255).permute(2, 0, 1)
-
-
-def at_detail(picture_3HW: Tensor) -> Tensor:
-    """Scales a picture to the size of comparison by averaging."""
-    return F.adaptive_avg_pool2d(picture_3HW.float(), DETAIL)
-
-
-def boxes(picture_cHW: Tensor, side: int) -> Tensor:
-    """All boxes with a given side, one at every pixel, in reading order: [c s s, L]."""
-    return F.unfold(picture_cHW[None], side)[0]
+    painted = [unit_range_of_bytes(paint(backdrop, UNITS)) for backdrop in BACKDROPS]
+    return torch.stack([frame_pixels(each) for each in painted])

@@ -28,6 +28,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     The score by chance is that of the unedited picture.
     """
     world, subject = context.world, context.subject
+    context.detector()  # before anything is drawn, as its package may be missing
     edits: list[SceneEdit] = []
     for kind in KINDS:
         rng = context.rng(f"{NAME}/{kind}")

@@ -6,7 +6,7 @@ The records and the rule are the official ones (Ghosh et al., 2310.11513, `evalu
      "include": [{"class": "cat", "count": 1},
                  {"class": "dog", "count": 1, "position": ["left of", 0]}]}
 
-Only the detector differs: it knows the small world's sprites rather than photographs.
+Only the detector differs: it names sprites by features, and knows no photographs.
 """
 
 from __future__ import annotations

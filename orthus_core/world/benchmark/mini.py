@@ -9,6 +9,7 @@ from orthus_core.errors import RecipeError
 from orthus_core.events import Event
 from orthus_core.world.benchmark import (
     caption_task,
+    diversity_task,
     edit_task,
     mini_geneval,
     mini_recon,
@@ -30,6 +31,7 @@ TASKS: dict[str, BenchmarkTask] = {
     "pope": question_task.pope,
     "edit": edit_task.run,
     "story": story_task.run,
+    "diversity": diversity_task.run,
     "recon": mini_recon.run,
 }
 

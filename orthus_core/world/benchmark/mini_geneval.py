@@ -44,6 +44,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
     The score by chance is that of correct scenes of other prompts of the same category.
     """
+    detector = context.detector()  # before anything is drawn, as its package may be missing
     all_items = items_of(context, PROMPTS)
     per_tag = context.count(PROMPTS, parts=len(TAGS) * SAMPLES)
     items = [item for tag in TAGS for item in _of_tag(all_items, tag)[:per_tag]]
@@ -53,7 +54,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
 
     # 1. Judge the model's pictures, and correct pictures with and without the autoencoder.
     def verdict(item: GenevalItem, picture_3HW: Tensor) -> Verdict:
-        return judge(item.request, context.detector().find(picture_3HW))
+        return judge(item.request, detector.find(picture_3HW))
 
     scenes = [context.world.scene_image(item.scene) for item in items]
     seen, decoded = context.subject.load_pictures(scenes), context.subject.reconstruct(scenes)

@@ -16,6 +16,7 @@ from torch import Tensor
 from orthus_core.image_grid import image_grid, rounded_image
 from orthus_core.version import __version__
 from orthus_core.world.benchmark.context import TaskResult, Tile
+from orthus_core.world.benchmark.detector import JUDGE
 from orthus_core.world.benchmark.scores import Score
 
 RESULT = "result.json"
@@ -39,6 +40,7 @@ def report_files(
     """
     table = {
         "benchmark": "mini",
+        "judge": JUDGE,
         "version": __version__,
         "model": dict(model),
         "run": dict(run),

@@ -1,4 +1,4 @@
-"""Sprite recall: is the picture drawn for a name most similar to a sprite with that name?
+"""Sprite recall: is the thing drawn for a name recognised as a sprite with that name?
 
 Training shows all single sprites. Only some pictures in the second style are held out; they
 form a part of the task of their own.
@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
+from orthus_core.world.benchmark.detector import THRESHOLD
 from orthus_core.world.benchmark.model_under_test import Work
-from orthus_core.world.benchmark.scores import share
+from orthus_core.world.benchmark.scores import mean, share
+from orthus_core.world.benchmark.sprite_metric import SIZES
 from orthus_core.world.english import with_article
+from orthus_core.world.scene import Thing
 from orthus_core.world.single_sprites import caption_names
 from orthus_core.world.splits import style_held_out
 from orthus_core.world.sprite_image import SpriteImage
@@ -25,8 +27,6 @@ from orthus_core.world.world import World
 NAME = "sprite-recall"
 # Number of sprites for each style, and of pictures that are held out.
 SPRITES_PER_PART = {"3d": 96, "flat": 64, "held out": 32}
-# Side in pixels at which sprites are compared.
-DETAIL = 32
 
 
 class RecallItem(NamedTuple):
@@ -52,37 +52,43 @@ class RecallItem(NamedTuple):
 
 
 class Gallery:
-    """All sprites of a style, for nearest-neighbour search."""
+    """All sprites of a style that the task can ask for, in the judge's metric."""
 
     def __init__(self, context: EvalContext, style: str) -> None:
-        world = context.world
-        self.sprites = [sprite for sprite in world.sprites if sprite.key in world.styles[style]]
-        pictures = [SpriteImage(world.styles[style], sprite.key) for sprite in self.sprites]
-        vectors = [_shrink(picture_3HW) for picture_3HW in context.subject.load_pictures(pictures)]
-        self._gallery_NE = torch.stack(vectors)
-        self._square_N = self._gallery_NE.square().sum(1)
+        packs = context.world.styles
+        self.sprites = [s for s in askable(context.world) if s.key in packs[style]]
+        self._metric = context.detector().metric
+        things = [Thing(sprite.key, style=style) for sprite in self.sprites]
+        self._references_KD = self._metric.references(packs, things)
 
-    def nearest(self, picture_3HW: Tensor) -> Sprite:
-        """The sprite with the smallest mean squared error."""
-        # |s - p|^2 = |s|^2 - 2 s.p + |p|^2, of which the last is the same for all.
-        distance_N = self._square_N - 2 * self._gallery_NE @ _shrink(picture_3HW)
-        return self.sprites[int(distance_N.argmin())]
+    @torch.no_grad()
+    def nearest(self, picture_3HW: Tensor) -> Sprite | None:
+        """The sprite that any window shows most certainly; None where nothing is recognised."""
+        scores = [
+            self._metric.scores(picture_3HW, self._references_KD, size).amax((0, 1))
+            for size in SIZES
+        ]
+        score, which = torch.stack(scores).amax(0).max(0)
+        return self.sprites[int(which)] if score >= THRESHOLD else None
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
     """The share of correct pictures for each style (3d first) and for held-out pictures."""
     world = context.world
     items = sample_items(context)
+    galleries = {style: Gallery(context, style) for style in {item.style for item in items}}
     drawn = yield from context.subject.draw([item.caption(world) for item in items], NAME)
     decoded = context.subject.reconstruct([item.picture(world) for item in items])
-    galleries = {style: Gallery(context, style) for style in {item.style for item in items}}
 
     def carries(item: RecallItem, picture_3HW: Tensor) -> bool:
         nearest = galleries[item.style].nearest(picture_3HW)
-        return caption_names(world, item.sprite)[0] in world.names(nearest).all
+        name = caption_names(world, item.sprite)[0]
+        return nearest is not None and name in world.names(nearest).all
 
-    right = [carries(item, picture) for item, picture in zip(items, drawn, strict=True)]
-    ceiling = [carries(item, picture) for item, picture in zip(items, decoded, strict=True)]
+    true = context.subject.load_pictures([item.picture(world) for item in items])
+    right = yield from context.judge_all(carries, items, drawn, NAME)
+    truth = yield from context.judge_all(carries, items, true, f"{NAME} on truth")
+    ceiling = yield from context.judge_all(carries, items, decoded, f"{NAME}, ceiling")
     scores = []
     for part in dict.fromkeys(item.part for item in items):
         of_part = [index for index, item in enumerate(items) if item.part == part]
@@ -92,8 +98,8 @@ def run(context: EvalContext) -> Work[TaskResult]:
                 part,
                 [right[index] for index in of_part],
                 chance=sum(chances) / len(chances),
-                truth=1.0,
-                ceiling=sum(ceiling[index] for index in of_part) / len(of_part),
+                truth=mean([truth[index] for index in of_part]),
+                ceiling=mean([ceiling[index] for index in of_part]),
             )
         )
     samples = [
@@ -102,10 +108,9 @@ def run(context: EvalContext) -> Work[TaskResult]:
             "part": item.part,
             "prompt": item.caption(world),
             "sprite": item.sprite.key,
-            "nearest": galleries[item.style].nearest(picture).key,
             "right": is_right,
         }
-        for number, (item, picture, is_right) in enumerate(zip(items, drawn, right, strict=True))
+        for number, (item, is_right) in enumerate(zip(items, right, strict=True))
     ]
     tiles = [Tile(picture, is_right) for picture, is_right in zip(drawn, right, strict=True)]
     rows = [
@@ -118,7 +123,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
 def sample_items(context: EvalContext) -> list[RecallItem]:
     """Samples sprites, without symbols."""
     world = context.world
-    plain = [s for s in world.sprites if s.group != "symbols"]
+    plain = askable(world)
     items: list[RecallItem] = []
     for part, default in SPRITES_PER_PART.items():
         cells = [
@@ -133,5 +138,6 @@ def sample_items(context: EvalContext) -> list[RecallItem]:
     return items
 
 
-def _shrink(picture_3HW: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(picture_3HW, DETAIL).flatten()
+def askable(world: World) -> list[Sprite]:
+    """The sprites without symbols."""
+    return [s for s in world.sprites if s.group != "symbols"]
