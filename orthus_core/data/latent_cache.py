@@ -169,7 +169,7 @@ class FeatureFile:
 
 def digest_of(key: str) -> bytes:
     """What a record knows its picture by."""
-    return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=DIGEST_BYTES).digest()
 
 
 def record_type(shape: Sequence[int], dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -263,7 +263,8 @@ class DiscreteAutoencoderStage(PicturesStage):
         validate_rows: int = 64,
     ) -> None:
         super().__init__(pictures, recipe.optim.batch_size, seed, validate_rows)
-        vq.to(memory_format=torch.channels_last)  # faster convolutions and group norms
+        # Faster convolutions and group norms.
+        vq.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         self.objective = DiscreteAutoencoder(vq, recipe)
         self.objective.train()
         self.recipe = recipe
@@ -322,7 +323,8 @@ class DecoderStage(PicturesStage):
     def __init__(self, vq: OrthusVQ, recipe: FinetuneVaeRecipe, pictures: PictureSource) -> None:
         super().__init__(pictures, recipe.optim.batch_size, recipe.seed, recipe.log.validate_rows)
         vq.requires_grad_(False)
-        vq.to(memory_format=torch.channels_last)  # faster convolutions and group norms
+        # Faster convolutions and group norms.
+        vq.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
         assert vq.decoder is not None, "the command checks that there is a decoder"
         vq.decoder.requires_grad_(True)
         vq.post_quant_conv.requires_grad_(True)

@@ -289,7 +289,8 @@ def test_finetune_vae_measures_both_paths_before_and_after(tiny_folder, pictures
     for when, start in (("before", tiny_folder), ("after", folder)):
         vq = open_orthus(start, device="cpu", dtype="fp32").model.model.vqmodel
         for path, likeness in reconstruct(vq, held_out)._asdict().items():
-            assert report[when][path] == pytest.approx(likeness._asdict(), rel=1e-5)
+            # Convolutions round otherwise in the memory format of a training.
+            assert report[when][path] == pytest.approx(likeness._asdict(), rel=1e-5, abs=1e-5)
     told = [e.message for e in events if isinstance(e, Note) and "held-out pictures" in e.message]
     assert len(told) == 2 and "before" in told[0] and "from codes" in told[0] and "dB" in told[1]
 
