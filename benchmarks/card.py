@@ -26,8 +26,8 @@ SHARES = {
     "4-build-base": {"optim.steps": 0.05},
     "5-posttrain": {"optim.steps": 0.5},
 }
-"""Of the minutes, for each training by the key of its steps; what begins, measures and saves them
-takes none of it and must fit beside."""
+"""Share of the minutes that the steps of each training may take. They sum to 1 less what is left
+for starting, measuring and saving the trainings."""
 
 TRIED = 12
 """Steps of a trial; the first third, in which kernels are chosen, does not count."""

@@ -215,8 +215,8 @@ class FolderListing:
         """What the folder holds in place of pictures, for an error."""
         held = [(count, f"{count} {suffix}") for suffix, count in self._walk.companions.items()]
         held += [(each.count, str(each)) for each in self.passed_over()]
-        told = ", ".join(text for _, text in sorted(held, reverse=True))
-        return f"only {told}" if told else "which is empty"
+        kinds = ", ".join(text for _, text in sorted(held, reverse=True))
+        return f"only {kinds}" if kinds else "which is empty"
 
 
 def holds_pictures(folder: Path) -> bool:

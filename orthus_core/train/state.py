@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,12 @@ from orthus_core.errors import OutputError, TrainingError, UnplacedError
 from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.schema import Key
+from orthus_core.recipe.training import (
+    BuildBaseRecipe,
+    FinetuneVaeRecipe,
+    PosttrainRecipe,
+    PretrainRecipe,
+)
 from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
 from orthus_core.user_files import user_path
@@ -32,6 +39,7 @@ from orthus_core.user_files import user_path
 if TYPE_CHECKING:
     from orthus_core.train.runs import TrainingRun
 
+TRAININGS = (PretrainRecipe, FinetuneVaeRecipe, BuildBaseRecipe, PosttrainRecipe)
 STATES = "states"
 # File in a state folder with its step, its run and the training's origins; without it, the folder
 # is no state.
@@ -337,13 +345,22 @@ def check_same(
 
 def is_same(key: str, one: Any, other: Any) -> bool:
     """Whether two values of a key are the same; a folder of data may be spelled in two ways, and
-    states of earlier versions tell neither their rows nor newer keys, which are then off.
+    states of earlier versions tell neither their rows nor newer keys, which then have their
+    defaults.
     """
     if one is None or other is None:
-        return key == "rows" or (one is None and not other)
+        return key == "rows" or (one is None and (not other or other == default_of(key)))
     if key != "data.source" or SPRITES in (one, other):
         return one == other
     return one == other or user_path(one).resolve() == user_path(other).resolve()
+
+
+@cache
+def default_of(name: str) -> Any:
+    """The default of a key by its dotted name; None if the recipes of trainings differ in it."""
+    found = [key.default for recipe in TRAININGS for key in keys(recipe) if key.name == name]
+    common = found[0] if found and all(each == found[0] for each in found) else None
+    return json.loads(json.dumps(common))  # converted as in a saved state
 
 
 def value_text(values: Mapping[str, Any], key: str) -> str:

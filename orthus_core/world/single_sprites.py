@@ -50,10 +50,6 @@ class Single(NamedTuple):
         """The same thing at the same place on another ground."""
         return self._replace(scene=replace(self.scene, backdrop=ground))
 
-    def with_sprite(self, sprite: Sprite) -> Single:
-        """Another sprite at the same place."""
-        return Single(sprite, self.scene.with_thing(0, sprite=sprite.key), self.named)
-
     def picture(self, world: World) -> SceneImage:
         """The picture of the scene."""
         return world.scene_image(self.scene)

@@ -194,49 +194,49 @@ def _walks(rng: random.Random, world: World, state: StoryState) -> EventOutcome:
     _, place = GROUND_WORDS[ground].split(maxsplit=1)
     company = " and ".join(the(noun) for noun in (state.hero, state.friend) if noun)
     sentence = rng.choice(together if state.friend else alone)
-    told = sentence.format(who=company, both=company, place=place)
-    return EventOutcome(told, state.hero, state.at(ground))
+    said = sentence.format(who=company, both=company, place=place)
+    return EventOutcome(said, state.hero, state.at(ground))
 
 
 def _meets(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.friend:
         return None
     friend = _one_of(ACTORS, rng, world, but=state.hero)
-    told = rng.choice(MEETS).format(who=the(state.hero), a_friend=with_article(friend))
-    return EventOutcome(told, state.hero, replace(state, friend=friend))
+    said = rng.choice(MEETS).format(who=the(state.hero), a_friend=with_article(friend))
+    return EventOutcome(said, state.hero, replace(state, friend=friend))
 
 
 def _finds(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.thing:
         return None
     thing = _one_of(rng.choice((KEEPSAKES, FOOD)), rng, world)
-    told = rng.choice(FINDS).format(who=the(state.hero), a_thing=with_article(thing))
-    return EventOutcome(told, state.hero, state.with_thing(thing, state.hero))
+    said = rng.choice(FINDS).format(who=the(state.hero), a_thing=with_article(thing))
+    return EventOutcome(said, state.hero, state.with_thing(thing, state.hero))
 
 
 def _picks(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.thing or state.ground not in GROWS:
         return None
     thing = _one_of(GROWS[state.ground], rng, world)
-    told = rng.choice(PICKS).format(who=the(state.hero), a_thing=with_article(thing))
-    return EventOutcome(told, state.hero, state.with_thing(thing, state.hero))
+    said = rng.choice(PICKS).format(who=the(state.hero), a_thing=with_article(thing))
+    return EventOutcome(said, state.hero, state.with_thing(thing, state.hero))
 
 
 def _eats(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if state.thing not in FOOD or state.holder in WITHOUT_HUNGER:
         return None
-    told = rng.choice(EATS).format(who=the(state.holder), the_thing=the(state.thing))
-    return EventOutcome(told, state.holder, state.without_thing())
+    said = rng.choice(EATS).format(who=the(state.holder), the_thing=the(state.thing))
+    return EventOutcome(said, state.holder, state.without_thing())
 
 
 def _gives(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not (state.friend and state.thing):
         return None
     other = state.friend if state.holder == state.hero else state.hero
-    told = rng.choice(GIVES).format(
+    said = rng.choice(GIVES).format(
         who=the(state.holder), the_thing=the(state.thing), other=the(other)
     )
-    return EventOutcome(told, state.holder, replace(state, holder=other))
+    return EventOutcome(said, state.holder, replace(state, holder=other))
 
 
 def _is_given(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
@@ -244,25 +244,25 @@ def _is_given(rng: random.Random, world: World, state: StoryState) -> EventOutco
     if state.thing or not state.friend:
         return None
     thing = _one_of(PRESENTS, rng, world)
-    told = rng.choice(BIRTHDAY).format(
+    said = rng.choice(BIRTHDAY).format(
         who=the(state.hero), other=the(state.friend), a_thing=with_article(thing)
     )
-    return EventOutcome(told, state.friend, state.with_thing(thing, state.hero))
+    return EventOutcome(said, state.friend, state.with_thing(thing, state.hero))
 
 
 def _loses(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     if not state.thing:
         return None
-    told = rng.choice(LOSES).format(who=the(state.holder), the_thing=the(state.thing))
-    return EventOutcome(told, state.holder, state.without_thing())
+    said = rng.choice(LOSES).format(who=the(state.holder), the_thing=the(state.thing))
+    return EventOutcome(said, state.holder, state.without_thing())
 
 
 def _builds(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
     """A snowman, which is company."""
     if state.ground != "snow" or state.friend or state.hero == "snowman":
         return None
-    told = rng.choice(BUILDS_SNOWMAN).format(who=the(state.hero))
-    return EventOutcome(told, state.hero, replace(state, friend="snowman"))
+    said = rng.choice(BUILDS_SNOWMAN).format(who=the(state.hero))
+    return EventOutcome(said, state.hero, replace(state, friend="snowman"))
 
 
 def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutcome | None:
@@ -270,15 +270,15 @@ def _goes_home(rng: random.Random, world: World, state: StoryState) -> EventOutc
         return None
     # A thing that the friend has goes with it.
     left = state.without_thing() if state.holder == state.friend else state
-    told = rng.choice(LEAVES).format(who=the(state.friend))
-    return EventOutcome(told, state.friend, replace(left, friend=""))
+    said = rng.choice(LEAVES).format(who=the(state.friend))
+    return EventOutcome(said, state.friend, replace(left, friend=""))
 
 
 def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcome:
     other = _one_of([actor for actor in ACTORS if actor != state.friend], rng, world, state.hero)
     holder = other if state.holder == state.hero else state.holder
-    told = rng.choice(BECOMES).format(who=the(state.hero), a_hero=with_article(other))
-    return EventOutcome(told, state.hero, replace(state, hero=other, holder=holder, look=0))
+    said = rng.choice(BECOMES).format(who=the(state.hero), a_hero=with_article(other))
+    return EventOutcome(said, state.hero, replace(state, hero=other, holder=holder, look=0))
 
 
 def _sky(sentences: tuple[str, ...], before: Iterable[str], after: str) -> StoryEvent:

@@ -35,7 +35,7 @@ from orthus_core.train.freeze import (
 from orthus_core.train.optim import make_optimizers
 from orthus_core.train.pretrain import OF_AUTOENCODER
 from orthus_core.train.stages import temperature_at
-from orthus_core.train.state import origins
+from orthus_core.train.state import check_same, origins
 from orthus_core.world.augment import composite_over, random_pictures, random_zoom
 from orthus_core.world.scene import SceneImage
 from orthus_core.world.world import World
@@ -368,3 +368,12 @@ def test_an_autoencoder_depends_on_no_mixture_of_rows():
     for key, value in (("source", "elsewhere"), ("held_out", 0.25), ("seed", 9)):
         other = replace(recipe, data=replace(recipe.data, **{key: value}))
         assert origins(recipe, *OF_AUTOENCODER) != origins(other, *OF_AUTOENCODER)
+
+
+def test_a_key_that_an_earlier_state_lacks_had_its_default(tmp_path):
+    now = origins(PretrainRecipe(autoencoder=SHAPE), *OF_AUTOENCODER)
+    key = "autoencoder.discriminator.kind"
+    before = {name: value for name, value in now.items() if name != key}
+    check_same(before, now, tmp_path, length="steps")
+    with pytest.raises(TrainingError, match="discriminator.kind = not set, now 'relativistic'"):
+        check_same(before, now | {key: "relativistic"}, tmp_path, length="steps")
