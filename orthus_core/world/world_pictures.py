@@ -17,7 +17,6 @@ from torch import Tensor
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES, HELD_OUT_SEED
 from orthus_core.world.arrange import MOST_THINGS, arrange
-from orthus_core.world.augment import random_pictures
 from orthus_core.world.backdrops import BACKDROPS
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SceneImage, Thing
@@ -35,31 +34,6 @@ COLOUR_CHANCE, ANY_BACKDROP_CHANCE = 0.2, 0.5
 ANY_STYLE_CHANCE = 0.4
 # Share of grey things.
 GREY_CHANCE = 0.02
-
-
-class SpritePictures:
-    """Random pictures of single sprites over random backgrounds.
-
-    Args:
-        sprites_M4HW: Sprites with premultiplied alpha, as uint8.
-        held_out_M4HW: Held-out sprites in the same form; `draw` never shows them.
-
-    Attributes:
-        sprites_M4HW: Sprites that `draw` shows.
-        held_out_M3HW: Random pictures of held-out sprites, made once.
-    """
-
-    def __init__(self, sprites_M4HW: Tensor, held_out_M4HW: Tensor) -> None:
-        self.sprites_M4HW = sprites_M4HW
-        self.held_out_M3HW = held_out_M4HW[:, :3].float()
-        if len(held_out_M4HW):
-            generator = torch.Generator().manual_seed(HELD_OUT_SEED)
-            self.held_out_M3HW = random_pictures(held_out_M4HW, HELD_OUT_IMAGES, generator)
-
-    identity = ""  # as for WorldPictures
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        return random_pictures(self.sprites_M4HW, count, generator)
 
 
 class WorldPictures:

@@ -15,8 +15,8 @@ from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoen
 from orthus_core.train.linear_code import LinearCode, linear_quality
 from orthus_core.train.loop import train
 from orthus_core.train.picture_source import PictureSource
-from orthus_core.world.world_pictures import SpritePictures
 from tests.conftest import TINY_AUTOENCODER
+from tests.core.toy_data import ToyPictures
 
 LINEAR = replace(
     TINY_AUTOENCODER,
@@ -28,9 +28,7 @@ LINEAR = replace(
 
 
 def pictures() -> PictureSource:
-    generator = torch.Generator().manual_seed(0)
-    sprites_M4HW = torch.randint(0, 256, (6, 4, 16, 16), dtype=torch.uint8, generator=generator)
-    return SpritePictures(sprites_M4HW[1:], sprites_M4HW[:1])
+    return ToyPictures()
 
 
 def smooth(count: int) -> torch.Tensor:

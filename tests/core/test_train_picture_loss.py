@@ -40,8 +40,8 @@ from orthus_core.train.loop import train
 from orthus_core.train.optim import make_optimizers
 from orthus_core.train.picture_source import FilePictures
 from orthus_core.train.trainings import finetune_vae
-from orthus_core.world.world_pictures import SpritePictures
 from tests.conftest import TINY_AUTOENCODER
+from tests.core.toy_data import ToyPictures
 
 SHAPE = replace(
     TINY_AUTOENCODER,
@@ -64,9 +64,7 @@ def pixels():
 
 @pytest.fixture
 def pictures():
-    torch.manual_seed(0)
-    sprites_M4HW = torch.randint(0, 256, (6, 4, 16, 16), dtype=torch.uint8)
-    return SpritePictures(sprites_M4HW[1:], sprites_M4HW[:1])
+    return ToyPictures()
 
 
 def test_maps_are_the_encoders_own(vq, pixels):

@@ -36,11 +36,11 @@ from orthus_core.train.optim import make_optimizers
 from orthus_core.train.pretrain import OF_AUTOENCODER
 from orthus_core.train.stages import temperature_at
 from orthus_core.train.state import check_same, origins
-from orthus_core.world.augment import composite_over, random_pictures, random_zoom
 from orthus_core.world.scene import SceneImage
 from orthus_core.world.world import World
-from orthus_core.world.world_pictures import SpritePictures, WorldPictures
+from orthus_core.world.world_pictures import WorldPictures
 from tests.conftest import TINY_AUTOENCODER, make_tiny_model
+from tests.core.toy_data import ToyPictures
 
 SHAPE = replace(
     TINY_AUTOENCODER,
@@ -53,9 +53,7 @@ SHAPE = replace(
 @pytest.fixture
 def stage():
     torch.manual_seed(0)
-    sprites_M4HW = torch.randint(0, 256, (6, 4, 16, 16), dtype=torch.uint8)
-    pictures = SpritePictures(sprites_M4HW[1:], sprites_M4HW[:1])
-    return DiscreteAutoencoderStage(fresh_autoencoder(SHAPE), SHAPE, pictures, seed=1)
+    return DiscreteAutoencoderStage(fresh_autoencoder(SHAPE), SHAPE, ToyPictures(), seed=1)
 
 
 def batch(stage, step=0):
@@ -297,33 +295,6 @@ def test_as_many_held_out_pictures_are_measured_as_asked_for(stage):
     parts = [part for (part,) in stage.held_out()]
     assert [len(part) for part in parts] == [4, 4, 2]
     assert torch.equal(torch.cat(parts), stage.pictures.held_out_M3HW[:10])
-
-
-def test_random_pictures_are_a_function_of_their_generator():
-    sprites = torch.randint(0, 256, (3, 4, 8, 8), dtype=torch.uint8)
-    one, same, other = (
-        random_pictures(sprites, 5, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(one, same) and not torch.equal(one, other)
-    assert one.min() >= -1 and one.max() <= 0.99
-
-
-def test_a_zoomed_picture_is_whole_and_elsewhere():
-    whole_M4HW = torch.ones(50, 4, 32, 32)
-    zoomed_MHW = random_zoom(whole_M4HW, torch.Generator().manual_seed(0))[:, 3] > 0.5
-    sides = torch.stack([zoomed_MHW.any(1).sum(-1), zoomed_MHW.any(2).sum(-1)], 1)
-    assert (sides[:, 0] - sides[:, 1]).abs().max() <= 1, "nothing is cut off"
-    assert 15 <= sides.min() < 18 and 30 < sides.max() <= 32
-    tops = {int(picture.any(1).nonzero()[0]) for picture in zoomed_MHW}
-    lefts = {int(picture.any(0).nonzero()[0]) for picture in zoomed_MHW}
-    assert len(tops) > 5 and len(lefts) > 5
-
-
-def test_what_lies_over_covers_by_its_alpha():
-    under = torch.full((1, 3, 1, 1), 0.8)
-    for alpha, wanted in ((0.0, 0.8), (0.5, 0.5), (1.0, 0.2)):
-        over = torch.tensor([0.2 * alpha] * 3 + [alpha]).view(1, 4, 1, 1)
-        torch.testing.assert_close(composite_over(over, under), torch.full_like(under, wanted))
 
 
 def test_sprites_that_an_autoencoder_is_measured_with_are_never_drawn(monkeypatch):

@@ -12,6 +12,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 COLOURS = {"red": (220, 60, 55), "green": (85, 180, 95), "blue": (70, 130, 230)}
@@ -95,3 +96,22 @@ def _orthus(words: list[str], log: str, environment: dict[str, str]) -> None:
     os.dup2(to, 2)
     sys.argv = ["orthus", *words]
     main()
+
+
+class ToyPictures:
+    """Pictures of 16 pixels for an autoencoder: five of random pixels, each at a random contrast;
+    `held_out_M3HW` has another one, 64 times.
+    """
+
+    identity = ""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._pixels_M3HW = 2 * torch.rand(6, 3, 16, 16, generator=generator) - 1
+        contrast_M111 = torch.rand(64, 1, 1, 1, generator=generator)
+        self.held_out_M3HW = contrast_M111 * self._pixels_M3HW[-1]
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        picked_M = torch.randint(5, (count,), generator=generator)
+        contrast_M111 = torch.rand(count, 1, 1, 1, generator=generator)
+        return contrast_M111 * self._pixels_M3HW[picked_M]
