@@ -425,10 +425,11 @@ def test_a_step_of_muon_turns_a_matrix_in_all_its_directions_alike():
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
-def test_muon_turns_a_kernel_as_the_matrix_from_a_window_to_its_outputs():
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (16, 4, 1, 1)])
+def test_muon_turns_a_kernel_as_the_matrix_from_a_window_to_its_outputs(shape):
     torch.manual_seed(0)
-    kernel, matrix = nn.Parameter(torch.randn(8, 4, 3, 3)), nn.Parameter(torch.empty(8, 36))
-    matrix.data.copy_(kernel.data.flatten(1))
+    kernel = nn.Parameter(torch.randn(shape))
+    matrix = nn.Parameter(kernel.data.flatten(1).clone())
     kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
     of_kernel = KernelMuon([kernel], lr=0.02, weight_decay=0.1)
     of_matrix = torch.optim.Muon(
