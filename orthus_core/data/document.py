@@ -70,13 +70,16 @@ class Place(NamedTuple):
     Attributes:
         file: File of the record.
         line: Line of the record, from 1; 0 for a whole file.
+        part: What names the record in a file without lines: "record 12", "row 3", "0001.jpg".
     """
 
     file: Path
     line: int = 0
+    part: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else str(self.file)
+        part = f", {self.part}" if self.part else ""
+        return f"{self.file}:{self.line}{part}" if self.line else f"{self.file}{part}"
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class ReadResult:
         Raises:
             DataError: if `strict`.
         """
-        file, line = document.place or Place(self.where / document.id)
+        file, line, _ = document.place or Place(self.where / document.id)
         if not isinstance(error, DataError):
             error = DataError(f"{type(error).__name__}: {error}")
         picture = "" if error.where in ("", document.id, str(file)) else f" ({error.where})"
