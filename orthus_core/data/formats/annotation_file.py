@@ -129,5 +129,5 @@ def _accepted(file: Path, accepts: Callable[[Any], bool]) -> bool:
 def indexed_json(file: Path, options: SourceOptions) -> Generator[Event, None, RecordIndex]:
     """The records of a JSON file, by number. Raises: DataError."""
     if head_of(file).form == "array":
-        return (yield from json_array(file, options))
-    return (yield from json_lines(file, options))
+        return (yield from json_array(file, folder=options.index))
+    return (yield from json_lines(file, folder=options.index))

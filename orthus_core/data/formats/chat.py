@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.data.document import Document, Place, Role, Segment, turn
-from orthus_core.data.formats.annotation_file import annotation_file, first_record, indexed_json
+from orthus_core.data.formats.annotation_file import annotation_file, indexed_json
 from orthus_core.data.formats.picture_root import LOOKED_AT, picture_at, picture_root
 from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions

@@ -45,7 +45,7 @@ class LoadedIndex:
         return record
 
 
-def json_lines(file: Path, options: SourceOptions) -> Generator[Event, None, LoadedIndex]:
+def json_lines(file: Path, *, folder: Path | None = None) -> Generator[Event, None, LoadedIndex]:
     yield from ()
     result = ReadResult()
     found = {line: value for line, value in objects(file, result)}
@@ -54,7 +54,7 @@ def json_lines(file: Path, options: SourceOptions) -> Generator[Event, None, Loa
     return LoadedIndex([found[line] for line in numbers], [Place(file, line) for line in numbers])
 
 
-def json_array(file: Path, options: SourceOptions) -> Generator[Event, None, LoadedIndex]:
+def json_array(file: Path, *, folder: Path | None = None) -> Generator[Event, None, LoadedIndex]:
     yield from ()
     records = json.loads(file.read_text())
     return LoadedIndex(records, [Place(file, 0, f"record {n + 1}") for n in range(len(records))])
