@@ -177,11 +177,15 @@ def test_a_record_without_segments_is_refused(record):
         from_record(record)
 
 
-def test_the_user_comes_before_the_model():
-    with pytest.raises(DataError, match="must come before"):
-        Document(turn("model", "yes") + turn("user", "why?"))
-    with pytest.raises(DataError, match="at least one segment"):
-        Document(())
+def test_neighbours_of_one_role_are_a_turn_and_turns_come_in_any_order(png: Path):
+    asked, answered = turn("user", FilePicture(png), "what is it?"), turn("model", "a square")
+    again, drawn = turn("user", "draw it"), turn("model", FilePicture(png))
+    chat = Document(asked + answered + again + drawn)
+    assert [tuple(each) for each in chat.turns] == [
+        *(("user", asked), ("model", answered), ("user", again), ("model", drawn)),
+    ]
+    assert from_record(json.loads(json.dumps(to_record(chat)))) == chat
+    assert [role for role, _ in Document(answered + asked).turns] == ["model", "user"]
 
 
 def test_text_is_no_picture():
