@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orthus_core.data.formats.loaded_index import json_array, json_lines
+from orthus_core.data.index.json_array import json_array
+from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.listing import is_hidden
 from orthus_core.data.rows import RecordIndex, SourceOptions
 from orthus_core.errors import DataError
