@@ -45,6 +45,7 @@ class LoadedIndex:
 def csv_rows(file: Path, options: SourceOptions) -> Generator[Event, None, LoadedIndex]:
     yield from ()
     import csv
+
     reader = csv.DictReader(text_of(file.read_bytes()).splitlines(keepends=True))
     records, places = [], []
     for record in reader:

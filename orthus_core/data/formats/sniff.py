@@ -15,10 +15,15 @@ from typing import NamedTuple, Protocol
 from orthus_core.data.formats import (
     chat,
     image_folder,
+    instruct_pix2pix,
+    journey_db,
     records,
+    story_stream,
+    webdataset,
 )
 from orthus_core.data.formats.annotation_file import RECORDS as RECORDS
 from orthus_core.data.formats.reading import ReadResult, ReadRows
+from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.rows import Rows, RowsReader, SourceOptions
 from orthus_core.entry_points import DATA_FORMATS, OURS, Plugin, installed
 from orthus_core.errors import DataError, OrthusError
@@ -74,6 +79,20 @@ FORMATS: dict[str, DataFormat] = {
     "chat": DataFormat(
         "a JSON file of conversations (LLaVA, ShareGPT4V)", chat.recognises, rows=chat.rows
     ),
+    "instruct-pix2pix": DataFormat(
+        "InstructPix2Pix's folder with seeds.json",
+        instruct_pix2pix.recognises,
+        rows=instruct_pix2pix.rows,
+    ),
+    "story-stream": DataFormat(
+        "a .jsonl file of StoryStream", story_stream.recognises, rows=story_stream.rows
+    ),
+    "journey-db": DataFormat(
+        "a .jsonl file of JourneyDB", journey_db.recognises, rows=journey_db.rows
+    ),
+    "webdataset": DataFormat(
+        "WebDataset tars, or a folder of them", webdataset.recognises, rows=webdataset.rows
+    ),
     "image-folder": DataFormat(
         "a folder of pictures with words", image_folder.recognises, rows=image_folder.rows
     ),
@@ -110,8 +129,9 @@ class FormatPlugin(Plugin):
             problem = str(error)
         except Exception as error:
             self.fail(error)
+        what = problem or self.problem
         raise DataError(
-            f"the data format {self.name!r} of {self.distribution} failed: {problem or self.problem}",
+            f"the data format {self.name!r} of {self.distribution} failed: {what}",
             where=str(path),
             hint=f"update or remove {self.distribution}, or leave it out with ORTHUS_PLUGINS",
         ) from self.cause
@@ -155,6 +175,8 @@ def format_of(path: Path, name: str | None = None) -> DataFormat | FormatPlugin:
         for plugin in others.values():
             if plugin.recognises(path):
                 return plugin
+    if (unusable := unusable_layout(path)) is not None:
+        raise unusable
     if path.is_dir():
         return FORMATS["image-folder"]  # which says what belongs into a folder
     if path.is_file() and path.suffix == ".jsonl":
