@@ -468,9 +468,7 @@ def _build(
     for name, stated in inner.items():
         table = getattr(recipe, name)
         if element := table_of_list(members(type(recipe))[name].annotation):
-            changes[name] = _build_tables(
-                element, stated, where, mistakes, faulty, (*prefix, name)
-            )
+            changes[name] = _build_tables(element, stated, where, mistakes, faulty, (*prefix, name))
         elif isinstance(table, Mapping):
             changes[name] = {**table, **{path[0]: value for path, value in stated.items()}}
         else:
