@@ -180,8 +180,10 @@ def test_a_target_is_the_next_token_and_never_a_patch(
 
 
 def test_the_model_draws_the_pictures_that_are_its_own(tokenizer: PreTrainedTokenizerFast):
-    drawn = [row_of(document, tokenizer).from_model for document in (DRAW, ASK, EDIT, STORY)]
-    assert drawn == [(True,), (False,), (False, True), (False, True)]
+    drawn_first = Document(DRAW.segments + ASK.segments)
+    documents = (DRAW, ASK, EDIT, STORY, drawn_first)
+    drawn = [row_of(document, tokenizer).from_model for document in documents]
+    assert drawn == [(True,), (False,), (False, True), (False, True), (True, False)]
 
 
 def test_a_picture_begins_ends_and_closes_the_row_by_prediction(

@@ -187,6 +187,7 @@ def test_the_loss_of_a_chat_is_that_of_its_answers_alone_or_packed(ids, rows):
     loss = JointLoss(model, repeats=2)
     torch.testing.assert_close(loss(single).text, torch.stack(nll).mean())
     assert counts_of(single) == (len(learnt), P)
+    assert single.image_index_N[single.image_targets_N].tolist() == [22, 23, 24, 25]
 
     theirs = [each._replace(from_model=(True,) * len(each.pictures)) for each in rows]
     every = ordered_events([row, *theirs], len(row.ids))

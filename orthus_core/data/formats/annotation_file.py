@@ -8,7 +8,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from orthus_core.data.formats.loaded_index import json_array, json_lines
+from orthus_core.data.index.json_array import json_array
+from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.listing import is_hidden
 from orthus_core.data.rows import RecordIndex, SourceOptions
 from orthus_core.errors import DataError
@@ -129,5 +130,5 @@ def _accepted(file: Path, accepts: Callable[[Any], bool]) -> bool:
 def indexed_json(file: Path, options: SourceOptions) -> Generator[Event, None, RecordIndex]:
     """The records of a JSON file, by number. Raises: DataError."""
     if head_of(file).form == "array":
-        return (yield from json_array(file, options))
-    return (yield from json_lines(file, options))
+        return (yield from json_array(file, folder=options.index))
+    return (yield from json_lines(file, folder=options.index))

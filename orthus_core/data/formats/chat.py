@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.data.document import Document, Place, Role, Segment, turn
-from orthus_core.data.formats.annotation_file import annotation_file, first_record, indexed_json
-from orthus_core.data.formats.picture_root import LOOKED_AT, picture_at, picture_root
+from orthus_core.data.formats.annotation_file import annotation_file, indexed_json
+from orthus_core.data.formats.picture_root import picture_at, picture_root
 from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -65,20 +65,12 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     root = picture_root(
         options.images,
         [beside, beside / "images", beside / "data", beside.parent, beside.parent / "images"],
-        _some_names(index),
+        index,
+        picture_names,
         file,
     )
     source = options.name or file.stem
     return IndexedRows(index, partial(parse, root=root, source=source), str(path))
-
-
-def _some_names(index: Any) -> Iterator[object]:
-    """The pictures of some records, evenly spread."""
-    for number in range(0, len(index), max(1, len(index) // LOOKED_AT)):
-        try:
-            yield from picture_names(index.record(number))
-        except DataError:
-            continue
 
 
 def picture_names(record: Any) -> list[object]:
@@ -137,7 +129,7 @@ def _turns(record: Mapping[str, Any]) -> list[Turn]:
         elif turns or role == "user":  # what the model says before the user has no question
             turns.append(Turn(role, words))
         elif IMAGE in words:
-            raise DataError(f"turn {number} is the model's, and has the picture before any question")
+            raise DataError(f"turn {number} has the picture, before the user's first turn")
     while turns and turns[-1].role == "user":
         turns.pop()
     if not turns:

@@ -31,13 +31,14 @@ from orthus_core.data.formats.joined_rows import joined
 from orthus_core.data.formats.loaded_index import csv_rows, parquet_rows
 from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.formats.splits import chosen_split
+from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.formats.unused_pictures import unused_pictures
 from orthus_core.data.listing import CAPTION_SUFFIX, FolderListing, holds_pictures, is_hidden
 from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.data.pixels import picture_suffixes
 from orthus_core.data.rows import IndexedRows, RecordIndex, Rows, SourceOptions, row_key
 from orthus_core.errors import DataError
-from orthus_core.events import Event, Note
+from orthus_core.events import Event
 from orthus_core.user_files import read_text
 from orthus_core.wrong_content import wrong_content
 
@@ -80,9 +81,7 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
         return (yield from _described(path, path.parent, options))
     files = metadata_files(path)
     if files:
-        chosen, others = chosen_split(path, [file.parent for file in files], options.split)
-        if others:
-            yield Note(f"{path}: {chosen[0].name} is read; `split` names {', '.join(others)}")
+        chosen = yield from chosen_split(path, [file.parent for file in files], options.split)
         parts = []
         for file in files:
             if file.parent in chosen:
@@ -184,9 +183,7 @@ def parse(
     return Document(segments, id=name, source=source)
 
 
-def _file_name(
-    record: Mapping[str, Any], named: str | None, known: Sequence[str]
-) -> str | None:
+def _file_name(record: Mapping[str, Any], named: str | None, known: Sequence[str]) -> str | None:
     names = [named] if named else [each + end for each in known for end in ("_file_name", "")]
     return next((record[name] for name in names if isinstance(record.get(name), str)), None)
 
@@ -264,6 +261,8 @@ def _captioned(folder: Path, options: SourceOptions) -> IndexedRows:
 
 
 def _without_words(listing: FolderListing) -> DataError:
+    if (unusable := unusable_layout(listing.folder)) is not None:
+        return unusable
     hint = f"put name.txt beside each name.png, or a {METADATA[0]} in the folder"
     if not listing.pictures:
         return DataError(

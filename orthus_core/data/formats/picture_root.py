@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from orthus_core.data.document import path_inside
 from orthus_core.data.pictures import FilePicture
+from orthus_core.data.rows import RecordIndex
 from orthus_core.errors import DataError
 from orthus_core.wrong_content import wrong_content
 
@@ -57,14 +59,19 @@ def file_at(root: Path, name: object) -> Path | None:
 
 
 def picture_root(
-    named: Path | None, folders: Sequence[Path], names: Iterable[object], where: Path
+    named: Path | None,
+    folders: Sequence[Path],
+    index: RecordIndex,
+    names_of: Callable[[Any], list[object]],
+    where: Path,
 ) -> Path:
     """The folder that pictures are relative to: the named one, else that in which most are found.
 
     Args:
         named: The folder that the user names.
         folders: Where they may lie, most likely first.
-        names: Names of some pictures, as records have them.
+        index: The records; some of them, evenly spread, are looked at.
+        names_of: The names of a record's pictures.
         where: The records, for the error.
 
     Raises:
@@ -77,7 +84,11 @@ def picture_root(
             hint="`images` names the folder that the paths of the pictures are relative to",
         )
     folders = [named] if named is not None else [each for each in folders if each.is_dir()]
-    looked_for = [name for name in names if isinstance(name, str) and name.strip()]
+    looked_for = [
+        name
+        for number in range(0, len(index), max(1, len(index) // LOOKED_AT))
+        for name in _names_in(index, number, names_of)
+    ]
     found = {folder: sum(_is_there(folder, name) for name in looked_for) for folder in folders}
     best = max(folders, key=lambda folder: found[folder])
     if looked_for and not found[best]:
@@ -89,6 +100,16 @@ def picture_root(
             hint=f"give the folder that they are relative to as `images`; tried: {places}",
         )
     return best
+
+
+def _names_in(
+    index: RecordIndex, number: int, names_of: Callable[[Any], list[object]]
+) -> list[str]:
+    try:
+        names = names_of(index.record(number))
+    except DataError:
+        return []
+    return [name for name in names if isinstance(name, str) and name.strip()]
 
 
 def _is_there(folder: Path, name: str) -> bool:

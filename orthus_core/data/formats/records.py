@@ -1,4 +1,4 @@
-"""Our own records (`orthus_core.data.document`): a .jsonl file, or a folder with `records.jsonl`."""
+"""Our own records (`orthus_core.data.document`): a JSON file, or a folder with `records.jsonl`."""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from orthus_core.errors import DataError
+from orthus_core.events import Event, Note
 
 SPLITS = {
     "train": ("train", "training"),
@@ -24,30 +25,33 @@ def split_of(name: str) -> str:
 
 def chosen_split(
     where: Path, paths: Sequence[Path], split: str
-) -> tuple[list[Path], list[str]]:
-    """The parts to read.
+) -> Generator[Event, None, list[Path]]:
+    """The parts to read. Notes what is left out for want of a `split`.
 
     Args:
         where: The data set.
-        paths: A file or folder of each part.
+        paths: A file or folder of each part, in the data set.
         split: Name of a split or of a part; "" is `train` where there is one, and all otherwise.
-
-    Returns:
-        The parts, and the names of the parts that are left out for want of a `split`.
 
     Raises:
         DataError: if no part has that name.
     """
+    names = {path: path.relative_to(where).as_posix() for path in paths}
     if not split:
-        chosen = [path for path in paths if split_of(path.name) == "train"] or [*paths]
-        return chosen, [path.name for path in paths if path not in chosen]
+        chosen = [path for path in paths if split_of(names[path]) == "train"]
+        if not chosen or len(chosen) == len(paths):
+            return [*paths]
+        others = {split_of(name) or name for path, name in names.items() if path not in chosen}
+        yield Note(f"{where}: `train` is read; `split` names others: {', '.join(sorted(others))}")
+        return chosen
     wanted = split_of(split) or split
     chosen = [path for path in paths if split in (path.name, path.stem)]
-    chosen = chosen or [path for path in paths if split_of(path.name) == wanted]
+    chosen = chosen or [path for path in paths if wanted in (split_of(names[path]), names[path])]
     if not chosen:
+        known = dict.fromkeys(split_of(name) or name for name in names.values())
         raise DataError(
             f"there is no split {split!r} here",
             where=str(where),
-            hint=f"there are {', '.join(path.name for path in paths)}",
+            hint=f"there are {', '.join(known)}",
         )
-    return chosen, []
+    return chosen
