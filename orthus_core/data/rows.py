@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from orthus_core.data.document import Document, Place
+from orthus_core.data.formats.reading import Fault, ReadResult
 from orthus_core.data.listing import PassedOver
 from orthus_core.errors import DataError
 from orthus_core.events import Event
@@ -88,11 +89,22 @@ class LoadedRows:
     Attributes:
         documents: The rows.
         where: Path of the data set.
+        faults: The first records that the reader could not use, which are no rows.
+        fault_count: Number of all such records.
     """
 
     documents: Sequence[Document]
     where: str = ""
     passed_over: list[PassedOver] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    fault_count: int = 0
+
+    @classmethod
+    def of(cls, reading: ReadResult, where: str) -> LoadedRows:
+        """What a reader returned."""
+        return cls(
+            reading.documents, where, reading.passed_over, reading.faults, reading.fault_count
+        )
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -101,15 +113,22 @@ class LoadedRows:
     def identity(self) -> str:
         from orthus_core.data.sources import identity_of
 
-        return identity_of([segment.value for segment in each.segments] for each in self.documents)
+        values = ([segment.value for segment in each.segments] for each in self.documents)
+        return f"{identity_of(values)}, {self.fault_count} broken"
 
     def keys(self) -> np.ndarray:
-        names = (each.id or str(each.place or number) for number, each in enumerate(self.documents))
+        from orthus_core.data.sources import identity_of_value
+
+        def name(document: Document) -> str:
+            values = (identity_of_value(segment.value) for segment in document.segments)
+            return document.id or "\0".join(values)
+
+        names = map(name, self.documents)
         return np.fromiter(map(row_key, names), np.uint64, len(self.documents))
 
     def place(self, number: int) -> Place:
         document = self.documents[number]
-        return document.place or Place(Path(self.where) / document.id)
+        return document.place or Place(Path(self.where) / (document.id or f"row {number}"))
 
     def document(self, number: int, visit: int = 0) -> Document:
         return self.documents[number]
