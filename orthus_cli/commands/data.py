@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from orthus_cli.commands.data_show import show
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
 from orthus_cli.options import Overwrite, Sets
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     cls=CommandList,
-    help="Check data sets, prepare the bundled one.",
+    help="Check and show data sets, prepare the bundled one.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -71,7 +72,7 @@ def check(
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     r = reporter(ctx)
-    training = _training(recipe, sets or [])
+    training = training_recipe(recipe, sets or [])
     register_picture_kinds()
     reading = read(path, strict=strict or training.data.strict, name=named)
     try:
@@ -101,7 +102,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _training(source: str | None, sets: list[str]) -> TrainingRecipe:
+def training_recipe(source: str | None, sets: list[str]) -> TrainingRecipe:
     """The recipe of the training that the data set is for.
 
     Raises:
@@ -119,6 +120,9 @@ def _training(source: str | None, sets: list[str]) -> TrainingRecipe:
             hint=f"name a recipe for {', '.join(trainings)}",
         )
     return load(SCHEMAS[command], source, sets)  # type: ignore[return-value]
+
+
+app.command("show")(show)
 
 
 class Style(str, Enum):
