@@ -19,7 +19,7 @@ class RowFault(NamedTuple):
 
     Attributes:
         source: Name of its source.
-        number: Its number there; -1 for a record that a reader passed over, which has none.
+        number: Its number there.
         place: Where it was read.
         problem: Reason.
     """
@@ -88,8 +88,7 @@ class RowFaults:
             raise DataError(fault.problem, where=str(fault.place), hint=hint) from error
         if (fault.source, fault.number) in self._met:
             return
-        if fault.number >= 0:
-            self._met.add((fault.source, fault.number))
+        self._met.add((fault.source, fault.number))
         self.counts[fault.source] = self.counts.get(fault.source, 0) + 1
         self._new.append(fault)
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from orthus_core.data.document import Document, Place
-from orthus_core.data.formats.reading import Fault, ReadResult
 from orthus_core.data.listing import PassedOver
 from orthus_core.errors import DataError
 from orthus_core.events import Event
@@ -89,22 +88,11 @@ class LoadedRows:
     Attributes:
         documents: The rows.
         where: Path of the data set.
-        faults: The first records that the reader could not use, which are no rows.
-        fault_count: Number of all such records.
     """
 
     documents: Sequence[Document]
     where: str = ""
     passed_over: list[PassedOver] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-    fault_count: int = 0
-
-    @classmethod
-    def of(cls, reading: ReadResult, where: str) -> LoadedRows:
-        """What a reader returned."""
-        return cls(
-            reading.documents, where, reading.passed_over, reading.faults, reading.fault_count
-        )
 
     def __len__(self) -> int:
         return len(self.documents)
@@ -114,7 +102,7 @@ class LoadedRows:
         from orthus_core.data.sources import identity_of
 
         values = ([segment.value for segment in each.segments] for each in self.documents)
-        return f"{identity_of(values)}, {self.fault_count} broken"
+        return identity_of(values)
 
     def keys(self) -> np.ndarray:
         from orthus_core.data.sources import identity_of_value

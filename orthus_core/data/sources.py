@@ -38,7 +38,7 @@ class MadeRows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReadRows:
+class ShuffledRows:
     """Rows of a data set, in a new order each epoch.
 
     Attributes:
@@ -78,7 +78,7 @@ class Candidate(NamedTuple):
 
     tries: int
     document: Document
-    part: MadeRows | ReadRows
+    part: MadeRows | ShuffledRows
     number: int
     faults: RowFaults
 
@@ -111,7 +111,7 @@ class Mixture:
         change: Applied to each document that is used.
     """
 
-    parts: Sequence[MadeRows | ReadRows]
+    parts: Sequence[MadeRows | ShuffledRows]
     weights: Sequence[float] = (1.0,)
     seed: int = 0
     faults: RowFaults = field(default_factory=RowFaults)
@@ -176,13 +176,13 @@ class Mixture:
         return {
             part.name: count / len(part)
             for part, count in zip(self.parts, counts, strict=True)
-            if isinstance(part, ReadRows)
+            if isinstance(part, ShuffledRows)
         }
 
     def _made(self, part: MadeRows, position: int) -> Candidate:
         return Candidate(0, self._changed(part.make(position)), part, position, self.faults)
 
-    def _read(self, part: ReadRows, row: int, epoch: int, tries: int) -> Candidate | None:
+    def _read(self, part: ShuffledRows, row: int, epoch: int, tries: int) -> Candidate | None:
         """A row of a data set; None when it cannot be used, which is counted."""
         try:
             document = part.rows.document(row, epoch)
@@ -354,7 +354,7 @@ class RowsReport(NamedTuple):
     @property
     def reads(self) -> bool:
         """Whether there is a data set among them, which may have faults."""
-        return any(isinstance(part, ReadRows) for part in self.mixture.parts)
+        return any(isinstance(part, ShuffledRows) for part in self.mixture.parts)
 
     def figures(self, batches: int) -> dict[str, float]:
         """After so many batches: how often the rows of each data set have come, and how many of

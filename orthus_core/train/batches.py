@@ -19,20 +19,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.data.collate import Batch, collate, with_codes, with_features
-from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.listing import passed_over_line
 from orthus_core.data.order import hash_of, is_held_out
 from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.data.row_faults import RowFault, RowFaults, fault_of
-from orthus_core.data.rows import LoadedRows, Rows
+from orthus_core.data.rows import Rows, SourceOptions
 from orthus_core.data.sources import (
     CHECK_SAYS_WHY,
     Batches,
     MadeRows,
     Mixture,
-    ReadRows,
+    ShuffledRows,
     RowsReport,
 )
 from orthus_core.device import usable_processors
@@ -73,7 +73,7 @@ class RowSources:
     @property
     def identity(self) -> str:
         """What tells these rows from others; empty where the recipe alone decides them."""
-        read = [part for part in self.train.parts if isinstance(part, ReadRows)]
+        read = [part for part in self.train.parts if isinstance(part, ShuffledRows)]
         return "; ".join([ORDER, *map(identity_of_part, read)]) if read else ""
 
     def change(self, **changes: Any) -> RowSources:
@@ -87,7 +87,7 @@ class RowSources:
 ORDER = "order 2"
 
 
-def identity_of_part(part: ReadRows) -> str:
+def identity_of_part(part: ShuffledRows) -> str:
     """What tells a data set, and which of its rows are used, from others."""
     used = hashlib.sha256(part.numbers_N.tobytes()).hexdigest()[:6]
     return f"{part.rows.identity} ({len(part)} used, {used})"
@@ -118,8 +118,8 @@ def read_rows(
     from orthus_core.data.formats.reading import CHECK_SIZE
 
     faults = faults if faults is not None else RowFaults(data.strict)
-    train: dict[str, MadeRows | ReadRows] = {}
-    held_out: dict[str, MadeRows | ReadRows] = {}
+    train: dict[str, MadeRows | ShuffledRows] = {}
+    held_out: dict[str, MadeRows | ShuffledRows] = {}
     sources = data.named_sources()
     for number, (name, source) in enumerate(sources.items()):
         if source.is_made:
@@ -127,9 +127,9 @@ def read_rows(
             if data.held_out:
                 held_out[name] = world_rows(name, data, testing=True)
             continue
-        rows = yield from open_source(name, source, faults)
+        rows = yield from open_source(name, source, quiet=faults.named_later)
         check = partial(load_pictures, side=side or CHECK_SIZE)
-        whole = ReadRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
+        whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
         kept, apart = split_part(whole, data, number)
         train[name] = kept
@@ -155,36 +155,37 @@ def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
     return MadeRows(name, returning(make, data.rows))
 
 
-def open_source(name: str, source: SourceRecipe, faults: RowFaults) -> Generator[Event, None, Rows]:
+def open_source(
+    name: str, source: SourceRecipe, *, quiet: bool = False
+) -> Generator[Event, None, Rows]:
     """Open a data set; its index is made if it has none yet.
 
+    Args:
+        quiet: Whether nothing is said of files that are passed over.
+
     Raises:
-        DataError: When it is missing or in no known format, and when `faults` is strict and its
-            reader could not use a record.
+        DataError: When it is missing or in no known format.
     """
     from orthus_core.data.formats import sniff
     from orthus_core.user_files import user_path
     from orthus_core.world.picture_kinds import register_picture_kinds
 
     register_picture_kinds()
-    reading = sniff.read(user_path(source.path), strict=faults.strict, name=source.format or None)
-    rows: Rows = LoadedRows.of(reading, source.path)
-    yield from ()
-    if rows.passed_over:
+    options = SourceOptions(
+        name=name,
+        images=user_path(source.images) if source.images else None,
+        columns=source.columns,
+        split=source.split,
+    )
+    rows = yield from sniff.open_rows(Path(source.path), options, source.format or None)
+    if rows.passed_over and not quiet:
         yield Note(passed_over_line(rows.passed_over))
-    if isinstance(rows, LoadedRows) and rows.fault_count:
-        # Readers that read everything at once name the first ones and count the others.
-        places = [(Place(each.file, each.line), each.problem) for each in rows.faults]
-        places += [(Place(Path(source.path)), "")] * (rows.fault_count - len(places))
-        for place, problem in places:
-            faults.add(RowFault(name, -1, place, problem))
-        yield from left_out(faults, rows.fault_count + len(rows))
     return rows
 
 
 def without_unusable(
-    parts: Sequence[ReadRows], check: Callable[[Document], object], what: str, faults: RowFaults
-) -> Generator[Event, None, list[ReadRows]]:
+    parts: Sequence[ShuffledRows], check: Callable[[Document], object], what: str, faults: RowFaults
+) -> Generator[Event, None, list[ShuffledRows]]:
     """The same parts of a data set without rows that cannot be used, if it is small enough to be
     read at once.
 
@@ -211,7 +212,9 @@ def without_unusable(
     ]
 
 
-def split_part(part: ReadRows, data: DataRecipe, number: int) -> tuple[ReadRows, ReadRows]:
+def split_part(
+    part: ShuffledRows, data: DataRecipe, number: int
+) -> tuple[ShuffledRows, ShuffledRows]:
     """The rows of a source to train on, and those that are held out.
 
     Args:
@@ -279,7 +282,21 @@ def usable(
     )
 
 
-def check_left(kept: ReadRows, usable: int) -> None:
+class NothingUsable(DataError):
+    """A data set in which no row can be used.
+
+    Args:
+        rows: The data set.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(
+            "there are no documents to train on", where=rows.where, hint=CHECK_SAYS_WHY
+        )
+        self.rows = rows
+
+
+def check_left(kept: ShuffledRows, usable: int) -> None:
     """Check that there are rows to train on.
 
     Args:
@@ -292,9 +309,7 @@ def check_left(kept: ReadRows, usable: int) -> None:
     if len(kept):
         return
     if not usable:
-        raise DataError(
-            "there are no documents to train on", where=kept.rows.where, hint=CHECK_SAYS_WHY
-        )
+        raise NothingUsable(kept.rows)
     raise DataError(
         "there are no documents to train on: all that can be used are held out",
         where=kept.rows.where,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,11 +16,13 @@ from orthus_core.data.order import Permutation
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.row_rule import RowRule
 from orthus_core.data.rows import Rows
-from orthus_core.data.sources import ReadRows
+from orthus_core.data.sources import ShuffledRows
 from orthus_core.events import Event, Progress
-from orthus_core.recipe.training import FinetuneVaeRecipe, PretrainRecipe
+from orthus_core.recipe.training import SPRITES, FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import (
     WHOLE,
+    NothingUsable,
+    RowSources,
     fault_in,
     load_pictures,
     read_rows,
@@ -42,12 +44,14 @@ class CheckedSource(NamedTuple):
 
     Attributes:
         name: Name of the source.
+        path: Path of it as it was named.
         rows: The data set.
         read: Number of its rows that were read.
         usable: Number of these that can be used.
     """
 
     name: str
+    path: str
     rows: Rows
     read: int
     usable: int
@@ -57,17 +61,19 @@ def check_data(
     recipe: TrainingRecipe,
     model: str | None,
     faults: RowFaults,
+    found: list[CheckedSource],
     *,
     everything: bool = False,
     workers: int = 0,
-) -> Generator[Event, None, list[CheckedSource]]:
-    """Read the data sets of a recipe as its training does; returns what was found in each.
+) -> Iterator[Event]:
+    """Read the data sets of a recipe as its training does.
 
     Args:
         recipe: Recipe of the training.
         model: Folder, alias or hub id of the model it starts from; None for a `pretrain` that
             starts from none.
         faults: Counts the rows that the training cannot use.
+        found: Receives what was found in each data set.
         everything: Whether all rows of large data sets are read; otherwise `SAMPLED` of them.
         workers: Number of processes that read.
 
@@ -76,71 +82,119 @@ def check_data(
             used; and at the first row that cannot be used if `faults` is strict.
         CheckpointError, HubError: As for `open_orthus`, when the model does not open.
     """
-    data = recipe.data
-    if model is None:
-        assert isinstance(recipe, PretrainRecipe), "every other training starts from a model"
-        # Imported here, because no other check needs an autoencoder or trains a tokenizer.
-        from orthus_core.train.picture_source import read_pictures
-        from orthus_core.train.pretrain import pretrain_rule
-
-        side = recipe.autoencoder.resolution
-        rows = yield from read_rows(data, side, faults)
-        if not recipe.autoencoder.taken_from:
-            yield from read_pictures(data, side, faults=faults)
-        rule = pretrain_rule(recipe, rows)
-    else:
-        path = resolve(model)
-        config, processor = read_config(path), open_processor(path)
-        encode = row_encoder(processor.tokenizer, config) if processor is not None else None
-        side, rule = config.vq_config.resolution, RowRule.of(recipe, encode)
-        if isinstance(recipe, FinetuneVaeRecipe):
-            from orthus_core.train.picture_source import ReadPictures, read_pictures
-
-            pictures = yield from read_pictures(data, side, rule, faults)
-            sources = pictures.sources if isinstance(pictures, ReadPictures) else []
-            found = [[part] for part in sources if isinstance(part, ReadRows)]
-            return (yield from check_large(found, rule, side, faults, everything, workers))
-        rows = yield from read_rows(data, side, faults)
-    rows = yield from usable(rows, rule)
-    apart = {part.name: part for part in (rows.held_out.parts if rows.held_out else ())}
-    found = [
-        [part, *([held_out] if isinstance(held_out := apart.get(part.name), ReadRows) else [])]
-        for part in rows.train.parts
-        if isinstance(part, ReadRows)
-    ]
-    return (yield from check_large(found, rule, side, faults, everything, workers))
-
-
-def check_large(
-    found: Sequence[Sequence[ReadRows]],
-    rule: Rule,
-    side: int,
-    faults: RowFaults,
-    everything: bool,
-    workers: int,
-) -> Generator[Event, None, list[CheckedSource]]:
-    """What was found in data sets, after reading rows of those that were not read at once.
-
-    Args:
-        found: The usable rows of each data set, to train on and held out.
-    """
-    checked = []
-    for parts in found:
-        name, rows = parts[0].name, parts[0].rows
-        if len(rows) <= WHOLE:
-            checked.append(CheckedSource(name, rows, len(rows), sum(map(len, parts))))
+    rules = RulesOf(recipe, model)
+    for name, source in recipe.data.named_sources().items():
+        if source.is_made:
             continue
-        count = len(rows) if everything else min(SAMPLED, len(rows))
-        numbers = [Permutation(len(rows), 0)(place) for place in range(count)]
+        alone = replace(source, name=name)
+        part = replace(recipe, data=replace(recipe.data, source=SPRITES, sources=(alone,)))
+        rows: Rows | None = None
+        try:
+            parts, rule, side = yield from usable_rows(part, rules, faults)
+            rows = parts[0].rows
+        except NothingUsable as error:
+            found.append(CheckedSource(name, source.path, error.rows, len(error.rows), 0))
+            continue
+        if len(rows) <= WHOLE:
+            usable_count = sum(map(len, parts))
+            found.append(CheckedSource(name, source.path, rows, len(rows), usable_count))
+            continue
+        count = len(rows) if everything else SAMPLED
+        numbers = sorted(Permutation(len(rows), 0)(place) for place in range(count))
         check = partial(_check, rule=rule, side=side)
-        lots = FaultsOf(rows, name, check, sorted(numbers), faults.strict)
         unusable = 0
-        for lot, met in enumerate(lots.all(workers), start=1):
+        for lot, met in enumerate(FaultsOf(rows, name, check, numbers).all(workers), start=1):
             faults.merge(met)
             unusable += len(met)
             yield Progress("rows", min(lot * TOGETHER, count), count, unit="documents")
-        checked.append(CheckedSource(name, rows, count, count - unusable))
-    return checked
+        found.append(CheckedSource(name, source.path, rows, count, count - unusable))
+
+
+def usable_rows(
+    recipe: TrainingRecipe, rules: RulesOf, faults: RowFaults
+) -> Generator[Event, None, tuple[list[ShuffledRows], Rule, int]]:
+    """The rows of a recipe's only data set that its training would use, to train on and held out;
+    its rule, and the side of its pictures. Rows of a large data set are not checked.
+    """
+    side = rules.side
+    if isinstance(recipe, FinetuneVaeRecipe):
+        rule = rules.of(None)
+        return [(yield from pictures_part(recipe, side, rule, faults))], rule, side
+    rows = yield from read_rows(recipe.data, side, faults)
+    if rules.trains_autoencoder:
+        yield from pictures_part(recipe, side, None, faults)
+    rule = rules.of(rows)
+    rows = yield from usable(rows, rule)
+    parts = [*rows.train.parts, *(rows.held_out.parts if rows.held_out else ())]
+    return [part for part in parts if isinstance(part, ShuffledRows)], rule, side
+
+
+def pictures_part(
+    recipe: TrainingRecipe, side: int, rule: Rule | None, faults: RowFaults
+) -> Generator[Event, None, ShuffledRows]:
+    """The rows that an autoencoder's pictures would come from."""
+    # Imported here, because most trainings have none to train.
+    from orthus_core.train.picture_source import ReadPictures, read_pictures
+
+    pictures = yield from read_pictures(recipe.data, side, rule, faults)
+    assert isinstance(pictures, ReadPictures), "the small world is not checked"
+    (part,) = pictures.sources
+    assert isinstance(part, ShuffledRows)
+    return part
+
+
+class RulesOf:
+    """The rule of a training for the rows of each of its data sets.
+
+    Args:
+        recipe: Recipe of the training.
+        model: Folder, alias or hub id of the model it starts from; None for a `pretrain` that
+            starts from none, and trains its tokenizer on the rows.
+
+    Attributes:
+        side: Side of the pictures, in pixels.
+        trains_autoencoder: Whether the rows need pictures for an autoencoder besides.
+    """
+
+    def __init__(self, recipe: TrainingRecipe, model: str | None) -> None:
+        self._recipe = recipe
+        self._rule: Rule | None = None
+        self.trains_autoencoder = False
+        if model is None:
+            assert isinstance(recipe, PretrainRecipe), "every other training starts from a model"
+            self.trains_autoencoder = not recipe.autoencoder.taken_from
+            self.side = recipe.autoencoder.resolution
+            return
+        path = resolve(model)
+        config, processor = read_config(path), open_processor(path)
+        encode = row_encoder(processor.tokenizer, config) if processor is not None else None
+        self._rule = RowRule.of(recipe, encode)
+        self.side = config.vq_config.resolution
+
+    def of(self, rows: RowSources | None) -> Rule:
+        """The rule.
+
+        Args:
+            rows: Rows of one of the data sets; a tokenizer is trained on all of them.
+        """
+        if self._rule is None:
+            # Imported here, because no other check trains a tokenizer.
+            from orthus_core.train.pretrain import pretrain_rule
+
+            assert rows is not None and isinstance(self._recipe, PretrainRecipe)
+            if len(self._recipe.data.named_sources()) > 1:
+                rows = result_of(read_rows(self._recipe.data, self.side))
+            self._rule = pretrain_rule(self._recipe, rows)
+        return self._rule
+
+
+def result_of(events: Generator[Event, None, RowSources]) -> RowSources:
+    """What a generator of events returns."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            return stop.value
 
 
 def _check(document: Document, rule: Rule, side: int) -> None:
@@ -156,7 +210,6 @@ class FaultsOf(Dataset):
     name: str
     check: Rule
     numbers: Sequence[int]
-    strict: bool
 
     def __len__(self) -> int:
         return -(-len(self.numbers) // TOGETHER)

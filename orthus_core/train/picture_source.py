@@ -20,13 +20,14 @@ from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.data.row_faults import RowFaults, fault_of
 from orthus_core.data.rows import row_key
-from orthus_core.data.sources import CHECK_SAYS_WHY, ReadRows, identity_of_value
+from orthus_core.data.sources import ShuffledRows, identity_of_value
 from orthus_core.errors import DataError
 from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
 from orthus_core.events import Event
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import (
     ORDER,
+    NothingUsable,
     identity_of_part,
     load_pictures,
     open_source,
@@ -86,7 +87,7 @@ class ReadPictures:
 
     def __init__(
         self,
-        sources: Sequence[ReadRows | PictureSource],
+        sources: Sequence[ShuffledRows | PictureSource],
         weights: Sequence[float],
         size: int,
         *,
@@ -100,14 +101,14 @@ class ReadPictures:
         self.faults = faults if faults is not None else RowFaults()
         self._weights = torch.tensor([*weights], dtype=torch.float64)
         self._share, self._seed, self._rule = share, seed, rule
-        read = [source for source in sources if isinstance(source, ReadRows)]
+        read = [source for source in sources if isinstance(source, ShuffledRows)]
         self.identity = "; ".join([ORDER, *map(identity_of_part, read)])
         for source in read:
             self._load(source, 0, 0)
         shares = (self._weights / self._weights.sum() * HELD_OUT_IMAGES).ceil().int().tolist()
         self.held_out_M3HW = torch.empty(0, 3, size, size)
         for source, most in zip(sources, shares, strict=True):
-            if isinstance(source, ReadRows):
+            if isinstance(source, ShuffledRows):
                 squares = [*islice(self._held_out(source), most)]
                 kept_M3HW = pack_pixels(squares) if squares else self.held_out_M3HW[:0]
             else:
@@ -127,7 +128,7 @@ class ReadPictures:
         pixels_M3HW = torch.empty(len(wanted), 3, self.size, self.size)
         for number, source in enumerate(self.sources):
             of_source = [at for at, n in enumerate(wanted) if chosen[n] == number]
-            if isinstance(source, ReadRows):
+            if isinstance(source, ShuffledRows):
                 for at in of_source:
                     n = wanted[at]
                     square = self._load(source, row_M[n] % len(source), picked_M[n])
@@ -140,7 +141,7 @@ class ReadPictures:
                     pixels_M3HW[of_source] = source.draw(len(among), generator, ranks)
         return pixels_M3HW
 
-    def _load(self, part: ReadRows, place: int, picked: int) -> np.ndarray:
+    def _load(self, part: ShuffledRows, place: int, picked: int) -> np.ndarray:
         """A picture of the row at a place, or of the first one after it that has one to draw."""
         for tries in range(len(part)):
             row = int(part.numbers_N[(place + tries) % len(part)])
@@ -152,16 +153,16 @@ class ReadPictures:
                     return pictures[picked % len(pictures)].load(self.size)
                 except Exception as error:
                     self.faults.add(fault_of(part.name, part.rows, row, error, found.id), error)
+        if not len(part):
+            raise NothingUsable(part.rows)
         raise DataError(
             "there are no pictures to train on",
             where=part.rows.where,
-            hint="an autoencoder learns from pictures alone: add rows with pictures"
-            if len(part)
-            else CHECK_SAYS_WHY,
+            hint="an autoencoder learns from pictures alone: add rows with pictures",
         )
 
-    def _held_out(self, part: ReadRows) -> Iterator[np.ndarray]:
-        """The pictures that are never drawn, each once, in an order that stays when rows are added."""
+    def _held_out(self, part: ShuffledRows) -> Iterator[np.ndarray]:
+        """The pictures that are never drawn, each once, in an order that stays as rows are added."""
         if not self._share:
             return
         keys_N = part.rows.keys()[part.numbers_N]
@@ -179,7 +180,7 @@ class ReadPictures:
                         fault = fault_of(part.name, part.rows, int(row), error, document.id)
                         self.faults.add(fault, error)
 
-    def _document(self, part: ReadRows, row: int) -> Iterator[Document]:
+    def _document(self, part: ShuffledRows, row: int) -> Iterator[Document]:
         """The row, unless it cannot be used, which is counted."""
         document = None
         try:
@@ -214,7 +215,7 @@ def read_pictures(
     Raises:
         DataError: When there is none, and at the first broken one when the recipe is strict.
     """
-    sources: list[ReadRows | PictureSource] = []
+    sources: list[ShuffledRows | PictureSource] = []
     faults = faults if faults is not None else RowFaults(data.strict)
     named = data.named_sources()
     for number, (name, source) in enumerate(named.items()):
@@ -224,8 +225,8 @@ def read_pictures(
 
             sources.append(WorldPictures(World.open(held_out=data.held_out), size))
             continue
-        rows = yield from open_source(name, source, faults)
-        part = ReadRows(name, rows, np.arange(len(rows)), hash_of(data.seed, number))
+        rows = yield from open_source(name, source, quiet=faults.named_later)
+        part = ShuffledRows(name, rows, np.arange(len(rows)), hash_of(data.seed, number))
         load = partial(load_pictures, side=size)
         (part,) = yield from without_unusable([part], load, "pictures", faults)
         if rule is not None:
@@ -233,7 +234,7 @@ def read_pictures(
         sources.append(part)
     if data.makes_rows and len(sources) == 1:
         (made,) = sources
-        assert not isinstance(made, ReadRows)
+        assert not isinstance(made, ShuffledRows)
         return made
     return ReadPictures(
         sources,
