@@ -241,7 +241,7 @@ def is_finished(
         first.check(own, length, length=AUTOENCODER_LENGTH, but=KNOWN_LATER)
     run = plan_run(work / TRANSFORMER, resumes.transformer, overwrite=overwrite)
     own = origins(recipe, **start_origin(init_from))
-    run.check(own, steps, length="optim.steps", but=("devices", "rows"))
+    run.check(own, steps, length="optim.steps", but=KNOWN_LATER[1:])
     return check_output(output, run, resumes.transformer, steps, overwrite=overwrite)
 
 
