@@ -40,7 +40,6 @@ from orthus_core.events import Event, Note, Progress
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.distributed import Rank, current_rank
-from orthus_core.train.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import Encode, TrainingRecipe
@@ -509,7 +508,12 @@ class BatchBuilder:
         )
         # Which process makes a batch does not matter: a container's share may lower their number.
         workers = min(data.workers, usable_processors())
-        ahead = Prefetcher(made, workers, window, rows.faults) if workers else None
+        ahead = None
+        if workers:
+            # Imported here, because most trainings have none.
+            from orthus_core.train.prefetch import Prefetcher
+
+            ahead = Prefetcher(made, workers, window, rows.faults)
 
         def train(number: int) -> Batch:
             return self.finished(ahead(number)) if ahead else made(number)

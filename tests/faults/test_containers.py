@@ -189,7 +189,9 @@ def test_no_more_workers_are_forked_than_the_share_has_processors(
     opened = open_orthus(tiny_folder, device="cpu")
     share({"cpu.max": text})
     asked = []
-    monkeypatch.setattr(batches, "Prefetcher", lambda made, n, *_: asked.append(n))
+    monkeypatch.setattr(
+        "orthus_core.train.prefetch.Prefetcher", lambda made, n, *_: asked.append(n)
+    )
     data = DataRecipe(source=str(interleaved(tmp_path / "data", 6)), workers=6)
     tokenizer = opened.processor.tokenizer  # type: ignore[union-attr]
     builder = batches.orthus_batch_builder(data, opened.model.config, tokenizer, lambda p: p)  # type: ignore[arg-type]

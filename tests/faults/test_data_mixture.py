@@ -132,7 +132,7 @@ def test_a_mixture_trains_resumes_exactly_and_names_its_broken_rows(
     """Small data sets are checked before the first step, and large ones on the way."""
     if not whole:
         monkeypatch.setattr(train_batches, "WHOLE", 0)
-    sets = (*sources, "optim.steps=8") if not whole else sources
+    sets = (*sources, "optim.steps=8", "optim.batch_size=16") if not whole else sources
     alone, notes = trained(tmp_path / "alone", tiny_folder, sets)
     told = "\n".join(notes)
     for broken in BROKEN:
@@ -150,11 +150,8 @@ def test_a_mixture_trains_resumes_exactly_and_names_its_broken_rows(
     begun, _ = trained(tmp_path / "parts", tiny_folder, sets, stop_after=2)
     after, _ = trained(tmp_path / "parts", tiny_folder, (*sets, "data.workers=2"), resume=True)
     assert begun + after == alone, "with other workers, and to the last bit"
-    text = (tmp_path / "alone" / "recipe.toml").read_text()
-    assert load(PosttrainRecipe, tmp_path / "alone" / "recipe.toml") == load(
-        PosttrainRecipe, None, (*SHORT, *sets)
-    )
-    assert text.count("[[data.sources]]") == 6
+    saved = load(PosttrainRecipe, tmp_path / "alone" / "recipe.toml")
+    assert saved == load(PosttrainRecipe, None, (*SHORT, *sets))
 
 
 def test_strict_ends_a_mixture_at_its_first_broken_row(sources, tiny_folder, tmp_path, monkeypatch):
@@ -271,7 +268,6 @@ def test_bad_sources_are_refused_by_name(name, tmp_path, tiny_folder):
         *(word for each in (*SHORT, *sets) for word in ("--set", each)),
     )
     assert done.exit_code == 1 and said in done.stderr, done.stderr
-    assert "next: " in done.stderr or "where: " in done.stderr
     assert not (tmp_path / "out").exists()
 
 
