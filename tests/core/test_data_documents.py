@@ -13,7 +13,7 @@ from PIL import Image
 
 from orthus_core.data import pictures
 from orthus_core.data.document import Document, Segment, from_record, to_record, turn
-from orthus_core.data.formats.jsonl import read_records
+from orthus_core.data.formats.sniff import read
 from orthus_core.data.pictures import BytesPicture, FilePicture
 from orthus_core.errors import DataError
 from orthus_core.world.picture_kinds import register_picture_kinds
@@ -92,9 +92,9 @@ def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, fla
     path = tmp_path / "scenes.jsonl"
     path.write_text(json.dumps(to_record(document)) + "\n")
     register_picture_kinds({"3d": pack, "flat": flat})
-    assert read_records(path).documents == [document]
+    assert read(path).documents == [document]
     register_picture_kinds({"3d": pack})
-    reading = read_records(path)
+    reading = read(path)
     assert reading.documents == [] and reading.fault_count == 1
     assert "'1f431' is not a known sprite in style 'flat'" in reading.faults[0].problem
 
