@@ -127,7 +127,7 @@ def test_what_is_beyond_the_context_is_red_on_a_sheet():
         part = RowPart("text", "model", "word " * 900, cut=cut)
         sheet = row_sheet([ShownRow("chat", "", (part,))], SIDE)
         # A text is as long as the context; of what is not read, the first lines are enough.
-        assert sheet.height < (120 if cut else 600)
+        assert sheet.height < (150 if cut else 600)
         below = sheet.crop((0, 50, sheet.width, sheet.height))
         colours = {colour for _, colour in below.getcolors(sheet.width * sheet.height) or ()}
         assert (FAULT in colours, READ in colours) == (cut, not cut)
