@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from orthus_core.data.document import Place
-from orthus_core.data.formats import reading
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -104,6 +103,11 @@ class RowFaults:
 
     def named(self, faults: Iterable[RowFault]) -> list[RowFault]:
         """Those of the faults that are to be named: the first ones of all."""
-        chosen = list(faults)[: max(0, reading.FAULTS_KEPT - self._named)]
+        if not (faults := list(faults)):
+            return []
+        # Imported here, because rows that are made have no faults.
+        from orthus_core.data.formats import reading
+
+        chosen = faults[: max(0, reading.FAULTS_KEPT - self._named)]
         self._named += len(chosen)
         return chosen

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from orthus_core.data.encode import EncodedRow, drop_condition
 from orthus_core.data.order import MixtureOrder, Permutation, hash_of
 from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.data.row_faults import RowFaults, fault_of
-from orthus_core.data.rows import Rows
 from orthus_core.errors import DataError
+
+if TYPE_CHECKING:
+    from orthus_core.data.rows import Rows
 
 CHECK_SAYS_WHY = "`orthus data check` says what is wrong with each record"
 
@@ -144,7 +146,7 @@ class Mixture:
         if isinstance(part, MadeRows):
             yield self._made(part, position)
             return
-        epoch, place = divmod(position, len(part))
+        epoch, place = divmod(position, max(1, len(part)))
         for tries in range(start, len(part)):
             row = part.at(epoch, (place + tries) % len(part))
             if found := self._read(part, row, epoch, tries):
