@@ -139,7 +139,8 @@ def read_rows(
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
         if source.also_captions:
             whole = both_ways(whole)
-        kept, apart = split_part(whole, data, number)
+        share = data.held_out if source.held_out is None else source.held_out
+        kept, apart = split_part(whole, replace(data, held_out=share), number)
         train[name] = kept
         if len(apart):
             held_out[name] = apart

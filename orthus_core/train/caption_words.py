@@ -17,8 +17,9 @@ from orthus_core.train.sample_grid import WORDS
 
 # Rows of each data set whose texts are read for the list of words.
 READ = 20_000
-# Pictures of a sample grid that are drawn for captions of the data sets.
-OWN_SAMPLES = 8
+# Pictures of a sample grid that are drawn for captions of the data sets, and how many captions of
+# each set they are chosen from.
+OWN_SAMPLES, LOOKED_AT = 8, 200
 
 
 def sample_words(rows: RowSources) -> tuple[str, ...]:
@@ -26,9 +27,11 @@ def sample_words(rows: RowSources) -> tuple[str, ...]:
     words to see what is forgotten; these words alone where all rows are made.
     """
     parts = [part for part in rows.train.parts if isinstance(part, ShuffledRows)]
-    each = -(-OWN_SAMPLES // max(1, len(parts)))
-    own = [words for part in parts for words in islice(_captions_of(part), each)][:OWN_SAMPLES]
-    return (*own, *WORDS[: len(WORDS) - len(own)])
+    found = [words for part in parts for words in islice(_captions_of(part), LOOKED_AT)]
+    count = min(OWN_SAMPLES, len(found))
+    # Neighbours in a folder often show the same thing.
+    own = [found[place * len(found) // count] for place in range(count)]
+    return (*own, *WORDS[: len(WORDS) - count])
 
 
 def words_after(folder: Path, rows: RowSources) -> dict[str, str]:
