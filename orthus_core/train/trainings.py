@@ -207,9 +207,10 @@ def posttrain(
 
     def draw_samples() -> Image.Image:
         # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.caption_words import sample_words
         from orthus_core.train.sample_grid import draw_words
 
-        return draw_words(model, tokenizer)
+        return draw_words(model, tokenizer, sample_words(rows))
 
     stage = RowsStage(
         JointLoss(
@@ -227,11 +228,19 @@ def posttrain(
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=draw_samples,
     )
+
+    def finish() -> Generator[Event, None, Extras]:
+        from orthus_core.train.caption_words import words_after
+
+        yield from ()
+        return Extras(files=words_after(opened.path, rows))
+
     with save_on_exit(cache):
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
-        yield from run(stage, recipe, opened, output, rows=rows.identity, **options)
+        identity = rows.identity
+        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
 
 
 MEASURED = "measured"
@@ -351,7 +360,6 @@ def run(
         files = {
             "recipe.toml": dump(recipe),
             **model_record(work, recipe.optim.steps),
-            **extras.files,
         }
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
@@ -359,6 +367,7 @@ def run(
             files[VOCABULARY] = words.read_text(encoding="utf-8")
         if (words := opened.path / WORDS).is_file():
             files[WORDS] = words.read_text(encoding="utf-8")
+        files |= extras.files
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
         save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
