@@ -18,7 +18,6 @@ from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe.training import DataRecipe
-from orthus_core.train.distributed import current_rank
 from orthus_core.user_files import user_path
 
 Encode = Callable[[Tensor], Tensor]
@@ -39,8 +38,9 @@ def feature_cache(
             (`data.cache`).
         sixteen_bit: Whether to encode in bf16 where that is faster (`has_bf16`). The
             features then have a rounding error of half a percent (`mini`, scenes), small next to
-            that of the training itself; codes might change. They are kept in 16 bits on any
-            processor (fp16, an error of 0.05%).
+            that of the training itself; codes might change. They are kept in bf16 on any
+            processor: for features of unit variance an error of 0.0017, where a training adds
+            noise of 0.2; pictures decoded from them are the same to 78 dB.
         kind: What they are: features or codes.
     """
     size, device = vq.config.resolution, vq.device
@@ -56,7 +56,10 @@ def feature_cache(
 
         encode = partial(CUDAGraphCache(), "encode", encode)
     encode = always_together(encode, together)
-    stored = torch.float16 if sixteen_bit else torch.float32
+    if kind == "codes":
+        stored = torch.int16 if vq.config.num_embeddings <= 2**15 else torch.int32
+    else:
+        stored = torch.bfloat16 if sixteen_bit else torch.float32
     return FeatureCache(
         weights, encode, size, folder=folder, device=device, stored=stored, kind=kind
     )
@@ -105,12 +108,11 @@ def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
 
 @contextmanager
 def save_on_exit(cache: FeatureCache) -> Iterator[None]:
-    """Write the features to disk when a training ends or stops, so that it resumes quickly. That
-    they cannot be written costs time only, and no training ends for it.
+    """Wait for the disk to have the features when a training ends or stops. That they cannot be
+    written costs time only, and no training ends for it.
     """
     try:
         yield
     finally:
-        if current_rank().is_first:
-            with suppress(OutputError):
-                cache.save()
+        with suppress(OutputError):
+            cache.save()
