@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,9 +26,12 @@ from torch import Tensor, nn
 
 from orthus_core.atomic import failure_message, output_error
 from orthus_core.data.latent_shards import RecordShards, digest_of, disk_bytes
-from orthus_core.data.pictures import Picture, StoredPicture
+from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import as_input, pack_pixels
 from orthus_core.errors import OutputError
+
+if TYPE_CHECKING:
+    from orthus_core.data.pictures import StoredPicture
 
 # Parts that features do not depend on; training them leaves a cache valid.
 DECODING_PARTS = ("decoder.", "post_quant_conv.")
@@ -140,7 +143,7 @@ class FeatureCache:
         Raises:
             DataError: if the picture cannot be read.
         """
-        if not isinstance(picture, StoredPicture):
+        if not hasattr(type(picture), "content_key"):  # of the picture itself it reads the file
             return digest_of(picture.key)
         place = digest_of(picture.key)
         known = self._contents.get(place)
@@ -149,7 +152,7 @@ class FeatureCache:
             known = self._contents.get(place)
         if known is not None:
             return known.tobytes()
-        address = digest_of(picture.content_key)
+        address = digest_of(cast("StoredPicture", picture).content_key)
         self._contents.append([place], np.frombuffer(address, np.uint8)[None])
         return address
 
@@ -241,17 +244,19 @@ class FeatureCache:
         Raises:
             OutputError: if some could not be written.
         """
+        failed: OSError | None = None
         for shards in (self._contents, self._shards):
             try:
                 shards.release()
             except OSError as error:
-                failed = output_error(error)
-                raise OutputError(
-                    f"the features were not saved: {failed.message}",
-                    where=str(shards.folder),
-                    hint="make room there, or choose another folder: what was written stays, and "
-                    "only what is missing is encoded again",
-                ) from error
+                failed = error
+        if failed is not None:
+            raise OutputError(
+                f"the features were not saved: {output_error(failed).message}",
+                where=str(self.path),
+                hint="make room there, or choose another folder: what was written stays, and only "
+                "what is missing is encoded again",
+            ) from failed
 
     def _found(self, addresses: Sequence[bytes]) -> tuple[dict[bytes, np.ndarray], list[bytes]]:
         """The records that are there, and the addresses of the others, each once."""

@@ -38,9 +38,10 @@ class Picture(Protocol):
         ...
 
 
-@runtime_checkable
 class StoredPicture(Picture, Protocol):
-    """A picture whose key is of where its content lies: it changes when the content is moved."""
+    """A picture whose key is of where its content lies: it changes when the content is moved.
+    Kinds of pictures with a `content_key` are such.
+    """
 
     @property
     def content_key(self) -> str:
