@@ -29,7 +29,7 @@ from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
-from orthus_core.data.sources import Source
+from orthus_core.data.sources import Mixture
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
@@ -82,7 +82,10 @@ from orthus_core.train.state import (
 from orthus_core.user_files import user_path
 
 # What determines its first training, and the key of its number of steps.
-OF_AUTOENCODER = ("seed", "autoencoder", "data.source", "data.held_out", "data.seed")
+OF_AUTOENCODER = (
+    *("seed", "autoencoder"),
+    *("data.source", "data.sources", "data.held_out", "data.seed"),
+)
 AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
 
@@ -138,7 +141,7 @@ def pretrain(
     own_config = begun.model.config if begun else chameleon_config(recipe, tokenizer, vq)
     config = OrthusConfig(**own_config.to_dict())
     rule = training_rule(recipe, row_encoder(tokenizer, config))
-    rows = yield from usable(rows, rule, strict=recipe.data.strict)
+    rows = yield from usable(rows, rule)
     pictures = None if taken else (yield from read_pictures(recipe.data, shape.resolution))
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
@@ -408,7 +411,7 @@ def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Documen
     return training_rule(recipe, row_encoder(tokenizer, config))
 
 
-def texts_of(source: Source, rows: int) -> Iterator[str]:
+def texts_of(source: Mixture, rows: int) -> Iterator[str]:
     """The texts of the first rows."""
     for document in map(source, itertools.islice(itertools.count(), rows)):
         yield from (s.value for s in document.segments if isinstance(s.value, str))

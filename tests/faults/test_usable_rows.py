@@ -327,9 +327,9 @@ def test_a_row_that_the_tokenizer_cannot_read_is_named_and_never_a_bare_error(ti
 def test_a_picture_that_breaks_after_the_check_is_named_with_its_record(
     tmp_path, tiny_folder, workers
 ):
-    from orthus_core.data.formats.jsonl import read_records
+    from orthus_core.data.formats.sniff import read
 
-    documents = read_records(write(tmp_path, [GOOD])).documents
+    documents = read(write(tmp_path, [GOOD])).documents
     opened = open_orthus(tiny_folder, device="cpu")
     vq, tokenizer = opened.model.model.vqmodel, opened.processor.tokenizer  # type: ignore[union-attr]
     cache = feature_cache(vq, opened.model.encode_images, tmp_path)
