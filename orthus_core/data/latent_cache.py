@@ -6,9 +6,9 @@ with the same autoencoder.
                                              size and time, so that it is read for it once
 
 The first folder's name says what features depend on beside the picture: the encoder's weights, the
-side and version of the preprocessing, and the precision. A record is found by the picture's content,
-so a folder of pictures may be moved or copied, and a picture that changed is encoded anew. 60,000
-pictures of 64 patches and 96 channels take 740 MB of disk in 16 bits, and 2 MB of memory.
+side and version of the preprocessing, and the precision. A record is found by its picture's
+content, so a folder of pictures may be moved or copied, and a picture that changed is encoded anew.
+60,000 pictures of 64 patches and 96 channels take 740 MB of disk in 16 bits, and 2 MB of memory.
 
 Legend: M images, F of them found, P patches per image, C feature channels.
 """
@@ -16,7 +16,8 @@ Legend: M images, F of them found, P patches per image, C feature channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 # Parts that features do not depend on; training them leaves a cache valid.
 DECODING_PARTS = ("decoder.", "post_quant_conv.")
 
-CHUNK = 64
-"""Number of pictures in a batch of the encoder."""
+CHUNK, CHUNK_ON_A_GPU = 64, 256
+"""Number of pictures that are given to the encoder at once."""
 
 PREPROCESSING = 1
 """Version of how a picture file becomes pixels (`pixels.square`): one more when they change."""
@@ -62,6 +63,31 @@ def fingerprint(autoencoder: nn.Module) -> str:
             flat = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(flat.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class AddressedPicture:
+    """A picture that can be read, as was found when it was looked for in a cache.
+
+    Attributes:
+        picture: The picture.
+        address: By what its features are found.
+        pixels_HW3: Its pixels, so that it is not loaded twice; None if its features are stored.
+    """
+
+    picture: Picture
+    address: bytes
+    pixels_HW3: np.ndarray | None = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> str:
+        return self.picture.key
+
+    def load(self, size: int) -> np.ndarray:
+        if self.pixels_HW3 is None:
+            return self.picture.load(size)
+        assert len(self.pixels_HW3) == size, "a training has pictures of one size"
+        return self.pixels_HW3
 
 
 class Lookup(NamedTuple):
@@ -111,7 +137,8 @@ class FeatureCache:
         name = f"{kind}-{weights}-{size}px-v{PREPROCESSING}-{NAMES[stored]}"
         self.path = folder / name if folder else None
         self._encode = encode
-        self._device = device
+        self._device = torch.device(device)
+        self._chunk = CHUNK_ON_A_GPU if self._device.type == "cuda" else CHUNK
         self._stored = stored
         self._shards = RecordShards(self.path)
         self._contents = RecordShards(folder / CONTENTS if folder else None)
@@ -131,8 +158,8 @@ class FeatureCache:
         addresses = [self.address(picture) for picture in pictures]
         rows, missing = self._found(addresses)
         pictures_of = dict(zip(addresses, pictures, strict=True))
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
+        for start in range(0, len(missing), self._chunk):
+            chunk = missing[start : start + self._chunk]
             pixels_M3HW = pack_pixels([pictures_of[each].load(self.size) for each in chunk])
             rows |= self._computed(chunk, pixels_M3HW.to(self._device))
         return self._read(np.stack([rows[address] for address in addresses]))
@@ -143,6 +170,8 @@ class FeatureCache:
         Raises:
             DataError: if the picture cannot be read.
         """
+        if isinstance(picture, AddressedPicture):
+            return picture.address
         if not hasattr(type(picture), "content_key"):  # of the picture itself it reads the file
             return digest_of(picture.key)
         place = digest_of(picture.key)
@@ -156,14 +185,15 @@ class FeatureCache:
         self._contents.append([place], np.frombuffer(address, np.uint8)[None])
         return address
 
-    def missing(self, picture: Picture) -> tuple[bytes, np.ndarray | None]:
-        """A picture's address, and its pixels, uint8 [H, W, 3], unless its features are stored.
+    def addressed(self, picture: Picture) -> AddressedPicture:
+        """A picture with its address, and its pixels unless its features are stored.
 
         Raises:
             DataError: if the picture cannot be read.
         """
         address = self.address(picture)
-        return address, None if address in self._shards else picture.load(self.size)
+        known = address in self._shards
+        return AddressedPicture(picture, address, None if known else picture.load(self.size))
 
     def look_up(self, pictures: Sequence[Picture]) -> tuple[Lookup, Tensor | None]:
         """What is stored of pictures, and the uint8 pixels [M - F, H, W, 3] of the others.
@@ -204,8 +234,8 @@ class FeatureCache:
     def store(self, addresses: Sequence[bytes], pixels_MHW3: Tensor) -> dict[bytes, np.ndarray]:
         """Encode pixels and store their features; returns them by address, as they are stored."""
         rows: dict[bytes, np.ndarray] = {}
-        for start in range(0, len(addresses), CHUNK):
-            chunk = slice(start, start + CHUNK)
+        for start in range(0, len(addresses), self._chunk):
+            chunk = slice(start, start + self._chunk)
             pixels = pixels_MHW3[chunk].to(self._device, non_blocking=True)
             rows |= self._computed(addresses[chunk], as_input(pixels))
         return rows
@@ -216,9 +246,30 @@ class FeatureCache:
             encoded = self._encode(as_input(pixels_MHW3.to(self._device, non_blocking=True)))
         return encoded.to(self._stored).float() if encoded.is_floating_point() else encoded
 
-    def bytes_of(self, pictures: int, values: int) -> int:
-        """Bytes on disk of pictures with so many numbers each."""
-        return disk_bytes(pictures, values * self._stored.itemsize)
+    @property
+    def chunk(self) -> int:
+        """Number of pictures that are given to the encoder at once."""
+        return self._chunk
+
+    @property
+    def addresses(self) -> Container[bytes]:
+        """The addresses whose features are stored."""
+        return self._shards
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why features are no longer stored; None while they are."""
+        return self._shards.failure
+
+    def disk_bytes(self, pictures: int) -> int:
+        """Bytes on disk of so many more pictures."""
+        if self._record_bytes is None:
+            grey_M3HW = torch.zeros(1, 3, self.size, self.size, device=self._device)
+            with torch.no_grad():
+                self._record_bytes = self._encode(grey_M3HW).numel() * self._stored.itemsize
+        return disk_bytes(pictures, self._record_bytes)
+
+    _record_bytes: int | None = None
 
     def look(self) -> None:
         """Find what other processes have stored meanwhile."""

@@ -13,6 +13,7 @@ Legend: N records.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import mmap
@@ -27,6 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from orthus_core.output_checks import free_disk
 
 try:
     import fcntl
@@ -48,6 +51,8 @@ MOST_MAPS = 128
 """Shards that are mapped at once; each takes a file descriptor."""
 MOST_READ = 64 * 2**20
 """Bytes read through maps before their pages are given back: they count as the process's memory."""
+LEFT_FREE = 2**30
+"""Bytes of the disk that a process leaves free for others when it begins its second shard."""
 MOST_IN_MEMORY = 256 * 2**20
 """Bytes of records that are kept in memory after the disk took no more."""
 BETWEEN_LOOKS = 1.0
@@ -269,6 +274,8 @@ class RecordShards:
         if self._out is not None and not self._out.has_room(len(content)):
             out, self._out = self._out, None
             out.close()
+            if free_disk(folder) < LEFT_FREE + SHARD_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         if self._out is None:
             self._out = self._begin(folder, record)
         key = np.zeros(1, KEY)

@@ -16,11 +16,20 @@ from torch import Tensor
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
+from orthus_core.events import Event, Note
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.recipe.training import DataRecipe
+from orthus_core.recipe.training import (
+    BuildBaseRecipe,
+    DataRecipe,
+    PosttrainRecipe,
+    PretrainRecipe,
+)
+from orthus_core.train.batches import RowSources
+from orthus_core.train.loop import Before, Stop
 from orthus_core.user_files import user_path
 
 Encode = Callable[[Tensor], Tensor]
+RowsRecipe = PretrainRecipe | BuildBaseRecipe | PosttrainRecipe
 
 # Pictures per pass of the encoder, always the same number: it suits a processor's caches and keeps
 # a GPU busy. On a processor, as many of 64 pixels, and fewer of larger ones.
@@ -104,6 +113,29 @@ def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
         return torch.cat([encode(part) for part in parts])[:count]
 
     return together
+
+
+def encoding(
+    cache: FeatureCache, rows: RowSources, recipe: RowsRecipe, should_stop: Stop | None = None
+) -> Before:
+    """The work of a training before its first step: it encodes the pictures of its data sets, if
+    the recipe says so.
+    """
+
+    def before(start: int, batches: int) -> Iterator[Event]:
+        yield from map(Note, cache.notes())
+        if recipe.data.encode_first is False or not rows.reads:
+            return
+        # Imported here, because the small world's pictures are encoded as they come.
+        from orthus_core.train.encode_first import encode_for_training
+
+        size = recipe.optim.batch_size
+        always = recipe.data.encode_first is True
+        yield from encode_for_training(
+            cache, rows, range(start * size, batches * size), always, should_stop or (lambda: False)
+        )
+
+    return before
 
 
 @contextmanager
