@@ -55,6 +55,8 @@ LEFT_FREE = 2**30
 """Bytes of the disk that a process leaves free for others when it begins its second shard."""
 MOST_IN_MEMORY = 256 * 2**20
 """Bytes of records that are kept in memory after the disk took no more."""
+AROUND = 64 * 2**10
+"""Bytes around what is read that Linux maps besides."""
 BETWEEN_LOOKS = 1.0
 """Seconds between two looks for records of other processes."""
 
@@ -71,13 +73,16 @@ class DigestIndex:
     """The places of N digests."""
 
     def __init__(self) -> None:
-        self._keys = np.empty(0, KEY)
+        # Each in memory by itself: a search would copy a column of a structured array every time.
+        self._first = np.empty(0, "<u8")
+        self._second = np.empty(0, "<u8")
+        self._check = np.empty(0, "<u4")
         self._at = np.empty(0, "<u8")  # shard and number, 32 bits each
         self._recent: dict[bytes, Place] = {}
 
     def __len__(self) -> int:
         """The number of different digests."""
-        first, second = self._keys["first"], self._keys["second"]
+        first, second = self._first, self._second
         repeated = int(((first[1:] == first[:-1]) & (second[1:] == second[:-1])).sum())
         new = sum(next(self._sorted(digest), None) is None for digest in self._recent)
         return len(first) - repeated + new
@@ -100,28 +105,30 @@ class DigestIndex:
 
     def _sorted(self, digest: bytes) -> Iterator[Place]:
         first, second = np.frombuffer(digest, "<u8")
-        firsts = self._keys["first"]
-        at = int(np.searchsorted(firsts, first))
-        while at < len(firsts) and firsts[at] == first:
-            if self._keys["second"][at] == second:
+        at = int(self._first.searchsorted(first))
+        while at < len(self._first) and self._first[at] == first:
+            if self._second[at] == second:
                 place = int(self._at[at])
-                yield Place(place >> 32, place & 0xFFFFFFFF, int(self._keys["check"][at]))
+                yield Place(place >> 32, place & 0xFFFFFFFF, int(self._check[at]))
             at += 1
 
     def _sort_in(self, found: Sequence[tuple[int, int, np.ndarray]]) -> None:
-        recent = np.empty(len(self._recent), KEY)
         digests = np.frombuffer(b"".join(self._recent), "<u8").reshape(-1, 2)
-        recent["first"], recent["second"] = digests.T
-        recent["check"] = [place.check for place in self._recent.values()]
-        at = [place.shard << 32 | place.number for place in self._recent.values()]
-        numbers = [
+        recent = self._recent.values()
+        keys = [keys for _, _, keys in found]
+        first = np.concatenate([self._first, digests[:, 0], *(each["first"] for each in keys)])
+        second = np.concatenate([self._second, digests[:, 1], *(each["second"] for each in keys)])
+        checks = np.array([place.check for place in recent], "<u4")
+        check = np.concatenate([self._check, checks, *(each["check"] for each in keys)])
+        places = np.array([place.shard << 32 | place.number for place in recent], "<u8")
+        numbers = (
             np.arange(start, start + len(keys), dtype="<u8") | np.uint64(shard << 32)
             for shard, start, keys in found
-        ]
-        every = np.concatenate([self._keys, recent, *(keys for _, _, keys in found)])
-        where = np.concatenate([self._at, np.array(at, "<u8"), *numbers])
-        order = np.lexsort((every["second"], every["first"]))
-        self._keys, self._at, self._recent = every[order], where[order], {}
+        )
+        at = np.concatenate([self._at, places, *numbers])
+        order = np.lexsort((second, first))
+        self._first, self._second = first[order], second[order]
+        self._check, self._at, self._recent = check[order], at[order], {}
 
 
 class RecordShards:
@@ -245,7 +252,7 @@ class RecordShards:
             self.damage.append(f"{shard.path}: record {place.number} is damaged")
             return None
         shard.checked[place.number] = 1
-        self._read_bytes += max(length, mmap.PAGESIZE)
+        self._read_bytes += length + AROUND
         if self._read_bytes > MOST_READ:
             self._give_pages_back()
         return np.frombuffer(content, shard.dtype).reshape(shard.shape)
