@@ -17,8 +17,8 @@ from orthus_cli.options import Overwrite, Sets
 from orthus_core.errors import RecipeError
 
 if TYPE_CHECKING:
-    from orthus_core.train.data_check import CheckedSource
     from orthus_core.data.row_rule import TrainingRecipe
+    from orthus_core.train.data_check import CheckedSource
 
 app = typer.Typer(
     cls=CommandList,

@@ -1,4 +1,6 @@
-"""The rows of a training that cannot be used: each counted once, the first ones named."""
+"""The rows of a training that cannot be used, or only in part: each counted once, the first ones
+that cannot be used named.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from orthus_core.data.document import Place
-from orthus_core.data.formats import reading
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,12 +23,14 @@ class RowFault(NamedTuple):
         number: Its number there.
         place: Where it was read.
         problem: Reason.
+        is_cut: Whether it is used all the same, up to the turn that the context ends in.
     """
 
     source: str
     number: int
     place: Place
     problem: str
+    is_cut: bool = False
 
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}"
@@ -65,11 +68,13 @@ class RowFaults:
         strict: Whether the first one ends the training.
         named_later: Whether they are only counted, for a caller who names them at the end.
         counts: Number of the faults of each source.
+        cut: Number of rows of each source that are used in part.
     """
 
     strict: bool = False
     named_later: bool = False
     counts: dict[str, int] = field(default_factory=dict)
+    cut: dict[str, int] = field(default_factory=dict)
     _met: set[tuple[str, int]] = field(default_factory=set)
     _new: list[RowFault] = field(default_factory=list)
     _named: int = 0
@@ -83,13 +88,14 @@ class RowFaults:
         Raises:
             DataError: If `strict`.
         """
-        if self.strict:
+        if self.strict and not fault.is_cut:
             hint = getattr(error, "hint", "")
             raise DataError(fault.problem, where=str(fault.place), hint=hint) from error
         if (fault.source, fault.number) in self._met:
             return
         self._met.add((fault.source, fault.number))
-        self.counts[fault.source] = self.counts.get(fault.source, 0) + 1
+        counts = self.cut if fault.is_cut else self.counts
+        counts[fault.source] = counts.get(fault.source, 0) + 1
         self._new.append(fault)
 
     def take(self) -> list[RowFault]:
@@ -104,6 +110,11 @@ class RowFaults:
 
     def named(self, faults: Iterable[RowFault]) -> list[RowFault]:
         """Those of the faults that are to be named: the first ones of all."""
-        chosen = list(faults)[: max(0, reading.FAULTS_KEPT - self._named)]
+        if not (faults := [fault for fault in faults if not fault.is_cut]):
+            return []
+        # Imported here, because rows that are made have no faults.
+        from orthus_core.data.formats import reading
+
+        chosen = faults[: max(0, reading.FAULTS_KEPT - self._named)]
         self._named += len(chosen)
         return chosen

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,11 @@ from orthus_core.data.document import Document
 from orthus_core.data.encode import EncodedRow, drop_condition
 from orthus_core.data.order import MixtureOrder, Permutation, hash_of
 from orthus_core.data.pictures import FilePicture, Picture
-from orthus_core.data.row_faults import RowFaults, fault_of
-from orthus_core.data.rows import Rows
+from orthus_core.data.row_faults import RowFault, RowFaults, fault_of
 from orthus_core.errors import DataError
+
+if TYPE_CHECKING:
+    from orthus_core.data.rows import Rows
 
 CHECK_SAYS_WHY = "`orthus data check` says what is wrong with each record"
 
@@ -93,6 +95,12 @@ class Candidate(NamedTuple):
         rows, name = self.part.rows, self.part.name
         self.faults.add(fault_of(name, rows, self.number, error, self.document.id), error)
 
+    def note_cut(self) -> None:
+        """Count the row as one that is longer than the context, and used up to there."""
+        if isinstance(self.part, ShuffledRows):
+            place = self.part.rows.place(self.number)
+            self.faults.add(RowFault(self.part.name, self.number, place, "", is_cut=True))
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -144,7 +152,7 @@ class Mixture:
         if isinstance(part, MadeRows):
             yield self._made(part, position)
             return
-        epoch, place = divmod(position, len(part))
+        epoch, place = divmod(position, max(1, len(part)))
         for tries in range(start, len(part)):
             row = part.at(epoch, (place + tries) % len(part))
             if found := self._read(part, row, epoch, tries):
@@ -314,9 +322,13 @@ class Batches:
             rng = random.Random(f"{self.seed}/dropout/{number}")
             document = drop_condition(candidate.document, rng, self.condition_dropout)
             try:
-                return Draft(number, candidate, self.encode(document))
+                row = self.encode(document)
             except Exception as error:
                 candidate.reject(error)
+                continue
+            if row.cut:
+                candidate.note_cut()
+            return Draft(number, candidate, row)
         raise AssertionError("candidates end with an error")
 
     def _finished(self, draft: Draft) -> EncodedRow:
@@ -388,12 +400,22 @@ class PicturesReport(NamedTuple):
 
 
 def figures_of(faults: RowFaults) -> dict[str, float]:
-    """How many rows of each source could not be used."""
-    return {f"unusable/{name}": count for name, count in sorted(faults.counts.items())}
+    """How many rows of each source could not be used, or were cut."""
+    kinds = {"unusable": faults.counts, "cut": faults.cut}
+    return {
+        f"{kind}/{name}": count
+        for kind, counts in kinds.items()
+        for name, count in sorted(counts.items())
+    }
 
 
 def summary_of(faults: RowFaults) -> Iterator[str]:
-    """A line about the rows that could not be used, if there are any."""
+    """Lines about the rows that could not be used, and those that were cut, if there are any."""
+
+    def each(counts: Mapping[str, int]) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+
     if faults:
-        counts = ", ".join(f"{name} {count}" for name, count in sorted(faults.counts.items()))
-        yield f"rows that could not be used: {counts}; {CHECK_SAYS_WHY}"
+        yield f"rows that could not be used: {each(faults.counts)}; {CHECK_SAYS_WHY}"
+    if faults.cut:
+        yield f"rows longer than the context, cut after a turn of the model: {each(faults.cut)}"

@@ -474,7 +474,7 @@ def _build(
         else:
             changes[name] = _build(table, stated, where, mistakes, faulty, (*prefix, name))
     for name, other in exclusive_keys(recipe).items():
-        if name in changes and other in changes:
+        if changes.get(name) and other in changes:
             table = "".join(f"{part}." for part in prefix)
             mistakes.append(
                 (

@@ -174,8 +174,8 @@ class DataRecipe:
         first: dict[str, int] = {}
         for number, source in enumerate(sources):
             name = source.name or last_part(source.path)
-            if name in first and not source.name:
-                name = source.path  # two folders may both be called train
+            if name in first and source.path != sources[first[name]].path:
+                name = source.name or source.path  # two folders may both be called train
             if name in first:
                 raise ValueError(
                     f"sources.{first[name]} and sources.{number} are both named {name!r}: give one "

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.data.sources import PicturesReport
 from orthus_core.errors import RecipeError
 from orthus_core.evaluation.reconstruction import HELD_OUT_SEED
 from orthus_core.losses.adversarial import PatchDiscriminator
@@ -27,7 +28,6 @@ from orthus_core.recipe.training import (
     DiscriminatorRecipe,
     FinetuneVaeRecipe,
 )
-from orthus_core.data.sources import PicturesReport
 from orthus_core.train.batches import share_of
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.linear_code import LinearCode

@@ -22,18 +22,17 @@ from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.data.listing import passed_over_line
 from orthus_core.data.order import hash_of, is_held_out
 from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.data.row_faults import RowFault, RowFaults, fault_of
-from orthus_core.data.rows import Rows, SourceOptions
 from orthus_core.data.sources import (
     CHECK_SAYS_WHY,
     Batches,
     MadeRows,
     Mixture,
-    ShuffledRows,
     RowsReport,
+    ShuffledRows,
+    identity_of,
 )
 from orthus_core.device import usable_processors
 from orthus_core.errors import DataError, TrainingError
@@ -41,13 +40,15 @@ from orthus_core.events import Event, Note, Progress
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.distributed import Rank, current_rank
-from orthus_core.train.prefetch import Prefetcher
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import Encode, TrainingRecipe
+    from orthus_core.data.rows import Rows
 
 # Sources of at most so many rows are checked as a whole before the first step.
 WHOLE = 1000
+# Side at which pictures are loaded to be checked when no model has its own.
+CHECKED_SIDE = 64
 
 # Number of steps whose rows are sorted by length together; packed rows need no sorting.
 WINDOW = 8
@@ -93,9 +94,15 @@ ORDER = "order 2"
 
 
 def identity_of_part(part: ShuffledRows) -> str:
-    """What tells a data set, and which of its rows are used, from others."""
-    used = hashlib.sha256(part.numbers_N.tobytes()).hexdigest()[:6]
-    return f"{part.rows.identity} ({len(part)} used, {used})"
+    """What tells a data set, and which of its rows are used, from others.
+
+    Of a small one that is its texts, and the names and sizes of its pictures.
+    """
+    if len(part.rows) <= WHOLE:
+        documents = (part.rows.document(int(number)) for number in part.numbers_N)
+        return identity_of([segment.value for segment in each.segments] for each in documents)
+    used = hashlib.sha256(part.numbers_N.tobytes()).hexdigest()[:10]
+    return f"{len(part)} rows, {used}, {part.rows.identity}"
 
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
@@ -120,8 +127,6 @@ def read_rows(
         DataError: When a source is missing or empty, and at the first broken record or picture when
             the recipe is strict.
     """
-    from orthus_core.data.formats.reading import CHECK_SIZE
-
     faults = faults if faults is not None else RowFaults(data.strict)
     train: dict[str, MadeRows | ShuffledRows] = {}
     held_out: dict[str, MadeRows | ShuffledRows] = {}
@@ -133,7 +138,7 @@ def read_rows(
                 held_out[name] = world_rows(name, data, testing=True)
             continue
         rows = yield from open_source(name, source, quiet=faults.named_later)
-        check = partial(load_pictures, side=side or CHECK_SIZE)
+        check = partial(load_pictures, side=side or CHECKED_SIDE)
         whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
         kept, apart = split_part(whole, data, number)
@@ -172,6 +177,8 @@ def open_source(
         DataError: When it is missing or in no known format.
     """
     from orthus_core.data.formats import sniff
+    from orthus_core.data.listing import passed_over_line
+    from orthus_core.data.rows import SourceOptions
     from orthus_core.user_files import user_path
     from orthus_core.world.picture_kinds import register_picture_kinds
 
@@ -210,6 +217,8 @@ def without_unusable(
             unusable.add(number)
         yield Progress(what, done, len(numbers), unit="documents")
     yield from left_out(faults, len(numbers))
+    if len(unusable) == len(numbers):
+        raise NothingUsable(rows)
     kept = [[n for n in part.numbers_N if int(n) not in unusable] for part in parts]
     return [
         replace(part, numbers_N=np.array(numbers, dtype=np.int64))
@@ -224,14 +233,10 @@ def split_part(
 
     Args:
         number: Number of the source among the recipe's, which has an order of its own.
-
-    Raises:
-        DataError: When there are none to train on.
     """
     apart_N = is_held_out(part.rows.keys()[part.numbers_N], data.held_out, data.seed)
     seed = hash_of(data.seed, number)
     kept = replace(part, numbers_N=part.numbers_N[~apart_N], seed=seed)
-    check_left(kept, usable=len(part))
     return kept, replace(part, numbers_N=part.numbers_N[apart_N], seed=seed)
 
 
@@ -274,7 +279,7 @@ def usable(
         both = [part, *([apart[part.name]] if part.name in apart else [])]
         checked = yield from without_unusable(both, rule, "rows", rows.faults)  # type: ignore[arg-type]
         train[number], *measured = checked
-        check_left(checked[0], usable=sum(map(len, checked)))
+        check_left(checked[0])
         if measured:
             apart[part.name] = measured[0]
     kept = [part for part in apart.values() if isinstance(part, MadeRows) or len(part)]
@@ -301,25 +306,18 @@ class NothingUsable(DataError):
         self.rows = rows
 
 
-def check_left(kept: ShuffledRows, usable: int) -> None:
-    """Check that there are rows to train on.
-
-    Args:
-        kept: Rows of a data set to train on.
-        usable: Number of these, and of those that are held out.
+def check_left(kept: ShuffledRows) -> None:
+    """Check that there are rows to train on in a data set of which some can be used.
 
     Raises:
-        DataError: When there are none to train on; says whether all are held out.
+        DataError: When there are none.
     """
-    if len(kept):
-        return
-    if not usable:
-        raise NothingUsable(kept.rows)
-    raise DataError(
-        "there are no documents to train on: all that can be used are held out",
-        where=kept.rows.where,
-        hint="set data.held_out to 0, or add rows that can be used",
-    )
+    if not len(kept):
+        raise DataError(
+            "there are no documents to train on: all that can be used are held out",
+            where=kept.rows.where,
+            hint="set data.held_out to 0, or add rows that can be used",
+        )
 
 
 def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Document], None]:
@@ -513,7 +511,12 @@ class BatchBuilder:
         )
         # Which process makes a batch does not matter: a container's share may lower their number.
         workers = min(data.workers, usable_processors())
-        ahead = Prefetcher(made, workers, window, rows.faults) if workers else None
+        ahead = None
+        if workers:
+            # Imported here, because most trainings have none.
+            from orthus_core.train.prefetch import Prefetcher
+
+            ahead = Prefetcher(made, workers, window, rows.faults)
 
         def train(number: int) -> Batch:
             return self.finished(ahead(number)) if ahead else made(number)

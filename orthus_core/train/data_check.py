@@ -167,6 +167,10 @@ class RulesOf:
             return
         path = resolve(model)
         config, processor = read_config(path), open_processor(path)
+        if isinstance(recipe, PretrainRecipe):
+            from orthus_core.train.pretrain import check_discrete
+
+            check_discrete(config, path)
         encode = row_encoder(processor.tokenizer, config) if processor is not None else None
         self._rule = RowRule.of(recipe, encode)
         self.side = config.vq_config.resolution

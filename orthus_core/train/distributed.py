@@ -11,7 +11,6 @@ from torch import Tensor
 
 from orthus_core.device import limit_threads
 
-
 T = TypeVar("T")
 
 

@@ -27,7 +27,7 @@ from orthus_core.train.distributed import accelerator as make_accelerator
 from orthus_core.train.distributed import all_reduce_sum, current_rank, gather_lists
 from orthus_core.train.metrics import MetricsLogger, check_board
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
-from orthus_core.train.runs import TrainingRun, plan_run
+from orthus_core.train.runs import BATCH_OF, TrainingRun, plan_run
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps
 
 # Held-out rows are always measured with the same noise, so that the figures can be compared.
@@ -158,6 +158,9 @@ def train(
     average = WeightAverage(parameters, optim.ema_decay)
     objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
     origins = {**(origins or {}), "devices": place.shards}
+    if place.shards > 1:
+        # States of versions in which every device had a batch of its own do not tell this.
+        origins[BATCH_OF] = "all devices"
 
     # 2. Load the state of an earlier run, and only then take the folder.
     run = plan_run(folder, resume, overwrite=overwrite)

@@ -22,8 +22,8 @@ from orthus_core.data.row_faults import RowFaults, fault_of
 from orthus_core.data.rows import row_key
 from orthus_core.data.sources import ShuffledRows, identity_of_value
 from orthus_core.errors import DataError
-from orthus_core.evaluation.reconstruction import HELD_OUT_IMAGES
-from orthus_core.events import Event
+from orthus_core.evaluation.reconstruction import CHUNK, HELD_OUT_IMAGES
+from orthus_core.events import Event, Progress
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import (
     ORDER,
@@ -109,7 +109,7 @@ class ReadPictures:
         self.held_out_M3HW = torch.empty(0, 3, size, size)
         for source, most in zip(sources, shares, strict=True):
             if isinstance(source, ShuffledRows):
-                squares = [*islice(self._held_out(source), most)]
+                squares = [*islice(self.pictures(source, apart=True), most)]
                 kept_M3HW = pack_pixels(squares) if squares else self.held_out_M3HW[:0]
             else:
                 kept_M3HW = source.held_out_M3HW[:most]
@@ -161,9 +161,13 @@ class ReadPictures:
             hint="an autoencoder learns from pictures alone: add rows with pictures",
         )
 
-    def _held_out(self, part: ShuffledRows) -> Iterator[np.ndarray]:
-        """The pictures that are never drawn, each once, in an order that stays as rows are added."""
-        if not self._share:
+    def pictures(self, part: ShuffledRows, *, apart: bool) -> Iterator[np.ndarray]:
+        """Pictures of a data set, each once, in an order that stays when rows are added.
+
+        Args:
+            apart: Whether only those are returned that are never drawn.
+        """
+        if apart and not self._share:
             return
         keys_N = part.rows.keys()[part.numbers_N]
         met: set[str] = set()
@@ -171,7 +175,7 @@ class ReadPictures:
             for document in self._document(part, int(row)):
                 for picture in pictures_of(document):
                     name = identity_of_value(picture)
-                    if name in met or not self._is_apart(picture):
+                    if name in met or (apart and not self._is_apart(picture)):
                         continue
                     met.add(name)
                     try:
@@ -245,6 +249,42 @@ def read_pictures(
         faults=faults,
         rule=rule,
     )
+
+
+# Pictures of the small world that are drawn to be measured when no number is named.
+MADE = 256
+
+
+def pictures_to_measure(
+    data: DataRecipe, size: int, limit: int, faults: RowFaults, *, apart: bool
+) -> Iterator[Event | Tensor]:
+    """Pictures of a data set for measuring an autoencoder: events, and tensors [M, 3, H, W].
+
+    Args:
+        data: Data table with one source.
+        size: Side of the pictures in pixels.
+        limit: Number of pictures; 0 for all.
+        faults: Counts the rows that cannot be used; they are left out.
+        apart: Whether only pictures that are never drawn are measured.
+
+    Raises:
+        DataError: When the source cannot be read.
+    """
+    ((name, source),) = data.named_sources().items()
+    if source.is_made:
+        made = yield from read_pictures(data, size)
+        generator = torch.Generator().manual_seed(data.seed)
+        yield made.held_out_M3HW[: limit or None] if apart else made.draw(limit or MADE, generator)
+        return
+    rows = yield from open_source(name, source)
+    part = ShuffledRows(name, rows, np.arange(len(rows)), data.seed)
+    read = ReadPictures([], [], size, share=data.held_out, seed=data.seed, faults=faults)
+    squares = islice(read.pictures(part, apart=apart), limit or None)
+    done = 0
+    while chunk := [*islice(squares, CHUNK)]:
+        done += len(chunk)
+        yield pack_pixels(chunk)
+        yield Progress("pictures", done, limit or max(done, len(rows)), unit="pictures")
 
 
 def pictures_of(document: Document) -> list[Picture]:

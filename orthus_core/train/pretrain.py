@@ -35,7 +35,7 @@ from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
-from orthus_core.model.config import DiscreteConfig, OrthusConfig
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
@@ -243,7 +243,7 @@ def is_finished(
         first.check(own, length, length=AUTOENCODER_LENGTH, but=KNOWN_LATER)
     run = plan_run(work / TRANSFORMER, resumes.transformer, overwrite=overwrite)
     own = origins(recipe, **start_origin(init_from))
-    run.check(own, steps, length="optim.steps", but=("devices", "rows"))
+    run.check(own, steps, length="optim.steps", but=KNOWN_LATER[1:])
     return check_output(output, run, resumes.transformer, steps, overwrite=overwrite)
 
 
@@ -312,12 +312,7 @@ def discrete_start(source: str | Path) -> DiscreteStart:
         CheckpointError: When it is an Orthus, or has no tokenizer or pixel decoder.
     """
     opened = open_model(source, device=device(), dtype="fp32")
-    if not isinstance(opened.model.config, DiscreteConfig):
-        raise CheckpointError(
-            "this is an Orthus, and pretrain trains a discrete Chameleon",
-            where=str(opened.path),
-            hint="train it with `orthus posttrain`, or name the Chameleon that it was made from",
-        )
+    check_discrete(opened.model.config, opened.path)
     if opened.processor is None:
         raise CheckpointError(
             "this model folder has no tokenizer, so it cannot be trained on words",
@@ -333,6 +328,20 @@ def discrete_start(source: str | Path) -> DiscreteStart:
     known = words.read_text(encoding="utf-8") if words.is_file() else ""
     model.to(device())  # type: ignore[arg-type]
     return DiscreteStart(model, vq, opened.processor.tokenizer, known)
+
+
+def check_discrete(config: InterleavedConfig, where: Path) -> None:
+    """Check that a model is a discrete Chameleon.
+
+    Raises:
+        CheckpointError: When it is an Orthus.
+    """
+    if not isinstance(config, DiscreteConfig):
+        raise CheckpointError(
+            "this is an Orthus, and pretrain trains a discrete Chameleon",
+            where=str(where),
+            hint="train it with `orthus posttrain`, or name the Chameleon that it was made from",
+        )
 
 
 def taken_autoencoder(source: str) -> OrthusVQ:

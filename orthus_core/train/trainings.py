@@ -287,7 +287,7 @@ def is_finished(
     finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
     if finished:
         wanted |= {"init_from": fingerprint(resolve(init_from))}
-        run.check(wanted, recipe.optim.steps, length="optim.steps", but=("devices", "rows"))
+        run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER[1:])
         yield finished_note(output, recipe.optim.steps)
     return finished
 

@@ -13,7 +13,7 @@ haotian-liu/LLaVA, llava/train/train.py (`preprocess_v1`).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,11 +99,24 @@ def parse(record: Any, place: Place, visit: int, *, root: Path, source: str) -> 
         raise DataError(f"the record is a {type(record).__name__}, not an object")
     if record.get("video"):
         raise DataError("the record has a video, which cannot be read")
-    names = picture_names(record)
-    turns = _placed(_turns(record), len(names))
-    pictures = iter([picture_at(root, name) for name in names])
+    pictures = [picture_at(root, name) for name in picture_names(record)]
+    return conversation(record, pictures, source)
+
+
+def conversation(record: Mapping[str, Any], pictures: Sequence[Picture], source: str) -> Document:
+    """The document of a conversation whose pictures are known.
+
+    Args:
+        record: The turns, and an `id`.
+        pictures: What `<image>` stands for, in order.
+        source: Name of the data set.
+
+    Raises:
+        DataError: as `parse`.
+    """
+    turns, remaining = _placed(_turns(record), len(pictures)), iter(pictures)
     segments = [
-        segment for each in turns for segment in _segments(each, pictures if names else None)
+        segment for each in turns for segment in _segments(each, remaining if pictures else None)
     ]
     return Document(tuple(segments), id=str(record.get("id", "")), source=source)
 

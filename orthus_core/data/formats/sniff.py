@@ -19,6 +19,7 @@ from orthus_core.data.formats import (
     journey_db,
     records,
     story_stream,
+    table,
     webdataset,
 )
 from orthus_core.data.formats.annotation_file import RECORDS as RECORDS
@@ -92,6 +93,9 @@ FORMATS: dict[str, DataFormat] = {
     ),
     "webdataset": DataFormat(
         "WebDataset tars, or a folder of them", webdataset.recognises, rows=webdataset.rows
+    ),
+    "table": DataFormat(
+        "a parquet or CSV file, or a data set of Hugging Face", table.recognises, rows=table.rows
     ),
     "image-folder": DataFormat(
         "a folder of pictures with words", image_folder.recognises, rows=image_folder.rows

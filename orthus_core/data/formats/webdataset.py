@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.image_folder import AFTER, BEFORE, INSTRUCTION, metadata_files
+from orthus_core.data.formats.image_folder import TARGET, SOURCE, INSTRUCTION, metadata_files
 from orthus_core.data.formats.picture_root import LOOKED_AT
 from orthus_core.data.formats.splits import chosen_split
 from orthus_core.data.index.tar_samples import (
@@ -45,8 +45,8 @@ TEXTS = ("txt", "text", "caption", "prompt")
 CAPTIONS = ("caption", "top_caption", "text", "prompt")
 """Keys of a sample's JSON, and columns of a table, that hold a caption; most likely first."""
 
-_BEFORE = (*BEFORE, "input", "original", "source", "before", "0")
-_AFTER = (*AFTER, "edited", "output", "target", "after", "1")
+_SOURCE = (*SOURCE, "input", "original", "source", "before", "0")
+_TARGET = (*TARGET, "edited", "output", "target", "after", "1")
 _LONGEST_TEXT = 1 << 20
 
 
@@ -78,7 +78,7 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     Args:
         path: Tar or folder.
         options: `split` names a folder of tars, or a word in their names. `columns` may name
-            `caption`, `image`, `before`, `after` and `instruction`: suffixes of members, and keys
+            `caption`, `image`, `source`, `target` and `instruction`: suffixes of members, and keys
             of their JSON or columns of the table beside them.
 
     Raises:
@@ -161,8 +161,8 @@ class Samples:
         }
         if not pictures:
             raise DataError(f"the sample has no picture, only {', '.join(record)}")
-        before = _picture(pictures, self.columns.get("before"), _BEFORE)
-        after = _picture(pictures, self.columns.get("after"), _AFTER)
+        before = _picture(pictures, self.columns.get("source"), _SOURCE)
+        after = _picture(pictures, self.columns.get("target"), _TARGET)
         name = _name(next(iter(record.items())))
         if before and after:
             words = self._words(record, name, "instruction")

@@ -49,7 +49,7 @@ def open_index(
     Raises:
         DataError: if a file is not there, or the index cannot be made.
     """
-    states = [_state(file) for file in files]
+    states = [file_state(file) for file in files]
     if sum(state.size for state in states) < SMALL_BYTES:
         about, arrays = yield from build()
         return IndexArrays(about, arrays)
@@ -61,7 +61,7 @@ def open_index(
     found = read_index(path, kind, states)
     if found is not None:
         return found
-    lock = yield from _locked(path)
+    lock = yield from locked(path)
     try:
         found = read_index(path, kind, states)  # another process has just made it
         if found is not None:
@@ -81,7 +81,8 @@ def open_index(
             lock.close()
 
 
-def _state(file: Path) -> FileState:
+def file_state(file: Path) -> FileState:
+    """The state of a file now. Raises: DataError if it cannot be read."""
     try:
         stat = file.stat()
     except (OSError, ValueError) as error:
@@ -90,9 +91,9 @@ def _state(file: Path) -> FileState:
     return FileState(os.path.realpath(file), stat.st_size, stat.st_mtime_ns)
 
 
-def _locked(path: Path) -> Generator[Event, None, BinaryIO | None]:
-    """A lock on a file that is to be made, held until the result is closed or its process ends;
-    None where the file system has no locks, or nothing can be written there."""
+def locked(path: Path) -> Generator[Event, None, BinaryIO | None]:
+    """Wait for a lock on a file that is to be made. It is held until the result is closed or the
+    process ends; None where the file system has no locks, or nothing can be written there."""
     if fcntl is None:
         return None
     try:
