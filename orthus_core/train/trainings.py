@@ -43,14 +43,14 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
     only_image_parts,
     text_fingerprint,
 )
-from orthus_core.train.loop import Stage, Stop, train
+from orthus_core.train.loop import Before, Stage, Stop, train
 from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
@@ -181,7 +181,18 @@ def build_base(
 
     with save_on_exit(cache):
         identity = rows.identity
-        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
+        before = encoding(cache, pictures_alone(rows), recipe, options.get("should_stop"))
+        yield from run(
+            stage,
+            recipe,
+            opened,
+            output,
+            rows=identity,
+            before=before,
+            finish=finish,
+            **options,
+        )
+        yield from map(Note, cache.notes())
 
 
 def posttrain(
@@ -239,8 +250,10 @@ def posttrain(
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
-        identity = rows.identity
-        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
+        before = encoding(cache, rows, recipe, options.get("should_stop"))
+        more = {"before": before, "finish": finish, **options}
+        yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
+        yield from map(Note, cache.notes())
 
 
 MEASURED = "measured"
@@ -312,6 +325,7 @@ def run(
     output: Path,
     *,
     rows: str = "",
+    before: Before | None = None,
     resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
@@ -321,6 +335,7 @@ def run(
 
     Args:
         rows: What tells the training's data from other data (`identity_of`).
+        before: As for `train`.
         resume: True continues the run beside `output` from its newest saved state, a path goes on
             from the state it names (see `plan_run`).
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
@@ -348,6 +363,7 @@ def run(
             resume=resume,
             overwrite=overwrite,
             replaced=other_runs(work, work),
+            before=before,
             should_stop=should_stop,
         )
         if should_stop():
