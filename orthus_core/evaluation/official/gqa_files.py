@@ -7,7 +7,7 @@ from typing import Any
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation import gqa
-from orthus_core.evaluation.intervals import wilson
+from orthus_core.evaluation.intervals import Interval, wilson
 from orthus_core.evaluation.official.read_files import (
     check_complete,
     check_unique,
@@ -110,7 +110,7 @@ def score(request: ScoringRequest) -> OfficialScores:
             if kind in ("accuracy", gqa.answer_kind(each))
         ]
         low, high = wilson(sum(outcomes), len(outcomes))
-        intervals[kind] = type(wilson(0, 1))(100 * low, 100 * high)
+        intervals[kind] = Interval(100 * low, 100 * high)
     numbers = ("accuracy", "binary", "open", "distribution")
     return OfficialScores(
         n=found["n"],

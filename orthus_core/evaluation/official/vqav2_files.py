@@ -119,10 +119,7 @@ def score(request: ScoringRequest) -> OfficialScores:
         n_missing=n_missing,
         n_unparsed=sum(sample["parsed"] == "" for sample in samples),
         metrics={"overall": _percent([share for _, share in filled])},
-        per_category={
-            name: _groups(filled, key)
-            for name, key in (("answer_type", "answer_type"), ("question_type", "question_type"))
-        },
+        per_category={name: _groups(filled, name) for name in ("answer_type", "question_type")},
         intervals=intervals,
         samples=samples,
         files=files,
