@@ -87,14 +87,14 @@ def test_pope_by_hand(pope_set):
 
 def test_pope_counts_what_is_empty_and_what_is_missing(pope_set):
     data, answers = pope_set
-    said = [{"question_id": 1, "text": ""}]  # LLaVA's form of answers
-    lines(answers / "adversarial.jsonl", said)
-    with pytest.raises(DataError, match="1 of 2 questions have no prediction, such as 2"):
+    said = [{"question_id": 2, "text": ""}]  # LLaVA's form of answers
+    lines(answers / "random.jsonl", said)
+    with pytest.raises(DataError, match="1 of 2 questions have no prediction, such as 1"):
         scored("pope", answers, data)
     found = scored("pope", answers, data, allow_missing=True)
     assert (found.n_missing, found.n_unparsed) == (1, 1)
-    # The empty answer is a "yes"; the missing one is wrong, too.
-    assert found.per_category["adversarial"]["accuracy"] == 0
+    # The empty answer is a "yes"; the missing one is wrong, though an empty one would be right.
+    assert found.per_category["random"]["accuracy"] == 0
 
 
 def test_pope_refuses_answers_that_do_not_belong(pope_set):
