@@ -174,7 +174,7 @@ def by_class(
     found: dict[str, list[BoxDetection]] = {}
     if isinstance(detections, Mapping):
         for name, group in detections.items():
-            found[name] = [_detection(each, name) for each in group]
+            found[str(name)] = [_detection(each, str(name)) for each in group]
         return found
     for each in detections:
         name = each.get("class", each.get("label"))

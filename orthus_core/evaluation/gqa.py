@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.variants import check_variant
+from orthus_core.evaluation.scorer_variants import check_variant
 
 VARIANTS = {
     "strict": "the prediction equals the answer, character by character",
@@ -112,7 +112,7 @@ def predictions_by_id(
 ) -> dict[str, str]:
     """Predictions by question id; of several, the last."""
     if isinstance(predictions, Mapping):
-        return dict(predictions)
+        return {str(key): str(text) for key, text in predictions.items()}
     return {each["questionId"]: each["prediction"] for each in predictions}
 
 

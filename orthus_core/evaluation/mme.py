@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.variants import check_variant
+from orthus_core.evaluation.scorer_variants import check_variant
 from orthus_core.user_files import read_text
 
 PERCEPTION = (

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.variants import check_variant
+from orthus_core.evaluation.scorer_variants import check_variant
 
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -70,7 +70,10 @@ def parse_choice(
         variant: One of VARIANTS.
     """
     check_variant(variant, VARIANTS)
-    by_letter = dict(zip(letters, options, strict=False)) if not _is_map(options) else options
+    if isinstance(options, Mapping):
+        by_letter = {str(letter): str(option) for letter, option in options.items()}
+    else:
+        by_letter = dict(zip(letters, options, strict=False))
     for mark in _OUTER_MARKS:
         response = response.strip(mark)
     response = f" {response} "
@@ -223,10 +226,6 @@ def choices_of(row: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     options = row["options"]
     letters = [chr(ord("A") + number) for number in range(len(options))]
     return letters, dict(zip(letters, options, strict=True))
-
-
-def _is_map(options: Sequence[str] | Mapping[str, str]) -> bool:
-    return isinstance(options, Mapping)
 
 
 def _last(found: Sequence[str], places: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.variants import check_variant
+from orthus_core.evaluation.scorer_variants import check_variant
 
 SPLITS = ("random", "popular", "adversarial")
 VARIANTS = {

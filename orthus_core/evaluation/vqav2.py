@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.variants import check_variant
+from orthus_core.evaluation.scorer_variants import check_variant
 
 VARIANTS = {
     "official": "predictions as they are; normalised only where the annotators disagree",
@@ -25,7 +25,7 @@ VARIANTS = {
 # Colon, $ and % are not among them, and the apostrophe is kept for contractions.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
-NUMBERS = dict(
+NUMBERS: dict[str, str] = dict(
     zip(
         "none zero one two three four five six seven eight nine ten".split(),
         "0 0 1 2 3 4 5 6 7 8 9 10".split(),
@@ -50,7 +50,7 @@ would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll yo
 """.split()
 # What lacks one apostrophe gets it back. One entry of the official table goes the other way, and
 # those that begin with a capital I never match, because words are in lower case by then.
-CONTRACTIONS = {
+CONTRACTIONS: dict[str, str] = {
     right[:at] + right[at + 1 :]: right
     for right in _SPELLINGS
     for at, letter in enumerate(right)

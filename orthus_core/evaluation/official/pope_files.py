@@ -119,10 +119,10 @@ def score(request: ScoringRequest) -> OfficialScores:
         ]
     names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
     intervals["accuracy"] = bootstrap_counts(
-        strata, lambda drawn: sum(_accuracy(each) for each in drawn.values()) / len(drawn)
+        strata, lambda drawn: _mean([_accuracy(each) for each in drawn.values()])
     )
     intervals["f1"] = bootstrap_counts(
-        strata, lambda drawn: sum(_f1(each) for each in drawn.values()) / len(drawn)
+        strata, lambda drawn: _mean([_f1(each) for each in drawn.values()])
     )
     notes = ["the paper's POPE column is most likely mean F1: compare both numbers"]
     if len(files) < len(pope.SPLITS) and len(files) > 1:
@@ -198,6 +198,10 @@ def _answers(
                 hint=f"these are answers for another set or order than {questions.name}",
             )
     return [*said]
+
+
+def _mean(values: Any) -> Any:
+    return sum(values) / len(values)
 
 
 def _accuracy(counts: Any) -> Any:

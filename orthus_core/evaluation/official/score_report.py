@@ -11,7 +11,7 @@ from typing import Any
 from orthus_core.errors import ArgumentError
 from orthus_core.evaluation.official.read_files import data_hash
 from orthus_core.evaluation.official.task import OfficialScores, OfficialTask, ScoringRequest
-from orthus_core.evaluation.variants import check_variant
+from orthus_core.evaluation.scorer_variants import check_variant
 from orthus_core.version import __version__
 
 RESULT = "result.json"
