@@ -240,12 +240,14 @@ def without_unusable(
 def split_part(
     part: ShuffledRows, data: DataRecipe, number: int
 ) -> tuple[ShuffledRows, ShuffledRows]:
-    """The rows of a source to train on, and those that are held out.
+    """The rows of a source to train on, and those that are held out; of a few rows at least one is
+    to train on.
 
     Args:
         number: Number of the source among the recipe's, which has an order of its own.
     """
     apart_N = is_held_out(part.rows.keys()[part.numbers_N], data.held_out, data.seed)
+    apart_N[:1] &= not apart_N.all()
     seed = hash_of(data.seed, number)
     kept = replace(part, numbers_N=part.numbers_N[~apart_N], seed=seed)
     return kept, replace(part, numbers_N=part.numbers_N[apart_N], seed=seed)
