@@ -241,9 +241,11 @@ def posttrain(
     )
 
     def finish() -> Generator[Event, None, Extras]:
+        yield from ()
+        if recipe.data.makes_rows:
+            return Extras()
         from orthus_core.train.caption_words import words_after
 
-        yield from ()
         return Extras(files=words_after(opened.path, rows))
 
     with save_on_exit(cache):
