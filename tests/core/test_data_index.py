@@ -145,6 +145,9 @@ def test_an_array_is_read_through_any_window(
     index = array(tmp_path, content)
     assert told(index) == records
     assert str(index.place(11)).endswith("a.json, record 12")
+    file = tmp_path / "numbers.json"
+    file.write_text("[12345, 6.5e3,true ,[[-1]]]")
+    assert told(result(json_array(file, objects=False))) == [12345, 6500.0, True, [[-1]]]
     broken = b'[{"id": 1, "t": "x"}, {"id": 2, "t": "y" z"}, {"id": 3, "t": nul}, 17, {"id": 5}, ]'
     first, second, third, number, last = told(array(tmp_path, broken))
     assert (first, last) == ({"id": 1, "t": "x"}, {"id": 5})
@@ -210,11 +213,11 @@ def test_members_of_one_name_are_a_sample(tmp_path: Path, form: int):
 
 
 def test_tars_of_a_folder_are_sorted_and_keep_their_identity(tmp_path: Path):
-    for number in (1, 0):
+    for number in (4, 1, 3, 0, 2):
         tar(tmp_path / "set" / f"{number}.tar", (f"{number}.png", png()), (f"{number}.txt", b"x"))
     (tmp_path / "set" / "0_stats.json").write_text("{}")
     index = result(tar_samples(tars_at(tmp_path / "set")))
-    assert [index.name(number) for number in range(2)] == ["0", "1"]
+    assert [index.name(number) for number in range(5)] == ["0", "1", "2", "3", "4"]
     moved = shutil.copytree(tmp_path / "set", tmp_path / "elsewhere")
     os.utime(moved / "0.tar", (1, 1))
     other = result(tar_samples(tars_at(moved)))
@@ -227,12 +230,18 @@ def test_a_tar_that_is_cut_short_keeps_its_whole_samples(tmp_path: Path):
     members = [(f"{n}.{kind}", b"x" * 700) for n in range(3) for kind in ("jpg", "txt")]
     content = tar(tmp_path / "0.tar", *members).read_bytes()
     other = tar(tmp_path / "1.tar", ("9.txt", b"whole"))
-    for end, whole in ((3 * 1536 + 512, 1), (4 * 1536 + 100, 1), (4 * 1536 + 900, 2), (700, 0)):
+    for end, whole, where in (
+        (3 * 1536 + 512, 1, "in 1.txt"),
+        (4 * 1536 + 100, 1, "in a header"),
+        (4 * 1536 + 900, 2, "in 2.jpg"),
+        (700, 0, "in 0.jpg"),
+        (6 * 1536, 2, "no end mark"),
+    ):
         (tmp_path / "0.tar").write_bytes(content[:end])
         index = result(tar_samples([tmp_path / "0.tar", other]))
         *samples, fault, last = told(index)
         assert [set(sample) for sample in samples] == [{"jpg", "txt"}] * whole
-        assert "cut short" in fault and last["txt"].read() == b"whole"
+        assert "cut short" in fault and where in fault and last["txt"].read() == b"whole"
         assert index.place(whole).file == tmp_path / "0.tar"
     damaged = content[: 2 * 1536] + b"\xff" * 512 + content[2 * 1536 + 512 :]
     (tmp_path / "0.tar").write_bytes(damaged)

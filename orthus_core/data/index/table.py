@@ -142,7 +142,7 @@ def tables(
             except StopIteration as end:
                 content = end.value
                 break
-            if isinstance(event, float):
+            if isinstance(event, (int, float)):
                 event = Progress("index", done + int(event * size) >> 20, total >> 20, unit="MB")
             yield event
         done += size

@@ -212,7 +212,10 @@ def _csv_rows(file: Path, delimiter: str, schema: pyarrow.Schema) -> Batches:
             rows.append([*([None] * width if problem else values), line, problem])
             held += sum(map(len, values))
             if len(rows) == _BATCH_ROWS or held > _BATCH_BYTES:
-                yield min(1.0, opened.buffer.tell() / max(size, 1)), _batch(rows, schema)
+                yield (
+                    min(1.0, os.lseek(opened.fileno(), 0, os.SEEK_CUR) / max(size, 1)),
+                    _batch(rows, schema),
+                )
                 rows, held = [], 0
     if rows:
         yield 1.0, _batch(rows, schema)
