@@ -26,10 +26,11 @@ width = 384
 ```
 
 Four layers make the recipe a run goes by, the later winning: defaults, the file (`--recipe FILE`,
-or the name of one that comes along), `--set table.key=value`, and named flags such as `--steps`.
-A list of tables, such as `[[data.sources]]`, is changed by the numbers of its tables:
-`--set data.sources.0.weight=2`. With `-v` the result is printed, and it is saved beside what the run makes. A key that is unknown,
-of the wrong type or out of its range is an error before anything is loaded.
+or the name of one that comes along), `--set table.key=value`, and named flags such as `--steps`. A
+list of tables, such as `[[data.sources]]`, is changed by the numbers of its tables:
+`--set data.sources.0.weight=2`. With `-v` the result is printed, and it is saved beside what the
+run makes. A key that is unknown, of the wrong type or out of its range is an error before anything
+is loaded.
 
 `orthus recipes ls` lists the recipes that come along, `cat` prints one, `cp` copies one to change
 it, `validate` checks a file, and `keys COMMAND` prints these tables in the terminal. A small

@@ -307,12 +307,12 @@ def _gather_tables(
         tables = value if isinstance(value, Mapping) else {"": value}
     for number, table in tables.items():
         if not number.isdecimal() or not isinstance(table, Mapping):
-            name = ".".join(path)
+            name, first = ".".join(path), next(iter(members(element)))
             error = RecipeError(
                 f"{name} is a list of tables; it cannot be {_show(value)}",
                 where=place(path),
-                hint=f"write [[{name}]] in a recipe, or --set {name}.0.{next(iter(members(element)))}"
-                "=...: the tables are numbered from 0",
+                hint=f"write [[{name}]] in a recipe, or --set {name}.0.{first}=...: the "
+                " tables are numbered from 0",
             )
             mistakes.append((path, error))
             return {}
@@ -468,15 +468,13 @@ def _build(
     for name, stated in inner.items():
         table = getattr(recipe, name)
         if element := table_of_list(members(type(recipe))[name].annotation):
-            changes[name] = _build_tables(
-                element, stated, where, mistakes, faulty, (*prefix, name)
-            )
+            changes[name] = _build_tables(element, stated, where, mistakes, faulty, (*prefix, name))
         elif isinstance(table, Mapping):
             changes[name] = {**table, **{path[0]: value for path, value in stated.items()}}
         else:
             changes[name] = _build(table, stated, where, mistakes, faulty, (*prefix, name))
     for name, other in exclusive_keys(recipe).items():
-        if name in changes and other in changes:
+        if changes.get(name) and other in changes:
             table = "".join(f"{part}." for part in prefix)
             mistakes.append(
                 (

@@ -36,7 +36,10 @@ class OptimRecipe:
     )
     steps: int = key(15_000, "length of the training", unit="optimiser steps", minimum=1)
     batch_size: int = key(
-        32, "rows of a batch, which the devices share: a multiple of their number", unit="rows", minimum=1
+        32,
+        "rows of a batch, which the devices share: a multiple of their number",
+        unit="rows",
+        minimum=1,
     )
     accumulate: int = key(1, "batches whose gradients are summed for a step", minimum=1)
 
@@ -82,7 +85,8 @@ class SourceRecipe:
         "", "its data format, as `orthus data check --as` names it; found by itself if empty"
     )
     images: str = key(
-        "", "folder that the records' picture paths are relative to; looked for beside them if empty"
+        "",
+        "folder that the records' picture paths are relative to; looked for beside them if empty",
     )
     weight: float = key(
         1.0, "how often its rows come; only the proportions count, and 0 leaves it out", minimum=0
@@ -165,8 +169,8 @@ class DataRecipe:
         first: dict[str, int] = {}
         for number, source in enumerate(sources):
             name = source.name or last_part(source.path)
-            if name in first and not source.name:
-                name = source.path  # two folders may both be called train
+            if name in first and source.path != sources[first[name]].path:
+                name = source.name or source.path  # two folders may both be called train
             if name in first:
                 raise ValueError(
                     f"sources.{first[name]} and sources.{number} are both named {name!r}: give one "

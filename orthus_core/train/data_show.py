@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from orthus_core.checkpoint.hub import resolve
@@ -10,7 +11,6 @@ from orthus_core.checkpoint.model_folder import open_processor, read_config
 from orthus_core.data.encode import TokenIds
 from orthus_core.data.row_rule import RowRule
 from orthus_core.data.shown_row import ShownRow, shown_row
-from orthus_core.data.sources import ShuffledSource
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event
 from orthus_core.train.batches import read_rows, row_encoder
@@ -40,8 +40,7 @@ def shown_rows(
     rule = RowRule.of(recipe, row_encoder(processor.tokenizer, config))
     side = config.vq_config.resolution
     rows = yield from read_rows(recipe.data, side)
-    if isinstance(rows.train, ShuffledSource):
-        count = min(count, len(rows.train))
     ids = TokenIds.of(config)
-    shown = [shown_row(rows.train(n), rule, processor.tokenizer, ids) for n in range(count)]
+    first = islice(rows.train.once(), count)
+    shown = [shown_row(each.document, rule, processor.tokenizer, ids) for each in first]
     return shown, side

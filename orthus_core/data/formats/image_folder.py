@@ -28,7 +28,6 @@ import numpy as np
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.annotation_file import indexed_json
 from orthus_core.data.formats.joined_rows import joined
-from orthus_core.data.formats.loaded_index import csv_rows, parquet_rows
 from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.formats.splits import chosen_split
 from orthus_core.data.formats.unusable import unusable_layout
@@ -44,8 +43,8 @@ from orthus_core.wrong_content import wrong_content
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 WORDS = ("text", "caption", "prompt")
-BEFORE = ("original_image", "input_image", "source_image")
-AFTER = ("edited_image", "output_image", "target_image")
+SOURCE = ("original_image", "input_image", "source_image")
+TARGET = ("edited_image", "output_image", "target_image")
 INSTRUCTION = ("edit_prompt", "instruction", "edit")
 _HEAD_BYTES = 4096
 
@@ -124,10 +123,11 @@ def _described(
 ) -> Generator[Event, None, IndexedRows]:
     if file.suffix == ".jsonl":
         index: RecordIndex = yield from indexed_json(file, options)
-    elif file.suffix == ".csv":
-        index = yield from csv_rows(file, options)
     else:
-        index = yield from parquet_rows(file, options)
+        from orthus_core.data.index.table import tables  # imports pyarrow
+
+        index = yield from tables([file], folder=options.index)
+        _check_columns(index.columns, options.columns, file)
     if not len(index):
         raise DataError(
             f"{file.name} names no picture, for it holds no line",
@@ -145,6 +145,18 @@ def _described(
     return found
 
 
+def _check_columns(there: Sequence[str], named: Mapping[str, str], file: Path) -> None:
+    """Check that a table names pictures. Raises: DataError."""
+    image = named.get("image", "file_name")
+    pair = [named.get("source"), *(each + end for each in SOURCE for end in ("_file_name", ""))]
+    if image not in there and not {*pair} & {*there}:
+        raise DataError(
+            f"there is no column {image!r} with names of pictures, only {', '.join(there)}",
+            where=str(file),
+            hint='call it file_name, or name it in `columns`, as in {image = "path"}',
+        )
+
+
 def parse(
     record: Any, place: Place, visit: int, *, root: Path, columns: Mapping[str, str], source: str
 ) -> Document:
@@ -155,7 +167,7 @@ def parse(
         place: Where it lies.
         visit: Chooses a caption where a row has a list of them.
         root: Folder that file names are relative to.
-        columns: Columns that the user names, for `image`, `caption`, `before`, `after` and
+        columns: Columns that the user names, for `image`, `caption`, `source`, `target` and
             `instruction`.
         source: Name of the data set.
 
@@ -166,7 +178,7 @@ def parse(
         raise DataError(f"the line is a {type(record).__name__}, not an object")
     before, after = (
         _file_name(record, columns.get(field), known)
-        for field, known in (("before", BEFORE), ("after", AFTER))
+        for field, known in (("source", SOURCE), ("target", TARGET))
     )
     if before is not None and after is not None:
         words = _words(record, columns.get("instruction"), (*INSTRUCTION, *WORDS), visit)
