@@ -227,12 +227,12 @@ def identity_of(rows: Iterable[Sequence[str | Picture]]) -> str:
 
 def identity_of_value(value: str | Picture) -> str:
     """What tells a text or a picture from another, and stays the same when files are moved."""
-    if not isinstance(value, FilePicture):
-        return value if isinstance(value, str) else value.key
+    if isinstance(value, str):
+        return value
     try:
-        return value.name_and_size
+        return getattr(value, "name_and_size", "") or value.key
     except DataError:  # a picture that is not there has a name all the same
-        return value.path.name
+        return value.path.name if isinstance(value, FilePicture) else ""
 
 
 class Draft(NamedTuple):

@@ -95,6 +95,17 @@ class SourceRecipe:
         {}, 'columns of the data set under other names, as in {caption = "TEXT"}'
     )
     split: str = key("", 'part of the data set, such as "train"; the whole if empty')
+    held_out: float | None = key(
+        None,
+        "fraction of its rows that is kept from training, if another than `data.held_out`",
+        minimum=0,
+        maximum=0.5,
+    )
+    also_captions: bool = key(
+        False,
+        "ask about its pictures as well: each row of words and a picture comes as a question about "
+        "the picture, too, with the words as its answer",
+    )
 
     @property
     def is_made(self) -> bool:

@@ -141,7 +141,10 @@ def read_rows(
         check = partial(load_pictures, side=side or CHECKED_SIDE)
         whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
-        kept, apart = split_part(whole, data, number)
+        if source.also_captions:
+            whole = both_ways(whole)
+        share = data.held_out if source.held_out is None else source.held_out
+        kept, apart = split_part(whole, replace(data, held_out=share), number)
         train[name] = kept
         if len(apart):
             held_out[name] = apart
@@ -153,6 +156,14 @@ def read_rows(
         else None,
         faults,
     )
+
+
+def both_ways(part: ShuffledRows) -> ShuffledRows:
+    """The rows of a source, each also as a question about its picture."""
+    from orthus_core.data.caption_rows import RowsBothWays
+
+    numbers_N = np.stack([2 * part.numbers_N, 2 * part.numbers_N + 1], 1).flatten()
+    return replace(part, rows=RowsBothWays(part.rows), numbers_N=numbers_N)
 
 
 def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
@@ -229,12 +240,14 @@ def without_unusable(
 def split_part(
     part: ShuffledRows, data: DataRecipe, number: int
 ) -> tuple[ShuffledRows, ShuffledRows]:
-    """The rows of a source to train on, and those that are held out.
+    """The rows of a source to train on, and those that are held out; of a few rows at least one is
+    to train on.
 
     Args:
         number: Number of the source among the recipe's, which has an order of its own.
     """
     apart_N = is_held_out(part.rows.keys()[part.numbers_N], data.held_out, data.seed)
+    apart_N[:1] &= not apart_N.all()
     seed = hash_of(data.seed, number)
     kept = replace(part, numbers_N=part.numbers_N[~apart_N], seed=seed)
     return kept, replace(part, numbers_N=part.numbers_N[apart_N], seed=seed)

@@ -149,7 +149,7 @@ def build_base(
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
-    before = text_fingerprint(model)
+    text_before = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
@@ -173,7 +173,7 @@ def build_base(
     )
 
     def finish() -> Generator[Event, None, Extras]:
-        check_text_untouched(before, model)
+        check_text_untouched(text_before, model)
         # A training that was resumed at its end has run no step that could have set it.
         model.config.embedding_temperature = recipe.temperature.end
         yield Note("nothing that text depends on has moved")
@@ -218,9 +218,10 @@ def posttrain(
 
     def draw_samples() -> Image.Image:
         # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.caption_words import sample_words
         from orthus_core.train.sample_grid import draw_words
 
-        return draw_words(model, tokenizer)
+        return draw_words(model, tokenizer, sample_words(rows))
 
     stage = RowsStage(
         JointLoss(
@@ -238,13 +239,20 @@ def posttrain(
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=draw_samples,
     )
+
+    def finish() -> Generator[Event, None, Extras]:
+        from orthus_core.train.caption_words import words_after
+
+        yield from ()
+        return Extras(files=words_after(opened.path, rows))
+
     with save_on_exit(cache):
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
-        identity = rows.identity
-        yield from run(stage, recipe, opened, output, rows=identity, before=before, **options)
+        more = {"before": before, "finish": finish, **options}
+        yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
         yield from map(Note, cache.notes())
 
 
@@ -368,7 +376,6 @@ def run(
         files = {
             "recipe.toml": dump(recipe),
             **model_record(work, recipe.optim.steps),
-            **extras.files,
         }
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
@@ -376,6 +383,7 @@ def run(
             files[VOCABULARY] = words.read_text(encoding="utf-8")
         if (words := opened.path / WORDS).is_file():
             files[WORDS] = words.read_text(encoding="utf-8")
+        files |= extras.files
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
         save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)

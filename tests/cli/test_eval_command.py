@@ -7,6 +7,11 @@ import json
 import pytest
 from PIL import Image
 
+from orthus_core.checkpoint.model_folder import open_orthus
+from orthus_core.evaluation.reconstruction import reconstruct
+from orthus_core.recipe.training import DataRecipe
+from orthus_core.train.picture_source import read_pictures
+from tests.core.toy_data import pictures_with_words
 from tests.discrete import write_tiny_chameleon
 
 
@@ -80,3 +85,78 @@ def test_a_task_that_is_not_there_and_a_folder_that_is_taken_are_refused(orthus,
     done = orthus("eval", "mini", "-o", tmp_path, "--overwrite", *model)
     assert done.exit_code == 1 and "holds no result.json" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_benchmarks_are_listed_and_described(orthus):
+    listed = orthus("eval", "list", "--format", "json")
+    assert listed.exit_code == 0, listed.stderr
+    names = [task["name"] for task in json.loads(listed.stdout)["tasks"]]
+    assert names[0] == "pope" and {"hps", "edit-clip", "recon", "fid", "mini"} < {*names}
+    for name in names:
+        told = orthus("eval", "describe", name)
+        assert told.exit_code == 0 and "Variants" in told.stdout and "2412.00127" in told.stdout
+    unknown = orthus("eval", "describe", "popo")
+    assert unknown.exit_code == 1 and "did you mean 'pope'" in unknown.stderr
+
+
+def test_predictions_of_any_model_are_scored(orthus, tmp_path):
+    types = {"structural": "query", "semantic": "obj", "detailed": ""}
+    about = {"question": "What?", "imageId": "1", "isBalanced": True, "types": types}
+    questions = {"1": {**about, "answer": "red"}, "2": {**about, "answer": "dog"}}
+    (tmp_path / "testdev_balanced_questions.json").write_text(json.dumps(questions))
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps([{"questionId": "1", "prediction": "Red."}]))
+    out = tmp_path / "report"
+    words = ["eval", "score", "gqa", "--predictions", said, "--data", tmp_path]
+    done = orthus(*words)
+    assert done.exit_code == 1 and "--allow-missing" in done.stderr
+    done = orthus(*words, "--allow-missing", "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert "1 of 2 have no prediction" in done.stderr
+    assert "accuracy\t50.00\t" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert (result["task"], result["variant"], result["n_missing"]) == ("gqa", "llava", 1)
+    assert result["metrics"]["accuracy"] == 50 and len(result["data_hash"]) == 64
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [sample["right"] for sample in samples] == [True, False]
+    taken = orthus(*words, "--allow-missing", "-o", out)
+    assert taken.exit_code == 1 and "--overwrite" in taken.stderr
+    strict = orthus(*words, "--allow-missing", "--variant", "strict", "--format", "json")
+    assert json.loads(strict.stdout)["metrics"]["accuracy"] == 0
+
+
+def test_eval_recon_measures_the_pictures_of_a_data_set(orthus, model, tmp_path):
+    folder = pictures_with_words(tmp_path / "pictures", 12)
+    (folder / "003.png").write_bytes(b"gone bad")
+
+    def told(*options: object) -> dict:
+        done = orthus("eval", "recon", folder, *options, *model, "--format", "json")
+        assert done.exit_code == 0, done.stderr
+        assert "003.png" in done.stderr or "--limit" in options or "--held-out" in options
+        return json.loads(done.stdout)
+
+    everything = told()
+    assert (everything["pictures"], everything["bad"]) == (11, 1)
+    assert told("--limit", 3)["pictures"] == 3
+
+    # What finetune-vae never draws is what is measured, by the same figures.
+    events = read_pictures(DataRecipe(source=str(folder), held_out=0.4), 16)
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            apart_M3HW = stop.value.held_out_M3HW
+            break
+    apart = told("--held-out", "--share", 0.4)
+    assert 0 < apart["pictures"] == len(apart_M3HW) < 11 and apart["held_out"] == 0.4
+    vq = open_orthus(model[1], device="cpu").model.model.vqmodel
+    for path, likeness in reconstruct(vq, apart_M3HW)._asdict().items():
+        assert apart[path] == pytest.approx(likeness._asdict(), rel=1e-5)
+        assert apart[path] != everything[path]
+    nothing = orthus("eval", "recon", folder, "--held-out", "--share", 0, *model)
+    assert nothing.exit_code == 1 and "there is no picture to measure" in nothing.stderr
+
+
+def test_eval_recon_draws_pictures_of_the_small_world(orthus, model):
+    done = orthus("eval", "recon", "sprites", "--limit", 2, *model)
+    assert done.exit_code == 0 and "features" in done.stdout and "PSNR" in done.stdout

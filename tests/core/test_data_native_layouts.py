@@ -378,7 +378,7 @@ def test_words_of_journeydb_are_the_caption_or_the_prompt_without_parameters(tmp
     ("prompt", "words"),
     [
         ("a cat --ar 3:2 --v 4", "a cat"),
-        ("https://a.b/1 <https://a.b/c.png> a cat, sitting --no dogs, hats --q 2", "a cat, sitting"),
+        ("https://a.b/1 <https://a.b/c.png> a cat, up --no dogs, hats --q 2", "a cat, up"),
         ("a cat --v 5.1 --style raw --s 750 --niji", "a cat"),
         ("--ar 3:2 a cat", "a cat"),
         ("a cat::2 hat::-0.5 --testp", "a cat hat"),

@@ -16,11 +16,12 @@ import json
 import os
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.image_folder import TARGET, SOURCE, INSTRUCTION, metadata_files
+from orthus_core.data.formats.image_folder import INSTRUCTION, SOURCE, TARGET, metadata_files
 from orthus_core.data.formats.picture_root import LOOKED_AT
 from orthus_core.data.formats.splits import chosen_split
 from orthus_core.data.index.tar_samples import (
@@ -52,24 +53,26 @@ _LONGEST_TEXT = 1 << 20
 
 def recognises(path: Path) -> bool:
     """Whether a path is a tar, or a folder of tars and not of captioned pictures."""
-    if path.is_dir():
-        names = _names_in(path)
-        if any(name.lower().endswith(CAPTION_SUFFIX) for name in names) or metadata_files(path):
-            return False
-        folders = [path, *(path / name for name in sorted(names) if (path / name).is_dir())]
-        return any(_is_tar(name) for folder in folders for name in _names_in(folder))
-    return path.name.lower().endswith((*SUFFIXES, *COMPRESSED_SUFFIXES)) and path.is_file()
+    if not path.is_dir():
+        return path.name.lower().endswith((*SUFFIXES, *COMPRESSED_SUFFIXES)) and path.is_file()
+    files, folders = _inside(path)
+    if any(name.lower().endswith(CAPTION_SUFFIX) for name in files) or metadata_files(path):
+        return False
+    below = (name for folder in folders for name in _inside(path / folder)[0])
+    return any(name.lower().endswith(SUFFIXES) for name in chain(files, below))
 
 
-def _is_tar(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _names_in(folder: Path) -> list[str]:
+def _inside(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of a folder's files, and of its subfolders."""
+    files, folders = list[str](), list[str]()
     try:
-        return [name for name in os.listdir(folder) if not is_hidden(name)]
+        with os.scandir(folder) as scanned:
+            for each in scanned:
+                if not is_hidden(each.name):
+                    (folders if each.is_dir() else files).append(each.name)
     except OSError:
-        return []
+        pass
+    return files, sorted(folders)
 
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
