@@ -90,12 +90,13 @@ def test_a_recipe_asks_about_its_own_pictures_and_mixes_the_small_world_in(creat
     ((own, _), (apart, _)) = rows.train.parts, rows.held_out.parts
     assert len(own) + len(apart) == 24 and not pictures(own) & pictures(apart)
     every = finished(read_rows(recipe(creatures).data))
-    assert len(every.train.parts[0]) == 24 and every.held_out.parts == rows.held_out.parts[1:]
+    assert len(every.train.parts[0]) == 24
+    assert [part.name for part in every.held_out.parts] == [rows.held_out.parts[1].name]
 
 
 def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures, tmp_path):
     before = KnownWords.of(model)
-    assert [each.word for each in before.unknown("a zorble swimming")] == ["zorble", "swimming"]
+    assert [each.word for each in before.unknown("a zorble swimming")] == ["zorble"]
     short = ("optim.steps=1", "optim.batch_size=2", "log.sample_every=0", "repeats=1")
     for _ in posttrain(recipe(creatures, *short), model, tmp_path / "mine"):
         pass
