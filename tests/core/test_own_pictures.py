@@ -11,7 +11,7 @@ import pytest
 
 from orthus_core.data.caption_rows import RowsBothWays, asked
 from orthus_core.data.document import Document, turn
-from orthus_core.data.known_words import KnownWords, WordList
+from orthus_core.data.known_words import KnownWords
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.rows import LoadedRows
 from orthus_core.recipe import load
@@ -49,6 +49,12 @@ def model(tiny_folder, tmp_path_factory) -> Path:
 
 def recipe(creatures: Path, *sets: str) -> PosttrainRecipe:
     return load(PosttrainRecipe, "finetune", [f"data.sources.0.path={creatures}", *sets])
+
+
+def known_words(folder: Path) -> KnownWords:
+    known = KnownWords.of(folder)
+    assert known is not None
+    return known
 
 
 def finished(generator):
@@ -95,17 +101,17 @@ def test_a_recipe_asks_about_its_own_pictures_and_mixes_the_small_world_in(creat
 
 
 def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures, tmp_path):
-    before = KnownWords.of(model)
+    before = known_words(model)
     assert [each.word for each in before.unknown("a zorble waddling")] == ["zorble", "waddling"]
     assert before.exceeds("a zorble waddling")
     short = ("optim.steps=1", "optim.batch_size=2", "log.sample_every=0", "repeats=1")
     for _ in posttrain(recipe(creatures, *short), model, tmp_path / "mine"):
         pass
-    known = KnownWords.of(tmp_path / "mine")
+    known = known_words(tmp_path / "mine")
     assert known.unknown("a zorble waddling") == [] and not known.exceeds("a zorble waddling")
     assert known.phrases > before.phrases, "what it knew it knows"
     assert [each.word for each in known.unknown("a blorb")] == ["blorb"]
-    assert WordList.of(tmp_path / "mine").lists["captions"] == [
+    assert known.listed is not None and known.listed.lists["captions"] == [
         f"a {creature} waddling" for creature in CREATURES
     ]
     assert "captions" not in json.loads((model / "words.json").read_text())
