@@ -20,6 +20,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import typer
@@ -193,6 +194,21 @@ class Reporter:
         if self.settings.format in ("auto", "human"):
             self._pause()
             self._emit(printable(text), nl=False)
+
+    def styled(self, runs: Iterable[tuple[str, str]]) -> None:
+        """Writes runs of text, each with a style of rich, for people only. In a pipe, and without
+        colours, `**` stands on both sides of what is bold.
+        """
+        if self.settings.format not in ("auto", "human"):
+            return
+        self._pause()
+        clean = [(printable(text), style) for text, style in runs]
+        if looked_at(sys.stdout) and "NO_COLOR" not in os.environ:
+            self._emit(_drawn_text(clean), nl=False)
+        else:
+            for style, alike in groupby(clean, key=lambda run: run[1]):
+                text = "".join(text for text, _ in alike)
+                self._emit(_marked(text) if style == "bold" else text, nl=False)
 
     def check_printed(self) -> None:
         """Says what of the output was not printed as it is.
@@ -376,6 +392,21 @@ def _drawn_table(columns: Sequence[str], cells: Sequence[Sequence[str]], title: 
     with console.capture() as capture:
         console.print(drawn)
     return capture.get()
+
+
+def _drawn_text(runs: Iterable[tuple[str, str]]) -> str:
+    from rich.text import Text
+
+    console = rich_console(sys.stdout)
+    with console.capture() as capture:
+        console.print(Text.assemble(*runs), end="")
+    return capture.get()
+
+
+def _marked(text: str) -> str:
+    """The text in `**`, with the spaces at its end after them."""
+    words = text.rstrip()
+    return f"**{words}**{text[len(words) :]}"
 
 
 def _cell(value: object) -> str:

@@ -22,6 +22,7 @@ TITLES = {
     "edits": "edits (orthus edit)",
     "questions": "questions (orthus caption --question)",
     "phrases": "requests",
+    "captions": "captions of its own pictures",
 }
 
 

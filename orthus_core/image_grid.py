@@ -80,7 +80,7 @@ def labelled_sheet(
     width = max(picture.width for picture in pictures)
     if any(labels) and width >= NARROWEST_LABELLED:
         size = min(LARGEST_LETTERS, max(SMALLEST_LETTERS, width // 16))
-        lines = max(len(_wrapped(text, _font(size), width, LABEL_LINES)) for text in labels)
+        lines = max(len(_wrapped(text, label_font(size), width, LABEL_LINES)) for text in labels)
         pictures = [
             with_caption(picture, text, size=size, lines=lines)
             for picture, text in zip(pictures, labels, strict=True)
@@ -126,7 +126,7 @@ def with_caption(picture: Image.Image, text: str, *, size: int = 12, lines: int 
         size: Height of the letters in pixels.
         lines: Lines of text that there is room for, whether they are used or not.
     """
-    font = _font(size)
+    font = label_font(size)
     line_height = size + size // 3
     captioned = Image.new("RGB", (picture.width, picture.height + lines * line_height), WHITE)
     captioned.paste(picture)
@@ -137,7 +137,8 @@ def with_caption(picture: Image.Image, text: str, *, size: int = 12, lines: int 
     return captioned
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def label_font(size: int) -> ImageFont.FreeTypeFont:
+    """Letters of this height in pixels; the font lacks emoji and most scripts but Latin."""
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont), "a size needs FreeType, which wheels bring"
     return font
@@ -174,7 +175,7 @@ def _wrapped_paragraph(
             wrapped.append("")
             words.insert(0, word)
         else:  # a word that is wider than the picture goes on in the next line
-            fits = _fitting(word, font, width)
+            fits = fitting(word, font, width)
             wrapped[-1] = word[:fits]
             wrapped.append("")
             words.insert(0, word[fits:])
@@ -187,7 +188,7 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return f"{text} {ELLIPSIS}".lstrip()
 
 
-def _fitting(word: str, font: ImageFont.FreeTypeFont, width: int) -> int:
+def fitting(word: str, font: ImageFont.FreeTypeFont, width: int) -> int:
     """How many of a word's letters fit into the width; at least one."""
     fits = 1
     while fits < len(word) and font.getlength(word[: fits + 1]) <= width:

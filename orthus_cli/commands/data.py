@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orthus_cli.commands.data_show import show
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
 from orthus_cli.options import Overwrite, Sets
@@ -15,10 +17,11 @@ from orthus_core.errors import RecipeError
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
+    from orthus_core.train.data_check import CheckedSource
 
 app = typer.Typer(
     cls=CommandList,
-    help="Check data sets, prepare the bundled one.",
+    help="Check and show data sets, prepare the bundled one.",
     rich_markup_mode=None,
     no_args_is_help=True,
 )
@@ -34,22 +37,52 @@ app.add_typer(prepare, name="prepare")
 @app.command("check")
 def check(
     ctx: typer.Context,
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="Folder of pictures, or .jsonl of records.")
-    ],
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
-    named: Annotated[
+    source: Annotated[
         str | None,
-        typer.Option(
-            "--as", metavar="NAME", help="Data format to read it in; found by itself if left out."
+        typer.Argument(
+            metavar="SOURCE",
+            help="Folder or file of a data set, or an id of a hub; the recipe's own if left out.",
         ),
     ] = None,
-    model: Annotated[
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
+    named: Annotated[
+        str, typer.Option("--as", metavar="NAME", help="Data format; found by itself if left out.")
+    ] = "",
+    images: Annotated[
         str,
         typer.Option(
-            "-m", "--model", metavar="MODEL", help="Model that is to be trained on it: --init-from."
+            "--images",
+            metavar="DIR",
+            help="Folder that the records' picture paths are relative to.",
         ),
-    ] = "mini",
+    ] = "",
+    split: Annotated[
+        str, typer.Option("--split", metavar="NAME", help="Part of the data set, such as train.")
+    ] = "",
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="FIELD=COLUMN",
+            help="Column of the data set for a field, as in caption=TEXT (repeatable).",
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read every row of a large data set.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option("--workers", min=0, metavar="N", help="Processes that read.")
+    ] = 0,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "-m",
+            "--model",
+            "--init-from",
+            metavar="MODEL",
+            help="Model that is to be trained on it; mini if left out, and none for pretrain.",
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -60,48 +93,90 @@ def check(
     ] = None,
     sets: Sets = None,
 ) -> None:
-    """Read a whole data set and show what a training cannot use.
+    """Read a data set and show what a training cannot use.
 
-    Every record and picture is read, and every row encoded, as the training does: with the model's
-    tokenizer and context, and for what the recipe learns. Ends with exit code 1 when a record
+    Records and pictures are read, and rows encoded, as the training does: with the model's
+    tokenizer and context, and for what the recipe learns. A data set of at most 1,000 rows is read
+    whole; of a larger one, 1,000 rows are, or all with --all. Ends with exit code 1 when a record
     cannot be used, or none can.
     """
-    from orthus_core.data.formats.sniff import read
+    from orthus_core.data.row_faults import RowFaults
+    from orthus_core.recipe.training import SPRITES, SourceRecipe
     from orthus_core.train.data_check import check_data
-    from orthus_core.world.picture_kinds import register_picture_kinds
 
     r = reporter(ctx)
-    training = _training(recipe, sets or [])
-    register_picture_kinds()
-    reading = read(path, strict=strict or training.data.strict, name=named)
+    training = training_recipe(recipe, sets or [])
+    data = training.data
+    own = {"format": named, "images": images, "split": split, "columns": columns_of(columns or [])}
+    if source is not None:
+        data = replace(data, source=SPRITES, sources=(SourceRecipe(path=source, **own),))
+    elif any(own.values()):
+        raise typer.BadParameter("--as, --images, --split and --column are for a SOURCE")
+    if data.makes_rows:
+        raise typer.BadParameter("name a SOURCE, or a --recipe that reads one")
+    training = replace(training, data=data)
+    if training.command != "pretrain":
+        model = model or "mini"
+    faults = RowFaults(strict or data.strict, named_later=True)
+    found: list[CheckedSource] = []
+    events = check_data(training, model, faults, found, everything=everything, workers=workers)
     try:
-        for _ in r.track(check_data(reading, training, model, path)):
+        for _ in r.track(events):
             pass
     finally:  # they may be why nothing is left to train on
-        for fault in reading.faults:
+        met = faults.take()
+        first = faults.named(met)
+        for fault in first:
             r.warn(str(fault))
-        if reading.fault_count > len(reading.faults):
-            r.warn(f"... and {reading.fault_count - len(reading.faults)} more")
-    usable = len(reading.documents)
+        if len(met) > len(first):
+            r.warn(f"... and {len(met) - len(first)} more")
+    rows = [_checked(each, faults.counts.get(each.name, 0)) for each in found]
+    usable = sum(each.usable for each in found)
     r.result(
         {
-            "path": str(path),
-            "usable": usable,
-            "bad": reading.fault_count,
-            "first_bad": [fault._asdict() for fault in reading.faults],
+            **(rows[0] if len(rows) == 1 else {"usable": usable, "bad": len(faults)}),
+            "first_bad": [fault.as_table() for fault in first],
             "training": training.command,
-            "model": None if training.command == "pretrain" else model,
-            "passed_over": [each._asdict() for each in reading.passed_over],
+            "model": model,
+            **({"sources": rows} if len(rows) > 1 else {}),
         },
-        text=f"{path}: {usable} usable, {reading.fault_count} bad"
-        + ("" if usable else "; there is nothing to train on"),
+        text="\n".join(_line(each, faults.counts.get(each.name, 0)) for each in found),
         quiet=[usable],
     )
-    if reading.fault_count or not usable:
+    if faults or not all(each.usable for each in found):
         raise typer.Exit(1)
 
 
-def _training(source: str | None, sets: list[str]) -> TrainingRecipe:
+def columns_of(named: list[str]) -> dict[str, str]:
+    """The columns of `--column FIELD=COLUMN`."""
+    pairs = [text.partition("=") for text in named]
+    if wrong := [text for text, (field, _, column) in zip(named, pairs, strict=True) if not column]:
+        raise typer.BadParameter(f"write --column FIELD=COLUMN, not {wrong[0]!r}")
+    return {field.strip(): column.strip() for field, _, column in pairs}
+
+
+def _checked(found: CheckedSource, bad: int) -> dict[str, Any]:
+    passed_over = [each._asdict() for each in found.rows.passed_over]
+    return {
+        "path": found.path,
+        "name": found.name,
+        "rows": len(found.rows),
+        "read": found.read,
+        "usable": found.usable,
+        "bad": bad,
+        "passed_over": passed_over,
+    }
+
+
+def _line(found: CheckedSource, bad: int) -> str:
+    """What was found in one data set, and in how much of it."""
+    line = f"{found.path}: {found.usable} usable, {bad} bad"
+    if found.read < len(found.rows):
+        line += f" of the {found.read} read; it has {len(found.rows)} rows, --all reads every one"
+    return line if found.usable else f"{line}; there is nothing to train on"
+
+
+def training_recipe(source: str | None, sets: list[str]) -> TrainingRecipe:
     """The recipe of the training that the data set is for.
 
     Raises:
@@ -119,6 +194,9 @@ def _training(source: str | None, sets: list[str]) -> TrainingRecipe:
             hint=f"name a recipe for {', '.join(trainings)}",
         )
     return load(SCHEMAS[command], source, sets)  # type: ignore[return-value]
+
+
+app.command("show")(show)
 
 
 class Style(str, Enum):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli import eval_tasks, options
+from orthus_cli.commands.eval_recon import recon
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
 from orthus_cli.help_sections import CommandList
@@ -108,6 +109,9 @@ def mini(
         text=f"{output}: {RESULT}, samples.jsonl and a sheet of each task",
         quiet=[output],
     )
+
+
+app.command("recon")(recon)
 
 
 def _rows(result: TaskResult) -> list[tuple[str, ...]]:

@@ -12,8 +12,8 @@ from orthus_cli.help_sections import CommandList
 from orthus_cli.options import Overwrite
 from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError, RecipeError
-from orthus_core.recipe import SCHEMAS, as_table, keys, load
-from orthus_core.recipe.docs import default_text, type_text
+from orthus_core.recipe import SCHEMAS, as_table, load
+from orthus_core.recipe.docs import default_text, listed_keys, type_text
 from orthus_core.recipe.load import command_of, raise_all
 from orthus_core.recipe.shelf import find, shelved
 from orthus_core.user_files import marked_encoding, read_text
@@ -127,7 +127,7 @@ def list_keys(
         )
     rows = [
         {"key": key.name, "default": default_text(key), "takes": type_text(key), "meaning": key.doc}
-        for key in keys(SCHEMAS[command])
+        for key in listed_keys(SCHEMAS[command])
     ]
     r = reporter(ctx)
     r.table(("key", "default", "takes", "meaning"), [tuple(row.values()) for row in rows])

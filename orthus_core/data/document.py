@@ -18,6 +18,7 @@ import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -82,18 +83,30 @@ class Place(NamedTuple):
         return f"{self.file}:{self.line}{part}" if self.line else f"{self.file}{part}"
 
 
-@dataclass(frozen=True)
-class Document:
-    """A training row before tokenization: the user's turn, then the model's.
+class Turn(NamedTuple):
+    """What one side says before the other answers.
 
     Attributes:
+        role: "user" or "model".
         segments: Texts and pictures in order.
+    """
+
+    role: Role
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A training row before tokenization: turns of the user and of the model, in any order.
+
+    Attributes:
+        segments: Texts and pictures in order; neighbours of the same role are one turn.
         id: Identifier for messages.
         source: Name of the data set.
         place: Where it was read, for messages; None for documents that were not read.
 
     Raises:
-        DataError: if there is no segment, or one of the user's follows one of the model's.
+        DataError: if there is no segment.
     """
 
     segments: tuple[Segment, ...]
@@ -104,22 +117,21 @@ class Document:
     def __post_init__(self) -> None:
         if not self.segments:
             raise DataError("a document needs at least one segment", where=self.id)
-        roles = [segment.role for segment in self.segments]
-        if roles != sorted(roles, reverse=True):
-            raise DataError(
-                "the user's segments must come before the model's",
-                where=self.id,
-                hint="split a conversation of several turns into one document a turn",
-            )
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns in order; two neighbours have different roles."""
+        by_role = groupby(self.segments, key=lambda segment: segment.role)
+        return tuple(Turn(role, tuple(segments)) for role, segments in by_role)
 
     @property
     def user(self) -> tuple[Segment, ...]:
-        """The user's segments."""
+        """The user's segments of all turns."""
         return tuple(segment for segment in self.segments if segment.role == "user")
 
     @property
     def model(self) -> tuple[Segment, ...]:
-        """The model's segments."""
+        """The model's segments of all turns."""
         return tuple(segment for segment in self.segments if segment.role == "model")
 
 

@@ -5,10 +5,11 @@
     edit            <s> [BOI] patches [EOI] instruction SEP | [BOI] patches [EOI] </s>
                     ... SEP | description [BOI] patches [EOI] </s>, if it is described first
     story           <s> the user's texts and pictures SEP | text [BOI] patches [EOI] text ... </s>
+    chat            <s> question SEP | answer </s> question SEP | answer </s>
 
-Everything after SEP is the model's turn. The slot of each patch contains `<image>`. The patches are
-given as features, or as code tokens for a discrete Chameleon. Source: Chameleon's chat layout
-(2405.09818), as the released Orthus scripts use it.
+A turn of the user ends with SEP, one of the model with </s>. The slot of each patch contains
+`<image>`. The patches are given as features, or as code tokens for a discrete Chameleon. Source:
+Chameleon's chat layout (2405.09818), as the released Orthus scripts use it.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class EncodedRow(NamedTuple):
         pictures: Pictures whose patches belong in the slots, in order.
         from_model: For each of them whether it is the model's to draw.
         name: Place or id of the record, for messages.
+        turns_left_out: Number of turns at the end of the document that do not fit the context.
     """
 
     ids: list[int]
@@ -86,6 +88,12 @@ class EncodedRow(NamedTuple):
     pictures: tuple[Picture, ...]
     from_model: tuple[bool, ...] = ()
     name: str = ""
+    turns_left_out: int = 0
+
+    @property
+    def cut(self) -> bool:
+        """Whether the row ends before its document does."""
+        return self.turns_left_out > 0
 
 
 def encode(
@@ -99,6 +107,8 @@ def encode(
 ) -> EncodedRow:
     """Encodes a document as one row.
 
+    A row longer than the context ends after the last turn of the model that fits.
+
     Args:
         document: Document to encode.
         tokenizer: Tokenizer of the model.
@@ -108,35 +118,43 @@ def encode(
         longest: Length of the model's context; None does not check it.
 
     Raises:
-        DataError: if the row is longer than the context, or the tokenizer cannot read a text.
+        DataError: if the first turn of the model does not fit the context, or the tokenizer cannot
+            read a text.
     """
     row, predicted = [ids.bos], [False]
     pictures: list[Picture] = []
+    from_model: list[bool] = []
+    answers: list[_End] = []
 
-    def add(new: list[int], of_model: bool) -> None:
-        row.extend(new)
-        predicted.extend([of_model or train_on == "all"] * len(new))
+    for number, (role, segments) in enumerate(document.turns, start=1):
+        of_model = role == "model"
+        for segment in segments:
+            row += _segment_ids(segment, tokenizer, ids, patches, pictures)
+        row.append(ids.eos if of_model else ids.sep)
+        predicted += [of_model or train_on == "all"] * (len(row) - len(predicted))
+        from_model += [of_model] * (len(pictures) - len(from_model))
+        if of_model:
+            answers.append(_End(number, len(row), len(pictures)))
 
-    for segment in document.user:
-        add(_segment_ids(segment, tokenizer, ids, patches, pictures), of_model=False)
-    if document.user:
-        add([ids.sep], of_model=False)
-    for segment in document.model:
-        add(_segment_ids(segment, tokenizer, ids, patches, pictures), of_model=True)
-    if document.model:
-        add([ids.eos], of_model=True)
-
+    turns_left_out = 0
     if longest is not None and len(row) > longest:
-        raise DataError(
-            f"the row has {len(row)} positions, the context {longest}",
-            where=document.id,
-            hint="use shorter texts or fewer pictures a row",
-        )
+        fits = [end for end in answers if end.positions <= longest]
+        if not fits:
+            several = len(document.turns) > answers[0].turns if answers else False
+            first = f"its first exchange {answers[0].positions}, " if several else ""
+            raise DataError(
+                f"the row has {len(row)} positions, {first}the context {longest}",
+                where=document.id,
+                hint="use shorter texts or fewer pictures a row",
+            )
+        turns_left_out = len(document.turns) - fits[-1].turns
+        del row[fits[-1].positions :], predicted[fits[-1].positions :]
+        del pictures[fits[-1].pictures :], from_model[fits[-1].pictures :]
+
     follows = [*zip(row[1:], predicted[1:], strict=True), (ids.image, False)]
     targets = [token if wanted and token != ids.image else IGNORE for token, wanted in follows]
-    from_model = tuple(s.role == "model" for s in document.segments if s.type == "image")
     name = str(document.place or document.id)
-    return EncodedRow(row, targets, tuple(pictures), from_model, name)
+    return EncodedRow(row, targets, tuple(pictures), tuple(from_model), name, turns_left_out)
 
 
 def drop_condition(
@@ -152,7 +170,8 @@ def drop_condition(
     Edit: with probability `chance` each, the instruction, the picture or both are dropped
     (2211.09800); if both are, the unconditional prompt replaces them. With the instruction, the
     text that the model writes before its picture is dropped. Documents in which the model's turn
-    has no picture, several pictures, or text after its picture are not changed.
+    has no picture, several pictures, or text after its picture are not changed, nor are chats of
+    several turns.
 
     Args:
         document: Document to change.
@@ -160,9 +179,11 @@ def drop_condition(
         chance: Probability of each kind of dropout.
         unconditional: Unconditional prompt.
     """
+    if [role for role, _ in document.turns] != ["user", "model"]:
+        return document
     user, model = document.user, document.model
     shown = [segment.type == "image" for segment in model]
-    if not user or sum(shown) != 1 or not shown[-1]:
+    if sum(shown) != 1 or not shown[-1]:
         return document
     uniform = rng.random()
     pictures = tuple(segment for segment in user if segment.type == "image")
@@ -178,6 +199,14 @@ def drop_condition(
     else:
         kept = user + model
     return replace(document, segments=kept)
+
+
+class _End(NamedTuple):
+    """The end of a model's turn: the numbers of turns, positions and pictures up to it."""
+
+    turns: int
+    positions: int
+    pictures: int
 
 
 def _segment_ids(

@@ -31,6 +31,7 @@ WORDS = "words.json"
 _NEXT = ",\n"
 # Lists of words or phrases; the tables hold such lists by meaning.
 LISTS = ("cast", "colours", "backgrounds", "counts", "styles", "edits", "questions", "phrases")
+LISTS += ("captions",)  # of pictures beside the small world's; most models have none
 TABLES = ("relations", "places", "times")
 
 _LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
@@ -161,7 +162,8 @@ class WordList:
             ]
             for group, listed in self.things.items()
         }
-        return {"things": things, **self.lists, **self.tables, "place_emoji": self.place_emoji}
+        lists = {name: words for name, words in self.lists.items() if words or name != "captions"}
+        return {"things": things, **lists, **self.tables, "place_emoji": self.place_emoji}
 
     def text(self) -> str:
         """The content of `words.json`: a line for each thing and each list."""
@@ -218,9 +220,9 @@ class KnownWords:
 
     def __init__(self, phrases: Iterable[str], folder: Path | None = None) -> None:
         self._folder = folder
-        kept = {_normalise(phrase) for phrase in phrases}
-        self.words = {word for phrase in kept for word in words_of(phrase)}
-        self._named = sorted((kept | self.words) - {""})
+        self.phrases = {_normalise(phrase) for phrase in phrases} - {""}
+        self.words = {word for phrase in self.phrases for word in words_of(phrase)}
+        self._named = sorted(self.phrases | self.words)
 
     @classmethod
     def of(cls, folder: Path) -> KnownWords | None:

@@ -65,6 +65,43 @@ class FilePicture:
 
 
 @dataclass(frozen=True)
+class MemberPicture:
+    """A picture that is a part of a file, such as a member of a tar; its key consists of the
+    file's path, size and modification time, and of the part's place.
+
+    Attributes:
+        file: The file.
+        offset: Where the picture begins, in bytes.
+        size: Bytes of the picture.
+        name: Its name in the file.
+    """
+
+    file: Path
+    offset: int
+    size: int
+    name: str
+
+    @property
+    def key(self) -> str:
+        return f"member:{FilePicture(self.file).key}:{self.offset}:{self.size}"
+
+    @property
+    def name_and_size(self) -> str:
+        """What stays the same when the file is moved or copied."""
+        return f"{self.name}:{self.size}"
+
+    def load(self, size: int) -> np.ndarray:
+        from orthus_core.data.index.file_part import read_part
+
+        try:
+            content = read_part(self.file, self.offset, self.size)
+            return square(open_image(content), size)
+        except DataError as error:
+            where = f"{self.file}, {self.name}"
+            raise DataError(error.message, where=where, hint=error.hint) from error
+
+
+@dataclass(frozen=True)
 class BytesPicture:
     """The content of a picture file in memory; its key is a hash of the content."""
 

@@ -70,9 +70,10 @@ class RowRule:
         Raises:
             DataError: When it cannot be encoded, or holds nothing that the training learns.
         """
+        turns = document.turns
         if self.encode is not None:
-            self.encode(document)
-        if not any(self._learns(segment) for segment in document.segments):
+            turns = turns[: len(turns) - self.encode(document).turns_left_out]
+        if not any(self._learns(segment) for _, segments in turns for segment in segments):
             raise DataError(
                 self._missing(),
                 where=document.id,

@@ -101,15 +101,22 @@ class LoadedRows:
     def identity(self) -> str:
         from orthus_core.data.sources import identity_of
 
-        return identity_of([segment.value for segment in each.segments] for each in self.documents)
+        values = ([segment.value for segment in each.segments] for each in self.documents)
+        return identity_of(values)
 
     def keys(self) -> np.ndarray:
-        names = (each.id or str(each.place or number) for number, each in enumerate(self.documents))
+        from orthus_core.data.sources import identity_of_value
+
+        def name(document: Document) -> str:
+            values = (identity_of_value(segment.value) for segment in document.segments)
+            return document.id or "\0".join(values)
+
+        names = map(name, self.documents)
         return np.fromiter(map(row_key, names), np.uint64, len(self.documents))
 
     def place(self, number: int) -> Place:
         document = self.documents[number]
-        return document.place or Place(Path(self.where) / document.id)
+        return document.place or Place(Path(self.where) / (document.id or f"row {number}"))
 
     def document(self, number: int, visit: int = 0) -> Document:
         return self.documents[number]

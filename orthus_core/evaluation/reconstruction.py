@@ -8,7 +8,7 @@ smallest value that a pixel can have.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from orthus_core.data.pixels import RESCALE
+from orthus_core.errors import CheckpointError, DataError
 from orthus_core.events import Note
 from orthus_core.model.vision import OrthusVQ
 
@@ -98,7 +99,6 @@ class ReconstructionScores(NamedTuple):
     features: Similarity
 
 
-@torch.no_grad()
 def reconstruct(vq: OrthusVQ, pixels_M3HW: Tensor) -> ReconstructionScores:
     """Measures how well an autoencoder reconstructs pictures.
 
@@ -106,19 +106,50 @@ def reconstruct(vq: OrthusVQ, pixels_M3HW: Tensor) -> ReconstructionScores:
         vq: Autoencoder with a decoder.
         pixels_M3HW: Pictures as the processor makes them, with a side of at least 11 pixels.
     """
+    return reconstruct_each(vq, pixels_M3HW.split(CHUNK))[0]
 
-    def through(path: Callable[[Tensor], Tensor]) -> Similarity:
-        decibels, similarities = [], []
-        for part_M3HW in pixels_M3HW.split(CHUNK):
-            decoded = to_byte_levels(path(part_M3HW.to(vq.device)))
-            decibels.append(psnr(decoded, to_byte_levels(part_M3HW), data_range=BYTE_RANGE))
-            similarities.append(ssim(decoded, to_byte_levels(part_M3HW), data_range=BYTE_RANGE))
-        return Similarity(*(torch.cat(each).mean().item() for each in (decibels, similarities)))
 
-    return ReconstructionScores(
-        codes=through(lambda pixels: vq.pixels_of_codes(vq.codes(pixels))),
-        features=through(lambda pixels: vq.pixels(vq.features(pixels))),
-    )
+@torch.no_grad()
+def reconstruct_each(
+    vq: OrthusVQ, parts: Iterable[Tensor | object]
+) -> tuple[ReconstructionScores, int]:
+    """The scores over pictures that come in parts, and their number.
+
+    Args:
+        vq: Autoencoder with a decoder.
+        parts: Pictures [M, 3, H, W]; what is no tensor, such as an event, is passed over.
+
+    Raises:
+        CheckpointError: If the autoencoder has no decoder.
+        DataError: If there is no picture.
+    """
+    if vq.decoder is None:
+        raise CheckpointError(
+            "its autoencoder has no pixel decoder, so it cannot reconstruct pictures",
+            hint="take a model that draws pictures",
+        )
+    ways = {
+        "codes": lambda pixels: vq.pixels_of_codes(vq.codes(pixels)),
+        "features": lambda pixels: vq.pixels(vq.features(pixels)),
+    }
+    found: dict[str, list[Tensor]] = {way: [] for way in ways}
+    for part in parts:
+        if not isinstance(part, Tensor):
+            continue
+        for part_M3HW in part.split(CHUNK):
+            truth_M3HW = to_byte_levels(part_M3HW)
+            for way, through in ways.items():
+                decoded_M3HW = to_byte_levels(through(part_M3HW.to(vq.device)))
+                each = (psnr, ssim)
+                scores = [f(decoded_M3HW, truth_M3HW, data_range=BYTE_RANGE) for f in each]
+                found[way].append(torch.stack(scores))
+    if not found["codes"]:
+        raise DataError(
+            "there is no picture to measure",
+            hint="leave out --held-out, or raise its share: none of the pictures is held out",
+        )
+    means = {way: Similarity(*torch.cat(parts, 1).mean(1).tolist()) for way, parts in found.items()}
+    return ReconstructionScores(**means), sum(part.shape[1] for part in found["codes"])
 
 
 def to_byte_levels(pixels_M3HW: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from orthus_core.recipe import SCHEMAS
 from orthus_core.recipe.save import toml_value
-from orthus_core.recipe.schema import Key, Recipe, describe, keys, range_text
+from orthus_core.recipe.schema import Key, Recipe, describe, keys, range_text, table_of_list
 
 _HEAD = """\
 # Recipes
@@ -26,9 +26,11 @@ width = 384
 ```
 
 Four layers make the recipe a run goes by, the later winning: defaults, the file (`--recipe FILE`,
-or the name of one that comes along), `--set table.key=value`, and named flags such as `--steps`.
-With `-v` the result is printed, and it is saved beside what the run makes. A key that is unknown,
-of the wrong type or out of its range is an error before anything is loaded.
+or the name of one that comes along), `--set table.key=value`, and named flags such as `--steps`. A
+list of tables, such as `[[data.sources]]`, is changed by the numbers of its tables:
+`--set data.sources.0.weight=2`. With `-v` the result is printed, and it is saved beside what the
+run makes. A key that is unknown, of the wrong type or out of its range is an error before anything
+is loaded.
 
 `orthus recipes ls` lists the recipes that come along, `cat` prints one, `cp` copies one to change
 it, `validate` checks a file, and `keys COMMAND` prints these tables in the terminal. A small
@@ -39,6 +41,14 @@ model's values differ from the defaults, which are the paper's for the 7B where 
 def document() -> str:
     """The whole page."""
     return "\n".join([_HEAD, *(line for schema in SCHEMAS.values() for line in _section(schema))])
+
+
+def listed_keys(schema: type[Recipe]) -> Iterator[Key]:
+    """The keys of a recipe; after a list of tables, those of each of its tables, numbered N."""
+    for found in keys(schema):
+        yield found
+        if table := table_of_list(found.annotation):
+            yield from keys(table, (*found.path, "N"))
 
 
 def default_text(key: Key) -> str:
@@ -60,7 +70,7 @@ def _section(schema: type[Recipe]) -> Iterator[str]:
     yield f"{meaning}\n"
     yield "| key | default | takes | meaning |"
     yield "|---|---|---|---|"
-    for key in keys(schema):
+    for key in listed_keys(schema):
         takes = type_text(key).replace("|", "\\|")
         yield f"| `{key.name}` | `{default_text(key)}` | {takes} | {key.doc} |"
     yield ""

@@ -21,10 +21,12 @@ from orthus_core.recipe.schema import (
     Key,
     Recipe,
     describe,
+    exclusive_keys,
     is_map,
     is_table,
     keys,
     members,
+    table_of_list,
     union_arms,
 )
 
@@ -37,6 +39,14 @@ R = TypeVar("R", bound=Recipe)
 KeyPath = tuple[str, ...]
 Place = Callable[[KeyPath], str]  # where a key of a layer was written, in words
 Values = dict[KeyPath, Any]
+
+
+class _Tables(NamedTuple):
+    """The value of a list of tables that a layer states as a whole; the tables' own keys follow."""
+
+    count: int
+
+
 Mistakes = list[tuple[KeyPath, RecipeError]]
 
 OTHER_WORDS = {
@@ -90,19 +100,22 @@ def load(
         where = str(file)
         text, table = _read(file)
         _check_command(schema, table, where)
-        values |= _gather(schema, table, lambda path: _place(file, text, path), mistakes)
+        layer = _gather(schema, table, lambda path: _place(file, text, path), mistakes)
+        _overlay(values, layer)
     for override in overrides:
         table = _parse_override(override)
-        values |= _gather(schema, table, lambda _, typed=override: f"--set {typed}", mistakes)
+        layer = _gather(schema, table, lambda _, typed=override: f"--set {typed}", mistakes)
+        _overlay(values, layer)
     for name, value in (flags or {}).items():
         if value is not None:
             path = tuple(name.split("."))
-            values |= _gather(
+            layer = _gather(
                 schema,
                 _nest(path, value),
                 lambda path: f"{flags_are} {'.'.join(path)}",
                 mistakes,
             )
+            _overlay(values, layer)
     return _checked(schema, values, where, mistakes)
 
 
@@ -203,6 +216,14 @@ def _toml_value(typed: str) -> Any:
     return table["value"] if len(table) == 1 else typed
 
 
+def _overlay(values: Values, layer: Values) -> None:
+    """Put a layer over earlier ones. A list of tables that it states as a whole replaces theirs."""
+    whole = [path for path, value in layer.items() if isinstance(value, _Tables)]
+    for path in [each for each in values if any(each[: len(one)] == one for one in whole)]:
+        del values[path]
+    values |= layer
+
+
 def _nest(path: KeyPath, value: Any) -> dict[str, Any]:
     for name in reversed(path):
         value = {name: value}
@@ -255,6 +276,8 @@ def _gather(
                 at = key._replace(path=(*path, inner))
                 item_type = typing.get_args(key.annotation)[1]
                 values |= _converted(item_type, item, at, place, mistakes)
+        elif element := table_of_list(key.annotation):
+            values |= _gather_tables(element, value, key, place, mistakes, path)
         elif not is_table(key.annotation):
             at = key._replace(path=path)
             values |= _converted(key.annotation, value, at, place, mistakes)
@@ -268,6 +291,32 @@ def _gather(
                 hint=f"set a key of it, such as {'.'.join(path)}.{inside.split(',')[0]}",
             )
             mistakes.append((path, error))
+    return values
+
+
+def _gather_tables(
+    element: type, value: Any, key: Key, place: Place, mistakes: Mistakes, path: KeyPath
+) -> Values:
+    """The values of a list of tables: stated as a whole, or some of its tables by number."""
+    value = value.value if isinstance(value, TypedValue) else value
+    values: Values = {}
+    if isinstance(value, (list, tuple)):
+        values[path] = _Tables(len(value))
+        tables = {str(number): table for number, table in enumerate(value)}
+    else:
+        tables = value if isinstance(value, Mapping) else {"": value}
+    for number, table in tables.items():
+        if not number.isdecimal() or not isinstance(table, Mapping):
+            name, first = ".".join(path), next(iter(members(element)))
+            error = RecipeError(
+                f"{name} is a list of tables; it cannot be {_show(value)}",
+                where=place(path),
+                hint=f"write [[{name}]] in a recipe, or --set {name}.0.{first}=...: the "
+                " tables are numbered from 0",
+            )
+            mistakes.append((path, error))
+            return {}
+        values |= _gather(element, table, place, mistakes, (*path, str(int(number))))
     return values
 
 
@@ -409,17 +458,37 @@ def _build(
         mistakes: Receives the rules between keys that do not hold.
         faulty: Tables with mistakes in them, in which such rules say nothing.
     """
-    changes: dict[str, Any] = {path[0]: value for path, value in values.items() if len(path) == 1}
+    changes: dict[str, Any] = {}
     inner: dict[str, Values] = {}
     for path, value in values.items():
-        if len(path) > 1:
+        if len(path) == 1 and not isinstance(value, _Tables):
+            changes[path[0]] = value
+        else:
             inner.setdefault(path[0], {})[path[1:]] = value
     for name, stated in inner.items():
         table = getattr(recipe, name)
-        if isinstance(table, Mapping):
+        if element := table_of_list(members(type(recipe))[name].annotation):
+            changes[name] = _build_tables(element, stated, where, mistakes, faulty, (*prefix, name))
+        elif isinstance(table, Mapping):
             changes[name] = {**table, **{path[0]: value for path, value in stated.items()}}
         else:
             changes[name] = _build(table, stated, where, mistakes, faulty, (*prefix, name))
+    for name, other in exclusive_keys(recipe).items():
+        if changes.get(name) and other in changes:
+            table = "".join(f"{part}." for part in prefix)
+            mistakes.append(
+                (
+                    (*prefix, name),
+                    RecipeError(
+                        f"{table}{other} and {table}{name} are both set",
+                        where=where,
+                        hint=f"drop {table}{other}: it is short for {table}{name} with one table "
+                        f"of weight 1, so write its path into a table [[{table}{name}]]",
+                    ),
+                )
+            )
+            faulty.add(prefix)
+            return recipe
     try:
         return dataclasses.replace(recipe, **changes)
     except ValueError as error:  # a rule of the schema between its keys
@@ -430,11 +499,45 @@ def _build(
         return recipe
 
 
+def _build_tables(
+    element: type,
+    stated: Values,
+    where: str,
+    mistakes: Mistakes,
+    faulty: set[KeyPath],
+    path: KeyPath,
+) -> tuple[Any, ...]:
+    """The tables of a list, from the values of each by its number."""
+    each: dict[int, Values] = {number: {} for number in range(stated.pop((), _Tables(0)).count)}
+    for (number, *rest), value in stated.items():
+        each.setdefault(int(number), {})[tuple(rest)] = value
+    if missing := [number for number in range(max(each, default=0)) if number not in each]:
+        name = ".".join(path)
+        error = RecipeError(
+            f"there is no {name}.{missing[0]}, so there can be no {name}.{max(each)}",
+            where=where,
+            hint="the tables are numbered from 0, without a gap",
+        )
+        mistakes.append((path, error))
+        faulty.add(path[:-1])
+    return tuple(
+        _build(element(), each[number], where, mistakes, faulty, (*path, str(number)))
+        for number in sorted(each)
+    )
+
+
 def _place(file: Path, text: str, path: KeyPath) -> str:
     """File and line of a key, if its line can be found."""
     header: KeyPath = ()
+    counts: dict[KeyPath, int] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        if opened := re.match(r"\s*\[([^\[\]]+)\]", line):
+        if opened := re.match(r"\s*\[\[([^\[\]]+)\]\]", line):
+            table = _split(opened[1])
+            counts[table] = counts.get(table, -1) + 1
+            header = (*table, str(counts[table]))
+            if header == path or table == path:
+                return f"{file}, line {number}"
+        elif opened := re.match(r"\s*\[([^\[\]]+)\]", line):
             header = _split(opened[1])
             if header == path:
                 return f"{file}, line {number}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.atomic import write_text
-from orthus_core.recipe.schema import Recipe, ordered_fields
+from orthus_core.recipe.schema import Recipe, exclusive_keys, ordered_fields
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -49,8 +49,10 @@ def save(recipe: Recipe, path: str | Path) -> Path:
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        pairs = ((field.name, getattr(value, field.name)) for field in ordered_fields(value))
-        return {name: _plain(item) for name, item in pairs if item is not None}
+        pairs = {field.name: getattr(value, field.name) for field in ordered_fields(value)}
+        for name, other in exclusive_keys(value).items():
+            del pairs[other if pairs[name] else name]
+        return {name: _plain(item) for name, item in pairs.items() if item is not None}
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (tuple, list)):
@@ -61,13 +63,24 @@ def _plain(value: Any) -> Any:
 def _lines(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
     """TOML lines of a table: its own keys first, because a header ends the table before it."""
     tables = {name: value for name, value in table.items() if isinstance(value, Mapping)}
+    lists = {name: value for name, value in table.items() if _holds_tables(value)}
     for name, value in table.items():
-        if name not in tables:
+        if name not in tables and name not in lists:
             yield f"{_name(name)} = {toml_value(value)}"
+    for name, value in lists.items():
+        for element in value:
+            yield ""
+            yield f"[[{'.'.join(map(_name, (*path, name)))}]]"
+            for inner, item in element.items():  # a table of it on its line, so that it stays short
+                yield f"{_name(inner)} = {toml_value(item)}"
     for name, value in tables.items():
         yield ""
         yield f"[{'.'.join(map(_name, (*path, name)))}]"
         yield from _lines(value, (*path, name))
+
+
+def _holds_tables(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _name(name: str) -> str:

@@ -40,6 +40,7 @@ def key(
     minimum: float | None = None,
     maximum: float | None = None,
     before: str = "",
+    instead_of: str = "",
 ) -> Any:
     """A recipe key: a dataclass field that says what it means.
 
@@ -53,6 +54,7 @@ def key(
         maximum: The largest number allowed, itself included.
         before: Inherited key that this key precedes where keys are listed or saved; without it the
             key follows the inherited ones. A key that overrides another names the same.
+        instead_of: Key of the same table that must not be stated beside this one.
     """
     metadata = {
         "doc": doc,
@@ -60,6 +62,7 @@ def key(
         "minimum": minimum,
         "maximum": maximum,
         "before": before,
+        "instead_of": instead_of,
     }
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
@@ -139,6 +142,22 @@ def is_map(annotation: Any) -> bool:
     return typing.get_origin(annotation) is dict
 
 
+def table_of_list(annotation: Any) -> type | None:
+    """The table that each element of a list of tables is, `tuple[Table, ...]`; None for other
+    types.
+    """
+    args = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple and args[1:] == (Ellipsis,) and is_table(args[0]):
+        return args[0]
+    return None
+
+
+def exclusive_keys(table: type | Any) -> dict[str, str]:
+    """The keys of a table that stand in place of another one, and that one."""
+    fields = ((field.name, field.metadata.get("instead_of")) for field in dataclasses.fields(table))
+    return {name: other for name, other in fields if other}
+
+
 def union_arms(annotation: Any) -> tuple[Any, ...]:
     """The types a union allows; a single type is a union of one."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
@@ -176,6 +195,8 @@ def _describe_one(arm: Any) -> str:
     origin, args = typing.get_origin(arm), typing.get_args(arm)
     if origin is Literal:
         return " or ".join(f'"{arg}"' if isinstance(arg, str) else str(arg) for arg in args)
+    if table_of_list(arm):
+        return "a list of tables"
     if origin in (tuple, list):
         count = "" if args[-1] is Ellipsis or origin is list else f"{len(args)} "
         return f"a list of {count}{_PLURALS.get(args[0], describe(args[0]))}"

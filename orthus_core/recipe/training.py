@@ -35,7 +35,12 @@ class OptimRecipe:
         0.0, "average of the weights that is saved; 0 is none", minimum=0, maximum=1
     )
     steps: int = key(15_000, "length of the training", unit="optimiser steps", minimum=1)
-    batch_size: int = key(32, "rows a step on each device", unit="rows", minimum=1)
+    batch_size: int = key(
+        32,
+        "rows of a batch, which the devices share: a multiple of their number",
+        unit="rows",
+        minimum=1,
+    )
     accumulate: int = key(1, "batches whose gradients are summed for a step", minimum=1)
 
     def __post_init__(self) -> None:
@@ -64,11 +69,50 @@ class TaskWeights:
             raise ValueError("at least one task needs a weight above 0")
 
 
+SPRITES = "sprites"
+"""The path of the small world, whose rows are made as they are needed."""
+
+
+@dataclass(frozen=True)
+class SourceRecipe:
+    """One of the data sets that a training mixes."""
+
+    path: str = key(
+        "", 'a folder, a file or the id of a data set of a hub, or "sprites" for the bundled set'
+    )
+    name: str = key("", "its name in messages and figures; the last part of the path if empty")
+    format: str = key(
+        "", "its data format, as `orthus data check --as` names it; found by itself if empty"
+    )
+    images: str = key(
+        "",
+        "folder that the records' picture paths are relative to; looked for beside them if empty",
+    )
+    weight: float = key(
+        1.0, "how often its rows come; only the proportions count, and 0 leaves it out", minimum=0
+    )
+    columns: dict[str, str] = key(
+        {}, 'columns of the data set under other names, as in {caption = "TEXT"}'
+    )
+    split: str = key("", 'part of the data set, such as "train"; the whole if empty')
+
+    @property
+    def is_made(self) -> bool:
+        """Whether its rows are made, and not read."""
+        return self.path == SPRITES
+
+
 @dataclass(frozen=True)
 class DataRecipe:
     """The training data."""
 
-    source: str = key("sprites", 'a folder or file of records, or "sprites" for the bundled set')
+    source: str = key(
+        SPRITES,
+        'a folder or file of records, or "sprites" for the bundled set: short for one of `sources`',
+    )
+    sources: tuple[SourceRecipe, ...] = key(
+        (), "the data sets that are mixed, each a table `[[data.sources]]`", instead_of="source"
+    )
     tasks: TaskWeights = key(TaskWeights(), "the mixture of kinds of rows")
     condition_dropout: float = key(
         0.05, "chance each of dropping the text, the picture, and both", minimum=0, maximum=1 / 3
@@ -105,6 +149,50 @@ class DataRecipe:
         0.05, "fraction kept from training and used to measure", minimum=0, maximum=0.5
     )
     seed: int = key(0, "seed of the order, the choices and the held-out split", minimum=0)
+
+    def __post_init__(self) -> None:
+        for number, source in enumerate(self.sources):
+            if not source.path:
+                raise ValueError(f"sources.{number} names no path")
+        if self.sources and not sum(source.weight for source in self.sources) > 0:
+            raise ValueError("the weights of the sources sum to 0: one needs a weight above 0")
+        self.named_sources()
+
+    def named_sources(self) -> dict[str, SourceRecipe]:
+        """The sources with a weight above 0 by name.
+
+        Raises:
+            ValueError: When two have one name.
+        """
+        sources = self.sources or (SourceRecipe(path=self.source),)
+        named: dict[str, SourceRecipe] = {}
+        first: dict[str, int] = {}
+        for number, source in enumerate(sources):
+            name = source.name or last_part(source.path)
+            if name in first and source.path != sources[first[name]].path:
+                name = source.name or source.path  # two folders may both be called train
+            if name in first:
+                raise ValueError(
+                    f"sources.{first[name]} and sources.{number} are both named {name!r}: give one "
+                    "of them another name"
+                )
+            first[name] = number
+            if source.weight > 0:
+                named[name] = source
+        return named
+
+    @property
+    def makes_rows(self) -> bool:
+        """Whether all rows are made, so that the recipe alone decides them."""
+        return all(source.is_made for source in self.named_sources().values())
+
+
+def last_part(path: str) -> str:
+    """The last part of a path, without a suffix that says how it is written."""
+    part = path.rstrip("/").rpartition("/")[2] or path
+    for suffix in (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".tar"):
+        part = part.removesuffix(suffix)
+    return part or path
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.data.sources import PicturesReport
 from orthus_core.errors import RecipeError
 from orthus_core.evaluation.reconstruction import HELD_OUT_SEED
 from orthus_core.losses.adversarial import PatchDiscriminator
@@ -27,6 +28,7 @@ from orthus_core.recipe.training import (
     DiscriminatorRecipe,
     FinetuneVaeRecipe,
 )
+from orthus_core.train.batches import share_of
 from orthus_core.train.distributed import current_rank
 from orthus_core.train.linear_code import LinearCode
 from orthus_core.train.picture_source import PictureSource
@@ -208,11 +210,11 @@ class DiscreteAutoencoder(nn.Module):
 
 
 class PicturesStage:
-    """The shared part of both autoencoder trainings: each process's own batches of pictures.
+    """The shared part of both autoencoder trainings: each process's share of batches of pictures.
 
     Args:
         pictures: Pictures for training and validation.
-        batch_size: Pictures per batch.
+        batch_size: Pictures per batch, of all processes together.
         seed: Seed of the choice of pictures.
         validate_rows: Number of held-out pictures for validation.
     """
@@ -227,20 +229,21 @@ class PicturesStage:
         self.seed = seed
         self.validate_rows = validate_rows
         self.place = current_rank()
+        self.share = share_of(batch_size, self.place)
+        self.report = PicturesReport(pictures.faults) if pictures.faults is not None else None
 
     def generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
     def parts(self, step: int, count: int) -> Sequence[tuple[Tensor]]:
-        numbers = (
-            (step * count + part) * self.place.shards + self.place.shard for part in range(count)
-        )
-        batches = [self.pictures.draw(self.batch_size, self.generator(n)) for n in numbers]
+        own = range(self.place.shard, self.batch_size, self.place.shards)
+        numbers = range(step * count, (step + 1) * count)
+        batches = [self.pictures.draw(self.batch_size, self.generator(n), own) for n in numbers]
         return [(batch.contiguous(memory_format=torch.channels_last),) for batch in batches]
 
     def held_out(self) -> Sequence[tuple[Tensor]]:
         pixels_M3HW = self.pictures.held_out_M3HW[: self.validate_rows]
-        return [(part,) for part in pixels_M3HW.split(self.batch_size) if len(part)]
+        return [(part,) for part in pixels_M3HW.split(self.share) if len(part)]
 
     def sample_pixels(self) -> Tensor:
         """Pictures for the sample sheet, held-out ones if there are any."""

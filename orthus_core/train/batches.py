@@ -4,12 +4,14 @@ of their pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,43 +22,82 @@ from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
+from orthus_core.data.order import hash_of, is_held_out
 from orthus_core.data.pictures import FilePicture, Picture
-from orthus_core.data.sources import Batches, ShuffledSource, Source, hold_out, identity_of
+from orthus_core.data.row_faults import RowFault, RowFaults, fault_of
+from orthus_core.data.sources import (
+    CHECK_SAYS_WHY,
+    Batches,
+    MadeRows,
+    Mixture,
+    RowsReport,
+    ShuffledRows,
+    identity_of,
+)
 from orthus_core.device import usable_processors
-from orthus_core.errors import DataError
-from orthus_core.events import Event, Note
+from orthus_core.errors import DataError, TrainingError
+from orthus_core.events import Event, Note, Progress
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
-from orthus_core.recipe.training import DataRecipe, TaskWeights
-from orthus_core.train.distributed import current_rank
-from orthus_core.train.prefetch import Prefetcher
+from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
+from orthus_core.train.distributed import Rank, current_rank
 
 if TYPE_CHECKING:
-    from orthus_core.data.formats.reading import ReadResult
     from orthus_core.data.row_rule import Encode, TrainingRecipe
+    from orthus_core.data.rows import Rows
 
-SPRITES = "sprites"
+# Sources of at most so many rows are checked as a whole before the first step.
+WHOLE = 1000
+# Side at which pictures are loaded to be checked when no model has its own.
+CHECKED_SIDE = 64
 
 # Number of steps whose rows are sorted by length together; packed rows need no sorting.
 WINDOW = 8
 
 
-class RowSources(NamedTuple):
-    """Endless sources of documents, numbered n = 0, 1, 2 ...
+Make = Callable[[int], Document]
+
+
+@dataclass(frozen=True)
+class RowSources:
+    """The rows of a training.
 
     Attributes:
-        held_out: Documents that are never trained on; None when nothing is held out.
+        train: Rows to train on.
+        held_out: Rows that are never trained on; None when nothing is held out.
+        faults: The rows of both that cannot be used.
     """
 
-    train: Source
-    held_out: Source | None
+    train: Mixture
+    held_out: Mixture | None
+    faults: RowFaults = field(default_factory=RowFaults)
 
     @property
     def identity(self) -> str:
         """What tells these rows from others; empty where the recipe alone decides them."""
-        read = [each for each in self if isinstance(each, ShuffledSource)]
-        documents = [document for source in read for document in source.documents]
-        values = ([segment.value for segment in each.segments] for each in documents)
-        return identity_of(values) if read else ""
+        read = [part for part in self.train.parts if isinstance(part, ShuffledRows)]
+        return "; ".join([ORDER, *map(identity_of_part, read)]) if read else ""
+
+    def change(self, **changes: Any) -> RowSources:
+        """The same rows under another rule, or changed."""
+        held_out = replace(self.held_out, **changes) if self.held_out else None
+        return replace(self, train=replace(self.train, **changes), held_out=held_out)
+
+
+# The order in which rows are read, as the identity of a training's rows names it: it is raised when
+# another version reads the same data in another order.
+ORDER = "order 2"
+
+
+def identity_of_part(part: ShuffledRows) -> str:
+    """What tells a data set, and which of its rows are used, from others.
+
+    Of a small one that is its texts, and the names and sizes of its pictures.
+    """
+    if len(part.rows) <= WHOLE:
+        documents = (part.rows.document(int(number)) for number in part.numbers_N)
+        return identity_of([segment.value for segment in each.segments] for each in documents)
+    used = hashlib.sha256(part.numbers_N.tobytes()).hexdigest()[:10]
+    return f"{len(part)} rows, {used}, {part.rows.identity}"
 
 
 def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
@@ -64,34 +105,139 @@ def task_weights(tasks: TaskWeights) -> Mapping[str, float]:
     return {name: weight for name, weight in asdict(tasks).items() if weight > 0}
 
 
-def read_rows(data: DataRecipe, side: int | None = None) -> Generator[Event, None, RowSources]:
-    """Read and split the recipe's data; yields notes about anything left out.
+def read_rows(
+    data: DataRecipe, side: int | None = None, faults: RowFaults | None = None
+) -> Generator[Event, None, RowSources]:
+    """Open and split the recipe's sources; yields notes about anything left out.
+
+    A source of at most `WHOLE` rows is read at once, with its pictures; the rows of others are read
+    when they come.
 
     Args:
         data: Data table of the recipe.
         side: Side of the model's pictures, in pixels; they are checked at this size.
+        faults: Counts the rows that cannot be used.
 
     Raises:
-        DataError: When the source is missing or empty, and at the first broken record or picture
-            when the recipe is strict.
+        DataError: When a source is missing or empty, and at the first broken record or picture when
+            the recipe is strict.
     """
-    if data.source == SPRITES:
-        from orthus_core.world.records import record
-        from orthus_core.world.world import World
+    faults = faults if faults is not None else RowFaults(data.strict)
+    train: dict[str, MadeRows | ShuffledRows] = {}
+    held_out: dict[str, MadeRows | ShuffledRows] = {}
+    sources = data.named_sources()
+    for number, (name, source) in enumerate(sources.items()):
+        if source.is_made:
+            train[name] = world_rows(name, data, testing=False)
+            if data.held_out:
+                held_out[name] = world_rows(name, data, testing=True)
+            continue
+        rows = yield from open_source(name, source, quiet=faults.named_later)
+        check = partial(load_pictures, side=side or CHECKED_SIDE)
+        whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
+        (whole,) = yield from without_unusable([whole], check, "pictures", faults)
+        kept, apart = split_part(whole, data, number)
+        train[name] = kept
+        if len(apart):
+            held_out[name] = apart
+    order = partial(Mixture, seed=data.seed, faults=faults)
+    return RowSources(
+        order(list(train.values()), [sources[name].weight for name in train]),
+        order(list(held_out.values()), [sources[name].weight for name in held_out])
+        if held_out
+        else None,
+        faults,
+    )
 
-        weights = task_weights(data.tasks)
 
-        def made(testing: bool) -> Source:
-            world = World.open(held_out=data.held_out, testing=testing)
-            return returning(partial(record, world, weights, data.seed), data.rows)
+def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
+    """Rows of the small world, of what is held out or of the rest."""
+    from orthus_core.world.records import record
+    from orthus_core.world.world import World
 
-        return RowSources(made(False), made(True) if data.held_out else None)
-    return split_rows((yield from read_documents(data, side)), data)
+    world = World.open(held_out=data.held_out, testing=testing)
+    make = partial(record, world, task_weights(data.tasks), data.seed)
+    return MadeRows(name, returning(make, data.rows))
+
+
+def open_source(
+    name: str, source: SourceRecipe, *, quiet: bool = False
+) -> Generator[Event, None, Rows]:
+    """Open a data set; its index is made if it has none yet.
+
+    Args:
+        quiet: Whether nothing is said of files that are passed over.
+
+    Raises:
+        DataError: When it is missing or in no known format.
+    """
+    from orthus_core.data.formats import sniff
+    from orthus_core.data.listing import passed_over_line
+    from orthus_core.data.rows import SourceOptions
+    from orthus_core.user_files import user_path
+    from orthus_core.world.picture_kinds import register_picture_kinds
+
+    register_picture_kinds()
+    options = SourceOptions(
+        name=name,
+        images=user_path(source.images) if source.images else None,
+        columns=source.columns,
+        split=source.split,
+    )
+    rows = yield from sniff.open_rows(Path(source.path), options, source.format or None)
+    if rows.passed_over and not quiet:
+        yield Note(passed_over_line(rows.passed_over))
+    return rows
+
+
+def without_unusable(
+    parts: Sequence[ShuffledRows], check: Callable[[Document], object], what: str, faults: RowFaults
+) -> Generator[Event, None, list[ShuffledRows]]:
+    """The same parts of a data set without rows that cannot be used, if it is small enough to be
+    read at once.
+
+    Args:
+        parts: Parts of one data set.
+        check: Raises an error for a document that cannot be used, whatever it is.
+        what: What is checked, for the progress.
+    """
+    rows, name = parts[0].rows, parts[0].name
+    if len(rows) > WHOLE:
+        return list(parts)
+    numbers = sorted(int(number) for part in parts for number in part.numbers_N)
+    unusable: set[int] = set()
+    for done, number in enumerate(numbers, start=1):
+        if fault := fault_in(rows, number, check, name, faults.strict):
+            faults.add(fault)
+            unusable.add(number)
+        yield Progress(what, done, len(numbers), unit="documents")
+    yield from left_out(faults, len(numbers))
+    if len(unusable) == len(numbers):
+        raise NothingUsable(rows)
+    kept = [[n for n in part.numbers_N if int(n) not in unusable] for part in parts]
+    return [
+        replace(part, numbers_N=np.array(numbers, dtype=np.int64))
+        for part, numbers in zip(parts, kept, strict=True)
+    ]
+
+
+def split_part(
+    part: ShuffledRows, data: DataRecipe, number: int
+) -> tuple[ShuffledRows, ShuffledRows]:
+    """The rows of a source to train on, and those that are held out.
+
+    Args:
+        number: Number of the source among the recipe's, which has an order of its own.
+    """
+    apart_N = is_held_out(part.rows.keys()[part.numbers_N], data.held_out, data.seed)
+    seed = hash_of(data.seed, number)
+    kept = replace(part, numbers_N=part.numbers_N[~apart_N], seed=seed)
+    return kept, replace(part, numbers_N=part.numbers_N[apart_N], seed=seed)
 
 
 def listed_words(data: DataRecipe) -> str:
     """The content of `words.json` for a model of these rows; "" if they are not the small world."""
-    if data.source != SPRITES:
+    if not data.makes_rows:
         return ""
     from orthus_core.world.listed_words import word_list
     from orthus_core.world.world import World
@@ -99,100 +245,74 @@ def listed_words(data: DataRecipe) -> str:
     return word_list(World.open(held_out=data.held_out)).text()
 
 
-def split_rows(documents: list[Document], data: DataRecipe) -> RowSources:
-    """The documents to train on, and those that are held out.
-
-    Raises:
-        DataError: When there are none to train on.
-    """
-    kept, held_out = hold_out(documents, data.held_out, data.seed)
-    return RowSources(
-        ShuffledSource(kept, data.seed, where=data.source),
-        ShuffledSource(held_out, data.seed) if held_out else None,
-    )
-
-
-def returning(source: Source, rows: int) -> Source:
+def returning(source: Make, rows: int) -> Make:
     """Repeat the source's first `rows` documents; 0 uses all of them without repeating."""
     return (lambda number: source(number % rows)) if rows else source
 
 
-def read_documents(
-    data: DataRecipe, side: int | None = None, rule: Callable[[Document], object] | None = None
-) -> Generator[Event, None, list[Document]]:
-    """The documents on disk whose records and pictures can all be read.
-
-    Args:
-        data: Data table of the recipe.
-        side: Side of the model's pictures, in pixels; they are checked at this size.
-        rule: Raises an error for a document that the training cannot use.
-
-    Raises:
-        DataError: As for `read_rows`.
-    """
-    from orthus_core.data.formats import sniff
-    from orthus_core.data.formats.reading import CHECK_SIZE
-    from orthus_core.user_files import user_path
-    from orthus_core.world.picture_kinds import register_picture_kinds
-
-    register_picture_kinds()
-    reading = sniff.read(user_path(data.source), strict=data.strict)
-    yield from reading.check_pictures(side or CHECK_SIZE)
-    if rule is not None:
-        yield from reading.check(rule, "rows")
-    yield from left_out(reading)
-    return reading.documents
-
-
 def usable(
-    rows: RowSources, rule: Callable[[Document], object], *, strict: bool
+    rows: RowSources, rule: Callable[[Document], object]
 ) -> Generator[Event, None, RowSources]:
-    """The rows without documents that a training cannot use. Endless generated sources are not
-    checked, and must be valid by themselves.
+    """The rows under the rule of a training. Small data sets are checked at once, the rows of
+    others when they come; rows that are made must be valid by themselves.
 
     Args:
         rows: The rows as they were read.
         rule: Raises an error for a document that cannot be used: a `RowRule`.
-        strict: Whether the first such document ends the training.
 
     Raises:
-        DataError: When no document is left, and at the first unusable one when strict.
+        DataError: When no row of a small data set is left, and at the first unusable one when
+            strict.
     """
-    if not isinstance(rows.train, ShuffledSource):
-        return rows
-    from orthus_core.data.formats.reading import ReadResult
-
-    where = Path(rows.train.where)
-    held_out = rows.held_out.documents if isinstance(rows.held_out, ShuffledSource) else []
-    apart = {id(document) for document in held_out}
-    reading = ReadResult(strict, documents=[*rows.train.documents, *held_out], where=where)
-    yield from reading.check(rule, "rows")
-    yield from left_out(reading)
-    kept = to_train_on(reading.documents, held_out, where)
-    measured = [document for document in reading.documents if id(document) in apart]
-    seed = rows.train.seed
-    return RowSources(
-        ShuffledSource(kept, seed, str(where)), ShuffledSource(measured, seed) if measured else None
+    rows = rows.change(rule=rule)
+    train, held_out = [*rows.train.parts], [*rows.held_out.parts] if rows.held_out else []
+    weights = dict(zip((part.name for part in train), rows.train.weights, strict=True))
+    apart = {part.name: part for part in held_out}
+    for number, part in enumerate(train):
+        if isinstance(part, MadeRows):
+            continue
+        both = [part, *([apart[part.name]] if part.name in apart else [])]
+        checked = yield from without_unusable(both, rule, "rows", rows.faults)  # type: ignore[arg-type]
+        train[number], *measured = checked
+        check_left(checked[0])
+        if measured:
+            apart[part.name] = measured[0]
+    kept = [part for part in apart.values() if isinstance(part, MadeRows) or len(part)]
+    return replace(
+        rows,
+        train=replace(rows.train, parts=train),
+        held_out=replace(rows.held_out, parts=kept, weights=[weights[p.name] for p in kept])
+        if rows.held_out and kept
+        else None,
     )
 
 
-def to_train_on(
-    documents: Sequence[Document], held_out: Sequence[Document], where: Path
-) -> list[Document]:
-    """The usable documents of a data set without those that are held out.
+class NothingUsable(DataError):
+    """A data set in which no row can be used.
+
+    Args:
+        rows: The data set.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(
+            "there are no documents to train on", where=rows.where, hint=CHECK_SAYS_WHY
+        )
+        self.rows = rows
+
+
+def check_left(kept: ShuffledRows) -> None:
+    """Check that there are rows to train on in a data set of which some can be used.
 
     Raises:
-        DataError: When there are usable ones, and all of them are held out.
+        DataError: When there are none.
     """
-    apart = {id(document) for document in held_out}
-    kept = [document for document in documents if id(document) not in apart]
-    if documents and not kept:
+    if not len(kept):
         raise DataError(
             "there are no documents to train on: all that can be used are held out",
-            where=str(where),
+            where=kept.rows.where,
             hint="set data.held_out to 0, or add rows that can be used",
         )
-    return kept
 
 
 def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Document], None]:
@@ -207,12 +327,37 @@ def training_rule(recipe: TrainingRecipe, encode: Encode | None) -> Callable[[Do
     return check
 
 
-def left_out(reading: ReadResult) -> Iterator[Note]:
-    """Notes on what could not be read: how many items, and the first of them."""
-    if reading.fault_count:
-        found = reading.fault_count + len(reading.documents)
-        yield Note(f"{reading.fault_count} of {found} records are left out")
-        yield from (Note(f"  {fault}") for fault in reading.faults)
+def fault_in(
+    rows: Rows, number: int, check: Callable[[Document], object], name: str, strict: bool = False
+) -> RowFault | None:
+    """What is wrong with a row of a data set; None when nothing is.
+
+    Raises:
+        DataError: If `strict`, when something is.
+    """
+    document = None
+    try:
+        check(document := rows.document(number))
+    except Exception as error:
+        fault = fault_of(name, rows, number, error, document.id if document else "")
+        if strict:
+            RowFaults(strict).add(fault, error)
+        return fault
+    return None
+
+
+def load_pictures(document: Document, side: int) -> None:
+    """Load every picture of a document, which raises an error for one that cannot be read."""
+    for segment in document.segments:
+        if not isinstance(segment.value, str):
+            segment.value.load(side)
+
+
+def left_out(faults: RowFaults, found: int) -> Iterator[Note]:
+    """Notes on new faults among the records that were found: how many, and the first of all."""
+    if not faults.named_later and (new := faults.take()):
+        yield Note(f"{len(new)} of {found} records are left out")
+        yield from (Note(f"  {fault}") for fault in faults.named(new))
 
 
 def last_picture(document: Document) -> Picture:
@@ -234,11 +379,7 @@ def picture_alone(document: Document) -> Document:
 
 def pictures_alone(rows: RowSources) -> RowSources:
     """The last picture of each document, as `build-base` reads them."""
-
-    def alone(source: Source) -> Source:
-        return lambda number: picture_alone(source(number))
-
-    return RowSources(alone(rows.train), alone(rows.held_out) if rows.held_out else None)
+    return rows.change(change=picture_alone)
 
 
 @contextmanager
@@ -265,10 +406,24 @@ class RowBatches(NamedTuple):
     Attributes:
         train: Returns batch number n, n = 0, 1, 2 ...
         held_out: Makes the validation batches, the same on every device; [] without held-out rows.
+        report: What is told of the rows.
     """
 
     train: Callable[[int], Batch]
     held_out: Callable[[], list[Batch]]
+    report: RowsReport
+
+
+@dataclass(frozen=True)
+class LoadedPicture:
+    """A picture that was loaded to see whether it can be read, so that it is not loaded twice."""
+
+    key: str
+    pixels_HW3: np.ndarray = field(repr=False, compare=False)
+
+    def load(self, size: int) -> np.ndarray:
+        assert len(self.pixels_HW3) == size, "a training has pictures of one size"
+        return self.pixels_HW3
 
 
 @dataclass(frozen=True)
@@ -315,17 +470,36 @@ class BatchBuilder:
             else self.fill(batch, self.pictures.encode_pixels(pixels_MHW3))
         )
 
+    def ready(self, row: EncodedRow) -> EncodedRow:
+        """The row with pictures that can be read: loaded, unless their features are known.
+
+        Raises:
+            DataError: When one cannot be read.
+        """
+        return row._replace(pictures=tuple(map(self._readable, row.pictures)))
+
+    def _readable(self, picture: Picture) -> Picture:
+        if isinstance(self.pictures, Container) and picture in self.pictures:
+            return picture
+        return LoadedPicture(picture.key, picture.load(self.side))
+
     def batches(
         self, rows: RowSources, data: DataRecipe, batch_size: int, validate_rows: int
     ) -> RowBatches:
-        """Batches of `batch_size` documents, from this process's share of the rows."""
+        """Batches of `batch_size` documents, of which each process has its share.
+
+        Raises:
+            TrainingError: When the processes cannot share a batch evenly.
+        """
         place = current_rank()
+        share = share_of(batch_size, place)
         window = 1 if data.packing else WINDOW
         made = Batches(
             source=rows.train,
             encode=self.encode,
             collate=self.loaded if data.workers else self.collate,
             batch_size=batch_size,
+            ready=self.ready,
             seed=data.seed,
             condition_dropout=data.condition_dropout,
             window=window,
@@ -334,25 +508,49 @@ class BatchBuilder:
         )
         # Which process makes a batch does not matter: a container's share may lower their number.
         workers = min(data.workers, usable_processors())
-        ahead = Prefetcher(made, workers, together=window) if workers else None
+        ahead = None
+        if workers:
+            # Imported here, because most trainings have none.
+            from orthus_core.train.prefetch import Prefetcher
+
+            ahead = Prefetcher(made, workers, window, rows.faults)
 
         def train(number: int) -> Batch:
             return self.finished(ahead(number)) if ahead else made(number)
 
         def held_out() -> list[Batch]:
-            if rows.held_out is None:
-                return []
-            most = (
-                len(rows.held_out) if isinstance(rows.held_out, ShuffledSource) else validate_rows
-            )
-            numbers = range(min(most, validate_rows))
-            measured = [self.encode(rows.held_out(number)) for number in numbers]
+            measured = [*islice(self.measured(rows.held_out), validate_rows)]
             return [
-                self.collate(measured[at : at + batch_size])
-                for at in range(0, len(measured), batch_size)
+                self.collate(measured[at : at + share]) for at in range(0, len(measured), share)
             ]
 
-        return RowBatches(train, held_out)
+        return RowBatches(train, held_out, RowsReport(rows.train, batch_size))
+
+    def measured(self, held_out: Mixture | None) -> Iterator[EncodedRow]:
+        """The held-out rows that can be used, each of a data set once."""
+        for candidate in held_out.once() if held_out else ():
+            try:
+                row = self.encode(candidate.document)
+                yield row if isinstance(candidate.part, MadeRows) else self.ready(row)
+            except Exception as error:
+                candidate.reject(error)
+
+
+def share_of(batch_size: int, place: Rank) -> int:
+    """Rows of a batch on each device.
+
+    Raises:
+        TrainingError: When they cannot share it evenly.
+    """
+    if batch_size % place.shards:
+        above = (batch_size // place.shards + 1) * place.shards
+        raise TrainingError(
+            f"a batch of {batch_size} rows cannot be shared evenly by {place.shards} processes",
+            where="optim.batch_size",
+            hint=f"batch_size is for all of them together: take a multiple of {place.shards}, such "
+            f"as {above}",
+        )
+    return batch_size // place.shards
 
 
 def orthus_batch_builder(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, reduce
+from accelerate.utils import DistributedDataParallelKwargs, gather_object, reduce
 from torch import Tensor
 
 from orthus_core.device import limit_threads
+
+T = TypeVar("T")
 
 
 class Rank(NamedTuple):
@@ -59,3 +61,10 @@ def all_reduce_sum(values: Tensor) -> Tensor:
     summed = reduce(values.to(device()), "sum")
     assert isinstance(summed, Tensor)
     return summed.cpu()
+
+
+def gather_lists(items: list[T]) -> list[T]:
+    """The items of all processes, the same list on each."""
+    if current_rank().shards == 1 or not all_reduce_sum(torch.tensor(float(len(items)))).item():
+        return items
+    return gather_object(items)

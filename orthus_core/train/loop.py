@@ -18,15 +18,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from orthus_core.atomic import output_error
+from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.distributed import accelerator as make_accelerator
-from orthus_core.train.distributed import all_reduce_sum, current_rank
+from orthus_core.train.distributed import all_reduce_sum, current_rank, gather_lists
 from orthus_core.train.metrics import MetricsLogger, check_board
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
-from orthus_core.train.runs import TrainingRun, plan_run
+from orthus_core.train.runs import BATCH_OF, TrainingRun, plan_run
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps
 
 # Held-out rows are always measured with the same noise, so that the figures can be compared.
@@ -48,18 +49,40 @@ class Losses(Protocol):
     def _asdict(self) -> dict[str, Any]: ...
 
 
+class Report(Protocol):
+    """What is told of the data of a training while it is read.
+
+    Attributes:
+        faults: Rows that cannot be used.
+    """
+
+    @property
+    def faults(self) -> RowFaults: ...
+
+    def figures(self, batches: int) -> Mapping[str, float]:
+        """Figures after so many batches, for metrics.jsonl."""
+        ...
+
+    def summary(self, batches: int) -> Iterator[str]:
+        """Lines for the end of the training, after so many batches."""
+        ...
+
+
 class Stage(Protocol):
     """One kind of training.
 
     Attributes:
         objective: Module whose forward returns Losses; a saved state holds its state.
         sixteen_bit: Whether its products may use bf16 where that is faster (`has_bf16`).
+        report: What is told of the data while it is read; None for data that is made.
     """
 
     @property
     def objective(self) -> nn.Module: ...
     @property
     def sixteen_bit(self) -> bool: ...
+    @property
+    def report(self) -> Report | None: ...
 
     def trainable(self) -> list[nn.Parameter]:
         """The parameters to train."""
@@ -130,6 +153,9 @@ def train(
     average = WeightAverage(parameters, optim.ema_decay)
     objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
     origins = {**(origins or {}), "devices": place.shards}
+    if place.shards > 1:
+        # States of versions in which every device had a batch of its own do not tell this.
+        origins[BATCH_OF] = "all devices"
 
     # 2. Load the state of an earlier run, and only then take the folder.
     run = plan_run(folder, resume, overwrite=overwrite)
@@ -177,19 +203,23 @@ def train(
         average.update(step)
 
         # 4. Measure, report, sample and save.
+        done, last = step + 1, step + 1 == optim.steps
+        met = new_faults(stage.report)
+        if stage.report:
+            yield from (Note(f"left out: {fault}") for fault in stage.report.faults.named(met))
         figures = {"lr": learning_rate(optim, step)}
         figures |= {name: value / optim.accumulate for name, value in sums.items()}
         figures["grad_norm"] = float(norm)
-        done, last = step + 1, step + 1 == optim.steps
         measured: dict[str, float] = {}
         if due(log.validate_every, done, optim.steps):
             average.swap()
             with bf16:
                 measured = validate(stage, device)
             average.swap()
-        if book and (due(log.every, done, optim.steps) or measured):
+        if book and (due(log.every, done, optim.steps) or measured or met):
+            of_data = stage.report.figures(done * optim.accumulate) if stage.report else {}
             with unless_last(last, lost):
-                book.write(done, figures | measured)
+                book.write(done, {**figures, **measured, **of_data})
         yield StepDone(done, optim.steps, figures | measured)
         if measured:
             told = (f"{name.partition('_')[2]} {value:.4g}" for name, value in measured.items())
@@ -212,6 +242,7 @@ def train(
                     origins=origins,
                 )
         if stopping and not last:
+            yield from data_summary(stage.report, done * optim.accumulate)
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
             return
 
@@ -219,6 +250,24 @@ def train(
     for message in lost:
         yield Note(f"not saved at the last step: {message}")
     average.swap()
+    yield from data_summary(stage.report, optim.steps * optim.accumulate)
+
+
+def new_faults(report: Report | None) -> list[RowFault]:
+    """The rows that any process has newly found to be unusable, counted on each of them."""
+    if report is None:
+        return []
+    own = report.faults.take()
+    known = set(own)
+    others = [fault for fault in gather_lists(own) if fault not in known]
+    report.faults.merge(others)
+    return own + report.faults.take()
+
+
+def data_summary(report: Report | None, batches: int) -> Iterator[Note]:
+    """Notes on the data that was read in so many batches."""
+    if report is not None:
+        yield from map(Note, report.summary(batches))
 
 
 @contextmanager

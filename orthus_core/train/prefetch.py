@@ -11,13 +11,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from orthus_core.data.collate import Batch
-from orthus_core.errors import TrainingError
+from orthus_core.data.row_faults import RowFault, RowFaults
+from orthus_core.errors import OrthusError, TrainingError
 
 # Number of chunks that each worker may be ahead of the training.
 LOTS_AHEAD = 3
@@ -28,19 +29,46 @@ def _leave_stopping_to_the_training(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+@dataclass
+class Lot:
+    """Batches that were made together.
+
+    Attributes:
+        batches: The batches; fewer than were asked for if one could not be made.
+        faults: Rows that the worker found to be unusable since its last lot.
+        error: Why the next batch could not be made.
+    """
+
+    batches: list[Batch]
+    faults: list[RowFault]
+    error: OrthusError | None = None
+
+    def pin_memory(self) -> Lot:
+        """The same lot in pinned memory; torch's DataLoader calls this method."""
+        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+
+
 @dataclass(frozen=True)
 class Chunks(Dataset):
     """Batches in chunks that are made together, such as those sorted by length together.
 
     Attributes:
         make: Batch number n, n = 0, 1, 2 ... together: Number of batches per chunk.
+        faults: Where `make` counts rows that cannot be used.
     """
 
     make: Callable[[int], Batch]
     together: int
+    faults: RowFaults
 
-    def __getitem__(self, lot: int) -> list[Batch]:
-        return [self.make(lot * self.together + place) for place in range(self.together)]
+    def __getitem__(self, lot: int) -> Lot:
+        batches: list[Batch] = []
+        try:
+            for place in range(self.together):
+                batches.append(self.make(lot * self.together + place))
+        except OrthusError as error:  # as it is; the loader would tell a traceback in its message
+            return Lot(batches, self.faults.take(), error)
+        return Lot(batches, self.faults.take())
 
 
 class Prefetcher:
@@ -50,33 +78,45 @@ class Prefetcher:
         make: Makes a batch, without a device: workers are forked, and must not use a GPU.
         workers: Number of processes.
         together: Number of batches that share work, which one process makes.
+        faults: Where `make` counts rows that cannot be used; those that the workers meet come to
+            this process with their batches.
 
     Raises:
         TrainingError: Where processes do not fork.
     """
 
-    def __init__(self, make: Callable[[int], Batch], workers: int, together: int = 1) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        workers: int,
+        together: int = 1,
+        faults: RowFaults | None = None,
+    ) -> None:
         if "fork" not in multiprocessing.get_all_start_methods():
             raise TrainingError(
                 "there are no workers here, since this system does not fork processes",
                 where="data.workers",
                 hint="set data.workers = 0: the training makes its rows itself",
             )
-        self.lots = Chunks(make, together)
+        self.faults = faults if faults is not None else RowFaults()
+        self.lots = Chunks(make, together, self.faults)
         self.workers = workers
-        self._coming: Iterator[list[Batch]] = iter(())
+        self._coming: Iterator[Lot] = iter(())
         self._next_lot = -1
-        self._lot: list[Batch] = []
+        self._lot: Lot | None = None
 
     def __call__(self, number: int) -> Batch:
         lot, place = divmod(number, self.lots.together)
-        if not self._lot or lot != self._next_lot - 1:
+        if self._lot is None or lot != self._next_lot - 1:
             if lot != self._next_lot:
                 self._coming = self._begin(lot)
             self._lot, self._next_lot = next(self._coming), lot + 1
-        return self._lot[place]
+            self.faults.merge(self._lot.faults)
+        if place >= len(self._lot.batches) and self._lot.error:
+            raise self._lot.error
+        return self._lot.batches[place]
 
-    def _begin(self, lot: int) -> Iterator[list[Batch]]:
+    def _begin(self, lot: int) -> Iterator[Lot]:
         # Tokenizers warn when they are forked after use, unless their threads are disabled.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         loader = DataLoader(

@@ -29,13 +29,13 @@ from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
-from orthus_core.data.sources import Source
+from orthus_core.data.sources import Mixture
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
-from orthus_core.model.config import DiscreteConfig, OrthusConfig
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
@@ -82,7 +82,10 @@ from orthus_core.train.state import (
 from orthus_core.user_files import user_path
 
 # What determines its first training, and the key of its number of steps.
-OF_AUTOENCODER = ("seed", "autoencoder", "data.source", "data.held_out", "data.seed")
+OF_AUTOENCODER = (
+    *("seed", "autoencoder"),
+    *("data.source", "data.sources", "data.held_out", "data.seed"),
+)
 AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
 
@@ -138,7 +141,7 @@ def pretrain(
     own_config = begun.model.config if begun else chameleon_config(recipe, tokenizer, vq)
     config = OrthusConfig(**own_config.to_dict())
     rule = training_rule(recipe, row_encoder(tokenizer, config))
-    rows = yield from usable(rows, rule, strict=recipe.data.strict)
+    rows = yield from usable(rows, rule)
     pictures = None if taken else (yield from read_pictures(recipe.data, shape.resolution))
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
@@ -238,7 +241,7 @@ def is_finished(
         first.check(own, length, length=AUTOENCODER_LENGTH, but=KNOWN_LATER)
     run = plan_run(work / TRANSFORMER, resumes.transformer, overwrite=overwrite)
     own = origins(recipe, **start_origin(init_from))
-    run.check(own, steps, length="optim.steps", but=("devices", "rows"))
+    run.check(own, steps, length="optim.steps", but=KNOWN_LATER[1:])
     return check_output(output, run, resumes.transformer, steps, overwrite=overwrite)
 
 
@@ -307,12 +310,7 @@ def discrete_start(source: str | Path) -> DiscreteStart:
         CheckpointError: When it is an Orthus, or has no tokenizer or pixel decoder.
     """
     opened = open_model(source, device=device(), dtype="fp32")
-    if not isinstance(opened.model.config, DiscreteConfig):
-        raise CheckpointError(
-            "this is an Orthus, and pretrain trains a discrete Chameleon",
-            where=str(opened.path),
-            hint="train it with `orthus posttrain`, or name the Chameleon that it was made from",
-        )
+    check_discrete(opened.model.config, opened.path)
     if opened.processor is None:
         raise CheckpointError(
             "this model folder has no tokenizer, so it cannot be trained on words",
@@ -328,6 +326,20 @@ def discrete_start(source: str | Path) -> DiscreteStart:
     known = words.read_text(encoding="utf-8") if words.is_file() else ""
     model.to(device())  # type: ignore[arg-type]
     return DiscreteStart(model, vq, opened.processor.tokenizer, known)
+
+
+def check_discrete(config: InterleavedConfig, where: Path) -> None:
+    """Check that a model is a discrete Chameleon.
+
+    Raises:
+        CheckpointError: When it is an Orthus.
+    """
+    if not isinstance(config, DiscreteConfig):
+        raise CheckpointError(
+            "this is an Orthus, and pretrain trains a discrete Chameleon",
+            where=str(where),
+            hint="train it with `orthus posttrain`, or name the Chameleon that it was made from",
+        )
 
 
 def taken_autoencoder(source: str) -> OrthusVQ:
@@ -408,7 +420,7 @@ def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Documen
     return training_rule(recipe, row_encoder(tokenizer, config))
 
 
-def texts_of(source: Source, rows: int) -> Iterator[str]:
+def texts_of(source: Mixture, rows: int) -> Iterator[str]:
     """The texts of the first rows."""
     for document in map(source, itertools.islice(itertools.count(), rows)):
         yield from (s.value for s in document.segments if isinstance(s.value, str))

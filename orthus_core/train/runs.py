@@ -46,7 +46,8 @@ SAMPLES = "samples"
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
 RECORDED = ("id", "begun", "lineage", "source", "origins", "replacing")
 # Origins that are only known when the model has been opened and all processes have met.
-KNOWN_LATER = ("init_from", "devices", "rows")
+BATCH_OF = "batch_of"
+KNOWN_LATER = ("init_from", "devices", BATCH_OF, "rows")
 
 CONTINUE_OR_REPLACE = (
     "--resume auto goes on with it; --overwrite begins anew and removes its states, figures and "

@@ -53,6 +53,7 @@ class RowsStage:
         self._trainable = trainable
         self._batches = batches
         self._draw = draw
+        self.report = batches.report if batches.report.reads else None
 
     def trainable(self) -> list[nn.Parameter]:
         return self._trainable

@@ -7,6 +7,7 @@ average, the step, its run, and the training's origins. Every random draw of a s
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -27,12 +28,12 @@ from orthus_core.output_checks import check_room, probe_folder
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.schema import Key
 from orthus_core.recipe.training import (
+    SPRITES,
     BuildBaseRecipe,
     FinetuneVaeRecipe,
     PosttrainRecipe,
     PretrainRecipe,
 )
-from orthus_core.train.batches import SPRITES
 from orthus_core.train.optim import WeightAverage
 from orthus_core.user_files import user_path
 
@@ -74,7 +75,12 @@ def origins(recipe: Recipe, *tables: str, **more: Any) -> dict[str, Any]:
         and key.name not in INDIFFERENT
         and key.default is not None
     }
-    return json.loads(json.dumps(taken | more))  # converted as in a saved state
+    return as_saved(taken | more)
+
+
+def as_saved(value: Any) -> Any:
+    """A value as a saved state holds it."""
+    return json.loads(json.dumps(value, default=dataclasses.asdict))
 
 
 def tables_hold(key: Key, tables: Sequence[str]) -> bool:
@@ -334,6 +340,13 @@ def check_same(
         ]
         more = f"; {', '.join(changed[SHOWN:])} differ too" if len(changed) > SHOWN else ""
         made = "the saved state was made" if where.is_dir() else "the figures here were made"
+        if is_of_earlier_order(before.get("rows"), now.get("rows")):
+            raise TrainingError(
+                f"{made} by an earlier version, which read the rows of data sets in another order",
+                where=str(where),
+                hint="begin anew: --overwrite in place of --resume, or another folder with -o; "
+                "--init-from starts from the weights of a finished training",
+            )
         raise TrainingError(
             f"{made} with {'; '.join(values)}{more}",
             where=str(where),
@@ -345,14 +358,31 @@ def check_same(
 
 def is_same(key: str, one: Any, other: Any) -> bool:
     """Whether two values of a key are the same; a folder of data may be spelled in two ways, and
-    states of earlier versions tell neither their rows nor newer keys, which then have their
-    defaults.
+    states of earlier versions do not tell newer keys, which then have their defaults.
     """
     if one is None or other is None:
-        return key == "rows" or (one is None and (not other or other == default_of(key)))
-    if key != "data.source" or SPRITES in (one, other):
-        return one == other
-    return one == other or user_path(one).resolve() == user_path(other).resolve()
+        # States of the first versions do not tell their rows, which came in another order.
+        return one is None and (not other or other == default_of(key))
+    if key == "data.source":
+        return one == other or resolved(one) == resolved(other)
+    if key == "data.sources":
+        return [each | of_files(each) for each in one] == [each | of_files(each) for each in other]
+    return one == other
+
+
+def is_of_earlier_order(before: Any, now: Any) -> bool:
+    """Whether the rows of a state come in an order that another version had."""
+    return bool(now) and str(before).partition(";")[0] != str(now).partition(";")[0]
+
+
+def resolved(path: str) -> str:
+    """A path of data as the system knows it; the small world and nothing have none."""
+    return path if path in ("", SPRITES) else str(user_path(path).resolve())
+
+
+def of_files(source: Mapping[str, Any]) -> dict[str, str]:
+    """The paths of a source of data, resolved."""
+    return {name: resolved(source[name]) for name in ("path", "images") if name in source}
 
 
 @cache
@@ -360,7 +390,7 @@ def default_of(name: str) -> Any:
     """The default of a key by its dotted name; None if the recipes of trainings differ in it."""
     found = [key.default for recipe in TRAININGS for key in keys(recipe) if key.name == name]
     common = found[0] if found and all(each == found[0] for each in found) else None
-    return json.loads(json.dumps(common))  # converted as in a saved state
+    return as_saved(common)
 
 
 def value_text(values: Mapping[str, Any], key: str) -> str:

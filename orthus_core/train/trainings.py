@@ -152,7 +152,7 @@ def build_base(
     before = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
-    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
+    rows = yield from usable(rows, training_rule(recipe, encode))
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
     stage = BuildBaseStage(
@@ -199,7 +199,7 @@ def posttrain(
     model, tokenizer = words_of(opened)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
-    rows = yield from usable(rows, training_rule(recipe, encode), strict=recipe.data.strict)
+    rows = yield from usable(rows, training_rule(recipe, encode))
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output, recipe.data)
@@ -273,7 +273,7 @@ def is_finished(
     finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
     if finished:
         wanted |= {"init_from": fingerprint(resolve(init_from))}
-        run.check(wanted, recipe.optim.steps, length="optim.steps", but=("devices", "rows"))
+        run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER[1:])
         yield finished_note(output, recipe.optim.steps)
     return finished
 

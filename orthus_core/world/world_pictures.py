@@ -9,6 +9,7 @@ Legend: M pictures or sprites, H W pixels.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -74,18 +75,28 @@ class WorldPictures:
             self.held_out_M3HW = pack_pixels(singles + scenes)
 
     identity = ""  # the recipe alone decides them
+    faults = None
 
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Random pictures, float [count, 3, H, W]."""
+    def draw(
+        self, count: int, generator: torch.Generator, own: Sequence[int] | None = None
+    ) -> Tensor:
+        """Random pictures, float [M, 3, H, W]; of `count` those with the numbers `own`."""
         rng = random.Random(int(torch.randint(2**62, (1,), generator=generator)))
-        return pack_pixels([self._any_picture(rng) for _ in range(count)])
+        scenes = [self._any_scene(rng) for _ in range(count)]
+        drawn = scenes if own is None else [scenes[number] for number in own]
+        if not drawn:
+            return torch.empty(0, 3, self.size, self.size)
+        return pack_pixels([scene.load(self.size) for scene in drawn])
 
-    def _any_picture(self, rng: random.Random) -> np.ndarray:
+    def _any_scene(self, rng: random.Random) -> SceneImage:
         keys = self._cast if rng.random() < CAST_CHANCE and any(self._cast.values()) else self._kept
-        return self._picture(rng, keys, rng.choices(list(COUNTS), list(COUNTS.values()))[0])
+        return self._scene(rng, keys, rng.choices(list(COUNTS), list(COUNTS.values()))[0])
 
     def _picture(self, rng: random.Random, keys_of: dict[str, list[str]], count: int) -> np.ndarray:
         """A scene of things of one style: uint8 [H, W, 3]."""
+        return self._scene(rng, keys_of, count).load(self.size)
+
+    def _scene(self, rng: random.Random, keys_of: dict[str, list[str]], count: int) -> SceneImage:
         styles = [style for style, keys in keys_of.items() if keys]
         style = "3d" if "3d" in styles and rng.random() >= ANY_STYLE_CHANCE else rng.choice(styles)
         keys = keys_of[style]
@@ -102,7 +113,7 @@ class WorldPictures:
             for _ in range(count)
         ]
         backdrop = rng.choice(BACKDROPS) if rng.random() < ANY_BACKDROP_CHANCE else open_ground(rng)
-        return SceneImage(self._styles, arrange(rng, things, backdrop)).load(self.size)
+        return SceneImage(self._styles, arrange(rng, things, backdrop))
 
 
 def _is_held_out(thing: str, share: float) -> bool:

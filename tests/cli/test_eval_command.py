@@ -7,6 +7,11 @@ import json
 import pytest
 from PIL import Image
 
+from orthus_core.checkpoint.model_folder import open_orthus
+from orthus_core.evaluation.reconstruction import reconstruct
+from orthus_core.recipe.training import DataRecipe
+from orthus_core.train.picture_source import read_pictures
+from tests.core.toy_data import pictures_with_words
 from tests.discrete import write_tiny_chameleon
 
 
@@ -118,3 +123,40 @@ def test_predictions_of_any_model_are_scored(orthus, tmp_path):
     assert taken.exit_code == 1 and "--overwrite" in taken.stderr
     strict = orthus(*words, "--allow-missing", "--variant", "strict", "--format", "json")
     assert json.loads(strict.stdout)["metrics"]["accuracy"] == 0
+
+
+def test_eval_recon_measures_the_pictures_of_a_data_set(orthus, model, tmp_path):
+    folder = pictures_with_words(tmp_path / "pictures", 12)
+    (folder / "003.png").write_bytes(b"gone bad")
+
+    def told(*options: object) -> dict:
+        done = orthus("eval", "recon", folder, *options, *model, "--format", "json")
+        assert done.exit_code == 0, done.stderr
+        assert "003.png" in done.stderr or "--limit" in options or "--held-out" in options
+        return json.loads(done.stdout)
+
+    everything = told()
+    assert (everything["pictures"], everything["bad"]) == (11, 1)
+    assert told("--limit", 3)["pictures"] == 3
+
+    # What finetune-vae never draws is what is measured, by the same figures.
+    events = read_pictures(DataRecipe(source=str(folder), held_out=0.4), 16)
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            apart_M3HW = stop.value.held_out_M3HW
+            break
+    apart = told("--held-out", "--share", 0.4)
+    assert 0 < apart["pictures"] == len(apart_M3HW) < 11 and apart["held_out"] == 0.4
+    vq = open_orthus(model[1], device="cpu").model.model.vqmodel
+    for path, likeness in reconstruct(vq, apart_M3HW)._asdict().items():
+        assert apart[path] == pytest.approx(likeness._asdict(), rel=1e-5)
+        assert apart[path] != everything[path]
+    nothing = orthus("eval", "recon", folder, "--held-out", "--share", 0, *model)
+    assert nothing.exit_code == 1 and "there is no picture to measure" in nothing.stderr
+
+
+def test_eval_recon_draws_pictures_of_the_small_world(orthus, model):
+    done = orthus("eval", "recon", "sprites", "--limit", 2, *model)
+    assert done.exit_code == 0 and "features" in done.stdout and "PSNR" in done.stdout

@@ -13,7 +13,7 @@ from PIL import Image
 
 from orthus_core.data import pictures
 from orthus_core.data.document import Document, Segment, from_record, to_record, turn
-from orthus_core.data.formats.jsonl import read_records
+from orthus_core.data.formats.sniff import read
 from orthus_core.data.pictures import BytesPicture, FilePicture
 from orthus_core.errors import DataError
 from orthus_core.world.picture_kinds import register_picture_kinds
@@ -92,9 +92,9 @@ def test_a_file_of_records_may_hold_scenes(tmp_path: Path, pack: SpritePack, fla
     path = tmp_path / "scenes.jsonl"
     path.write_text(json.dumps(to_record(document)) + "\n")
     register_picture_kinds({"3d": pack, "flat": flat})
-    assert read_records(path).documents == [document]
+    assert read(path).documents == [document]
     register_picture_kinds({"3d": pack})
-    reading = read_records(path)
+    reading = read(path)
     assert reading.documents == [] and reading.fault_count == 1
     assert "'1f431' is not a known sprite in style 'flat'" in reading.faults[0].problem
 
@@ -177,11 +177,15 @@ def test_a_record_without_segments_is_refused(record):
         from_record(record)
 
 
-def test_the_user_comes_before_the_model():
-    with pytest.raises(DataError, match="must come before"):
-        Document(turn("model", "yes") + turn("user", "why?"))
-    with pytest.raises(DataError, match="at least one segment"):
-        Document(())
+def test_neighbours_of_one_role_are_a_turn_and_turns_come_in_any_order(png: Path):
+    asked, answered = turn("user", FilePicture(png), "what is it?"), turn("model", "a square")
+    again, drawn = turn("user", "draw it"), turn("model", FilePicture(png))
+    chat = Document(asked + answered + again + drawn)
+    assert [tuple(each) for each in chat.turns] == [
+        *(("user", asked), ("model", answered), ("user", again), ("model", drawn)),
+    ]
+    assert from_record(json.loads(json.dumps(to_record(chat)))) == chat
+    assert [role for role, _ in Document(answered + asked).turns] == ["model", "user"]
 
 
 def test_text_is_no_picture():

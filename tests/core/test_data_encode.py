@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,8 +16,11 @@ from transformers import PreTrainedTokenizerFast
 from orthus_core.data.collate import Batch, collate, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds, drop_condition, encode
+from orthus_core.data.row_rule import RowRule
 from orthus_core.data.tokenizer import text_ids, train_tokenizer
 from orthus_core.errors import DataError
+from orthus_core.world.records import MAKERS, record
+from orthus_core.world.world import World
 from tests.conftest import config_of
 
 CODES, PATCHES = 8, 3
@@ -43,6 +48,7 @@ DRAW = Document(turn("user", "a cat") + turn("model", A))
 ASK = Document(turn("user", A, "what is this?") + turn("model", "a cat"))
 EDIT = Document(turn("user", A, "mirror it") + turn("model", B))
 STORY = Document(turn("user", A, "go on") + turn("model", "then", B, "the end"))
+CHAT = Document(ASK.segments + turn("user", "draw it, like", B) + turn("model", A, "so"))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +79,82 @@ def test_rows_stand_in_the_layouts_of_the_release(tokenizer: PreTrainedTokenizer
     ]
 
 
+@pytest.mark.parametrize("task", MAKERS)
+def test_rows_of_the_small_world_are_a_question_sep_and_an_answer(
+    tokenizer: PreTrainedTokenizerFast, world: World, task: str
+):
+    """Models were trained on these very rows: a document of one turn each is laid out in no other
+    way.
+    """
+    for number in range(6):
+        document = record(world, {task: 1.0}, 3, number)
+        asked, answered = (
+            [
+                token
+                for segment in document.segments
+                if segment.role == role
+                for token in (
+                    text_ids(tokenizer, segment.value) if segment.type == "text" else SLOTS
+                )
+            ]
+            for role in ("user", "model")
+        )
+        row = row_of(document, tokenizer)
+        learnt = [IGNORE if token == IDS.image else token for token in [*answered, IDS.eos]]
+        assert row.ids == [IDS.bos, *asked, IDS.sep, *answered, IDS.eos]
+        assert row.text_targets == [*[IGNORE] * (1 + len(asked)), *learnt, IGNORE]
+        assert row.turns_left_out == 0
+
+
+def test_every_answer_of_a_chat_is_learnt_and_no_question(tokenizer: PreTrainedTokenizerFast):
+    asked, said, told, end = (
+        text_ids(tokenizer, text) for text in ("what is this?", "a cat", "draw it, like", "so")
+    )
+    row = row_of(CHAT, tokenizer)
+    assert row.ids == [
+        *(IDS.bos, *SLOTS, *asked, IDS.sep, *said, IDS.eos),
+        *(*told, *SLOTS, IDS.sep, *SLOTS, *end, IDS.eos),
+    ]
+    drawn = [IDS.boi, *[IGNORE] * PATCHES, IDS.eoi]
+    assert row.text_targets == [
+        # SEP predicts the answer that follows it, </s> nothing.
+        *(*[IGNORE] * (1 + len(SLOTS) + len(asked)), *said, IDS.eos),
+        *(*[IGNORE] * (1 + len(told) + len(SLOTS)), *drawn, *end, IDS.eos, IGNORE),
+    ]
+    assert row.pictures == (A, B, A) and row.from_model == (False, False, True)
+
+
+def test_a_chat_may_begin_with_the_model_and_end_with_the_user(tokenizer: PreTrainedTokenizerFast):
+    hello, answer = text_ids(tokenizer, "hello"), text_ids(tokenizer, "a cat")
+    row = row_of(Document(turn("model", "hello") + turn("user", "a cat")), tokenizer)
+    assert row.ids == [IDS.bos, *hello, IDS.eos, *answer, IDS.sep]
+    assert row.text_targets == [*hello, IDS.eos, *[IGNORE] * (len(answer) + 2)]
+
+
+def test_a_chat_is_cut_after_the_last_answer_that_fits(tokenizer: PreTrainedTokenizerFast):
+    whole = row_of(CHAT, tokenizer)
+    first = row_of(Document(CHAT.segments[:3]), tokenizer)
+    assert not row_of(CHAT, tokenizer, longest=len(whole.ids)).cut
+    for longest in (len(first.ids), len(whole.ids) - 1):
+        row = row_of(CHAT, tokenizer, longest=longest)
+        assert row.cut and row.turns_left_out == 2
+        assert row._replace(turns_left_out=0) == first
+    short = len(first.ids) - 1
+    lengths = f"{len(whole.ids)} positions, its first exchange {len(first.ids)}, the context"
+    with pytest.raises(DataError, match=f"has {lengths} {short}"):
+        row_of(CHAT, tokenizer, longest=short)
+
+
+def test_a_chat_is_judged_by_what_fits_of_it(tokenizer: PreTrainedTokenizerFast):
+    """An answer that is cut off cannot be what the training learns."""
+    chat = Document(turn("user", "a") + turn("model", " ") + turn("user", "b") + turn("model", "c"))
+    length = len(row_of(chat, tokenizer).ids)
+    for longest, usable in ((length, True), (length - 1, False)):
+        rule = RowRule(partial(row_of, tokenizer=tokenizer, longest=longest))
+        with nullcontext() if usable else pytest.raises(DataError, match="nothing to learn"):
+            rule(chat)
+
+
 def test_a_prompt_ends_in_sep_and_waits(tokenizer: PreTrainedTokenizerFast):
     assert row_of(Document(turn("user", "a cat")), tokenizer).ids[-1] == IDS.sep
 
@@ -98,8 +180,10 @@ def test_a_target_is_the_next_token_and_never_a_patch(
 
 
 def test_the_model_draws_the_pictures_that_are_its_own(tokenizer: PreTrainedTokenizerFast):
-    drawn = [row_of(document, tokenizer).from_model for document in (DRAW, ASK, EDIT, STORY)]
-    assert drawn == [(True,), (False,), (False, True), (False, True)]
+    drawn_first = Document(DRAW.segments + ASK.segments)
+    documents = (DRAW, ASK, EDIT, STORY, drawn_first)
+    drawn = [row_of(document, tokenizer).from_model for document in documents]
+    assert drawn == [(True,), (False,), (False, True), (False, True), (True, False)]
 
 
 def test_a_picture_begins_ends_and_closes_the_row_by_prediction(
@@ -133,11 +217,11 @@ def test_ids_come_from_the_models_config(tokenizer: PreTrainedTokenizerFast):
 def test_codes_fill_the_slots_and_are_predicted_one_position_before(
     tokenizer: PreTrainedTokenizerFast,
 ):
-    row = row_of(EDIT, tokenizer)
+    row = row_of(CHAT, tokenizer)
     batch = collate([row], IDS)
-    discrete = with_codes(batch, torch.tensor([[1, 2, 3], [4, 5, 6]]), CODE_IDS)
+    discrete = with_codes(batch, torch.tensor([[1, 2, 3], [4, 5, 6], [0, 1, 2]]), CODE_IDS)
     ids, targets = discrete.ids_BS[0].tolist(), discrete.text_targets_BS[0].tolist()
-    assert [token for token in ids if token in CODE_IDS] == [5, 6, 7, 8, 9, 10]
+    assert [token for token in ids if token in CODE_IDS] == [5, 6, 7, 8, 9, 10, 4, 5, 6]
     assert discrete.pictures == () and len(discrete.image_index_N) == 0
     for position, token in enumerate(ids[1:]):
         if token in CODE_IDS:
@@ -180,9 +264,10 @@ def test_what_the_model_says_before_its_picture_is_dropped_with_the_words():
     }
 
 
-def test_answers_and_stories_keep_their_conditions():
+def test_answers_chats_and_stories_keep_their_conditions():
     rng = random.Random(0)
-    for document in (ASK, STORY, Document(turn("model", A))):
+    drawn = Document(ASK.segments + DRAW.segments)
+    for document in (ASK, STORY, drawn, Document(turn("model", A)), Document(turn("user", A))):
         assert drop_condition(document, rng, 0.33) == document
 
 

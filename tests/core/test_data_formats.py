@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from orthus_cli.commands.data import app
 from orthus_core.data.document import to_record, turn
-from orthus_core.data.formats.image_folder import read_folder
 from orthus_core.data.formats.sniff import read
 from orthus_core.data.pictures import FilePicture
 from orthus_core.errors import DataError
@@ -38,7 +37,7 @@ def lines(path: Path, *values: object) -> Path:
 def test_pairs_of_picture_and_words_become_documents(tmp_path: Path):
     draw(tmp_path / "b.png", "a cat\n")
     draw(tmp_path / "deeper" / "a.JPG", "a dog")
-    reading = read_folder(tmp_path)
+    reading = read(tmp_path)
     assert [document.id for document in reading.documents] == ["b.png", "deeper/a.JPG"]
     expected = turn("user", "a cat") + turn("model", FilePicture(tmp_path / "b.png"))
     assert reading.documents[0].segments == expected
@@ -55,7 +54,7 @@ def test_metadata_names_pictures_and_words(tmp_path: Path):
         {"file_name": "b.png", "caption": "a dog"},
         {"file_name": "c.png", "prompt": "a fox"},
     )
-    reading = read_folder(tmp_path)
+    reading = read(tmp_path)
     words = [document.user[0].value for document in reading.documents]
     assert (words, reading.fault_count) == (["a cat", "a dog", "a fox"], 0)
 
@@ -72,7 +71,7 @@ def test_bad_lines_are_left_out_with_their_numbers(tmp_path: Path):
         {"file_name": "../../etc/passwd", "text": "x"},
         {"file_name": "a.png"},
     )
-    reading = read_folder(tmp_path)
+    reading = read(tmp_path)
     assert len(reading.documents) == 1 and reading.fault_count == 6
     assert [fault.line for fault in reading.faults] == [2, 3, 4, 5, 6, 7]
     assert str(reading.faults[2]) == f"{path}:4: the line has no 'file_name'"
@@ -81,7 +80,7 @@ def test_bad_lines_are_left_out_with_their_numbers(tmp_path: Path):
 def test_strict_stops_at_the_first_bad_line(tmp_path: Path):
     path = lines(tmp_path / "metadata.jsonl", {"text": "no file"}, "{not json\n")
     with pytest.raises(DataError, match="has no 'file_name'") as caught:
-        read_folder(tmp_path, strict=True)
+        read(tmp_path, strict=True)
     assert caught.value.where == f"{path}:1"
 
 
@@ -89,7 +88,7 @@ def test_a_picture_without_words_and_words_that_are_no_text_are_left_out(tmp_pat
     draw(tmp_path / "alone.png")
     draw(tmp_path / "empty.png", "  ")
     draw(tmp_path / "latin.png").with_suffix(".txt").write_bytes(b"\xff\xfe\xff")
-    reading = read_folder(tmp_path)
+    reading = read(tmp_path)
     problems = {fault.file.stem: fault.problem for fault in reading.faults}
     assert "no alone.txt" in problems["alone"]
     assert "no words" in problems["empty"]
@@ -98,7 +97,7 @@ def test_a_picture_without_words_and_words_that_are_no_text_are_left_out(tmp_pat
 
 def test_ten_faults_are_shown_and_all_are_counted(tmp_path: Path):
     lines(tmp_path / "metadata.jsonl", *["x\n"] * 25)
-    reading = read_folder(tmp_path)
+    reading = read(tmp_path)
     assert (len(reading.faults), reading.fault_count) == (10, 25)
 
 
@@ -123,7 +122,7 @@ def test_what_is_no_data_set_says_what_would_be(tmp_path: Path, name: str, compl
 
 def test_an_empty_folder_says_what_belongs_in_it(tmp_path: Path):
     with pytest.raises(DataError, match="no pictures with words") as caught:
-        read_folder(tmp_path)
+        read(tmp_path)
     assert "metadata.jsonl" in caught.value.hint
 
 
@@ -131,7 +130,7 @@ def test_checking_loads_every_picture(tmp_path: Path):
     draw(tmp_path / "a.png", "a cat")
     bad = draw(tmp_path / "b.png", "a dog")
     bad.write_bytes(bad.read_bytes()[:40])
-    reading = read_folder(tmp_path)
+    reading = read(tmp_path)
     events = list(reading.check_pictures())
     assert events[-1].done == events[-1].total == 2
     assert [document.id for document in reading.documents] == ["a.png"]

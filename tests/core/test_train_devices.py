@@ -1,4 +1,4 @@
-"""Two processes that train together do what one does on the rows of both."""
+"""Two processes that train together do what one does."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.core.toy_data import SHORT, begin_orthus, interleaved
+from tests.core.toy_data import SHORT, begin_orthus, words
 
-# Text alone: the noise on pictures is each device's own. Without sorted windows, which packing
-# makes superfluous, a step's rows are the same however many devices share them.
+# Text alone: the noise on pictures is each device's own.
 ALIKE = (
     *(word for word in SHORT if "batch_size" not in word),
     "optim.lr=0.001",
     "objective=understanding",
-    "data.packing=true",
 )
 
 
@@ -27,17 +25,17 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def posttrained(start: Path, source: Path, output: Path, batch_size: int, devices: int) -> Path:
-    sets = (*ALIKE, f"optim.batch_size={batch_size}", f"data.source={json.dumps(str(source))}")
-    words = ["posttrain", "--init-from", str(start), "-o", str(output)]
-    words += [word for change in sets for word in ("--set", change)]
+def posttrained(start: Path, source: Path, output: Path, devices: int) -> Path:
+    sets = (*ALIKE, "optim.batch_size=6", f"data.source={json.dumps(str(source))}")
+    command = ["posttrain", "--init-from", str(start), "-o", str(output)]
+    command += [word for change in sets for word in ("--set", change)]
     together = {"WORLD_SIZE": str(devices), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     logs, processes = [], []
     for rank in range(devices):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"}
         logs.append(output.with_name(f"{output.name}-{rank}.txt"))
         environment = together | place if devices > 1 else {}
-        processes.append(begin_orthus(words, logs[-1], **environment))
+        processes.append(begin_orthus(command, logs[-1], **environment))
     for process, log in zip(processes, logs, strict=True):
         process.join()
         assert process.exitcode == 0, log.read_text()
@@ -46,10 +44,22 @@ def posttrained(start: Path, source: Path, output: Path, batch_size: int, device
     return output
 
 
-def test_two_devices_train_as_one_with_twice_the_rows(tiny_folder, tmp_path):
-    source = interleaved(tmp_path / "data")
-    alone = posttrained(tiny_folder, source, tmp_path / "alone", batch_size=6, devices=1)
-    pair = posttrained(tiny_folder, source, tmp_path / "pair", batch_size=3, devices=2)
+def many_texts(path: Path) -> Path:
+    """More rows than are checked before the first step, a third of them broken."""
+    lines = []
+    for number in range(1200):
+        asked = {"type": "text", "role": "user", "value": "what is this? " * (number % 5)}
+        answer = {"type": "text", "role": "model", "value": words(number)}
+        row = {"segments": [asked, answer], "id": str(number)}
+        lines.append(json.dumps(row) if number % 3 else "broken")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_two_devices_train_as_one_on_the_same_rows(tiny_folder, tmp_path):
+    source = many_texts(tmp_path / "texts.jsonl")
+    alone = posttrained(tiny_folder, source, tmp_path / "alone", devices=1)
+    pair = posttrained(tiny_folder, source, tmp_path / "pair", devices=2)
     begin, one, two = (load_file(f / "model.safetensors") for f in (tiny_folder, alone, pair))
     moved = torch.cat([(one[name] - begin[name]).flatten() for name in one])
     apart = torch.cat([(one[name] - two[name]).flatten() for name in one])
@@ -57,8 +67,11 @@ def test_two_devices_train_as_one_with_twice_the_rows(tiny_folder, tmp_path):
     # that is zero can show; on the whole they go the same way.
     assert moved.norm() > 0.1 and apart.norm() < 0.02 * moved.norm()
 
-    def measured(folder: Path) -> list[float]:
+    def measured(folder: Path, figure: str) -> list[float]:
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        return [line["validation_text"] for line in lines if "validation_text" in line]
+        return [line[figure] for line in lines if figure in line]
 
-    torch.testing.assert_close(measured(pair), measured(alone), rtol=1e-3, atol=0)
+    both = (measured(folder, "validation_text") for folder in (pair, alone))
+    torch.testing.assert_close(*both, rtol=1e-3, atol=0)
+    counted = measured(alone, "unusable/texts")
+    assert measured(pair, "unusable/texts") == counted and counted[-1] > 3

@@ -49,6 +49,7 @@ class Noisy(nn.Module):
 
 class Fit:
     sixteen_bit = False
+    report = None
 
     def __init__(self, poison_at: int = -1) -> None:
         torch.manual_seed(0)

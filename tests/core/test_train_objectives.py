@@ -283,9 +283,10 @@ def test_finetune_vae_moves_the_decoder_alone(tiny_folder, finetuned):
 def test_finetune_vae_measures_both_paths_before_and_after(tiny_folder, pictures, finetuned):
     folder, events = finetuned
     report = json.loads((folder / "quality.json").read_text())
-    assert report["pictures"] == 4 and report["data_range"] == 255
+    assert report["data_range"] == 255
     recipe = load(FinetuneVaeRecipe, None, (*SHORT, f"data.source={json.dumps(str(pictures))}"))
     held_out = drained(read_pictures(recipe.data, 16)).held_out_M3HW
+    assert report["pictures"] == len(held_out) > 0
     for when, start in (("before", tiny_folder), ("after", folder)):
         vq = open_orthus(start, device="cpu", dtype="fp32").model.model.vqmodel
         for path, likeness in reconstruct(vq, held_out)._asdict().items():

@@ -69,6 +69,21 @@ def by_document(
     return [values_BSX[line][numbers[line] == n] for line, n in places]
 
 
+def chat(ids: TokenIds) -> EncodedRow:
+    """<s> words picture SEP words </s> words picture SEP picture words </s>, as `encode` lays out a
+    chat of two turns each; two of the pictures are the user's.
+    """
+    slots = [ids.boi, *[ids.image] * P, ids.eoi]
+    asked, said, told, end = [40, 41], [42, 43, 44], [45], [46, 47]
+    row = [ids.bos, *asked, *slots, ids.sep, *said, ids.eos]
+    row += [*told, *slots, ids.sep, *slots, *end, ids.eos]
+    targets = [*[IGNORE] * (3 + len(slots)), *said, ids.eos]
+    targets += [*[IGNORE] * (2 + len(slots)), ids.boi, *[IGNORE] * P, ids.eoi]
+    targets += [*end, ids.eos, IGNORE]
+    pictures = Drawing(71), Drawing(72), Drawing(73)
+    return EncodedRow(row, targets, pictures, (False, False, True))
+
+
 def ordered_events(rows: list[EncodedRow], longest: int) -> list[EncodedRow]:
     return [row for line in pack_rows(rows, longest) for row in line]
 
@@ -155,6 +170,34 @@ def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
     assert together_grad.keys() == apart_grad.keys()
     for name, gradient in together_grad.items():
         torch.testing.assert_close(gradient, apart_grad[name], rtol=1e-3, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_loss_of_a_chat_is_that_of_its_answers_alone_or_packed(ids, rows):
+    model, row = make_tiny_model(), chat(ids)
+    single = filled(collate([row], ids, own_pictures=True))
+    logits_SV = model.text_logits(model(single.ids_BS, single.features_NC).hidden_BSD[0])
+    # Positions of the two answers' words and ends, and of the begin and end of the drawn picture.
+    learnt = [10, 11, 12, 13, 22, 27, 28, 29, 30]
+    assert [row.ids[at] for at in learnt] == [
+        *(42, 43, 44, ids.eos),
+        *(ids.boi, ids.eoi, 46, 47, ids.eos),
+    ]
+    nll = [-logits_SV[at - 1].log_softmax(-1)[row.ids[at]] for at in learnt]
+    loss = JointLoss(model, repeats=2)
+    torch.testing.assert_close(loss(single).text, torch.stack(nll).mean())
+    assert counts_of(single) == (len(learnt), P)
+    assert single.image_index_N[single.image_targets_N].tolist() == [22, 23, 24, 25]
+
+    theirs = [each._replace(from_model=(True,) * len(each.pictures)) for each in rows]
+    every = ordered_events([row, *theirs], len(row.ids))
+    found = []
+    for packing in (False, True):
+        torch.manual_seed(3)
+        found.append(loss(filled(collate(every, ids, packing=packing, own_pictures=True))))
+    apart, together = found
+    torch.testing.assert_close(together.text, apart.text)
+    torch.testing.assert_close(together.image, apart.image)
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from orthus_core.train.autoencoder import (
 )
 from orthus_core.train.loop import train
 from orthus_core.train.optim import make_optimizers
-from orthus_core.train.picture_source import FilePictures
+from orthus_core.train.picture_source import ReadPictures
 from orthus_core.train.trainings import finetune_vae
 from tests.conftest import TINY_AUTOENCODER
 from tests.core.toy_data import ToyPictures
@@ -370,7 +370,7 @@ def test_the_discriminator_of_finetune_vae_starts_from_the_recipes_seed(tmp_path
 
     def no_pictures(data, size, rule):
         yield from ()
-        return FilePictures([], [], size)
+        return ReadPictures([], [], size)
 
     monkeypatch.setattr("orthus_core.train.trainings.run", keep_stage)
     monkeypatch.setattr("orthus_core.train.picture_source.read_pictures", no_pictures)

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import sys
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -104,6 +105,7 @@ class ToyPictures:
     """
 
     identity = ""
+    faults = None
 
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -111,7 +113,10 @@ class ToyPictures:
         contrast_M111 = torch.rand(64, 1, 1, 1, generator=generator)
         self.held_out_M3HW = contrast_M111 * self._pixels_M3HW[-1]
 
-    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+    def draw(
+        self, count: int, generator: torch.Generator, own: Sequence[int] | None = None
+    ) -> torch.Tensor:
         picked_M = torch.randint(5, (count,), generator=generator)
         contrast_M111 = torch.rand(count, 1, 1, 1, generator=generator)
-        return contrast_M111 * self._pixels_M3HW[picked_M]
+        drawn_M3HW = contrast_M111 * self._pixels_M3HW[picked_M]
+        return drawn_M3HW if own is None else drawn_M3HW[list(own)]

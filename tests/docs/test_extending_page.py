@@ -101,10 +101,12 @@ def test_the_data_format_is_read_by_data_check(tmp_path, stranger):  # noqa: F81
         group=DATA_FORMATS,
     )
     Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
-    (tmp_path / "pictures.tsv").write_text("red.png\ta red square\nred.png\n")
-    checked = orthus("data", "check", tmp_path / "pictures.tsv")
-    assert "1 usable, 1 bad" in checked.stdout, checked.output
-    assert "pictures.tsv:2: the line has no caption" in checked.stderr
+    records = [["red.png", "a red square"], ["red.png", ""], ["gone.png", "x"]]
+    (tmp_path / "pictures.cap").write_text("\n".join(map(json.dumps, records)))
+    checked = orthus("data", "check", tmp_path / "pictures.cap")
+    assert "1 usable, 2 bad" in checked.stdout, checked.output
+    assert "pictures.cap:2: the line has no caption" in checked.stderr
+    assert "pictures.cap:3: there is no picture 'gone.png'" in checked.stderr
 
 
 def test_the_command_is_discovered_and_runs(stranger):  # noqa: F811

@@ -33,7 +33,7 @@ from orthus_core.checkpoint.layout import read_json, tokenizer_vocabulary
 from orthus_core.checkpoint.lazy import safetensors_folder
 from orthus_core.checkpoint.model_folder import open_model, read_config
 from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
-from orthus_core.data.formats.image_folder import read_folder
+from orthus_core.data.formats.sniff import read
 from orthus_core.data.known_words import KnownWords
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import CheckpointError, DataError, OrthusError, TrainingError
@@ -300,8 +300,8 @@ def test_23_a_pointer_is_named_wherever_a_file_is_opened(tmp_path: Path):
 def test_23_a_pointer_is_no_caption(tmp_path: Path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(POINTER)
-    read = read_folder(tmp_path)
-    assert not read.documents and "Git LFS pointer" in read.faults[0].problem
+    reading = read(tmp_path)
+    assert not reading.documents and "Git LFS pointer" in reading.faults[0].problem
 
 
 def test_23_the_processors_file_that_is_a_pointer_is_named(tiny_folder: Path, tmp_path: Path):

@@ -15,6 +15,7 @@ import orthus_core
 from orthus_cli.app import app
 from orthus_core import device
 from orthus_core.checkpoint.model_folder import open_model, open_orthus
+from orthus_core.data.sources import Mixture
 from orthus_core.device import cgroup_processors, devices, limit_threads, usable_processors
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train import batches
@@ -188,11 +189,13 @@ def test_no_more_workers_are_forked_than_the_share_has_processors(
     opened = open_orthus(tiny_folder, device="cpu")
     share({"cpu.max": text})
     asked = []
-    monkeypatch.setattr(batches, "Prefetcher", lambda made, n, together: asked.append(n))
+    monkeypatch.setattr(
+        "orthus_core.train.prefetch.Prefetcher", lambda made, n, *_: asked.append(n)
+    )
     data = DataRecipe(source=str(interleaved(tmp_path / "data", 6)), workers=6)
     tokenizer = opened.processor.tokenizer  # type: ignore[union-attr]
     builder = batches.orthus_batch_builder(data, opened.model.config, tokenizer, lambda p: p)  # type: ignore[arg-type]
-    builder.batches(batches.RowSources(lambda n: None, None), data, 2, 2)  # type: ignore[arg-type, return-value]
+    builder.batches(batches.RowSources(Mixture([]), None), data, 2, 2)
     assert asked == [workers]
 
 

@@ -303,7 +303,7 @@ def test_data_that_changed_under_the_same_name_is_named(trained, output, source,
         picture = next(mine.rglob("*.png"))
         Image.new("RGB", (40, 30), "teal").save(picture)
     records.write_text("\n".join(lines) + "\n")
-    with pytest.raises(TrainingError, match=r"rows = '6 rows, \w+', now '[67] rows, \w+'"):
+    with pytest.raises(TrainingError, match=r"rows = 'order 2; \d rows, \w+', now 'order 2; "):
         trained(3, named, resume=True)
     assert saved_steps(training_folder(output)) == [2]
 
@@ -316,13 +316,18 @@ def test_data_that_was_moved_or_copied_is_the_same(trained, output, source, tmp_
     trained(None, named, resume=True)
 
 
-def test_a_state_that_does_not_tell_its_rows_goes_on(trained, output):
+@pytest.mark.parametrize("rows", [None, "6 rows, 0123456789"])
+def test_a_state_of_a_version_that_read_rows_in_another_order_is_refused(trained, output, rows):
     trained(2)
     about = state_path(training_folder(output), 2) / ABOUT
     told = json.loads(about.read_text())
-    assert told["origins"].pop("rows").startswith("6 rows")
+    assert told["origins"].pop("rows").startswith("order 2; ")
+    del told["origins"]["data.sources"]
+    told["origins"] |= {"rows": rows} if rows else {}
     about.write_text(json.dumps(told))
-    trained(None, resume=True)
+    with pytest.raises(TrainingError, match="an earlier version, which read the rows of data sets"):
+        trained(3, resume=True)
+    assert saved_steps(training_folder(output)) == [2]
 
 
 def test_a_key_that_is_newer_than_the_state_may_be_off(trained, output):

@@ -254,3 +254,46 @@ def test_a_dictionary_is_checked_like_a_file() -> None:
     with pytest.raises(RecipeError) as caught:
         shape(Hill, {"command": "slide", "sled": {"length": -2}}, where="runs/recipe.json")
     assert caught.value.where == "runs/recipe.json"
+
+
+SOURCES = """
+[data]
+held_out = 0.1
+
+[[data.sources]]
+path = "~/one"
+weight = 3
+
+[[data.sources]]
+path = "two"
+columns = { caption = "TEXT" }
+"""
+
+
+def test_a_list_of_tables_is_changed_by_number_and_replaced_as_a_whole(write) -> None:
+    recipe = write(SOURCES, command='command = "posttrain"')
+
+    def sources(*sets: str) -> list[tuple[str, float, dict[str, str]]]:
+        found = load(PosttrainRecipe, recipe, sets).data.sources
+        return [(each.path, each.weight, each.columns) for each in found]
+
+    assert sources() == [("~/one", 3, {}), ("two", 1, {"caption": "TEXT"})]
+    changes = ("data.sources.1.weight=2", "data.sources.1.columns.image=B", "data.sources.2.path=x")
+    assert sources(*changes) == [
+        *(("~/one", 3, {}), ("two", 2, {"caption": "TEXT", "image": "B"}), ("x", 1, {})),
+    ]
+    assert sources("data.sources=[{path='new'}]") == [("new", 1, {})]
+    assert sources("data.sources=[]") == []
+    data = load(PosttrainRecipe, recipe, changes).data
+    assert [*data.named_sources()] == ["one", "two", "x"] and not data.makes_rows
+    assert load(PosttrainRecipe, None, ("data.source=x",)).data.named_sources()["x"].path == "x"
+
+
+def test_a_mistake_in_a_list_of_tables_is_given_its_line(write) -> None:
+    text = SOURCES.replace("weight = 3", "weight = -3").replace("columns", "colums")
+    with pytest.raises(RecipeError) as caught:
+        load(PosttrainRecipe, write(text, command='command = "posttrain"'))
+    assert "data.sources.0.weight must be at least 0, not -3" in caught.value.message
+    assert "hill.toml, line 8)" in caught.value.message
+    assert "did you mean 'data.sources.1.columns'? (" in caught.value.message
+    assert "hill.toml, line 12)" in caught.value.message

@@ -11,7 +11,17 @@ from typing import Any, ClassVar
 import pytest
 
 from orthus_core.errors import OutputError
-from orthus_core.recipe import SCHEMAS, ConvertRecipe, as_table, dump, key, load, save, shape
+from orthus_core.recipe import (
+    SCHEMAS,
+    ConvertRecipe,
+    PosttrainRecipe,
+    as_table,
+    dump,
+    key,
+    load,
+    save,
+    shape,
+)
 from orthus_core.recipe.schema import keys, union_arms
 
 AWKWARD = 'a "quoted" \\ back\tslash\nline \x00\x1f\x7f\x85 \u2028 snowman \u2603 \U0001f40c # = []'
@@ -43,6 +53,15 @@ def test_values_that_were_changed_come_back(tmp_path: Path) -> None:
     )
     assert load(ConvertRecipe, save(recipe, tmp_path / "r.toml")) == recipe
     assert shape(ConvertRecipe, json.loads(json.dumps(as_table(recipe)))) == recipe
+
+
+def test_lists_of_tables_come_back_without_what_they_stand_in_place_of(tmp_path: Path) -> None:
+    sets = ("data.sources=[{path='~/a b', weight=2, columns={x='y z'}}, {path='sprites'}]",)
+    recipe = load(PosttrainRecipe, None, sets)
+    for name in ("r.toml", "r.json"):
+        assert load(PosttrainRecipe, save(recipe, tmp_path / name)) == recipe
+    assert "source" not in as_table(recipe)["data"] and "sources" not in as_table(PosttrainRecipe())
+    assert as_table(PosttrainRecipe())["data"]["source"] == "sprites"
 
 
 def test_keys_that_are_not_set_are_left_out() -> None:

@@ -1,87 +1,294 @@
-"""A folder of pictures with captions: `name.png` beside `name.txt`, or a `metadata.jsonl`.
+"""A folder of pictures with captions: `name.png` beside `name.txt`, or a metadata file.
 
-The second form is the layout of Hugging Face's imagefolder: a line is
-`{"file_name": "cat.png", "text": "a cat"}`, where the key of the caption may also be `caption` or
-`prompt`. Each picture becomes a document: the caption is the user's turn, the picture the model's.
-Which files are pictures is said in `orthus_core.data.listing`.
+The second form is the layout of Hugging Face's imagefolder: `metadata.jsonl`, `metadata.csv` or
+`metadata.parquet` has a `file_name` and a caption in each row, `text`, `caption` or `prompt`:
+
+    {"file_name": "cat.png", "text": "a cat"}
+
+The caption is the user's turn, the picture the model's. A row with two pictures and an instruction
+is an edit: `original_image_file_name`, `edited_image_file_name`, `edit_prompt`. Each split may have
+its own folder with its own metadata. Which files are pictures is said in
+`orthus_core.data.listing`.
+
+Source: datasets, packaged_modules/folder_based_builder (file names and columns).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from orthus_core.data.document import Document, path_inside, turn
-from orthus_core.data.formats.jsonl import objects
-from orthus_core.data.formats.reading import ReadResult
-from orthus_core.data.listing import CAPTION_SUFFIX, FolderListing
-from orthus_core.data.pictures import FilePicture
+import numpy as np
+
+from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.formats.annotation_file import indexed_json
+from orthus_core.data.formats.joined_rows import joined
+from orthus_core.data.formats.picture_root import picture_at
+from orthus_core.data.formats.splits import chosen_split
+from orthus_core.data.formats.unusable import unusable_layout
+from orthus_core.data.formats.unused_pictures import unused_pictures
+from orthus_core.data.listing import CAPTION_SUFFIX, FolderListing, holds_pictures, is_hidden
+from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.data.pixels import picture_suffixes
+from orthus_core.data.rows import IndexedRows, RecordIndex, Rows, SourceOptions, row_key
 from orthus_core.errors import DataError
+from orthus_core.events import Event
 from orthus_core.user_files import read_text
 from orthus_core.wrong_content import wrong_content
 
-METADATA = "metadata.jsonl"
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 WORDS = ("text", "caption", "prompt")
+SOURCE = ("original_image", "input_image", "source_image")
+TARGET = ("edited_image", "output_image", "target_image")
+INSTRUCTION = ("edit_prompt", "instruction", "edit")
+_HEAD_BYTES = 4096
 
 
-def read_folder(folder: Path, *, strict: bool = False) -> ReadResult:
-    """Reads the documents of a folder, sorted by file name or in the order of its metadata.
+def recognises(path: Path) -> bool:
+    """Whether a path is a folder of pictures, or the metadata of one."""
+    if path.is_dir():
+        return bool(metadata_files(path)) or holds_pictures(path)
+    return is_metadata(path)
+
+
+def is_metadata(path: Path) -> bool:
+    """Whether a path names the metadata of a folder of pictures, rather than the folder."""
+    if path.name not in METADATA or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # which UTF-16 puts between letters
+    return b'"segments"' not in head
+
+
+def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
+    """The rows of a folder, in the order of its metadata or sorted by file name.
 
     Args:
-        folder: Folder of the pictures.
-        strict: Whether the first bad record raises an error, instead of being skipped.
+        path: The folder, or a metadata file.
+        options: `split` names one of the folders that have metadata of their own; without it
+            `train` is read where it exists, and otherwise all.
 
     Raises:
-        DataError: if the folder contains no picture with a caption, or if `strict` at the first bad
-            record.
+        DataError: if there are no pictures with words, or no such split.
     """
-    result, listing = ReadResult(strict), FolderListing(folder)
-    if (folder / METADATA).is_file():
-        _read_metadata(listing, result)
+    if path.is_file():
+        return (yield from _described(path, path.parent, options))
+    files = metadata_files(path)
+    if files:
+        chosen = yield from chosen_split(path, [file.parent for file in files], options.split)
+        parts = []
+        for file in files:
+            if file.parent in chosen:
+                parts.append((yield from _described(file, path, options)))
+        return joined(parts, str(path))
+    yield from ()
+    return _captioned(path / options.split if options.split else path, options)
+
+
+def metadata_files(folder: Path) -> list[Path]:
+    """The metadata of a folder, or else that of its subfolders, two levels deep."""
+    folders = [folder]
+    for _ in range(3):
+        found = [file for each in folders if (file := _metadata_in(each)) is not None]
+        if found:
+            return found
+        folders = [inner for each in folders for inner in _subfolders(each)]
+    return []
+
+
+def _metadata_in(folder: Path) -> Path | None:
+    files = (folder / name for name in METADATA)
+    return next((file for file in files if is_metadata(file)), None)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as scanned:
+            names = [each.name for each in scanned if each.is_dir() and not is_hidden(each.name)]
+    except OSError:
+        return []
+    return [folder / name for name in sorted(names)]
+
+
+# 1. Metadata.
+
+
+def _described(
+    file: Path, where: Path, options: SourceOptions
+) -> Generator[Event, None, IndexedRows]:
+    if file.suffix == ".jsonl":
+        index: RecordIndex = yield from indexed_json(file, options)
     else:
-        _read_pairs(listing, result)
-    if not result.documents and not result.fault_count:
-        if (folder / METADATA).is_file():
-            raise DataError(
-                f"{METADATA} names no picture, for it holds no line",
-                where=str(folder / METADATA),
-                hint='write a line such as {"file_name": "cat.png", "text": "a cat"} for each '
-                "picture, or remove it and put name.txt beside each name.png",
-            )
-        there = f"only {len(listing.pictures)} pictures" if listing.pictures else listing.contents()
+        from orthus_core.data.index.table import tables  # imports pyarrow
+
+        index = yield from tables([file], folder=options.index)
+        _check_columns(index.columns, options.columns, file)
+    if not len(index):
         raise DataError(
-            f"no pictures with words were found in this folder, {there}",
-            where=str(folder),
-            hint=f"put name.txt beside each name.png, or a {METADATA} in the folder",
+            f"{file.name} names no picture, for it holds no line",
+            where=str(file),
+            hint='write a line such as {"file_name": "cat.png", "text": "a cat"} for each '
+            "picture, or remove it and put name.txt beside each name.png",
         )
-    return result
+    root = options.images or file.parent
+    source = options.name or where.absolute().name
+    found = IndexedRows(
+        index, partial(parse, root=root, columns=options.columns, source=source), str(where)
+    )
+    if options.images is None:
+        found.passed_over = unused_pictures(root, found, f"not in {file.name}")
+    return found
 
 
-def _read_pairs(listing: FolderListing, result: ReadResult) -> None:
+def _check_columns(there: Sequence[str], named: Mapping[str, str], file: Path) -> None:
+    """Check that a table names pictures. Raises: DataError."""
+    image = named.get("image", "file_name")
+    pair = [named.get("source"), *(each + end for each in SOURCE for end in ("_file_name", ""))]
+    if image not in there and not {*pair} & {*there}:
+        raise DataError(
+            f"there is no column {image!r} with names of pictures, only {', '.join(there)}",
+            where=str(file),
+            hint='call it file_name, or name it in `columns`, as in {image = "path"}',
+        )
+
+
+def parse(
+    record: Any, place: Place, visit: int, *, root: Path, columns: Mapping[str, str], source: str
+) -> Document:
+    """The document of a row of metadata.
+
+    Args:
+        record: The row.
+        place: Where it lies.
+        visit: Chooses a caption where a row has a list of them.
+        root: Folder that file names are relative to.
+        columns: Columns that the user names, for `image`, `caption`, `source`, `target` and
+            `instruction`.
+        source: Name of the data set.
+
+    Raises:
+        DataError: if a picture is not named or not there, or has no words.
+    """
+    if not isinstance(record, Mapping):
+        raise DataError(f"the line is a {type(record).__name__}, not an object")
+    before, after = (
+        _file_name(record, columns.get(field), known)
+        for field, known in (("source", SOURCE), ("target", TARGET))
+    )
+    if before is not None and after is not None:
+        words = _words(record, columns.get("instruction"), (*INSTRUCTION, *WORDS), visit)
+        picture: Picture = picture_at(root, after)
+        segments = turn("user", picture_at(root, before), words) + turn("model", picture)
+    else:
+        name = record.get(columns.get("image", "file_name"))
+        if not isinstance(name, str):
+            raise DataError(f"the line has no {columns.get('image', 'file_name')!r}")
+        picture = picture_at(root, name)
+        words = _words(record, columns.get("caption"), WORDS, visit)
+        segments = turn("user", words) + turn("model", picture)
+    name = picture.path.relative_to(root.absolute()).as_posix()
+    return Document(segments, id=name, source=source)
+
+
+def _file_name(record: Mapping[str, Any], named: str | None, known: Sequence[str]) -> str | None:
+    names = [named] if named else [each + end for each in known for end in ("_file_name", "")]
+    return next((record[name] for name in names if isinstance(record.get(name), str)), None)
+
+
+def _words(record: Mapping[str, Any], named: str | None, known: Sequence[str], visit: int) -> str:
+    names = [named] if named else known
+    for name in names:
+        said = record.get(name)
+        if isinstance(said, list):
+            texts = [each for each in said if isinstance(each, str) and each.strip()]
+            said = texts[visit % len(texts)] if texts else None
+        if isinstance(said, str) and said.strip():
+            return said.strip()
+    raise DataError("there are no words for the picture", hint=f"one of {', '.join(names)}")
+
+
+# 2. Pictures beside their captions.
+
+
+@dataclass
+class CaptionedFiles:
+    """Pictures of a folder and the files of their captions; a `RecordIndex`.
+
+    Attributes:
+        folder: The folder.
+        pictures: Names of the pictures in it.
+        words: Names of the files with their captions; "" where there is none.
+    """
+
+    folder: Path
+    pictures: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def identity(self) -> str:
+        digest = hashlib.sha256()
+        for name in (*self.pictures, *self.words):
+            size = os.stat(self.folder / name).st_size if name else 0
+            digest.update(f"{name}:{size}\0".encode("utf-8", "surrogatepass"))
+        return f"{len(self)} rows, {digest.hexdigest()[:10]}"
+
+    def keys(self) -> np.ndarray:
+        return np.fromiter(map(row_key, self.pictures), np.uint64, len(self))
+
+    def place(self, number: int) -> Place:
+        return Place(self.folder / self.pictures[number])
+
+    def record(self, number: int) -> tuple[Path, Path | None]:
+        words = self.words[number]
+        return self.folder / self.pictures[number], self.folder / words if words else None
+
+
+def _captioned(folder: Path, options: SourceOptions) -> IndexedRows:
+    listing, index = FolderListing(folder), CaptionedFiles(folder)
     # By folder and name without the suffix, which may be written in capitals, as the picture's.
     words_of = {text.with_suffix(""): text for text in listing.texts}
     used = set()
     for picture in listing.pictures:
         words = next((words_of[name] for name in _names(picture) if name in words_of), None)
-        if words is None:
-            missing = next(_names(picture)).name + CAPTION_SUFFIX
-            result.skip_record(picture, 0, DataError(f"there is no {missing} beside it"))
-            continue
         used.add(words)
-        try:
-            text = read_text(words).strip()
-            if wrong := text and wrong_content(text.encode()):
-                raise DataError(f"this is {wrong.what}", hint=wrong.hint)
-            result.add(_document(picture, text, listing.folder), picture)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            result.skip_record(words, 0, DataError(f"cannot read the words: {reason}"))
-        except DataError as error:
-            result.skip_record(words, 0, error)
+        index.pictures.append(picture.relative_to(folder).as_posix())
+        index.words.append(words.relative_to(folder).as_posix() if words else "")
+    if not used - {None}:
+        raise _without_words(listing)
     alone = [text for text in listing.texts if text not in used]
-    result.pass_over(listing, {"without a picture": alone})
+    return IndexedRows(
+        index,
+        partial(_parse_captioned, source=options.name or folder.name, folder=folder),
+        str(folder),
+        listing.passed_over({"without a picture": alone}),
+    )
+
+
+def _without_words(listing: FolderListing) -> DataError:
+    if (unusable := unusable_layout(listing.folder)) is not None:
+        return unusable
+    hint = f"put name.txt beside each name.png, or a {METADATA[0]} in the folder"
+    if not listing.pictures:
+        return DataError(
+            f"no pictures with words were found in this folder, {listing.contents()}",
+            where=str(listing.folder),
+            hint=hint,
+        )
+    first = listing.pictures[0]
+    missing = next(_names(first)).name + CAPTION_SUFFIX
+    count = len(listing.pictures)
+    which = f"none of {count} pictures has words" if count > 1 else "the picture has no words"
+    return DataError(
+        f"{which}: there is no {missing} beside {first.name}", where=str(listing.folder), hint=hint
+    )
 
 
 def _names(picture: Path) -> Iterator[Path]:
@@ -92,28 +299,20 @@ def _names(picture: Path) -> Iterator[Path]:
     yield picture.with_suffix("")
 
 
-def _read_metadata(listing: FolderListing, result: ReadResult) -> None:
-    folder, named = listing.folder, set[Path]()
-    path = folder / METADATA
-    for line, record in objects(path, result):
-        try:
-            name = record.get("file_name")
-            if not isinstance(name, str):
-                raise DataError("the line has no 'file_name'")
-            text = next((record[key] for key in WORDS if isinstance(record.get(key), str)), "")
-            picture = path_inside(folder, name)
-            named.add(picture)
-            if not os.path.isfile(picture):
-                raise DataError(f"there is no picture {name!r}")
-            result.add(_document(picture, text.strip(), folder.absolute()), path, line)
-        except Exception as error:
-            result.skip_record(path, line, error)
-    result.pass_over(listing, {f"not in {METADATA}": listing.not_in(named)})
-
-
-def _document(picture: Path, text: str, folder: Path) -> Document:
+def _parse_captioned(
+    record: tuple[Path, Path | None], place: Place, visit: int, *, source: str, folder: Path
+) -> Document:
+    picture, words = record
+    if words is None:
+        raise DataError(f"there is no {next(_names(picture)).name}{CAPTION_SUFFIX} beside it")
+    try:
+        text = read_text(words).strip()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the words in {words.name}: {reason}") from error
+    if wrong := text and wrong_content(text.encode()):
+        raise DataError(f"{words.name}: this is {wrong.what}", hint=wrong.hint)
     if not text:
-        raise DataError("there are no words for the picture", hint=f"one of {', '.join(WORDS)}")
+        raise DataError(f"there are no words for the picture: {words.name} is empty")
     segments = turn("user", text) + turn("model", FilePicture(picture))
-    name = picture.relative_to(folder).as_posix()
-    return Document(segments, id=name, source=folder.name)
+    return Document(segments, id=picture.relative_to(folder).as_posix(), source=source)

@@ -7,22 +7,29 @@ recognises, and loaded only then or when one of them is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from orthus_core.data.formats.image_folder import METADATA, read_folder
-from orthus_core.data.formats.jsonl import read_records
-from orthus_core.data.formats.reading import ReadResult
-from orthus_core.data.listing import FolderListing, holds_pictures
-from orthus_core.data.pictures import FilePicture
+from orthus_core.data.formats import (
+    chat,
+    image_folder,
+    instruct_pix2pix,
+    journey_db,
+    records,
+    story_stream,
+    table,
+    webdataset,
+)
+from orthus_core.data.formats.annotation_file import RECORDS as RECORDS
+from orthus_core.data.formats.reading import ReadResult, ReadRows
+from orthus_core.data.formats.unusable import unusable_layout
+from orthus_core.data.rows import Rows, RowsReader, SourceOptions
 from orthus_core.entry_points import DATA_FORMATS, OURS, Plugin, installed
 from orthus_core.errors import DataError, OrthusError
+from orthus_core.events import Event
 from orthus_core.user_files import user_path
-
-RECORDS = "records.jsonl"
-_HEAD_BYTES = 4096
 
 
 class Reader(Protocol):
@@ -34,61 +41,65 @@ class Reader(Protocol):
 
 
 class DataFormat(NamedTuple):
-    """A way in which data sets lie on disk.
+    """A way in which data sets lie on disk: one of `read` and `rows` reads it.
 
     description: What to give, such as "a folder of pictures with words".
     recognises: Whether a path, which exists, is in this format; asked without reading it all.
-    read: Its documents.
+    read: Its documents, all in memory.
+    rows: Its rows, each read when it is needed.
     """
 
     description: str
     recognises: Callable[[Path], bool]
-    read: Reader
+    read: Reader | None = None
+    rows: RowsReader | None = None
+
+    def open(self, path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
+        """The rows of a path. Raises: DataError if it cannot be read as this format."""
+        if self.rows is not None:
+            return (yield from self.rows(path, options))
+        assert self.read is not None, "a format has `rows` or `read`"
+        return rows_of(self.read(path, strict=False), path)
 
 
-def records_at(path: Path) -> Path:
-    """The file of records at a path: itself, or the one in the folder."""
-    return path / RECORDS if path.is_dir() else path
+class NotRows(TypeError):
+    """A reader returned something else than it must."""
 
 
-def _has_records(path: Path) -> bool:
-    records = records_at(path)
-    return records.is_file() and records.suffix == ".jsonl" and not _is_metadata(path)
-
-
-def _is_metadata(path: Path) -> bool:
-    """Whether a path names the metadata of a folder of pictures, rather than the folder."""
-    if path.name != METADATA or not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # which UTF-16 puts between letters
-    return b'"segments"' not in head
-
-
-def _read_pictures_at(path: Path, *, strict: bool) -> ReadResult:
-    return read_folder(path.parent if _is_metadata(path) else path, strict=strict)
-
-
-def _has_pictures(path: Path) -> bool:
-    if path.is_dir():
-        return (path / METADATA).is_file() or holds_pictures(path)
-    return _is_metadata(path)
-
-
-def _read_records_at(path: Path, *, strict: bool) -> ReadResult:
-    result = read_records(records_at(path), strict=strict)
-    if path.is_dir():
-        listing = FolderListing(path)
-        values = (segment.value for each in result.documents for segment in each.segments)
-        used = {value.path for value in values if isinstance(value, FilePicture)}
-        result.pass_over(listing, {"in no usable record": listing.not_in(used)})
-    return result
+def rows_of(reading: object, path: Path) -> Rows:
+    """The rows of what a reader returned. Raises: NotRows if it is no `ReadResult`."""
+    if not isinstance(reading, ReadResult):
+        raise NotRows(f"it returned a {type(reading).__name__}, not a ReadResult")
+    reading.where = path
+    return ReadRows(reading, str(path))
 
 
 # Asked in this order.
 FORMATS: dict[str, DataFormat] = {
-    "records": DataFormat("a .jsonl file of records", _has_records, _read_records_at),
-    "image-folder": DataFormat("a folder of pictures with words", _has_pictures, _read_pictures_at),
+    "records": DataFormat("a .jsonl file of records", records.recognises, rows=records.rows),
+    "chat": DataFormat(
+        "a JSON file of conversations (LLaVA, ShareGPT4V)", chat.recognises, rows=chat.rows
+    ),
+    "instruct-pix2pix": DataFormat(
+        "InstructPix2Pix's folder with seeds.json",
+        instruct_pix2pix.recognises,
+        rows=instruct_pix2pix.rows,
+    ),
+    "story-stream": DataFormat(
+        "a .jsonl file of StoryStream", story_stream.recognises, rows=story_stream.rows
+    ),
+    "journey-db": DataFormat(
+        "a .jsonl file of JourneyDB", journey_db.recognises, rows=journey_db.rows
+    ),
+    "webdataset": DataFormat(
+        "WebDataset tars, or a folder of them", webdataset.recognises, rows=webdataset.rows
+    ),
+    "table": DataFormat(
+        "a parquet or CSV file, or a data set of Hugging Face", table.recognises, rows=table.rows
+    ),
+    "image-folder": DataFormat(
+        "a folder of pictures with words", image_folder.recognises, rows=image_folder.rows
+    ),
 }
 
 
@@ -110,21 +121,21 @@ class FormatPlugin(Plugin):
             self.fail(error)
             return False
 
-    def read(self, path: Path, *, strict: bool) -> ReadResult:
-        """As `DataFormat.read`. Raises: DataError for whatever goes wrong within it."""
+    def open(self, path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
+        """As `DataFormat.open`. Raises: DataError for whatever goes wrong within it."""
+        problem = ""
         try:
-            reading = self.format.read(path, strict=strict) if self.format else None
-            if isinstance(reading, ReadResult):
-                reading.where = path
-                return reading
-            problem = self.problem or f"it returned a {type(reading).__name__}, not a ReadResult"
+            if self.format is not None:
+                return (yield from self.format.open(path, options))
         except OrthusError:
             raise
+        except NotRows as error:
+            problem = str(error)
         except Exception as error:
             self.fail(error)
-            problem = self.problem
+        what = problem or self.problem
         raise DataError(
-            f"the data format {self.name!r} of {self.distribution} failed: {problem}",
+            f"the data format {self.name!r} of {self.distribution} failed: {what}",
             where=str(path),
             hint=f"update or remove {self.distribution}, or leave it out with ORTHUS_PLUGINS",
         ) from self.cause
@@ -135,30 +146,45 @@ def discover_formats() -> dict[str, FormatPlugin]:
     return installed(DATA_FORMATS, FormatPlugin, dict.fromkeys(FORMATS, OURS))
 
 
-def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadResult:
-    """The documents at a path.
+def open_rows(
+    path: Path, options: SourceOptions | None = None, name: str | None = None
+) -> Generator[Event, None, Rows]:
+    """The rows of a data set, each read when it is needed.
 
     Args:
         path: In one of the formats.
-        strict: Whether the first bad record ends the reading.
+        options: How it is to be read.
         name: The format to read it in; by default the first one that recognises it.
 
     Raises:
-        DataError: for a format that does not exist, if nothing there can be read, or when strict
-            at the first bad record.
+        DataError: for a format that does not exist, or if nothing there can be read.
     """
-    path, others = user_path(path), discover_formats()
+    path = user_path(path)
+    return (yield from format_of(path, name).open(path, options or SourceOptions()))
+
+
+def format_of(path: Path, name: str | None = None) -> DataFormat | FormatPlugin:
+    """The format of a data set: the named one, or the first that recognises the path.
+
+    Raises:
+        DataError: for a format that does not exist, or if none recognises the path.
+    """
+    others = discover_formats()
     if name is not None:
-        return _named(name, others).read(path, strict=strict)
+        return _named(name, others)
     for data_format in FORMATS.values():
         if data_format.recognises(path):
-            return data_format.read(path, strict=strict)
+            return data_format
     if path.exists():
         for plugin in others.values():
             if plugin.recognises(path):
-                return plugin.read(path, strict=strict)
+                return plugin
+    if (unusable := unusable_layout(path)) is not None:
+        raise unusable
     if path.is_dir():
-        return read_folder(path, strict=strict)  # which says what belongs into a folder
+        return FORMATS["image-folder"]  # which says what belongs into a folder
+    if path.is_file() and path.suffix == ".jsonl":
+        return FORMATS["records"]  # which says what is wrong with each line
     known = [data_format.description for data_format in reversed(FORMATS.values())]
     failed = [f"{plugin.name} ({plugin.problem})" for plugin in others.values() if plugin.problem]
     hint = f"give {', or '.join(known)}"
@@ -167,6 +193,34 @@ def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadRe
         where=str(path),
         hint=hint + (f"; formats that did not load: {', '.join(failed)}" if failed else ""),
     )
+
+
+def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadResult:
+    """All documents at a path, in memory.
+
+    Args:
+        path: In one of the formats.
+        strict: Whether the first bad record ends the reading.
+        name: The format to read it in; by default the first one that recognises it.
+
+    Raises:
+        DataError: As for `open_rows`, and when strict at the first bad record.
+    """
+    opening = open_rows(path, name=name)
+    while True:
+        try:
+            next(opening)
+        except StopIteration as stop:
+            rows: Rows = stop.value
+            break
+    result = ReadResult(strict, where=user_path(path), passed_over=rows.passed_over)
+    for number in range(len(rows)):
+        try:
+            result.documents.append(rows.document(number))
+        except Exception as error:
+            file, line, part = rows.place(number)
+            result.skip_record(file, line, error, part)
+    return result
 
 
 def _named(name: str, others: dict[str, FormatPlugin]) -> DataFormat | FormatPlugin:

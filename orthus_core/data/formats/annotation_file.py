@@ -1,0 +1,134 @@
+"""JSON files of records: which layout one has, which one of a folder is meant, and its index."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from orthus_core.data.index.json_array import json_array
+from orthus_core.data.index.json_lines import json_lines
+from orthus_core.data.listing import is_hidden
+from orthus_core.data.rows import RecordIndex, SourceOptions
+from orthus_core.errors import DataError
+from orthus_core.events import Event
+from orthus_core.user_files import marked_encoding
+
+METADATA = "metadata.jsonl"
+RECORDS = "records.jsonl"
+SUFFIXES = (".json", ".jsonl", ".ndjson")
+
+_HEAD_BYTES = 1 << 20
+_FILES_LOOKED_AT = 32  # a folder may have a .json beside each of its pictures
+_KEY = re.compile(r'"(\w+)"\s*:')
+_NOT_BY_THEMSELVES = (METADATA, RECORDS)
+
+
+class Head(NamedTuple):
+    """How a JSON file begins.
+
+    Attributes:
+        form: Records in lines, in one array, or one object that is no record; "" for no JSON.
+        record: The first record; of one that is too long to be read whole, its first keys.
+    """
+
+    form: Literal["lines", "array", "object", ""]
+    record: Any
+
+
+def head_of(file: Path) -> Head:
+    """How a file begins; at most a mebibyte of it is read."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    except (OSError, ValueError):
+        return Head("", None)
+    encoding, mark = marked_encoding(head)
+    text = head[mark:].decode(encoding, "replace").strip("\ufeff")
+    start = re.match(r"\s*", text).end()  # type: ignore[union-attr]
+    if text[start : start + 1] == "[" and file.suffix != ".jsonl":
+        return Head("array", _value(text, re.compile(r"\s*").match(text, start + 1).end()))  # type: ignore[union-attr]
+    if text[start : start + 1] == "{" and file.suffix == ".json":
+        try:
+            record, end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return Head("object", _value(text, start))
+        return Head("lines" if text[end:].strip().startswith("{") else "object", record)
+    for line in text.split("\n"):
+        record = _value(line.strip(), 0)
+        if isinstance(record, dict) and record:
+            return Head("lines", record)
+    return Head("lines" if file.suffix in (".jsonl", ".ndjson") else "", None)
+
+
+def _value(text: str, start: int) -> Any:
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[0]
+    except (ValueError, RecursionError):
+        # Cut at the end of what was read, or broken: its keys tell the layout.
+        return dict.fromkeys(_KEY.findall(text, start, start + 4096))
+
+
+def annotation_file(
+    path: Path, accepts: Callable[[Any], bool], split: str | None = None
+) -> Path | None:
+    """The JSON file of records at a path: itself, or one in the folder.
+
+    Args:
+        path: File or folder.
+        accepts: Whether a first record is of the layout.
+        split: Which of several files in a folder: that whose name has this word; "" is "train"
+            where there is one. None does not choose, and gives the first.
+
+    Returns:
+        The file; None if none is of the layout.
+
+    Raises:
+        DataError: if a folder has several, and `split` does not say which.
+    """
+    if path.is_file():
+        return path if path.suffix in SUFFIXES and _accepted(path, accepts) else None
+    if not path.is_dir():
+        return None
+    found = [file for file in json_files(path) if _accepted(file, accepts)]
+    if len(found) < 2 or split is None:
+        return found[0] if found else None
+    wanted = split or "train"
+    chosen = [file for file in found if wanted in re.split(r"[^a-z0-9]+", file.stem.lower())]
+    if len(chosen) != 1:
+        raise DataError(
+            f"{len(chosen) or 'none'} of {len(found)} files of records is "
+            f"called {wanted!r}: {', '.join(file.name for file in found)}",
+            where=str(path),
+            hint="give the path of one of them, or its `split`",
+        )
+    return chosen[0]
+
+
+def json_files(folder: Path) -> list[Path]:
+    """The JSON files that lie in a folder itself, the first few by name."""
+    try:
+        names = sorted(
+            each.name
+            for each in folder.iterdir()
+            if each.suffix in SUFFIXES
+            and not is_hidden(each.name)
+            and each.name not in _NOT_BY_THEMSELVES
+        )
+    except OSError:
+        return []
+    return [folder / name for name in names[:_FILES_LOOKED_AT] if (folder / name).is_file()]
+
+
+def _accepted(file: Path, accepts: Callable[[Any], bool]) -> bool:
+    head = head_of(file)
+    return head.form in ("lines", "array") and accepts(head.record)
+
+
+def indexed_json(file: Path, options: SourceOptions) -> Generator[Event, None, RecordIndex]:
+    """The records of a JSON file, by number. Raises: DataError."""
+    if head_of(file).form == "array":
+        return (yield from json_array(file, folder=options.index))
+    return (yield from json_lines(file, folder=options.index))

@@ -1,0 +1,119 @@
+"""The folder that the pictures of records are relative to, and the pictures in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from orthus_core.data.document import path_inside
+from orthus_core.data.pictures import FilePicture
+from orthus_core.data.rows import RecordIndex
+from orthus_core.errors import DataError
+from orthus_core.wrong_content import wrong_content
+
+LOOKED_AT = 64
+"""Records whose pictures are looked for before a root is chosen."""
+
+
+def picture_at(root: Path, name: object) -> FilePicture:
+    """The picture that a record names. It is not decoded.
+
+    Args:
+        root: Folder that the name is relative to.
+        name: The name in the record; a backslash separates folders where no such file exists.
+
+    Raises:
+        DataError: if the name is no text, leads out of the root, or no such file is there, or a
+            pointer in its place.
+    """
+    path = file_at(root, name)
+    if path is None:
+        raise DataError(f"there is no picture {name!r}")
+    if path.stat().st_size < _POINTER_BYTES and (wrong := wrong_content(path)):
+        raise DataError(f"{name}: this is {wrong.what}", hint=wrong.hint)
+    return FilePicture(path)
+
+
+# Git LFS says that a pointer is smaller than this; a picture seldom is, so few files are opened.
+_POINTER_BYTES = 1024
+
+
+def file_at(root: Path, name: object) -> Path | None:
+    """The file of a name under a root; None when there is none.
+
+    Raises:
+        DataError: if the name is no text, is empty, or leads out of the root.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise DataError(f"the name of a picture is {name!r}, and must be a text")
+    path = path_inside(root, name)
+    if os.path.isfile(path):
+        return path
+    if "\\" in name:
+        path = path_inside(root, name.replace("\\", "/"))
+        if os.path.isfile(path):
+            return path
+    return None
+
+
+def picture_root(
+    named: Path | None,
+    folders: Sequence[Path],
+    index: RecordIndex,
+    names_of: Callable[[Any], list[object]],
+    where: Path,
+) -> Path:
+    """The folder that pictures are relative to: the named one, else that in which most are found.
+
+    Args:
+        named: The folder that the user names.
+        folders: Where they may lie, most likely first.
+        index: The records; some of them, evenly spread, are looked at.
+        names_of: The names of a record's pictures.
+        where: The records, for the error.
+
+    Raises:
+        DataError: if the named folder does not exist, or none of the pictures is in any folder.
+    """
+    if named is not None and not named.is_dir():
+        raise DataError(
+            "the folder of the pictures does not exist",
+            where=str(named),
+            hint="`images` names the folder that the paths of the pictures are relative to",
+        )
+    folders = [named] if named is not None else [each for each in folders if each.is_dir()]
+    looked_for = [
+        name
+        for number in range(0, len(index), max(1, len(index) // LOOKED_AT))
+        for name in _names_in(index, number, names_of)
+    ]
+    found = {folder: sum(_is_there(folder, name) for name in looked_for) for folder in folders}
+    best = max(folders, key=lambda folder: found[folder])
+    if looked_for and not found[best]:
+        few = looked_for[0] + (", ..." if len(looked_for) > 1 else "")
+        places = ", ".join(map(str, folders))
+        raise DataError(
+            f"none of {len(looked_for)} pictures that were looked for is there ({few})",
+            where=str(where),
+            hint=f"give the folder that they are relative to as `images`; tried: {places}",
+        )
+    return best
+
+
+def _names_in(
+    index: RecordIndex, number: int, names_of: Callable[[Any], list[object]]
+) -> list[str]:
+    try:
+        names = names_of(index.record(number))
+    except DataError:
+        return []
+    return [name for name in names if isinstance(name, str) and name.strip()]
+
+
+def _is_there(folder: Path, name: str) -> bool:
+    try:
+        return file_at(folder, name) is not None
+    except DataError:
+        return False

@@ -1,0 +1,271 @@
+"""An index of Arrow tables, whose rows are read one by one from files that are mapped into memory.
+
+Pictures are not decoded: a column of pictures holds the bytes of a file, or its path.
+
+Rows are counted from 1 in places, as lines are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from orthus_core.data.document import Place
+from orthus_core.data.index.index_file import IndexArrays, as_numpy
+from orthus_core.data.index.record_hash import content_key
+from orthus_core.data.index.store import Built, open_index
+from orthus_core.data.index.table_file import LINE, PROBLEM, readable_table
+from orthus_core.errors import DataError
+from orthus_core.events import Event, Progress
+
+if TYPE_CHECKING:
+    import pyarrow
+
+KEY_COLUMNS = ("id", "key", "__key__", "url")
+"""Columns that name a row, most likely first; matched without case."""
+
+_MOST_OPEN = 64
+_READS_MAPPED = 64
+
+
+class TablePart(NamedTuple):
+    """Some rows of a data set that lie together.
+
+    Attributes:
+        file: File that the user knows them by.
+        rows: Their number.
+        content: File in Arrow's formats, or the rows themselves.
+    """
+
+    file: Path
+    rows: int
+    content: Path | pyarrow.Table
+
+
+class ArrowTable:
+    """The rows of some tables; see `RecordIndex`.
+
+    Args:
+        parts: The tables.
+        arrays: Their index.
+
+    Attributes:
+        columns: Names of the columns; of the first table where they differ.
+    """
+
+    def __init__(self, parts: Sequence[TablePart], arrays: IndexArrays) -> None:
+        self.parts = [*parts]
+        self.identity: str = arrays.about["identity"]
+        self._arrays = arrays
+        self._begins = np.cumsum([0, *(part.rows for part in parts)])
+        self._open: dict[int, _MappedTable] = {}
+        names = self._part(0).names if parts else []
+        self.columns = [name for name in names if name not in (LINE, PROBLEM)]
+
+    def __len__(self) -> int:
+        return int(self._begins[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}
+
+    def keys(self) -> np.ndarray:
+        """A hash of the row's value in the first of `KEY_COLUMNS` that is there and tells rows
+        apart; else of its file's name and its number: uint64 [N]."""
+        return self._arrays["key"]
+
+    def place(self, number: int) -> Place:
+        part, row = self._find(number)
+        table = self._part(part)
+        if LINE in table.names:
+            return Place(self.parts[part].file, table.value(row, LINE))
+        return Place(self.parts[part].file, part=f"row {row + 1}")
+
+    def record(self, number: int) -> dict[str, Any]:
+        """The columns of row `number`.
+
+        Raises:
+            DataError: if the row cannot be read.
+        """
+        part, row = self._find(number)
+        try:
+            table = self._part(part)
+            record = {name: table.value(row, name) for name in table.names}
+        except (OSError, ValueError) as error:  # ArrowInvalid and UnicodeError are of these
+            problem, record = f"the row cannot be read: {error}", {}
+        else:
+            problem = record.pop(PROBLEM, None)
+            record.pop(LINE, None)
+        if problem:
+            raise DataError(problem, where=str(self.place(number)))
+        return record
+
+    def _find(self, number: int) -> tuple[int, int]:
+        part = int(np.searchsorted(self._begins, number, "right")) - 1
+        return part, number - int(self._begins[part])
+
+    def _part(self, part: int) -> _MappedTable:
+        table = self._open.get(part)
+        if table is None:
+            while len(self._open) >= _MOST_OPEN:
+                del self._open[next(iter(self._open))]
+            table = self._open[part] = _MappedTable(self.parts[part].content)
+        return table
+
+
+def tables(
+    files: Sequence[Path], *, folder: Path | None = None
+) -> Generator[Event, None, ArrowTable]:
+    """The rows of some parquet and CSV files, as one data set.
+
+    Args:
+        files: The files.
+        folder: Folder of indices, and of the files' copies; None takes the user's.
+
+    Raises:
+        DataError: if one cannot be read.
+        OutputError: if a copy cannot be written.
+    """
+    parts = list[TablePart]()
+    sizes = [file.stat().st_size if file.exists() else 0 for file in files]
+    total, done = sum(sizes), 0
+    for file, size in zip(files, sizes, strict=True):
+        reading = readable_table(file, folder)
+        while True:
+            try:
+                event = next(reading)
+            except StopIteration as end:
+                content = end.value
+                break
+            if isinstance(event, float):
+                event = Progress("index", done + int(event * size) >> 20, total >> 20, unit="MB")
+            yield event
+        done += size
+        parts.append(TablePart(file, len(_MappedTable(content)), content))
+    return (yield from table_of(parts, folder=folder))
+
+
+def arrow_tables(
+    files: Sequence[Path], *, folder: Path | None = None
+) -> Generator[Event, None, ArrowTable]:
+    """The rows of some files in Arrow's formats, as `datasets` keeps them.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
+    parts = list[TablePart]()
+    for file in files:
+        parts.append(TablePart(file, len(_MappedTable(file)), file))
+    return (yield from table_of(parts, folder=folder))
+
+
+def table_of(
+    parts: Sequence[TablePart], *, folder: Path | None = None
+) -> Generator[Event, None, ArrowTable]:
+    """The rows of some parts, as one data set. Raises: DataError as `tables`."""
+    files = [part.file for part in parts]
+    arrays = yield from open_index("rows", files, lambda: _build(parts), folder)
+    return ArrowTable(parts, arrays)
+
+
+def _build(parts: Sequence[TablePart]) -> Generator[Event, None, Built]:
+    digest, keys, total = hashlib.blake2b(digest_size=16), array("Q"), 0
+    for part in parts:
+        size = part.file.stat().st_size
+        digest.update(f"{part.file.name} {size} {part.rows}\n".encode("utf-8", "surrogateescape"))
+        total += part.rows
+    for part in parts:
+        table = _MappedTable(part.content)
+        column = next(
+            (name for key in KEY_COLUMNS for name in table.names if name.lower() == key), None
+        )
+        if column is None:
+            break
+        for values in table.batches(column):
+            keys.extend(content_key(str(value).encode("utf-8", "replace")) for value in values)
+            yield Progress("index", len(keys), total, unit="rows")
+    key = as_numpy(keys)
+    if len(key) < total or 2 * len(np.unique(key)) < total:
+        names = (f"{part.file.name}:{row}" for part in parts for row in range(part.rows))
+        key = np.fromiter((content_key(name.encode("utf-8", "replace")) for name in names), "u8")
+    yield Progress("index", total, total, unit="rows")
+    return {"identity": f"{total} rows, {digest.hexdigest()[:10]}"}, {"key": key}
+
+
+class _MappedTable:
+    """One table, of a file in one of Arrow's two formats or in memory.
+
+    Args:
+        content: The file, or the table.
+
+    Raises:
+        DataError: if the file is none of these.
+    """
+
+    def __init__(self, content: Path | pyarrow.Table) -> None:
+
+        self._map: mmap.mmap | None = None
+        self._reads = 0
+        self._batch: Callable[[int], pyarrow.RecordBatch]
+        if isinstance(content, Path):
+            try:
+                counts, schema = self._map_file(content)
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"cannot read the Arrow file, it is damaged or cut short: {error}",
+                    where=str(content),
+                    hint="make or download it again",
+                ) from error
+        else:
+            batches = content.to_batches()
+            self._batch = batches.__getitem__
+            counts, schema = [batch.num_rows for batch in batches], content.schema
+        self.names: list[str] = schema.names
+        self._begins = np.cumsum([0, *counts])
+
+    def _map_file(self, file: Path) -> tuple[list[int], pyarrow.Schema]:
+        import pyarrow
+
+        with file.open("rb") as opened:
+            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        source = pyarrow.BufferReader(pyarrow.py_buffer(self._map))
+        if self._map[:6] == b"ARROW1":
+            reader = pyarrow.ipc.open_file(source)
+            self._batch = reader.get_batch
+            count = reader.num_record_batches
+            counts = [reader.get_batch(number).num_rows for number in range(count)]
+        else:
+            reader = pyarrow.ipc.open_stream(source)
+            batches = [*reader]
+            self._batch = batches.__getitem__
+            counts = [batch.num_rows for batch in batches]
+        return counts, reader.schema
+
+    def __len__(self) -> int:
+        return int(self._begins[-1])
+
+    def value(self, row: int, column: str) -> Any:
+        """One value."""
+        number = int(np.searchsorted(self._begins, row, "right")) - 1
+        value = self._batch(number).column(column)[row - int(self._begins[number])].as_py()
+        self._reads += 1
+        if self._reads % _READS_MAPPED == 0:
+            self._unmap()
+        return value
+
+    def batches(self, column: str) -> Generator[list[Any], None, None]:
+        """All values of a column, by batch."""
+        for number in range(len(self._begins) - 1):
+            yield self._batch(number).column(column).to_pylist()
+            self._unmap()
+
+    def _unmap(self) -> None:
+        # Linux maps the pages around one that is read, half a megabyte at a time, and counts them
+        # as this process's memory. They stay in the system's cache of files.
+        if self._map is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED)

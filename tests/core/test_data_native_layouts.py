@@ -1,0 +1,707 @@
+"""Data sets in the layouts that they are published in: what becomes a row, and what is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from orthus_core.data.document import Document
+from orthus_core.data.formats.journey_db import plain_prompt
+from orthus_core.data.formats.sniff import open_rows
+from orthus_core.data.pictures import FilePicture, MemberPicture
+from orthus_core.data.rows import Rows, SourceOptions
+from orthus_core.errors import DataError
+from orthus_core.events import Event
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5140\n"
+
+
+def picture(colour: str = "red", kind: str = "PNG") -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(content, kind)
+    return content.getvalue()
+
+
+RED = picture()
+
+
+def files(folder: Path, *names: str, **contents: Any) -> Path:
+    """Writes pictures of these names, and files with contents: bytes, text, or a JSON value."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(RED)
+    for name, content in contents.items():
+        put(folder / name, content)
+    return folder
+
+
+def put(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else json.dumps(content)).encode()
+    path.write_bytes(content)
+    return path
+
+
+def lines(*records: Any) -> str:
+    return "".join(r + "\n" if isinstance(r, str) else json.dumps(r) + "\n" for r in records)
+
+
+def tar(path: Path, **members: bytes | str) -> Path:
+    """Writes a tar; `a__jpg` is the member `a.jpg`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as made:
+        for name, content in members.items():
+            data = content if isinstance(content, bytes) else content.encode()
+            info = tarfile.TarInfo(name.replace("__", "."))
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    return path
+
+
+def parquet(path: Path, **columns: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+class Opened:
+    """A data set: its rows, the events of opening it, and the faults of its rows by place."""
+
+    def __init__(self, path: Path, options: SourceOptions | None = None, name: str | None = None):
+        self.events: list[Event] = []
+        opening = open_rows(path, options, name)
+        while True:
+            try:
+                self.events.append(next(opening))
+            except StopIteration as end:
+                self.rows: Rows = end.value
+                break
+        self.documents: list[Document] = []
+        self.faults: dict[str, str] = {}
+        for number in range(len(self.rows)):
+            try:
+                self.documents.append(self.rows.document(number))
+            except DataError as error:
+                place = self.rows.place(number)
+                assert error.where == str(place)
+                self.faults[str(place).removeprefix(f"{path}").lstrip(":, /")] = error.message
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What each usable row is, by its id."""
+        return {document.id: told(document) for document in self.documents}
+
+
+def told(document: Document) -> str:
+    """The segments: `U` and `M` begin turns, pictures are names in brackets."""
+    words, role = [], ""
+    for segment in document.segments:
+        if segment.role != role:
+            role = segment.role
+            words.append(role[0].upper())
+        value = segment.value
+        if isinstance(value, FilePicture):
+            value = f"[{value.path.name}]"
+        elif isinstance(value, MemberPicture):
+            value.load(8)
+            value = f"[{value.name}]"
+        words.append(str(value))
+    return " | ".join(words)
+
+
+def says(human: str, gpt: str = "Yes", *more: tuple[str, str]) -> list[dict]:
+    turns = [("human", human), ("gpt", gpt), *more]
+    return [{"from": who, "value": words} for who, words in turns]
+
+
+# 1. Conversations.
+
+CHATS: list[dict] = [
+    {"id": "first", "image": "a/1.png", "conversations": says("<image>\nIs it?")},
+    {"id": 7, "image": "a/1.png", "conversations": says("Is it?\n<image>")},
+    {"id": "between", "image": ["a/1.png", "2.png"],
+      "conversations": says("First <image> then <image> ?")},
+    {"id": "unplaced", "image": ["a/1.png", "2.png"], "conversations": says("Same?")},
+    {"id": "later", "image": ["a/1.png", "2.png"],
+      "conversations": says("<image>", "A.", ("human", "And <image>?"), ("gpt", "B."))},
+    {"id": "text", "conversations": says("Hi", "Hello", ("human", "Bye"), ("gpt", "So long"))},
+    {"id": "tag", "image": None, "conversations": says("What does <image> mean in SVG?")},
+    {"id": "model first", "image": "2.png",
+      "conversations": [{"from": "gpt", "value": "Hm."}, *says("<image>\nIs it?")]},
+    {"id": "no answer", "conversations": [*says("Hi", "Hello"),
+      {"from": "human", "value": "Bye"}]},
+    {"id": "roles", "conversations": [{"role": "system", "content": "Be kind."},
+      {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]},
+    {"id": "draws", "images": ["2.png"], "messages": [{"role": "user", "content": "Draw it."},
+      {"role": "assistant", "content": "Here: <image>"}]},
+    {"id": "parts", "images": ["2.png"], "messages": [{"role": "user", "content": [
+      {"type": "image"}, {"type": "text", "text": "Is it?"}]},
+      {"role": "assistant", "content": "Yes"}]},
+]  # fmt: skip
+TOLD = {
+    "first": "U | [1.png] | Is it? | M | Yes",
+    "7": "U | Is it? | [1.png] | M | Yes",
+    "between": "U | First | [1.png] | then | [2.png] | ? | M | Yes",
+    "unplaced": "U | [1.png] | [2.png] | Same? | M | Yes",
+    "later": "U | [1.png] | M | A. | U | And | [2.png] | ? | M | B.",
+    "text": "U | Hi | M | Hello | U | Bye | M | So long",
+    "tag": "U | What does <image> mean in SVG? | M | Yes",
+    "model first": "U | [2.png] | Is it? | M | Yes",
+    "no answer": "U | Hi | M | Hello",
+    "roles": "U | Be kind.\n\nHi | M | Hello",
+    "draws": "U | Draw it. | M | Here: | [2.png]",
+    "parts": "U | [2.png] | Is it? | M | Yes",
+}
+BAD_CHATS = {
+    "there is no picture 'gone.png'": {"image": "gone.png", "conversations": says("<image>")},
+    "pointer": {"image": "pointer.png", "conversations": says("<image>")},
+    "leads out of": {"image": "../../../etc/passwd", "conversations": says("<image>")},
+    "has no turns": {"image": "2.png"},
+    "'conversations' is missing or empty": {"conversations": []},
+    "no answer": {"conversations": says("Hi")[:1]},
+    "turn 2 has no words": {"conversations": says("Hi", " ")},
+    "turn 2 is of 'bing'": {"conversations": [*says("Hi")[:1], {"from": "bing", "value": "x"}]},
+    "turn 1 is a str": {"conversations": ["Hi"]},
+    "2 pictures, and 1 times": {"image": ["2.png", "2.png"], "conversations": says("<image>?")},
+    "<image>, and no picture": {"conversations": says("<image>\nWhat is it?")},
+    "before the user's first turn": {"image": "2.png", "conversations": [
+        {"from": "gpt", "value": "<image>"}, *says("Is it?")]},
+    "a video": {"video": "1.mp4", "conversations": says("<video>\nWhat?")},
+    "is 3, and must be a text": {"image": [3], "conversations": says("<image>")},
+    "a list, not an object": [1],
+}  # fmt: skip
+
+
+@pytest.fixture
+def chats(tmp_path: Path) -> Path:
+    records = [*CHATS, *BAD_CHATS.values()]
+    files(tmp_path / "set", "images/a/1.png", "images/2.png")
+    put(tmp_path / "set/images/pointer.png", POINTER)
+    put(tmp_path / "set/llava_v1_5_mix665k.json", records)
+    put(tmp_path / "lines" / "chat.jsonl", lines(*records))
+    return tmp_path
+
+
+def test_a_json_array_of_conversations_is_read_with_its_faults_by_record(chats: Path):
+    file = chats / "set" / "llava_v1_5_mix665k.json"
+    opened = Opened(file)
+    assert opened.told == TOLD
+    assert all(document.source == file.stem for document in opened.documents)
+    numbers = [f"record {len(CHATS) + n + 1}" for n in range(len(BAD_CHATS))]
+    assert list(opened.faults) == numbers
+    for problem, message in zip(BAD_CHATS, opened.faults.values(), strict=True):
+        assert problem in message
+    assert Opened(chats / "set").told == TOLD  # the file of the folder
+
+
+def test_conversations_in_lines_are_read_with_pictures_elsewhere(chats: Path):
+    file = chats / "lines" / "chat.jsonl"
+    with pytest.raises(DataError, match=r"none of \d+ pictures .* is there \(a/1.png, ...\)") as e:
+        Opened(file)
+    assert e.value.where == str(file) and "`images`" in e.value.hint
+    opened = Opened(file, SourceOptions("mine", images=chats / "set" / "images"))
+    assert opened.told == TOLD and opened.documents[0].source == "mine"
+    assert list(opened.faults) == [str(len(CHATS) + n + 1) for n in range(len(BAD_CHATS))]
+    with pytest.raises(DataError, match="folder of the pictures does not exist"):
+        Opened(file, SourceOptions(images=chats / "nowhere"))
+
+
+@pytest.mark.parametrize("place", ["", "images", "data"])
+def test_the_pictures_of_conversations_are_found_beside_the_file(tmp_path: Path, place: str):
+    files(tmp_path / place, "coco/train2017/1.png")
+    record = {"id": 1, "image": "coco/train2017/1.png", "conversations": says("<image>\nWhat?")}
+    put(tmp_path / "sharegpt4v.json", [record])
+    assert Opened(tmp_path / "sharegpt4v.json").told == {"1": "U | [1.png] | What? | M | Yes"}
+
+
+def test_of_several_files_of_conversations_the_split_is_read_or_a_name_asked_for(tmp_path: Path):
+    for name in ("chat_train", "chat_test"):
+        put(tmp_path / f"{name}.json", [{"id": name, "conversations": says("Hi")}])
+    assert list(Opened(tmp_path).told) == ["chat_train"]
+    assert list(Opened(tmp_path, SourceOptions(split="test")).told) == ["chat_test"]
+    (tmp_path / "chat_train.json").rename(tmp_path / "other.json")
+    with pytest.raises(DataError, match="none of 2 files of records is called 'train'"):
+        Opened(tmp_path)
+
+
+# 2. InstructPix2Pix.
+
+
+@pytest.fixture
+def edits(tmp_path: Path) -> Path:
+    folder, listed = tmp_path / "ip2p", []
+    for number in range(20):
+        name, seeds = f"{number:07d}", ["31", "7", 5]
+        files(folder / name, *(f"{seed}_{half}.jpg" for seed in seeds for half in (0, 1)))
+        put(folder / name / "prompt.json", {"caption": "a", "edit": f"do {number}", "output": "b"})
+        listed.insert(0, [name, seeds])
+    put(folder / "seeds.json", listed)
+    return folder
+
+
+def test_an_edit_is_read_with_one_of_its_pairs_and_each_comes_once_in_three_visits(edits: Path):
+    rows = Opened(edits).rows
+    assert len(rows) == 20
+    visits = [rows.document(3, visit) for visit in range(6)]
+    assert [told(d)[-len("M | [5_1.jpg]") :] for d in visits[:3]] != ["M | [5_1.jpg]"] * 3
+    assert {d.id for d in visits[:3]} == {f"0000003/{seed}" for seed in (31, 7, 5)}
+    assert visits[:3] == visits[3:]
+    seed = visits[0].id.partition("/")[2]
+    assert told(visits[0]) == f"U | [{seed}_0.jpg] | do 3 | M | [{seed}_1.jpg]"
+    # Not all edits begin with the pair that is listed first.
+    assert len({rows.document(number).id.partition("/")[2] for number in range(20)}) == 3
+
+
+def test_the_last_twentieth_of_the_sorted_edits_is_the_test_split(edits: Path):
+    names = {
+        split: [*Opened(edits, SourceOptions(split=split)).told] for split in ("train", "test")
+    }
+    assert [name[:7] for name in names["train"]] == [f"{number:07d}" for number in range(19)]
+    assert [name[:7] for name in names["test"]] == ["0000019"]
+    with pytest.raises(DataError, match="no split 'validation'"):
+        Opened(edits, SourceOptions(split="validation"))
+
+
+def test_edits_that_lack_something_are_named_by_their_folder(edits: Path):
+    (edits / "0000001" / "prompt.json").unlink()
+    put(edits / "0000002" / "prompt.json", {"input": "a", "output": "b"})
+    put(edits / "0000003" / "prompt.json", "{")
+    for half in (0, 1):
+        for seed in (31, 7, 5):
+            (edits / "0000004" / f"{seed}_{half}.jpg").unlink(missing_ok=half == 1)
+    listed = json.loads((edits / "seeds.json").read_text())
+    put(edits / "seeds.json", [*listed, ["0000020"], "x", ["../0000001", ["1"]]])
+    opened = Opened(edits / "seeds.json")
+    assert len(opened.documents) == 16 and len(opened.rows) == 23
+    found = {place.removeprefix("../ip2p/"): problem for place, problem in opened.faults.items()}
+    named = {Path(place).name: problem for place, problem in found.items()}
+    assert "there is no prompt.json" in named["0000001"] or "leads out" in named["0000001"]
+    assert "no 'edit'" in named["0000002"] and "cannot read prompt.json" in named["0000003"]
+    assert "there is no picture" in named["0000004"]
+    assert sum("is not of the form" in problem for problem in opened.faults.values()) == 2
+    assert any("leads out of" in problem for problem in opened.faults.values())
+
+
+# 3. StoryStream.
+
+
+def story(count: int, name: Any = 102, **more: Any) -> dict:
+    images = [f"0/{number}.png" for number in range(count)]
+    return {"id": name, "images": images, "captions": [f"c{n}" for n in range(count)], **more}
+
+
+@pytest.fixture
+def stories(tmp_path: Path) -> Path:
+    files(tmp_path, *(f"0/{number}.png" for number in range(30)))
+    put(
+        tmp_path / "train.jsonl",
+        lines(
+            story(3, orders=[2, 0, 1]),
+            story(30, 103, orders=[*range(30)]),
+            story(21, 104),
+            story(2, 105, captions=["a"]),
+            story(2, 106, captions=["a", " "]),
+            story(1, 107),
+            story(2, 108, images=["0/1.png", "0/40.png"]),
+            story(2, 109, orders=[0]),
+            "not json",
+        ),
+    )
+    return tmp_path
+
+
+def test_stories_are_told_in_chunks_of_ten_and_each_has_one_key(stories: Path):
+    opened = Opened(stories)
+    assert opened.told["102"] == (
+        "U | [1.png] | c1 | Please continue this story. | M | c2 | [2.png] | c0 | [0.png]"
+    )
+    assert list(opened.told) == ["102", "103", "103/1", "103/2", "104", "104/1"]
+    assert len(opened.documents[1].segments) == 3 + 2 * 9
+    assert told(opened.documents[3]).startswith("U | [20.png] | c20 | Please")
+    keys = opened.rows.keys().tolist()
+    assert len(keys) == len(opened.rows) == 12
+    assert keys[1] == keys[2] == keys[3] != keys[4] == keys[5]
+    assert str(opened.rows.place(2)).endswith("train.jsonl:2, chunk 2")
+    problems = [*opened.faults.values()]
+    assert problems == [
+        "the story has pictures: 2, captions: 1",
+        "caption 2 of the story is empty",
+        "the story has less than two pictures: nothing follows the first",
+        "there is no picture '0/40.png'",
+        "the story has pictures: 2, and 'orders' is [0]",
+        "the line is no JSON: Expecting value: line 1 column 1 (char 0)",
+    ]
+
+
+# 4. JourneyDB.
+
+
+def test_words_of_journeydb_are_the_caption_or_the_prompt_without_parameters(tmp_path: Path):
+    files(tmp_path, "imgs/000/a.jpg")
+    record = {"img_path": "./000/a.jpg", "prompt": "a cat --ar 3:2 --v 4"}
+    put(
+        tmp_path / "train_anno_realease_repath.jsonl",
+        lines(
+            {**record, "Task2": {"Caption": "A cat sits."}},
+            {**record, "Task2": None},
+            {**record, "prompt": None, "Task2": {"Caption": ""}},
+            {**record, "img_path": None},
+            {**record, "img_path": "./000/b.jpg"},
+            "not json",
+        ),
+    )
+    opened = Opened(tmp_path)
+    assert [told(d) for d in opened.documents] == [
+        "U | A cat sits. | M | [a.jpg]",
+        "U | a cat | M | [a.jpg]",
+    ]
+    assert [d.id for d in opened.documents] == ["000/a.jpg"] * 2
+    name = "train_anno_realease_repath.jsonl"
+    assert list(opened.faults) == [f"{name}:{line}" for line in (3, 4, 5, 6)]
+    assert "there are no words" in opened.faults[f"{name}:3"]
+    assert "None, and must be a text" in opened.faults[f"{name}:4"]
+    assert Opened(tmp_path / name).told == opened.told
+    moved = put(tmp_path / "elsewhere" / "x.jsonl", (tmp_path / name).read_text())
+    assert Opened(moved, SourceOptions(images=tmp_path / "imgs")).told == opened.told
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a cat --ar 3:2 --v 4", "a cat"),
+        ("https://a.b/1 <https://a.b/c.png> a cat, up --no dogs, hats --q 2", "a cat, up"),
+        ("a cat --v 5.1 --style raw --s 750 --niji", "a cat"),
+        ("--ar 3:2 a cat", "a cat"),
+        ("a cat::2 hat::-0.5 --testp", "a cat hat"),
+        ("a cat —ar 16:9", "a cat"),
+        ("a well-known cat -- and a dog", "a well-known cat -- and a dog"),
+        ("--v 4", ""),
+    ],
+)  # fmt: skip
+def test_what_steers_midjourney_is_taken_from_a_prompt(prompt: str, words: str):
+    assert plain_prompt(prompt) == words
+
+
+# 5. Tars.
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    words = json.dumps({"caption": "of json", "url": "http://x/2.jpg"})
+    tar(
+        tmp_path / "wds" / "00000.tar",
+        a__jpg=RED, a__txt="a cat\n", a__json=words,
+        b__png=RED, b__json=words,
+        c__jpg=RED, c__json=json.dumps({"caption": None, "KEY": "c"}),
+        d__txt="alone",
+        e__jpg=RED, e__txt=b"caf\xe9",
+        f__jpg=RED, f__json="{",
+    )  # fmt: skip
+    tar(
+        tmp_path / "wds" / "00001.tar",
+        g__input__png=RED, g__output__png=RED, g__instruction__txt="make it red",
+        h__one__png=RED, h__two__png=RED, h__txt="two",
+        i__webp=picture(kind="WEBP"), i__caption="of caption",
+    )  # fmt: skip
+    put(tmp_path / "wds" / "00000_stats.json", {"count": 9, "successes": 6})
+    return tmp_path / "wds"
+
+
+TARRED = {
+    "a": "U | a cat | M | [a.jpg]",
+    "b": "U | of json | M | [b.png]",
+    "g": "U | [g.input.png] | make it red | M | [g.output.png]",
+    "i": "U | of caption | M | [i.webp]",
+}
+
+
+def test_samples_of_tars_are_read_with_their_faults_by_member(tars: Path):
+    opened = Opened(tars)
+    assert opened.told == TARRED
+    assert opened.faults == {
+        "00000.tar, c.jpg": "there are no words for the picture, only jpg, json",
+        "00000.tar, d.txt": "the sample has no picture, only txt",
+        "00000.tar, e.jpg": "cannot read the words in e.txt: it is not UTF-8 text, from byte 3 on "
+        "(line 1); save it as UTF-8",
+        "00000.tar, f.jpg": "cannot read f.json: Expecting property name enclosed in double "
+        "quotes: line 1 column 2 (char 1)",
+        "00001.tar, h.one.png": "the sample has 2 pictures: one.png, two.png",
+    }
+    assert list(Opened(tars / "00001.tar").told) == ["g", "i"]
+    columns = {"caption": "Caption", "image": "two"}
+    named = Opened(tars, SourceOptions(columns=columns)).told
+    assert named["a"] == "U | of json | M | [a.jpg]"
+
+
+def test_a_tar_that_is_cut_short_gives_what_is_whole(tars: Path):
+    content = (tars / "00000.tar").read_bytes()
+    at = content.index(b"b.json")
+    (tars / "00000.tar").write_bytes(content[:at])
+    opened = Opened(tars / "00000.tar")
+    assert list(opened.told) == ["a"]
+    assert any("cut short" in problem for problem in opened.faults.values())
+
+
+def test_the_split_of_tars_is_in_their_names(tmp_path: Path):
+    for name in ("train-0000", "train-0001", "val-0000"):
+        tar(tmp_path / "data" / f"{name}.tar", **{f"{name}__jpg": RED, f"{name}__txt": "x"})
+    opened = Opened(tmp_path)
+    assert list(opened.told) == ["train-0000", "train-0001"]
+    assert "`train` is read; `split` names others: validation" in str(opened.events)
+    assert list(Opened(tmp_path, SourceOptions(split="validation")).told) == ["val-0000"]
+    with pytest.raises(DataError, match="no split 'test'") as caught:
+        Opened(tmp_path, SourceOptions(split="test"))
+    assert caught.value.hint == "there are train, validation"
+
+
+def test_captions_of_laions_parquet_file_are_joined_by_key_or_address(tars: Path):
+    parquet(
+        tars / "part-00000.parquet",
+        URL=["http://x/1.jpg", "http://x/2.jpg", None],
+        KEY=["c", "none", "f"],
+        TEXT=["alt one", "alt two", "alt three"],
+        top_caption=["of the table", "two", ""],
+    )
+    told = Opened(tars).told
+    assert told == {
+        **TARRED, "c": "U | of the table | M | [c.jpg]", "f": "U | alt three | M | [f.jpg]"
+    }  # fmt: skip
+    columns = {"caption": "TEXT"}
+    alts = Opened(tars, SourceOptions(columns=columns)).told
+    assert alts["b"] == "U | alt two | M | [b.png]" and alts["c"] == "U | alt one | M | [c.jpg]"
+
+
+# 6. Folders of pictures.
+
+
+def test_metadata_may_be_csv_or_parquet(tmp_path: Path):
+    files(tmp_path / "csv", "cup.png", "b.png")
+    text = '\ufefffile_name,text\r\ncup.png,"a red cup, empty"\r\nb.png,\r\nnone.png,x\r\n'
+    put(tmp_path / "csv" / "metadata.csv", text)
+    opened = Opened(tmp_path / "csv")
+    assert opened.told == {"cup.png": "U | a red cup, empty | M | [cup.png]"}
+    assert opened.faults == {
+        "metadata.csv:3": "there are no words for the picture",
+        "metadata.csv:4": "there is no picture 'none.png'",
+    }
+    files(tmp_path / "table", "cup.png")
+    parquet(tmp_path / "table/metadata.parquet", file_name=["cup.png"], text=[None], caption=["x"])
+    assert Opened(tmp_path / "table").told == {"cup.png": "U | x | M | [cup.png]"}
+
+
+def test_each_split_may_have_its_own_metadata(tmp_path: Path):
+    for split in ("train", "test"):
+        files(tmp_path / split, "cup.png")
+        row = {"file_name": "cup.png", "text": f"of {split}"}
+        put(tmp_path / split / "metadata.jsonl", lines(row))
+    opened = Opened(tmp_path)
+    assert [told(d) for d in opened.documents] == ["U | of train | M | [cup.png]"]
+    assert "`split` names others: test" in str(opened.events)
+    tested = Opened(tmp_path, SourceOptions(split="test"))
+    assert [told(d) for d in tested.documents] == ["U | of test | M | [cup.png]"]
+    with pytest.raises(DataError, match="no split 'validation'") as caught:
+        Opened(tmp_path, SourceOptions(split="validation"))
+    assert caught.value.hint == "there are test, train"
+    (tmp_path / "train").rename(tmp_path / "cats")
+    (tmp_path / "test").rename(tmp_path / "dogs")
+    both = Opened(tmp_path)
+    assert [told(d) for d in both.documents] == [
+        "U | of train | M | [cup.png]", "U | of test | M | [cup.png]"
+    ]  # fmt: skip
+    assert [str(both.rows.place(n).file.parent.name) for n in (0, 1)] == ["cats", "dogs"]
+
+
+def test_metadata_has_pairs_backslashes_lists_and_empty_captions(tmp_path: Path):
+    files(tmp_path, "images/a.png", "b.png", "c.png")
+    pair = {"original_image_file_name": "b.png", "edited_image_file_name": "c.png"}
+    put(
+        tmp_path / "metadata.jsonl",
+        lines(
+            {"file_name": "images\\a.png", "text": None, "caption": " ", "prompt": "a cup"},
+            {**pair, "edit_prompt": "make it green"},
+            {"original_image": "b.png", "edited_image": "c.png", "text": "make it red"},
+            {**pair, "edit_prompt": ""},
+            {"file_name": "b.png", "caption": ["one", None, "two"]},
+            {"file_name": "..\\b.png", "text": "x"},
+            {"file_name": None, "text": "x"},
+        ).encode("utf-8-sig"),
+    )
+    opened = Opened(tmp_path)
+    assert [told(d) for d in opened.documents] == [
+        "U | a cup | M | [a.png]",
+        "U | [b.png] | make it green | M | [c.png]",
+        "U | [b.png] | make it red | M | [c.png]",
+        "U | one | M | [b.png]",
+    ]
+    assert told(opened.rows.document(4, visit=1)) == "U | two | M | [b.png]"
+    assert list(opened.faults) == [f"metadata.jsonl:{line}" for line in (4, 6, 7)]
+    assert "leads out of" in opened.faults["metadata.jsonl:6"]
+
+
+def test_columns_may_have_names_of_their_own(tmp_path: Path):
+    files(tmp_path, "a.png", "b.png")
+    row = {"img": "a.png", "before": "b.png", "alt": "a cup", "text": "not this"}
+    put(tmp_path / "metadata.jsonl", lines(row))
+    columns = {"image": "img", "caption": "alt"}
+    assert list(Opened(tmp_path, SourceOptions(columns=columns)).told.values()) == [
+        "U | a cup | M | [a.png]"
+    ]
+    columns = {"source": "before", "target": "img", "instruction": "alt"}
+    assert list(Opened(tmp_path, SourceOptions(columns=columns)).told.values()) == [
+        "U | [b.png] | a cup | M | [a.png]"
+    ]
+
+
+def test_our_records_may_be_an_array_and_a_missing_picture_is_named(tmp_path: Path):
+    files(tmp_path, "a.png")
+
+    def record(name: str) -> dict:
+        image = {"type": "image", "role": "model", "path": name}
+        return {"id": name, "segments": [{"type": "text", "role": "user", "value": "x"}, image]}
+
+    put(tmp_path / "all.json", [record("a.png"), record("b.png")])
+    opened = Opened(tmp_path / "all.json")
+    assert opened.told == {"a.png": "U | x | M | [a.png]"}
+    assert opened.faults == {"record 2": "there is no picture 'b.png'"}
+
+
+# 7. What cannot be used.
+
+
+def coco(folder: Path) -> Path:
+    files(folder, "train2017/1.png")
+    annotations = [{"image_id": 1, "caption": "a cat"}]
+    put(folder / "annotations" / "captions.json", {"images": [], "annotations": annotations})
+    return folder
+
+
+def of_addresses(folder: Path) -> Path:
+    parquet(folder / "part-0.parquet", URL=["http://x/1.jpg"], TEXT=["a"], top_caption=["aa"])
+    return folder
+
+
+def without_successes(folder: Path) -> Path:
+    tar(folder / "00000.tar")
+    put(folder / "00000_stats.json", {"count": 4, "successes": 0, "status_dict": {"404": 4}})
+    return folder
+
+
+def without_seeds(folder: Path) -> Path:
+    files(folder / "0000000", "1_0.jpg", "1_1.jpg")
+    put(folder / "0000000" / "prompt.json", {"edit": "x"})
+    return folder
+
+
+def packed(folder: Path) -> Path:
+    put(folder / "000.tgz", b"\x1f\x8b" + bytes(50))
+    return folder
+
+
+def downloading(folder: Path) -> Path:
+    put(folder / "train.parquet.incomplete", b"PAR1")
+    return folder
+
+
+def pointer_beside(folder: Path) -> Path:
+    files(folder, "images/a.png")
+    put(folder / "train.json", POINTER)
+    return folder
+
+
+BAD: dict[str, tuple[Any, str, str]] = {
+    "coco": (coco, "COCO annotations", "metadata.jsonl"),
+    "coco's file": (lambda f: coco(f) / "annotations" / "captions.json", "COCO", "file_name"),
+    "addresses": (
+        of_addresses,
+        "addresses, without pictures: URL, TEXT",
+        "--url_col URL --caption_col top_caption",
+    ),
+    "addresses' file": (
+        lambda f: of_addresses(f) / "part-0.parquet",
+        "table of addresses",
+        "img2dataset",
+    ),
+    "no successes": (without_successes, "downloaded none of 4 pictures", "status_dict"),
+    "an empty tar": (lambda f: tar(f / "a.tar"), "the tar holds no files", "again"),
+    "no seeds": (without_seeds, r"InstructPix2Pix \(0000000/prompt.json\)", "seeds.json"),
+    "seeds cut short": (
+        lambda f: put(f / "seeds.json", '[["0000000", ["1"'),
+        "cannot read the list of edits",
+        "",
+    ),
+    "seeds of another form": (
+        lambda f: put(f / "seeds.json", {"0000000": ["1"]}),
+        "empty, or no list",
+        "3101454402",
+    ),
+    "seeds that are a pointer": (
+        lambda f: put(f / "seeds.json", POINTER),
+        "Git LFS pointer",
+        "git lfs pull",
+    ),
+    "packed": (packed, "data here is packed: 000.tgz", "unpack"),
+    "a packed tar": (lambda f: packed(f) / "000.tgz", "compressed", "unpack"),
+    "a page for a tar": (
+        lambda f: put(f / "a.tar", "<!doctype html><title>Log in</title>"),
+        "a web page",
+        "",
+    ),
+    "a pointer for a tar": (lambda f: put(f / "a.tar", POINTER), "Git LFS pointer", "git lfs pull"),
+    "a pointer for records": (
+        lambda f: put(f / "a.jsonl", POINTER),
+        "Git LFS pointer",
+        "git lfs pull",
+    ),
+    "a pointer for a json file": (
+        lambda f: put(f / "a.json", POINTER),
+        "Git LFS pointer",
+        "git lfs pull",
+    ),
+    "a pointer beside pictures": (pointer_beside, "Git LFS pointer", "git lfs pull"),
+    "a download that goes on": (downloading, "1 downloads in this folder have not ended", "wait"),
+    "pictures alone": (
+        lambda f: files(f, "a.png", "b.png"),
+        "none of 2 pictures has words: there is no a.txt",
+        "metadata.jsonl",
+    ),
+    "metadata of another set": (
+        lambda f: put(f / "metadata.csv", "id,url\n1,x\n").parent,
+        "no column 'file_name' with names of pictures, only id, url",
+        "columns",
+    ),
+    "metadata without a header": (
+        lambda f: put(f / "metadata.csv", "").parent,
+        "empty file, of 0 bytes",
+        "",
+    ),
+    "questions": (
+        lambda f: put(f / "q.json", {"questions": [], "license": {}}),
+        "VQA questions",
+        "LLaVA",
+    ),
+    "a database": (
+        lambda f: put(f / "set" / "data.mdb", b"\0").parent,
+        "an LMDB database",
+        "convert",
+    ),
+    "an object": (lambda f: put(f / "a.json", {"a": 1}), "no known data set", "LLaVA"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_layout_that_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str):
+    make, problem, hint = BAD[name]
+    (tmp_path / "set").mkdir()
+    path = make(tmp_path / "set")
+    with pytest.raises(DataError, match=problem) as caught:
+        Opened(path)
+    assert hint in caught.value.hint and str(tmp_path) in caught.value.where
