@@ -1,9 +1,9 @@
 """What is worth running on a borrowed card, in at most 12 minutes: python benchmarks/card.py
 
 Each part runs in a process of its own and is ended at its share of the minutes, so that one that
-fails or hangs costs no other. Findings are appended to OUTPUT/card.jsonl as they come; OUTPUT/card.md
-is their table, written anew after each part. `--toy` runs all of it at toy size on a CPU in less
-than a minute.
+fails or hangs costs no other. Findings are appended to OUTPUT/card.jsonl as they come;
+OUTPUT/card.md is their table, written anew after each part. `--toy` runs all of it at toy size on a
+CPU in less than a minute.
 
     right     goldens, batches, recorded steps, a story, fewer bits; resume: a kill and going on
     faults    the suspected faults of the GPU path that only a GPU can show (docs/benchmarks.md)
@@ -45,8 +45,7 @@ class Part(NamedTuple):
     share: float
 
 
-# The most useful first. The order of GPU.md, but for the trainings of the bundled models, which take
-# what is left.
+# The most useful first; the trainings of the bundled models take what the others leave.
 PARTS = {
     "right": Part(right.findings, 1.3),
     "resume": Part(resume.findings, 0.9),

@@ -1,5 +1,5 @@
-"""The suspected faults of the GPU path that a CPU cannot show, one line each, at the 7B's shapes with
-few layers. The numbers are those of the table in docs/benchmarks.md.
+"""The suspected faults of the GPU path that a CPU cannot show, one line each, at the 7B's shapes
+with few layers. The numbers are those of the table in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -125,15 +125,11 @@ def waits(model: OrthusForConditionalGeneration, asked: Asked) -> Iterator[Findi
 
         calls = profiled(drawn)
         events.close()
-    waiting = {
-        name: n for name, n in calls.items() if "Synchronize" in name and "Event" not in name
-    }
+    waiting = sum(n for name, n in calls.items() if "Synchronize" in name and "Event" not in name)
     copies = sum(n for name, n in calls.items() if "HtoD" in name and "Pageable" in name)
-    told = f"{sum(waiting.values()) / patches:.1f} waits and {copies / patches:.1f} copies from "
+    told = f"{waiting / patches:.1f} waits and {copies / patches:.1f} copies from pageable memory"
     # The profiler itself waits a few times at its end.
-    yield Finding(
-        "9 waits a patch", told + "pageable memory", seen(sum(waiting.values()) > patches // 2)
-    )
+    yield Finding("9 waits a patch", told, seen(waiting > patches // 2))
 
 
 def release_distance(device: torch.device) -> Finding:

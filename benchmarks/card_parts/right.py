@@ -30,7 +30,7 @@ from orthus_core.samplers.prompt import Branch, Prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden"
-# Limits on the difference as a share of the tensor, by precision: convolutions are in TF32 on a card.
+# Limits on the difference as a share of the tensor; on a card convolutions in fp32 are TF32.
 LIMITS = {torch.float32: 5e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -151,7 +151,7 @@ def story(model, prompts: list[Prompt], steps: int) -> Finding:
     )
     events = [*generate(model, prompts, params)]
     pictures = [event for event in events if isinstance(event, ImageDone)]
-    words = sum(len(event.ids) for event in events if isinstance(event, TextPiece))
+    words = sum(len(event.token_ids) for event in events if isinstance(event, TextPiece))
     patches = sum(isinstance(event, PatchDone) for event in events)
     finite = all(bool(event.pixels_3HW.isfinite().all()) for event in pictures)
     is_right = finite and len(pictures) == 2 and patches == 2 * model.config.patches

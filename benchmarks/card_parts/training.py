@@ -41,9 +41,7 @@ def findings(asked: Asked) -> Iterator[Finding]:
     saved = hold_frozen_in_bf16(model, device)
     yield Finding("build-base: saved by frozen weights in bf16", gib(saved))
     rate = product_rate(device, 256 if asked.toy else 8192) * 1e12
-    objective = (
-        JointLoss(model, lambda_image=100, text_weight=0, repeats=REPEATS).to(device).train()
-    )
+    objective = JointLoss(model, lambda_image=100, text_weight=0, repeats=REPEATS).train()
     recipe = OptimRecipe(lr=1e-4, steps=10)
     optimizers = make_optimizers(trainable, recipe)
     for rows in (1, 2) if asked.toy else (4, 16, 32):
