@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orthus_core.data.latent_cache import CHUNK, FeatureCache, fingerprint
+from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
 from orthus_core.model.vision import OrthusVQ
@@ -26,7 +26,7 @@ Encode = Callable[[Tensor], Tensor]
 # Pictures of 64 pixels per pass of the encoder, and fewer of larger ones: always the same number,
 # by the pictures' size alone. It suits a processor's caches and keeps a GPU busy.
 TOGETHER, OF_SIDE = 16, 64
-TOGETHER_ON_A_CARD = 256
+TOGETHER_ON_A_CARD, MOST_ON_A_CARD = 256, 64
 
 
 def feature_cache(
@@ -65,9 +65,10 @@ def pictures_together(side: int, device: torch.device) -> int:
     """Number of pictures of this side, in pixels, in every pass of the encoder.
 
     On a GPU they take about as much memory at any side (the 7B's widest map is 0.27 GB in bf16),
-    and are no more than the cache encodes at a time, so few places are padded.
+    and are no more than 64, so that of the batches that come few places are padded.
     """
-    together, most = (TOGETHER_ON_A_CARD, CHUNK) if device.type == "cuda" else (TOGETHER, TOGETHER)
+    on_a_card = device.type == "cuda"
+    together, most = (TOGETHER_ON_A_CARD, MOST_ON_A_CARD) if on_a_card else (TOGETHER, TOGETHER)
     return max(1, min(most, together * OF_SIDE**2 // side**2))
 
 
