@@ -47,6 +47,7 @@ from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
+    hold_frozen_in_bf16,
     only_image_parts,
     text_fingerprint,
 )
@@ -149,6 +150,8 @@ def build_base(
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
+    trainable = only_image_parts(model)
+    hold_frozen_in_bf16(model, model.device)
     before = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
@@ -164,7 +167,7 @@ def build_base(
             patch_share=recipe.patch_share,
             timesteps=recipe.timesteps,
         ),
-        only_image_parts(model),
+        trainable,
         batch_builder.batches(
             pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
         ),
