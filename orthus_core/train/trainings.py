@@ -43,7 +43,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -51,7 +51,7 @@ from orthus_core.train.freeze import (
     only_image_parts,
     text_fingerprint,
 )
-from orthus_core.train.loop import Stage, Stop, train
+from orthus_core.train.loop import Before, Stage, Stop, train
 from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
@@ -184,7 +184,18 @@ def build_base(
 
     with save_on_exit(cache):
         identity = rows.identity
-        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
+        before = encoding(cache, pictures_alone(rows), recipe, options.get("should_stop"))
+        yield from run(
+            stage,
+            recipe,
+            opened,
+            output,
+            rows=identity,
+            before=before,
+            finish=finish,
+            **options,
+        )
+        yield from map(Note, cache.notes())
 
 
 def posttrain(
@@ -210,9 +221,10 @@ def posttrain(
 
     def draw_samples() -> Image.Image:
         # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.caption_words import sample_words
         from orthus_core.train.sample_grid import draw_words
 
-        return draw_words(model, tokenizer)
+        return draw_words(model, tokenizer, sample_words(rows))
 
     stage = RowsStage(
         JointLoss(
@@ -230,11 +242,21 @@ def posttrain(
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=draw_samples,
     )
+
+    def finish() -> Generator[Event, None, Extras]:
+        from orthus_core.train.caption_words import words_after
+
+        yield from ()
+        return Extras(files=words_after(opened.path, rows))
+
     with save_on_exit(cache):
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
-        yield from run(stage, recipe, opened, output, rows=rows.identity, **options)
+        before = encoding(cache, rows, recipe, options.get("should_stop"))
+        more = {"before": before, "finish": finish, **options}
+        yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
+        yield from map(Note, cache.notes())
 
 
 MEASURED = "measured"
@@ -306,6 +328,7 @@ def run(
     output: Path,
     *,
     rows: str = "",
+    before: Before | None = None,
     resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
@@ -315,6 +338,7 @@ def run(
 
     Args:
         rows: What tells the training's data from other data (`identity_of`).
+        before: As for `train`.
         resume: True continues the run beside `output` from its newest saved state, a path goes on
             from the state it names (see `plan_run`).
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
@@ -342,6 +366,7 @@ def run(
             resume=resume,
             overwrite=overwrite,
             replaced=other_runs(work, work),
+            before=before,
             should_stop=should_stop,
         )
         if should_stop():
@@ -354,7 +379,6 @@ def run(
         files = {
             "recipe.toml": dump(recipe),
             **model_record(work, recipe.optim.steps),
-            **extras.files,
         }
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
@@ -362,6 +386,7 @@ def run(
             files[VOCABULARY] = words.read_text(encoding="utf-8")
         if (words := opened.path / WORDS).is_file():
             files[WORDS] = words.read_text(encoding="utf-8")
+        files |= extras.files
         model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
         save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
