@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orthus_cli import options
+from orthus_cli import eval_tasks, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
 from orthus_cli.help_sections import CommandList
@@ -30,6 +30,11 @@ COLUMNS = ("task", "score", "value", "95%", "n", "chance", "on truth", "ceiling"
 @app.callback()
 def benchmarks() -> None:
     """Measure how good a model is."""
+
+
+app.command("list")(eval_tasks.list_tasks)
+app.command("describe")(eval_tasks.describe_task)
+app.command("score")(eval_tasks.score_task)
 
 
 @app.command("mini")

@@ -80,3 +80,41 @@ def test_a_task_that_is_not_there_and_a_folder_that_is_taken_are_refused(orthus,
     done = orthus("eval", "mini", "-o", tmp_path, "--overwrite", *model)
     assert done.exit_code == 1 and "holds no result.json" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_benchmarks_are_listed_and_described(orthus):
+    listed = orthus("eval", "list", "--format", "json")
+    assert listed.exit_code == 0, listed.stderr
+    names = [task["name"] for task in json.loads(listed.stdout)["tasks"]]
+    assert names[0] == "pope" and {"hps", "edit-clip", "recon", "fid", "mini"} < {*names}
+    for name in names:
+        told = orthus("eval", "describe", name)
+        assert told.exit_code == 0 and "Variants" in told.stdout and "2412.00127" in told.stdout
+    unknown = orthus("eval", "describe", "popo")
+    assert unknown.exit_code == 1 and "did you mean 'pope'" in unknown.stderr
+
+
+def test_predictions_of_any_model_are_scored(orthus, tmp_path):
+    types = {"structural": "query", "semantic": "obj", "detailed": ""}
+    about = {"question": "What?", "imageId": "1", "isBalanced": True, "types": types}
+    questions = {"1": {**about, "answer": "red"}, "2": {**about, "answer": "dog"}}
+    (tmp_path / "testdev_balanced_questions.json").write_text(json.dumps(questions))
+    said = tmp_path / "said.json"
+    said.write_text(json.dumps([{"questionId": "1", "prediction": "Red."}]))
+    out = tmp_path / "report"
+    words = ["eval", "score", "gqa", "--predictions", said, "--data", tmp_path]
+    done = orthus(*words)
+    assert done.exit_code == 1 and "--allow-missing" in done.stderr
+    done = orthus(*words, "--allow-missing", "-o", out)
+    assert done.exit_code == 0, done.stderr
+    assert "1 of 2 have no prediction" in done.stderr
+    assert "accuracy\t50.00\t" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert (result["task"], result["variant"], result["n_missing"]) == ("gqa", "llava", 1)
+    assert result["metrics"]["accuracy"] == 50 and len(result["data_hash"]) == 64
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert [sample["right"] for sample in samples] == [True, False]
+    taken = orthus(*words, "--allow-missing", "-o", out)
+    assert taken.exit_code == 1 and "--overwrite" in taken.stderr
+    strict = orthus(*words, "--allow-missing", "--variant", "strict", "--format", "json")
+    assert json.loads(strict.stdout)["metrics"]["accuracy"] == 0

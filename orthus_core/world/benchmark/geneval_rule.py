@@ -14,30 +14,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from orthus_core.evaluation.geneval import DIRECTION_SHARE, POSITION_THRESHOLD, Verdict
 from orthus_core.world.arrange import OPPOSITE, arrange
 from orthus_core.world.benchmark.detector import Detection
 from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.wordings import BESIDE, SIDES
 from orthus_core.world.world import World
-
-# This fraction of the sum of both sides is subtracted from the offset of two boxes.
-POSITION_THRESHOLD = 0.1
-# Minimum of the normalised offset along a direction. A diagonal offset counts in both directions.
-DIRECTION_SHARE = 0.5
-
-
-class Verdict(NamedTuple):
-    """A judgement.
-
-    Attributes:
-        right: Whether the picture is correct.
-        reasons: All reasons why it is not.
-    """
-
-    right: bool
-    reasons: tuple[str, ...] = ()
 
 
 def scene_of(rng: random.Random, world: World, request: Mapping[str, Any]) -> Scene:

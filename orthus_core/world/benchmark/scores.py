@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
-# Two-sided 95% quantile of the normal distribution.
-Z = 1.959963984540054
-RESAMPLES = 1000
+from orthus_core.evaluation.intervals import Interval, bootstrap, wilson
 
-T = TypeVar("T")
-
-
-class Interval(NamedTuple):
-    """A 95% confidence interval."""
-
-    low: float
-    high: float
+__all__ = ["F1", "Interval", "Score", "average", "bootstrap", "mean", "overall", "share", "wilson"]
 
 
 class Score(NamedTuple):
@@ -83,31 +73,6 @@ def overall(parts: Sequence[Score]) -> Score:
     return Score("overall", value, sum(part.n for part in parts), interval, *bounds)
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """The score interval of a proportion (Wilson: Probable inference, the law of succession, and
-    statistical inference, 1927). It lies within 0 and 1, and is not empty if all samples succeed.
-    """
-    if not n:
-        return Interval(0.0, 1.0)
-    p = successes / n
-    scale = 1 + Z**2 / n
-    middle = (p + Z**2 / (2 * n)) / scale
-    half = Z / scale * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return Interval(max(0.0, middle - half), min(1.0, middle + half))
-
-
-def bootstrap(samples: Sequence[T], figure: Callable[[Sequence[T]], float]) -> Interval:
-    """The bootstrap percentile interval of a statistic (Efron: Bootstrap methods, 1979).
-
-    The resampling has a fixed seed, so every run gives the same interval.
-    """
-    rng = random.Random(0)
-    count = len(samples)
-    return _percentile_interval(
-        sorted(figure(rng.choices(samples, k=count)) for _ in range(RESAMPLES))
-    )
-
-
 def mean(values: Sequence[float]) -> float:
     """The mean; NaN for no values."""
     return math.fsum(values) / len(values) if values else math.nan
@@ -131,12 +96,6 @@ class F1(NamedTuple):
         """2 PR / (P + R); 1 if there are neither claims nor facts."""
         total = self.claimed + self.true
         return 2 * self.hits / total if total else 1.0
-
-
-def _percentile_interval(ordered: Sequence[float]) -> Interval:
-    """The middle 95% of ordered values."""
-    cut = round(0.025 * len(ordered))
-    return Interval(ordered[cut], ordered[-1 - cut])
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:

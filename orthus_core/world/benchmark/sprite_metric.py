@@ -53,6 +53,8 @@ LEAST_SCALE, MOST_SCALE = 0.87, 1.15
 PLACES_TRIED = 12
 # Standard deviations of blurs that leave nothing to recognise, as shares of a thing's side.
 LEAST_BLUR, MOST_BLUR = 0.1, 0.15
+# Renderings that pass through the network together.
+TOGETHER = 8
 # Share of the covariance that is replaced by a multiple of the identity.
 SHRINKAGE = 0.3
 
@@ -158,7 +160,7 @@ def rendered_windows(
     """
     waiting = list(range(len(sprites))) * samples
     rng.shuffle(waiting)
-    vectors, numbers = [], []
+    rendered: dict[int, list[tuple[Tensor, list[tuple[int, Thing]]]]] = {size: [] for size in SIZES}
     while waiting:
         size, pixels = rng.choice(SIZES), rng.choice(RENDERED)
         things = _random_things(rng, world, sprites, waiting, WINDOW * UNITS / size)
@@ -168,9 +170,15 @@ def rendered_windows(
         if blurred:
             share = rng.uniform(LEAST_BLUR, MOST_BLUR)
             picture_3HW = blur(picture_3HW, share * scene.things[0].side * pixels / UNITS)
-        windows_ijD = window_vectors(picture_3HW[None], size)[0]
-        vectors += [windows_ijD[nearest_window(thing, size)] for _, thing in things]
-        numbers += [number for number, _ in things]
+        rendered[size].append((enlarged(picture_3HW[None], size)[0], things))
+    vectors, numbers = [], []
+    for size, pictures in rendered.items():
+        for start in range(0, len(pictures), TOGETHER):
+            together = pictures[start : start + TOGETHER]
+            windows_MijD = vectors_of(torch.stack([picture for picture, _ in together]))
+            for windows_ijD, (_, things) in zip(windows_MijD, together, strict=True):
+                vectors += [windows_ijD[nearest_window(thing, size)] for _, thing in things]
+                numbers += [number for number, _ in things]
     return torch.stack(vectors), torch.tensor(numbers)
 
 
@@ -205,14 +213,23 @@ def window_vectors(pictures_M3HW: Tensor, size: int) -> Tensor:
         pictures_M3HW: Pictures in 0..1.
         size: Side in pixels to which they are enlarged.
     """
-    enlarged_M3HW = F.interpolate(
+    return vectors_of(enlarged(pictures_M3HW, size))
+
+
+def enlarged(pictures_M3HW: Tensor, size: int) -> Tensor:
+    """Pictures in 0..1 as the network reads them: in -1..1, with a side of `size` pixels."""
+    return F.interpolate(
         pictures_M3HW.float() * 2 - 1, (size, size), mode="bicubic", antialias=True
     )
-    enlarged_M3HW = F.pad(enlarged_M3HW, (PADDING,) * 4, mode="replicate")
-    map_Mchw = F.normalize(efficientnet().maps(enlarged_M3HW, LEVELS)[-1], dim=1)
+
+
+def vectors_of(enlarged_M3HW: Tensor) -> Tensor:
+    """The vectors of all windows of enlarged pictures: [M, i, j, D]."""
+    across = (enlarged_M3HW.shape[-1] + 2 * PADDING - WINDOW) // CELL + 1
+    padded_M3HW = F.pad(enlarged_M3HW, (PADDING,) * 4, mode="replicate")
+    map_Mchw = F.normalize(efficientnet().maps(padded_M3HW, LEVELS)[-1], dim=1)
     blocks_Mchw = F.avg_pool2d(map_Mchw, 2, stride=1)
     windows_MLD = F.unfold(blocks_Mchw, GRID, dilation=2).transpose(1, 2)
-    across = (size + 2 * PADDING - WINDOW) // CELL + 1
     return windows_MLD.unflatten(1, (across, across))
 
 

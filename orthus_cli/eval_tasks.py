@@ -1,0 +1,169 @@
+"""`orthus eval list`, `describe` and `score`: official benchmarks, and predictions of any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orthus_cli import options
+from orthus_cli.console import reporter
+
+
+def list_tasks(ctx: typer.Context) -> None:
+    """List the benchmarks.
+
+    Example: orthus eval list
+    """
+    from orthus_core.evaluation.official.catalogue import TASKS
+
+    r = reporter(ctx)
+    r.table(
+        ("task", "measures", "variants", "scored from files", "paper"),
+        [
+            (
+                task.name,
+                task.measures,
+                ", ".join(task.variants),
+                "yes" if task.score else "no",
+                task.paper,
+            )
+            for task in TASKS.values()
+        ],
+    )
+    r.result(
+        {
+            "tasks": [
+                {
+                    "name": task.name,
+                    "measures": task.measures,
+                    "variants": [*task.variants],
+                    "scored_from_files": task.score is not None,
+                    "paper": task.paper,
+                }
+                for task in TASKS.values()
+            ]
+        },
+        text="",
+        quiet=TASKS,
+    )
+
+
+def describe_task(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Such as pope.")],
+) -> None:
+    """Say what a benchmark needs and how it is scored.
+
+    Example: orthus eval describe pope
+    """
+    from orthus_core.evaluation.official.catalogue import task_named
+
+    r = reporter(ctx)
+    found = task_named(task)
+    about = {name: value for name, value in found._asdict().items() if not callable(value)}
+    about |= {"score": found.score is not None, "items": found.items is not None}
+    default = next(iter(found.variants))
+    lines = [f"{found.name}: {found.measures}", "", "Files"]
+    lines += [f"  {line}" for line in found.files]
+    for title, text in (
+        ("Where they come from", found.source),
+        ("Predictions", found.predictions),
+        ("Prompt", found.prompt),
+        ("Metric", found.metric),
+    ):
+        lines += ["", title, f"  {text}"]
+    lines += ["", "Variants"]
+    for name, rule in found.variants.items():
+        lines.append(f"  {name}{' (default)' if name == default else ''}: {rule}")
+    lines += ["", "Paper (2412.00127)", f"  {found.paper}"]
+    if found.score:
+        lines += ["", f"orthus eval score {found.name} --predictions PATH --data PATH"]
+    r.result({**about, "default_variant": default}, text="\n".join(lines), quiet=found.files)
+
+
+def score_task(
+    ctx: typer.Context,
+    task: Annotated[str, typer.Argument(metavar="TASK", help="Such as pope.")],
+    predictions: Annotated[
+        Path,
+        typer.Option(
+            "--predictions",
+            metavar="PATH",
+            help="File or folder of predictions, in the official form.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="PATH", help="The benchmark's own files.", show_default=False
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant", metavar="NAME", help="Program whose rule counts.", show_default=False
+        ),
+    ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing", help="Count questions without a prediction as wrong, and say so."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="Folder for the report.", show_default=False
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Score predictions of any model.
+
+    Example: orthus eval score gqa --predictions answers.json --data gqa/ -o gqa-report
+
+    `orthus eval describe TASK` says which files it reads and what the variants are.
+    """
+    from orthus_core.atomic_folder import check_folder
+    from orthus_core.evaluation.official.catalogue import task_named
+    from orthus_core.evaluation.official.score_report import (
+        RESULT,
+        SAMPLES,
+        report_files,
+        result_table,
+        score_predictions,
+        table_rows,
+    )
+    from orthus_core.evaluation.official.task import ScoringRequest
+    from orthus_core.results.output_names import write_folder
+    from orthus_core.user_files import user_path
+
+    r = reporter(ctx)
+    about = task_named(task)
+    request = ScoringRequest(
+        user_path(predictions),
+        user_path(data) if data else None,
+        variant or next(iter(about.variants)),
+        allow_missing,
+    )
+    if output:
+        check_folder(output, mark=RESULT, overwrite=overwrite)
+    found = score_predictions(about, request)
+    table = result_table(about, request, found)
+    for note in found.notes:
+        r.say(note)
+    if found.n_missing:
+        r.warn(f"{found.n_missing} of {found.n} have no prediction and count as wrong")
+    if found.n_unparsed:
+        r.say(f"{found.n_unparsed} of {found.n} predictions hold no answer that the rule can read")
+    if output:
+        files = report_files(table, found)
+        replaced = (RESULT, SAMPLES, *found.extra_files)
+        write_folder(output, files, mark=RESULT, replaces=replaced, overwrite=overwrite)
+    r.table((f"{about.name} ({request.variant})", "value", "95%"), table_rows(table))
+    written = [output] if output else []
+    text = f"{output}: {', '.join(report_files(table, found))}" if output else ""
+    r.result(table, text=text, quiet=written)

@@ -1,0 +1,1 @@
+"""The benchmarks as users have them on disk: official questions, official predictions, scores."""

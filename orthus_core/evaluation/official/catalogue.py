@@ -1,0 +1,120 @@
+"""All benchmarks that `orthus eval` describes, whether it scores them from files or not."""
+
+from __future__ import annotations
+
+import difflib
+
+from orthus_core.errors import ArgumentError
+from orthus_core.evaluation import hps
+from orthus_core.evaluation.official import (
+    geneval_files,
+    gqa_files,
+    mme_files,
+    mmmu_files,
+    pope_files,
+    vqav2_files,
+)
+from orthus_core.evaluation.official.task import OfficialTask
+
+HPS = OfficialTask(
+    name="hps",
+    measures="How much people would like drawn pictures, by a model of their preferences",
+    files=(
+        "anime.json, concept-art.json, paintings.json, photo.json: 800 prompts each",
+        "pictures STYLE/00000.jpg, one for each prompt, with none missing",
+        "HPS_v2_compressed.pt (v2.0) or HPS_v2.1_compressed.pt: weights for OpenCLIP ViT-H-14",
+    ),
+    source="prompts: hub ymhao/HPDv2, benchmark; weights: hub xswu/HPSv2",
+    predictions="the pictures",
+    prompt="the prompt",
+    metric="100 x cosine of picture and prompt; mean of the means of 80 pictures, for each style",
+    variants={
+        "v2.0": "the weights of the paper's table, most likely",
+        "v2.1": "later weights; not comparable",
+    },
+    paper="28.2; the numbers beside it are of v2.0, but for SDXL's 30.9, which fits v2.1 only",
+)
+EDIT_CLIP = OfficialTask(
+    name="edit-clip",
+    measures="Whether a picture was edited as its caption was",
+    files=(
+        "seeds.json and NUMBER/prompt.json, NUMBER/SEED_0.jpg, NUMBER/SEED_1.jpg",
+        "weights of CLIP ViT-L/14",
+    ),
+    source="instruct-pix2pix.eecs.berkeley.edu, clip-filtered-dataset; test set: the last 5% of "
+    "the sorted seeds.json. The hub's copy has no seeds, so its last 5% is another set",
+    predictions="a picture for each pair",
+    prompt="the edit instruction, with the picture before",
+    metric="CLIP-T: cosine of picture and caption after; CLIP-I: of pictures before and after; "
+    "CLIP-D: of the changes of picture and caption; means over pairs",
+    variants={
+        "official": "pictures in 0..1, resized to 224x224 without keeping their shape",
+    },
+    paper="CLIP-T 0.238, CLIP-I 0.87, CLIP-D 0.049",
+)
+RECON = OfficialTask(
+    name="recon",
+    measures="How well an autoencoder reconstructs pictures",
+    files=("a folder of pictures",),
+    source="the paper: 10,000 pictures of LAION-COCO-aesthetic that training has not seen",
+    predictions="none: the model reconstructs",
+    prompt="none",
+    metric="means over pictures of PSNR (255 levels) and of SSIM by Wang et al. (2004)",
+    variants={"official": "mean of PSNR, and not PSNR of the mean error"},
+    paper="PSNR 26.1, SSIM 0.84 from features",
+)
+FID = OfficialTask(
+    name="fid",
+    measures="How far drawn pictures are from true ones, as sets",
+    files=("two folders of pictures, of at least 2048 each",),
+    source="weights of Inception-2015, or the features of EfficientNet-Lite0, which are not it",
+    predictions="the pictures",
+    prompt="none",
+    metric="Frechet distance with covariances over N - 1; kernel distance; Inception score",
+    variants={"official": "the pooling features of Inception-2015; name the resizing, too"},
+    paper="none",
+)
+MINI = OfficialTask(
+    name="mini",
+    measures="Everything above in the small world, offline and with exact truth",
+    files=("none",),
+    source="`orthus eval mini` makes it",
+    predictions="the model's, at once",
+    prompt="see docs/evaluation.md",
+    metric="scores beside chance and ceiling",
+    variants={"official": "there is one"},
+    paper="none",
+)
+
+TASKS: dict[str, OfficialTask] = {
+    task.name: task
+    for task in (
+        pope_files.TASK,
+        mme_files.TASK,
+        vqav2_files.TASK,
+        gqa_files.TASK,
+        mmmu_files.TASK,
+        geneval_files.TASK,
+        HPS,
+        EDIT_CLIP,
+        RECON,
+        FID,
+        MINI,
+    )
+}
+assert tuple(HPS.variants) == hps.VERSIONS
+
+
+def task_named(name: str) -> OfficialTask:
+    """The benchmark of this name.
+
+    Raises:
+        ArgumentError: When there is none.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    near = difflib.get_close_matches(name.lower(), TASKS, n=1)
+    meant = f", did you mean {near[0]!r}?" if near else ""
+    raise ArgumentError(
+        f"there is no benchmark {name!r}{meant}", hint="`orthus eval list` lists them"
+    )

@@ -1,0 +1,231 @@
+"""GenEval on disk: prompts, and a line of detections for each drawn picture."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from orthus_core.errors import DataError
+from orthus_core.evaluation import geneval
+from orthus_core.evaluation.intervals import bootstrap_counts, wilson
+from orthus_core.evaluation.official.read_files import check_unique, find_file, read_json_lines
+from orthus_core.evaluation.official.task import (
+    AskedItem,
+    OfficialScores,
+    OfficialTask,
+    ScoringRequest,
+)
+
+PROMPTS = 'evaluation_metadata.jsonl, a line for each prompt: {"tag", "include", "prompt", ...}'
+DETECTIONS = (
+    'a line for each picture: {"filename": "DIR/00000/samples/0000.png", "metadata": {...}, '
+    '"details": {"dog": [[x0, y0, x1, y1, score]]}}; where the prompt names a colour, boxes are '
+    '{"box": [...], "score": 0.9, "color": "red"}, or the line has a "correct"'
+)
+
+
+def items(data: Path, variant: str = "official") -> list[AskedItem]:
+    """The prompts, by their number, as the official folders are named."""
+    _, prompts = read_prompts(data)
+    return [
+        AskedItem(f"{number:05d}", each["prompt"], None, each, each["tag"])
+        for number, each in enumerate(prompts)
+    ]
+
+
+def read_prompts(data: Path) -> tuple[Path, list[dict[str, Any]]]:
+    """The prompts' file and its records.
+
+    Raises:
+        DataError: When it is missing or of another layout.
+    """
+    path = find_file(data, ["evaluation_metadata.jsonl", "*metadata.jsonl"], PROMPTS)
+    records = read_json_lines(path, PROMPTS)
+    for number, each in enumerate(records, start=1):
+        if not isinstance(each.get("tag"), str) or not isinstance(each.get("prompt"), str):
+            raise DataError(
+                f"record {number} has no tag or no prompt",
+                where=str(path),
+                hint=f"expected: {PROMPTS}",
+            )
+    return path, records
+
+
+def score(request: ScoringRequest) -> OfficialScores:
+    """Judges detections.
+
+    Raises:
+        DataError: When files are missing or do not belong together.
+    """
+    path = request.predictions
+    lines = read_json_lines(path, DETECTIONS)
+    files, prompts = [path], None
+    if request.data is not None:
+        prompts_file, prompts = read_prompts(request.data)
+        files = [prompts_file]
+    names = [
+        str(line.get("filename", line.get("image", number))) for number, line in enumerate(lines)
+    ]
+    check_unique(names, path)
+    rows, taken = [], 0
+    for name, line in zip(names, lines, strict=True):
+        number = _number(line, name)
+        metadata = _metadata(line, prompts, number, path)
+        detections = line.get("detections", line.get("details"))
+        if isinstance(detections, str):
+            detections = json.loads(detections)
+        ready = line.get("correct")
+        needs_color = any("color" in wanted for wanted in metadata.get("include", ()))
+        if detections is None and ready is None:
+            raise DataError(
+                f"{name} has no detections", where=str(path), hint=f"expected: {DETECTIONS}"
+            )
+        # The official results file does not hold the colours that decided.
+        if ready is not None and (detections is None or (needs_color and not _colored(detections))):
+            taken += 1
+            right, reasons = bool(ready), [str(line.get("reason", ""))]
+        else:
+            verdict = geneval.judge(metadata, detections or {})
+            right, reasons = verdict.right, [*verdict.reasons]
+        rows.append(
+            {
+                "id": name,
+                "prompt": metadata["prompt"],
+                "tag": metadata["tag"],
+                "correct": right,
+                "reasons": reasons,
+                "metadata": json.dumps(metadata, sort_keys=True),
+            }
+        )
+    n_missing = 0
+    if prompts is not None:
+        drawn = {row["metadata"] for row in rows}
+        undrawn = [each for each in prompts if json.dumps(each, sort_keys=True) not in drawn]
+        n_missing = len(undrawn)
+        if undrawn and not request.allow_missing:
+            raise DataError(
+                f"{len(undrawn)} of {len(prompts)} prompts have no picture, such as "
+                f"{undrawn[0]['prompt']!r}",
+                where=str(path),
+                hint="detect things in all pictures, or count these as wrong with --allow-missing",
+            )
+        rows += [
+            {
+                "id": "",
+                "prompt": each["prompt"],
+                "tag": each["tag"],
+                "correct": False,
+                "reasons": ["no picture"],
+                "metadata": json.dumps(each, sort_keys=True),
+            }
+            for each in undrawn
+        ]
+    found = geneval.summary(rows)
+    notes = []
+    if taken:
+        notes.append(f"{taken} verdicts are taken from the file, which has no colours")
+    return OfficialScores(
+        n=len(rows),
+        n_missing=n_missing,
+        n_unparsed=0,
+        metrics={name: found[name] for name in ("overall", "per_image", "per_prompt")},
+        per_category=found["per_task"],
+        intervals=_intervals(rows),
+        samples=[
+            {
+                "id": row["id"],
+                "prompt": row["prompt"],
+                "tag": row["tag"],
+                "right": row["correct"],
+                "why": row["reasons"],
+            }
+            for row in rows
+        ],
+        files=files,
+        notes=notes,
+    )
+
+
+def _number(line: dict[str, Any], name: str) -> int | None:
+    """The number of a picture's prompt: the folder above `samples` has it as its name."""
+    if isinstance(line.get("index"), int):
+        return line["index"]
+    return next((int(part) for part in reversed(Path(name).parts[:-1]) if part.isdigit()), None)
+
+
+def _metadata(
+    line: dict[str, Any], prompts: list[dict[str, Any]] | None, number: int | None, path: Path
+) -> dict[str, Any]:
+    metadata = line.get("metadata")
+    if isinstance(metadata, str):
+        metadata = json.loads(metadata)
+    if metadata is None and "include" in line and "tag" in line:
+        metadata = {
+            name: line[name] for name in ("tag", "include", "exclude", "prompt") if name in line
+        }
+    if metadata is None:
+        if prompts is None or number is None or not 0 <= number < len(prompts):
+            raise DataError(
+                f"the prompt of {line.get('filename', 'a picture')} is not known",
+                where=str(path),
+                hint='give "metadata" in each line, or --data evaluation_metadata.jsonl and file '
+                "names with the prompt's number: 00000/samples/0000.png",
+            )
+        return prompts[number]
+    if prompts is not None and metadata not in prompts:
+        raise DataError(
+            f"the prompt {metadata.get('prompt')!r} is not in this set",
+            where=str(path),
+            hint="these are detections for another set of prompts: give its file with --data",
+        )
+    return {"prompt": "", **metadata}
+
+
+def _colored(detections: Any) -> bool:
+    groups = geneval.by_class(detections).values()
+    return all(each.color is not None for group in groups for each in group)
+
+
+def _intervals(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Pictures of a prompt resemble each other, so prompts are resampled, and not pictures."""
+    prompts: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for row in rows:
+        prompts[row["tag"], row["metadata"]].append(row["correct"])
+    strata: dict[str, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for (tag, _), outcomes in prompts.items():
+        strata[tag][sum(outcomes), len(outcomes)] += 1
+    intervals = {"overall": bootstrap_counts(strata, _mean_of_tasks)}
+    for tag, counts in strata.items():
+        single = all(drawn == 1 for _, drawn in counts)
+        intervals[f"{tag}.accuracy"] = (
+            wilson(counts[1, 1], sum(counts.values()))
+            if single
+            else bootstrap_counts({tag: counts}, _mean_of_tasks)
+        )
+    return intervals
+
+
+def _mean_of_tasks(drawn: Any) -> Any:
+    shares = [
+        sum(right * n for (right, _), n in counts.items())
+        / sum(total * n for (_, total), n in counts.items())
+        for counts in drawn.values()
+    ]
+    return sum(shares) / len(shares)
+
+
+TASK = OfficialTask(
+    name="geneval",
+    measures="Whether drawn pictures show the things, counts, colours and positions of a prompt",
+    files=(PROMPTS, "pictures DIR/00000/samples/0000.png, four to each of the 553 prompts"),
+    source="github.com/djghosh13/geneval, prompts/evaluation_metadata.jsonl",
+    predictions=DETECTIONS,
+    prompt="the prompt",
+    metric="mean over six tasks of the share of correct pictures; boxes above 0.3 (counting: 0.9)",
+    variants={"official": "the official rule, on ready detections: name their detector"},
+    paper="0.58 (overall)",
+    score=score,
+    items=items,
+)

@@ -1,0 +1,139 @@
+"""GQA on disk: a questions file by question id, and an array of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orthus_core.errors import DataError
+from orthus_core.evaluation import gqa
+from orthus_core.evaluation.intervals import Interval, wilson
+from orthus_core.evaluation.official.read_files import (
+    check_complete,
+    check_unique,
+    column,
+    find_file,
+    picture_place,
+    read_json,
+)
+from orthus_core.evaluation.official.task import (
+    SHORT_ANSWER,
+    AskedItem,
+    OfficialScores,
+    OfficialTask,
+    ScoringRequest,
+)
+
+QUESTIONS = (
+    'testdev_balanced_questions.json: {"ID": {"question", "imageId", "answer", "isBalanced", '
+    '"types": {"structural", "semantic", "detailed"}, ...}}'
+)
+PREDICTIONS = 'a JSON array: [{"questionId": "201307251", "prediction": "yes"}]'
+FILES = ("testdev_balanced_questions.json", "*balanced_questions.json", "*questions.json")
+NEEDED = ("question", "answer", "imageId", "isBalanced", "types")
+# Nobody answers with this, so it is wrong.
+NO_ANSWER = "\0"
+
+
+def read_questions(data: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The questions file and its balanced questions, by id.
+
+    Raises:
+        DataError: When it is missing or of another layout.
+    """
+    path = find_file(data, FILES, QUESTIONS)
+    content = read_json(path, dict, QUESTIONS)
+    for key, each in content.items():
+        lacking = [name for name in NEEDED if not isinstance(each, dict) or name not in each]
+        if lacking:
+            raise DataError(
+                f"question {key} has no {', '.join(lacking)}",
+                where=str(path),
+                hint=f"expected: {QUESTIONS}",
+            )
+    balanced = {key: each for key, each in content.items() if each["isBalanced"]}
+    if not balanced:
+        raise DataError("no balanced questions", where=str(path), hint=f"expected: {QUESTIONS}")
+    return path, balanced
+
+
+def items(data: Path, variant: str = "llava") -> list[AskedItem]:
+    """The balanced questions."""
+    path, questions = read_questions(data)
+    return [
+        AskedItem(
+            key,
+            each["question"] + SHORT_ANSWER,
+            picture_place(path.parent, f"{each['imageId']}.jpg", ("images",)),
+            each["answer"],
+            each["types"].get("structural") or "",
+        )
+        for key, each in questions.items()
+    ]
+
+
+def score(request: ScoringRequest) -> OfficialScores:
+    """Scores a predictions file.
+
+    Raises:
+        DataError: When files are missing or do not belong together.
+    """
+    if request.data is None:
+        raise DataError("GQA needs its questions", hint=f"--data: {QUESTIONS}")
+    path, questions = read_questions(request.data)
+    records = read_json(request.predictions, list, PREDICTIONS)
+    texts = column(records, ["prediction"], request.predictions)
+    keys = [str(each.get("questionId")) for each in records]
+    check_unique(keys, request.predictions)
+    n_missing = check_complete(
+        keys, [*questions], request.predictions, allow_missing=request.allow_missing
+    )
+    said = dict(zip(keys, texts, strict=True))
+    filled = {key: said.get(key, NO_ANSWER) for key in questions}
+    found = gqa.score(questions, filled, request.variant)
+    samples = [
+        {
+            "id": key,
+            "prompt": each["question"],
+            "answer": said.get(key),
+            "parsed": said[key].rstrip(".").lower() if key in said else None,
+            "gold": each["answer"],
+            "right": gqa.is_right(filled[key], each["answer"], request.variant),
+        }
+        for key, each in questions.items()
+    ]
+    intervals = {}
+    for kind in ("accuracy", "binary", "open"):
+        outcomes = [
+            sample["right"]
+            for sample, each in zip(samples, questions.values(), strict=True)
+            if kind in ("accuracy", gqa.answer_kind(each))
+        ]
+        low, high = wilson(sum(outcomes), len(outcomes))
+        intervals[kind] = Interval(100 * low, 100 * high)
+    numbers = ("accuracy", "binary", "open", "distribution")
+    return OfficialScores(
+        n=found["n"],
+        n_missing=n_missing,
+        n_unparsed=sum(key in said and not said[key].strip() for key in questions),
+        metrics={name: found[name] for name in numbers},
+        per_category={name: found[name] for name in found if name.startswith("per_")},
+        intervals=intervals,
+        samples=samples,
+        files=[path],
+    )
+
+
+TASK = OfficialTask(
+    name="gqa",
+    measures="Compositional questions about scenes, with one right answer each",
+    files=(QUESTIONS, "pictures images/IMAGEID.jpg (to answer)"),
+    source="cs.stanford.edu/people/dorarad/gqa/download.html: questions1.2.zip, images.zip",
+    predictions=PREDICTIONS,
+    prompt="the question" + SHORT_ANSWER.replace("\n", " \\n "),
+    metric="share of predictions equal to the answer, in percent; binary, open, by type and length",
+    variants={name: gqa.VARIANTS[name] for name in ("llava", "strict", "lmms")},
+    paper="52.8 (testdev balanced)",
+    score=score,
+    items=items,
+)

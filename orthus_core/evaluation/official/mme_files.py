@@ -1,0 +1,183 @@
+"""MME on disk: a folder with pictures and questions for each task, and a results file for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orthus_core.errors import DataError
+from orthus_core.evaluation import mme
+from orthus_core.evaluation.intervals import bootstrap_counts
+from orthus_core.evaluation.official.read_files import check_complete
+from orthus_core.evaluation.official.task import (
+    SHORT_ANSWER,
+    AskedItem,
+    OfficialScores,
+    OfficialTask,
+    ScoringRequest,
+)
+from orthus_core.user_files import read_text
+
+QUESTIONS = (
+    "MME_Benchmark_release_version/TASK/ with PICTURE.jpg and PICTURE.txt, whose two lines are "
+    "question, tab, Yes or No (they may lie in images/ and questions_answers_YN/)"
+)
+RESULTS = "DIR/TASK.txt, two lines for each picture: picture, question, gold, answer, with tabs"
+REQUEST = " Please answer yes or no."
+PICTURE_KINDS = (".jpg", ".png", ".jpeg")
+
+
+def items(data: Path, variant: str = "official") -> list[AskedItem]:
+    """The questions of all tasks in a folder.
+
+    Raises:
+        DataError: When there are none, or a file is not of the layout.
+    """
+    asked = []
+    for task in (*mme.PERCEPTION, *mme.COGNITION):
+        folder = data / task
+        texts = folder / "questions_answers_YN"
+        pictures = folder / "images"
+        texts, pictures = (each if each.is_dir() else folder for each in (texts, pictures))
+        for path in sorted(texts.glob("*.txt")) if texts.is_dir() else []:
+            lines = [line.split("\t") for line in _text(path).split("\n") if line.strip()]
+            if any(len(line) != 2 for line in lines):
+                raise DataError(
+                    "a line that is not question, tab, answer",
+                    where=str(path),
+                    hint=f"expected: {QUESTIONS}",
+                )
+            candidates = [pictures / f"{path.stem}{kind}" for kind in PICTURE_KINDS]
+            picture = next((each for each in candidates if each.is_file()), candidates[0])
+            for number, (question, gold) in enumerate(lines, start=1):
+                prompt = question.replace(REQUEST, "") + SHORT_ANSWER
+                key = f"{task}/{path.stem}/{number}"
+                asked.append(AskedItem(key, prompt, picture, gold.strip(), task))
+    if not asked:
+        raise DataError("no questions of MME", where=str(data), hint=f"expected: {QUESTIONS}")
+    return asked
+
+
+def score(request: ScoringRequest) -> OfficialScores:
+    """Scores a folder of results.
+
+    Raises:
+        DataError: When files are missing or do not belong together.
+    """
+    folder, variant = request.predictions, request.variant
+    answers = {task: mme.answers_of(folder / f"{task}.txt") for task in mme.present_tasks(folder)}
+    broken = sum(each.count(None) for each in answers.values())
+    notes, n_missing = [], 0
+    if request.data is not None:
+        missing = _unanswered(request, answers)
+        n_missing = sum(len(each) for each in missing.values())
+        answers = {task: [*each, *missing[task]] for task, each in answers.items()}
+    samples = [
+        _sample(task, number, each, variant)
+        for task, lines in answers.items()
+        for number, each in enumerate(lines, start=1)
+        if each is not None
+    ]
+    scores = {task: mme.score_task(each, variant, task) for task, each in answers.items()}
+    strata = {task: mme.pictures_by_hits(each, variant, task) for task, each in answers.items()}
+    absent = [task for task in (*mme.PERCEPTION, *mme.COGNITION) if task not in answers]
+    if absent:
+        notes.append(f"no results for {', '.join(absent)}: sums are of the others")
+    if broken:
+        notes.append(f"{broken} lines have not four columns and are left out, as officially")
+    metrics, intervals = {}, {}
+    for name, tasks in (("perception", mme.PERCEPTION), ("cognition", mme.COGNITION)):
+        present = {task: strata[task] for task in tasks if task in strata}
+        metrics[name] = sum(scores[task]["score"] for task in present) if present else None
+        if present:
+            intervals[name] = bootstrap_counts(present, _sum)
+    for task, counts in strata.items():
+        intervals[f"{task}.score"] = bootstrap_counts({task: counts}, _sum)
+    return OfficialScores(
+        n=len(samples),
+        n_missing=n_missing,
+        n_unparsed=sum(sample["parsed"] == "other" for sample in samples) - n_missing,
+        metrics=metrics,
+        per_category=scores,
+        intervals=intervals,
+        samples=samples,
+        files=[folder / f"{task}.txt" for task in answers],
+        notes=notes,
+    )
+
+
+def _sample(task: str, number: int, answer: mme.MmeAnswer, variant: str) -> dict[str, Any]:
+    parsed = mme.parse(answer.answer, variant)
+    return {
+        "id": f"{task}/{answer.picture}/{number}",
+        "prompt": answer.question,
+        "answer": answer.answer,
+        "parsed": parsed,
+        "gold": answer.gold,
+        "right": parsed == answer.gold.lower().strip().replace(".", ""),
+    }
+
+
+def _unanswered(
+    request: ScoringRequest, answers: Mapping[str, Sequence[mme.MmeAnswer | None]]
+) -> dict[str, list[mme.MmeAnswer]]:
+    """Wrong answers to the pictures of these tasks that have no results.
+
+    Raises:
+        DataError: When results are of pictures that are not in the set, or some are missing and may
+            not be.
+    """
+    assert request.data is not None
+    pictures: dict[str, list[AskedItem]] = {}
+    for item in items(request.data, request.variant):
+        if item.part in answers:
+            pictures.setdefault(item.key.rpartition("/")[0], []).append(item)
+    said = {
+        f"{task}/{Path(each.picture).stem}"
+        for task, lines in answers.items()
+        for each in lines
+        if each is not None
+    }
+    check_complete(said, [*pictures], request.predictions, allow_missing=request.allow_missing)
+    missing: dict[str, list[mme.MmeAnswer]] = {task: [] for task in answers}
+    for key, asked in pictures.items():
+        if key not in said:
+            missing[asked[0].part] += [
+                mme.MmeAnswer(key.partition("/")[2], item.prompt, item.gold, "") for item in asked
+            ]
+    return missing
+
+
+def _sum(drawn: Any) -> Any:
+    """The sum of the tasks' scores, of resampled counts of pictures with 0, 1 and 2 right."""
+    total = 0.0
+    for counts in drawn.values():
+        pictures = sum(counts.values())
+        right = sum(hits * n for hits, n in counts.items())
+        total = total + 100 * right / (2 * pictures) + 100 * counts.get(2, 0) / pictures
+    return total
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the questions cannot be read: {error}", where=str(path)) from error
+
+
+TASK = OfficialTask(
+    name="mme",
+    measures="Fourteen tasks of perception and cognition, with two yes/no questions to a picture",
+    files=(QUESTIONS,),
+    source="github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation; or the "
+    "hub's lmms-lab-encoder/MME",
+    predictions=RESULTS,
+    prompt='the question without "Please answer yes or no."' + SHORT_ANSWER.replace("\n", " \\n "),
+    metric="for each task 100 x accuracy + 100 x share of pictures with both right; sums over ten "
+    "tasks (perception, at most 2000) and four (cognition, at most 800)",
+    variants=mme.VARIANTS,
+    paper="MME-P 1265.8 (perception)",
+    score=score,
+    items=items,
+)

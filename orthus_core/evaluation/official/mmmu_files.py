@@ -1,0 +1,236 @@
+"""MMMU on disk: a results file for each subject, or one for all beside the official answers; and
+questions as the hub's tables.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from orthus_core.errors import DataError
+from orthus_core.evaluation import mmmu
+from orthus_core.evaluation.intervals import wilson
+from orthus_core.evaluation.official.read_files import (
+    check_complete,
+    check_unique,
+    find_file,
+    read_json,
+)
+from orthus_core.evaluation.official.task import (
+    AskedItem,
+    OfficialScores,
+    OfficialTask,
+    ScoringRequest,
+)
+
+OUTPUTS = (
+    'DIR/SUBJECT/output.json, a JSON array: [{"id": "validation_Art_1", "question_type": '
+    '"multiple-choice", "answer": "B", "all_choices": ["A", "B"], "index2ans": {"A": "..."}, '
+    '"response": "..."}]'
+)
+PREDICTIONS = '{"validation_Art_1": "B", "validation_Math_2": "any text for an open question"}'
+ANSWERS = (
+    'answer_dict_val.json: {"validation_Art_1": {"question_type": "multiple-choice", '
+    '"ground_truth": "B"}}'
+)
+TABLES = "a snapshot of the hub's MMMU/MMMU: SUBJECT/validation-00000-of-00001.parquet"
+CHOICE_PROMPT = "Answer with the option's letter from the given choices directly."
+OPEN_PROMPT = "Answer the question using a single word or phrase."
+# A prediction that is missing is none of the letters, and an open one holds no gold text.
+NO_ANSWER = "\0"
+LETTER = re.compile(r"[A-Z]")
+
+
+def items(data: Path, variant: str = "official") -> list[AskedItem]:
+    """The validation questions of the hub's tables. Their pictures lie in the tables, as image_1 to
+    image_7; `<image 1>` in a question says where they belong.
+
+    Raises:
+        DataError: When there are none.
+    """
+    import pyarrow.parquet as pq
+
+    paths = [path for path in sorted(data.glob("*/validation-*.parquet"))] if data.is_dir() else []
+    if not paths:
+        raise DataError("no questions of MMMU", where=str(data), hint=f"expected: {TABLES}")
+    columns = ["id", "question", "options", "answer", "question_type"]
+    asked = []
+    for path in paths:
+        for row in pq.read_table(path, columns=columns).to_pylist():
+            asked.append(
+                AskedItem(
+                    row["id"],
+                    prompt(row["question"], options_of(row["options"]), variant),
+                    None,
+                    gold_of(row["answer"]),
+                    mmmu.subject_of(row["id"]),
+                )
+            )
+    return asked
+
+
+def prompt(question: str, options: list[str], variant: str = "official") -> str:
+    """What a model is asked; without options, an open question."""
+    if not options:
+        return f"{question}\n\n{OPEN_PROMPT}"
+    form = "{}. {}" if variant == "lmms" else "({}) {}"
+    lines = [form.format(chr(ord("A") + at), option) for at, option in enumerate(options)]
+    return "\n".join([question, *([] if variant == "lmms" else [""]), *lines, "", CHOICE_PROMPT])
+
+
+def options_of(text: str | list[str]) -> list[str]:
+    """The options of a question, which the tables hold as the text of a Python list."""
+    return text if isinstance(text, list) else [str(each) for each in _literal(text, [])]
+
+
+def gold_of(text: str) -> str | list[str]:
+    """The right answer; the tables hold several ones as the text of a Python list."""
+    return [str(each) for each in _literal(text, [])] if text.startswith("[") else text
+
+
+def score(request: ScoringRequest) -> OfficialScores:
+    """Scores responses, or predictions that are parsed already.
+
+    Raises:
+        DataError: When files are missing or do not belong together.
+    """
+    truth, files = {}, []
+    if request.data is not None:
+        files = [find_file(request.data, ["answer_dict_val.json", "*answer*.json"], ANSWERS)]
+        truth = read_json(files[0], dict, ANSWERS)
+    if request.predictions.is_dir():
+        rows, outputs = _rows_of_folder(request.predictions)
+        files = files or outputs  # they hold the gold answers
+        notes = []
+    else:
+        rows = _rows_of_file(request.predictions, truth)
+        notes = ["letters are compared as they are, as by the official main_eval_only.py"]
+    keys = [row["id"] for row in rows]
+    check_unique(keys, request.predictions)
+    n_missing = 0
+    if truth:
+        n_missing = check_complete(
+            keys, [*truth], request.predictions, allow_missing=request.allow_missing
+        )
+        said = {row["id"] for row in rows}
+        rows += [_row(key, NO_ANSWER, each) for key, each in truth.items() if key not in said]
+    found = mmmu.score(rows, "random42", request.variant)
+    strict = mmmu.score(rows, "wrong", request.variant)
+    samples = [
+        {
+            "id": row["id"],
+            "prompt": row.get("question", ""),
+            "answer": None if _said(row) == NO_ANSWER else _said(row),
+            "parsed": reading,
+            "gold": row["answer"],
+            "right": right,
+        }
+        for row, reading, right in zip(rows, found["parsed"], found["right"], strict=True)
+    ]
+    if found["fallbacks"]:
+        notes.append(f"{found['fallbacks']} letters were guessed, as officially, with seed 42")
+    unread = sum(
+        row["question_type"] == mmmu.MULTIPLE_CHOICE
+        and "parsed_pred" in row
+        and row["parsed_pred"] != NO_ANSWER
+        and not LETTER.fullmatch(row["parsed_pred"])
+        for row in rows
+    )
+    return OfficialScores(
+        n=len(rows),
+        n_missing=n_missing,
+        n_unparsed=found["fallbacks"] + unread,
+        metrics={
+            "overall": found["overall"],
+            "overall_without_guesses": strict["overall"],
+            "fallbacks": found["fallbacks"],
+        },
+        per_category={name: found[name] for name in ("per_domain", "per_subject")},
+        intervals={
+            "overall": wilson(sum(found["right"]), len(rows)),
+            "overall_without_guesses": wilson(sum(strict["right"]), len(rows)),
+        },
+        samples=samples,
+        files=files,
+        notes=notes,
+    )
+
+
+def _rows_of_folder(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Rows in the order of the official program: of subjects by name, so that guesses agree."""
+    names = sorted(name for names in mmmu.DOMAINS.values() for name in names)
+    paths = [folder / name / "output.json" for name in names]
+    paths = [path for path in paths if path.is_file()]
+    if not paths:
+        raise DataError("no results of MMMU", where=str(folder), hint=f"expected: {OUTPUTS}")
+    rows = []
+    for path in paths:
+        for number, row in enumerate(read_json(path, list, OUTPUTS), start=1):
+            needed = ["id", "question_type", "answer", "response"]
+            if isinstance(row, dict) and row.get("question_type") == mmmu.MULTIPLE_CHOICE:
+                needed += ["all_choices", "index2ans"]
+            lacking = [name for name in needed if not isinstance(row, dict) or name not in row]
+            if lacking or not isinstance(row["response"], str):
+                raise DataError(
+                    f"record {number} has no {', '.join(lacking) or 'text as response'}",
+                    where=str(path),
+                    hint=f"expected: {OUTPUTS}",
+                )
+            rows.append(row)
+    return rows, paths
+
+
+def _rows_of_file(path: Path, truth: dict[str, Any]) -> list[dict[str, Any]]:
+    said = read_json(path, dict, PREDICTIONS)
+    if not truth:
+        raise DataError(
+            "predictions alone hold no right answers", where=str(path), hint=f"--data: {ANSWERS}"
+        )
+    known = {key: truth.get(key, {"question_type": "", "ground_truth": ""}) for key in said}
+    for key, text in said.items():
+        if not isinstance(text, str):
+            raise DataError(
+                f"the prediction of {key} is no text",
+                where=str(path),
+                hint=f"expected: {PREDICTIONS}",
+            )
+    return [_row(key, text, known[key]) for key, text in said.items()]
+
+
+def _row(key: str, text: str, truth: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": key,
+        "question_type": truth["question_type"],
+        "answer": truth["ground_truth"],
+        "parsed_pred": text,
+    }
+
+
+def _said(row: dict[str, Any]) -> str:
+    return row["response"] if "response" in row else row["parsed_pred"]
+
+
+def _literal(text: str, default: list[Any]) -> list[Any]:
+    # The official program evaluates this text as code; a literal is all that it may be.
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return [text]
+    return value if isinstance(value, list) else default
+
+
+TASK = OfficialTask(
+    name="mmmu",
+    measures="Questions of thirty college subjects, most with options",
+    files=(f"for predictions in one file, {ANSWERS}", f"to answer, {TABLES}"),
+    source="hub: MMMU/MMMU (validation); answer_dict_val.json: github.com/MMMU-Benchmark/MMMU",
+    predictions=f"{OUTPUTS}; or one file: {PREDICTIONS}",
+    prompt=f"the question, options as (A) ..., then: {CHOICE_PROMPT} (or: {OPEN_PROMPT})",
+    metric="share of right answers over all questions; with and without the official guesses",
+    variants=mmmu.VARIANTS,
+    paper="28.2 (validation)",
+    score=score,
+    items=items,
+)

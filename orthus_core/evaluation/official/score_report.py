@@ -1,0 +1,116 @@
+"""The report of a scoring: result.json, with all that is needed to repeat it, and samples.jsonl."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from orthus_core.errors import ArgumentError
+from orthus_core.evaluation.official.read_files import data_hash
+from orthus_core.evaluation.official.task import OfficialScores, OfficialTask, ScoringRequest
+from orthus_core.evaluation.scorer_variants import check_variant
+from orthus_core.version import __version__
+
+RESULT = "result.json"
+SAMPLES = "samples.jsonl"
+
+
+def score_predictions(task: OfficialTask, request: ScoringRequest) -> OfficialScores:
+    """Scores predictions in the official form.
+
+    Raises:
+        ArgumentError: When the task has no such variant, or cannot be scored from files.
+        DataError: When files are missing or do not belong together.
+    """
+    if task.score is None:
+        raise ArgumentError(
+            f"{task.name} cannot be scored from files of predictions",
+            hint=f"`orthus eval describe {task.name}` says what it needs",
+        )
+    check_variant(request.variant, task.variants)
+    return task.score(request)
+
+
+def result_table(
+    task: OfficialTask, request: ScoringRequest, found: OfficialScores
+) -> dict[str, Any]:
+    """The content of result.json."""
+    import numpy as np
+
+    predictions = request.predictions
+    parts = [predictions] if predictions.is_file() else sorted(predictions.rglob("*.*"))
+    return {
+        "task": task.name,
+        "variant": request.variant,
+        "rule": task.variants[request.variant],
+        "n": found.n,
+        "n_missing": found.n_missing,
+        "n_unparsed": found.n_unparsed,
+        "metrics": _numbers(found.metrics),
+        "per_category": _numbers(found.per_category),
+        "intervals": _numbers({name: [*bounds] for name, bounds in found.intervals.items()}),
+        "paper": task.paper,
+        "notes": [*found.notes],
+        "data": str(request.data or ""),
+        "data_hash": data_hash(found.files),
+        "predictions": str(predictions),
+        "predictions_hash": data_hash(path for path in parts if path.is_file()),
+        "versions": {
+            "orthus": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
+    }
+
+
+def report_files(table: Mapping[str, Any], found: OfficialScores) -> dict[str, bytes]:
+    """The content of the report's files, by file name."""
+    lines = [json.dumps(_numbers(sample), ensure_ascii=False) for sample in found.samples]
+    return {
+        RESULT: (json.dumps(table, indent=2, ensure_ascii=False) + "\n").encode(),
+        SAMPLES: ("\n".join(lines) + "\n").encode(),
+        **found.extra_files,
+    }
+
+
+def table_rows(table: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Rows for people: name, value, 95% interval; the benchmark's numbers, then those of parts."""
+    for name, value in table["metrics"].items():
+        yield name, _figure(value), _bounds(table["intervals"].get(name))
+    for part, value in table["per_category"].items():
+        values = value if isinstance(value, Mapping) else {"accuracy": value}
+        for name, each in values.items():
+            if not isinstance(each, Mapping):
+                yield f"{part}.{name}", _figure(each), _bounds(_interval(table, part, name))
+
+
+def _interval(table: Mapping[str, Any], part: str, name: str) -> Any:
+    """Intervals are named after a part and a metric, or a kind within a group of parts."""
+    found = table["intervals"]
+    return found.get(f"{part}.{name}") or found.get(f"{name}.accuracy")
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
+
+
+def _bounds(bounds: Any) -> str:
+    return f"{_figure(bounds[0])} to {_figure(bounds[1])}" if bounds else ""
+
+
+def _numbers(value: Any) -> Any:
+    """The same with numbers that JSON can hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _numbers(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_numbers(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value

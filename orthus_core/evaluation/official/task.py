@@ -1,0 +1,107 @@
+"""What `orthus eval` knows about a benchmark, what it asks, and what a scoring finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orthus_core.evaluation.intervals import Interval
+
+# What models of LLaVA's kind are asked after a question.
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+
+
+class AskedItem(NamedTuple):
+    """One question of a benchmark.
+
+    Attributes:
+        key: Its id, unique in the set.
+        prompt: What the model is asked.
+        picture: Path of its picture; None where it has none, or holds it in a table.
+        gold: The right answer, or what decides about it.
+        part: The split, task or subject that it belongs to.
+    """
+
+    key: str
+    prompt: str
+    picture: Path | None
+    gold: Any
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class OfficialScores:
+    """What a scoring found.
+
+    Attributes:
+        n: Number of questions or pictures scored.
+        n_missing: Questions without a prediction, which are scored as wrong.
+        n_unparsed: Predictions in which the scorer found no answer.
+        metrics: The benchmark's numbers.
+        per_category: Numbers of its parts.
+        intervals: 95% intervals, by the name of a metric, or part and metric.
+        samples: A record for each question: id, prompt, answer, parsed, gold, right.
+        files: Files that were read, for the hash of the data.
+        notes: What a reader of the numbers has to know.
+        extra_files: Further files of the report, by name.
+    """
+
+    n: int
+    n_missing: int
+    n_unparsed: int
+    metrics: Mapping[str, Any]
+    per_category: Mapping[str, Any]
+    intervals: Mapping[str, Interval]
+    samples: Sequence[Mapping[str, Any]]
+    files: Sequence[Path]
+    notes: Sequence[str] = ()
+    extra_files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class ScoringRequest(NamedTuple):
+    """What is to be scored.
+
+    Attributes:
+        predictions: File or folder of predictions.
+        data: The benchmark's own files; None where the predictions say all.
+        variant: One of the task's variants.
+        allow_missing: Whether questions without a prediction are scored as wrong, instead of being
+            an error.
+    """
+
+    predictions: Path
+    data: Path | None
+    variant: str
+    allow_missing: bool = False
+
+
+class OfficialTask(NamedTuple):
+    """A benchmark, in the words of `orthus eval describe`.
+
+    Attributes:
+        name: Its name on the command line.
+        measures: What it measures, in a line.
+        files: The files it needs.
+        source: Where they come from.
+        predictions: The form of its predictions.
+        prompt: What a model is asked.
+        metric: How it is scored.
+        variants: Programs that score differently, and how; the first is the default.
+        paper: What 2412.00127 reports.
+        score: Scores predictions; None while they cannot be scored from files alone.
+        items: Reads the questions; None for benchmarks without.
+    """
+
+    name: str
+    measures: str
+    files: Sequence[str]
+    source: str
+    predictions: str
+    prompt: str
+    metric: str
+    variants: Mapping[str, str]
+    paper: str
+    score: Callable[[ScoringRequest], OfficialScores] | None = None
+    items: Callable[[Path, str], list[AskedItem]] | None = None

@@ -1,0 +1,212 @@
+"""VQAv2: agreement with ten annotators (1612.00837).
+
+The rule is that of the official program (GT-Vision-Lab/VQA, vqaEval.py, a013f00): each annotator is
+left out in turn, and an answer counts min(1, matches among the others / 3).
+
+An answer is normalised only if the annotators disagree; where all ten say "yes", "Yes" is wrong.
+Published models send answers that EvalAI's processor has normalised before, as variant `submission`
+does. Variant `lmms` is lmms-eval's, which normalises with that processor everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_variants import check_variant
+
+VARIANTS = {
+    "official": "predictions as they are; normalised only where the annotators disagree",
+    "submission": "predictions first go through EvalAI's processor, as LLaVA's submissions do",
+    "lmms": "as submission, with EvalAI's processor for the annotators' answers too",
+}
+# Colon, $ and % are not among them, and the apostrophe is kept for contractions.
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = ("a", "an", "the")
+NUMBERS: dict[str, str] = dict(
+    zip(
+        "none zero one two three four five six seven eight nine ten".split(),
+        "0 0 1 2 3 4 5 6 7 8 9 10".split(),
+        strict=True,
+    )
+)
+DIGITS_WITH_COMMA = re.compile(r"\d,\d")
+EVALAI_DIGITS_WITH_COMMA = re.compile(r"\d,+\d")
+FULL_STOP = re.compile(r"\.(?!\d)")
+# The official program passes re.UNICODE, which is 32, where the number of replacements belongs.
+MOST_FULL_STOPS = 32
+
+_SPELLINGS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
+mightn't've must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
+shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+someone's something'd something'd've something'll that's there'd there'd've there're there's they'd
+they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
+when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+""".split()
+# What lacks one apostrophe gets it back. One entry of the official table goes the other way, and
+# those that begin with a capital I never match, because words are in lower case by then.
+CONTRACTIONS: dict[str, str] = {
+    right[:at] + right[at + 1 :]: right
+    for right in _SPELLINGS
+    for at, letter in enumerate(right)
+    if letter == "'"
+} | {"somebody'd": "somebodyd"}
+
+
+def normalise(text: str) -> str:
+    """An answer as the official program compares it: without most punctuation and articles, in
+    lower case, with digits for numbers up to ten and with apostrophes in contractions.
+    """
+    return _words(_without_punctuation(_one_line(text)))
+
+
+def submission_answer(text: str) -> str:
+    """An answer as EvalAI's processor (of MMF and LLaVA) prepares it for a submission.
+
+    Unlike `normalise`, it drops commas and question marks first, and splits off "'s".
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    return _words(_without_punctuation(text, EVALAI_DIGITS_WITH_COMMA))
+
+
+def accuracy(
+    prediction: str, answers: Sequence[str | Mapping[str, Any]], variant: str = "official"
+) -> float:
+    """The accuracy of one answer: 0..100.
+
+    Args:
+        prediction: Answer of the model.
+        answers: Answers of the annotators: texts, or records of the annotation file. Of records,
+            an annotator leaves out all that are equal to theirs, so `answer_id` must be in them.
+        variant: One of VARIANTS.
+    """
+    return 100 * agreement(prediction, answers, variant)
+
+
+def agreement(
+    prediction: str, answers: Sequence[str | Mapping[str, Any]], variant: str = "official"
+) -> float:
+    """`accuracy` as a fraction.
+
+    Raises:
+        DataError: When there are no answers, as in test sets.
+    """
+    check_variant(variant, VARIANTS)
+    records = [
+        {"answer": each, "answer_id": number} if isinstance(each, str) else dict(each)
+        for number, each in enumerate(answers)
+    ]
+    if not records:
+        raise DataError("no answers of annotators", hint="test sets have none: submit to EvalAI")
+    for record in records:
+        record["answer"] = _one_line(record["answer"])
+    prediction = submission_answer(prediction) if variant != "official" else _one_line(prediction)
+    if len({record["answer"] for record in records}) > 1:
+        comma = EVALAI_DIGITS_WITH_COMMA if variant == "lmms" else DIGITS_WITH_COMMA
+        for record in records:
+            record["answer"] = _words(_without_punctuation(record["answer"], comma))
+        prediction = _words(_without_punctuation(prediction, comma))
+    shares = []
+    for left_out in records:
+        matches = sum(each != left_out and each["answer"] == prediction for each in records)
+        shares.append(min(1.0, matches / 3))
+    return sum(shares) / len(shares)
+
+
+def score(
+    results: Sequence[Mapping[str, Any]],
+    annotations: Any,
+    questions: Any = None,
+    variant: str = "official",
+) -> dict[str, Any]:
+    """Scores a results file, rounded to two digits as the official program does.
+
+    Args:
+        results: Records with `question_id` and `answer`.
+        annotations: Content of the annotation file, or its list of annotations.
+        questions: Content of the question file, or its list of questions; None does not check
+            that it is the annotations' file.
+        variant: One of VARIANTS.
+
+    Returns:
+        `overall`, `per_answer_type`, `per_question_type`: 0..100.
+
+    Raises:
+        DataError: When questions have no prediction, or predictions no question.
+    """
+    truth = {each["question_id"]: each for each in _records(annotations, "annotations")}
+    said = {each["question_id"]: each["answer"] for each in results}
+    asked = truth.keys()
+    if questions is not None:
+        asked = {each["question_id"] for each in _records(questions, "questions")}
+        check_same_questions("annotations", truth.keys(), asked)
+    check_same_questions("predictions", said.keys(), asked)
+    by_id = {key: agreement(said[key], truth[key]["answers"], variant) for key in truth}
+
+    def groups(name: str) -> dict[str, float]:
+        found: dict[str, list[float]] = {}
+        for key, value in by_id.items():
+            found.setdefault(truth[key][name], []).append(value)
+        return {kind: _rounded_mean(values) for kind, values in found.items()}
+
+    return {
+        "overall": _rounded_mean([*by_id.values()]),
+        "per_answer_type": groups("answer_type"),
+        "per_question_type": groups("question_type"),
+    }
+
+
+def check_same_questions(what: str, found: Any, asked: Any) -> None:
+    """Check that two files are about the same questions, as the official program demands.
+
+    Raises:
+        DataError: When one has questions that the other has not.
+    """
+    foreign, missing = found - asked, asked - found
+    if foreign:
+        raise DataError(
+            f"{len(foreign)} {what} are of questions that are not in this set, such as "
+            f"{min(foreign, key=str)}",
+            hint="these are answers for another set, or a part of it",
+        )
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(asked)} questions have no {what}, such as "
+            f"{min(missing, key=str)}",
+            hint="the official program needs all of them",
+        )
+
+
+def _records(content: Any, key: str) -> Sequence[Mapping[str, Any]]:
+    return content[key] if isinstance(content, Mapping) else content
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ").replace("\t", " ").strip()
+
+
+def _without_punctuation(text: str, comma: re.Pattern[str] = DIGITS_WITH_COMMA) -> str:
+    """Without punctuation: a mark becomes nothing where it touches a space somewhere in the text,
+    or where the text has a comma between digits, and a space otherwise.
+    """
+    is_number = comma.search(text) is not None
+    result = text
+    for mark in PUNCTUATION:
+        touches = f"{mark} " in text or f" {mark}" in text
+        result = result.replace(mark, "" if touches or is_number else " ")
+    return FULL_STOP.sub("", result, count=MOST_FULL_STOPS)
+
+
+def _words(text: str) -> str:
+    words = [NUMBERS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+
+
+def _rounded_mean(shares: Sequence[float]) -> float:
+    return round(100 * sum(shares) / len(shares), 2)

@@ -1,0 +1,444 @@
+"""Benchmarks in their official layouts: what is read, what is scored, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orthus_core.errors import ArgumentError, DataError
+from orthus_core.evaluation.official.catalogue import TASKS, task_named
+from orthus_core.evaluation.official.read_files import missing_pictures
+from orthus_core.evaluation.official.score_report import (
+    report_files,
+    result_table,
+    score_predictions,
+    table_rows,
+)
+from orthus_core.evaluation.official.task import ScoringRequest
+
+
+def lines(path: Path, records: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    return path
+
+
+def dump(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def scored(name, predictions, data=None, variant="", allow_missing=False):
+    task = TASKS[name]
+    request = ScoringRequest(predictions, data, variant or next(iter(task.variants)), allow_missing)
+    found = score_predictions(task, request)
+    table = result_table(task, request, found)
+    assert json.loads(report_files(table, found)["result.json"]) == table
+    assert [*table_rows(table)]
+    for key, (low, high) in table["intervals"].items():
+        assert low <= high, key
+    return found
+
+
+# POPE
+
+LABELS = {"random": ["yes", "no"], "popular": ["yes", "no"], "adversarial": ["no", "no"]}
+
+
+@pytest.fixture
+def pope_set(tmp_path: Path) -> tuple[Path, Path]:
+    data, answers = tmp_path / "pope", tmp_path / "answers"
+    data.mkdir()
+    answers.mkdir()
+    for split, labels in LABELS.items():
+        questions = [
+            {"question_id": n, "image": f"{n}.jpg", "text": f"Is there {n}?", "label": label}
+            for n, label in enumerate(labels, start=1)
+        ]
+        lines(data / f"coco_pope_{split}.json", questions)
+        said = [{"question": each["text"], "answer": "Yes"} for each in questions]
+        lines(answers / f"{split}.jsonl", said)
+    return data, answers
+
+
+def test_pope_by_hand(pope_set):
+    data, answers = pope_set
+    # "Yes" always: random and popular 1 of 2, F1 2/3; adversarial 0 of 2, F1 0.
+    found = scored("pope", answers, data)
+    assert found.metrics["accuracy"] == pytest.approx(1 / 3)
+    assert found.metrics["f1"] == pytest.approx(4 / 9)
+    assert found.per_category["random"]["accuracy"] == 0.5 and found.n == 6
+    low, high = found.intervals["accuracy"]
+    assert low <= 1 / 3 <= high
+    one = scored("pope", answers / "random.jsonl", data / "coco_pope_random.json")
+    assert one.metrics["accuracy"] == 0.5 and one.n == 2
+    assert found.samples[0] == {
+        "id": "random/1",
+        "prompt": "Is there 1?",
+        "answer": "Yes",
+        "parsed": "yes",
+        "gold": "yes",
+        "right": True,
+    }
+
+
+def test_pope_counts_what_is_empty_and_what_is_missing(pope_set):
+    data, answers = pope_set
+    said = [{"question_id": 2, "text": ""}]  # LLaVA's form of answers
+    lines(answers / "random.jsonl", said)
+    with pytest.raises(DataError, match="1 of 2 questions have no prediction, such as 1"):
+        scored("pope", answers, data)
+    found = scored("pope", answers, data, allow_missing=True)
+    assert (found.n_missing, found.n_unparsed) == (1, 1)
+    # The empty answer is a "yes"; the missing one is wrong, though an empty one would be right.
+    assert found.per_category["random"]["accuracy"] == 0
+
+
+def test_pope_refuses_answers_that_do_not_belong(pope_set):
+    data, answers = pope_set
+    lines(answers / "random.jsonl", [{"answer": "Yes"}])
+    with pytest.raises(DataError, match="1 answers for 2 questions"):
+        scored("pope", answers, data)
+    lines(answers / "random.jsonl", [{"question": "Is it?", "answer": "Yes"}] * 2)
+    with pytest.raises(DataError, match="line 1 answers another question"):
+        scored("pope", answers, data)
+    lines(answers / "random.jsonl", [{"question_id": 1, "answer": "Yes"}] * 2)
+    with pytest.raises(DataError, match="1 ids occur more than once, such as 1"):
+        scored("pope", answers, data)
+    lines(answers / "random.jsonl", [{"question_id": n, "answer": "Yes"} for n in (1, 7)])
+    with pytest.raises(DataError, match="not in this set, such as 7"):
+        scored("pope", answers, data)
+    lines(answers / "random.jsonl", [{"said": "Yes"}] * 2)
+    with pytest.raises(DataError, match="record 1 has no text 'answer' or 'text'"):
+        scored("pope", answers, data)
+    (answers / "random.jsonl").unlink()
+    with pytest.raises(DataError, match="no answers for random"):
+        scored("pope", answers, data)
+    with pytest.raises(DataError, match="one answers file for 3 splits"):
+        scored("pope", answers / "popular.jsonl", data)
+    (answers / "random.jsonl").write_text('{"answer": "Yes"}\nYes\n')
+    with pytest.raises(DataError, match="line 2 is no JSON"):
+        scored("pope", answers, data)
+
+
+def test_pope_items_and_missing_pictures(pope_set):
+    data, _ = pope_set
+    (data / "val2014").mkdir()
+    (data / "val2014" / "1.jpg").write_bytes(b"")
+    items = TASKS["pope"].items
+    assert items is not None
+    asked = items(data, "official")
+    assert len(asked) == 6 and asked[0].gold == "yes" and asked[0].part == "random"
+    assert asked[0].prompt == "Is there 1?\nAnswer the question using a single word or phrase."
+    assert missing_pictures(asked) == [data / "val2014" / "2.jpg"]
+
+
+# MME
+
+
+@pytest.fixture
+def mme_set(tmp_path: Path) -> tuple[Path, Path]:
+    data, results = tmp_path / "mme", tmp_path / "results"
+    (data / "count").mkdir(parents=True)
+    results.mkdir()
+    rows = []
+    for name in ("a", "b"):
+        questions = [f"Is it {name}? Please answer yes or no.\t{gold}" for gold in ("Yes", "No")]
+        (data / "count" / f"{name}.txt").write_text("\n".join(questions))
+        (data / "count" / f"{name}.jpg").write_bytes(b"")
+        rows += [f"{name}.jpg\t{question}\tYes" for question in questions]
+    (results / "count.txt").write_text("\n".join(rows) + "\n")
+    return data, results
+
+
+def test_mme_by_hand(mme_set):
+    data, results = mme_set
+    found = scored("mme", results, data)  # always "Yes": 50 + 0
+    assert found.metrics == {"perception": 50, "cognition": None}
+    assert found.intervals["perception"] == (50, 50)
+    assert (found.n, found.n_missing, found.n_unparsed) == (4, 0, 0)
+    assert "sums are of the others" in found.notes[0]
+    assert scored("mme", results).metrics["perception"] == 50
+
+
+def test_mme_pictures_without_results_are_wrong_if_allowed(mme_set):
+    data, results = mme_set
+    text = (results / "count.txt").read_text().splitlines(keepends=True)
+    text[1] = text[1].replace("\tYes\n", "\tNo\n")
+    (results / "count.txt").write_text("".join(text[:2]))
+    with pytest.raises(DataError, match="1 of 2 questions have no prediction, such as count/b"):
+        scored("mme", results, data)
+    # 2 of 4 answers and 1 of 2 pictures.
+    found = scored("mme", results, data, allow_missing=True)
+    assert found.metrics["perception"] == 100
+    assert (found.n, found.n_missing, found.n_unparsed) == (4, 2, 0)
+    assert scored("mme", results).metrics["perception"] == 200
+    (results / "count.txt").write_text("".join(text[:2]).replace("a.jpg", "z.jpg"))
+    with pytest.raises(DataError, match="not in this set, such as count/z"):
+        scored("mme", results, data)
+
+
+def test_mme_items(mme_set):
+    items = TASKS["mme"].items
+    assert items is not None
+    asked = items(mme_set[0], "official")
+    assert [each.gold for each in asked] == ["Yes", "No"] * 2
+    assert asked[0].prompt.startswith("Is it a?\nAnswer") and missing_pictures(asked) == []
+
+
+# VQAv2
+
+
+@pytest.fixture
+def vqa_set(tmp_path: Path) -> tuple[Path, Path]:
+    def people(*answers):
+        return [{"answer": each, "answer_id": n} for n, each in enumerate(answers)]
+
+    data = tmp_path / "vqa"
+    about = {"image_id": 7, "question_type": "is"}
+    annotations = [
+        {**about, "question_id": 1, "answer_type": "yes/no", "answers": people(*["yes"] * 10)},
+        {
+            **about,
+            "question_id": 2,
+            "answer_type": "other",
+            "answers": people(*["red"] * 3, *["blue"] * 7),
+        },
+    ]
+    questions = [{"question_id": n, "image_id": 7, "question": "What?"} for n in (1, 2)]
+    dump(data / "v2_mscoco_val2014_annotations.json", {"annotations": annotations})
+    dump(data / "v2_OpenEnded_mscoco_val2014_questions.json", {"questions": questions})
+    said = [{"question_id": 1, "answer": "Yes"}, {"question_id": 2, "answer": "Red."}]
+    return data, dump(tmp_path / "results.json", said)
+
+
+def test_vqav2_by_hand(vqa_set):
+    data, results = vqa_set
+    # "Yes" is normalised before: 100; red: (3 x 2/3 + 7) / 10 = 90.
+    found = scored("vqav2", results, data)
+    assert found.metrics == {"overall": 95.0}
+    assert found.per_category["answer_type"] == {"yes/no": 100.0, "other": 90.0}
+    assert json.loads(found.extra_files["evalai_submission.json"])[1]["answer"] == "red"
+    assert scored("vqav2", results, data, "official").metrics == {"overall": 45.0}
+    items = TASKS["vqav2"].items
+    assert items is not None
+    asked = items(data, "submission")
+    assert asked[0].picture == data / "val2014" / "COCO_val2014_000000000007.jpg"
+    assert len(asked[0].gold) == 10
+
+
+def test_vqav2_refuses_and_counts(vqa_set):
+    data, results = vqa_set
+    dump(results, [{"question_id": 2, "answer": ""}])
+    with pytest.raises(DataError, match="1 of 2 questions have no prediction"):
+        scored("vqav2", results, data)
+    found = scored("vqav2", results, data, allow_missing=True)
+    assert (found.metrics["overall"], found.n_missing, found.n_unparsed) == (0, 1, 1)
+    dump(results, [{"question_id": 1, "answer": "a"}] * 2)
+    with pytest.raises(DataError, match="more than once"):
+        scored("vqav2", results, data)
+    dump(results, [{"question_id": 9, "answer": "a"}])
+    with pytest.raises(DataError, match="another set"):
+        scored("vqav2", results, data)
+    dump(results, {"1": "yes"})
+    with pytest.raises(DataError, match="JSON of another layout"):
+        scored("vqav2", results, data)
+    with pytest.raises(DataError, match="needs its annotations"):
+        scored("vqav2", results)
+    with pytest.raises(DataError, match=r"there is no \*annotations.json"):
+        scored("vqav2", results, results.parent)
+
+
+# GQA
+
+
+def test_gqa_by_hand_and_its_refusals(tmp_path):
+    def question(answer, structural):
+        types = {"structural": structural, "semantic": "obj", "detailed": ""}
+        about = {"question": "Is it?", "imageId": "5", "isBalanced": True, "types": types}
+        return {**about, "answer": answer}
+
+    questions = {"1": question("yes", "verify"), "2": question("red", "query")}
+    dump(tmp_path / "testdev_balanced_questions.json", questions)
+    said = [{"questionId": "1", "prediction": "Yes."}, {"questionId": "2", "prediction": ""}]
+    path = dump(tmp_path / "said.json", said)
+    found = scored("gqa", path, tmp_path)
+    assert (found.metrics["accuracy"], found.metrics["open"], found.n_unparsed) == (50, 0, 1)
+    assert found.intervals["binary"].high == 100
+    assert scored("gqa", path, tmp_path, "strict").metrics["accuracy"] == 0
+    dump(path, said[:1])
+    with pytest.raises(DataError, match="1 of 2 questions have no prediction"):
+        scored("gqa", path, tmp_path)
+    assert scored("gqa", path, tmp_path, allow_missing=True).n_missing == 1
+    dump(path, [*said, said[0]])
+    with pytest.raises(DataError, match="more than once"):
+        scored("gqa", path, tmp_path)
+    dump(path, [{"questionId": "x", "prediction": ""}])
+    with pytest.raises(DataError, match="another set"):
+        scored("gqa", path, tmp_path)
+    dump(tmp_path / "testdev_balanced_questions.json", {"1": {"question": "?"}})
+    with pytest.raises(DataError, match="question 1 has no answer, imageId"):
+        scored("gqa", path, tmp_path)
+
+
+# MMMU
+
+
+def mmmu_row(number, response, answer="B"):
+    return {
+        "id": f"validation_Art_{number}",
+        "question_type": "multiple-choice",
+        "answer": answer,
+        "all_choices": ["A", "B"],
+        "index2ans": {"A": "red", "B": "blue"},
+        "response": response,
+    }
+
+
+def test_mmmu_folder_of_subjects(tmp_path):
+    rows = [mmmu_row(1, "B"), mmmu_row(2, "(b)", "A")]
+    dump(tmp_path / "out" / "Art" / "output.json", rows)
+    found = scored("mmmu", tmp_path / "out")
+    # Seed 42 draws A of two letters: right by luck.
+    assert found.metrics == {"overall": 1.0, "overall_without_guesses": 0.5, "fallbacks": 1}
+    assert found.n_unparsed == 1 and "guessed" in found.notes[0]
+    assert found.per_category["per_domain"] == {"Art and Design": 1.0}
+    dump(tmp_path / "out" / "Art" / "output.json", [*rows, rows[0]])
+    with pytest.raises(DataError, match="more than once"):
+        scored("mmmu", tmp_path / "out")
+    dump(tmp_path / "out" / "Art" / "output.json", [{"id": "validation_Art_1"}])
+    with pytest.raises(DataError, match="has no question_type, answer, response"):
+        scored("mmmu", tmp_path / "out")
+
+
+def test_mmmu_one_file_beside_the_official_answers(tmp_path):
+    truth = {
+        "validation_Art_1": {"question_type": "multiple-choice", "ground_truth": "B"},
+        "validation_Math_2": {"question_type": "short-answer", "ground_truth": ["12", "twelve"]},
+        "validation_Math_3": {"question_type": "multiple-choice", "ground_truth": "A"},
+    }
+    data = dump(tmp_path / "answer_dict_val.json", truth)
+    said = {"validation_Art_1": "B", "validation_Math_2": "it is 12"}
+    path = dump(tmp_path / "said.json", said)
+    with pytest.raises(DataError, match="1 of 3 questions have no prediction"):
+        scored("mmmu", path, data)
+    found = scored("mmmu", path, data, allow_missing=True)
+    assert found.metrics["overall"] == pytest.approx(2 / 3) and found.n_missing == 1
+    # Letters are compared as they are: "(A)" is none.
+    dump(path, {**said, "validation_Math_3": "(A)"})
+    found = scored("mmmu", path, data)
+    assert found.metrics["overall"] == pytest.approx(2 / 3) and found.n_unparsed == 1
+    with pytest.raises(DataError, match="no right answers"):
+        scored("mmmu", path)
+    dump(path, {**said, "validation_Math_9": "A"})
+    with pytest.raises(DataError, match="another set"):
+        scored("mmmu", path, data)
+
+
+def test_mmmu_items_from_the_hubs_tables(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = {
+        "id": ["validation_Art_1", "validation_Art_2"],
+        "question": ["Which <image 1>?", "How many?"],
+        "options": ["['<image 2>', 'it\\'s blue']", "[]"],
+        "answer": ["B", "['24/7', '3.4']"],
+        "question_type": ["multiple-choice", "open"],
+    }
+    (tmp_path / "Art").mkdir()
+    pq.write_table(pa.table(rows), tmp_path / "Art" / "validation-00000-of-00001.parquet")
+    items = TASKS["mmmu"].items
+    assert items is not None
+    first, second = items(tmp_path, "official")
+    assert first.prompt == (
+        "Which <image 1>?\n\n(A) <image 2>\n(B) it's blue\n\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert second.gold == ["24/7", "3.4"] and second.part == "Art"
+
+
+# GenEval
+
+SINGLE = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}
+RED = {
+    "tag": "colors",
+    "include": [{"class": "dog", "count": 1, "color": "red"}],
+    "prompt": "a red dog",
+}
+
+
+def test_geneval_by_hand(tmp_path):
+    data = lines(tmp_path / "evaluation_metadata.jsonl", [SINGLE, RED])
+    box = [0, 0, 9, 9]
+    drawn = [
+        {"filename": "out/00000/samples/0000.png", "detections": {"dog": [[*box, 0.9]]}},
+        {"filename": "out/00000/samples/0001.png", "detections": {"dog": [[*box, 0.2]]}},
+        {
+            "filename": "out/00001/samples/0000.png",
+            "detections": [{"class": "dog", "box": box, "score": 0.9, "color": "red"}],
+        },
+    ]
+    path = lines(tmp_path / "detections.jsonl", drawn)
+    found = scored("geneval", path, tmp_path)
+    # single_object 1 of 2, colors 1 of 1.
+    assert found.metrics == {"overall": 0.75, "per_image": pytest.approx(2 / 3), "per_prompt": 1.0}
+    assert found.per_category == {"single_object": 0.5, "colors": 1.0}
+    assert found.samples[1]["why"] == ["expected dog>=1, found 0"]
+    lines(path, drawn[:2])
+    with pytest.raises(DataError, match="1 of 2 prompts have no picture, such as 'a red dog'"):
+        scored("geneval", path, data)
+    assert scored("geneval", path, data, allow_missing=True).metrics["overall"] == 0.25
+    lines(path, [drawn[0], drawn[0]])
+    with pytest.raises(DataError, match="more than once"):
+        scored("geneval", path, data)
+    lines(path, [{**drawn[0], "filename": "out/00009/samples/0000.png"}])
+    with pytest.raises(DataError, match="prompt of .* is not known"):
+        scored("geneval", path, data)
+    lines(path, [{**drawn[0], "metadata": {**SINGLE, "prompt": "a cat"}}])
+    with pytest.raises(DataError, match="'a cat' is not in this set"):
+        scored("geneval", path, data)
+
+
+def test_geneval_reads_the_official_results(tmp_path):
+    details = json.dumps({"dog": [[0, 0, 9, 9, 0.9]]})
+    rows = [
+        {"filename": "0.png", "metadata": json.dumps(SINGLE), "details": details, "correct": False},
+        {"filename": "1.png", "metadata": json.dumps(RED), "details": details, "correct": False},
+    ]
+    found = scored("geneval", lines(tmp_path / "results.jsonl", rows))
+    # Boxes decide again; colours are not in that file, so its verdict stands.
+    assert found.per_category == {"single_object": 1.0, "colors": 0.0}
+    assert found.notes == ["1 verdicts are taken from the file, which has no colours"]
+
+
+# All
+
+
+def test_benchmarks_say_what_they_need():
+    assert list(TASKS)[:6] == ["pope", "mme", "vqav2", "gqa", "mmmu", "geneval"]
+    with pytest.raises(ArgumentError, match="no benchmark 'vqa2', did you mean 'vqav2'"):
+        task_named("vqa2")
+    request = ScoringRequest(Path("x"), None, "official")
+    with pytest.raises(ArgumentError, match="fid cannot be scored from files"):
+        score_predictions(TASKS["fid"], request)
+    with pytest.raises(ArgumentError, match="no variant 'llama'"):
+        score_predictions(TASKS["pope"], request._replace(variant="llama"))
+
+
+def test_the_hash_of_the_data_is_that_of_its_content(vqa_set, tmp_path):
+    data, results = vqa_set
+    task = TASKS["vqav2"]
+    request = ScoringRequest(results, data, "submission")
+
+    def hashes():
+        table = result_table(task, request, score_predictions(task, request))
+        return table["data_hash"], table["predictions_hash"]
+
+    before = hashes()
+    assert hashes() == before and len(before[0]) == 64
+    text = results.read_text()
+    results.write_text(text.replace("Red.", "blue"))
+    after = hashes()
+    assert after[0] == before[0] and after[1] != before[1]
