@@ -323,7 +323,9 @@ def test_what_is_no_table_is_named(tmp_path: Path, name: str, content: bytes, pr
 
 def test_the_copy_of_a_table_is_made_again_when_it_is_damaged_or_stale(tmp_path: Path, kept: None):
     file, cache = tmp_path / "a.parquet", tmp_path / "cache"
-    pq.write_table(pa.table({"t": ["a", "b"]}), file)
+    pq.write_table(  # with a dictionary of the values in each of two groups
+        pa.table({"t": pa.array(["a", "b"]).dictionary_encode()}), file, row_group_size=1
+    )
     for damage in (lambda copy: None, lambda copy: copy.write_bytes(copy.read_bytes()[:-9])):
         index = result(tables([file], folder=cache))
         assert told(pickle.loads(pickle.dumps(index))) == [{"t": "a"}, {"t": "b"}]
