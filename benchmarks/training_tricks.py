@@ -90,6 +90,8 @@ def main() -> None:
         f"data.cache={options.out / 'features'}",
         f"optim.steps={options.steps}",
         f"optim.batch_size={options.batch}",
+        'optim.schedule="cosine"',  # a trapezoid's fall may be longer than a trial
+        "optim.decay_steps=0",
         "optim.warmup_steps=20",
         "optim.ema_decay=0.95",
         *(f"log.{key}=0" for key in ("sample_every", "save_every", "validate_every")),
