@@ -248,6 +248,13 @@ def test_two_processes_write_at_once_and_find_what_the_other_wrote(tmp_path: Pat
     assert holds(second, 1, 2, 3) == [True] * 3 and not second.damage
     assert len(list(tmp_path.glob("*.bin"))) == 2, "it goes on with the first one's shard"
 
+    # What is being written is not what is damaged.
+    for data in tmp_path.glob("*.bin"):
+        data.write_bytes(data.read_bytes() + b"half a record")
+    assert not RecordShards(tmp_path).damage
+    second.release()
+    assert len(RecordShards(tmp_path).damage) == 1
+
 
 def test_a_forked_process_begins_a_shard_of_its_own(tmp_path: Path):
     shards = RecordShards(tmp_path)
