@@ -38,7 +38,7 @@ def answers_path(typed: str | None) -> Path | None:
 
 
 def open_answers(
-    path: Path, recipe: CaptionRecipe, about: Mapping[str, str], *, overwrite: bool
+    path: Path, recipe: CaptionRecipe, about: Mapping[str, Any], *, overwrite: bool
 ) -> AnswerFile:
     """The file that the answers go to, with its earlier answers to this question.
 
