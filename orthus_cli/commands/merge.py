@@ -9,9 +9,7 @@ import typer
 from orthus_cli.console import reporter
 from orthus_cli.options import OutputFolder, Overwrite
 
-Base = Annotated[
-    str, typer.Argument(metavar="BASE", help="The model: a folder, alias or hub id.")
-]
+Base = Annotated[str, typer.Argument(metavar="BASE", help="The model: a folder, alias or hub id.")]
 Lora = Annotated[
     list[str],
     typer.Option(

@@ -162,8 +162,8 @@ def read_adapters(typed: Iterable[str | Path], base: Path, name: str) -> list[Ad
     for each in found:
         if each.base and each.base != own:
             raise CheckpointError(
-                f"these adapters are of another model than {name}: they were trained on "
-                f"{each.base_name or 'one'} with the hash {each.base[:10]}, this one has {own[:10]}",
+                f"these adapters are of another model than {name} (hash {own[:10]}): they were "
+                f"trained on {each.base_name or 'one'} with the hash {each.base[:10]}",
                 where=each.path,
                 hint="draw with the model that they were trained on (-m), or train adapters of "
                 "this one",
@@ -320,4 +320,3 @@ def hash_with(base: str, records: Sequence[Mapping[str, Any]]) -> str:
     """The hash of a model of this fingerprint with adapters, from their `record`s."""
     parts = [base, *(f"{each['hash']} {each['scale']!r}" for each in records)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-

@@ -410,7 +410,8 @@ def _no_config(folder: Path) -> CheckpointError:
         return CheckpointError(
             "these are adapters, which are added to a model",
             where=str(folder),
-            hint=f"name the model they were trained on: -m MODEL --lora {shell_quoted([str(folder)])}",
+            hint="name the model that they were trained on, and them with --lora: -m MODEL --lora "
+            + shell_quoted([str(folder)]),
         )
     return CheckpointError(
         "this is no model folder: it has no config.json",

@@ -196,7 +196,7 @@ def adapter_card(name: str, base_name: str, base: str) -> str:
         "",
         "```bash",
         f'orthus generate "a snowman" -m {base_name} --lora {name} -o snowman.png',
-        f"orthus generate \"a snowman\" -m {base_name} --lora {name}:0.5 -o half.png",
+        f'orthus generate "a snowman" -m {base_name} --lora {name}:0.5 -o half.png',
         f"orthus merge {base_name} --lora {name} -o {name}-merged",
         "```",
         "",

@@ -295,9 +295,7 @@ def is_finished(
     check_others(other_runs(folder, folder), resume, overwrite=overwrite)
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
-    finished = check_output(
-        output, run, resume, recipe.optim.steps, overwrite=overwrite, mark=mark
-    )
+    finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite, mark=mark)
     if finished:
         wanted |= {"init_from": fingerprint(resolve(init_from))}
         run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER[1:])
