@@ -60,6 +60,7 @@ TEXT_OPTIONS = [f"text.{name}" for name in TEXT_NAMES]
 
 SPELLINGS = {
     "model": Spelling(("-m", "--model"), "MODEL"),
+    "lora": Spelling(metavar="PATH[:SCALE]"),
     "steps": Spelling(("--steps", "--num-inference-steps")),
     "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
     "step_tolerance": Spelling(metavar="SHARE"),
@@ -151,7 +152,7 @@ def parameter_name(key: Key) -> str:
 def help_of(key: Key) -> str:
     """A key's meaning as a sentence, then its range and its default."""
     notes = [
-        "repeatable" if typing.get_origin(key.annotation) is tuple else "",
+        "repeatable" if tuple in map(typing.get_origin, union_arms(key.annotation)) else "",
         range_text(key) if key.maximum is not None else "",
         f"default: {_plain_default(key)}" if _plain_default(key) else "",
     ]
