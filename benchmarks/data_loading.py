@@ -93,7 +93,9 @@ def million(folder: Path, count: int = 1_000_000, shards: int = 8) -> None:
     begun = time.perf_counter()
     assert all(digest in store for digest in some)
     spent = (time.perf_counter() - begun) / len(some)
-    print(f"to find one: {1e6 * spent:.1f} microseconds; at most {(peak() - before) / 1e6:.0f} MB more")
+    print(
+        f"to find one: {1e6 * spent:.1f} microseconds; at most {(peak() - before) / 1e6:.0f} MB more"
+    )
 
 
 def steps(folder: Path, options: argparse.Namespace) -> None:

@@ -61,7 +61,7 @@ BETWEEN_LOOKS = 1.0
 """Seconds between two looks for records of other processes."""
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """Where a record lies: the number of its shard, its number there, and its checksum."""
 
     shard: int
@@ -78,7 +78,7 @@ class DigestIndex:
         self._second = np.empty(0, "<u8")
         self._check = np.empty(0, "<u4")
         self._at = np.empty(0, "<u8")  # shard and number, 32 bits each
-        self._recent: dict[bytes, Place] = {}
+        self._recent: dict[bytes, RecordPlace] = {}
 
     def __len__(self) -> int:
         """The number of different digests."""
@@ -94,22 +94,22 @@ class DigestIndex:
             return
         for shard, start, keys in found:
             for number, key in enumerate(keys, start):
-                place = Place(shard, number, int(key["check"]))
+                place = RecordPlace(shard, number, int(key["check"]))
                 self._recent[key.tobytes()[:DIGEST_BYTES]] = place
 
-    def places(self, digest: bytes) -> Iterator[Place]:
+    def places(self, digest: bytes) -> Iterator[RecordPlace]:
         """Where records of this digest lie: several, if processes wrote it at the same time."""
         if digest in self._recent:
             yield self._recent[digest]
         yield from self._sorted(digest)
 
-    def _sorted(self, digest: bytes) -> Iterator[Place]:
+    def _sorted(self, digest: bytes) -> Iterator[RecordPlace]:
         first, second = np.frombuffer(digest, "<u8")
         at = int(self._first.searchsorted(first))
         while at < len(self._first) and self._first[at] == first:
             if self._second[at] == second:
                 place = int(self._at[at])
-                yield Place(place >> 32, place & 0xFFFFFFFF, int(self._check[at]))
+                yield RecordPlace(place >> 32, place & 0xFFFFFFFF, int(self._check[at]))
             at += 1
 
     def _sort_in(self, found: Sequence[tuple[int, int, np.ndarray]]) -> None:
@@ -156,7 +156,7 @@ class RecordShards:
         self._in_memory_bytes = 0
         self._maps: OrderedDict[int, mmap.mmap] = OrderedDict()
         self._read_bytes = 0
-        self._bad: set[Place] = set()
+        self._bad: set[RecordPlace] = set()
         self._out: OpenShard | None = None
         self._looked = -BETWEEN_LOOKS
         self._look(first=True)
@@ -234,10 +234,10 @@ class RecordShards:
         if self.failure is not None:
             raise self.failure
 
-    def _place(self, digest: bytes) -> Place | None:
+    def _place(self, digest: bytes) -> RecordPlace | None:
         return next((p for p in self._index.places(digest) if p not in self._bad), None)
 
-    def _record(self, place: Place, digest: bytes) -> np.ndarray | None:
+    def _record(self, place: RecordPlace, digest: bytes) -> np.ndarray | None:
         """A record that lies in a shard; None, and a word in `damage`, when it is damaged."""
         shard = self._shards[place.shard]
         length = shard.record_bytes

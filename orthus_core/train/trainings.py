@@ -149,7 +149,7 @@ def build_base(
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
-    before = text_fingerprint(model)
+    text_before = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
@@ -173,7 +173,7 @@ def build_base(
     )
 
     def finish() -> Generator[Event, None, Extras]:
-        check_text_untouched(before, model)
+        check_text_untouched(text_before, model)
         # A training that was resumed at its end has run no step that could have set it.
         model.config.embedding_temperature = recipe.temperature.end
         yield Note("nothing that text depends on has moved")

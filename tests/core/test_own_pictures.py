@@ -80,7 +80,7 @@ def test_a_recipe_asks_about_its_own_pictures_and_mixes_the_small_world_in(creat
     for number in range(200):
         document = rows.train(number)
         drawn = document.segments[-1].type == "image"
-        own = document.source == creatures.name
+        own = document.source != "sprites"
         kinds[("drawn" if drawn else "asked") if own else "sprites"] += 1
     assert kinds["drawn"] > 30 and kinds["asked"] > 30 and kinds["sprites"] > 30
 
