@@ -60,6 +60,10 @@ if TYPE_CHECKING:
     from orthus_core.checkpoint.adapters import Adapters
 
 
+ADAPTERS = "orthus_adapters"
+"""Attribute of a model with the records of the adapters that were added to it."""
+
+
 class Opened(NamedTuple):
     """A model ready to use.
 
@@ -67,13 +71,16 @@ class Opened(NamedTuple):
         model: The model, in evaluation mode, on its device.
         processor: Tokenizer and picture processor; None for a folder without a tokenizer.
         path: The folder it was opened from.
-        adapters: Name, path, scale and hash of the adapters that were added.
     """
 
     model: InterleavedModel
     processor: ChameleonProcessor | None
     path: Path
-    adapters: Sequence[dict[str, Any]] = ()
+
+    @property
+    def adapters(self) -> Sequence[dict[str, Any]]:
+        """Name, path, scale and hash of the adapters that were added to the model."""
+        return getattr(self.model, ADAPTERS, ())
 
 
 class OpenedOrthus(NamedTuple):
@@ -166,7 +173,8 @@ def open_model(
 
         quantise(opened.model, quantize, bring=bring)
         is_all_here(opened.model, place)
-    return opened._replace(adapters=[each.record for each in adapters])
+    setattr(opened.model, ADAPTERS, [each.record for each in adapters])
+    return opened
 
 
 def open_orthus(
