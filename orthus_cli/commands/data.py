@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orthus_cli.commands.data_encode import encode
 from orthus_cli.commands.data_show import show
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
@@ -197,6 +198,7 @@ def training_recipe(source: str | None, sets: list[str]) -> TrainingRecipe:
 
 
 app.command("show")(show)
+app.command("encode")(encode)
 
 
 class Style(str, Enum):

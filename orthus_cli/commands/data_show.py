@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orthus_core.events import Event
 
 T = TypeVar("T")
+MOST_OF_CUT = 100  # letters that are shown of a text beyond the context
 
 
 def show(
@@ -126,6 +127,8 @@ def _text_of(number: int, row: ShownRow) -> Iterator[tuple[str, str]]:
             yield ("" if not role else "\n") + f"  {part.role:<5} ", "cyan"
             role, cut = part.role, part.cut
         text = f"[{part.text}]" if part.kind == "picture" else part.text
+        if part.cut and len(text) > MOST_OF_CUT:
+            text = f"{text[:MOST_OF_CUT]} \N{HORIZONTAL ELLIPSIS}"
         style = "bold" if part.learnt else "yellow" if part.kind == "special" else "dim"
         yield f"{text} ", style
     yield "\n", ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from torch import Tensor
 from orthus_core.data.encode import EncodedRow, TokenIds
 from orthus_core.data.pictures import Picture
 from orthus_core.model.config import IGNORE
+
+if TYPE_CHECKING:
+    from orthus_core.data.latent_cache import Lookup
 
 # With `few_shapes`, the length of lines and their number are multiples of these.
 LENGTHS, LINES = 64, 8
@@ -34,7 +38,8 @@ class Batch:
         features_NC: Features for the slots, in the same order; None without pictures.
         pictures: The M pictures that the features belong to.
         image_targets_N: Whether the patch of each slot is to be predicted; None for all of them.
-        pixels_MHW3: uint8 pixels of the pictures, if the features are yet to be computed.
+        pixels_MHW3: uint8 pixels of the pictures whose features are yet to be computed.
+        lookup: What is stored of the pictures, if a process without an encoder made the batch.
     """
 
     ids_BS: Tensor
@@ -46,6 +51,7 @@ class Batch:
     pictures: tuple[Picture, ...] = ()
     image_targets_N: Tensor | None = None
     pixels_MHW3: Tensor | None = None
+    lookup: Lookup | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
@@ -64,7 +70,8 @@ class Batch:
 
 def with_features(batch: Batch, features_MPC: Tensor) -> Batch:
     """The batch with features for its slots."""
-    return replace(batch, features_NC=features_MPC.flatten(0, 1), pixels_MHW3=None)
+    features_NC = features_MPC.flatten(0, 1)
+    return replace(batch, features_NC=features_NC, pixels_MHW3=None, lookup=None)
 
 
 def collate(
@@ -171,4 +178,5 @@ def with_codes(batch: Batch, codes_MP: Tensor, code_token_ids: Sequence[int]) ->
         image_index_N=batch.image_index_N[:0],
         pictures=(),
         pixels_MHW3=None,
+        lookup=None,
     )

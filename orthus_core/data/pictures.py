@@ -38,6 +38,21 @@ class Picture(Protocol):
         ...
 
 
+class StoredPicture(Picture, Protocol):
+    """A picture whose key is of where its content lies: it changes when the content is moved.
+    Kinds of pictures with a `content_key` are such.
+    """
+
+    @property
+    def content_key(self) -> str:
+        """A key of the content itself, for which it is read.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class FilePicture:
     """A picture file; its key consists of the path, size and modification time."""
@@ -48,6 +63,15 @@ class FilePicture:
     def key(self) -> str:
         stat = self._stat()
         return f"file:{self.path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
+
+    @property
+    def content_key(self) -> str:
+        """The key of a `BytesPicture` with the file's content."""
+        try:
+            return BytesPicture(self.path.read_bytes()).key
+        except OSError as error:
+            why = error.strerror or error
+            raise DataError(f"cannot read the picture: {why}", where=str(self.path)) from error
 
     @property
     def name_and_size(self) -> str:

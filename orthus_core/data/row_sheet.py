@@ -17,8 +17,8 @@ from orthus_core.image_grid import WHITE, fitting, label_font
 # Sizes in pixels.
 WIDTH, MARGIN, LETTERS, LINE = 620, 12, 14, 20
 SMALLEST_SHOWN, LARGEST_SHOWN = 96, 256  # side of a picture on the sheet
-# The most lines of text in one part: a chat may be as long as its context.
-MOST_LINES = 24
+# The most lines of a text, which may be as long as the context, and of one that is cut off.
+MOST_LINES, MOST_CUT_LINES = 24, 2
 
 LEARNT, READ, MARK, FAULT = (16, 78, 190), (110, 110, 110), (176, 120, 16), (190, 30, 30)
 RULE = (220, 220, 220)
@@ -124,18 +124,18 @@ def _placed(row: ShownRow, side: int, top: int) -> tuple[list[_Box], int]:
                 x, height = x + picture.width + 4 + space, max(height, picture.height + 8)
                 continue
             part = part._replace(text=picture)
-        lines = 1
+        lines, most = 1, MOST_CUT_LINES if part.cut else MOST_LINES
         for word in _printable(part.text).split():
             for piece in _pieces(word, font, right - MARGIN):
                 width = round(font.getlength(piece))
                 if x + width > right and x > MARGIN:
                     lines += 1
                     x, y, height = MARGIN, y + height, LINE
-                    if lines > MOST_LINES:
+                    if lines > most:
                         break
                 boxes.append(_Box(x, y, piece, colour, underlined=part.learnt))
                 x += width + space
-            if lines > MOST_LINES:
+            if lines > most:
                 boxes.append(_Box(x, y, "\N{HORIZONTAL ELLIPSIS}", colour))
                 x += 2 * space
                 break

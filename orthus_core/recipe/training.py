@@ -95,6 +95,17 @@ class SourceRecipe:
         {}, 'columns of the data set under other names, as in {caption = "TEXT"}'
     )
     split: str = key("", 'part of the data set, such as "train"; the whole if empty')
+    held_out: float | None = key(
+        None,
+        "fraction of its rows that is kept from training, if another than `data.held_out`",
+        minimum=0,
+        maximum=0.5,
+    )
+    also_captions: bool = key(
+        False,
+        "ask about its pictures as well: each row of words and a picture comes as a question about "
+        "the picture, too, with the words as its answer",
+    )
 
     @property
     def is_made(self) -> bool:
@@ -129,6 +140,11 @@ class DataRecipe:
         "folder where features of pictures are kept, for all trainings with one autoencoder; the "
         "training's own if empty",
     )
+    encode_first: Literal["auto"] | bool = key(
+        "auto",
+        "encode the pictures of data sets before the first step, and not as their rows come; "
+        '"auto" does for those that the training reads whole, if the disk has room for them',
+    )
     own_pictures: bool = key(
         False, "draw only the model's pictures; otherwise those it is shown are targets as well"
     )
@@ -137,9 +153,9 @@ class DataRecipe:
     )
     workers: int = key(
         0,
-        "processes that make rows ahead of the steps, for a card that is faster than one; their "
-        "pictures are encoded as they come, and no features are kept; no more than the processors "
-        "that a container allows",
+        "processes that make rows ahead of the steps, for a card that is faster than one; they "
+        "read the features that are kept, and the training encodes the others; no more than the "
+        "processors that a container allows",
         minimum=0,
     )
     strict: bool = key(

@@ -5,7 +5,7 @@ of their pictures.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -77,6 +77,11 @@ class RowSources:
         read = [part for part in self.train.parts if isinstance(part, ShuffledRows)]
         return "; ".join([ORDER, *map(identity_of_part, read)]) if read else ""
 
+    @property
+    def reads(self) -> bool:
+        """Whether there is a data set among them."""
+        return any(isinstance(part, ShuffledRows) for part in self.train.parts)
+
     def change(self, **changes: Any) -> RowSources:
         """The same rows under another rule, or changed."""
         held_out = replace(self.held_out, **changes) if self.held_out else None
@@ -136,7 +141,10 @@ def read_rows(
         check = partial(load_pictures, side=side or CHECKED_SIDE)
         whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
-        kept, apart = split_part(whole, data, number)
+        if source.also_captions:
+            whole = both_ways(whole)
+        share = data.held_out if source.held_out is None else source.held_out
+        kept, apart = split_part(whole, replace(data, held_out=share), number)
         train[name] = kept
         if len(apart):
             held_out[name] = apart
@@ -148,6 +156,14 @@ def read_rows(
         else None,
         faults,
     )
+
+
+def both_ways(part: ShuffledRows) -> ShuffledRows:
+    """The rows of a source, each also as a question about its picture."""
+    from orthus_core.data.caption_rows import RowsBothWays
+
+    numbers_N = np.stack([2 * part.numbers_N, 2 * part.numbers_N + 1], 1).flatten()
+    return replace(part, rows=RowsBothWays(part.rows), numbers_N=numbers_N)
 
 
 def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
@@ -224,12 +240,14 @@ def without_unusable(
 def split_part(
     part: ShuffledRows, data: DataRecipe, number: int
 ) -> tuple[ShuffledRows, ShuffledRows]:
-    """The rows of a source to train on, and those that are held out.
+    """The rows of a source to train on, and those that are held out; of a few rows at least one is
+    to train on.
 
     Args:
         number: Number of the source among the recipe's, which has an order of its own.
     """
     apart_N = is_held_out(part.rows.keys()[part.numbers_N], data.held_out, data.seed)
+    apart_N[:1] &= not apart_N.all()
     seed = hash_of(data.seed, number)
     kept = replace(part, numbers_N=part.numbers_N[~apart_N], seed=seed)
     return kept, replace(part, numbers_N=part.numbers_N[apart_N], seed=seed)
@@ -415,18 +433,6 @@ class RowBatches(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LoadedPicture:
-    """A picture that was loaded to see whether it can be read, so that it is not loaded twice."""
-
-    key: str
-    pixels_HW3: np.ndarray = field(repr=False, compare=False)
-
-    def load(self, size: int) -> np.ndarray:
-        assert len(self.pixels_HW3) == size, "a training has pictures of one size"
-        return self.pixels_HW3
-
-
-@dataclass(frozen=True)
 class BatchBuilder:
     """Converts documents to batches.
 
@@ -461,14 +467,24 @@ class BatchBuilder:
             squares = [picture.load(self.side) for picture in batch.pictures]
         return replace(batch, pictures=(), pixels_MHW3=torch.from_numpy(np.stack(squares)))
 
+    def looked_up(self, rows: list[EncodedRow]) -> Batch:
+        """Combine rows to a batch that holds what is stored of its pictures, and pixels of the
+        others; needs neither a model nor a GPU.
+        """
+        batch = self.lay(rows)
+        if not batch.pictures:
+            return batch
+        with name_record_on_error(rows):
+            lookup, pixels_MHW3 = self.pictures.look_up(batch.pictures)
+        return replace(batch, pictures=(), lookup=lookup, pixels_MHW3=pixels_MHW3)
+
     def finished(self, batch: Batch) -> Batch:
-        """A loaded batch with its slots filled with features or codes."""
-        pixels_MHW3 = batch.pixels_MHW3
-        return (
-            batch
-            if pixels_MHW3 is None
-            else self.fill(batch, self.pictures.encode_pixels(pixels_MHW3))
-        )
+        """A loaded or looked-up batch with its slots filled with features or codes."""
+        if batch.lookup is not None:
+            return self.fill(batch, self.pictures.complete(batch.lookup, batch.pixels_MHW3))
+        if batch.pixels_MHW3 is not None:
+            return self.fill(batch, self.pictures.encode_pixels(batch.pixels_MHW3))
+        return batch
 
     def ready(self, row: EncodedRow) -> EncodedRow:
         """The row with pictures that can be read: loaded, unless their features are known.
@@ -479,9 +495,9 @@ class BatchBuilder:
         return row._replace(pictures=tuple(map(self._readable, row.pictures)))
 
     def _readable(self, picture: Picture) -> Picture:
-        if isinstance(self.pictures, Container) and picture in self.pictures:
-            return picture
-        return LoadedPicture(picture.key, picture.load(self.side))
+        if isinstance(self.pictures, FeatureCache):
+            return self.pictures.addressed(picture)
+        return picture
 
     def batches(
         self, rows: RowSources, data: DataRecipe, batch_size: int, validate_rows: int
@@ -497,7 +513,7 @@ class BatchBuilder:
         made = Batches(
             source=rows.train,
             encode=self.encode,
-            collate=self.loaded if data.workers else self.collate,
+            collate=self._collated(rows, data),
             batch_size=batch_size,
             ready=self.ready,
             seed=data.seed,
@@ -525,6 +541,13 @@ class BatchBuilder:
             ]
 
         return RowBatches(train, held_out, RowsReport(rows.train, batch_size))
+
+    def _collated(self, rows: RowSources, data: DataRecipe) -> Callable[[list[EncodedRow]], Batch]:
+        """How rows are combined: by this process, or by a worker for it to finish."""
+        if not data.workers:
+            return self.collate
+        # Rows that are made without end never come again, so their features are not kept.
+        return self.looked_up if data.rows or rows.reads else self.loaded
 
     def measured(self, held_out: Mixture | None) -> Iterator[EncodedRow]:
         """The held-out rows that can be used, each of a data set once."""

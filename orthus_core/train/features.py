@@ -16,12 +16,20 @@ from torch import Tensor
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
+from orthus_core.events import Event, Note
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.recipe.training import DataRecipe
-from orthus_core.train.distributed import current_rank
+from orthus_core.recipe.training import (
+    BuildBaseRecipe,
+    DataRecipe,
+    PosttrainRecipe,
+    PretrainRecipe,
+)
+from orthus_core.train.batches import RowSources
+from orthus_core.train.loop import Before, Stop
 from orthus_core.user_files import user_path
 
 Encode = Callable[[Tensor], Tensor]
+RowsRecipe = PretrainRecipe | BuildBaseRecipe | PosttrainRecipe
 
 # Pictures of 64 pixels per pass of the encoder, and fewer of larger ones: always the same number,
 # by the pictures' size alone. It suits a processor's caches and keeps a GPU busy.
@@ -39,8 +47,9 @@ def feature_cache(
             (`data.cache`).
         sixteen_bit: Whether to encode in bf16 where that is faster (`has_bf16`). The
             features then have a rounding error of half a percent (`mini`, scenes), small next to
-            that of the training itself; codes might change. They are kept in 16 bits on any
-            processor (fp16, an error of 0.05%).
+            that of the training itself; codes might change. They are kept in bf16 on any
+            processor: for features of unit variance an error of 0.0017, where a training adds
+            noise of 0.2; pictures decoded from them are the same to 78 dB.
         kind: What they are: features or codes.
     """
     size, device = vq.config.resolution, vq.device
@@ -55,7 +64,10 @@ def feature_cache(
 
         encode = partial(CUDAGraphCache(), "encode", encode)
     encode = always_together(encode, together)
-    stored = torch.float16 if sixteen_bit else torch.float32
+    if kind == "codes":
+        stored = torch.int16 if vq.config.num_embeddings <= 2**15 else torch.int32
+    else:
+        stored = torch.bfloat16 if sixteen_bit else torch.float32
     return FeatureCache(
         weights, encode, size, folder=folder, device=device, stored=stored, kind=kind
     )
@@ -113,14 +125,36 @@ def always_together(encode: Encode, many: int = TOGETHER) -> Encode:
     return together
 
 
+def encoding(
+    cache: FeatureCache, rows: RowSources, recipe: RowsRecipe, should_stop: Stop | None = None
+) -> Before:
+    """The work of a training before its first step: it encodes the pictures of its data sets, if
+    the recipe says so.
+    """
+
+    def before(start: int, batches: int) -> Iterator[Event]:
+        yield from map(Note, cache.notes())
+        if recipe.data.encode_first is False or not rows.reads:
+            return
+        # Imported here, because the small world's pictures are encoded as they come.
+        from orthus_core.train.encode_first import encode_for_training
+
+        size = recipe.optim.batch_size
+        always = recipe.data.encode_first is True
+        yield from encode_for_training(
+            cache, rows, range(start * size, batches * size), always, should_stop or (lambda: False)
+        )
+
+    return before
+
+
 @contextmanager
 def save_on_exit(cache: FeatureCache) -> Iterator[None]:
-    """Write the features to disk when a training ends or stops, so that it resumes quickly. That
-    they cannot be written costs time only, and no training ends for it.
+    """Wait for the disk to have the features when a training ends or stops. That they cannot be
+    written costs time only, and no training ends for it.
     """
     try:
         yield
     finally:
-        if current_rank().is_first:
-            with suppress(OutputError):
-                cache.save()
+        with suppress(OutputError):
+            cache.save()

@@ -37,6 +37,9 @@ VALIDATION_SEED = 20_241_200_127
 Stop = Callable[[], bool]
 """Asked after each step whether to save the state and end."""
 
+Before = Callable[[int, int], Iterator[Event]]
+"""Work before batch `start` of a training that has so many batches."""
+
 
 class Losses(Protocol):
     """The result of an objective: a named tuple whose `total` is minimised and whose other fields
@@ -121,6 +124,7 @@ def train(
     resume: Resume = False,
     overwrite: bool = False,
     replaced: Sequence[Path] = (),
+    before: Before | None = None,
     should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields one StepDone per step and Notes in between.
@@ -134,6 +138,7 @@ def train(
             a path from the state it names (`state_at`), with a copy of that run's earlier figures.
         overwrite: Whether a run that begins may replace one in `folder` (`plan_run`).
         replaced: Further training folders to clear when this training begins.
+        before: Work before the first step, once it is certain that the training begins or goes on.
         should_stop: Called after each step; when true, the state is saved and the generator ends.
 
     Raises:
@@ -171,6 +176,12 @@ def train(
         earlier = folder if run.state is None else run.state.parents[1]
         run.begin(start, origins, replaced)
         book = MetricsLogger(folder, start, log.tensorboard, earlier)
+
+    if before is not None and start < optim.steps:
+        yield from before(start * optim.accumulate, optim.steps * optim.accumulate)
+        if all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0:
+            yield Note("stopped before the first step; the same command with --resume auto goes on")
+            return
 
     # 3. Run the steps.
     lost: list[str] = []

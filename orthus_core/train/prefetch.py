@@ -24,7 +24,7 @@ from orthus_core.errors import OrthusError, TrainingError
 LOTS_AHEAD = 3
 
 
-def _leave_stopping_to_the_training(worker: int) -> None:
+def leave_stopping_to_the_training(worker: int) -> None:
     # Ctrl-C reaches every process of a terminal; the training ends its workers when it is ready.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -127,7 +127,7 @@ class Prefetcher:
             prefetch_factor=LOTS_AHEAD,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork",
-            worker_init_fn=_leave_stopping_to_the_training,
+            worker_init_fn=leave_stopping_to_the_training,
             generator=torch.Generator(),  # otherwise it would use the one that each step seeds
         )
         return iter(loader)

@@ -50,7 +50,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.linear_code import linear_quality
 from orthus_core.train.loop import Stop, train
@@ -188,8 +188,10 @@ def pretrain(
                 resume=resumes.transformer,
                 overwrite=overwrite,
                 replaced=(*others, work / AUTOENCODER) if taken else (),
+                before=encoding(cache, rows, recipe, should_stop),
                 should_stop=should_stop,
             )
+            yield from map(Note, cache.notes())
         if should_stop() or not first:
             return
 

@@ -55,7 +55,9 @@ Resume = bool | Path
 TELLING = ("log",)
 # Keys that change no number of a training: which process does the work, where features are kept,
 # whether it refuses what it would leave out, and what the finished model is to sample by.
-INDIFFERENT = frozenset({"data.workers", "data.strict", "data.cache", "sampling"})
+INDIFFERENT = frozenset(
+    {"data.workers", "data.strict", "data.cache", "data.encode_first", "sampling"}
+)
 # Changed keys that an error gives with their values; more are named.
 SHOWN = 5
 

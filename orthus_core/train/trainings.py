@@ -43,7 +43,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import current_rank, device
-from orthus_core.train.features import cache_folder, feature_cache, save_on_exit
+from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -51,7 +51,7 @@ from orthus_core.train.freeze import (
     only_image_parts,
     text_fingerprint,
 )
-from orthus_core.train.loop import Stage, Stop, train
+from orthus_core.train.loop import Before, Stage, Stop, train
 from orthus_core.train.metrics import METRICS
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
@@ -184,7 +184,18 @@ def build_base(
 
     with save_on_exit(cache):
         identity = rows.identity
-        yield from run(stage, recipe, opened, output, rows=identity, finish=finish, **options)
+        before = encoding(cache, pictures_alone(rows), recipe, options.get("should_stop"))
+        yield from run(
+            stage,
+            recipe,
+            opened,
+            output,
+            rows=identity,
+            before=before,
+            finish=finish,
+            **options,
+        )
+        yield from map(Note, cache.notes())
 
 
 def posttrain(
@@ -221,10 +232,11 @@ def posttrain(
 
     def draw_samples() -> Image.Image:
         # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.caption_words import sample_words
         from orthus_core.train.sample_grid import draw_words
 
         with as_drawn():
-            return draw_words(model, tokenizer)
+            return draw_words(model, tokenizer, sample_words(rows))
 
     stage = RowsStage(
         JointLoss(
@@ -244,18 +256,27 @@ def posttrain(
     )
     if recipe.lora.rank:
         hold_what_moves(stage.objective)
+
+    def finish() -> Generator[Event, None, Extras]:
+        from orthus_core.train.caption_words import words_after
+
+        yield from ()
+        return Extras(files=words_after(opened.path, rows))
+
     with save_on_exit(cache):
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
-        rows, save = rows.identity, None
+        before = encoding(cache, rows, recipe, options.get("should_stop"))
+        more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
 
             sampling = {name: model.config.sampling[name] for name in recipe.sampling}
             base = {"base": fingerprint(opened.path), "base_name": str(init_from)}
-            save = partial(save_adapters, model, **base, sampling=sampling)
-        yield from run(stage, recipe, opened, output, rows=rows, save=save, **options)
+            more["save"] = partial(save_adapters, model, **base, sampling=sampling)
+        yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
+        yield from map(Note, cache.notes())
 
 
 MEASURED = "measured"
@@ -328,6 +349,7 @@ def run(
     output: Path,
     *,
     rows: str = "",
+    before: Before | None = None,
     resume: Resume = False,
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
@@ -338,6 +360,7 @@ def run(
 
     Args:
         rows: What tells the training's data from other data (`identity_of`).
+        before: As for `train`.
         resume: True continues the run beside `output` from its newest saved state, a path goes on
             from the state it names (see `plan_run`).
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
@@ -367,6 +390,7 @@ def run(
             resume=resume,
             overwrite=overwrite,
             replaced=other_runs(work, work),
+            before=before,
             should_stop=should_stop,
         )
         if should_stop():
@@ -379,7 +403,6 @@ def run(
         files = {
             "recipe.toml": dump(recipe),
             **model_record(work, recipe.optim.steps),
-            **extras.files,
         }
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
@@ -389,6 +412,7 @@ def run(
                     files[words.name] = words.read_text(encoding="utf-8")
             model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
             save = partial(save_model, model, opened.processor)
+        files |= extras.files
         overwrite = may_replace(output, work, overwrite=overwrite)
         save_finished(partial(save, texts=files, overwrite=overwrite), output, work)
         yield Note(f"wrote {output}")

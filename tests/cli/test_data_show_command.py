@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from orthus_core.data.pictures import FilePicture
-from orthus_core.data.row_sheet import FAULT, LEARNT, MARK, READ
+from orthus_core.data.row_sheet import FAULT, LEARNT, MARK, READ, row_sheet
+from orthus_core.data.shown_row import RowPart, ShownRow
 
 SIDE = 64  # of mini's pictures
 
@@ -119,6 +120,17 @@ def test_the_sheet_has_the_pictures_at_the_models_size_and_replaces_nothing(orth
     assert orthus("data", "show", chats, "-n", 1, "-o", sheet, "--overwrite").exit_code == 0
     assert sheet.read_bytes() != before
     assert orthus("data", "show", chats, "-o", chats.parent / "sheet.jpg").exit_code == 2
+
+
+def test_what_is_beyond_the_context_is_red_on_a_sheet():
+    for cut in (False, True):
+        part = RowPart("text", "model", "word " * 900, cut=cut)
+        sheet = row_sheet([ShownRow("chat", "", (part,))], SIDE)
+        # A text is as long as the context; of what is not read, the first lines are enough.
+        assert sheet.height < (150 if cut else 600)
+        below = sheet.crop((0, 50, sheet.width, sheet.height))
+        colours = {colour for _, colour in below.getcolors(sheet.width * sheet.height) or ()}
+        assert (FAULT in colours, READ in colours) == (cut, not cut)
 
 
 def test_rows_of_the_small_world_and_faults_are_shown(orthus, tmp_path):

@@ -106,16 +106,16 @@ def test_frozen_weights_in_bf16_change_no_gradient_and_are_not_kept_twice():
 def test_weights_that_bf16_does_not_hold_and_those_on_a_cpu_stay_as_they_are():
     model = make_tiny_model()
     freeze.only_image_parts(model)
-    matrix = model.model.layers[0].mlp.up_proj.weight
+    matrix, exact = (f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(2))
     with torch.no_grad():
-        matrix.fill_(1 / 3)
-        model.model.layers[1].mlp.up_proj.weight.fill_(0.25)
+        model.get_parameter(matrix).fill_(1 / 3)
+        model.get_parameter(exact).fill_(0.25)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     assert freeze.hold_frozen_in_bf16(model, torch.device("cpu")) == 0
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
     freeze.convert_exact(model, torch.bfloat16)
-    assert matrix.dtype == torch.float32
-    assert model.model.layers[1].mlp.up_proj.weight.dtype == torch.bfloat16
+    assert model.get_parameter(matrix).dtype == torch.float32
+    assert model.get_parameter(exact).dtype == torch.bfloat16
     assert all(torch.equal(weight.float(), before[n]) for n, weight in model.named_parameters())
 
 
@@ -126,6 +126,8 @@ def test_a_sample_sheet_takes_no_more_pictures_at_once_than_fit(tiny_folder, mon
     from orthus_core.checkpoint.model_folder import open_orthus
 
     opened = open_orthus(tiny_folder, device="cpu")
+    assert opened.processor is not None
+    tokenizer = opened.processor.tokenizer
     run, sizes = generate.run_batch, []
     monkeypatch.setattr(
         generate, "run_batch", lambda job, rows: sizes.append(len(rows)) or run(job, rows)
@@ -133,7 +135,7 @@ def test_a_sample_sheet_takes_no_more_pictures_at_once_than_fit(tiny_folder, mon
     words = ["a snowman", "a red fox", "a snowman"]
 
     def draw():
-        return sample_grid.draw_words(opened.model, opened.processor.tokenizer, words, steps=1)
+        return sample_grid.draw_words(opened.model, tokenizer, words, steps=1)
 
     sheet = draw()
     monkeypatch.setattr(generate, "free_bytes", lambda _: 0)

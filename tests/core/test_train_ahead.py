@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor
 
 from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.data.collate import Batch
+from orthus_core.data.latent_shards import RecordShards
 from orthus_core.errors import TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train.prefetch import Prefetcher
 from orthus_core.train.trainings import posttrain
+from tests.core.toy_data import interleaved
 
 
 def batch(number: int) -> Batch:
@@ -57,15 +60,25 @@ def test_nothing_is_drawn_from_the_generator_that_a_step_seeds():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize("packing", ["true", "false"])
-def test_a_training_with_workers_is_the_training_without(tmp_path, packing):
-    """To the last bit, resumed half-way or not."""
+def stored(folder: Path) -> RecordShards:
+    """The features in a training's folder."""
+    return RecordShards(next(folder.glob("features-*"), folder / "nothing"))
+
+
+@pytest.mark.parametrize(("source", "packing"), [("sprites", "false"), ("files", "true")])
+def test_a_training_with_workers_is_the_training_without(tmp_path, source, packing):
+    """To the last bit, resumed half-way or not; whichever of its pictures were encoded before."""
+    files = interleaved(tmp_path / "rows", 10)
 
     def losses(name: str, workers: int, stop_after: int | None = None, resume: bool = False):
+        first = "true" if name == "stopped" else "false"
         sets = (
             f"data.workers={workers}",
             f"data.packing={packing}",
+            f"data.source={files if source == 'files' else source}",
+            f"data.encode_first={first}",
             "data.own_pictures=true",
+            "data.held_out=0",
             "optim.steps=4",
             "optim.batch_size=3",
             "log.validate_every=0",
@@ -89,6 +102,8 @@ def test_a_training_with_workers_is_the_training_without(tmp_path, packing):
     assert losses("helped", workers=2) == alone
     begun = losses("stopped", workers=2, stop_after=2)
     assert begun + losses("stopped", workers=2, resume=True) == alone
+    kept = {name: len(stored(tmp_path / f"{name}.training")) for name in ("alone", "helped")}
+    assert kept == ({"alone": 10, "helped": 10} if source == "files" else {**kept, "helped": 0})
     for name in ("helped", "stopped"):
         one, other = (open_orthus(tmp_path / n, device="cpu").model for n in ("alone", name))
         for (key, mine), theirs in zip(

@@ -99,7 +99,7 @@ def write_index(
         out.write(MAGIC + b" " * _SIZES_BYTES + header)
         check = 0
         for values in arrays.values():
-            content = memoryview(np.ascontiguousarray(values)).cast("B") if len(values) else b""
+            content = np.ascontiguousarray(values).data.cast("B") if len(values) else b""
             padding = bytes(-len(content) % _ALIGNMENT)
             out.write(content)
             out.write(padding)

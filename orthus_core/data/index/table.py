@@ -19,7 +19,7 @@ import numpy as np
 from orthus_core.data.document import Place
 from orthus_core.data.index.index_file import IndexArrays, as_numpy
 from orthus_core.data.index.record_hash import content_key
-from orthus_core.data.index.store import Built, open_index
+from orthus_core.data.index.store import SMALL_BYTES, Built, open_index
 from orthus_core.data.index.table_file import LINE, PROBLEM, readable_table
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Progress
@@ -39,12 +39,10 @@ class TablePart(NamedTuple):
 
     Attributes:
         file: File that the user knows them by.
-        rows: Their number.
         content: File in Arrow's formats, or the rows themselves.
     """
 
     file: Path
-    rows: int
     content: Path | pyarrow.Table
 
 
@@ -63,7 +61,9 @@ class ArrowTable:
         self.parts = [*parts]
         self.identity: str = arrays.about["identity"]
         self._arrays = arrays
-        self._begins = np.cumsum([0, *(part.rows for part in parts)])
+        batches = np.concatenate([[0], np.cumsum(arrays["batches"], dtype=np.int64)])
+        self._counts = np.split(np.asarray(arrays["batch_rows"], np.int64), batches[1:-1])
+        self._begins = np.cumsum([0, *(int(counts.sum()) for counts in self._counts[: len(parts)])])
         self._open: dict[int, _MappedTable] = {}
         names = self._part(0).names if parts else []
         self.columns = [name for name in names if name not in (LINE, PROBLEM)]
@@ -114,7 +114,7 @@ class ArrowTable:
         if table is None:
             while len(self._open) >= _MOST_OPEN:
                 del self._open[next(iter(self._open))]
-            table = self._open[part] = _MappedTable(self.parts[part].content)
+            table = self._open[part] = _MappedTable(self.parts[part].content, self._counts[part])
         return table
 
 
@@ -135,18 +135,18 @@ def tables(
     sizes = [file.stat().st_size if file.exists() else 0 for file in files]
     total, done = sum(sizes), 0
     for file, size in zip(files, sizes, strict=True):
-        reading = readable_table(file, folder)
+        reading = readable_table(file, folder, total < SMALL_BYTES)
         while True:
             try:
                 event = next(reading)
             except StopIteration as end:
                 content = end.value
                 break
-            if isinstance(event, float):
+            if isinstance(event, (int, float)):
                 event = Progress("index", done + int(event * size) >> 20, total >> 20, unit="MB")
             yield event
         done += size
-        parts.append(TablePart(file, len(_MappedTable(content)), content))
+        parts.append(TablePart(file, content))
     return (yield from table_of(parts, folder=folder))
 
 
@@ -158,10 +158,7 @@ def arrow_tables(
     Raises:
         DataError: if one cannot be read.
     """
-    parts = list[TablePart]()
-    for file in files:
-        parts.append(TablePart(file, len(_MappedTable(file)), file))
-    return (yield from table_of(parts, folder=folder))
+    return (yield from table_of([TablePart(file, file) for file in files], folder=folder))
 
 
 def table_of(
@@ -174,13 +171,15 @@ def table_of(
 
 
 def _build(parts: Sequence[TablePart]) -> Generator[Event, None, Built]:
-    digest, keys, total = hashlib.blake2b(digest_size=16), array("Q"), 0
-    for part in parts:
+    digest, keys = hashlib.blake2b(digest_size=16), array("Q")
+    opened = [_batch_rows(part.content) for part in parts]
+    rows = [int(counts.sum()) for counts in opened]
+    total = sum(rows)
+    for part, count in zip(parts, rows, strict=True):
         size = part.file.stat().st_size
-        digest.update(f"{part.file.name} {size} {part.rows}\n".encode("utf-8", "surrogateescape"))
-        total += part.rows
-    for part in parts:
-        table = _MappedTable(part.content)
+        digest.update(f"{part.file.name} {size} {count}\n".encode("utf-8", "surrogateescape"))
+    for part, counts in zip(parts, opened, strict=True):
+        table = _MappedTable(part.content, counts)
         column = next(
             (name for key in KEY_COLUMNS for name in table.names if name.lower() == key), None
         )
@@ -191,10 +190,23 @@ def _build(parts: Sequence[TablePart]) -> Generator[Event, None, Built]:
             yield Progress("index", len(keys), total, unit="rows")
     key = as_numpy(keys)
     if len(key) < total or 2 * len(np.unique(key)) < total:
-        names = (f"{part.file.name}:{row}" for part in parts for row in range(part.rows))
+        names = (
+            f"{part.file.name}:{row}"
+            for part, count in zip(parts, rows, strict=True)
+            for row in range(count)
+        )
         key = np.fromiter((content_key(name.encode("utf-8", "replace")) for name in names), "u8")
     yield Progress("index", total, total, unit="rows")
-    return {"identity": f"{total} rows, {digest.hexdigest()[:10]}"}, {"key": key}
+    return {"identity": f"{total} rows, {digest.hexdigest()[:10]}"}, {
+        "key": key,
+        "batches": np.array([len(counts) for counts in opened], np.uint32),
+        "batch_rows": np.concatenate([*opened, []]).astype(np.uint32),
+    }
+
+
+def _batch_rows(content: Path | pyarrow.Table) -> np.ndarray:
+    """Rows of each batch of a table."""
+    return _MappedTable(content).counts
 
 
 class _MappedTable:
@@ -202,19 +214,25 @@ class _MappedTable:
 
     Args:
         content: The file, or the table.
+        counts: Rows of each batch, if they are known: to find them, all batches are touched.
+
+    Attributes:
+        names: Names of the columns.
+        counts: Rows of each batch.
 
     Raises:
         DataError: if the file is none of these.
     """
 
-    def __init__(self, content: Path | pyarrow.Table) -> None:
-
+    def __init__(self, content: Path | pyarrow.Table, counts: np.ndarray | None = None) -> None:
         self._map: mmap.mmap | None = None
         self._reads = 0
         self._batch: Callable[[int], pyarrow.RecordBatch]
         if isinstance(content, Path):
             try:
-                counts, schema = self._map_file(content)
+                schema, count = self._map_file(content)
+                if counts is None:
+                    counts = np.array([self._rows_of(number) for number in range(count)], np.int64)
             except (OSError, ValueError) as error:
                 raise DataError(
                     f"cannot read the Arrow file, it is damaged or cut short: {error}",
@@ -224,11 +242,13 @@ class _MappedTable:
         else:
             batches = content.to_batches()
             self._batch = batches.__getitem__
-            counts, schema = [batch.num_rows for batch in batches], content.schema
+            counts, schema = np.array([b.num_rows for b in batches], np.int64), content.schema
         self.names: list[str] = schema.names
-        self._begins = np.cumsum([0, *counts])
+        self.counts = counts
+        self._begins = np.concatenate([[0], np.cumsum(counts)])
 
-    def _map_file(self, file: Path) -> tuple[list[int], pyarrow.Schema]:
+    def _map_file(self, file: Path) -> tuple[pyarrow.Schema, int]:
+        """Returns the columns and the number of batches."""
         import pyarrow
 
         with file.open("rb") as opened:
@@ -237,17 +257,20 @@ class _MappedTable:
         if self._map[:6] == b"ARROW1":
             reader = pyarrow.ipc.open_file(source)
             self._batch = reader.get_batch
-            count = reader.num_record_batches
-            counts = [reader.get_batch(number).num_rows for number in range(count)]
-        else:
-            reader = pyarrow.ipc.open_stream(source)
-            batches = [*reader]
-            self._batch = batches.__getitem__
-            counts = [batch.num_rows for batch in batches]
-        return counts, reader.schema
+            return reader.schema, reader.num_record_batches
+        stream = pyarrow.ipc.open_stream(source)
+        batches = list[pyarrow.RecordBatch]()
+        for batch in stream:
+            batches.append(batch)
+            if len(batches) % _READS_MAPPED == 0:
+                self._unmap()
+        self._batch = batches.__getitem__
+        return stream.schema, len(batches)
 
-    def __len__(self) -> int:
-        return int(self._begins[-1])
+    def _rows_of(self, number: int) -> int:
+        if number % _READS_MAPPED == 0:
+            self._unmap()
+        return self._batch(number).num_rows
 
     def value(self, row: int, column: str) -> Any:
         """One value."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from orthus_core.atomic import staged_file
 from orthus_core.data.index.cache_folder import VARIABLE, cache_folder
-from orthus_core.data.index.store import SMALL_BYTES, file_state, locked
+from orthus_core.data.index.store import file_state, locked
 from orthus_core.errors import DataError
 from orthus_core.events import Event
 from orthus_core.user_files import LONGEST_MARK, marked_encoding
@@ -36,6 +36,9 @@ TABLE_SUFFIXES = (".parquet", ".csv", ".tsv")
 
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 1000
+_IN_MEMORY_BYTES = 32 << 20
+"""A small file may hold a large table: its values are packed, and each is there once."""
+
 _DELIMITERS = ",;\t|"
 _SAVE_AS = "save it as CSV in UTF-8, with the name of each column in the first line"
 
@@ -44,14 +47,15 @@ Batches = Iterator[tuple[float, "pyarrow.RecordBatch"]]
 
 
 def readable_table(
-    file: Path, folder: Path | None
+    file: Path, folder: Path | None, in_memory: bool
 ) -> Generator[Event | float, None, Path | pyarrow.Table]:
-    """A table in Arrow's file format: the file of the copy, or the table itself where it is small.
+    """A table in Arrow's file format: the file of its copy, or the table where that is small.
     Yields the share of the file that was read, too.
 
     Args:
         file: Parquet or CSV file.
         folder: Folder of indices; None takes the user's.
+        in_memory: Whether the data set is so small that its tables can stay in memory.
 
     Raises:
         DataError: if it cannot be read.
@@ -60,9 +64,15 @@ def readable_table(
     import pyarrow
 
     state = file_state(file)
-    if state.size < SMALL_BYTES:
+    if in_memory:
         schema, batches = _batches(file)
-        return pyarrow.Table.from_batches([batch for _, batch in batches], schema)
+        held = list[pyarrow.RecordBatch]()
+        for _, batch in batches:
+            held.append(batch)
+            if sum(each.nbytes for each in held) > _IN_MEMORY_BYTES:
+                break
+        else:
+            return pyarrow.Table.from_batches(held, schema)
     where = hashlib.blake2b(os.fsencode(state.path), digest_size=8).hexdigest()
     now = hashlib.blake2b(f"{state.size} {state.mtime_ns}".encode(), digest_size=8).hexdigest()
     own = cache_folder(folder) / "tables" / f"{file.stem[:40]}-{where}"
@@ -202,7 +212,10 @@ def _csv_rows(file: Path, delimiter: str, schema: pyarrow.Schema) -> Batches:
             rows.append([*([None] * width if problem else values), line, problem])
             held += sum(map(len, values))
             if len(rows) == _BATCH_ROWS or held > _BATCH_BYTES:
-                yield min(1.0, opened.buffer.tell() / max(size, 1)), _batch(rows, schema)
+                yield (
+                    min(1.0, os.lseek(opened.fileno(), 0, os.SEEK_CUR) / max(size, 1)),
+                    _batch(rows, schema),
+                )
                 rows, held = [], 0
     if rows:
         yield 1.0, _batch(rows, schema)

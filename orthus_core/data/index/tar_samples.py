@@ -186,8 +186,8 @@ class _Building:
         self.tar, self.key = array("I"), array("Q")
         self.name_at, self.names = array("Q", [0]), bytearray()
         # One of each member.
-        self.sample, self.offset, self.size = array("Q"), array("Q"), array("Q")
-        self.suffix = array("H")
+        self.sample, self.suffix = array("I"), array("H")
+        self.offset, self.size = array("Q"), array("Q")
         self.suffixes: dict[bytes, int] = {}
         self.problems: dict[str, str] = {}
         self._identity = hashlib.blake2b(digest_size=16)
@@ -196,15 +196,13 @@ class _Building:
         """Add the samples of one tar; yields how far it is, in bytes."""
         latest: dict[bytes, int] = {}  # the latest sample of each name
         held: list[int] = []  # the suffixes of each sample, as bits
-        problem, reported, begun, first = "", 0, len(self.key), len(self.sample)
+        reported, begun, first, cut = 0, len(self.key), len(self.sample), None
         for header in _headers(tar):
-            if isinstance(header, str):
-                problem = header
+            if isinstance(header, _Cut):
+                cut = header
                 break
-            name, offset, size = header
-            folder, slash, base = name.rpartition(b"/")
-            stem, _, suffix = base.partition(b".")
-            name = folder + slash + stem
+            path, offset, size = header
+            name, suffix = _split_name(path)
             bit = 1 << self._suffix_number(suffix)
             sample = latest.get(name, -1)
             if sample < 0 or held[sample - begun] & bit:
@@ -220,8 +218,11 @@ class _Building:
             if offset > reported + (32 << 20):
                 reported = offset
                 yield offset
-        if problem:
-            self.set_aside(number, problem, begun, first)
+        if cut is not None:
+            name, _ = _split_name(cut.name)
+            if name and name not in latest:  # the sample before is whole
+                self._add_sample(number, name)
+            self.set_aside(number, cut.problem, begun, first)
 
     def set_aside(self, number: int, problem: str, begun: int, first: int) -> None:
         """Let a sample stand for what cannot be read of a tar: its last one, which may lack
@@ -256,27 +257,38 @@ class _Building:
 
     def finished(self) -> Built:
         """The index; members are sorted by their samples."""
-        sample = as_numpy(self.sample).astype(np.int64)
-        order = np.argsort(sample, kind="stable")
+        sample, members = as_numpy(self.sample), (self.offset, self.size, self.suffix)
+        offset, size, suffix = map(as_numpy, members)
+        if (sample[1:] < sample[:-1]).any():  # samples whose members do not lie side by side
+            order = np.argsort(sample, kind="stable")
+            offset, size, suffix = offset[order], size[order], suffix[order]
         about = {
             "identity": f"{len(self.key)} rows, {self._identity.hexdigest()[:10]}",
             "problems": self.problems,
             "suffixes": [name.decode("utf-8", "surrogateescape") for name in self.suffixes],
         }
-        first = np.searchsorted(sample[order], np.arange(len(self.key) + 1))
+        first = np.zeros(len(self.key) + 1, np.uint64)
+        np.cumsum(np.bincount(sample, minlength=len(self.key)), out=first[1:])
         return about, {
             "tar": as_numpy(self.tar),
             "key": as_numpy(self.key),
             "name_at": as_numpy(self.name_at),
-            "names": np.frombuffer(bytes(self.names), np.uint8),
-            "first": first.astype(np.uint64),
-            "offset": as_numpy(self.offset)[order],
-            "size": as_numpy(self.size)[order],
-            "suffix": as_numpy(self.suffix)[order],
+            "names": np.frombuffer(self.names, np.uint8),
+            "first": first,
+            "offset": offset,
+            "size": size,
+            "suffix": suffix,
         }
 
 
-def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | str]:
+class _Cut(NamedTuple):
+    """What is wrong with a tar, and the path of the member where it is; b"" if that is unknown."""
+
+    problem: str
+    name: bytes = b""
+
+
+def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | _Cut]:
     """(path, offset and size of the content) of each plain file that is data; at the end, what is
     wrong with the tar, if anything is."""
     length = tar.stat().st_size
@@ -294,7 +306,7 @@ def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | str]:
                 raise _no_tar(tar, block)
             if len(block) < _BLOCK:
                 what = "in a header" if block else "it has no end mark"
-                yield f"the tar is cut short: {what}, byte {at}"
+                yield _Cut(f"the tar is cut short: {what}, byte {at}")
                 return
             if not block[0] and not any(block):
                 return
@@ -307,7 +319,7 @@ def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | str]:
             except ValueError as error:
                 if at == 0:
                     raise _no_tar(tar, block) from error
-                yield f"the tar is damaged from byte {at} on: {error}"
+                yield _Cut(f"the tar is damaged from byte {at} on: {error}")
                 return
             kind, content = block[156:157], at + _BLOCK
             if b"size" in pax and kind not in b"xgLK":
@@ -316,7 +328,7 @@ def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | str]:
             # 3. Names that are too long for a header come before it.
             if kind in b"xL":
                 if content + size > length:
-                    yield f"the tar is cut short: in a name, byte {content}"
+                    yield _Cut(f"the tar is cut short: in a name, byte {content}")
                     return
                 words = window[content - begin : content - begin + size]
                 if len(words) < size:
@@ -332,13 +344,21 @@ def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | str]:
                 continue
             long_name, pax = b"", {}
             if content + size > length:
-                yield f"the tar is cut short: in {name.decode('utf-8', 'replace')}, byte {length}"
+                where = f"in {name.decode('utf-8', 'replace')}, byte {length}"
+                yield _Cut(f"the tar is cut short: {where}", name.removeprefix(b"./"))
                 return
             # 4. Folders, links and what systems add are no data.
             if kind in _FILES and not name.endswith(b"/"):
                 name = name.removeprefix(b"./")
                 if not _is_hidden(name):
                     yield name, content, size
+
+
+def _split_name(path: bytes) -> tuple[bytes, bytes]:
+    """The path up to the first dot of the file's name, and what follows the dot."""
+    folder, slash, base = path.rpartition(b"/")
+    stem, _, suffix = base.partition(b".")
+    return folder + slash + stem, suffix
 
 
 def _name(block: bytes) -> bytes:

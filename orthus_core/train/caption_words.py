@@ -1,0 +1,79 @@
+"""What a training takes from the captions of its data sets: words that its model knows afterwards,
+and words that its samples are drawn for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from orthus_core.data.document import Document
+from orthus_core.data.own_words import extended_words
+from orthus_core.data.sources import ShuffledRows
+from orthus_core.errors import DataError
+from orthus_core.train.batches import RowSources
+from orthus_core.train.sample_grid import WORDS
+
+# Rows of each data set whose texts are read for the list of words.
+READ = 20_000
+# Pictures of a sample grid that are drawn for captions of the data sets, and how many captions of
+# each set they are chosen from.
+OWN_SAMPLES, LOOKED_AT = 8, 200
+
+
+def sample_words(rows: RowSources) -> tuple[str, ...]:
+    """The phrases of a training's samples: captions of its data sets, and some of the small world's
+    words to see what is forgotten; these words alone where all rows are made.
+    """
+    parts = [part for part in rows.train.parts if isinstance(part, ShuffledRows)]
+    found = [words for part in parts for words in islice(_captions_of(part), LOOKED_AT)]
+    count = min(OWN_SAMPLES, len(found))
+    # Neighbours in a folder often show the same thing.
+    own = [found[place * len(found) // count] for place in range(count)]
+    return (*own, *WORDS[: len(WORDS) - count])
+
+
+def words_after(folder: Path, rows: RowSources) -> dict[str, str]:
+    """The files that list the words of a model that was trained on these rows; {} if it read no
+    data set or lists none.
+
+    Args:
+        folder: Folder of the model that the training began with.
+        rows: Rows of the training.
+
+    Raises:
+        DataError: When a file of the folder is damaged.
+    """
+    parts = [part for part in rows.train.parts if isinstance(part, ShuffledRows)]
+    if not parts:
+        return {}
+    texts = (
+        segment.value
+        for part in parts
+        for document in _documents(part)
+        for segment in document.segments
+        if isinstance(segment.value, str)
+    )
+    return extended_words(folder, texts, (words for part in parts for words in _captions_of(part)))
+
+
+def _captions_of(part: ShuffledRows) -> Iterator[str]:
+    """The different texts of a data set that one picture is drawn for."""
+    seen = set()
+    for document in _documents(part):
+        kinds = [(segment.role, segment.type) for segment in document.segments]
+        if kinds == [("user", "text"), ("model", "image")]:
+            words = document.segments[0].value
+            if words not in seen:
+                seen.add(words)
+                yield str(words)
+
+
+def _documents(part: ShuffledRows) -> Iterator[Document]:
+    """The first rows of a data set; those that cannot be used were named before."""
+    for number in part.numbers_N[:READ].tolist():
+        try:
+            yield part.rows.document(number)
+        except DataError:
+            continue

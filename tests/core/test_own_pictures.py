@@ -1,0 +1,117 @@
+"""`finetune`: pictures of one's own are drawn, asked about, known as words and shown on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orthus_core.data.caption_rows import RowsBothWays, asked
+from orthus_core.data.document import Document, turn
+from orthus_core.data.known_words import KnownWords, WordList
+from orthus_core.data.pictures import FilePicture
+from orthus_core.data.rows import LoadedRows
+from orthus_core.recipe import load
+from orthus_core.recipe.training import PosttrainRecipe
+from orthus_core.train import sample_grid
+from orthus_core.train.batches import read_rows
+from orthus_core.train.caption_words import sample_words
+from orthus_core.train.trainings import posttrain
+from tests.core.toy_data import picture
+
+MINI = Path(__file__).parents[2] / "orthus_core" / "starter" / "mini"
+CREATURES = ("zorble", "quimp", "flonk", "mirp")
+
+
+@pytest.fixture(scope="module")
+def creatures(tmp_path_factory) -> Path:
+    """Twelve pictures of four creatures, three of each with the same words."""
+    folder = tmp_path_factory.mktemp("own") / "creatures"
+    folder.mkdir()
+    for number in range(12):
+        picture(number).save(folder / f"{number:02}.png")
+        (folder / f"{number:02}.txt").write_text(f"a {CREATURES[number % 4]} swimming")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder, tmp_path_factory) -> Path:
+    """A tiny model that knows and lists the words of mini."""
+    folder = tmp_path_factory.mktemp("models") / "listing"
+    shutil.copytree(tiny_folder, folder)
+    for name in ("vocabulary.txt", "words.json"):
+        shutil.copy(MINI / name, folder)
+    return folder
+
+
+def recipe(creatures: Path, *sets: str) -> PosttrainRecipe:
+    return load(PosttrainRecipe, "finetune", [f"data.sources.0.path={creatures}", *sets])
+
+
+def finished(generator):
+    """What a generator of events returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
+
+
+def test_words_and_picture_are_learnt_in_both_directions(tmp_path):
+    shown = FilePicture(tmp_path / "a.png")
+    pair = Document(turn("user", "a zorble") + turn("model", shown), "pair")
+    edit = Document(turn("user", shown, "mirror it") + turn("model", shown), "edit")
+    rows = RowsBothWays(LoadedRows([pair, edit]))
+    question = Document(turn("user", shown, "What is this?") + turn("model", "a zorble"), "pair")
+    assert [rows.document(number) for number in range(len(rows))] == [pair, question, edit, edit]
+    assert asked(question, "And this?") == question
+    alone = LoadedRows([pair, edit])
+    # So a picture that is held out is not asked about either.
+    assert np.array_equal(rows.keys(), alone.keys()[[0, 0, 1, 1]])
+    assert rows.identity != alone.identity
+
+
+def test_a_recipe_asks_about_its_own_pictures_and_mixes_the_small_world_in(creatures):
+    rows = finished(read_rows(recipe(creatures, "data.sources.0.held_out=0.3").data))
+    kinds = {"drawn": 0, "asked": 0, "sprites": 0}
+    for number in range(200):
+        document = rows.train(number)
+        drawn = document.segments[-1].type == "image"
+        own = document.source == creatures.name
+        kinds[("drawn" if drawn else "asked") if own else "sprites"] += 1
+    assert kinds["drawn"] > 30 and kinds["asked"] > 30 and kinds["sprites"] > 30
+
+    def pictures(part) -> set[str]:
+        return {part.rows.document(int(number)).id for number in part.numbers_N}
+
+    ((own, _), (apart, _)) = rows.train.parts, rows.held_out.parts
+    assert len(own) + len(apart) == 24 and not pictures(own) & pictures(apart)
+    every = finished(read_rows(recipe(creatures).data))
+    assert len(every.train.parts[0]) == 24 and every.held_out.parts == rows.held_out.parts[1:]
+
+
+def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures, tmp_path):
+    before = KnownWords.of(model)
+    assert [each.word for each in before.unknown("a zorble swimming")] == ["zorble", "swimming"]
+    short = ("optim.steps=1", "optim.batch_size=2", "log.sample_every=0", "repeats=1")
+    for _ in posttrain(recipe(creatures, *short), model, tmp_path / "mine"):
+        pass
+    known = KnownWords.of(tmp_path / "mine")
+    assert known.unknown("a zorble swimming") == [] and not known.exceeds("a zorble swimming")
+    assert known.phrases > before.phrases, "what it knew it knows"
+    assert [each.word for each in known.unknown("a blorb")] == ["blorb"]
+    assert WordList.of(tmp_path / "mine").lists["captions"] == [
+        f"a {creature} swimming" for creature in CREATURES
+    ]
+    assert "captions" not in json.loads((model / "words.json").read_text())
+
+
+def test_samples_on_the_way_show_the_own_captions_first(creatures):
+    rows = finished(read_rows(recipe(creatures).data))
+    own = tuple(f"a {creature} swimming" for creature in CREATURES)
+    assert sample_words(rows) == (*own, *sample_grid.WORDS[:8])
+    made = finished(read_rows(PosttrainRecipe().data))
+    assert sample_words(made) == sample_grid.WORDS
