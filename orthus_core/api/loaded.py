@@ -15,6 +15,7 @@ from orthus_core.data.known_words import KnownWords
 from orthus_core.device import DTYPES
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.user_files import user_path
 
 
 class LoadedModel(NamedTuple):
@@ -70,7 +71,9 @@ def load_model(
         lora=lora or (),
     )
     model = found.model
-    known = KnownWords.of(found.path)
+    # Adapters that were trained on words of a user's own list them beside those of the model.
+    places = (*(user_path(each["path"]) for each in reversed(found.adapters)), found.path)
+    known = next(filter(None, map(KnownWords.of, places)), None)
     tokenizer = found.processor.tokenizer if found.processor else None
     builder = PromptBuilder(model, tokenizer, known.read if known else None)
     about: dict[str, Any] = {

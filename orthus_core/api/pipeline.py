@@ -130,7 +130,7 @@ class Orthus:
             "dtype": dtype,
             "quantize": quantize,
             "low_memory": low_memory,
-            "lora": several and [str(each) for each in several],
+            "lora": list(map(str, several)) if isinstance(several, Sequence) else several,
         }
         check_open(source, unknown, **how)
         loaded = load_model(source, **how)

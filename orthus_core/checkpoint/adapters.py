@@ -175,7 +175,7 @@ def read_adapters(typed: Iterable[str | Path], base: Path, name: str) -> list[Ad
 def _read(path: str, scale: float) -> Adapters:
     folder = user_path(path)
     if folder.name == ADAPTER_WEIGHTS and not folder.is_dir():
-        folder = folder.parent
+        folder, path = folder.parent, str(Path(path).parent)
     check_path(folder)
     if not folder.is_dir():
         raise CheckpointError(

@@ -14,6 +14,7 @@ from orthus_core.checkpoint.headers import CONFIG, INDEX, MODEL_FILES, check_pat
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import read_config
 from orthus_core.checkpoint.writer import write_weights
+from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.device import limit_threads
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Progress
@@ -88,6 +89,9 @@ def merge(
             aside = file.suffix == ".safetensors" or file.name in (CONFIG, INDEX, *_OF_THE_BASE)
             if file.is_file() and not aside and not file.name.startswith("."):
                 (staged / file.name).write_bytes(file.read_bytes())
+        for words in (user_path(a.path) / name for a in adapters for name in (VOCABULARY, WORDS)):
+            if words.is_file():  # the last adapters' words, as where they are loaded
+                (staged / words.name).write_bytes(words.read_bytes())
         card = model_card(config, real_path(output).name)
         (staged / "README.md").write_text(card, encoding="utf-8")
         config.save_pretrained(staged)

@@ -20,17 +20,19 @@ from orthus_core.atomic import real_path
 from orthus_core.atomic_folder import staged_folder
 from orthus_core.checkpoint.adapters import BASE, BASE_NAME, PREFIX, SAMPLING
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.errors import TrainingError
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.training import LoraRecipe
 from orthus_core.train.freeze import Objective, mark_rows
+from orthus_core.train.metrics import METRICS
 from orthus_core.user_files import user_path
 
 NAME = "default"
 """peft's name of the adapters in a model; it is not in the files."""
 HEAD = "mlp_head"
 # Files of earlier adapters that new ones in their folder replace.
-ADAPTER_FILES = ("adapter_*", "README.md", "recipe.toml", "run.json", "metrics.jsonl")
+ADAPTER_FILES = ("adapter_*", "README.md", "recipe.toml", "run.json", METRICS, VOCABULARY, WORDS)
 
 
 def add_lora(

@@ -259,7 +259,7 @@ def posttrain(
 
     def finish() -> Generator[Event, None, Extras]:
         yield from ()
-        if recipe.data.makes_rows or recipe.lora.rank:
+        if recipe.data.makes_rows:
             return Extras()
         from orthus_core.train.caption_words import words_after
 
@@ -269,15 +269,14 @@ def posttrain(
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
-        save = None
+        before = encoding(cache, rows, recipe, options.get("should_stop"))
+        more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
 
             sampling = {name: model.config.sampling[name] for name in recipe.sampling}
             base = {"base": fingerprint(opened.path), "base_name": str(init_from)}
-            save = partial(save_adapters, model, **base, sampling=sampling)
-        before = encoding(cache, rows, recipe, options.get("should_stop"))
-        more = {"before": before, "finish": finish, "save": save, **options}
+            more["save"] = partial(save_adapters, model, **base, sampling=sampling)
         yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
         yield from map(Note, cache.notes())
 
