@@ -121,8 +121,8 @@ class Document:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The turns in order; two neighbours have different roles."""
-        by_role = groupby(self.segments, key=lambda segment: segment.role)
-        return tuple(Turn(role, tuple(segments)) for role, segments in by_role)
+        runs = [tuple(run) for _, run in groupby(self.segments, key=lambda each: each.role)]
+        return tuple(Turn(run[0].role, run) for run in runs)
 
     @property
     def user(self) -> tuple[Segment, ...]:

@@ -160,7 +160,7 @@ def _shown(part: RowPart, side: int) -> Image.Image | str:
     picture = Image.fromarray(pixels)
     times = -(-SMALLEST_SHOWN // side)
     if times > 1:
-        return picture.resize((side * times,) * 2, Image.Resampling.NEAREST)
+        return picture.resize((side * times, side * times), Image.Resampling.NEAREST)
     shown = min(side, LARGEST_SHOWN)
     return picture.resize((shown, shown), Image.Resampling.LANCZOS) if shown < side else picture
 

@@ -122,8 +122,8 @@ def _parts(
 ) -> Iterator[RowPart]:
     """The parts of an encoded row, read from its tokens and targets."""
     marks = {getattr(ids, name): mark for name, mark in MARKS.items()}
-    roles = iter([role for role, _ in document.turns])
-    role = next(roles)
+    roles: list[Role] = [turn.role for turn in document.turns]
+    role = roles[0]
     pictures = iter(zip(row.pictures, row.from_model, strict=True))
     learnt_at = [False, *(rule.words and target != IGNORE for target in row.text_targets)]
     run: list[int] = []
@@ -132,12 +132,13 @@ def _parts(
             run.append(token)
             following = row.ids[at + 1] if at + 1 < len(row.ids) else ids.eos
             if following in marks or following == ids.image or learnt_at[at + 1] != learnt_at[at]:
-                yield RowPart("text", role, tokenizer.decode(run).strip(), learnt_at[at])
+                yield RowPart("text", role, str(tokenizer.decode(run)).strip(), learnt_at[at])
                 run = []
         elif token in marks:
             yield RowPart("special", role, marks[token], learnt_at[at])
             if token in (ids.sep, ids.eos):
-                role = next(roles, role)
+                roles = roles[1:] or roles
+                role = roles[0]
         elif row.ids[at - 1] == ids.boi:
             picture, from_model = next(pictures)
             learnt = rule.pictures == "all" or (rule.pictures == "model's" and from_model)
