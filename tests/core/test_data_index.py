@@ -449,7 +449,16 @@ def test_only_what_could_be_on_the_hub_is_asked_for_there(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     assert is_hub_id(Path("nlphuji/flickr30k"))
-    others = ["data/train", "data", "a/b/c", "../sets", "/sets/coco", "~/coco", "a/.hidden"]
+    others = [
+        "data/train",
+        "data",
+        "a/b/c",
+        "../sets",
+        "/sets/coco",
+        "~/coco",
+        "a/.hidden",
+        "b/a.json",
+    ]
     assert not any(is_hub_id(Path(name)) for name in others)
 
 
