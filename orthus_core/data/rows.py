@@ -30,8 +30,12 @@ class Rows(Protocol):
     """
 
     where: str
-    identity: str
-    passed_over: list[PassedOver]
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def passed_over(self) -> list[PassedOver]: ...
 
     def __len__(self) -> int: ...
 
@@ -130,7 +134,8 @@ class RecordIndex(Protocol):
         identity: A hash of the records' bytes, or of their names and sizes where these are large.
     """
 
-    identity: str
+    @property
+    def identity(self) -> str: ...
 
     def __len__(self) -> int: ...
 

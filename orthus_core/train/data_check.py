@@ -17,6 +17,7 @@ from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.row_rule import RowRule
 from orthus_core.data.rows import Rows
 from orthus_core.data.sources import ShuffledRows
+from orthus_core.device import usable_processors
 from orthus_core.events import Event, Progress
 from orthus_core.recipe.training import SPRITES, FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import (
@@ -227,7 +228,7 @@ class FaultsOf(Dataset):
 
     def all(self, workers: int) -> Iterator[list[RowFault]]:
         """Those of all rows in order, read by so many processes."""
-        if workers:
+        if workers := min(workers, usable_processors()):
             context = "fork"
             yield from DataLoader(
                 self, batch_size=None, num_workers=workers, multiprocessing_context=context

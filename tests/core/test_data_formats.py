@@ -112,12 +112,20 @@ def test_our_own_records_are_read_from_a_file(tmp_path: Path):
     assert [fault.line for fault in reading.faults] == [6]
 
 
-@pytest.mark.parametrize("name, complaint", [("none", "no such file"), ("a.csv", "no known data")])
-def test_what_is_no_data_set_says_what_would_be(tmp_path: Path, name: str, complaint: str):
-    (tmp_path / "a.csv").write_text("a,b")
+@pytest.mark.parametrize(
+    ("name", "complaint", "hint"),
+    [
+        ("none", "no such file", ".jsonl"),
+        ("a.odt", "no known data", ".jsonl"),
+        ("a.csv", "no row can be made of these columns: a, b", "columns = {image"),
+    ],
+)
+def test_what_is_no_data_set_says_what_would_be(tmp_path: Path, name: str, complaint, hint):
+    for given in ("a.odt", "a.csv"):
+        (tmp_path / given).write_text("a,b")
     with pytest.raises(DataError, match=complaint) as caught:
         read(tmp_path / name)
-    assert ".jsonl" in caught.value.hint
+    assert hint in caught.value.hint
 
 
 def test_an_empty_folder_says_what_belongs_in_it(tmp_path: Path):

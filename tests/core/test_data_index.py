@@ -24,11 +24,11 @@ from PIL import Image
 from orthus_core.data.formats.sniff import open_rows
 from orthus_core.data.index import json_array as array_module
 from orthus_core.data.index import store
+from orthus_core.data.index.arrow_table import tables
 from orthus_core.data.index.cache_folder import cache_folder
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.index.stored_sets import is_hub_id
-from orthus_core.data.index.table import tables
 from orthus_core.data.index.tar_samples import tar_samples, tars_at
 from orthus_core.data.rows import SourceOptions
 from orthus_core.errors import DataError
@@ -77,7 +77,7 @@ def tar(path: Path, *members: tuple[str, bytes], form: int = tarfile.GNU_FORMAT)
 def kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small data is kept on disk as well."""
     monkeypatch.setattr(store, "SMALL_BYTES", 0)
-    monkeypatch.setattr("orthus_core.data.index.table.SMALL_BYTES", 0)
+    monkeypatch.setattr("orthus_core.data.index.arrow_table.SMALL_BYTES", 0)
 
 
 # JSON lines

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from orthus_core.data.collate import collate
-from orthus_core.data.document import Document, turn
+from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.encode import EncodedRow, TokenIds
 from orthus_core.data.pictures import BytesPicture
-from orthus_core.data.sources import Batches, MadeRows, Mixture
+from orthus_core.data.sources import Batches, MadeRows, Mixture, ShuffledRows
+from orthus_core.errors import DataError
 
 IDS = TokenIds(bos=0, eos=1, pad=2, sep=3, boi=4, eoi=5, image=6)
 
@@ -106,3 +109,63 @@ def test_each_row_is_dropped_by_a_draw_of_its_own_that_is_the_same_again():
     assert 30 < sum(dropped(0)) < 70 and sum(dropped(0, chance=0.0)) == 0
     assert dropped(0, order=reversed(range(25))) == dropped(0)
     assert dropped(1) != dropped(0)
+
+
+class TenEach:
+    """A data set of ten rows, in which rows 2, 3 and 7 have pictures that cannot be read."""
+
+    where = identity = "ten"
+    passed_over = ()
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __len__(self) -> int:
+        return 10
+
+    def place(self, number: int) -> Place:
+        return Place(Path("ten"), number + 1)
+
+    def document(self, number: int, visit: int = 0) -> Document:
+        return document(self.first + number)
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_picture_that_cannot_be_read_is_replaced_in_its_source_on_every_device(window: int):
+    def ready(row: EncodedRow) -> EncodedRow:
+        if (row.ids[0] - 10) % 10 in (2, 3, 7):
+            raise DataError("this is no picture")
+        return row
+
+    def steps(shards: int, unchecked: bool = False) -> list[list[int]]:
+        parts = [ShuffledRows(str(n), TenEach(10 * n), np.arange(10), seed=n) for n in range(2)]
+        mixture = Mixture(parts, [1, 1])
+        devices = [
+            Batches(
+                mixture,
+                row,
+                partial(collate, ids=IDS),
+                batch_size=4,
+                window=window,
+                shard=shard,
+                shards=shards,
+                **({} if unchecked else {"ready": ready}),
+            )
+            for shard in range(shards)
+        ]
+        found = [
+            sorted(number for device in devices for number in numbers(device.rows(step)))
+            for step in range(8)
+        ]
+        assert unchecked or mixture.faults.counts == {"0": 3, "1": 3}
+        return found
+
+    def of(source: int, rows: list[list[int]]) -> list[int]:
+        return [sum(number // 10 == source for number in step) for step in rows]
+
+    alone = steps(1)
+    assert steps(2) == alone and steps(4) == alone
+    assert not {2, 3, 7} & {number % 10 for step in alone for number in step}
+    whole = steps(1, unchecked=True)
+    assert of(0, alone) == of(0, whole), "by a row of the same data set"
+    assert alone != whole

@@ -45,13 +45,18 @@ def posttrained(start: Path, source: Path, output: Path, devices: int) -> Path:
 
 
 def many_texts(path: Path) -> Path:
-    """More rows than are checked before the first step, a third of them broken."""
+    """More rows than are checked before the first step, a third of them broken: half of these have
+    a picture that only the device that needs it finds to be none.
+    """
+    path.with_name("bad.png").write_bytes(b"no picture")
+    shown = {"type": "image", "role": "user", "path": "bad.png"}
     lines = []
     for number in range(1200):
         asked = {"type": "text", "role": "user", "value": "what is this? " * (number % 5)}
         answer = {"type": "text", "role": "model", "value": words(number)}
-        row = {"segments": [asked, answer], "id": str(number)}
-        lines.append(json.dumps(row) if number % 3 else "broken")
+        segments = [asked, answer] if number % 6 else [shown, asked, answer]
+        row = {"segments": segments, "id": str(number)}
+        lines.append(json.dumps(row) if number % 6 != 3 else "broken")
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -309,6 +309,19 @@ def test_processes_share_the_pictures_that_one_would_draw(tmp_path):
                 assert torch.equal(drawn(own), whole_M3HW[shard::shards])
 
 
+def test_pictures_of_several_sources_are_drawn_by_weight(tmp_path):
+    folder = pictures_with_words(tmp_path / "pictures", 3)
+    sources = SourceRecipe(path=str(folder)), SourceRecipe(path="sprites", weight=3.0)
+    drawn_M3HW, own_M3HW = (
+        finished(read_pictures(DataRecipe(sources=some, held_out=0.0), 16)).draw(
+            80, torch.Generator().manual_seed(0)
+        )
+        for some in (sources, sources[:1])
+    )
+    own = {each.numpy().tobytes() for each in own_M3HW}
+    assert 10 < sum(each.numpy().tobytes() in own for each in drawn_M3HW) < 30
+
+
 def test_a_picture_that_breaks_is_replaced_and_counted_and_all_broken_ends(tmp_path):
     folder = pictures_with_words(tmp_path / "pictures", 6)
     data = DataRecipe(source=str(folder), held_out=0.0)

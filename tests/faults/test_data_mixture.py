@@ -210,6 +210,8 @@ def test_a_discrete_training_that_starts_from_a_model_is_checked_with_its_words(
     done, told = checked(source, *sets, "--init-from", "chameleon-mini")
     assert told["model"] == "chameleon-mini" and told["bad"] == 1, done.stderr
     assert "the context" in told["first_bad"][0]["problem"]
+    orthus_there, _ = checked(source, *sets, "--init-from", "mini")
+    assert orthus_there.exit_code == 1 and "this is an Orthus" in orthus_there.stderr
 
 
 def test_epochs_and_names_of_sources_follow_from_the_recipe(sources):

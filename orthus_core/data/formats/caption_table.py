@@ -12,7 +12,7 @@ from orthus_core.data.rows import SourceOptions, row_key
 from orthus_core.events import Event, Progress
 
 if TYPE_CHECKING:
-    from orthus_core.data.index.table import ArrowTable
+    from orthus_core.data.index.arrow_table import ArrowTable
 
 URLS = ("url", "image_url", "img_url")
 KEYS = ("key", "__key__")
@@ -79,7 +79,7 @@ def caption_table(
         return None
     import pyarrow.parquet
 
-    from orthus_core.data.index.table import tables
+    from orthus_core.data.index.arrow_table import tables
 
     table = yield from tables(files, folder=options.index)
     by_name = {name.lower(): name for name in table.columns}

@@ -40,7 +40,7 @@ ROLES: dict[str, Role] = {
 SYSTEM = "system"
 
 
-class Turn(NamedTuple):
+class ChatTurn(NamedTuple):
     """One turn: who speaks, and the words with `<image>` where pictures go."""
 
     role: Role
@@ -121,12 +121,12 @@ def conversation(record: Mapping[str, Any], pictures: Sequence[Picture], source:
     return Document(tuple(segments), id=str(record.get("id", "")), source=source)
 
 
-def _turns(record: Mapping[str, Any]) -> list[Turn]:
+def _turns(record: Mapping[str, Any]) -> list[ChatTurn]:
     """The turns from the user's first to the model's last."""
     listed = next((record[name] for name in TURNS if record.get(name) is not None), None)
     if not isinstance(listed, list) or not listed:
         raise DataError("the record has no turns: 'conversations' is missing or empty")
-    turns, system = list[Turn](), ""
+    turns, system = list[ChatTurn](), ""
     for number, each in enumerate(listed, start=1):
         if not isinstance(each, Mapping):
             raise DataError(f"turn {number} is a {type(each).__name__}, not an object")
@@ -140,7 +140,7 @@ def _turns(record: Mapping[str, Any]) -> list[Turn]:
                 f"turn {number} is of {said!r}", hint=f"roles are {', '.join((*ROLES, SYSTEM))}"
             )
         elif turns or role == "user":  # what the model says before the user has no question
-            turns.append(Turn(role, words))
+            turns.append(ChatTurn(role, words))
         elif IMAGE in words:
             raise DataError(f"turn {number} has the picture, before the user's first turn")
     while turns and turns[-1].role == "user":
@@ -163,7 +163,7 @@ def _words(content: Any, number: int) -> str:
     return content
 
 
-def _placed(turns: list[Turn], count: int) -> list[Turn]:
+def _placed(turns: list[ChatTurn], count: int) -> list[ChatTurn]:
     """The turns with an `<image>` for each picture.
 
     Raises:
@@ -183,7 +183,7 @@ def _placed(turns: list[Turn], count: int) -> list[Turn]:
     return turns
 
 
-def _segments(each: Turn, pictures: Iterator[Picture] | None) -> tuple[Segment, ...]:
+def _segments(each: ChatTurn, pictures: Iterator[Picture] | None) -> tuple[Segment, ...]:
     if pictures is None:
         return turn(each.role, each.words.strip())
     values: list[str | Picture] = []

@@ -29,7 +29,7 @@ from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.annotation_file import indexed_json
 from orthus_core.data.formats.joined_rows import joined
 from orthus_core.data.formats.picture_root import picture_at
-from orthus_core.data.formats.splits import chosen_split
+from orthus_core.data.formats.split_names import chosen_split
 from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.formats.unused_pictures import unused_pictures
 from orthus_core.data.listing import CAPTION_SUFFIX, FolderListing, holds_pictures, is_hidden
@@ -124,7 +124,7 @@ def _described(
     if file.suffix == ".jsonl":
         index: RecordIndex = yield from indexed_json(file, options)
     else:
-        from orthus_core.data.index.table import tables  # imports pyarrow
+        from orthus_core.data.index.arrow_table import tables  # imports pyarrow
 
         index = yield from tables([file], folder=options.index)
         _check_columns(index.columns, options.columns, file)

@@ -22,7 +22,7 @@ import numpy as np
 
 from orthus_core.data.document import Document, Place, path_inside, turn
 from orthus_core.data.formats.picture_root import picture_at
-from orthus_core.data.formats.splits import split_of
+from orthus_core.data.formats.split_names import split_of
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions, row_key
 from orthus_core.errors import DataError
 from orthus_core.events import Event
@@ -112,7 +112,7 @@ def _of_split(edits: list[str], split: str, file: Path) -> list[str]:
     return edits
 
 
-class Edit(NamedTuple):
+class EditPairs(NamedTuple):
     """An edit: its folder in a root, and its pairs of pictures.
 
     Attributes:
@@ -156,15 +156,15 @@ class EditFolders:
         name, _, rest = self._edits[number].partition("\n")
         return Place(self.root / name) if name else Place(self.file, part=f"record {rest.strip()}")
 
-    def record(self, number: int) -> Edit:
+    def record(self, number: int) -> EditPairs:
         """The edit. Raises: DataError if its entry in the list has another form."""
         name, *seeds = self._edits[number].split("\n")
         if not name:
             raise DataError('the entry is not of the form ["0000000", ["3101454402", ...]]')
-        return Edit(self.root, name, seeds)
+        return EditPairs(self.root, name, seeds)
 
 
-def parse(record: Edit, place: Place, visit: int, *, source: str) -> Document:
+def parse(record: EditPairs, place: Place, visit: int, *, source: str) -> Document:
     """The document of an edit: the picture before and the instruction, then the picture after.
 
     Args:

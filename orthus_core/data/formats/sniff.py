@@ -17,7 +17,7 @@ from orthus_core.data.formats import (
     image_folder,
     instruct_pix2pix,
     journey_db,
-    records,
+    own_records,
     story_stream,
     table,
     webdataset,
@@ -76,7 +76,9 @@ def rows_of(reading: object, path: Path) -> Rows:
 
 # Asked in this order.
 FORMATS: dict[str, DataFormat] = {
-    "records": DataFormat("a .jsonl file of records", records.recognises, rows=records.rows),
+    "records": DataFormat(
+        "a .jsonl file of records", own_records.recognises, rows=own_records.rows
+    ),
     "chat": DataFormat(
         "a JSON file of conversations (LLaVA, ShareGPT4V)", chat.recognises, rows=chat.rows
     ),

@@ -24,7 +24,7 @@ from orthus_core.data.document import Document, Place, from_record, turn
 from orthus_core.data.formats import chat
 from orthus_core.data.formats.image_folder import METADATA
 from orthus_core.data.formats.picture_root import picture_at, picture_root
-from orthus_core.data.formats.splits import chosen_split
+from orthus_core.data.formats.split_names import chosen_split
 from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.index.stored_sets import (
     Splits,
@@ -42,7 +42,7 @@ from orthus_core.events import Event, Note
 from orthus_core.wrong_content import wrong_content
 
 if TYPE_CHECKING:
-    from orthus_core.data.index.table import ArrowTable
+    from orthus_core.data.index.arrow_table import ArrowTable
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "segments": ("segments",),
@@ -112,7 +112,7 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
 
 
 def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTable]:
-    from orthus_core.data.index.table import arrow_tables, tables
+    from orthus_core.data.index.arrow_table import arrow_tables, tables
 
     if path.is_file():
         return (yield from tables([path], folder=options.index))

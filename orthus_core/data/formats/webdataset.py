@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.image_folder import INSTRUCTION, SOURCE, TARGET, metadata_files
 from orthus_core.data.formats.picture_root import LOOKED_AT
-from orthus_core.data.formats.splits import chosen_split
+from orthus_core.data.formats.split_names import chosen_split
 from orthus_core.data.index.tar_samples import (
     COMPRESSED_SUFFIXES,
     SUFFIXES,
