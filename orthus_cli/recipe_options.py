@@ -152,7 +152,9 @@ def parameter_name(key: Key) -> str:
 def help_of(key: Key) -> str:
     """A key's meaning as a sentence, then its range and its default."""
     notes = [
-        "repeatable" if tuple in map(typing.get_origin, union_arms(key.annotation)) else "",
+        "repeatable"
+        if any(typing.get_origin(arm) is tuple for arm in union_arms(key.annotation))
+        else "",
         range_text(key) if key.maximum is not None else "",
         f"default: {_plain_default(key)}" if _plain_default(key) else "",
     ]
