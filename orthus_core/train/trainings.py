@@ -152,7 +152,7 @@ def build_base(
     model, tokenizer = words_of(opened)
     trainable = only_image_parts(model)
     hold_frozen_in_bf16(model, model.device)
-    before = text_fingerprint(model)
+    text = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
@@ -176,7 +176,7 @@ def build_base(
     )
 
     def finish() -> Generator[Event, None, Extras]:
-        check_text_untouched(before, model)
+        check_text_untouched(text, model)
         # A training that was resumed at its end has run no step that could have set it.
         model.config.embedding_temperature = recipe.temperature.end
         yield Note("nothing that text depends on has moved")
