@@ -12,10 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from orthus_core import Orthus
+from orthus_core.api.loaded import load_model
 from orthus_core.checkpoint.adapters import path_and_scale
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_folder
 from orthus_core.checkpoint.merge import merge
 from orthus_core.checkpoint.model_folder import open_model, open_orthus
+from orthus_core.data.known_words import VOCABULARY
 from orthus_core.errors import CheckpointError, OrthusError, RecipeError, TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import PosttrainRecipe, load
@@ -290,6 +292,15 @@ def test_a_recipe_that_trains_no_adapters_is_told(tiny_folder, monkeypatch):
     with pytest.raises(TrainingError, match="trained with peft") as told:
         add_lora(model, LoraRecipe(rank=2))
     assert "pip install 'orthus-kit[lora]'" in told.value.hint
+
+
+def test_words_that_adapters_were_trained_on_come_along(tiny_folder, adapters, tmp_path):
+    taught = shutil.copytree(adapters, tmp_path / "taught")
+    (taught / VOCABULARY).write_text("zebra\n")
+    known = load_model(tiny_folder, device="cpu", lora=[adapters, f"{taught}:0.5"]).known
+    assert known is not None and "zebra" in known.words
+    list(merge(tiny_folder, [taught, adapters], tmp_path / "merged"))
+    assert (tmp_path / "merged" / VOCABULARY).read_text() == "zebra\n"
 
 
 def test_python_opens_adapters_and_records_them(tiny_folder, adapters):
