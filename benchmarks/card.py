@@ -1,122 +1,148 @@
-"""All stages of the bundled models within the minutes of a borrowed card: python benchmarks/card.py
+"""What is worth running on a borrowed card, in at most 12 minutes: python benchmarks/card.py
 
-Each training is first run for a few steps in a scratch folder; how long they took decides how many
-steps fit into its share of the time. What is done is written to OUTPUT/card.md as it comes. `--toy`
-tries the script to its end on a CPU.
+Each part runs in a process of its own and is ended at its share of the minutes, so that one that
+fails or hangs costs no other. Findings are appended to OUTPUT/card.jsonl as they come;
+OUTPUT/card.md is their table, written anew after each part. `--toy` runs all of it at toy size on a
+CPU in less than a minute.
+
+    right     goldens, batches, recorded steps, a story, fewer bits; resume: a kill and going on
+    faults    the suspected faults of the GPU path that only a GPU can show (docs/benchmarks.md)
+    drawing   seconds a picture of the 7B's shape beside the release's algorithm and the roofline
+    training  steps of a 7B's build-base: tokens/s, use of the card, peak memory beside the plan
+    stages    the five trainings of the bundled models
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
 import os
-import shutil
+import signal
+import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from orthus_core.events import Event, StepDone
-from orthus_core.recipe.starter import StarterStage, starter_stages
-from orthus_core.train.starter_run import run_stage
+from card_parts import drawing, faults, resume, right, stages, training  # noqa: E402
+from card_parts.findings import Asked, Finding  # noqa: E402
 
-SHARES = {
-    "1-pretrain": {"autoencoder.optim.steps": 0.33, "optim.steps": 0.05},
-    "3-finetune-vae": {"optim.steps": 0.07},
-    "4-build-base": {"optim.steps": 0.05},
-    "5-posttrain": {"optim.steps": 0.5},
+
+class Part(NamedTuple):
+    """A part of the run.
+
+    Attributes:
+        run: Yields findings as they come.
+        share: Its share of the minutes.
+    """
+
+    run: Callable[[Asked], Iterator[Finding]]
+    share: float
+
+
+# The most useful first; the trainings of the bundled models take what the others leave.
+PARTS = {
+    "right": Part(right.findings, 1.3),
+    "resume": Part(resume.findings, 0.9),
+    "faults": Part(faults.findings, 1.0),
+    "drawing": Part(drawing.findings, 3.0),
+    "training": Part(training.findings, 1.8),
+    "stages": Part(stages.findings, 4.0),
 }
-"""Share of the minutes that the steps of each training may take. They sum to 1 less what is left
-for starting, measuring and saving the trainings."""
-
-TRIED = 12
-"""Steps of a trial; the first third, in which kernels are chosen, does not count."""
-
-# Large batches; rows are made by other processes and encoded on the card, which is faster than
-# reading features that one process would have to keep up with.
-WORKERS = max(1, (os.cpu_count() or 2) - 2)
-LARGE = (
-    *("pretrain.autoencoder.optim.batch_size=128", "pretrain.optim.batch_size=384"),
-    *("finetune-vae.optim.batch_size=128", "build-base.optim.batch_size=384"),
-    "posttrain.optim.batch_size=384",
-    *(f"{stage}.data.rows=0" for stage in ("pretrain", "build-base", "posttrain")),
-    *(f"{stage}.data.workers={WORKERS}" for stage in ("pretrain", "build-base", "posttrain")),
-    *(
-        f"{stage}.log.{key}=0"
-        for stage in ("pretrain", "finetune-vae", "build-base", "posttrain")
-        for key in ("sample_every", "validate_every", "save_every")
-    ),
-)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("card"))
-    parser.add_argument("--minutes", type=float, default=12)
-    parser.add_argument("--set", action="append", default=[], help="STAGE.KEY=VALUE")
+    parser.add_argument("--minutes", type=float, default=12, help="for all parts together")
+    parser.add_argument("--only", default="", metavar="PART,PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--set", action="append", default=[], help="STAGE.KEY=VALUE, of stages")
     parser.add_argument("--toy", action="store_true", help="tiny shapes, to try the script")
     options = parser.parse_args()
+    chosen = [name for name in options.only.split(",") if name] or [*PARTS]
+    for name in chosen:
+        if name not in PARTS:
+            parser.error(f"there is no part {name!r}: use {', '.join(PARTS)}")
     options.output.mkdir(parents=True)
-    report = options.output / "card.md"
-    begun = time.monotonic()
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no card"
-    tell(report, f"{options.minutes:g} minutes on {card}\n\n| stage | steps | seconds | figures |")
-    tell(report, "|---|---|---|---|")
-    large = [] if options.toy else [*LARGE]
-    for name in [stage.name for stage in starter_stages()]:
-        sets = [*large, *options.set]
-        trial = options.output / "trial"
-        for key, steps in fitting(name, sets, options, trial).items():
-            sets.append(f"{name}.{key}={steps}")
-        (stage,) = [s for s in starter_stages(sets, toy=options.toy) if s.name == name]
-        started = time.monotonic()
-        events = list(steps_of(stage, options.output))
-        figures = events[-1][1].metrics if events else {}
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
-        tell(report, f"| {name} | {len(events)} | {time.monotonic() - started:.0f} | {shown} |")
-    tell(report, f"\n{(time.monotonic() - begun) / 60:.1f} minutes in all")
+    began = time.monotonic()
+    ends: dict[str, str] = {}
+    for place, name in enumerate(chosen):
+        # What earlier parts left of their time is shared by those that follow.
+        left = 60 * options.minutes - (time.monotonic() - began)
+        share = PARTS[name].share / sum(PARTS[later].share for later in chosen[place:])
+        asked = Asked(options.output / name, share * left, options.toy, tuple(options.set))
+        ends[name] = limited(name, asked, options.output / "card.jsonl")
+        write_table(options.output, ends, chosen)
+    minutes = (time.monotonic() - began) / 60
+    print((options.output / "card.md").read_text(), f"{minutes:.1f} minutes in all", sep="\n")
 
 
-def fitting(name: str, sets: list[str], options: argparse.Namespace, trial: Path) -> dict[str, int]:
-    """How many steps fit into each training's share of the minutes, by the key of its steps."""
-    shares = SHARES.get(name, {})
-    if not shares or options.toy:
-        return {}
-    shutil.rmtree(trial, ignore_errors=True)
-    trial.mkdir()
-    short = [f"{name}.{key}={TRIED}" for key in shares]
-    first = (f"{name}.autoencoder.linear_steps=2", f"{name}.autoencoder.continuous_steps=4")
-    more = first if "autoencoder.optim.steps" in shares else ()
-    (stage,) = [s for s in starter_stages([*sets, *short, *more]) if s.name == name]
-    if stage.model.start:
-        (trial / stage.model.start).symlink_to((options.output / stage.model.start).resolve())
-    times = [moment for moment, _ in steps_of(stage, trial)]
-    found = {}
-    for number, key in enumerate(shares):
-        own = times[number * TRIED : (number + 1) * TRIED]
-        each = (own[-1] - own[TRIED // 3]) / (len(own) - 1 - TRIED // 3)
-        found[key] = max(TRIED, int(60 * options.minutes * shares[key] / each))
-    if "autoencoder.optim.steps" in found:  # the recipe's first phases keep their share
-        steps = found["autoencoder.optim.steps"]
-        found |= {"autoencoder.linear_steps": steps // 10}
-        found |= {"autoencoder.continuous_steps": 3 * steps // 4}
-    return found
-
-
-def steps_of(stage: StarterStage, folder: Path) -> Iterator[tuple[float, StepDone]]:
-    """Each step of a stage, with the moment it was done."""
-    events: Iterator[Event] = run_stage(
-        stage, folder, resume=False, overwrite=False, should_stop=lambda: False
+def limited(name: str, asked: Asked, record: Path) -> str:
+    """Run a part in a process of its own, with all that it starts, until its time is over; returns
+    how it ended.
+    """
+    print(f"-- {name}: at most {asked.seconds:.0f} s", flush=True)
+    began = time.monotonic()
+    # Forked, so that nothing is imported again; this process itself never uses the card.
+    process = multiprocessing.get_context("fork").Process(
+        target=recorded, args=(name, asked, record)
     )
-    for event in events:
-        if isinstance(event, StepDone):
-            yield time.monotonic(), event
+    process.start()
+    process.join(asked.seconds)
+    in_time = process.exitcode is not None
+    try:
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # it left nothing behind
+    process.join()
+    taken = f"{time.monotonic() - began:.0f} s"
+    if not in_time:
+        return f"ended at its limit after {taken}"
+    return f"done in {taken}" if process.exitcode == 0 else f"failed after {taken}"
 
 
-def tell(report: Path, line: str) -> None:
-    print(line, flush=True)
-    with report.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+def recorded(name: str, asked: Asked, record: Path) -> None:
+    """Append a part's findings to the record, each when it comes."""
+    os.setsid()  # its own group of processes, so that all it starts ends with it
+
+    def write(finding: Finding) -> None:
+        print(f"   {finding.what}: {finding.value} {finding.verdict}", flush=True)
+        with record.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"part": name, **finding._asdict()}) + "\n")
+
+    asked.folder.mkdir()
+    try:
+        for finding in PARTS[name].run(asked):
+            write(finding)
+    except Exception as error:
+        traceback.print_exc()
+        write(Finding("the part", f"{type(error).__name__}: {error}".splitlines()[0], "failed"))
+        sys.exit(1)
+
+
+def write_table(output: Path, ends: dict[str, str], chosen: list[str]) -> None:
+    """All findings so far as a table, with what was not run."""
+    record = output / "card.jsonl"
+    lines = record.read_text(encoding="utf-8").splitlines() if record.exists() else []
+    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    rows = [f"{time.strftime('%Y-%m-%d')}: {' '.join(sys.argv)}", "", "| part | what | value | |"]
+    rows.append("|---|---|---|---|")
+    for name in PARTS:
+        ended = ends.get(name, "not run" if name not in chosen else "not yet")
+        rows.append(f"| **{name}** | {ended} | | |")
+        rows += [
+            f"| | {each['what']} | {each['value']} | {each['verdict']} |"
+            for each in found
+            if each["part"] == name
+        ]
+    (output / "card.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -93,9 +93,8 @@ def million(folder: Path, count: int = 1_000_000, shards: int = 8) -> None:
     begun = time.perf_counter()
     assert all(digest in store for digest in some)
     spent = (time.perf_counter() - begun) / len(some)
-    print(
-        f"to find one: {1e6 * spent:.1f} microseconds; at most {(peak() - before) / 1e6:.0f} MB more"
-    )
+    more = (peak() - before) / 1e6
+    print(f"to find one: {1e6 * spent:.1f} microseconds; at most {more:.0f} MB more while it opens")
 
 
 def steps(folder: Path, options: argparse.Namespace) -> None:

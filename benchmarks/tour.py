@@ -174,6 +174,15 @@ STOPS = (
         "Text and pictures together.",
         r".*training: N/N steps, .*\nwrote toy-told\ntoy-told",
     ),
+    Stop(
+        f"posttrain --init-from toy-base -o toy-lora --set lora.rank=2 {QUICK}",
+        "The same with adapters: the model stays, and what is trained is saved alone.",
+        r".*training: N/N steps, .*\nwrote toy-lora\ntoy-lora",
+    ),
+    Stop(
+        "merge toy-base --lora toy-lora:0.5 -o toy-merged",
+        "A model and adapters as one model; `--lora` draws with them as they are.",
+    ),
 )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orthus_cli.console import Reporter
 from orthus_core.errors import DataError, OutputError
@@ -38,7 +38,7 @@ def answers_path(typed: str | None) -> Path | None:
 
 
 def open_answers(
-    path: Path, recipe: CaptionRecipe, about: Mapping[str, str], *, overwrite: bool
+    path: Path, recipe: CaptionRecipe, about: Mapping[str, Any], *, overwrite: bool
 ) -> AnswerFile:
     """The file that the answers go to, with its earlier answers to this question.
 

@@ -20,12 +20,13 @@ def ask_again(
     model: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    lora: Sequence[str] | None = None,
 ) -> bool:
     """Asks each question of the file again; reports and returns whether the answers are identical.
 
     Args:
         images: Pictures that are no longer where they were.
-        model, device, dtype: Replacements for those that the answers were made with.
+        model, device, dtype, lora: Replacements for those that the answers were made with.
 
     Raises:
         DataError: When a picture is missing or has changed, or the file names a model that is not
@@ -41,7 +42,7 @@ def ask_again(
     differences: dict[Difference, None] = {}
     files = [find_image(path, answer, images) for answer in answers]
     for numbers in answers_alike(answers):
-        then = elsewhere(record_of_answer(path, answers[numbers[0]]), model, device, dtype)
+        then = elsewhere(record_of_answer(path, answers[numbers[0]]), model, device, dtype, lora)
         check_harmless(path, asked_of(then), named=(model,))
         seeds = [answers[number].seed for number in numbers]
         texts, found = _ask(r, then, [files[number] for number in numbers], seeds)
@@ -78,13 +79,14 @@ def _ask(
 ) -> tuple[list[str], list[Difference]]:
     """The new answers, and the differences in how they were made."""
     from orthus_core.api.captions import CaptionCollector, CaptionFailed, prepare_caption
-    from orthus_core.api.replay import differences_from, recipe_again
+    from orthus_core.api.replay import check_adapters, differences_from, recipe_again
     from orthus_core.api.requests import run
     from orthus_core.recipe import CaptionRecipe
 
     recipe = recipe_again(record)
     assert isinstance(recipe, CaptionRecipe), "answers are made by caption"
     loaded = open_model(r, recipe)
+    check_adapters(record, loaded)
     request = prepare_caption(loaded, recipe, files, seeds)
     collector = CaptionCollector(request)
     for event in r.track(run(request)):

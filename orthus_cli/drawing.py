@@ -41,9 +41,11 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
         dtype=recipe.dtype,
         low_memory=recipe.low_memory,
         quantize=recipe.quantize,
+        lora=recipe.lora,
     )
     about = loaded.about
-    held = f", backbone in {recipe.quantize} bits" if recipe.quantize else ""
+    held = "".join(f", with {each['name']} at {each['scale']:g}" for each in about.get("lora", ()))
+    held += f", backbone in {recipe.quantize} bits" if recipe.quantize else ""
     held += ", layers fetched when they are used" if recipe.low_memory else ""
     r.say(f"{about['name']} on {about['device']}, {about['dtype']}{held}")
     return loaded

@@ -25,7 +25,7 @@ COMMAND_GROUPS = {
     "Draw": ("generate", "edit", "story", "caption"),
     "Train": (
         *("convert", "pretrain", "finetune-vae", "build-base", "posttrain"),
-        *("starter", "data", "recipes"),
+        *("merge", "starter", "data", "recipes"),
     ),
     "Measure": ("eval", "bench", "plan"),
     "Look": ("info", "replay", "doctor", "plugins"),

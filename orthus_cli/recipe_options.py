@@ -60,6 +60,7 @@ TEXT_OPTIONS = [f"text.{name}" for name in TEXT_NAMES]
 
 SPELLINGS = {
     "model": Spelling(("-m", "--model"), "MODEL"),
+    "lora": Spelling(metavar="PATH[:SCALE]"),
     "steps": Spelling(("--steps", "--num-inference-steps")),
     "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
     "step_tolerance": Spelling(metavar="SHARE"),
@@ -150,8 +151,9 @@ def parameter_name(key: Key) -> str:
 
 def help_of(key: Key) -> str:
     """A key's meaning as a sentence, then its range and its default."""
+    arms = union_arms(key.annotation)
     notes = [
-        "repeatable" if typing.get_origin(key.annotation) is tuple else "",
+        "repeatable" if any(typing.get_origin(arm) is tuple for arm in arms) else "",
         range_text(key) if key.maximum is not None else "",
         f"default: {_plain_default(key)}" if _plain_default(key) else "",
     ]

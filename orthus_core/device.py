@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from orthus_core.errors import OrthusError
 
@@ -242,6 +243,15 @@ def free_bytes(device: torch.device) -> int | None:
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     found = [free for free in (_free_main_memory(), _free_cgroup_memory()) if free is not None]
     return min(found, default=None)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. A GPU takes it from pinned memory, so that the CPU need not wait
+    until the GPU has done all that it was given before.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -81,7 +81,8 @@ def encode(
     if training is None:
         training = _training(None, sets or [])
         assert training is not None, "without a recipe there are its defaults"
-        data = replace(training.data, source=SPRITES, sources=(SourceRecipe(path=source, **own),))
+        own_source = replace(SourceRecipe(path=source), **own)
+        data = replace(training.data, source=SPRITES, sources=(own_source,))
         training = replace(training, data=data)
     elif any(own.values()):
         raise typer.BadParameter("--as, --images and --split are for a SOURCE")

@@ -55,7 +55,7 @@ def show(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Show the first rows that a training would see, and what it learns of them.
+    """Show the first rows as a training sees them.
 
     Texts are shown as the model's tokenizer reads them, with the special tokens, and pictures at
     the model's size. Bold text is learnt, the rest is read. A row that is longer than the model's

@@ -49,7 +49,7 @@ def recon(
     *,
     flags: Flags,
 ) -> None:
-    """Measure the autoencoder on pictures of a data set: PSNR and SSIM, with and without codes.
+    """Measure PSNR and SSIM of the autoencoder on a data set.
 
     Example: orthus eval recon photos/ --held-out
 

@@ -58,7 +58,7 @@ def _is_result(path: Path) -> bool:
 def _tell_picture(r: Reporter, path: Path) -> None:
     from orthus_core.data.pixels import open_image
     from orthus_core.results.metadata import COMMON_CHUNK, read_record, read_text
-    from orthus_core.results.record import asked_of, read_made
+    from orthus_core.results.record import adapters_of, asked_of, read_made
 
     if path.suffix.lower() in PICTURES and read_record(path) is None:
         image = open_image(path)
@@ -82,6 +82,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         **{name: value for name, value in asked_of(record).items() if name in info.sampling},
         "model": info.model.get("name"),
         "model hash": info.model.get("hash", "")[:10],
+        "adapters": [f"{a['name']} at {a['scale']:g}" for a in adapters_of(info.model)] or None,
         "device": info.model.get("device"),
         "dtype": info.model.get("dtype"),
         "version": record.version or None,

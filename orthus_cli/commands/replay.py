@@ -31,7 +31,7 @@ Finished = Annotated[Path, typer.Argument(metavar="PATH", help=RESULT)]
 NewPicture = typer.Option("-o", "--output", metavar="PATH", help="Keep the new picture, too.")
 
 
-@recipe_options(GenerateRecipe, only=("model", "device", "dtype"))
+@recipe_options(GenerateRecipe, only=("model", "lora", "device", "dtype"))
 def replay(
     ctx: typer.Context,
     path: Finished,
@@ -49,7 +49,7 @@ def replay(
     is told, and exit code 1 says that something does.
     """
     r = reporter(ctx)
-    model, device, dtype = flags["model"], flags["device"], flags["dtype"]
+    opened = [flags[name] for name in ("model", "device", "dtype", "lora")]
     if path.suffix.lower() == ANSWERS:
         if output:
             raise OutputError(
@@ -58,7 +58,7 @@ def replay(
                 hint=f"orthus caption -C {shell_quoted([str(path)])} IMAGE... "
                 f"-o {shell_quoted([str(output)])} keeps new ones",
             )
-        if not ask_again(r, path, images or [], model, device, dtype):
+        if not ask_again(r, path, images or [], *opened):
             raise typer.Exit(1)
         return
 
@@ -72,8 +72,8 @@ def replay(
     if output:
         again.check_replay_output(output, record)
         check_free(output, overwrite=overwrite)
-    then = again.elsewhere(record, model, device, dtype)
-    check_harmless(path, asked_of(then), named=(model,))
+    then = again.elsewhere(record, *opened)
+    check_harmless(path, asked_of(then), named=(flags["model"],))
     inputs = find_inputs(record, images or [])
     recipe = again.recipe_again(then)
     r.detail_command(["orthus", *words_of(then, inputs)])

@@ -70,7 +70,7 @@ class Orthus:
     Args:
         model: An Orthus or a discrete Chameleon, in evaluation mode.
         tokenizer: Tokenizer of that model.
-        about: Name, hash, device and precision, as results record them.
+        about: Name, hash, device, precision and adapters, as results record them.
         quantize: Bits of the backbone's quantised weights; None if they are not quantised.
 
     Raises:
@@ -81,7 +81,7 @@ class Orthus:
         self,
         model: InterleavedModel,
         tokenizer: PreTrainedTokenizerBase | None,
-        about: dict[str, str] | None = None,
+        about: dict[str, Any] | None = None,
         quantize: Literal[4, 8] | None = None,
     ) -> None:
         limit_threads()  # the model may not have been opened by us
@@ -99,6 +99,7 @@ class Orthus:
         dtype: str | torch.dtype | None = None,
         quantize: Literal[4, 8] | None = None,
         low_memory: bool = False,
+        lora: str | Path | Sequence[str | Path] | None = None,
         **unknown: Any,
     ) -> Orthus:
         """Opens a model by folder, alias or hub id.
@@ -111,21 +112,28 @@ class Orthus:
                 bf16 on cuda and fp32 elsewhere.
             quantize: Bits to hold the backbone's weights in; the rest is then bf16 by default.
             low_memory: Leave the backbone in its files, and fetch each layer when it is used.
+            lora: Adapters that `orthus posttrain` trained, one or several: a folder, or
+                "folder:scale" with a number that they are multiplied by.
             unknown: Nothing else; a mistyped name is told.
 
         Returns: The model in evaluation mode, on that device.
 
         Raises:
             ArgumentError: When an argument is unknown, or of the wrong type.
-            CheckpointError: When the folder is incomplete or damaged, or has no tokenizer.
+            CheckpointError: When the folder is incomplete or damaged, or has no tokenizer, or
+                adapters do not read or are of another model.
             HubError: When a hub model is not available.
         """
-        check_open(
-            source, unknown, device=device, dtype=dtype, quantize=quantize, low_memory=low_memory
-        )
-        loaded = load_model(
-            source, device=device, dtype=dtype, low_memory=low_memory, quantize=quantize
-        )
+        several = [lora] if isinstance(lora, (str, Path)) else lora
+        how = {
+            "device": device,
+            "dtype": dtype,
+            "quantize": quantize,
+            "low_memory": low_memory,
+            "lora": list(map(str, several)) if isinstance(several, Sequence) else several,
+        }
+        check_open(source, unknown, **how)
+        loaded = load_model(source, **how)
         opened = cls(loaded.model, loaded.tokenizer, loaded.about, quantize)
         opened.builder = loaded.builder  # it reads emoji as the words of the model's folder
         return opened
@@ -255,6 +263,7 @@ class Orthus:
         if from_story is not None:
             flags = {f"text.{name}" if name in TEXT_KEYS else name: values[name] for name in values}
             flags = earlier_values(from_story, {"model": self.about["name"] or "mini", **flags})
+            flags.pop("lora", None)  # the model is open, with adapters or without
             recipe = recipe_of(StoryRecipe, flags, self._opened)
         opening = open_story(recipe, text_of("prompt", prompt), images)
         (chosen,) = choose_seeds(seeds_of(values["seed"]), 1)
@@ -316,7 +325,9 @@ class Orthus:
     @property
     def _opened(self) -> dict[str, Any]:
         """The keys of every recipe that were settled when the model was opened."""
-        return {"model": self.about["name"] or None, "quantize": self.quantize}
+        lora = [f"{each['path']}:{each['scale']!r}" for each in self.about.get("lora", ())]
+        opened = {"model": self.about["name"] or None, "quantize": self.quantize}
+        return opened | ({"lora": lora} if lora else {})
 
 
 def _images(request: ImageRequest) -> Work[Images]:

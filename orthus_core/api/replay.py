@@ -33,6 +33,7 @@ from orthus_core.results.record import (
     Distance,
     Record,
     Run,
+    adapters_of,
     asked_of,
     circumstances,
     counts_words,
@@ -87,18 +88,41 @@ def recipe_again(record: Record) -> DrawingRecipe:
     return recipe
 
 
-def elsewhere(record: Record, model: str | None, device: str | None, dtype: str | None) -> Record:
+def elsewhere(
+    record: Record,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    lora: Sequence[str] | None = None,
+) -> Record:
     """The record, with the model's present location and a device of this machine.
 
     Args:
-        model, device, dtype: Replacements for the record's values; None keeps them.
+        model, device, dtype, lora: Replacements for the record's values; None keeps them.
     """
     about = record.info.model
     kind = device or about.get("device", "auto").partition(":")[0]
     about = about | {"device": kind if device or is_available(kind) else "auto"}
     about |= {"dtype": dtype} if dtype else {}
     recipe = record.info.recipe | ({"model": model} if model else {})
+    recipe |= {"lora": list(lora)} if lora else {}
     return record._replace(info=record.info._replace(recipe=recipe, model=about))
+
+
+def check_adapters(record: Record, loaded: LoadedModel) -> None:
+    """Raises: DataError when a result was made with other adapters than are loaded."""
+    then, now = adapters_of(record.info.model), adapters_of(loaded.about)
+    for number in range(max(len(then), len(now))):
+        old, new = (each[number] if number < len(each) else {} for each in (then, now))
+        if old.get("hash") != new.get("hash"):
+            what, there = (
+                f"{each['name']} ({each['hash'][:10]})" if each else "none" for each in (old, new)
+            )
+            raise DataError(
+                f"it was made with other adapters: {what} then, {there} now",
+                where=str(record.path),
+                hint="name those it was made with, as in --lora PATH:SCALE",
+            )
 
 
 def repeatable(run: Run | None) -> Run | None:
@@ -134,8 +158,9 @@ def prepare_again(
         run: Run that the result was part of, to draw all of it again.
 
     Raises:
-        As the other `prepare_*`; DataError when nothing was drawn.
+        As the other `prepare_*`; DataError when nothing was drawn, or with other adapters.
     """
+    check_adapters(record, loaded)
     prompts = list(dict.fromkeys(run.prompts)) if run else [record.info.prompt]
     if isinstance(recipe, StoryRecipe):
         return prepare_story(loaded, recipe, open_story(recipe, record.info.prompt, inputs))

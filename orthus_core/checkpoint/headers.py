@@ -38,6 +38,8 @@ MODEL_FILES = (
     "metrics.jsonl",
     "quality.json",
 )
+ADAPTER_CONFIG = "adapter_config.json"  # marks a folder as adapters, by peft's habit
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 PICKLED_INDEX = "pytorch_model.bin.index.json"
 
@@ -114,6 +116,15 @@ def read_header(file: Path) -> dict[str, TensorHeader]:
     if promised > size:
         raise _damaged(file, f"it has {size} of the {promised} bytes that its header promises")
     return headers
+
+
+def read_metadata(file: Path) -> dict[str, str]:
+    """The texts that a safetensors file holds beside its tensors; see `read_header` for errors."""
+    read_header(file)  # so that what follows is known to read
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        found = json.loads(stream.read(length)).get("__metadata__") or {}
+    return {str(name): str(text) for name, text in found.items()}
 
 
 def read_folder(folder: Path) -> dict[str, TensorHeader]:

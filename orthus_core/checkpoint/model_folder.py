@@ -7,13 +7,14 @@ headers, before the weights are read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import ERROR, getLogger
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
+from torch import nn
 from transformers import ChameleonProcessor
 from transformers.utils import logging
 
@@ -28,6 +29,7 @@ from orthus_core.checkpoint.configuration import (
     released_fields,
 )
 from orthus_core.checkpoint.headers import (
+    ADAPTER_CONFIG,
     CONFIG,
     MODEL_FILES,
     check_path,
@@ -54,6 +56,13 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.shell_words import shell_quoted
 from orthus_core.user_files import user_path
 
+if TYPE_CHECKING:
+    from orthus_core.checkpoint.adapters import Adapters
+
+
+ADAPTERS = "orthus_adapters"
+"""Attribute of a model with the records of the adapters that were added to it."""
+
 
 class Opened(NamedTuple):
     """A model ready to use.
@@ -67,6 +76,11 @@ class Opened(NamedTuple):
     model: InterleavedModel
     processor: ChameleonProcessor | None
     path: Path
+
+    @property
+    def adapters(self) -> Sequence[dict[str, Any]]:
+        """Name, path, scale and hash of the adapters that were added to the model."""
+        return getattr(self.model, ADAPTERS, ())
 
 
 class OpenedOrthus(NamedTuple):
@@ -86,6 +100,7 @@ def open_model(
     attn_implementation: str | None = None,
     low_memory: bool = False,
     quantize: Literal[4, 8] | None = None,
+    lora: Sequence[str | Path] = (),
 ) -> Opened:
     """Open an Orthus or a discrete Chameleon by folder, alias or hub id.
 
@@ -100,10 +115,12 @@ def open_model(
         low_memory: Leaves the backbone's layers in their files and loads each when it is used.
         quantize: Number of bits for the backbone's layers (see `quantise`); "auto" dtype is then
             bf16.
+        lora: Adapters that are added to the weights, each PATH or PATH:SCALE.
 
     Raises:
-        CheckpointError: When the folder is incomplete, damaged, or holds neither model, or when
-            `quantize` and `low_memory` are combined.
+        CheckpointError: When the folder is incomplete, damaged, or holds neither model, when
+            `quantize` and `low_memory` are combined, or when adapters do not read or are of another
+            model.
         HubError: When a hub id cannot be downloaded.
     """
     place = pick_device(device)  # before a download
@@ -115,6 +132,17 @@ def open_model(
             where="quantize",
             hint="leave out --quantize, or --low-memory",
         )
+    adapters: Sequence[Adapters] = ()
+    if lora:
+        from orthus_core.checkpoint.adapters import add_adapters, read_adapters
+
+        if low_memory or device_map is not None:
+            raise CheckpointError(
+                "adapters cannot be added to layers that stay in their files, or are spread",
+                where="lora",
+                hint="merge them into a model folder first: orthus merge MODEL --lora PATH -o DIR",
+            )
+        adapters = read_adapters(lora, path, str(source))
     if low_memory or quantize:
         from orthus_core.checkpoint.offload import layers_in_their_files
 
@@ -128,12 +156,24 @@ def open_model(
         device_map=device_map if device_map is not None else {"": place},
         attn_implementation=attn_implementation,
     )
+    if adapters:
+        add_adapters(opened.model, path, adapters)
+        for each in adapters:
+            opened.model.config.sampling = {**(opened.model.config.sampling or {}), **each.sampling}
     if quantize:
         from orthus_core.checkpoint.offload import bring_in, is_all_here
         from orthus_core.model.quantised import quantise
 
-        quantise(opened.model, quantize, bring=bring_in)
+        names = {layer: f"model.layers.{n}." for n, layer in enumerate(opened.model.model.layers)}
+
+        def bring(layer: nn.Module) -> None:
+            bring_in(layer)
+            if adapters:
+                add_adapters(layer, path, adapters, names[layer])
+
+        quantise(opened.model, quantize, bring=bring)
         is_all_here(opened.model, place)
+    setattr(opened.model, ADAPTERS, [each.record for each in adapters])
     return opened
 
 
@@ -373,6 +413,13 @@ def _no_config(folder: Path) -> CheckpointError:
             "this is a Chameleon in Meta's own layout, not yet an Orthus",
             where=str(folder),
             hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
+        )
+    if (folder / ADAPTER_CONFIG).is_file():
+        return CheckpointError(
+            "these are adapters, which are added to a model",
+            where=str(folder),
+            hint="name the model that they were trained on, and them with --lora: -m MODEL --lora "
+            + shell_quoted([str(folder)]),
         )
     return CheckpointError(
         "this is no model folder: it has no config.json",

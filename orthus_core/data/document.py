@@ -121,7 +121,7 @@ class Document:
     @property
     def turns(self) -> tuple[Turn, ...]:
         """The turns in order; two neighbours have different roles."""
-        runs = (tuple(run) for _, run in groupby(self.segments, key=lambda each: each.role))
+        runs = [tuple(run) for _, run in groupby(self.segments, key=lambda each: each.role)]
         return tuple(Turn(run[0].role, run) for run in runs)
 
     @property

@@ -122,8 +122,8 @@ def _parts(
 ) -> Iterator[RowPart]:
     """The parts of an encoded row, read from its tokens and targets."""
     marks = {getattr(ids, name): mark for name, mark in MARKS.items()}
-    later: list[Role] = [turn.role for turn in document.turns]
-    role = later.pop(0)
+    roles: list[Role] = [turn.role for turn in document.turns]
+    role = roles[0]
     pictures = iter(zip(row.pictures, row.from_model, strict=True))
     learnt_at = [False, *(rule.words and target != IGNORE for target in row.text_targets)]
     run: list[int] = []
@@ -137,7 +137,8 @@ def _parts(
         elif token in marks:
             yield RowPart("special", role, marks[token], learnt_at[at])
             if token in (ids.sep, ids.eos):
-                role = later.pop(0) if later else role
+                roles = roles[1:] or roles
+                role = roles[0]
         elif row.ids[at - 1] == ids.boi:
             picture, from_model = next(pictures)
             learnt = rule.pictures == "all" or (rule.pictures == "model's" and from_model)

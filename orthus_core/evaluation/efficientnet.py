@@ -147,13 +147,14 @@ def efficientnet(device: str = "cpu") -> EfficientNetLite0:
     # Both list the layers in the order of their work, so no foreign name is needed.
     network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))
     fuse_norms(network.eval().requires_grad_(False))
-    return network.to(device, memory_format=torch.channels_last)
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def fuse_norms(network: nn.Module) -> None:
     """Multiplies each BatchNorm into the convolution before it, which saves a third of the time."""
     for block in [module for module in network.modules() if isinstance(module, nn.Sequential)]:
-        for number, (conv, norm) in enumerate(zip(block, block[1:], strict=False)):
+        layers = list(block)
+        for number, (conv, norm) in enumerate(zip(layers, layers[1:], strict=False)):
             if isinstance(conv, SameConv) and isinstance(norm, nn.BatchNorm2d):
                 block[number] = fuse_conv_bn_eval(conv, norm)
                 block[number + 1] = nn.Identity()

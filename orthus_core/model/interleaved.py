@@ -130,7 +130,7 @@ class InterleavedModel(InterleavedPreTrainedModel):
 
         rows_NC = features.reshape(-1, features.shape[-1])
         filled_ND = with_padded_rows(self.embed_features, rows_NC)
-        return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD.dtype))
+        return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD))
 
     def forward(
         self,
@@ -188,8 +188,9 @@ class InterleavedModel(InterleavedPreTrainedModel):
 
     def decode_images(self, features_MPC: Tensor) -> Tensor:
         """Pixels of features: [M, 3, H, W], nominally in [-1, 1], unclipped."""
-        dtype = self.model.vqmodel.post_quant_conv.weight.dtype
-        return self.model.vqmodel.pixels(features_MPC.to(dtype), self.config.grid)
+        weight = self.model.vqmodel.post_quant_conv.weight
+        pixels = self.model.vqmodel.pixels
+        return pixels(features_MPC.to(weight.device, weight.dtype), self.config.grid)
 
 
 def positions(attention_mask_BS: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class OrthusForConditionalGeneration(InterleavedModel):
         """Input embeddings of image features, by the config's kind of embedding: [N, D]."""
         config, model = self.config, self.model
         if config.embedding == "linear":
-            return model.feature_in(features_NC.to(model.feature_in.weight.dtype))
+            weight = model.feature_in.weight
+            return model.feature_in(features_NC.to(weight.device, weight.dtype))
         codes_KC = model.codebook_in.weight
         if config.embedding == "argmin":
             return argmin_embed(features_NC, codes_KC, self.code_table_KD)

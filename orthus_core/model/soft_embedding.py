@@ -56,21 +56,26 @@ def soft_embed(
     """softmax(-|z - c|^2 / temperature) @ table: [N, D] in the table's dtype.
 
     Args:
-        z_NC: Features.
+        z_NC: Features, on any device.
         codes_KC: Codes, `codebook_in.weight`.
-        table_KD: Input embeddings of the code tokens, row j for code j.
+        table_KD: Input embeddings of the code tokens, row j for code j; the result is on its
+            device.
         temperature: tau, in squared feature units; at small values the nearest code dominates.
         distance: "exact" or "release" (see `released_code_logits`).
         squares_K: `code_squares` of the codes, if known, for the exact distance.
 
     Source: 2412.00127, eq. 1.
     """
+    z_NC = z_NC.to(codes_KC.device)
     if distance == "exact":
         logits_NK = code_logits(z_NC, codes_KC, squares_K)
     else:
+        # |z|^2 of some hundred channels exceeds fp16's range; the release itself draws in bf16.
+        codes_KC = codes_KC.float() if codes_KC.dtype == torch.float16 else codes_KC
         logits_NK = released_code_logits(z_NC.to(codes_KC.dtype), codes_KC)
     weights_NK = torch.softmax(logits_NK / temperature, dim=-1)
-    return weights_NK.to(table_KD.dtype) @ table_KD
+    # Where a model is spread over devices, the table may lie on another one than the codes.
+    return weights_NK.to(table_KD.device, table_KD.dtype) @ table_KD
 
 
 def nearest_code(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
@@ -83,7 +88,7 @@ def argmin_embed(z_NC: Tensor, codes_KC: Tensor, table_KD: Tensor) -> Tensor:
 
     This is Chameleon's own embedding, and the paper's first ablation.
     """
-    return table_KD[nearest_code(z_NC, codes_KC)]
+    return table_KD[nearest_code(z_NC.to(codes_KC.device), codes_KC).to(table_KD.device)]
 
 
 class _Known(NamedTuple):

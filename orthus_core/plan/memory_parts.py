@@ -119,11 +119,18 @@ def drawing_memory(
 def training_memory(
     config: InterleavedConfig, trained: Training, device: str = "cuda"
 ) -> list[MemoryItem]:
-    """The memory that training needs: weights in fp32, and a forward and backward pass."""
+    """The memory that training needs: weights in fp32, and a forward and backward pass. On CUDA
+    `build-base` holds what it does not train in bf16, as the released model is stored.
+    """
     moved, kept = _moved(config, trained.command)
     weights = _weights(config, "fp32", None)
     if trained.command == AUTOENCODER:  # the rest of the model is created later
         weights = [item for item in weights if item.name.removeprefix(WEIGHTS) in VISION]
+    if trained.command == "build-base" and device == "cuda":
+        held = (f"{WEIGHTS}backbone", f"{WEIGHTS}LM head")
+        weights = [
+            item._replace(bytes=item.bytes // 2) if item.name in held else item for item in weights
+        ]
     moments = 2 if trained.optimiser == "adamw" else 1
     return [
         *weights,

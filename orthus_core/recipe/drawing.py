@@ -77,6 +77,11 @@ class ModelKeys:
         "model folder, hub id or alias: mini, chameleon-mini, base, instruct, chameleon-7b, "
         "anole-7b",
     )
+    lora: tuple[str, ...] | None = key(
+        None,
+        "adapters that `orthus posttrain` trained, added to the model: a folder, or folder:scale "
+        "with a number that they are multiplied by",
+    )
     device: Device = key("auto", "where the model runs; auto takes the fastest device there is")
     dtype: Dtype = key(
         "auto", "precision of weights and arithmetic; auto is bf16 on cuda and fp32 elsewhere"

@@ -7,7 +7,7 @@ it states them (table 7).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from orthus_core.recipe.schema import key
@@ -457,6 +457,46 @@ class BuildBaseRecipe:
     log: LogRecipe = key(LogRecipe(), "what is written down")
 
 
+@dataclass(frozen=True)
+class LoraRecipe:
+    """Low-rank adapters (2106.09685) that are trained in place of the backbone's matrices."""
+
+    rank: int = key(
+        0,
+        "rank of the adapters, such as 16, which are all that is trained and saved; 0 trains the "
+        "model itself",
+        minimum=0,
+    )
+    alpha: float = key(16.0, "the adapters' product counts alpha / rank", minimum=0)
+    dropout: float = key(
+        0.0, "chance of dropping each input of an adapter in training", minimum=0, maximum=0.9
+    )
+    targets: tuple[str, ...] = key(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        "the projections of each layer of the backbone that get one",
+    )
+    head: Literal["full", "lora", "frozen"] = key(
+        "full",
+        "the diffusion head: trained whole and saved beside the adapters, by adapters of its own, "
+        "or left as it is",
+    )
+    embeddings: bool = key(
+        False,
+        "also train the tables of words and codes and the LM head, whole, and save them beside the "
+        "adapters",
+    )
+
+    def __post_init__(self) -> None:
+        changed = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if self.rank == 0 and changed:
+            raise ValueError(
+                f"{changed[0]} is set and rank is 0, which trains no adapters: set a rank, such as "
+                "16"
+            )
+        if self.rank and not self.targets:
+            raise ValueError("targets is empty: name projections, such as q_proj")
+
+
 # Factors of (lambda_image, text_weight) for each objective of `posttrain`.
 OBJECTIVES = {"both": (1, 1), "understanding": (0, 1), "generation": (1, 0)}
 
@@ -496,6 +536,7 @@ class PosttrainRecipe:
         "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
         'limits the norms of drawn features, as in [7.5, 12] or "measured" on the first rows',
     )
+    lora: LoraRecipe = key(LoraRecipe(), "adapters in place of the whole model")
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")

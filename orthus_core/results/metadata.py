@@ -37,7 +37,7 @@ class GenerationInfo(NamedTuple):
         prompt: Prompt of the picture.
         seed: Seed of its noise.
         sampling: Sampling parameters, including the model's defaults.
-        model: Name and hash of the model.
+        model: Name and hash of the model, and the adapters that were added to it.
         inputs: Pixel hashes of the input pictures.
         files: Paths of the input pictures, as the user named them.
         panel: Number of its panel in a story, from 1; None for a single picture.
@@ -53,7 +53,7 @@ class GenerationInfo(NamedTuple):
     prompt: str
     seed: int
     sampling: dict[str, Any]
-    model: dict[str, str]
+    model: dict[str, Any]
     inputs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     panel: int | None = None
@@ -178,6 +178,7 @@ def common_text(image: Image.Image, info: GenerationInfo) -> str:
         "Size": f"{image.width}x{image.height}",
         "Model hash": info.model.get("hash", "")[:10],
         "Model": info.model.get("name"),
+        "Lora hashes": lora_hashes(info.model),
         "Version": f"orthus {__version__}",
     }
     # Readers stop at an empty value.
@@ -186,6 +187,12 @@ def common_text(image: Image.Image, info: GenerationInfo) -> str:
     prompt = _without_marker(info.prompt)
     parts = [prompt, f"{NEGATIVE} {_without_marker(negative)}" if negative else "", line]
     return "\n".join(part for part in parts if part)
+
+
+def lora_hashes(model: dict[str, Any]) -> str:
+    """The adapters as `parameters` has them: name and start of the hash of each."""
+    found = model.get("lora") or ()
+    return ", ".join(f"{each['name']}: {each['hash'][:10]}" for each in found)
 
 
 def quoted(value: str) -> str:

@@ -121,6 +121,7 @@ def record_of_answer(path: Path, told: StoredAnswer) -> Record:
             where=str(path),
             hint="those of an earlier version do not; ask again with --overwrite",
         )
+    lora = adapters_of(made)
     recipe = {
         "command": "caption",
         "model": made["name"],
@@ -128,13 +129,26 @@ def record_of_answer(path: Path, told: StoredAnswer) -> Record:
         "seed": told.seed,
         "text": asked.sampling,
         **({"quantize": made["quantize"]} if made.get("quantize") else {}),
+        **({"lora": [f"{a['path']}:{a['scale']}" for a in lora]} if lora else {}),
     }
     about = {"name": made["name"], "hash": asked.model}
-    about |= {name: made[name] for name in ("device", "dtype")}
+    about |= {name: made[name] for name in ("device", "dtype")} | ({"lora": lora} if lora else {})
     info = GenerationInfo(
         recipe, asked.question, told.seed, asked.sampling, about, files=(told.image,)
     )
     return Record(path, info, made["version"], {})
+
+
+def adapters_of(made: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What is recorded of the adapters that a result was made with; nothing that does not read."""
+    found = made.get("lora")
+    kinds = {"name": str, "path": str, "scale": (int, float), "hash": str}
+    return [
+        each
+        for each in (found if isinstance(found, list) else ())
+        if isinstance(each, dict)
+        and all(isinstance(each.get(name), kind) for name, kind in kinds.items())
+    ]
 
 
 def asked_of(record: Record) -> dict[str, Any]:

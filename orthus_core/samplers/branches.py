@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from orthus_core.device import moved
 from orthus_core.samplers.engine import Backbone
 from orthus_core.samplers.prompt import Branch, room_for_image
 
@@ -51,7 +52,8 @@ class Branches:
 
     def all(self, rows: Sequence[int]) -> Tensor:
         """Hidden states of the last tokens of all their branches: [R, D]."""
-        return self._hidden_RD[[slot for row in rows for slot in self._slot_numbers[row]]]
+        slots = [slot for row in rows for slot in self._slot_numbers[row]]
+        return self._hidden_RD[moved(torch.tensor(slots), self._hidden_RD.device)]
 
     def reset_negatives(self, rows: Sequence[int]) -> None:
         """Resets the other guidance branches of these sequences to the end of their prompts."""
@@ -71,12 +73,12 @@ class Branches:
             for row in rows
         ]
         slots = [slot for of_row in readers for slot in of_row]
-        repeats = torch.tensor([len(of_row) for of_row in readers], device=embeds_ND.device)
+        owners = [row for row, of_row in enumerate(readers) for _ in of_row]
+        device = self._hidden_RD.device
+        slots_R, owners_R = (moved(torch.tensor(index), device) for index in (slots, owners))
         # The other branches write zeros at their next position; their next token overwrites them.
         embeds_RD = torch.zeros_like(self._hidden_RD)
-        embeds_RD[slots] = embeds_ND.to(embeds_RD).repeat_interleave(
-            repeats, dim=0, output_size=len(slots)
-        )
+        embeds_RD[slots_R] = embeds_ND.to(embeds_RD)[owners_R]
         self._ensure_capacity(max(self._lengths) + 1)
         self._hidden_RD = self._backbone.step(self._cache, embeds_RD, self._lengths)
         for slot in slots:

@@ -1,6 +1,6 @@
 """Finished images become pixels; on a GPU, while the next patches are drawn.
 
-Drawing a patch uses little of a GPU's arithmetic, so a worker thread decodes in its own CUDA stream
+Drawing a patch uses little of a GPU's arithmetic, so a worker thread decodes in another CUDA stream
 at the same time. On a CPU both would need the same cores, so an image is decoded at once. Events
 that follow an image in its sequence wait for the image's pixels: each sequence's events keep their
 order, while other sequences continue (`ordered_events`).
@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -105,7 +106,7 @@ class ImageDecoder:
         while len(self._waiting) >= MAX_PENDING:
             wait_for([self._waiting.popleft()])
         if self._device.type == "cuda":
-            work = _on_a_stream_of_its_own(self._device, work)
+            work = _on_the_decoding_stream(self._device, work)
         self._waiting.append(self._worker.submit(work))
         return self._waiting[-1]
 
@@ -121,10 +122,18 @@ class ImageDecoder:
         return [self._pixels(features_PC.unsqueeze(0))[0] for features_PC in features_MPC]
 
 
-def _on_a_stream_of_its_own(
+@cache
+def _decoding_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream in which a device decodes. The allocator keeps freed memory apart for each stream,
+    several GB of the decoder's activations, so there is one for the whole process.
+    """
+    return torch.cuda.Stream(device)
+
+
+def _on_the_decoding_stream(
     device: torch.device, work: Callable[[], list[Tensor]]
 ) -> Callable[[], list[Tensor]]:
-    """The work in a CUDA stream of its own.
+    """The work in a CUDA stream beside that of the drawing.
 
     It starts when the features are computed and returns when the pixels are, so that the caller may
     use the pixels in any stream.
@@ -132,7 +141,7 @@ def _on_a_stream_of_its_own(
     drawn = torch.cuda.current_stream(device).record_event()
 
     def worked() -> list[Tensor]:
-        stream = torch.cuda.Stream(device)
+        stream = _decoding_stream(device)
         stream.wait_event(drawn)  # type: ignore[arg-type]
         with torch.cuda.stream(stream):
             pixels = work()
@@ -194,7 +203,8 @@ def decode(model: InterleavedModel, features_MPC: Tensor) -> Tensor:
     if max(model.config.grid) <= LARGEST_WHOLE:
         return model.decode_images(features_MPC)
     vq = model.model.vqmodel
-    features_MhwC = features_MPC.to(vq.post_quant_conv.weight.dtype).unflatten(1, model.config.grid)
+    weight = vq.post_quant_conv.weight
+    features_MhwC = features_MPC.to(weight.device, weight.dtype).unflatten(1, model.config.grid)
 
     def decode_tile(tile_MhwC: Tensor) -> Tensor:
         grid = (tile_MhwC.shape[1], tile_MhwC.shape[2])

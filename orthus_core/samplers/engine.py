@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from orthus_core.device import moved
 from orthus_core.errors import CheckpointError
 from orthus_core.model.cpu_linear import FewRowLinears
 from orthus_core.model.interleaved import InterleavedModel
@@ -59,6 +60,8 @@ class Backbone:
                 hint='open the model with "sdpa", whose kernels are as fast',
             )
         self.model = model
+        # A GPU's kernels would convert a boolean mask in each layer.
+        self._adds_mask = attention == "eager" or model.device.type == "cuda"
         on_one_gpu = {parameter.device.type for parameter in model.model.layers.parameters()}
         if records is None:
             records = on_one_gpu == {"cuda"} and not _is_spread(model)
@@ -112,7 +115,7 @@ class Backbone:
             positions: Position of each token; it attends to this one and all before it.
         """
         width = max(positions) + 1
-        positions_R = torch.tensor(positions, device=embeds_RD.device)
+        positions_R = moved(torch.tensor(positions), embeds_RD.device)
         if self._recordings is None:
             return self._step(cache, width, embeds_RD, positions_R)
         width = min(cache.capacity, -(-width // RECORDED_WIDTH) * RECORDED_WIDTH)
@@ -174,11 +177,11 @@ class Backbone:
     def _mask(self, positions_RT: Tensor, width: int, dtype: torch.dtype) -> Tensor:
         """Mask by which each token attends to its own position and all before it: [R, 1, T, width].
 
-        It is boolean for sdpa; for eager attention it is added to the scores.
+        It is boolean, or added to the scores.
         """
         slots_S = torch.arange(width, device=positions_RT.device)
         seen_R1TS = (slots_S <= positions_RT.unsqueeze(-1)).unsqueeze(1)
-        if self.model.config._attn_implementation == "sdpa":
+        if not self._adds_mask:
             return seen_R1TS
         unseen = torch.finfo(dtype).min
         return torch.zeros_like(seen_R1TS, dtype=dtype).masked_fill(~seen_R1TS, unseen)

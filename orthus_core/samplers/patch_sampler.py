@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor
 
+from orthus_core.device import moved
 from orthus_core.errors import PromptError
 from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.denoising_head import DenoisingHead
@@ -126,10 +127,10 @@ class DiffusionPatchSampler:
         features_NC = torch.empty(noise_NC.shape, device=self._head.device)
         for steps in set(steps_N):
             rows = [row for row, its_steps in enumerate(steps_N) if its_steps == steps]
-            branches = mix_NR[rows].ne(0).any(dim=0)
-            features_NC[rows] = self._denoised(
+            branches = mix_NR[rows].ne(0).any(dim=0).nonzero().flatten()
+            features_NC[moved(torch.tensor(rows), features_NC.device)] = self._denoised(
                 steps,
-                hidden_RD[branches.to(hidden_RD.device)],
+                hidden_RD[moved(branches, hidden_RD.device)],
                 noise_NC[rows],
                 mix_NR[rows][:, branches],
             )
@@ -237,7 +238,7 @@ def on_its_device(plan: PatchPlan, *tensors: Tensor) -> list[Tensor]:
     """The tensors on the head's device, which may differ from the backbone's in a model spread over
     several devices.
     """
-    return [tensor.to(plan.head.device) for tensor in tensors]
+    return [moved(tensor, plan.head.device) for tensor in tensors]
 
 
 def denoise(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -12,6 +13,10 @@ from torch import Tensor
 from orthus_core.device import limit_threads
 
 T = TypeVar("T")
+LONGEST_WAIT = timedelta(hours=2)
+"""How long a process waits for another before it gives up. The first one writes states and samples
+while the others wait for it, which takes a large model longer than the ten minutes that NCCL waits
+by itself. A process that dies is noticed by the launcher, at once."""
 
 
 class Rank(NamedTuple):
@@ -41,7 +46,7 @@ def current_rank() -> Rank:
 
     Every training asks for it first, so torch's threads are limited here, as in `pick_device`.
     """
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     limit_threads()
     return Rank(state.process_index, state.num_processes)
 

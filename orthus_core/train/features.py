@@ -31,10 +31,10 @@ from orthus_core.user_files import user_path
 Encode = Callable[[Tensor], Tensor]
 RowsRecipe = PretrainRecipe | BuildBaseRecipe | PosttrainRecipe
 
-# Pictures per pass of the encoder, always the same number: it suits a processor's caches and keeps
-# a GPU busy. On a processor, as many of 64 pixels, and fewer of larger ones.
+# Pictures of 64 pixels per pass of the encoder, and fewer of larger ones: always the same number,
+# by the pictures' size alone. It suits a processor's caches and keeps a GPU busy.
 TOGETHER, OF_SIDE = 16, 64
-TOGETHER_ON_A_CARD = 256
+TOGETHER_ON_A_CARD, MOST_ON_A_CARD = 256, 64
 
 
 def feature_cache(
@@ -58,9 +58,8 @@ def feature_cache(
         weights, encode = f"{weights}-bf16", in_bf16(encode, device)
     elif device.type == "cpu":
         encode = in_channels_last(encode)
-    together = max(1, min(TOGETHER, TOGETHER * OF_SIDE**2 // size**2))
+    together = pictures_together(size, device)
     if device.type == "cuda":
-        together = TOGETHER_ON_A_CARD
         from orthus_core.samplers.cuda_graph import CUDAGraphCache
 
         encode = partial(CUDAGraphCache(), "encode", encode)
@@ -72,6 +71,17 @@ def feature_cache(
     return FeatureCache(
         weights, encode, size, folder=folder, device=device, stored=stored, kind=kind
     )
+
+
+def pictures_together(side: int, device: torch.device) -> int:
+    """Number of pictures of this side, in pixels, in every pass of the encoder.
+
+    On a GPU they take about as much memory at any side (the 7B's widest map is 0.27 GB in bf16),
+    and are no more than 64, so that of the batches that come few places are padded.
+    """
+    on_a_card = device.type == "cuda"
+    together, most = (TOGETHER_ON_A_CARD, MOST_ON_A_CARD) if on_a_card else (TOGETHER, TOGETHER)
+    return max(1, min(most, together * OF_SIDE**2 // side**2))
 
 
 def cache_folder(data: DataRecipe, own: Path) -> Path:

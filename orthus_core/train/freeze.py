@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from orthus_core.device import has_bf16
 from orthus_core.errors import TrainingError
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 
@@ -62,6 +63,38 @@ def all_but_autoencoder(
     if objective == "generation":
         model.lm_head.requires_grad_(False)
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def hold_frozen_in_bf16(model: OrthusForConditionalGeneration, device: torch.device) -> int:
+    """Convert the matrices that a training with bf16 products does not train to bf16, where those
+    are fast; returns the bytes that are saved. On a CPU nothing is converted.
+
+    A matrix in fp32 that a gradient passes through is held twice: autocast keeps its bf16 copy for
+    the backward pass. Only those that bf16 holds exactly are converted, as those of a model stored
+    in bf16, so no product changes.
+    """
+    if device.type == "cpu" or not has_bf16(device):
+        return 0
+    return convert_exact(model, torch.bfloat16)
+
+
+@torch.no_grad()
+def convert_exact(model: OrthusForConditionalGeneration, dtype: torch.dtype) -> int:
+    """Convert the frozen linear layers that `dtype` holds exactly; returns the bytes it saves.
+
+    Not the autoencoder, whose features are known by the precision of its weights, nor norms, which
+    are small and not products.
+    """
+    saved = 0
+    for layer in (model.lm_head, *model.model.layers.modules(), *model.mlp_head.modules()):
+        if not isinstance(layer, nn.Linear) or any(p.requires_grad for p in layer.parameters()):
+            continue
+        for parameter in layer.parameters():
+            converted = parameter.to(dtype)
+            if torch.equal(converted.to(parameter.dtype), parameter):
+                saved += parameter.nbytes - converted.nbytes
+                parameter.data = converted
+    return saved
 
 
 def text_fingerprint(model: OrthusForConditionalGeneration) -> str:

@@ -179,9 +179,6 @@ def train(
 
     if before is not None and start < optim.steps:
         yield from before(start * optim.accumulate, optim.steps * optim.accumulate)
-        if all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0:
-            yield Note("stopped before the first step; the same command with --resume auto goes on")
-            return
 
     # 3. Run the steps.
     lost: list[str] = []

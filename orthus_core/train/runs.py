@@ -332,12 +332,21 @@ def _contradiction(folder: Path, states: Sequence[Path]) -> str:
 
 
 def check_output(
-    output: Path, run: TrainingRun, resume: Resume, steps: int, *, overwrite: bool
+    output: Path,
+    run: TrainingRun,
+    resume: Resume,
+    steps: int,
+    *,
+    overwrite: bool,
+    mark: str = CONFIG,
 ) -> bool:
     """Check that a run's model may be written to `output`; returns whether it is there already,
     complete, and need not be made again.
 
     A run that goes on replaces its own model, which has its identity in it.
+
+    Args:
+        mark: File that tells what may be replaced.
 
     Raises:
         OutputError: When something else is there that may not be replaced, or the output or the
@@ -346,7 +355,7 @@ def check_output(
     record = _model_record(output)
     own = bool(resume) and record.get("id") == run.id
     check_path(real_path(output))  # as the model is written there
-    check_folder(output, mark=CONFIG, overwrite=overwrite or own)
+    check_folder(output, mark=mark, overwrite=overwrite or own)
     probe_folder(run.folder, "the training's states could not be written")
     return own and not overwrite and record.get("steps") == steps
 

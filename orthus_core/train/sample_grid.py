@@ -65,7 +65,8 @@ def draw_words(
     ]
     pictures = {
         event.row: event.pixels_3HW
-        for event in generate(model, prompts, params)
+        # A training has most of the memory, and its weights are in fp32.
+        for event in generate(model, prompts, params, "auto")
         if isinstance(event, ImageDone)
     }
     images = [_image_of(pictures[row]) for row in range(len(prompts))]

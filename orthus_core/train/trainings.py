@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from orthus_core.checkpoint.fingerprint import fingerprint
-from orthus_core.checkpoint.headers import read_folder
+from orthus_core.checkpoint.headers import ADAPTER_CONFIG, CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
 from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
@@ -47,6 +47,7 @@ from orthus_core.train.features import cache_folder, encoding, feature_cache, sa
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
+    hold_frozen_in_bf16,
     only_image_parts,
     text_fingerprint,
 )
@@ -149,6 +150,8 @@ def build_base(
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
+    trainable = only_image_parts(model)
+    hold_frozen_in_bf16(model, model.device)
     text_before = text_fingerprint(model)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
@@ -164,7 +167,7 @@ def build_base(
             patch_share=recipe.patch_share,
             timesteps=recipe.timesteps,
         ),
-        only_image_parts(model),
+        trainable,
         batch_builder.batches(
             pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
         ),
@@ -198,16 +201,27 @@ def build_base(
 def posttrain(
     recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
 ) -> Iterator[Event]:
-    """Train everything but the autoencoder on interleaved rows; options as for `run`.
+    """Train everything but the autoencoder on interleaved rows, or adapters of it where the recipe
+    has a rank for them; options as for `run`.
 
     Raises:
         DataError: When no row can be used (`RowRule`).
+        TrainingError: When adapters are asked for and cannot be trained (`add_lora`).
     """
-    output = user_path(output)
-    if (yield from is_finished(recipe, init_from, output, **options)):
+    output, mark = user_path(output), ADAPTER_CONFIG if recipe.lora.rank else CONFIG
+    if (yield from is_finished(recipe, init_from, output, mark=mark, **options)):
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
+    if recipe.lora.rank:
+        from orthus_core.train.lora import add_lora, hold_what_moves, merged_layers
+
+        torch.manual_seed(recipe.seed)  # the adapters start from random weights
+        trainable = add_lora(model, recipe.lora, recipe.objective)
+        hold_frozen_in_bf16(model, model.device)
+        as_drawn = partial(merged_layers, model)
+    else:
+        trainable, as_drawn = all_but_autoencoder(model, objective=recipe.objective), nullcontext
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
@@ -221,7 +235,8 @@ def posttrain(
         from orthus_core.train.caption_words import sample_words
         from orthus_core.train.sample_grid import draw_words
 
-        return draw_words(model, tokenizer, sample_words(rows))
+        with as_drawn():
+            return draw_words(model, tokenizer, sample_words(rows))
 
     stage = RowsStage(
         JointLoss(
@@ -235,10 +250,12 @@ def posttrain(
             timesteps=recipe.timesteps,
             terms=recipe.loss_terms,
         ),
-        all_but_autoencoder(model, objective=recipe.objective),
+        trainable,
         batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
         draw=draw_samples,
     )
+    if recipe.lora.rank:
+        hold_what_moves(stage.objective)
 
     def finish() -> Generator[Event, None, Extras]:
         yield from ()
@@ -254,6 +271,12 @@ def posttrain(
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
         more = {"before": before, "finish": finish, **options}
+        if recipe.lora.rank:
+            from orthus_core.train.lora import save_adapters
+
+            sampling = {name: model.config.sampling[name] for name in recipe.sampling}
+            base = {"base": fingerprint(opened.path), "base_name": str(init_from)}
+            more["save"] = partial(save_adapters, model, **base, sampling=sampling)
         yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
         yield from map(Note, cache.notes())
 
@@ -280,6 +303,7 @@ def is_finished(
     *,
     resume: Resume = False,
     overwrite: bool = False,
+    mark: str = CONFIG,
     **_: object,
 ) -> Generator[Event, None, bool]:
     """Check, before any model or data is read, that a training may begin or go on; returns whether
@@ -294,7 +318,7 @@ def is_finished(
     check_others(other_runs(folder, folder), resume, overwrite=overwrite)
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
-    finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite)
+    finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite, mark=mark)
     if finished:
         wanted |= {"init_from": fingerprint(resolve(init_from))}
         run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER[1:])
@@ -332,6 +356,7 @@ def run(
     overwrite: bool = False,
     should_stop: Stop = lambda: False,
     finish: Callable[[], Generator[Event, None, Extras]] = nothing_more,
+    save: Callable[..., object] | None = None,
 ) -> Iterator[Event]:
     """Train a stage of an opened model, finish it, and write the model to `output`.
 
@@ -344,6 +369,8 @@ def run(
             resumed, the run beside it.
         should_stop: Called after each step; a stopped training has saved its state.
         finish: Called before saving; raises an error when the result must not be saved.
+        save: Writes the result to a folder, with arguments as `save_model` after its second; by
+            default the whole model is written.
 
     Raises:
         OutputError: When `output` is taken, or its training folder, or the disk is full.
@@ -381,15 +408,15 @@ def run(
         }
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
-        if (words := opened.path / VOCABULARY).is_file():
-            files[VOCABULARY] = words.read_text(encoding="utf-8")
-        if (words := opened.path / WORDS).is_file():
-            files[WORDS] = words.read_text(encoding="utf-8")
+        if save is None:
+            for words in (opened.path / VOCABULARY, opened.path / WORDS):
+                if words.is_file():
+                    files[words.name] = words.read_text(encoding="utf-8")
+            model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
+            save = partial(save_model, model, opened.processor)
         files |= extras.files
-        model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
         overwrite = may_replace(output, work, overwrite=overwrite)
-        save = partial(save_model, model, opened.processor, texts=files, overwrite=overwrite)
-        save_finished(save, output, work)
+        save_finished(partial(save, texts=files, overwrite=overwrite), output, work)
         yield Note(f"wrote {output}")
 
 

@@ -73,6 +73,17 @@ def test_a_training_holds_moments_and_an_average_of_what_moves():
     assert part(vae, "gradients") == part(vae, "weights: pixel decoder")
 
 
+def test_what_build_base_does_not_train_is_held_in_bf16_on_a_card(seven):
+    base = Training("build-base", 4, 1056)
+    card, cpu = (training_memory(seven, base, kind) for kind in ("cuda", "cpu"))
+    for name in ("weights: backbone", "weights: LM head"):
+        assert 2 * part(card, name) == part(cpu, name)
+    for name in ("weights: token embeddings", "weights: pixel decoder"):
+        assert part(card, name) == part(cpu, name)
+    tuned = training_memory(seven, base._replace(command="posttrain"), "cuda")
+    assert part(tuned, "weights: backbone") == part(cpu, "weights: backbone")
+
+
 def test_changes_are_told_until_it_fits(seven):
     changes = drawing_changes(seven, Drawing(pictures=8), 20 * GB)
     assert [change.what for change in changes] == ["--batch-size 1"]

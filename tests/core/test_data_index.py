@@ -323,15 +323,17 @@ def test_what_is_no_table_is_named(tmp_path: Path, name: str, content: bytes, pr
 
 def test_the_copy_of_a_table_is_made_again_when_it_is_damaged_or_stale(tmp_path: Path, kept: None):
     file, cache = tmp_path / "a.parquet", tmp_path / "cache"
-    pq.write_table(  # with a dictionary of the values in each of two groups
-        pa.table({"t": pa.array(["a", "b"]).dictionary_encode()}), file, row_group_size=1
-    )
-    for damage in (lambda copy: None, lambda copy: copy.write_bytes(copy.read_bytes()[:-9])):
+    pq.write_table(pa.table({"t": pa.array(["a", "b"]).dictionary_encode()}), file)
+    for damage in (lambda copy: copy.write_bytes(copy.read_bytes()[:-9]), lambda copy: None):
         index = result(tables([file], folder=cache))
         assert told(pickle.loads(pickle.dumps(index))) == [{"t": "a"}, {"t": "b"}]
         [copy] = cache.rglob("*.arrow")
+        # A dictionary would be written again with each batch.
+        assert pa.ipc.open_file(copy).schema.field("t").type == pa.string()
         damage(copy)
-    pq.write_table(pa.table({"t": ["a", "c"]}), file)
+    size = file.stat().st_size
+    pq.write_table(pa.table({"t": pa.array(["a", "c"]).dictionary_encode()}), file)
+    assert file.stat().st_size == size
     os.utime(file, (1, 1))
     assert told(result(tables([file], folder=cache))) == [{"t": "a"}, {"t": "c"}]
     assert [*cache.rglob("*.arrow")] != [copy] and len([*cache.rglob("*.arrow")]) == 1
@@ -421,7 +423,7 @@ def test_what_datasets_saved_is_read_with_its_splits(tmp_path: Path):
     datasets.disable_progress_bars()
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
     picture = {"bytes": png(), "path": None}
-    parts = {
+    parts: Any = {
         name: datasets.Dataset.from_dict(
             {"image": [picture] * count, "text": [name] * count}, features
         )
@@ -447,7 +449,16 @@ def test_only_what_could_be_on_the_hub_is_asked_for_there(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     assert is_hub_id(Path("nlphuji/flickr30k"))
-    others = ["data/train", "data", "a/b/c", "../sets", "/sets/coco", "~/coco", "a/.hidden"]
+    others = [
+        "data/train",
+        "data",
+        "a/b/c",
+        "../sets",
+        "/sets/coco",
+        "~/coco",
+        "a/.hidden",
+        "b/a.json",
+    ]
     assert not any(is_hub_id(Path(name)) for name in others)
 
 

@@ -1,6 +1,6 @@
 """An index on disk: named arrays behind a header, mapped into memory when they are read.
 
-line 1: "orthus index 1"; line 2: length of the header and of the arrays, CRC-32 of the arrays
+line 1: "orthus index 1"; line 2: length of the header, CRC-32 of the arrays
 header: JSON: kind, state of each indexed file, what the index says besides, layout of arrays
 arrays: each begins at a multiple of 64 bytes
 """
@@ -105,7 +105,7 @@ def write_index(
             out.write(padding)
             check = zlib.crc32(padding, zlib.crc32(content, check))
         out.seek(len(MAGIC))
-        out.write(f"{len(header)} {at} {check}".encode().ljust(_SIZES_BYTES - 1) + b"\n")
+        out.write(f"{len(header)} {check}".encode().ljust(_SIZES_BYTES - 1) + b"\n")
 
 
 def read_index(path: Path, kind: str, files: Sequence[FileState]) -> IndexArrays | None:
@@ -130,10 +130,8 @@ def _mapped(path: Path, check: bool = False) -> tuple[dict[str, Any], dict[str, 
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
                 return None
-            header_bytes, arrays_bytes, stated = map(int, file.read(_SIZES_BYTES).split())
+            header_bytes, stated = map(int, file.read(_SIZES_BYTES).split())
             begin = len(MAGIC) + _SIZES_BYTES + header_bytes
-            if path.stat().st_size != begin + arrays_bytes:
-                return None
             header = json.loads(file.read(header_bytes))
             found = 0
             # Read, not mapped: pages that were mapped would stay in this process's memory.

@@ -34,6 +34,7 @@ _SEARCHED = 16 << 20
 """Bytes in which the element after a broken one is looked for."""
 
 _LONGEST = 2**32 - 1
+_LONGEST_NUMBER = 32
 _PROGRESS_BYTES = 32 << 20
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -206,8 +207,9 @@ def _elements(opened: BinaryIO, file: Path) -> Iterator[_Element]:
             incomplete = near_end or error.msg.startswith("Unterminated string")
         except RecursionError:
             end, incomplete = -1, False
-        # A number may go on in the next window.
-        incomplete = incomplete or end == len(window.text)
+        # A number may go on in the next window, and is a whole number up to its dot.
+        if end >= 0 and not window.at_end:
+            incomplete = len(window.text) - end < _LONGEST_NUMBER
         if incomplete and not window.at_end:
             window.grow(at)
             at = 0

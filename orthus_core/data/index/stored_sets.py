@@ -17,6 +17,8 @@ STATE, SPLITS = "state.json", "dataset_dict.json"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w-][\w.-]*")
 
+_OF_FILES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".tar", ".gz", ".zip", ".txt")
+
 Splits = dict[str, list[Path]]
 """The Arrow files of each split; "" where there are no splits."""
 
@@ -31,6 +33,7 @@ def is_hub_id(path: Path) -> bool:
     return (
         _HUB_ID.fullmatch(path.as_posix()) is not None
         and path.parts[0] not in (".", "..")
+        and path.suffix.lower() not in _OF_FILES
         and not path.parent.exists()
         and not path.exists()
     )

@@ -1,0 +1,1 @@
+"""The parts of benchmarks/card.py; each yields findings as they come."""
