@@ -27,7 +27,7 @@ FINAL_STEPS = ("exist", "query: name", "choose name")
 
 def is_right(prediction: str, answer: str, variant: str = "strict") -> bool:
     """Whether a prediction is the answer."""
-    return _compared(prediction, variant) == _compared(answer, variant, gold=True)
+    return compared(prediction, variant) == compared(answer, variant, gold=True)
 
 
 def score(
@@ -75,7 +75,7 @@ def score(
     gold_by_group: dict[str, Counter[str]] = defaultdict(Counter)
     said_by_group: dict[str, Counter[str]] = defaultdict(Counter)
     for key, question in asked.items():
-        prediction = _compared(said[key], variant)
+        prediction = compared(said[key], variant)
         right = is_right(said[key], question["answer"], variant)
         types = question.get("types", {})
         totals["accuracy"].append(right)
@@ -90,7 +90,7 @@ def score(
                 valid[name].append(_belongs(prediction, choices[key][group], types))
         group = question.get("groups", {}).get("global")
         if group is not None:
-            gold_by_group[group][_compared(question["answer"], variant, gold=True)] += 1
+            gold_by_group[group][compared(question["answer"], variant, gold=True)] += 1
             said_by_group[group][prediction] += 1
     return {
         **{name: _percent(totals[name]) for name in ("accuracy", "binary", "open")},
@@ -127,7 +127,8 @@ def steps(question: Mapping[str, Any]) -> int:
     return sum(not any(final in step for final in FINAL_STEPS) for step in named)
 
 
-def _compared(text: str, variant: str, *, gold: bool = False) -> str:
+def compared(text: str, variant: str, *, gold: bool = False) -> str:
+    """A prediction, or a gold answer, as a variant compares it."""
     if variant == "lmms":
         return text.lower().translate(_PUNCTUATION)
     if variant == "llava" and not gold:

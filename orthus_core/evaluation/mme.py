@@ -130,9 +130,8 @@ def score_task(
         for each in pair:
             if each is None:
                 continue
-            said = parse(each.answer, variant)
-            hits += said == _gold(each, variant, name)
-            other += said == "other"
+            hits += is_right(each, variant, name)
+            other += parse(each.answer, variant) == "other"
             known += 1
         right += hits
         both += hits == 2
@@ -147,12 +146,18 @@ def pictures_by_hits(
 ) -> Counter[int]:
     """The number of pictures with 0, 1 and 2 right answers."""
     return Counter(
-        sum(
-            each is not None and parse(each.answer, variant) == _gold(each, variant, name)
-            for each in pair
-        )
+        sum(each is not None and is_right(each, variant, name) for each in pair)
         for pair in _pairs(answers, variant, name)
     )
+
+
+def is_right(answer: MmeAnswer, variant: str = "official", name: str = "") -> bool:
+    """Whether an answer is the gold one.
+
+    Raises:
+        DataError: When the gold answer is neither "yes" nor "no".
+    """
+    return parse(answer.answer, variant) == _gold(answer, variant, name)
 
 
 def _pairs(

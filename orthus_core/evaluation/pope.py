@@ -7,7 +7,7 @@ program applies the same rule. Variant `lmms` is lmms-eval's: only "yes" and "no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation.scorer_variants import check_variant
@@ -31,6 +31,20 @@ def parse(answer: str) -> str:
     return "no" if any(word in words for word in NO_WORDS) else "yes"
 
 
+def readings(answers: Iterable[str], variant: str = "official") -> list[str]:
+    """Answers as a variant reads them; for `lmms` there are others than "yes" and "no"."""
+    if variant == "lmms":
+        return [answer.lower().strip() for answer in answers]
+    return [parse(answer) for answer in answers]
+
+
+def truths(labels: Iterable[str], variant: str = "official") -> list[str]:
+    """Labels as a variant reads them; the official program takes everything but "no" for "yes"."""
+    if variant == "lmms":
+        return [label.lower().strip() for label in labels]
+    return ["no" if label == "no" else "yes" for label in labels]
+
+
 def score(
     answers: Sequence[str], labels: Sequence[str], variant: str = "official"
 ) -> dict[str, float | int]:
@@ -38,7 +52,7 @@ def score(
 
     Args:
         answers: Answers of the model, raw or parsed, in the order of the labels.
-        labels: "yes" and "no"; the official program takes everything but "no" for "yes".
+        labels: "yes" and "no"; see `truths`.
         variant: One of VARIANTS.
 
     Returns:
@@ -53,12 +67,7 @@ def score(
             f"{len(answers)} answers for {len(labels)} labels",
             hint="answers belong to questions by their order; give one for each",
         )
-    if variant == "lmms":
-        said = [answer.lower().strip() for answer in answers]
-        truth = [label.lower().strip() for label in labels]
-    else:
-        said = [parse(answer) for answer in answers]
-        truth = ["no" if label == "no" else "yes" for label in labels]
+    said, truth = readings(answers, variant), truths(labels, variant)
     pairs = [*zip(said, truth, strict=True)]
     tp, fp = pairs.count(("yes", "yes")), pairs.count(("yes", "no"))
     fn, tn = pairs.count(("no", "yes")), pairs.count(("no", "no"))

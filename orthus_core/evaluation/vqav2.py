@@ -11,7 +11,7 @@ does. Variant `lmms` is lmms-eval's, which normalises with that processor everyw
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orthus_core.errors import DataError
@@ -147,19 +147,25 @@ def score(
         asked = {each["question_id"] for each in _records(questions, "questions")}
         check_same_questions("annotations", truth.keys(), asked)
     check_same_questions("predictions", said.keys(), asked)
-    by_id = {key: agreement(said[key], truth[key]["answers"], variant) for key in truth}
-
-    def groups(name: str) -> dict[str, float]:
-        found: dict[str, list[float]] = {}
-        for key, value in by_id.items():
-            found.setdefault(truth[key][name], []).append(value)
-        return {kind: _rounded_mean(values) for kind, values in found.items()}
-
+    scored = [(each, agreement(said[key], each["answers"], variant)) for key, each in truth.items()]
     return {
-        "overall": _rounded_mean([*by_id.values()]),
-        "per_answer_type": groups("answer_type"),
-        "per_question_type": groups("question_type"),
+        "overall": rounded_percent([share for _, share in scored]),
+        "per_answer_type": percents_by(scored, "answer_type"),
+        "per_question_type": percents_by(scored, "question_type"),
     }
+
+
+def percents_by(scored: Iterable[tuple[Mapping[str, Any], float]], field: str) -> dict[str, float]:
+    """The accuracy of the annotations that have the same value in a field."""
+    groups: dict[str, list[float]] = {}
+    for annotation, share in scored:
+        groups.setdefault(annotation[field], []).append(share)
+    return {value: rounded_percent(shares) for value, shares in groups.items()}
+
+
+def rounded_percent(shares: Sequence[float]) -> float:
+    """The mean of fractions as a percent, rounded to two digits as by the official program."""
+    return round(100 * sum(shares) / len(shares), 2)
 
 
 def check_same_questions(what: str, found: Any, asked: Any) -> None:
@@ -206,7 +212,3 @@ def _without_punctuation(text: str, comma: re.Pattern[str] = DIGITS_WITH_COMMA) 
 def _words(text: str) -> str:
     words = [NUMBERS.get(word, word) for word in text.lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
-
-
-def _rounded_mean(shares: Sequence[float]) -> float:
-    return round(100 * sum(shares) / len(shares), 2)

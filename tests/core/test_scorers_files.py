@@ -97,6 +97,18 @@ def test_pope_counts_what_is_empty_and_what_is_missing(pope_set):
     assert found.per_category["random"]["accuracy"] == 0
 
 
+def test_pope_samples_and_numbers_read_labels_alike(pope_set):
+    data, answers = pope_set
+    questions = data / "coco_pope_random.json"
+    records = [json.loads(line) for line in questions.read_text().splitlines()]
+    lines(questions, [{**each, "label": each["label"].capitalize()} for each in records])
+    lines(answers / "random.jsonl", [{"question_id": 2, "answer": "no"}])
+    found = scored("pope", answers / "random.jsonl", questions, "lmms", allow_missing=True)
+    # lmms-eval reads "No" as "no", so question 2 is right, and question 1 has no answer.
+    assert found.metrics["accuracy"] == 0.5
+    assert [sample["right"] for sample in found.samples] == [False, True]
+
+
 def test_pope_refuses_answers_that_do_not_belong(pope_set):
     data, answers = pope_set
     lines(answers / "random.jsonl", [{"answer": "Yes"}])
@@ -268,7 +280,9 @@ def test_gqa_by_hand_and_its_refusals(tmp_path):
     found = scored("gqa", path, tmp_path)
     assert (found.metrics["accuracy"], found.metrics["open"], found.n_unparsed) == (50, 0, 1)
     assert found.intervals["binary"].high == 100
-    assert scored("gqa", path, tmp_path, "strict").metrics["accuracy"] == 0
+    strict = scored("gqa", path, tmp_path, "strict")
+    assert strict.metrics["accuracy"] == 0
+    assert [each.samples[0]["parsed"] for each in (found, strict)] == ["yes", "Yes."]
     dump(path, said[:1])
     with pytest.raises(DataError, match="1 of 2 questions have no prediction"):
         scored("gqa", path, tmp_path)

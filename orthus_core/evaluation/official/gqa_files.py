@@ -9,10 +9,11 @@ from orthus_core.errors import DataError
 from orthus_core.evaluation import gqa
 from orthus_core.evaluation.intervals import Interval, wilson
 from orthus_core.evaluation.official.read_files import (
-    check_complete,
-    check_unique,
+    check_fields,
     column,
+    data_of,
     find_file,
+    join_predictions,
     picture_place,
     read_json,
 )
@@ -44,13 +45,7 @@ def read_questions(data: Path) -> tuple[Path, dict[str, dict[str, Any]]]:
     path = find_file(data, FILES, QUESTIONS)
     content = read_json(path, dict, QUESTIONS)
     for key, each in content.items():
-        lacking = [name for name in NEEDED if not isinstance(each, dict) or name not in each]
-        if lacking:
-            raise DataError(
-                f"question {key} has no {', '.join(lacking)}",
-                where=str(path),
-                hint=f"expected: {QUESTIONS}",
-            )
+        check_fields(each, NEEDED, f"question {key}", path, QUESTIONS)
     balanced = {key: each for key, each in content.items() if each["isBalanced"]}
     if not balanced:
         raise DataError("no balanced questions", where=str(path), hint=f"expected: {QUESTIONS}")
@@ -78,17 +73,13 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    if request.data is None:
-        raise DataError("GQA needs its questions", hint=f"--data: {QUESTIONS}")
-    path, questions = read_questions(request.data)
+    path, questions = read_questions(data_of(request, "GQA needs its questions", QUESTIONS))
     records = read_json(request.predictions, list, PREDICTIONS)
     texts = column(records, ["prediction"], request.predictions)
     keys = [str(each.get("questionId")) for each in records]
-    check_unique(keys, request.predictions)
-    n_missing = check_complete(
-        keys, [*questions], request.predictions, allow_missing=request.allow_missing
+    said, n_missing = join_predictions(
+        keys, texts, [*questions], request.predictions, allow_missing=request.allow_missing
     )
-    said = dict(zip(keys, texts, strict=True))
     filled = {key: said.get(key, NO_ANSWER) for key in questions}
     found = gqa.score(questions, filled, request.variant)
     samples = [
@@ -96,7 +87,7 @@ def score(request: ScoringRequest) -> OfficialScores:
             "id": key,
             "prompt": each["question"],
             "answer": said.get(key),
-            "parsed": said[key].rstrip(".").lower() if key in said else None,
+            "parsed": gqa.compared(said[key], request.variant) if key in said else None,
             "gold": each["answer"],
             "right": gqa.is_right(filled[key], each["answer"], request.variant),
         }

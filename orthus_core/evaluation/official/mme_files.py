@@ -9,7 +9,7 @@ from typing import Any
 from orthus_core.errors import DataError
 from orthus_core.evaluation import mme
 from orthus_core.evaluation.intervals import bootstrap_counts
-from orthus_core.evaluation.official.read_files import check_complete
+from orthus_core.evaluation.official.read_files import check_complete, text_of
 from orthus_core.evaluation.official.task import (
     SHORT_ANSWER,
     AskedItem,
@@ -17,7 +17,6 @@ from orthus_core.evaluation.official.task import (
     OfficialTask,
     ScoringRequest,
 )
-from orthus_core.user_files import read_text
 
 QUESTIONS = (
     "MME_Benchmark_release_version/TASK/ with PICTURE.jpg and PICTURE.txt, whose two lines are "
@@ -41,7 +40,9 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
         pictures = folder / "images"
         texts, pictures = (each if each.is_dir() else folder for each in (texts, pictures))
         for path in sorted(texts.glob("*.txt")) if texts.is_dir() else []:
-            lines = [line.split("\t") for line in _text(path).split("\n") if line.strip()]
+            lines = [
+                line.split("\t") for line in text_of(path, QUESTIONS).split("\n") if line.strip()
+            ]
             if any(len(line) != 2 for line in lines):
                 raise DataError(
                     "a line that is not question, tab, answer",
@@ -108,14 +109,13 @@ def score(request: ScoringRequest) -> OfficialScores:
 
 
 def _sample(task: str, number: int, answer: mme.MmeAnswer, variant: str) -> dict[str, Any]:
-    parsed = mme.parse(answer.answer, variant)
     return {
         "id": f"{task}/{answer.picture}/{number}",
         "prompt": answer.question,
         "answer": answer.answer,
-        "parsed": parsed,
+        "parsed": mme.parse(answer.answer, variant),
         "gold": answer.gold,
-        "right": parsed == answer.gold.lower().strip().replace(".", ""),
+        "right": mme.is_right(answer, variant, task),
     }
 
 
@@ -157,13 +157,6 @@ def _sum(drawn: Any) -> Any:
         right = sum(hits * n for hits, n in counts.items())
         total = total + 100 * right / (2 * pictures) + 100 * counts.get(2, 0) / pictures
     return total
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"the questions cannot be read: {error}", where=str(path)) from error
 
 
 TASK = OfficialTask(

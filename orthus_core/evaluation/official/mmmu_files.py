@@ -13,9 +13,9 @@ from orthus_core.errors import DataError
 from orthus_core.evaluation import mmmu
 from orthus_core.evaluation.intervals import wilson
 from orthus_core.evaluation.official.read_files import (
-    check_complete,
-    check_unique,
+    check_fields,
     find_file,
+    join_predictions,
     read_json,
 )
 from orthus_core.evaluation.official.task import (
@@ -108,14 +108,14 @@ def score(request: ScoringRequest) -> OfficialScores:
         rows = _rows_of_file(request.predictions, truth)
         notes = ["letters are compared as they are, as by the official main_eval_only.py"]
     keys = [row["id"] for row in rows]
-    check_unique(keys, request.predictions)
-    n_missing = 0
-    if truth:
-        n_missing = check_complete(
-            keys, [*truth], request.predictions, allow_missing=request.allow_missing
-        )
-        said = {row["id"] for row in rows}
-        rows += [_row(key, NO_ANSWER, each) for key, each in truth.items() if key not in said]
+    said, n_missing = join_predictions(
+        keys,
+        rows,
+        [*truth] or keys,
+        request.predictions,
+        allow_missing=request.allow_missing,
+    )
+    rows += [_row(key, NO_ANSWER, each) for key, each in truth.items() if key not in said]
     found = mmmu.score(rows, "random42", request.variant)
     strict = mmmu.score(rows, "wrong", request.variant)
     samples = [
@@ -171,10 +171,10 @@ def _rows_of_folder(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
             needed = ["id", "question_type", "answer", "response"]
             if isinstance(row, dict) and row.get("question_type") == mmmu.MULTIPLE_CHOICE:
                 needed += ["all_choices", "index2ans"]
-            lacking = [name for name in needed if not isinstance(row, dict) or name not in row]
-            if lacking or not isinstance(row["response"], str):
+            check_fields(row, needed, f"record {number}", path, OUTPUTS)
+            if not isinstance(row["response"], str):
                 raise DataError(
-                    f"record {number} has no {', '.join(lacking) or 'text as response'}",
+                    f"the response of record {number} is no text",
                     where=str(path),
                     hint=f"expected: {OUTPUTS}",
                 )

@@ -10,9 +10,11 @@ from orthus_core.errors import DataError
 from orthus_core.evaluation import pope
 from orthus_core.evaluation.intervals import bootstrap_counts, wilson
 from orthus_core.evaluation.official.read_files import (
-    check_complete,
+    COCO_FOLDERS,
     check_unique,
     column,
+    data_of,
+    join_predictions,
     picture_place,
     read_json_lines,
 )
@@ -29,12 +31,11 @@ QUESTIONS = (
     '"image": "COCO_val2014_000000310196.jpg", "text": "Is there a dog?", "label": "yes"}'
 )
 ANSWERS = 'a line for each question, in their order: {"question": "...", "answer": "Yes"}'
-PICTURES = ("val2014", "coco/val2014", "images")
 SAID = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
 
 
 def question_files(data: Path) -> dict[str, Path]:
-    """Question files by split; a file whose name tells no split is one of its own.
+    """Question files by split; a file without a split in its name is one of its own.
 
     Raises:
         DataError: When there is none.
@@ -58,7 +59,7 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
         texts, labels = column(records, ["text"], path), column(records, ["label"], path)
         names = column(records, ["image"], path)
         for number, (text, label, name) in enumerate(zip(texts, labels, names, strict=True), 1):
-            picture = picture_place(path.parent, name, PICTURES)
+            picture = picture_place(path.parent, name, COCO_FOLDERS)
             key = f"{split}/{records[number - 1].get('question_id', number)}"
             asked.append(AskedItem(key, text + SHORT_ANSWER, picture, label, split))
     return asked
@@ -70,9 +71,7 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    if request.data is None:
-        raise DataError("POPE needs its questions", hint=f"--data: {QUESTIONS}")
-    files = question_files(request.data)
+    files = question_files(data_of(request, "POPE needs its questions", QUESTIONS))
     answers = _answer_files(request.predictions, files)
     per_split: dict[str, dict[str, Any]] = {}
     strata: dict[str, dict[tuple[str, str], int]] = {}
@@ -83,18 +82,15 @@ def score(request: ScoringRequest) -> OfficialScores:
         said = _answers(answers[split], records, path, request.allow_missing)
         n_missing += said.count(None)
         labels = column(records, ["label"], path)
+        truth = pope.truths(labels, request.variant)
         # What is missing is wrong, and an empty answer would be a "yes".
         filled = [
-            ("yes" if label == "no" else "no") if answer is None else answer
-            for answer, label in zip(said, labels, strict=True)
+            ("yes" if gold == "no" else "no") if answer is None else answer
+            for answer, gold in zip(said, truth, strict=True)
         ]
         found = pope.score(filled, labels, request.variant)
         per_split[split] = found
-        parsed = [
-            answer.lower().strip() if request.variant == "lmms" else pope.parse(answer)
-            for answer in filled
-        ]
-        truth = ["no" if label == "no" else "yes" for label in labels]
+        parsed = pope.readings(filled, request.variant)
         strata[split] = {}
         for pair in zip(parsed, truth, strict=True):
             strata[split][pair] = strata[split].get(pair, 0) + 1
@@ -179,10 +175,8 @@ def _answers(
     check_unique(keys, questions)
     if all("question_id" in line for line in lines):
         named = [line["question_id"] for line in lines]
-        check_unique(named, path)
-        check_complete(named, keys, path, allow_missing=allow_missing)
-        by_key: dict[Any, str] = dict(zip(named, said, strict=True))
-        return [by_key.get(key) for key in keys]
+        joined = join_predictions(named, said, keys, path, allow_missing=allow_missing)
+        return [joined.by_key.get(key) for key in keys]
     if len(lines) != len(records):
         raise DataError(
             f"{len(lines)} answers for {len(records)} questions, and no question_id in them",

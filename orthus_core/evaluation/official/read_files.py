@@ -7,14 +7,39 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.official.task import AskedItem
+from orthus_core.evaluation.official.task import AskedItem, ScoringRequest
 from orthus_core.user_files import read_text
 from orthus_core.wrong_content import true_cause
 
 BLOCK = 1 << 20
+# Folders of COCO's pictures, beside the questions of POPE and VQAv2.
+COCO_FOLDERS = ("val2014", "coco/val2014", "images")
+
+
+class JoinedPredictions(NamedTuple):
+    """Predictions by the id of their question, and the number of questions without one."""
+
+    by_key: dict[Any, Any]
+    n_missing: int
+
+
+def data_of(request: ScoringRequest, need: str, layout: str) -> Path:
+    """The place of the benchmark's own files.
+
+    Args:
+        request: What is to be scored.
+        need: What the benchmark needs, for the error.
+        layout: The layout of the files, for the error.
+
+    Raises:
+        DataError: When the request names none.
+    """
+    if request.data is None:
+        raise DataError(need, hint=f"--data: {layout}")
+    return request.data
 
 
 def read_json(path: Path, kind: type, layout: str) -> Any:
@@ -28,7 +53,7 @@ def read_json(path: Path, kind: type, layout: str) -> Any:
     Raises:
         DataError: When it is missing, no JSON, or of another kind.
     """
-    text = _text(path, layout)
+    text = text_of(path, layout)
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -45,7 +70,7 @@ def read_json_lines(path: Path, layout: str) -> list[dict[str, Any]]:
     Raises:
         DataError: When it is missing, empty, or a line is no object.
     """
-    text = _text(path, layout)
+    text = text_of(path, layout)
     if text.lstrip().startswith("["):
         records = read_json(path, list, layout)
         lines = [*enumerate(records, start=1)]
@@ -98,6 +123,26 @@ def find_file(place: Path, patterns: Sequence[str], layout: str) -> Path:
     raise DataError(
         f"there is no {' or '.join(patterns)}", where=str(place), hint=f"expected: {layout}"
     )
+
+
+def check_fields(record: Any, needed: Sequence[str], what: str, where: Path, layout: str) -> None:
+    """Check that a record is an object with the fields that a scorer reads.
+
+    Args:
+        record: Content of a JSON file.
+        needed: Names of the fields.
+        what: Which record it is, for the error.
+        where: The file, for the error.
+        layout: Its layout, for the error.
+
+    Raises:
+        DataError: When fields are missing.
+    """
+    lacking = [name for name in needed if not isinstance(record, dict) or name not in record]
+    if lacking:
+        raise DataError(
+            f"{what} has no {', '.join(lacking)}", where=str(where), hint=f"expected: {layout}"
+        )
 
 
 def column(records: Iterable[Mapping[str, Any]], names: Sequence[str], where: Path) -> list[str]:
@@ -164,6 +209,32 @@ def check_complete(
     return len(missing)
 
 
+def join_predictions(
+    keys: Sequence[Any],
+    predictions: Sequence[Any],
+    asked: Sequence[Any],
+    where: Path,
+    *,
+    allow_missing: bool,
+) -> JoinedPredictions:
+    """Predictions by question.
+
+    Args:
+        keys: The id of each prediction's question.
+        predictions: The predictions, in the same order.
+        asked: The ids of all questions.
+        where: The file or folder of predictions, for errors.
+        allow_missing: Whether questions may have no prediction.
+
+    Raises:
+        DataError: When a question has several predictions, a prediction is of another set, or some
+            are missing and may not be.
+    """
+    check_unique(keys, where)
+    n_missing = check_complete(keys, asked, where, allow_missing=allow_missing)
+    return JoinedPredictions(dict(zip(keys, predictions, strict=True)), n_missing)
+
+
 def data_hash(files: Iterable[Path]) -> str:
     """SHA-256 of files: names and contents, whatever folder they lie in."""
     whole = hashlib.sha256()
@@ -190,7 +261,12 @@ def picture_place(folder: Path, name: str, folders: Sequence[str]) -> Path:
     return folder / folders[0] / name if folders else folder / name
 
 
-def _text(path: Path, layout: str) -> str:
+def text_of(path: Path, layout: str) -> str:
+    """The text of a file.
+
+    Raises:
+        DataError: When it is missing or cannot be read.
+    """
     if not path.is_file():
         raise DataError("there is no such file", where=str(path), hint=f"expected: {layout}")
     try:

@@ -11,10 +11,13 @@ from orthus_core.errors import DataError
 from orthus_core.evaluation import vqav2
 from orthus_core.evaluation.intervals import bootstrap_counts
 from orthus_core.evaluation.official.read_files import (
-    check_complete,
+    COCO_FOLDERS,
+    check_fields,
     check_unique,
     column,
+    data_of,
     find_file,
+    join_predictions,
     picture_place,
     read_json,
 )
@@ -35,7 +38,6 @@ ANNOTATIONS = (
     '"question_type", "answer_type", "answers": [{"answer", "answer_confidence", "answer_id"}]}]}'
 )
 RESULTS = 'a JSON array: [{"question_id": 1, "answer": "yes"}]'
-PICTURES = ("val2014", "coco/val2014", "images")
 SUBMISSION = "evalai_submission.json"
 
 
@@ -52,7 +54,7 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     asked = []
     for text, each in zip(column(questions, ["question"], path), questions, strict=True):
         name = f"COCO_{split or 'val2014'}_{each['image_id']:012d}.jpg"
-        places = (split, *PICTURES) if split else PICTURES
+        places = (split, *COCO_FOLDERS) if split else COCO_FOLDERS
         picture = picture_place(path.parent, name, places)
         key = each["question_id"]
         asked.append(AskedItem(str(key), text + SHORT_ANSWER, picture, gold.get(key)))
@@ -65,9 +67,8 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    if request.data is None:
-        raise DataError("VQAv2 needs its annotations", hint=f"--data: a folder with {ANNOTATIONS}")
-    path = find_file(request.data, ["*annotations.json"], ANNOTATIONS)
+    data = data_of(request, "VQAv2 needs its annotations", f"a folder with {ANNOTATIONS}")
+    path = find_file(data, ["*annotations.json"], ANNOTATIONS)
     annotations = _records(path, "annotations", ANNOTATIONS)
     files = [path]
     asked = [each["question_id"] for each in annotations]
@@ -82,11 +83,9 @@ def score(request: ScoringRequest) -> OfficialScores:
     results = read_json(request.predictions, list, RESULTS)
     answers = column(results, ["answer"], request.predictions)
     named = [each.get("question_id") for each in results]
-    check_unique(named, request.predictions)
-    n_missing = check_complete(
-        named, asked, request.predictions, allow_missing=request.allow_missing
+    said, n_missing = join_predictions(
+        named, answers, asked, request.predictions, allow_missing=request.allow_missing
     )
-    said = dict(zip(named, answers, strict=True))
 
     shares: dict[str, Counter[float]] = defaultdict(Counter)
     samples, filled = [], []
@@ -118,8 +117,10 @@ def score(request: ScoringRequest) -> OfficialScores:
         n=len(asked),
         n_missing=n_missing,
         n_unparsed=sum(sample["parsed"] == "" for sample in samples),
-        metrics={"overall": _percent([share for _, share in filled])},
-        per_category={name: _groups(filled, name) for name in ("answer_type", "question_type")},
+        metrics={"overall": vqav2.rounded_percent([share for _, share in filled])},
+        per_category={
+            name: vqav2.percents_by(filled, name) for name in ("answer_type", "question_type")
+        },
         intervals=intervals,
         samples=samples,
         files=files,
@@ -136,29 +137,12 @@ def _records(path: Path, key: str, layout: str) -> list[dict[str, Any]]:
         key, ("question_id", "answers", "answer_type", "question_type")
     )
     for number, each in enumerate(content, start=1):
-        lacking = [name for name in needed if name not in each]
-        if lacking:
-            raise DataError(
-                f"record {number} of {key} has no {', '.join(lacking)}",
-                where=str(path),
-                hint=f"expected: {layout}",
-            )
+        check_fields(each, needed, f"record {number} of {key}", path, layout)
     return content
 
 
 def _parsed(answer: str, variant: str) -> str:
     return vqav2.normalise(answer) if variant == "official" else vqav2.submission_answer(answer)
-
-
-def _groups(filled: list[tuple[dict[str, Any], float]], key: str) -> dict[str, float]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for each, share in filled:
-        found[each[key]].append(share)
-    return {name: _percent(each) for name, each in found.items()}
-
-
-def _percent(shares: list[float]) -> float:
-    return round(100 * sum(shares) / len(shares), 2)
 
 
 def _mean(drawn: Any) -> Any:
