@@ -1,4 +1,4 @@
-"""GenEval: do detections in a picture fulfil what its prompt asks for? (2310.11513)
+"""GenEval: do the detections in a picture fulfil its prompt? (2310.11513)
 
 The rule is that of the official program (djghosh13/geneval, evaluate_images.py, af4902f). Only the
 most certain detections of a class are looked at, as many as the prompt asks for.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from orthus_core.errors import DataError
 
@@ -31,6 +31,8 @@ POSITION_THRESHOLD = 0.1
 # Minimum of the normalised offset along a direction. A diagonal offset counts in both directions.
 DIRECTION_SHARE = 0.5
 SAME_PLACE = 1e-3
+
+T = TypeVar("T")
 
 
 class Verdict(NamedTuple):
@@ -81,28 +83,56 @@ def judge(
         for name, group in by_class(detections).items()
     }
     kept = {name: group for name, group in kept.items() if group}
+    reasons = reasons_against(metadata, kept, _color_error, _position_error)
+    return Verdict(not reasons, reasons, kept)
+
+
+def reasons_against(
+    metadata: Mapping[str, Any],
+    kept: Mapping[str, Sequence[T]],
+    color_error: Callable[[str, int, str, Sequence[T]], str],
+    position_error: Callable[[str, Sequence[T], str, Sequence[T]], str],
+) -> tuple[str, ...]:
+    """All reasons why detections do not fulfil a prompt, whatever a detection is.
+
+    Args:
+        metadata: Record of the prompt: `include` and `exclude`.
+        kept: Detections by class, the most certain first.
+        color_error: What is wrong about colours, or "": of class, count, colour and detections.
+        position_error: What is wrong about positions, or "": of class, its detections, relation,
+            and the detections that it refers to.
+
+    Raises:
+        DataError: When a position refers to nothing.
+    """
     reasons: list[str] = []
-    groups: list[Sequence[BoxDetection] | None] = []
+    groups: list[Sequence[T] | None] = []
     for wanted in metadata.get("include", ()):
         name, count = wanted["class"], wanted["count"]
-        found = kept.get(name, [])[:count]
+        found = kept.get(name, ())[:count]
         wrong = ""
         if len(found) < count:
             wrong = f"expected {name}>={count}, found {len(found)}"
         if not wrong and "color" in wanted:
-            wrong = _color_error(name, count, wanted["color"], found)
+            wrong = color_error(name, count, wanted["color"], found)
         if not wrong and "position" in wanted:
-            relation, target = wanted["position"]
-            if not 0 <= target < len(groups):
-                raise DataError(f"{name} is placed beside entry {target}, which is not before it")
-            wrong = _position_error(name, found, relation, groups[target])
+            relation, place = wanted["position"]
+            if not 0 <= place < len(groups):
+                raise DataError(f"{name} is placed beside entry {place}, which is not before it")
+            targets = groups[place]
+            wrong = (
+                f"no target for {name} to be {relation}"
+                if targets is None
+                else position_error(name, found, relation, targets)
+            )
         groups.append(None if wrong else found)
         reasons += [wrong] if wrong else []
     for unwanted in metadata.get("exclude", ()):
         name, count = unwanted["class"], unwanted["count"]
-        if len(kept.get(name, ())) >= count:
-            reasons.append(f"expected {name}<{count}, found {len(kept.get(name, ()))}")
-    return Verdict(not reasons, tuple(reasons), kept)
+        found = kept.get(name, ())
+        if len(found) >= count:
+            reasons.append(f"expected {name}<{count}, found {len(found)}")
+    return tuple(reasons)
 
 
 def relative_position(box_a: Sequence[float], box_b: Sequence[float]) -> set[str]:
@@ -250,10 +280,8 @@ def _position_error(
     name: str,
     found: Sequence[BoxDetection],
     relation: str,
-    targets: Sequence[BoxDetection] | None,
+    targets: Sequence[BoxDetection],
 ) -> str:
-    if targets is None:
-        return f"no target for {name} to be {relation}"
     for each in found:
         for target in targets:
             seen = relative_position(each.box, target.box)

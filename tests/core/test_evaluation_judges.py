@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+from orthus_core.evaluation.geneval import relative_position
 from orthus_core.world.backdrops import BACKDROPS
 from orthus_core.world.benchmark.caption_slots import Slot, slot_f1, slots
 from orthus_core.world.benchmark.detector import Detection
@@ -63,6 +64,9 @@ def test_boxes_that_nearly_coincide_have_no_relation_and_diagonals_have_two():
     assert relations(found("dog", 0), found("cat", 6)) == set()
     assert relations(found("dog", 0), found("cat", 32)) == {"left of"}
     assert relations(found("dog", 32, 32), found("cat", 0, 0)) == {"right of", "below"}
+    # 1.6 is left of an offset of 8: enough here, and officially too little.
+    assert relations(found("dog", 0), found("cat", 8)) == {"left of"}
+    assert relative_position((0, 0, 32, 32), (8, 0, 40, 32)) == set()
 
 
 def test_the_true_scene_of_every_request_is_judged_right_and_part_of_it_wrong(world):

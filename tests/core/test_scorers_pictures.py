@@ -90,6 +90,10 @@ def test_geneval_positions_need_a_matched_target_and_all_pairs():
     assert found.reasons == ("expected dog left of target, found right of target",)
     alone = geneval.judge(asked, dog(0.9))
     assert alone.reasons == ("expected cat>=1, found 0", "no target for dog to be left of")
+    for place in (1, -1):  # itself, and none
+        asked["include"][1]["position"] = ["left of", place]
+        with pytest.raises(DataError, match=f"dog is placed beside entry {place}"):
+            geneval.judge(asked, both)
 
 
 def test_geneval_of_equal_scores_the_last_comes_first_as_officially():

@@ -6,7 +6,8 @@ The records and the rule are the official ones (Ghosh et al., 2310.11513, `evalu
      "include": [{"class": "cat", "count": 1},
                  {"class": "dog", "count": 1, "position": ["left of", 0]}]}
 
-Only the detector differs: it names sprites by features, and knows no photographs.
+Two things differ: the detector names sprites by features, and `relations` divides offsets by
+another length.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orthus_core.evaluation.geneval import DIRECTION_SHARE, POSITION_THRESHOLD, Verdict
+from orthus_core.evaluation.geneval import (
+    DIRECTION_SHARE,
+    POSITION_THRESHOLD,
+    Verdict,
+    reasons_against,
+)
 from orthus_core.world.arrange import OPPOSITE, arrange
 from orthus_core.world.benchmark.detector import Detection
 from orthus_core.world.scene import Scene, Thing
@@ -47,33 +53,19 @@ def judge(request: Mapping[str, Any], detections: Sequence[Detection]) -> Verdic
         detections: Detections, the most certain first; of each class, only as many as the request
             asks for are considered.
     """
-    reasons: list[str] = []
-    groups: list[list[Detection] | None] = []
-    for entry in request["include"]:
-        wanted, count = entry["class"], entry["count"]
-        group = [found for found in detections if found.noun == wanted]
-        wrong = ""
-        if len(group) < count:
-            wrong = f"expected {wanted}>={count}, found {len(group)}"
-        group = group[:count]
-        if not wrong and "color" in entry:
-            coloured = sum(found.colour == entry["color"] for found in group)
-            if coloured < count:
-                wrong = f"expected {entry['color']} {wanted}>={count}, found {coloured}"
-        if not wrong and "position" in entry:
-            relation, target = entry["position"]
-            wrong = _position_error(wanted, group, relation, groups[target])
-        groups.append(None if wrong else group)
-        reasons += [wrong] if wrong else []
-    for entry in request.get("exclude", ()):
-        found = sum(detection.noun == entry["class"] for detection in detections)
-        if found >= entry["count"]:
-            reasons.append(f"expected {entry['class']}<{entry['count']}, found {found}")
-    return Verdict(not reasons, tuple(reasons))
+    by_noun: dict[str, list[Detection]] = {}
+    for found in detections:
+        by_noun.setdefault(found.noun, []).append(found)
+    reasons = reasons_against(request, by_noun, _colour_error, _position_error)
+    return Verdict(not reasons, reasons)
 
 
 def relations(a: Detection, b: Detection) -> set[str]:
-    """The relations of box `a` to box `b`: at most two of left of, right of, above, below."""
+    """The relations of box `a` to box `b`: at most two of left of, right of, above, below.
+
+    `evaluation.geneval.relative_position` divides the shortened offset by the whole length, this by
+    the shortened one, so things that lie close together have a relation more often.
+    """
     far = POSITION_THRESHOLD * (a.side + b.side)
     across, down = (_reduce(m - n, far) for m, n in zip(a.centre, b.centre, strict=True))
     length = math.hypot(across, down)
@@ -89,11 +81,14 @@ def relations(a: Detection, b: Detection) -> set[str]:
     return {relation for relation, holds in found.items() if holds}
 
 
+def _colour_error(noun: str, count: int, colour: str, group: Sequence[Detection]) -> str:
+    coloured = sum(found.colour == colour for found in group)
+    return "" if coloured >= count else f"expected {colour} {noun}>={count}, found {coloured}"
+
+
 def _position_error(
-    noun: str, group: Sequence[Detection], relation: str, targets: Sequence[Detection] | None
+    noun: str, group: Sequence[Detection], relation: str, targets: Sequence[Detection]
 ) -> str:
-    if targets is None:
-        return f"no target for {noun} to be {relation}"
     right = {*SIDES} if relation == BESIDE else {relation}
     for found in group:
         for target in targets:
