@@ -174,6 +174,11 @@ def test_mme_by_hand(mme_set):
     assert (found.n, found.n_missing, found.n_unparsed) == (4, 0, 0)
     assert "sums are of the others" in found.notes[0]
     assert scored("mme", results).metrics["perception"] == 50
+    # lmms-eval takes "y": the numbers and the samples say so alike.
+    text = (results / "count.txt").read_text()
+    (results / "count.txt").write_text(text.replace("\tYes\n", "\ty\n"))
+    for variant, each in (("official", [False] * 4), ("lmms", [True, False] * 2)):
+        assert [row["right"] for row in scored("mme", results, data, variant).samples] == each
 
 
 def test_mme_pictures_without_results_are_wrong_if_allowed(mme_set):
@@ -233,6 +238,7 @@ def test_vqav2_by_hand(vqa_set):
     found = scored("vqav2", results, data)
     assert found.metrics == {"overall": 95.0}
     assert found.per_category["answer_type"] == {"yes/no": 100.0, "other": 90.0}
+    assert found.per_category["question_type"] == {"is": 95.0}
     assert json.loads(found.extra_files["evalai_submission.json"])[1]["answer"] == "red"
     assert scored("vqav2", results, data, "official").metrics == {"overall": 45.0}
     items = TASKS["vqav2"].items
@@ -296,6 +302,9 @@ def test_gqa_by_hand_and_its_refusals(tmp_path):
     dump(tmp_path / "testdev_balanced_questions.json", {"1": {"question": "?"}})
     with pytest.raises(DataError, match="question 1 has no answer, imageId"):
         scored("gqa", path, tmp_path)
+    dump(tmp_path / "testdev_balanced_questions.json", {"1": 1})
+    with pytest.raises(DataError, match="question 1 has no question"):
+        scored("gqa", path, tmp_path)
 
 
 # MMMU
@@ -325,6 +334,9 @@ def test_mmmu_folder_of_subjects(tmp_path):
         scored("mmmu", tmp_path / "out")
     dump(tmp_path / "out" / "Art" / "output.json", [{"id": "validation_Art_1"}])
     with pytest.raises(DataError, match="has no question_type, answer, response"):
+        scored("mmmu", tmp_path / "out")
+    dump(tmp_path / "out" / "Art" / "output.json", [mmmu_row(1, 1)])
+    with pytest.raises(DataError, match="the response of record 1 is no text"):
         scored("mmmu", tmp_path / "out")
 
 

@@ -1,4 +1,4 @@
-"""Files of benchmarks: JSON, JSON lines and tables, read with errors that say what was expected."""
+"""Files of benchmarks: JSON, JSON lines and tables, with errors that name the expected layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `orthus eval` knows about a benchmark, what it asks, and what a scoring finds."""
+"""Records of `orthus eval`: a benchmark, its questions, and the result of scoring."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class AskedItem(NamedTuple):
 
 @dataclass(frozen=True)
 class OfficialScores:
-    """What a scoring found.
+    """The result of scoring.
 
     Attributes:
         n: Number of questions or pictures scored.
@@ -65,7 +65,7 @@ class ScoringRequest(NamedTuple):
 
     Attributes:
         predictions: File or folder of predictions.
-        data: The benchmark's own files; None where the predictions say all.
+        data: The benchmark's own files; None where the predictions are enough.
         variant: One of the task's variants.
         allow_missing: Whether questions without a prediction are scored as wrong, instead of being
             an error.
@@ -78,7 +78,7 @@ class ScoringRequest(NamedTuple):
 
 
 class OfficialTask(NamedTuple):
-    """A benchmark, in the words of `orthus eval describe`.
+    """A benchmark, as `orthus eval describe` prints it.
 
     Attributes:
         name: Its name on the command line.
