@@ -5,10 +5,11 @@ fails or hangs costs no other. Findings are appended to OUTPUT/card.jsonl as the
 OUTPUT/card.md is their table, written anew after each part. `--toy` runs all of it at toy size on a
 CPU in less than a minute.
 
-    right     goldens, batches, recorded steps, a story, fewer bits; resume: a kill and going on
-    faults    the suspected faults of the GPU path that only a GPU can show (docs/benchmarks.md)
-    drawing   seconds a picture of the 7B's shape beside the release's algorithm and the roofline
-    training  steps of a 7B's build-base: tokens/s, use of the card, peak memory beside the plan
+    right     reference tensors, batches, recorded steps, a story, quantised weights
+    resume    a training that is killed and continued
+    faults    suspected faults of the GPU path that occur only on a GPU (docs/benchmarks.md)
+    drawing   seconds a picture at the 7B's shape, for the release's algorithm and the roofline too
+    training  steps of a 7B's build-base: tokens/s, use of the card, peak and planned memory
     stages    the five trainings of the bundled models
 """
 

@@ -1,12 +1,12 @@
-"""What a setting of `posttrain` is worth, tried small:
+"""The effect of a setting of `posttrain`, measured in short runs:
 
     python benchmarks/training_tricks.py --init-from runs/mini-base \\
         --arm default --arm "lr 3e-3" optim.lr=3e-3
 
 Each arm is a short `posttrain` of the recipe on one small closed set of rows, so that something is
-learnt in few steps. It is measured on those rows with noise of its own: the diffusion loss at times
-evenly spaced, read from true patches and from slightly wrong ones, and how far pictures drawn
-freely are from the rows' own. One line of a table an arm; docs/training.md has what came of it.
+learnt in few steps. It is measured on those rows with fixed noise: the diffusion loss at evenly
+spaced times, given true patches and slightly wrong ones, and the distance of freely drawn pictures
+from the rows' own. The table has a line for each arm; results are in docs/training.md.
 
 Legend: B batch, S sequence, X = B S positions, N patches, C feature channels, D hidden, M pictures,
     P patches of one.
@@ -198,7 +198,7 @@ def unlike(documents: Sequence[Document]) -> list[Document]:
 
 
 def prompt_of(document: Document) -> str:
-    """What the user says."""
+    """The text of the user's turns."""
     first = document.segments[0].value
     assert isinstance(first, str), "rows of text to image begin with text"
     return first

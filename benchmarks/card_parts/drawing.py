@@ -1,5 +1,6 @@
-"""Real speed at the 7B's shape, with random weights: seconds a picture at 512 x 512, 100 steps and
-guidance, some patches timed and the rest reckoned, beside the release's algorithm and the roofline.
+"""Speed at the 7B's shape with random weights: seconds a picture at 512 x 512, 100 steps and
+guidance, extrapolated from some timed patches, compared with the release's algorithm and the
+roofline.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from orthus_core.bench.clock import Clock, copy_bandwidth
 from orthus_core.bench.model_sizes import model_of
 from orthus_core.bench.race import Course, Race, race
 
-# Seconds a picture that are aimed at on an H200, by batch size.
+# Target of seconds a picture on an H200, by batch size.
 GOALS = {1: 4.5, 8: 0.8, 16: 0.8}
 
 
@@ -46,8 +47,8 @@ def findings(asked: Asked) -> Iterator[Finding]:
         for batch, least in found.roofline.items():
             parts = ", ".join(f"{name} {value:.3g}" for name, value in least.items())
             yield Finding(f"roofline, batch {batch}", f"{sum(least.values()):.3g} ({parts})")
-        told = f"{found.difference:.2g}, of features of size {found.feature_size:.3g}"
-        yield Finding("largest difference from the release", told)
+        detail = f"{found.difference:.2g}; the features have size {found.feature_size:.3g}"
+        yield Finding("largest difference from the release", detail)
 
 
 def product_rate(device: torch.device, side: int) -> float:

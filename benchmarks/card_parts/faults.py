@@ -1,4 +1,4 @@
-"""The suspected faults of the GPU path that a CPU cannot show, one line each, at the 7B's shapes
+"""Suspected faults of the GPU path that do not occur on a CPU, one line each, at the 7B's shapes
 with few layers. The numbers are those of the table in docs/benchmarks.md.
 """
 
@@ -60,11 +60,13 @@ def encoding(model: OrthusForConditionalGeneration) -> Finding:
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         encode(pixels)
         most = (peak() or 0) - before
-    return Finding("1 encoding 8 pictures", f"{gib(most)} beside the weights", seen(most > 8 * GIB))
+    return Finding(
+        "1 encoding 8 pictures", f"{gib(most)} in addition to the weights", seen(most > 8 * GIB)
+    )
 
 
 def decoding(model: OrthusForConditionalGeneration) -> Iterator[Finding]:
-    """5: memory that the allocator holds after a few pictures and after many."""
+    """5: the memory that the allocator holds after a few pictures and after many."""
     config, device = model.config, model.device
     features = torch.randn(1, config.patches, config.feature_channels, device=device)
     held = []
@@ -74,8 +76,8 @@ def decoding(model: OrthusForConditionalGeneration) -> Iterator[Finding]:
                 decoder.submit([0], [0], features)[0].done()
             held.append(torch.cuda.memory_reserved(device) if device.type == "cuda" else 0)
     grown = held[1] - held[0]
-    told = f"{gib(held[0])} held after 2 pictures, {gib(held[1])} after 10"
-    yield Finding("5 a stream for each picture", told, seen(grown > GIB))
+    detail = f"the allocator holds {gib(held[0])} after 2 pictures, {gib(held[1])} after 10"
+    yield Finding("5 memory of decoding streams", detail, seen(grown > GIB))
 
 
 def steps(model: OrthusForConditionalGeneration, asked: Asked) -> Iterator[Finding]:
@@ -93,20 +95,19 @@ def steps(model: OrthusForConditionalGeneration, asked: Asked) -> Iterator[Findi
     step = stepper(model)
     first_one, recording, replay = (clock.time(step)[0] for _ in range(3))
     replay = min(replay, *(clock.time(step)[0] for _ in range(5)))
-    told = f"{1e3 * replay:.2f} ms a step of {len(model.model.layers)} layers; the first "
-    yield Finding(
-        "8 a change of seats", f"{told}{1e3 * first_one:.1f}, recorded {1e3 * recording:.1f}"
-    )
+    detail = f"a recorded step of {len(model.model.layers)} layers takes {1e3 * replay:.2f} ms, "
+    detail += f"the first step {1e3 * first_one:.1f} ms, its recording {1e3 * recording:.1f} ms"
+    yield Finding("8 recording after a change of the batch", detail)
     backbone = Backbone(model, records=False)
     cache, hidden_RD = backbone.read(branches, context + 64)
     calls = profiled(lambda: backbone.step(cache, torch.zeros_like(hidden_RD), [context + 1] * 2))
-    yield Finding("7 attention while drawing", attention_in(calls) or "no kernel of attention")
+    yield Finding("7 attention kernels while drawing", attention_in(calls) or "none found")
     fewer = copy.deepcopy(model)
     quantise(fewer, 8)
     step = stepper(fewer)
     quantised = min(clock.time(step)[0] for _ in range(6))
-    told = f"{1e3 * quantised:.2f} ms a step in 8 bits, {1e3 * replay:.2f} in {model.dtype}"
-    yield Finding("10 quantised weights", told, seen(quantised > replay))
+    detail = f"a step takes {1e3 * quantised:.2f} ms in 8 bits, {1e3 * replay:.2f} in {model.dtype}"
+    yield Finding("10 speed of quantised weights", detail, seen(quantised > replay))
 
 
 def waits(model: OrthusForConditionalGeneration, asked: Asked) -> Iterator[Finding]:
@@ -127,9 +128,10 @@ def waits(model: OrthusForConditionalGeneration, asked: Asked) -> Iterator[Findi
         events.close()
     waiting = sum(n for name, n in calls.items() if "Synchronize" in name and "Event" not in name)
     copies = sum(n for name, n in calls.items() if "HtoD" in name and "Pageable" in name)
-    told = f"{waiting / patches:.1f} waits and {copies / patches:.1f} copies from pageable memory"
+    detail = f"the CPU waits {waiting / patches:.1f} times a patch and copies "
+    detail += f"{copies / patches:.1f} times from pageable memory"
     # The profiler itself waits a few times at its end.
-    yield Finding("9 waits a patch", told, seen(waiting > patches // 2))
+    yield Finding("9 synchronisation while drawing", detail, seen(waiting > patches // 2))
 
 
 def release_distance(device: torch.device) -> Finding:
@@ -137,7 +139,11 @@ def release_distance(device: torch.device) -> Finding:
     z_NC, codes_KC = (20 * torch.randn(n, 256, device=device).half() for n in (4, 64))
     table_KD = torch.randn(64, 32, device=device).half()
     is_finite = bool(soft_embed(z_NC, codes_KC, table_KD, distance="release").isfinite().all())
-    return Finding('11 fp16 with distance = "release"', f"finite: {is_finite}", seen(not is_finite))
+    return Finding(
+        '11 fp16 with distance = "release"',
+        f"the embedding is {'finite' if is_finite else 'not finite'}",
+        seen(not is_finite),
+    )
 
 
 def training_attention(model: OrthusForConditionalGeneration) -> Finding:
@@ -153,7 +159,7 @@ def training_attention(model: OrthusForConditionalGeneration) -> Finding:
 
     found = attention_in(profiled(step))
     is_missed = model.device.type == "cuda" and "flash" not in found
-    return Finding("12 attention in training", found or "no kernel of attention", seen(is_missed))
+    return Finding("12 attention kernels in training", found or "none found", seen(is_missed))
 
 
 def profiled(work: Callable[[], Any]) -> Counter[str]:

@@ -1,5 +1,5 @@
-"""A training that is killed goes on as if it had not been: build-base of the bundled model, killed
-after its second state and continued, beside one that was left alone.
+"""Continuing a killed training: build-base of the bundled model, killed after its second state and
+continued, compared with an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def findings(asked: Asked) -> Iterator[Finding]:
     ours, theirs = losses(killed), losses(alone)
     largest = max(abs(one - other) for one, other in zip(ours, theirs, strict=True))
     is_right = len(ours) == steps and largest <= 1e-3 * max(theirs)
-    told = f"largest difference of a loss {largest:.1e}, of losses up to {max(theirs):.3g}"
-    yield Finding("a kill and going on", told, "right" if is_right else "wrong")
+    detail = f"losses of up to {max(theirs):.3g} differ by at most {largest:.1e}"
+    yield Finding("training continued after a kill", detail, "right" if is_right else "wrong")
 
 
 def begin(output: Path, steps: int, *, resume: bool) -> multiprocessing.Process:

@@ -1,4 +1,4 @@
-"""Is it right? The tests marked `gpu`, the release's tensors in three precisions, batched pictures
+"""Correctness: the tests marked `gpu`, the release's tensors in three precisions, batched pictures
 beside single ones, recorded steps beside eager ones, a story, and weights in fewer bits.
 """
 
@@ -47,7 +47,7 @@ def findings(asked: Asked) -> Iterator[Finding]:
 def gpu_tests(asked: Asked) -> Finding:
     """pytest -m gpu, where pytest is installed."""
     if importlib.util.find_spec("pytest") is None:
-        return Finding("pytest -m gpu", "not run: there is no pytest")
+        return Finding("pytest -m gpu", "not run: pytest is not installed")
     words = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-x", "tests/core", "-p"]
     limit = asked.seconds / 2
     try:
@@ -55,7 +55,7 @@ def gpu_tests(asked: Asked) -> Finding:
             [*words, "no:cacheprovider"], cwd=ROOT, capture_output=True, text=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
-        return Finding("pytest -m gpu", f"not done after {limit:.0f} s")
+        return Finding("pytest -m gpu", f"not finished after {limit:.0f} s")
     (asked.folder / "pytest.txt").write_text(done.stdout + done.stderr, encoding="utf-8")
     last = (done.stdout.strip().splitlines() or ["nothing"])[-1].strip("= ")
     return Finding("pytest -m gpu", last, "wrong" if done.returncode else "right")
@@ -102,13 +102,13 @@ def drawings(device: torch.device, asked: Asked) -> Iterator[Finding]:
     params = SamplingParams(max_images=1, steps=steps)
     together = features_of(model, prompts, params)
     alone = torch.cat([features_of(model, [prompt], params) for prompt in prompts])
-    yield compared(f"{count} pictures in a batch and alone", together, alone, 1e-2)
+    yield compared(f"{count} pictures drawn together and singly", together, alone, 1e-2)
     on_cpu = copy.deepcopy(model).cpu()
     theirs = features_of(on_cpu, prompts[:1], params)
-    yield compared("a picture here and on the CPU", together[:1], theirs, 2e-2)
+    yield compared("a picture drawn on the device and on the CPU", together[:1], theirs, 2e-2)
 
     plain, recorded = (stepped(model, records=records) for records in (False, True))
-    yield compared("steps as a graph and eager", recorded, plain, 1e-4)
+    yield compared("decoding steps as a CUDA graph and eager", recorded, plain, 1e-4)
     yield story(model, prompts[:1], steps)
 
     ids_BS = torch.tensor([prompts[0].context.ids], device=device)
@@ -117,7 +117,12 @@ def drawings(device: torch.device, asked: Asked) -> Iterator[Finding]:
     for bits, limit in ((8, 5e-2), (4, 5e-1)):
         fewer = copy.deepcopy(whole)
         quantise(fewer, bits)  # type: ignore[arg-type]
-        yield compared(f"weights in {bits} bits and bf16", fewer(ids_BS).hidden_BSD, hidden, limit)
+        yield compared(
+            f"hidden states with weights in {bits} bits and in bf16",
+            fewer(ids_BS).hidden_BSD,
+            hidden,
+            limit,
+        )
 
 
 def features_of(model, prompts: list[Prompt], params: SamplingParams) -> Tensor:
@@ -145,7 +150,7 @@ def stepped(model, *, records: bool) -> Tensor:
 
 
 def story(model, prompts: list[Prompt], steps: int) -> Finding:
-    """Text and two pictures by turns."""
+    """A story with text and two pictures in turn."""
     params = SamplingParams(
         max_images=2, min_images=2, max_text=12, text_before_image=4, steps=steps, temperature=0.8
     )
@@ -155,5 +160,5 @@ def story(model, prompts: list[Prompt], steps: int) -> Finding:
     patches = sum(isinstance(event, PatchDone) for event in events)
     finite = all(bool(event.pixels_3HW.isfinite().all()) for event in pictures)
     is_right = finite and len(pictures) == 2 and patches == 2 * model.config.patches
-    told = f"{words} tokens, {len(pictures)} pictures"
-    return Finding("a story", told, "right" if is_right else "wrong")
+    detail = f"{words} tokens, {len(pictures)} pictures"
+    return Finding("story with two pictures", detail, "right" if is_right else "wrong")

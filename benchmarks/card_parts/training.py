@@ -39,7 +39,7 @@ def findings(asked: Asked) -> Iterator[Finding]:
     trainable = only_image_parts(model)
     model.float()  # as trainings open it
     saved = hold_frozen_in_bf16(model, device)
-    yield Finding("build-base: saved by frozen weights in bf16", gib(saved))
+    yield Finding("build-base: memory saved by frozen weights in bf16", gib(saved))
     rate = product_rate(device, 256 if asked.toy else 8192) * 1e12
     objective = JointLoss(model, lambda_image=100, text_weight=0, repeats=REPEATS).train()
     recipe = OptimRecipe(lr=1e-4, steps=10)
@@ -60,9 +60,9 @@ def findings(asked: Asked) -> Iterator[Finding]:
             return
         tokens = batch.ids_BS.numel()
         done = flops(model, tokens, rows * config.patches)
-        told = f"{seconds:.3g} s a step, {tokens / seconds:.0f} tokens/s, "
-        told += f"{done / seconds / rate:.0%} of the products' rate"
-        yield Finding(f"build-base, {rows} rows of {tokens // rows} tokens", told)
+        detail = f"{seconds:.3g} s a step, {tokens / seconds:.0f} tokens/s, "
+        detail += f"{done / seconds / rate:.0%} of the rate of bf16 products"
+        yield Finding(f"build-base, {rows} rows of {tokens // rows} tokens", detail)
         planned = total(
             training_memory(
                 config,
