@@ -92,8 +92,9 @@ def judge(sheets: Path) -> None:
         right = all(seen.count(noun) == count for noun, count in wanted) if wanted else None
         found[entry["number"]] = {"wanted": wanted, "seen": seen, "right": right}
     (sheets / FOUND).write_text(json.dumps(found, indent=1) + "\n")
-    told = [each["right"] for each in found.values() if each["right"] is not None]
-    print(f"by the detector {told_share(told)}; {len(found) - len(told)} name no thing of the cast")
+    verdicts = [each["right"] for each in found.values() if each["right"] is not None]
+    without = len(found) - len(verdicts)
+    print(f"by the detector {share_text(verdicts)}; {without} name no thing of the cast")
 
 
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "pair": 2}
@@ -126,15 +127,15 @@ def _things(world: World, words: Sequence[str]) -> Iterator[tuple[str, int]]:
 def score(sheets: Path, named: Path) -> None:
     """The share that the observer named rightly, beside the detector's."""
     right = json.loads(named.read_text())
-    print(f"named rightly {told_share([*right.values()])}")
+    print(f"named rightly {share_text([*right.values()])}")
     if (sheets / FOUND).exists():
         found = json.loads((sheets / FOUND).read_text())
         both = [(right[n], each["right"]) for n, each in found.items() if each["right"] is not None]
         agree = sum(a == b for a, b in both)
-        print(f"the detector {told_share([b for _, b in both])}, agreement {agree} of {len(both)}")
+        print(f"the detector {share_text([b for _, b in both])}, agreement {agree} of {len(both)}")
 
 
-def told_share(right: Sequence[bool]) -> str:
+def share_text(right: Sequence[bool]) -> str:
     low, high = wilson(sum(right), len(right))
     return f"{sum(right)} of {len(right)} ({sum(right) / len(right):.2f}, {low:.2f} to {high:.2f})"
 

@@ -106,8 +106,8 @@ def _train(
     r = reporter(ctx)
     output, resume = place["output"], place["resume"]
     if dry_run:
-        told = {"dry_run": True, "output": str(output), "recipe": as_table(recipe)}
-        r.result(told, text=dump(recipe).rstrip(), quiet=[output])
+        result = {"dry_run": True, "output": str(output), "recipe": as_table(recipe)}
+        r.result(result, text=dump(recipe).rstrip(), quiet=[output])
         return
     r.detail(dump(recipe))
     figures: dict[str, float] = {}

@@ -191,11 +191,11 @@ def _system_error(error: Exception) -> OSError | None:
     """The system's error behind one of a library that writes files itself; None for any other."""
     if isinstance(error, OSError):
         return error
-    told = str(error)
-    if "os error 28" in told:  # safetensors
+    message = str(error)
+    if "os error 28" in message:  # safetensors
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     # torch's writer does not say why it failed; where its file could be created, it is room.
-    return OSError(errno.ENOSPC, told) if "inline_container.cc" in told else None
+    return OSError(errno.ENOSPC, message) if "inline_container.cc" in message else None
 
 
 def output_error(error: OSError, hint: str = ANOTHER_PLACE) -> OutputError:

@@ -96,11 +96,11 @@ def bench(
         check_writable(json_file)
     machine = _machine(where, precision)
     r.say(", ".join(f"{name} {value}" for name, value in machine.items()))
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     made: dict[str, Table] = {}
 
     def finished(section: str, found: Any, table: Table) -> None:
-        told[section], made[section] = found, table
+        measured[section], made[section] = found, table
         r.table(table.columns, table.rows, title=section)
         r.say(table.note)
 
@@ -131,7 +131,7 @@ def bench(
         laps = _results(r, preset_laps(model, PRESET_PICTURES, repeats))
         finished(f"presets {where.type}", _all(laps), tables.preset_table(laps))
     # 5. The figures.
-    figures = {"machine": machine, **told}
+    figures = {"machine": machine, **measured}
     if json_file:
         write_file(json_file, _json_bytes(figures), overwrite=True)
     if write:

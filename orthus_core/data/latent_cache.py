@@ -280,14 +280,14 @@ class FeatureCache:
         for shards in (self._shards, self._contents):
             damage, shards.damage = shards.damage, []
             yield from (f"features on disk: {each}; it is encoded anew" for each in damage)
-        if self._shards.failure is not None and not self._told:
-            self._told = True
+        if self._shards.failure is not None and not self._failure_is_reported:
+            self._failure_is_reported = True
             yield (
                 f"{failure_message(self._shards.failure, 'features are no longer stored')}: "
                 f"{self.path}; what is there stays, and the others are encoded as they come"
             )
 
-    _told = False
+    _failure_is_reported = False
 
     def save(self) -> None:
         """Wait until the disk has all features, and let other processes append to the shards.

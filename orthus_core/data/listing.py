@@ -199,14 +199,14 @@ class FolderListing:
         Args:
             also: Further files that are not read, by kind.
         """
-        told = [
+        kinds = [
             PassedOver(
                 kind, len(paths), [self._name_of(path) for path in sorted(paths)[:NAMES_TOLD]]
             )
             for kind, paths in {**self._walk.other, **(also or {})}.items()
             if paths
         ]
-        return sorted(told, key=lambda each: (-each.count, each.kind))
+        return sorted(kinds, key=lambda each: (-each.count, each.kind))
 
     def _name_of(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()

@@ -380,8 +380,8 @@ class RowsReport(NamedTuple):
         """Lines about the same for the end of a training."""
         epochs = self.mixture.epochs(batches * self.batch_size)
         if epochs:
-            told = (f"{name} {epoch:.3g}" for name, epoch in epochs.items())
-            yield f"epochs of each data set: {', '.join(told)}"
+            counts = (f"{name} {epoch:.3g}" for name, epoch in epochs.items())
+            yield f"epochs of each data set: {', '.join(counts)}"
         yield from summary_of(self.faults)
 
 

@@ -201,7 +201,7 @@ def read_answers(path: Path) -> list[StoredAnswer]:
             hint="give one that `orthus caption -o` wrote",
         )
         raise true_cause(other, path)
-    return [told for told in found if told]
+    return [answer for answer in found if answer]
 
 
 def _read_line(line: str) -> StoredAnswer | None:

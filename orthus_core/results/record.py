@@ -108,13 +108,13 @@ def read_made(path: str | Path) -> Record:
     return _checked(path, table)._replace(seen=pixel_hash(open_image(path)))
 
 
-def record_of_answer(path: Path, told: StoredAnswer) -> Record:
+def record_of_answer(path: Path, stored: StoredAnswer) -> Record:
     """The record of one answer in a file.
 
     Raises:
         DataError: When the answer has no such record.
     """
-    asked, made = told.question, told.made
+    asked, made = stored.question, stored.made
     if not all(made.get(name) for name in MADE):
         raise DataError(
             "these answers do not say how they were made",
@@ -126,7 +126,7 @@ def record_of_answer(path: Path, told: StoredAnswer) -> Record:
         "command": "caption",
         "model": made["name"],
         "question": asked.question,
-        "seed": told.seed,
+        "seed": stored.seed,
         "text": asked.sampling,
         **({"quantize": made["quantize"]} if made.get("quantize") else {}),
         **({"lora": [f"{a['path']}:{a['scale']}" for a in lora]} if lora else {}),
@@ -134,7 +134,7 @@ def record_of_answer(path: Path, told: StoredAnswer) -> Record:
     about = {"name": made["name"], "hash": asked.model}
     about |= {name: made[name] for name in ("device", "dtype")} | ({"lora": lora} if lora else {})
     info = GenerationInfo(
-        recipe, asked.question, told.seed, asked.sampling, about, files=(told.image,)
+        recipe, asked.question, stored.seed, asked.sampling, about, files=(stored.image,)
     )
     return Record(path, info, made["version"], {})
 

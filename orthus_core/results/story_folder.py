@@ -195,13 +195,13 @@ def _size(image: Image.Image | None) -> tuple[int, int]:
 
 def _how(info: GenerationInfo) -> dict[str, str]:
     """The page's entries on how the story was made."""
-    told = {
+    entries = {
         "model": info.model.get("name"),
         "seed": info.seed,
         "steps": info.sampling.get("steps"),
         "guidance": info.sampling.get("guidance"),
     }
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return {name: str(value) for name, value in entries.items() if value is not None}
 
 
 def _under_picture(panel: Panel, opening: str) -> str:

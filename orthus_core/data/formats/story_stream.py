@@ -153,5 +153,5 @@ def _panels(story: Any) -> list[tuple[object, str]]:
     is_list = isinstance(orders, list) and len(orders) == len(images)
     if not is_list or not all(isinstance(each, int) for each in orders):
         raise DataError(f"the story has pictures: {len(images)}, and 'orders' is {orders}")
-    told = sorted(zip(orders, images, texts, strict=True), key=lambda panel: panel[0])
-    return [(image, caption) for _, image, caption in told]
+    panels = sorted(zip(orders, images, texts, strict=True), key=lambda panel: panel[0])
+    return [(image, caption) for _, image, caption in panels]
