@@ -268,6 +268,9 @@ def test_vqav2_refuses_and_counts(vqa_set):
         scored("vqav2", results)
     with pytest.raises(DataError, match=r"there is no \*annotations.json"):
         scored("vqav2", results, results.parent)
+    dump(data / "v2_mscoco_val2014_annotations.json", {"annotations": [1]})
+    with pytest.raises(DataError, match="record 1 of annotations has no question_id"):
+        scored("vqav2", results, data)
 
 
 # GQA
