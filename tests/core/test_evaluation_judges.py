@@ -44,6 +44,9 @@ def test_of_each_class_only_as_many_as_asked_are_looked_at():
     assert judge(request, [found("car", colour="blue"), found("car", 32, colour="red")]).right
     wrong = judge(request, [found("car", colour="red"), found("car", 32, colour="blue")])
     assert wrong.reasons == ("expected blue car>=1, found 0",)
+    request["include"][0]["count"] = 2
+    one_of_two = judge(request, [found("car", colour="blue"), found("car", 32, colour="red")])
+    assert one_of_two.reasons == ("expected blue car>=2, found 1",)
 
 
 def test_a_position_is_that_of_the_second_entry_to_its_target():
@@ -58,6 +61,9 @@ def test_a_position_is_that_of_the_second_entry_to_its_target():
         "expected dog left of cat",
     )
     assert not judge(request, [found("dog", 0)]).right
+    request["include"][1]["position"] = ["beside", 0]
+    assert judge(request, [found("cat", 0), found("dog", 32)]).right
+    assert not judge(request, [found("cat", 0), found("dog", 0, 32)]).right
 
 
 def test_boxes_that_nearly_coincide_have_no_relation_and_diagonals_have_two():

@@ -352,6 +352,10 @@ def test_gqa_variants(prediction, strict, llava, lmms):
     assert verdicts == [strict, llava, lmms]
 
 
+def test_gqa_llava_takes_a_full_stop_from_predictions_alone():
+    assert gqa.is_right("dog.", "dog", "llava") and not gqa.is_right("dog.", "dog.", "llava")
+
+
 def test_gqa_needs_all_balanced_questions():
     with pytest.raises(DataError, match="3 of 4 balanced questions have no prediction"):
         gqa.score(gqa_questions(), {"1": "yes"})

@@ -95,6 +95,9 @@ def test_pope_counts_what_is_empty_and_what_is_missing(pope_set):
     assert (found.n_missing, found.n_unparsed) == (1, 1)
     # The empty answer is a "yes"; the missing one is wrong, though an empty one would be right.
     assert found.per_category["random"]["accuracy"] == 0
+    lines(answers / "random.jsonl", [{"question_id": 1, "answer": "no"}])
+    found = scored("pope", answers, data, allow_missing=True)
+    assert found.per_category["random"]["accuracy"] == 0
 
 
 def test_pope_samples_and_numbers_read_labels_alike(pope_set):
@@ -107,6 +110,10 @@ def test_pope_samples_and_numbers_read_labels_alike(pope_set):
     # lmms-eval reads "No" as "no", so question 2 is right, and question 1 has no answer.
     assert found.metrics["accuracy"] == 0.5
     assert [sample["right"] for sample in found.samples] == [False, True]
+    lines(answers / "random.jsonl", [{"question_id": 2, "answer": "No, none"}])
+    found = scored("pope", answers / "random.jsonl", questions, "lmms", allow_missing=True)
+    assert found.metrics["accuracy"] == 0  # lmms-eval reads whole answers
+    assert [sample["right"] for sample in found.samples] == [False, False]
 
 
 def test_pope_refuses_answers_that_do_not_belong(pope_set):
