@@ -349,7 +349,7 @@ class Batches:
 
 
 class RowsReport(NamedTuple):
-    """What is told of the rows while a training reads them.
+    """Counts the rows that a training has read, and those that it cannot use.
 
     Attributes:
         mixture: The rows.
@@ -380,13 +380,13 @@ class RowsReport(NamedTuple):
         """Lines about the same for the end of a training."""
         epochs = self.mixture.epochs(batches * self.batch_size)
         if epochs:
-            told = (f"{name} {epoch:.3g}" for name, epoch in epochs.items())
-            yield f"epochs of each data set: {', '.join(told)}"
+            counts = (f"{name} {epoch:.3g}" for name, epoch in epochs.items())
+            yield f"epochs of each data set: {', '.join(counts)}"
         yield from summary_of(self.faults)
 
 
 class PicturesReport(NamedTuple):
-    """What is told of the pictures while an autoencoder reads them: rows that cannot be used."""
+    """Counts the rows whose pictures an autoencoder cannot use."""
 
     faults: RowFaults
 

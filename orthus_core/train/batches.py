@@ -424,7 +424,7 @@ class RowBatches(NamedTuple):
     Attributes:
         train: Returns batch number n, n = 0, 1, 2 ...
         held_out: Makes the validation batches, the same on every device; [] without held-out rows.
-        report: What is told of the rows.
+        report: Counts the rows that cannot be used, and the epochs of each data set.
     """
 
     train: Callable[[int], Batch]

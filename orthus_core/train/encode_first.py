@@ -123,15 +123,15 @@ def encode_for_training(
     ]
     if not wanted:
         return
-    plan = yield from planned(
+    plan = yield from plan_encoding(
         cache, [PictureRows(part, part.numbers_N, rows.train.change) for part in wanted]
     )
     if plan.new:
         if plan.bytes > MOST_OF_THE_DISK * plan.free and not always:
-            yield Note(f"{told(plan)}: they are encoded as they come")
+            yield Note(f"{summary_of(plan)}: they are encoded as they come")
             return
-        yield Note(told(plan))
-        yield from encoded(cache, plan, should_stop)
+        yield Note(summary_of(plan))
+        yield from encode_missing(cache, plan, should_stop)
         yield from map(Note, cache.notes())
     incomplete = should_stop() or cache.failure is not None or bool(plan.faults)
     if not all_reduce_sum(torch.tensor(float(incomplete))).item() and current_rank().is_first:
@@ -144,7 +144,7 @@ def is_read_whole(name: str, mixture: Mixture, numbers: range) -> bool:
     return mixture.epochs(numbers.stop)[name] - mixture.epochs(numbers.start)[name] >= 1
 
 
-def told(plan: EncodingPlan) -> str:
+def summary_of(plan: EncodingPlan) -> str:
     """One line about a plan."""
     return (
         f"{plan.new} pictures to encode, {plan.stored} are there already; "
@@ -152,7 +152,7 @@ def told(plan: EncodingPlan) -> str:
     )
 
 
-def planned(
+def plan_encoding(
     cache: FeatureCache, rows: Sequence[PictureRows]
 ) -> Generator[Event, None, EncodingPlan]:
     """Count the pictures whose features are missing; reads the rows, but no pixels."""
@@ -196,7 +196,7 @@ def own_numbers(rows: PictureRows) -> np.ndarray:
     return rows.numbers_N[place.shard :: place.shards]
 
 
-def encoded(
+def encode_missing(
     cache: FeatureCache, plan: EncodingPlan, should_stop: Stop, workers: int = 0
 ) -> Iterator[Event]:
     """Encode what a plan says, and store it; ends early when told to stop or the disk is full.
@@ -215,7 +215,7 @@ def encoded(
     said = False
     faults: dict[tuple[str, int], RowFault] = {(f.source, f.number): f for f in plan.faults}
     for rows in plan.rows:
-        for lot in missing(cache, rows, workers):
+        for lot in missing_pictures(cache, rows, workers):
             for each in lot:
                 if isinstance(each, RowFault):
                     faults[each.source, each.number] = each
@@ -272,7 +272,7 @@ class MissingPictures(Dataset):
         return found
 
 
-def missing(
+def missing_pictures(
     cache: FeatureCache, rows: PictureRows, workers: int
 ) -> Iterator[list[MissingPicture | RowFault]]:
     """The missing pictures of this process's rows, loaded by so many other processes."""
