@@ -366,9 +366,8 @@ def fault_in(
 
 def load_pictures(document: Document, side: int) -> None:
     """Load every picture of a document, which raises an error for one that cannot be read."""
-    for segment in document.segments:
-        if not isinstance(segment.value, str):
-            segment.value.load(side)
+    for picture in document.pictures:
+        picture.load(side)
 
 
 def left_out(faults: RowFaults, found: int) -> Iterator[Note]:
@@ -384,10 +383,9 @@ def last_picture(document: Document) -> Picture:
     Raises:
         DataError: When there is none.
     """
-    for segment in reversed(document.segments):
-        if isinstance(segment.value, Picture):
-            return segment.value
-    raise DataError("there is no picture in it", where=document.id)
+    if not document.pictures:
+        raise DataError("there is no picture in it", where=document.id)
+    return document.pictures[-1]
 
 
 def picture_alone(document: Document) -> Document:

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from orthus_core.data.document import Document
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.data.pictures import Picture
 from orthus_core.data.row_faults import RowFault, fault_of
 from orthus_core.data.sources import MadeRows, Mixture, ShuffledRows
 from orthus_core.events import Event, Note, Progress
@@ -51,20 +50,16 @@ class PictureRows(NamedTuple):
     change: Callable[[Document], Document] | None = None
 
     def document(self, number: int) -> Document:
+        """A row.
+
+        Raises:
+            DataError: When it cannot be read.
+        """
         if isinstance(self.part, MadeRows):
             document = self.part.make(number)
         else:
             document = self.part.rows.document(number)
         return self.change(document) if self.change else document
-
-    def pictures(self, number: int) -> list[Picture]:
-        """The pictures of a row.
-
-        Raises:
-            DataError: When the row cannot be read.
-        """
-        segments = self.document(number).segments
-        return [each.value for each in segments if not isinstance(each.value, str)]
 
     def fault(self, number: int, error: Exception) -> RowFault:
         """The fault of a row for which an error was raised.
@@ -165,7 +160,7 @@ def plan_encoding(
     for each in rows:
         for number in own_numbers(each):
             try:
-                some += [cache.address(picture) for picture in each.pictures(int(number))]
+                some += [cache.address(picture) for picture in each.document(int(number)).pictures]
             except Exception as error:
                 plan.faults.append(each.fault(int(number), error))
             done += 1
@@ -264,7 +259,7 @@ class MissingPictures(Dataset):
         found: list[MissingPicture | RowFault] = []
         for number in map(int, self.numbers[lot * TOGETHER : (lot + 1) * TOGETHER]):
             try:
-                for picture in map(self.cache.addressed, self.rows.pictures(number)):
+                for picture in map(self.cache.addressed, self.rows.document(number).pictures):
                     if picture.pixels_HW3 is not None:
                         found.append(MissingPicture(picture.address, picture.pixels_HW3))
             except Exception as error:
