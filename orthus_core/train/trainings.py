@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from orthus_core.checkpoint.card import origin_of
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
@@ -74,7 +75,6 @@ from orthus_core.train.state import (
     training_folder,
 )
 from orthus_core.user_files import user_path
-from orthus_core.version import __version__
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
@@ -401,7 +401,8 @@ def run(
         if not first:
             return
         model = opened.model.eval()
-        model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
+        made = origin_of(recipe.command, model.config, opened.path.name)
+        model.config.origin = made | dict(extras.origin)
         files = {
             "recipe.toml": dump(recipe),
             **model_record(work, recipe.optim.steps),
@@ -418,19 +419,6 @@ def run(
         overwrite = may_replace(output, work, overwrite=overwrite)
         save_finished(partial(save, texts=files, overwrite=overwrite), output, work)
         yield Note(f"wrote {output}")
-
-
-def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
-    """The new model's origin, including every step before this training."""
-    before = opened.model.config.origin or {}
-    lineage = list(before.get("lineage", []))
-    if before:
-        lineage.append(f"{before.get('made_by')} from {before.get('made_from')}")
-    return {
-        "made_by": f"orthus {command} {__version__}",
-        "made_from": opened.path.name,
-        "lineage": lineage,
-    }
 
 
 def words_of(opened: OpenedOrthus):
