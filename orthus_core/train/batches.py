@@ -74,13 +74,8 @@ class RowSources:
     @property
     def identity(self) -> str:
         """What tells these rows from others; empty where the recipe alone decides them."""
-        read = [part for part in self.train.parts if isinstance(part, ShuffledRows)]
+        read = self.train.data_sets
         return "; ".join([ORDER, *map(identity_of_part, read)]) if read else ""
-
-    @property
-    def reads(self) -> bool:
-        """Whether there is a data set among them."""
-        return any(isinstance(part, ShuffledRows) for part in self.train.parts)
 
     def change(self, **changes: Any) -> RowSources:
         """The same rows under another rule, or changed."""
@@ -545,7 +540,7 @@ class BatchBuilder:
         if not data.workers:
             return self.collate
         # Rows that are made without end never come again, so their features are not kept.
-        return self.looked_up if data.rows or rows.reads else self.loaded
+        return self.looked_up if data.rows or rows.train.data_sets else self.loaded
 
     def measured(self, held_out: Mixture | None) -> Iterator[EncodedRow]:
         """The held-out rows that can be used, each of a data set once."""

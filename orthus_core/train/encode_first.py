@@ -110,9 +110,8 @@ def encode_for_training(
         return
     wanted = [
         part
-        for part in rows.train.parts
-        if isinstance(part, ShuffledRows)
-        and len(part)
+        for part in rows.train.data_sets
+        if len(part)
         and (always or is_read_whole(part.name, rows.train, numbers))
         and not is_marked(cache, part)
     ]
