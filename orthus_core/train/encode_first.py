@@ -24,7 +24,7 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.row_faults import RowFault, fault_of
 from orthus_core.data.sources import MadeRows, Mixture, ShuffledRows
 from orthus_core.events import Event, Note, Progress
-from orthus_core.output_checks import free_disk
+from orthus_core.output_checks import free_disk, size_text
 from orthus_core.train.batches import RowSources, identity_of_part
 from orthus_core.train.distributed import all_reduce_sum, current_rank
 
@@ -319,14 +319,6 @@ def mark(cache: FeatureCache, part: ShuffledRows) -> None:
         (cache.path / mark_name(part)).write_text(identity_of_part(part), encoding="utf-8")
     except OSError:
         pass
-
-
-def size_text(count: int) -> str:
-    """Bytes in words."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def time_text(seconds: float) -> str:
