@@ -19,9 +19,9 @@ from orthus_core.train.batches import pictures_alone, read_rows
 from orthus_core.train.distributed import device
 from orthus_core.train.encode_first import (
     EncodingPlan,
+    count_missing,
     encode_missing,
     pictures_of,
-    plan_encoding,
     summary_of,
 )
 from orthus_core.train.features import feature_cache
@@ -70,8 +70,8 @@ def encode_data(
     rows = yield from read_rows(recipe.data, cache.size, faults)
     if recipe.command == "build-base":
         rows = pictures_alone(rows)
-    found = yield from plan_encoding(cache, pictures_of(rows, recipe.data.rows))
-    plan.__dict__.update(found.__dict__)
+    plan.rows = pictures_of(rows, recipe.data.rows)
+    yield from count_missing(cache, plan)
     if not plan.new + plan.stored:
         raise DataError(
             "there are no pictures to encode",

@@ -10,7 +10,7 @@ Legend: M pictures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -117,9 +117,8 @@ def encode_for_training(
     ]
     if not wanted:
         return
-    plan = yield from plan_encoding(
-        cache, [PictureRows(part, part.numbers_N, rows.train.change) for part in wanted]
-    )
+    plan = EncodingPlan([PictureRows(part, part.numbers_N, rows.train.change) for part in wanted])
+    yield from count_missing(cache, plan)
     if plan.new:
         if plan.bytes > MOST_OF_THE_DISK * plan.free and not always:
             yield Note(f"{summary_of(plan)}: they are encoded as they come")
@@ -146,17 +145,16 @@ def summary_of(plan: EncodingPlan) -> str:
     )
 
 
-def plan_encoding(
-    cache: FeatureCache, rows: Sequence[PictureRows]
-) -> Generator[Event, None, EncodingPlan]:
-    """Count the pictures whose features are missing; reads the rows, but no pixels."""
+def count_missing(cache: FeatureCache, plan: EncodingPlan) -> Iterator[Event]:
+    """Count the pictures of a plan's rows whose features are missing; reads the rows, but no
+    pixels.
+    """
     place = current_rank()
-    plan = EncodingPlan(list(rows))
     seen: list[np.ndarray] = []
     some: list[bytes] = []
-    total = sum(len(own_numbers(each)) for each in rows)
+    total = sum(len(own_numbers(each)) for each in plan.rows)
     done = 0
-    for each in rows:
+    for each in plan.rows:
         for number in own_numbers(each):
             try:
                 some += [cache.address(picture) for picture in each.document(int(number)).pictures]
@@ -175,7 +173,6 @@ def plan_encoding(
     if cache.path is not None and place.is_first:
         plan.free = free_disk(cache.path)
     plan.free = int(all_reduce_sum(torch.tensor(float(plan.free), dtype=torch.float64)).item())
-    return plan
 
 
 def distinct(some: Sequence[bytes], seen: Sequence[np.ndarray]) -> np.ndarray:
@@ -199,39 +196,31 @@ def encode_missing(
     """
     share = -(-plan.new // current_rank().shards)
     pixels: dict[bytes, np.ndarray] = {}
-    begun, before = 0.0, 0
+    faults: dict[tuple[str, int], RowFault] = {(f.source, f.number): f for f in plan.faults}
+    times: list[float] = []
 
-    def store() -> None:
+    def store() -> Iterator[Event]:
         cache.store(list(pixels), torch.from_numpy(np.stack([*pixels.values()])))
         plan.encoded += len(pixels)
         pixels.clear()
+        yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
+        times.append(time.monotonic())
+        if len(times) == 2 and share > plan.encoded:  # the first ones are slower
+            seconds = (times[1] - times[0]) / cache.chunk * (share - plan.encoded)
+            yield Note(f"about {time_text(seconds)} for the others")
 
-    said = False
-    faults: dict[tuple[str, int], RowFault] = {(f.source, f.number): f for f in plan.faults}
-    for rows in plan.rows:
-        for lot in missing_pictures(cache, rows, workers):
-            for each in lot:
-                if isinstance(each, RowFault):
-                    faults[each.source, each.number] = each
-                elif each.address not in cache.addresses:
-                    pixels[each.address] = each.pixels_HW3
-                if len(pixels) >= cache.chunk:
-                    store()
-                    yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
-                    now = time.monotonic()
-                    if not begun:
-                        begun, before = now, plan.encoded  # the first ones are slower
-                    elif not said and share > plan.encoded:
-                        seconds = (now - begun) / (plan.encoded - before) * (share - plan.encoded)
-                        yield Note(f"about {time_text(seconds)} for the others")
-                        said = True
-            if should_stop() or cache.failure is not None:
-                break
+    for lot in (lot for rows in plan.rows for lot in missing_pictures(cache, rows, workers)):
+        for each in lot:
+            if isinstance(each, RowFault):
+                faults[each.source, each.number] = each
+            elif each.address not in cache.addresses:
+                pixels[each.address] = each.pixels_HW3
+            if len(pixels) >= cache.chunk:
+                yield from store()
         if should_stop() or cache.failure is not None:
             break
     if pixels and cache.failure is None:
-        store()
-        yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
+        yield from store()
     plan.faults = list(faults.values())
     cache.look()
 

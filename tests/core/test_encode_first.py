@@ -12,7 +12,12 @@ from orthus_core.recipe.training import DataRecipe
 from orthus_core.train import encode_first
 from orthus_core.train.batches import RowSources, read_rows
 from orthus_core.train.distributed import Rank
-from orthus_core.train.encode_first import encode_for_training, pictures_of, plan_encoding
+from orthus_core.train.encode_first import (
+    EncodingPlan,
+    count_missing,
+    encode_for_training,
+    pictures_of,
+)
 from tests.core.toy_data import interleaved
 
 
@@ -84,7 +89,8 @@ def test_each_process_encodes_its_share(rows, tmp_path, monkeypatch):
         monkeypatch.setattr(encode_first, "current_rank", lambda: Rank(shard, 3))  # noqa: B023
         monkeypatch.setattr(encode_first, "all_reduce_sum", lambda values: values)
         made = cache(tmp_path / "cache")
-        plan = finished(plan_encoding(made, pictures_of(rows)))
+        plan = EncodingPlan(pictures_of(rows))
+        finished(count_missing(made, plan))
         finished(iter(encode_first.encode_missing(made, plan, lambda: False)))
         made.save()
         shares.append(plan.encoded)
