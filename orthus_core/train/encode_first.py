@@ -108,13 +108,18 @@ def encode_for_training(
     """
     if cache.path is None:
         return
-    wanted = [
+    whole = [
         part
         for part in rows.train.data_sets
-        if len(part)
-        and (always or is_read_whole(part.name, rows.train, numbers))
-        and not is_marked(cache, part)
+        if len(part) and (always or is_read_whole(part.name, rows.train, numbers))
     ]
+    if not whole:
+        return
+    # Processes on machines with disks of their own may find different marks, and all go the same
+    # way: they count together.
+    marks = all_reduce_sum(torch.tensor([float(is_marked(cache, part)) for part in whole]))
+    everywhere = current_rank().shards
+    wanted = [part for part, of in zip(whole, marks, strict=True) if of < everywhere]
     if not wanted:
         return
     plan = EncodingPlan([PictureRows(part, part.numbers_N, rows.train.change) for part in wanted])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,13 +231,18 @@ def posttrain(
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
-    def draw_samples() -> Image.Image:
+    @cache_result  # of a large data set without captions, many rows are read to find that
+    def phrases() -> tuple[str, ...]:
         # Imported here, because a training without samples draws nothing.
         from orthus_core.train.caption_words import sample_words
+
+        return sample_words(rows)
+
+    def draw_samples() -> Image.Image:
         from orthus_core.train.sample_grid import draw_words
 
         with as_drawn():
-            return draw_words(model, tokenizer, sample_words(rows))
+            return draw_words(model, tokenizer, phrases())
 
     stage = RowsStage(
         JointLoss(

@@ -98,6 +98,16 @@ def test_each_process_encodes_its_share(rows, tmp_path, monkeypatch):
     assert len(cache(tmp_path / "cache")) == 30
 
 
+def test_a_process_on_another_disk_without_the_mark_is_not_left_alone(rows, tmp_path, monkeypatch):
+    count = len(rows.train.parts[0])
+    made = cache(tmp_path / "cache")
+    events_of(made, rows, range(0, count))
+    monkeypatch.setattr(encode_first, "current_rank", lambda: Rank(0, 2))
+    # Every sum is taken together by all processes; the other one has nothing to add.
+    monkeypatch.setattr(encode_first, "all_reduce_sum", lambda values: values)
+    assert events_of(made, rows, range(0, count))[1], "it counts with the other one"
+
+
 def test_pictures_are_counted_once_however_many_there_are():
     addresses = [bytes([n]) * 16 for n in (7, 0, 7, 255, 0)]
     found = encode_first.distinct(addresses[:3], [])
