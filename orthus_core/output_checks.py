@@ -113,7 +113,7 @@ def check_room(target: Path, wanted: int) -> None:
 def size_text(count: int) -> str:
     """Bytes in words."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:  # rounded, it would be 1000 of the next smaller unit
             return f"{count / size:.3g} {unit}"
     return f"{count} bytes"
 

@@ -205,12 +205,13 @@ def encode_missing(
     times: list[float] = []
 
     def store() -> Iterator[Event]:
+        is_whole = len(pixels) == cache.chunk  # what is left at the end tells nothing of the others
         cache.store(list(pixels), torch.from_numpy(np.stack([*pixels.values()])))
         plan.encoded += len(pixels)
         pixels.clear()
         yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
         times.append(time.monotonic())
-        if len(times) == 2 and share > plan.encoded:  # the first ones are slower
+        if len(times) == 2 and is_whole and share > plan.encoded:  # the first ones are slower
             seconds = (times[1] - times[0]) / cache.chunk * (share - plan.encoded)
             yield Note(f"about {time_text(seconds)} for the others")
 

@@ -122,3 +122,10 @@ def test_pictures_are_counted_once_however_many_there_are():
 def test_a_time_is_told_in_words(seconds, text):
     assert encode_first.time_text(seconds) == text
     assert encode_first.size_text(int(seconds * 1e6)).endswith(("KB", "MB", "GB"))
+
+
+def test_bytes_are_told_in_the_unit_that_they_are_rounded_to():
+    counts = (999, 1000, 2_340_000, 999_600_000, 7 * 10**12)
+    assert [*map(encode_first.size_text, counts)] == [
+        *("999 bytes", "1 KB", "2.34 MB", "1 GB", "7 TB")
+    ]
