@@ -108,6 +108,17 @@ def test_a_process_on_another_disk_without_the_mark_is_not_left_alone(rows, tmp_
     assert events_of(made, rows, range(0, count))[1], "it counts with the other one"
 
 
+@pytest.mark.parametrize(("chunk", "times"), [(8, 1), (16, 0)])
+def test_the_time_for_the_others_is_told_once_after_whole_chunks(rows, tmp_path, chunk, times):
+    plan, made = EncodingPlan(pictures_of(rows)), cache(tmp_path / "cache")
+    finished(count_missing(made, plan))
+    next((tmp_path / "rows").rglob("*.png")).write_bytes(b"no picture")
+    made._chunk = chunk
+    events = [*encode_first.encode_missing(made, plan, lambda: False)]
+    assert plan.new == 30 and plan.encoded == 29 and len(plan.faults) == 1
+    assert sum("for the others" in str(event) for event in events) == times
+
+
 def test_pictures_are_counted_once_however_many_there_are():
     addresses = [bytes([n]) * 16 for n in (7, 0, 7, 255, 0)]
     found = encode_first.distinct(addresses[:3], [])
