@@ -104,14 +104,18 @@ def check_room(target: Path, wanted: int) -> None:
     free = free_disk(target)
     if free < wanted:
         raise OutputError(
-            f"not enough room: {_size(wanted)} to write and {_size(free)} free",
+            f"not enough room: {size_text(wanted)} to write and {size_text(free)} free",
             where=str(target),
             hint="make room, or choose a folder on another disk",
         )
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+def size_text(count: int) -> str:
+    """Bytes in words."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if count >= 0.9995 * size:  # rounded, it would be 1000 of the next smaller unit
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
 
 
 def _check_lookup(place: Path) -> None:

@@ -263,6 +263,7 @@ def _training(
     from orthus_core.plan.calibrate import step_seconds
     from orthus_core.plan.fit import training_changes
     from orthus_core.plan.memory_parts import Training, total, training_memory
+    from orthus_core.recipe.training import LoraRecipe
 
     optim = part.optim
     pictures = PICTURES_OF_A_ROW if part.command in ("pretrain", "posttrain") else 1
@@ -274,6 +275,7 @@ def _training(
         optimiser=optim.kind,
         averaged=optim.ema_decay > 0,
         repeats=getattr(recipe, "repeats", 1),
+        lora=getattr(recipe, "lora", LoraRecipe()),
     )
     items = training_memory(config, trained, kind)
     needed = total(items)

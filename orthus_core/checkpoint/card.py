@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from orthus_core.model.config import OrthusConfig
+from orthus_core.version import __version__
 
 
 def model_card(config: OrthusConfig, name: str) -> str:
@@ -47,6 +50,21 @@ def model_card(config: OrthusConfig, name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def origin_of(command: str, source: OrthusConfig, name: str) -> dict[str, Any]:
+    """The origin of a model that a command makes from another one, with all that was made before.
+
+    Args:
+        command: Name of the command.
+        source: Configuration of the model that it is made from.
+        name: Name of that model's folder.
+    """
+    before = source.origin or {}
+    lineage = list(before.get("lineage", []))
+    if before:
+        lineage.append(f"{before.get('made_by')} from {before.get('made_from')}")
+    return {"made_by": f"orthus {command} {__version__}", "made_from": name, "lineage": lineage}
 
 
 def _plain(origin: dict) -> list[tuple[str, object]]:

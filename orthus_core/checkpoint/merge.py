@@ -9,7 +9,7 @@ from typing import NamedTuple
 from orthus_core.atomic import real_path
 from orthus_core.atomic_folder import check_folder, staged_folder
 from orthus_core.checkpoint.adapters import merged, read_adapters
-from orthus_core.checkpoint.card import model_card
+from orthus_core.checkpoint.card import model_card, origin_of
 from orthus_core.checkpoint.headers import CONFIG, INDEX, MODEL_FILES, check_path
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import read_config
@@ -21,7 +21,6 @@ from orthus_core.events import Progress
 from orthus_core.model.config import OrthusConfig
 from orthus_core.output_checks import check_room
 from orthus_core.user_files import user_path
-from orthus_core.version import __version__
 
 SHARD_BYTES = 5 * 10**9
 # Files of the base that say how it was made, and not what the new model is.
@@ -70,16 +69,8 @@ def merge(
     tensors = merged(folder, adapters)
     size = sum(tensor.bytes for tensor in tensors.values())
     check_room(output, size)
-    before = dict(config.origin or {})
-    lineage = list(before.get("lineage", []))
-    if before:
-        lineage.append(f"{before.get('made_by')} from {before.get('made_from')}")
-    config.origin = {
-        "made_by": f"orthus merge {__version__}",
-        "made_from": folder.name,
-        "lineage": lineage,
-        "adapters": [each.record for each in adapters],
-    }
+    config.origin = origin_of("merge", config, folder.name)
+    config.origin["adapters"] = [each.record for each in adapters]
     for each in adapters:
         config.sampling = {**(config.sampling or {}), **each.sampling}
     config.tie_word_embeddings = False  # both are written out

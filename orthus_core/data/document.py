@@ -134,6 +134,12 @@ class Document:
         """The model's segments of all turns."""
         return tuple(segment for segment in self.segments if segment.role == "model")
 
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The pictures of all turns in order."""
+        values = (segment.value for segment in self.segments)
+        return tuple(value for value in values if not isinstance(value, str))
+
 
 def turn(role: Role, *values: str | Picture) -> tuple[Segment, ...]:
     """The segments of one turn: texts and pictures of one role, in order."""

@@ -75,7 +75,9 @@ class RowFaults:
     named_later: bool = False
     counts: dict[str, int] = field(default_factory=dict)
     cut: dict[str, int] = field(default_factory=dict)
-    _met: set[tuple[str, int]] = field(default_factory=set)
+    # By place: a record that comes in two ways has two numbers. One way may be used in part, and
+    # the other not at all.
+    _met: set[tuple[str, Place, bool]] = field(default_factory=set)
     _new: list[RowFault] = field(default_factory=list)
     _named: int = 0
 
@@ -83,7 +85,7 @@ class RowFaults:
         return sum(self.counts.values())
 
     def add(self, fault: RowFault, error: Exception | None = None) -> None:
-        """Count a fault, unless its row was counted before.
+        """Count a fault, unless its record was counted before.
 
         Raises:
             DataError: If `strict`.
@@ -91,9 +93,10 @@ class RowFaults:
         if self.strict and not fault.is_cut:
             hint = getattr(error, "hint", "")
             raise DataError(fault.problem, where=str(fault.place), hint=hint) from error
-        if (fault.source, fault.number) in self._met:
+        met = (fault.source, fault.place, fault.is_cut)
+        if met in self._met:
             return
-        self._met.add((fault.source, fault.number))
+        self._met.add(met)
         counts = self.cut if fault.is_cut else self.counts
         counts[fault.source] = counts.get(fault.source, 0) + 1
         self._new.append(fault)

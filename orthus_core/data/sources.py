@@ -130,6 +130,11 @@ class Mixture:
     def order(self) -> MixtureOrder:
         return MixtureOrder(self.weights, self.seed)
 
+    @property
+    def data_sets(self) -> list[ShuffledRows]:
+        """The sources that are read, and not made."""
+        return [part for part in self.parts if isinstance(part, ShuffledRows)]
+
     def __call__(self, number: int) -> Document:
         """Row `number`, n = 0, 1, 2 ... without limit.
 
@@ -349,7 +354,7 @@ class Batches:
 
 
 class RowsReport(NamedTuple):
-    """What is told of the rows while a training reads them.
+    """Counts the rows that a training has read, and those that it cannot use.
 
     Attributes:
         mixture: The rows.
@@ -362,11 +367,6 @@ class RowsReport(NamedTuple):
     @property
     def faults(self) -> RowFaults:
         return self.mixture.faults
-
-    @property
-    def reads(self) -> bool:
-        """Whether there is a data set among them, which may have faults."""
-        return any(isinstance(part, ShuffledRows) for part in self.mixture.parts)
 
     def figures(self, batches: int) -> dict[str, float]:
         """After so many batches: how often the rows of each data set have come, and how many of
@@ -386,7 +386,7 @@ class RowsReport(NamedTuple):
 
 
 class PicturesReport(NamedTuple):
-    """What is told of the pictures while an autoencoder reads them: rows that cannot be used."""
+    """Counts the rows whose pictures an autoencoder cannot use."""
 
     faults: RowFaults
 

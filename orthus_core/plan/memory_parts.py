@@ -14,6 +14,7 @@ from orthus_core.checkpoint.parts import part_of
 from orthus_core.checkpoint.skeleton import skeleton
 from orthus_core.device import DTYPES
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
+from orthus_core.recipe.training import LoraRecipe
 from orthus_core.samplers.memory_estimate import cache_bytes, decoder_bytes
 from orthus_core.samplers.prompt import room_for_image
 
@@ -83,6 +84,7 @@ class Training(NamedTuple):
         optimiser: "adamw" keeps two numbers per trained weight, "muon" one for matrices.
         averaged: Whether an average of the weights is kept.
         repeats: Noise draws per patch.
+        lora: Adapters that `posttrain` trains in place of the model, where their rank is above 0.
     """
 
     command: str
@@ -91,6 +93,7 @@ class Training(NamedTuple):
     optimiser: str = "adamw"
     averaged: bool = False
     repeats: int = 1
+    lora: LoraRecipe = LoraRecipe()
 
 
 def drawing_memory(
@@ -120,17 +123,20 @@ def training_memory(
     config: InterleavedConfig, trained: Training, device: str = "cuda"
 ) -> list[MemoryItem]:
     """The memory that training needs: weights in fp32, and a forward and backward pass. On CUDA
-    `build-base` holds what it does not train in bf16, as the released model is stored.
+    `build-base` and adapters hold what they do not train in bf16, as the released model is stored.
     """
-    moved, kept = _moved(config, trained.command)
+    moved, kept = _moved(config, trained)
     weights = _weights(config, "fp32", None)
     if trained.command == AUTOENCODER:  # the rest of the model is created later
         weights = [item for item in weights if item.name.removeprefix(WEIGHTS) in VISION]
-    if trained.command == "build-base" and device == "cuda":
-        held = (f"{WEIGHTS}backbone", f"{WEIGHTS}LM head")
+    if device == "cuda":
+        held = [WEIGHTS + part for part in _frozen_matrices(trained)]
         weights = [
             item._replace(bytes=item.bytes // 2) if item.name in held else item for item in weights
         ]
+    if trained.lora.rank:
+        extra = _adapted(config, trained.lora)
+        weights.append(MemoryItem(f"{WEIGHTS}adapters", 4 * extra, f"{extra:,} parameters"))
     moments = 2 if trained.optimiser == "adamw" else 1
     return [
         *weights,
@@ -179,8 +185,30 @@ def _head(config: InterleavedConfig, asked: Drawing, itemsize: int) -> list[Memo
     return [MemoryItem("drawing a patch", rows * amounts * itemsize, f"{steps} steps at once")]
 
 
-def _moved(config: InterleavedConfig, command: str) -> tuple[int, int]:
+def _frozen_matrices(trained: Training) -> tuple[str, ...]:
+    """Parts whose matrices a training holds in bf16 on CUDA (`freeze.hold_frozen_in_bf16`)."""
+    if trained.command == "build-base":
+        return "backbone", "LM head"
+    if not trained.lora.rank:
+        return ()
+    head = () if trained.lora.head == "full" else ("diffusion head",)
+    return ("backbone", *head, *(() if trained.lora.embeddings else ("LM head",)))
+
+
+def _adapted(config: InterleavedConfig, lora: LoraRecipe) -> int:
+    """Number of weights of adapters: two matrices for each that they are added to."""
+    count = 0
+    for name, weight in skeleton(config).named_parameters():
+        part, layer = part_of(name), name.removesuffix(".weight").rpartition(".")[2]
+        of_head = part == "diffusion head" and lora.head == "lora"
+        if weight.ndim == 2 and (of_head or (part == "backbone" and layer in lora.targets)):
+            count += lora.rank * sum(weight.shape)
+    return count
+
+
+def _moved(config: InterleavedConfig, trained: Training) -> tuple[int, int]:
     """Number of weights a training updates, and what its pass stores per row of pixels."""
+    command, lora = trained.command, trained.lora
     parts: Mapping[str, int] = Counter()
     for name, weight in skeleton(config).named_parameters():
         parts[part_of(name)] += weight.numel()  # type: ignore[index]
@@ -190,6 +218,10 @@ def _moved(config: InterleavedConfig, command: str) -> tuple[int, int]:
         return parts["pixel decoder"], _decoding(config)
     if command == "build-base":  # the table is one weight, although only the codes' rows change
         return sum(parts[p] for p in ("diffusion head", "input codes", "token embeddings")), 0
+    if lora.rank:
+        whole = ("diffusion head",) if lora.head == "full" else ()
+        whole += ("token embeddings", "input codes", "LM head") if lora.embeddings else ()
+        return _adapted(config, lora) + sum(parts[part] for part in whole), 0
     return sum(count for part, count in parts.items() if part not in VISION), 0
 
 

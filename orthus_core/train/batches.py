@@ -74,13 +74,8 @@ class RowSources:
     @property
     def identity(self) -> str:
         """What tells these rows from others; empty where the recipe alone decides them."""
-        read = [part for part in self.train.parts if isinstance(part, ShuffledRows)]
+        read = self.train.data_sets
         return "; ".join([ORDER, *map(identity_of_part, read)]) if read else ""
-
-    @property
-    def reads(self) -> bool:
-        """Whether there is a data set among them."""
-        return any(isinstance(part, ShuffledRows) for part in self.train.parts)
 
     def change(self, **changes: Any) -> RowSources:
         """The same rows under another rule, or changed."""
@@ -366,9 +361,8 @@ def fault_in(
 
 def load_pictures(document: Document, side: int) -> None:
     """Load every picture of a document, which raises an error for one that cannot be read."""
-    for segment in document.segments:
-        if not isinstance(segment.value, str):
-            segment.value.load(side)
+    for picture in document.pictures:
+        picture.load(side)
 
 
 def left_out(faults: RowFaults, found: int) -> Iterator[Note]:
@@ -384,10 +378,9 @@ def last_picture(document: Document) -> Picture:
     Raises:
         DataError: When there is none.
     """
-    for segment in reversed(document.segments):
-        if isinstance(segment.value, Picture):
-            return segment.value
-    raise DataError("there is no picture in it", where=document.id)
+    if not document.pictures:
+        raise DataError("there is no picture in it", where=document.id)
+    return document.pictures[-1]
 
 
 def picture_alone(document: Document) -> Document:
@@ -424,7 +417,7 @@ class RowBatches(NamedTuple):
     Attributes:
         train: Returns batch number n, n = 0, 1, 2 ...
         held_out: Makes the validation batches, the same on every device; [] without held-out rows.
-        report: What is told of the rows.
+        report: Counts the rows that cannot be used, and the epochs of each data set.
     """
 
     train: Callable[[int], Batch]
@@ -547,7 +540,7 @@ class BatchBuilder:
         if not data.workers:
             return self.collate
         # Rows that are made without end never come again, so their features are not kept.
-        return self.looked_up if data.rows or rows.reads else self.loaded
+        return self.looked_up if data.rows or rows.train.data_sets else self.loaded
 
     def measured(self, held_out: Mixture | None) -> Iterator[EncodedRow]:
         """The held-out rows that can be used, each of a data set once."""

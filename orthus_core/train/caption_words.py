@@ -26,7 +26,7 @@ def sample_words(rows: RowSources) -> tuple[str, ...]:
     """The phrases of a training's samples: captions of its data sets, and some of the small world's
     words to see what is forgotten; these words alone where all rows are made.
     """
-    parts = [part for part in rows.train.parts if isinstance(part, ShuffledRows)]
+    parts = rows.train.data_sets
     found = [words for part in parts for words in islice(_captions_of(part), LOOKED_AT)]
     count = min(OWN_SAMPLES, len(found))
     # Neighbours in a folder often show the same thing.
@@ -45,7 +45,7 @@ def words_after(folder: Path, rows: RowSources) -> dict[str, str]:
     Raises:
         DataError: When a file of the folder is damaged.
     """
-    parts = [part for part in rows.train.parts if isinstance(part, ShuffledRows)]
+    parts = rows.train.data_sets
     if not parts:
         return {}
     texts = (

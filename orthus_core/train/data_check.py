@@ -89,13 +89,12 @@ def check_data(
             continue
         alone = replace(source, name=name)
         part = replace(recipe, data=replace(recipe.data, source=SPRITES, sources=(alone,)))
-        rows: Rows | None = None
         try:
             parts, rule, side = yield from usable_rows(part, rules, faults)
-            rows = parts[0].rows
         except NothingUsable as error:
             found.append(CheckedSource(name, source.path, error.rows, len(error.rows), 0))
             continue
+        rows = parts[0].rows
         if len(rows) <= WHOLE:
             usable_count = sum(map(len, parts))
             found.append(CheckedSource(name, source.path, rows, len(rows), usable_count))
@@ -126,8 +125,8 @@ def usable_rows(
         yield from pictures_part(recipe, side, None, faults)
     rule = rules.of(rows)
     rows = yield from usable(rows, rule)
-    parts = [*rows.train.parts, *(rows.held_out.parts if rows.held_out else ())]
-    return [part for part in parts if isinstance(part, ShuffledRows)], rule, side
+    held_out = rows.held_out.data_sets if rows.held_out else []
+    return [*rows.train.data_sets, *held_out], rule, side
 
 
 def pictures_part(

@@ -17,7 +17,13 @@ from orthus_core.output_checks import check_room
 from orthus_core.recipe.training import FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import pictures_alone, read_rows
 from orthus_core.train.distributed import device
-from orthus_core.train.encode_first import EncodingPlan, encoded, pictures_of, planned, told
+from orthus_core.train.encode_first import (
+    EncodingPlan,
+    count_missing,
+    encode_missing,
+    pictures_of,
+    summary_of,
+)
 from orthus_core.train.features import feature_cache
 from orthus_core.train.loop import Stop
 
@@ -64,19 +70,19 @@ def encode_data(
     rows = yield from read_rows(recipe.data, cache.size, faults)
     if recipe.command == "build-base":
         rows = pictures_alone(rows)
-    found = yield from planned(cache, pictures_of(rows, recipe.data.rows))
-    plan.__dict__.update(found.__dict__)
+    plan.rows = pictures_of(rows, recipe.data.rows)
+    yield from count_missing(cache, plan)
     if not plan.new + plan.stored:
         raise DataError(
             "there are no pictures to encode",
             where=", ".join(recipe.data.named_sources()),
             hint="`orthus data check` says what is wrong with each record",
         )
-    yield Note(told(plan))
+    yield Note(summary_of(plan))
     if not dry_run and plan.new:
         check_room(folder, plan.bytes)
         try:
-            yield from encoded(cache, plan, should_stop, workers)
+            yield from encode_missing(cache, plan, should_stop, workers)
         finally:
             with suppress(OutputError):
                 cache.save()

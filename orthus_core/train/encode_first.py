@@ -10,7 +10,7 @@ Legend: M pictures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple
@@ -21,11 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from orthus_core.data.document import Document
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.data.pictures import Picture
 from orthus_core.data.row_faults import RowFault, fault_of
 from orthus_core.data.sources import MadeRows, Mixture, ShuffledRows
 from orthus_core.events import Event, Note, Progress
-from orthus_core.output_checks import free_disk
+from orthus_core.output_checks import free_disk, size_text
 from orthus_core.train.batches import RowSources, identity_of_part
 from orthus_core.train.distributed import all_reduce_sum, current_rank
 
@@ -51,20 +50,16 @@ class PictureRows(NamedTuple):
     change: Callable[[Document], Document] | None = None
 
     def document(self, number: int) -> Document:
+        """A row.
+
+        Raises:
+            DataError: When it cannot be read.
+        """
         if isinstance(self.part, MadeRows):
             document = self.part.make(number)
         else:
             document = self.part.rows.document(number)
         return self.change(document) if self.change else document
-
-    def pictures(self, number: int) -> list[Picture]:
-        """The pictures of a row.
-
-        Raises:
-            DataError: When the row cannot be read.
-        """
-        segments = self.document(number).segments
-        return [each.value for each in segments if not isinstance(each.value, str)]
 
     def fault(self, number: int, error: Exception) -> RowFault:
         """The fault of a row for which an error was raised.
@@ -113,25 +108,28 @@ def encode_for_training(
     """
     if cache.path is None:
         return
-    wanted = [
+    whole = [
         part
-        for part in rows.train.parts
-        if isinstance(part, ShuffledRows)
-        and len(part)
-        and (always or is_read_whole(part.name, rows.train, numbers))
-        and not is_marked(cache, part)
+        for part in rows.train.data_sets
+        if len(part) and (always or is_read_whole(part.name, rows.train, numbers))
     ]
+    if not whole:
+        return
+    # Processes on machines with disks of their own may find different marks, and all go the same
+    # way: they count together.
+    marks = all_reduce_sum(torch.tensor([float(is_marked(cache, part)) for part in whole]))
+    everywhere = current_rank().shards
+    wanted = [part for part, of in zip(whole, marks, strict=True) if of < everywhere]
     if not wanted:
         return
-    plan = yield from planned(
-        cache, [PictureRows(part, part.numbers_N, rows.train.change) for part in wanted]
-    )
+    plan = EncodingPlan([PictureRows(part, part.numbers_N, rows.train.change) for part in wanted])
+    yield from count_missing(cache, plan)
     if plan.new:
         if plan.bytes > MOST_OF_THE_DISK * plan.free and not always:
-            yield Note(f"{told(plan)}: they are encoded as they come")
+            yield Note(f"{summary_of(plan)}: they are encoded as they come")
             return
-        yield Note(told(plan))
-        yield from encoded(cache, plan, should_stop)
+        yield Note(summary_of(plan))
+        yield from encode_missing(cache, plan, should_stop)
         yield from map(Note, cache.notes())
     incomplete = should_stop() or cache.failure is not None or bool(plan.faults)
     if not all_reduce_sum(torch.tensor(float(incomplete))).item() and current_rank().is_first:
@@ -144,7 +142,7 @@ def is_read_whole(name: str, mixture: Mixture, numbers: range) -> bool:
     return mixture.epochs(numbers.stop)[name] - mixture.epochs(numbers.start)[name] >= 1
 
 
-def told(plan: EncodingPlan) -> str:
+def summary_of(plan: EncodingPlan) -> str:
     """One line about a plan."""
     return (
         f"{plan.new} pictures to encode, {plan.stored} are there already; "
@@ -152,20 +150,19 @@ def told(plan: EncodingPlan) -> str:
     )
 
 
-def planned(
-    cache: FeatureCache, rows: Sequence[PictureRows]
-) -> Generator[Event, None, EncodingPlan]:
-    """Count the pictures whose features are missing; reads the rows, but no pixels."""
+def count_missing(cache: FeatureCache, plan: EncodingPlan) -> Iterator[Event]:
+    """Count the pictures of a plan's rows whose features are missing; reads the rows, but no
+    pixels.
+    """
     place = current_rank()
-    plan = EncodingPlan(list(rows))
     seen: list[np.ndarray] = []
     some: list[bytes] = []
-    total = sum(len(own_numbers(each)) for each in rows)
+    total = sum(len(own_numbers(each)) for each in plan.rows)
     done = 0
-    for each in rows:
+    for each in plan.rows:
         for number in own_numbers(each):
             try:
-                some += [cache.address(picture) for picture in each.pictures(int(number))]
+                some += [cache.address(picture) for picture in each.document(int(number)).pictures]
             except Exception as error:
                 plan.faults.append(each.fault(int(number), error))
             done += 1
@@ -181,7 +178,6 @@ def planned(
     if cache.path is not None and place.is_first:
         plan.free = free_disk(cache.path)
     plan.free = int(all_reduce_sum(torch.tensor(float(plan.free), dtype=torch.float64)).item())
-    return plan
 
 
 def distinct(some: Sequence[bytes], seen: Sequence[np.ndarray]) -> np.ndarray:
@@ -196,7 +192,7 @@ def own_numbers(rows: PictureRows) -> np.ndarray:
     return rows.numbers_N[place.shard :: place.shards]
 
 
-def encoded(
+def encode_missing(
     cache: FeatureCache, plan: EncodingPlan, should_stop: Stop, workers: int = 0
 ) -> Iterator[Event]:
     """Encode what a plan says, and store it; ends early when told to stop or the disk is full.
@@ -205,39 +201,32 @@ def encoded(
     """
     share = -(-plan.new // current_rank().shards)
     pixels: dict[bytes, np.ndarray] = {}
-    begun, before = 0.0, 0
+    faults: dict[tuple[str, int], RowFault] = {(f.source, f.number): f for f in plan.faults}
+    times: list[float] = []
 
-    def store() -> None:
+    def store() -> Iterator[Event]:
+        is_whole = len(pixels) == cache.chunk  # what is left at the end tells nothing of the others
         cache.store(list(pixels), torch.from_numpy(np.stack([*pixels.values()])))
         plan.encoded += len(pixels)
         pixels.clear()
+        yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
+        times.append(time.monotonic())
+        if len(times) == 2 and is_whole and share > plan.encoded:  # the first ones are slower
+            seconds = (times[1] - times[0]) / cache.chunk * (share - plan.encoded)
+            yield Note(f"about {time_text(seconds)} for the others")
 
-    said = False
-    faults: dict[tuple[str, int], RowFault] = {(f.source, f.number): f for f in plan.faults}
-    for rows in plan.rows:
-        for lot in missing(cache, rows, workers):
-            for each in lot:
-                if isinstance(each, RowFault):
-                    faults[each.source, each.number] = each
-                elif each.address not in cache.addresses:
-                    pixels[each.address] = each.pixels_HW3
-                if len(pixels) >= cache.chunk:
-                    store()
-                    yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
-                    now = time.monotonic()
-                    if not begun:
-                        begun, before = now, plan.encoded  # the first ones are slower
-                    elif not said and share > plan.encoded:
-                        seconds = (now - begun) / (plan.encoded - before) * (share - plan.encoded)
-                        yield Note(f"about {time_text(seconds)} for the others")
-                        said = True
-            if should_stop() or cache.failure is not None:
-                break
+    for lot in (lot for rows in plan.rows for lot in missing_pictures(cache, rows, workers)):
+        for each in lot:
+            if isinstance(each, RowFault):
+                faults[each.source, each.number] = each
+            elif each.address not in cache.addresses:
+                pixels[each.address] = each.pixels_HW3
+            if len(pixels) >= cache.chunk:
+                yield from store()
         if should_stop() or cache.failure is not None:
             break
     if pixels and cache.failure is None:
-        store()
-        yield Progress("encoding", plan.encoded, max(share, plan.encoded), "pictures")
+        yield from store()
     plan.faults = list(faults.values())
     cache.look()
 
@@ -264,7 +253,7 @@ class MissingPictures(Dataset):
         found: list[MissingPicture | RowFault] = []
         for number in map(int, self.numbers[lot * TOGETHER : (lot + 1) * TOGETHER]):
             try:
-                for picture in map(self.cache.addressed, self.rows.pictures(number)):
+                for picture in map(self.cache.addressed, self.rows.document(number).pictures):
                     if picture.pixels_HW3 is not None:
                         found.append(MissingPicture(picture.address, picture.pixels_HW3))
             except Exception as error:
@@ -272,7 +261,7 @@ class MissingPictures(Dataset):
         return found
 
 
-def missing(
+def missing_pictures(
     cache: FeatureCache, rows: PictureRows, workers: int
 ) -> Iterator[list[MissingPicture | RowFault]]:
     """The missing pictures of this process's rows, loaded by so many other processes."""
@@ -325,14 +314,6 @@ def mark(cache: FeatureCache, part: ShuffledRows) -> None:
         (cache.path / mark_name(part)).write_text(identity_of_part(part), encoding="utf-8")
     except OSError:
         pass
-
-
-def size_text(count: int) -> str:
-    """Bytes in words."""
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count} bytes"
 
 
 def time_text(seconds: float) -> str:

@@ -134,7 +134,7 @@ def encoding(
 
     def before(start: int, batches: int) -> Iterator[Event]:
         yield from map(Note, cache.notes())
-        if recipe.data.encode_first is False or not rows.reads:
+        if recipe.data.encode_first is False or not rows.train.data_sets:
             return
         # Imported here, because the small world's pictures are encoded as they come.
         from orthus_core.train.encode_first import encode_for_training

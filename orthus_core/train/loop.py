@@ -53,7 +53,7 @@ class Losses(Protocol):
 
 
 class Report(Protocol):
-    """What is told of the data of a training while it is read.
+    """Counts the rows of a training that cannot be used, and says how far it has read.
 
     Attributes:
         faults: Rows that cannot be used.
@@ -77,7 +77,7 @@ class Stage(Protocol):
     Attributes:
         objective: Module whose forward returns Losses; a saved state holds its state.
         sixteen_bit: Whether its products may use bf16 where that is faster (`has_bf16`).
-        report: What is told of the data while it is read; None for data that is made.
+        report: Counts the rows that cannot be used; None for data that is made.
     """
 
     @property
@@ -230,8 +230,8 @@ def train(
                 book.write(done, {**figures, **measured, **of_data})
         yield StepDone(done, optim.steps, figures | measured)
         if measured:
-            told = (f"{name.partition('_')[2]} {value:.4g}" for name, value in measured.items())
-            yield Note(f"on held-out rows after step {done}: {', '.join(told)}")
+            means = (f"{n.partition('_')[2]} {value:.4g}" for n, value in measured.items())
+            yield Note(f"on held-out rows after step {done}: {', '.join(means)}")
         if place.is_first and due(log.sample_every, done, optim.steps):
             average.swap()
             with unless_last(last, lost):

@@ -146,7 +146,7 @@ class ReadPictures:
         for tries in range(len(part)):
             row = int(part.numbers_N[(place + tries) % len(part)])
             for found in self._document(part, row):
-                pictures = [p for p in pictures_of(found) if not self._is_apart(p)]
+                pictures = [p for p in found.pictures if not self._is_apart(p)]
                 if not pictures:
                     continue
                 try:
@@ -173,7 +173,7 @@ class ReadPictures:
         met: set[str] = set()
         for row in part.numbers_N[np.argsort(splitmix64(keys_N), kind="stable")]:
             for document in self._document(part, int(row)):
-                for picture in pictures_of(document):
+                for picture in document.pictures:
                     name = identity_of_value(picture)
                     if name in met or (apart and not self._is_apart(picture)):
                         continue
@@ -285,8 +285,3 @@ def pictures_to_measure(
         done += len(chunk)
         yield pack_pixels(chunk)
         yield Progress("pictures", done, limit or max(done, len(rows)), unit="pictures")
-
-
-def pictures_of(document: Document) -> list[Picture]:
-    """The pictures of a document in order."""
-    return [s.value for s in document.segments if not isinstance(s.value, str)]

@@ -53,7 +53,7 @@ class RowsStage:
         self._trainable = trainable
         self._batches = batches
         self._draw = draw
-        self.report = batches.report if batches.report.reads else None
+        self.report = batches.report if batches.report.mixture.data_sets else None
 
     def trainable(self) -> list[nn.Parameter]:
         return self._trainable

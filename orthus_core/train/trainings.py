@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import nullcontext
+from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from orthus_core.checkpoint.card import origin_of
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
@@ -74,7 +76,6 @@ from orthus_core.train.state import (
     training_folder,
 )
 from orthus_core.user_files import user_path
-from orthus_core.version import __version__
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
@@ -230,13 +231,18 @@ def posttrain(
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
-    def draw_samples() -> Image.Image:
+    @cache_result  # of a large data set without captions, many rows are read to find that
+    def phrases() -> tuple[str, ...]:
         # Imported here, because a training without samples draws nothing.
         from orthus_core.train.caption_words import sample_words
+
+        return sample_words(rows)
+
+    def draw_samples() -> Image.Image:
         from orthus_core.train.sample_grid import draw_words
 
         with as_drawn():
-            return draw_words(model, tokenizer, sample_words(rows))
+            return draw_words(model, tokenizer, phrases())
 
     stage = RowsStage(
         JointLoss(
@@ -401,7 +407,8 @@ def run(
         if not first:
             return
         model = opened.model.eval()
-        model.config.origin = origin(recipe.command, opened) | dict(extras.origin)
+        made = origin_of(recipe.command, model.config, opened.path.name)
+        model.config.origin = made | dict(extras.origin)
         files = {
             "recipe.toml": dump(recipe),
             **model_record(work, recipe.optim.steps),
@@ -418,19 +425,6 @@ def run(
         overwrite = may_replace(output, work, overwrite=overwrite)
         save_finished(partial(save, texts=files, overwrite=overwrite), output, work)
         yield Note(f"wrote {output}")
-
-
-def origin(command: str, opened: OpenedOrthus) -> dict[str, Any]:
-    """The new model's origin, including every step before this training."""
-    before = opened.model.config.origin or {}
-    lineage = list(before.get("lineage", []))
-    if before:
-        lineage.append(f"{before.get('made_by')} from {before.get('made_from')}")
-    return {
-        "made_by": f"orthus {command} {__version__}",
-        "made_from": opened.path.name,
-        "lineage": lineage,
-    }
 
 
 def words_of(opened: OpenedOrthus):

@@ -8,6 +8,7 @@ import pytest
 
 from orthus_cli.commands.plan import TRAINING
 from orthus_core.model.config import OrthusConfig
+from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.plan.fit import drawing_changes, training_changes
 from orthus_core.plan.memory_parts import (
     GB,
@@ -21,6 +22,8 @@ from orthus_core.plan.planned_model import planned_model, pretrain_config, relea
 from orthus_core.recipe import PretrainRecipe, load
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.shelf import shelved
+from orthus_core.recipe.training import LoraRecipe
+from orthus_core.train.lora import add_lora
 from tests.conftest import make_tiny_config
 
 
@@ -82,6 +85,41 @@ def test_what_build_base_does_not_train_is_held_in_bf16_on_a_card(seven):
         assert part(card, name) == part(cpu, name)
     tuned = training_memory(seven, base._replace(command="posttrain"), "cuda")
     assert part(tuned, "weights: backbone") == part(cpu, "weights: backbone")
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoraRecipe(rank=3),
+        LoraRecipe(rank=2, head="lora", targets=("q_proj", "down_proj")),
+        LoraRecipe(rank=2, head="frozen", embeddings=True),
+    ],
+)
+def test_of_a_training_of_adapters_only_these_move(seven, lora):
+    config = make_tiny_config()
+    asked = Training("posttrain", 2, 64, lora=lora)
+    model = OrthusForConditionalGeneration(config)
+    moved = sum(weight.numel() for weight in add_lora(model, lora))
+    items = training_memory(config, asked, "cpu")
+    assert part(items, "gradients") == 4 * moved
+    weights = sum(weight.numel() for weight in model.parameters())
+    assert part(items, "weights") == 4 * weights
+
+    card, whole = (training_memory(seven, each) for each in (asked, Training("posttrain", 2, 64)))
+    assert 2 * part(card, "weights: backbone") == part(whole, "weights: backbone")
+    halved = 2 if lora.head != "full" else 1
+    assert halved * part(card, "weights: diffusion") == part(whole, "weights: diffusion")
+    halved = 1 if lora.embeddings else 2
+    assert halved * part(card, "weights: LM head") == part(whole, "weights: LM head")
+
+
+def test_a_recipe_of_adapters_is_planned_as_one(orthus):
+    words = ["plan", "posttrain", "-m", "instruct", "--device", "cuda", "--memory", 80]
+    words += ["--batch-size", 1, "--format", "json"]
+    whole, adapters = (
+        json.loads(orthus(*words, *sets).stdout) for sets in ((), ("--set", "lora.rank=16"))
+    )
+    assert not whole["fits"] and adapters["fits"]
 
 
 def test_changes_are_told_until_it_fits(seven):

@@ -12,7 +12,12 @@ from orthus_core.recipe.training import DataRecipe
 from orthus_core.train import encode_first
 from orthus_core.train.batches import RowSources, read_rows
 from orthus_core.train.distributed import Rank
-from orthus_core.train.encode_first import encode_for_training, pictures_of, planned
+from orthus_core.train.encode_first import (
+    EncodingPlan,
+    count_missing,
+    encode_for_training,
+    pictures_of,
+)
 from tests.core.toy_data import interleaved
 
 
@@ -84,12 +89,34 @@ def test_each_process_encodes_its_share(rows, tmp_path, monkeypatch):
         monkeypatch.setattr(encode_first, "current_rank", lambda: Rank(shard, 3))  # noqa: B023
         monkeypatch.setattr(encode_first, "all_reduce_sum", lambda values: values)
         made = cache(tmp_path / "cache")
-        plan = finished(planned(made, pictures_of(rows)))
-        finished(iter(encode_first.encoded(made, plan, lambda: False)))
+        plan = EncodingPlan(pictures_of(rows))
+        finished(count_missing(made, plan))
+        finished(iter(encode_first.encode_missing(made, plan, lambda: False)))
         made.save()
         shares.append(plan.encoded)
     assert sum(shares) == 30 and max(shares) - min(shares) <= 2
     assert len(cache(tmp_path / "cache")) == 30
+
+
+def test_a_process_on_another_disk_without_the_mark_is_not_left_alone(rows, tmp_path, monkeypatch):
+    count = len(rows.train.parts[0])
+    made = cache(tmp_path / "cache")
+    events_of(made, rows, range(0, count))
+    monkeypatch.setattr(encode_first, "current_rank", lambda: Rank(0, 2))
+    # Every sum is taken together by all processes; the other one has nothing to add.
+    monkeypatch.setattr(encode_first, "all_reduce_sum", lambda values: values)
+    assert events_of(made, rows, range(0, count))[1], "it counts with the other one"
+
+
+@pytest.mark.parametrize(("chunk", "times"), [(8, 1), (16, 0)])
+def test_the_time_for_the_others_is_told_once_after_whole_chunks(rows, tmp_path, chunk, times):
+    plan, made = EncodingPlan(pictures_of(rows)), cache(tmp_path / "cache")
+    finished(count_missing(made, plan))
+    next((tmp_path / "rows").rglob("*.png")).write_bytes(b"no picture")
+    made._chunk = chunk
+    events = [*encode_first.encode_missing(made, plan, lambda: False)]
+    assert plan.new == 30 and plan.encoded == 29 and len(plan.faults) == 1
+    assert sum("for the others" in str(event) for event in events) == times
 
 
 def test_pictures_are_counted_once_however_many_there_are():
@@ -106,3 +133,10 @@ def test_pictures_are_counted_once_however_many_there_are():
 def test_a_time_is_told_in_words(seconds, text):
     assert encode_first.time_text(seconds) == text
     assert encode_first.size_text(int(seconds * 1e6)).endswith(("KB", "MB", "GB"))
+
+
+def test_bytes_are_told_in_the_unit_that_they_are_rounded_to():
+    counts = (999, 1000, 2_340_000, 999_600_000, 7 * 10**12)
+    assert [*map(encode_first.size_text, counts)] == [
+        *("999 bytes", "1 KB", "2.34 MB", "1 GB", "7 TB")
+    ]

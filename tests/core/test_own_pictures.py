@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 
 from orthus_core.data.caption_rows import RowsBothWays, asked
-from orthus_core.data.document import Document, turn
+from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.known_words import KnownWords
 from orthus_core.data.pictures import FilePicture
+from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
+from orthus_core.errors import DataError
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train import sample_grid
-from orthus_core.train.batches import read_rows
+from orthus_core.train.batches import read_rows, usable
 from orthus_core.train.caption_words import sample_words
 from orthus_core.train.trainings import posttrain
 from tests.core.toy_data import picture
@@ -98,6 +100,25 @@ def test_a_recipe_asks_about_its_own_pictures_and_mixes_the_small_world_in(creat
     every = finished(read_rows(recipe(creatures).data))
     assert len(every.train.parts[0]) == 24
     assert [part.name for part in every.held_out.parts] == ["small world"]
+
+
+def test_a_record_that_comes_both_ways_is_one_that_cannot_be_used(creatures, tmp_path):
+    own = shutil.copytree(creatures, tmp_path / "own")
+    (own / "03.png").write_bytes(b"no picture")
+
+    def rule(document: Document) -> None:
+        if any("quimp" in str(segment.value) for segment in document.segments):
+            raise DataError("no quimps")
+
+    rows = finished(read_rows(recipe(own).data))
+    rows = finished(usable(rows, rule))
+    assert rows.faults.counts == {"own": 1 + 3} and len(rows.train.parts[0]) == 24 - 2 * 4
+
+    # One way may be used in part, and the other not at all.
+    faults, place = RowFaults(), Place(own, part="cat")
+    faults.add(RowFault("own", 0, place, "", is_cut=True))
+    faults.add(RowFault("own", 1, place, "no room for the picture"))
+    assert faults.counts == faults.cut == {"own": 1}
 
 
 def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures, tmp_path):

@@ -20,9 +20,10 @@ from orthus_core.checkpoint.model_folder import open_model, open_orthus
 from orthus_core.data.known_words import VOCABULARY
 from orthus_core.errors import CheckpointError, OrthusError, RecipeError, TrainingError
 from orthus_core.events import StepDone
+from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import PosttrainRecipe, load
 from orthus_core.recipe.training import LoraRecipe
-from orthus_core.train.lora import add_lora, merged_layers
+from orthus_core.train.lora import add_lora, hold_what_moves, merged_layers
 from orthus_core.train.trainings import posttrain
 from tests.adapters import random_adapters
 from tests.core.toy_data import interleaved
@@ -126,7 +127,11 @@ def test_adapters_train_alone_and_a_stopped_training_goes_on_to_the_bit(
 )
 def test_a_recipe_says_what_moves(tiny_folder, recipe, objective, whole):
     model = open_orthus(tiny_folder, device="cpu", dtype="fp32").model
-    moving = {id(p) for p in add_lora(model, LoraRecipe(rank=2, **recipe), objective)}
+    recipe = {"rank": 3, "alpha": 12.0, "dropout": 0.25, **recipe}
+    moving = {id(p) for p in add_lora(model, LoraRecipe(**recipe), objective)}
+    for module in (m for m in model.modules() if hasattr(m, "lora_A")):
+        assert module.scaling == {"default": 4.0} and module.r == {"default": 3}
+        assert module.lora_dropout["default"].p == 0.25
     names = [name for name, p in model.named_parameters() if id(p) in moving]
     assert {id(p) for p in model.parameters() if p.requires_grad} == moving
     adapted = {name.partition(".lora_")[0] for name in names if ".lora_" in name}
@@ -136,6 +141,19 @@ def test_a_recipe_says_what_moves(tiny_folder, recipe, objective, whole):
     assert has_head == (recipe.get("head") == "lora")
     parts = {part for name in names if ".lora_" not in name for part in name.split(".")}
     assert parts & {"mlp_head", "embed_tokens", "codebook_in", "lm_head", "vqmodel"} == whole
+
+
+def test_a_state_without_an_adapter_is_refused(tiny_folder):
+    model = open_orthus(tiny_folder, device="cpu", dtype="fp32").model
+    add_lora(model, LoraRecipe(rank=2))
+    objective = JointLoss(model)
+    hold_what_moves(objective)
+    state = objective.state_dict()
+    assert {"lora" in name or "mlp_head" in name for name in state} == {True}
+    objective.load_state_dict(state)
+    del state[next(name for name in state if "lora_B" in name)]
+    with pytest.raises(RuntimeError, match="Missing key.*lora_B"):
+        objective.load_state_dict(state)
 
 
 @pytest.mark.parametrize("stored", ["fp32", "bf16"])
