@@ -493,8 +493,10 @@ def test_an_index_is_kept_until_its_file_changes(tmp_path: Path, kept: None):
 
 
 def test_small_data_needs_no_file(tmp_path: Path):
-    result(json_lines(lines_file(tmp_path / "a.jsonl"), folder=tmp_path / "cache"))
+    events = list[Event]()
+    result(json_lines(lines_file(tmp_path / "a.jsonl"), folder=tmp_path / "cache"), events)
     assert not (tmp_path / "cache").exists()
+    assert not events, "its progress would be 0 of 0 MB"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "of another version", "empty"])
