@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import Overwrite, Sets
+from orthus_cli.options import Overwrite, Sets, TrainingRecipeFile
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
@@ -41,14 +41,7 @@ def show(
             "-m", "--model", metavar="MODEL", help="Model that is to be trained on it: --init-from."
         ),
     ] = "mini",
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="RECIPE",
-            help="Recipe of the training it is for; posttrain's defaults if left out.",
-        ),
-    ] = None,
+    recipe: TrainingRecipeFile = None,
     sets: Sets = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the order; the recipe's if left out.")
