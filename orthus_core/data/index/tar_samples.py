@@ -23,7 +23,7 @@ from orthus_core.data.index.file_part import read_part
 from orthus_core.data.index.index_file import IndexArrays, as_numpy
 from orthus_core.data.index.record_hash import content_key
 from orthus_core.data.index.store import Built, open_index
-from orthus_core.data.listing import is_hidden
+from orthus_core.data.listing import files_ending, is_hidden
 from orthus_core.data.pictures import MemberPicture
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Progress
@@ -130,11 +130,7 @@ def tars_at(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    files = sorted(
-        file
-        for file in path.rglob("*.t*")
-        if not any(map(is_hidden, file.relative_to(path).parts)) and file.is_file()
-    )
+    files = files_ending(path, (*SUFFIXES, *COMPRESSED_SUFFIXES))
     for file in files:
         if file.name.lower().endswith(COMPRESSED_SUFFIXES):
             raise _compressed(file, "a compressed tar", "the program that packed it")
