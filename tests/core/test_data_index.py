@@ -30,6 +30,7 @@ from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.index.stored_sets import is_hub_id
 from orthus_core.data.index.tar_samples import tar_samples, tars_at
+from orthus_core.data.pictures import MemberPicture
 from orthus_core.data.rows import SourceOptions
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note, Progress
@@ -263,7 +264,7 @@ def test_compressed_tars_are_refused_by_name(tmp_path: Path):
 
 def test_a_member_is_a_picture(tmp_path: Path):
     file = tar(tmp_path / "0.tar", ("1.png", png("blue")), ("2.png", png()[:40]))
-    first, second = (sample["png"].picture() for sample in told(result(tar_samples([file]))))
+    first, second = (MemberPicture(sample["png"]) for sample in told(result(tar_samples([file]))))
     assert first.load(4)[0, 0].tolist() == [0, 0, 255]
     assert first.key != second.key
     with pytest.raises(DataError) as caught:
