@@ -125,14 +125,6 @@ PicturesFolder = Annotated[
 Split = Annotated[
     str, typer.Option("--split", metavar="NAME", help="Part of the data set, such as train.")
 ]
-TrainingRecipeFile = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="RECIPE",
-        help="Recipe of the training it is for; posttrain's defaults if left out.",
-    ),
-]
 
 # Options of `orthus generate` alone.
 PromptFile = Annotated[

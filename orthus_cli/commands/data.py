@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthus_cli.commands.data_encode import encode
-from orthus_cli.commands.data_show import show
+from orthus_cli.commands.data_show import TrainingRecipeFile, show
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
-from orthus_cli.options import (
-    DataFormat,
-    Overwrite,
-    PicturesFolder,
-    Sets,
-    Split,
-    TrainingRecipeFile,
-)
+from orthus_cli.options import DataFormat, Overwrite, PicturesFolder, Sets, Split
 from orthus_core.errors import RecipeError
 
 if TYPE_CHECKING:

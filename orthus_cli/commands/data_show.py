@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import Overwrite, Sets, TrainingRecipeFile
+from orthus_cli.options import Overwrite, Sets
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_OF_CUT = 100  # letters that are shown of a text beyond the context
+
+TrainingRecipeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="Recipe of the training it is for; posttrain's defaults if left out.",
+    ),
+]
+"""Also an option of `orthus data check`; of other commands it is a recipe of their own."""
 
 
 def show(

@@ -262,6 +262,13 @@ def test_compressed_tars_are_refused_by_name(tmp_path: Path):
         assert "0.tar.gz" in caught.value.where and "unpack it once" in caught.value.hint
 
 
+def test_hidden_folders_hold_no_tars(tmp_path: Path):
+    for name in ("a.tar", "below/B.TAR", ".cache/c.tar", "below/__MACOSX/d.tar", ".e.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert tars_at(tmp_path) == [tmp_path / "a.tar", tmp_path / "below/B.TAR"]
+
+
 def test_a_member_is_a_picture(tmp_path: Path):
     file = tar(tmp_path / "0.tar", ("1.png", png("blue")), ("2.png", png()[:40]))
     first, second = (MemberPicture(sample["png"]) for sample in told(result(tar_samples([file]))))
