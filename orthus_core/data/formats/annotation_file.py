@@ -151,7 +151,7 @@ class Annotations(NamedTuple):
     source: str
 
 
-def annotations(
+def open_annotations(
     path: Path,
     options: SourceOptions,
     accepts: Callable[[Any], bool],

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.data.document import Document, Place, Role, Segment, turn
-from orthus_core.data.formats.annotation_file import annotation_file, annotations
+from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
 from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
@@ -59,7 +59,7 @@ def is_chat(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The conversations of a file, or of the one in a folder. Raises: DataError."""
-    found = yield from annotations(path, options, is_chat, _folders, picture_names)
+    found = yield from open_annotations(path, options, is_chat, _folders, picture_names)
     read = partial(parse, root=found.root, source=found.source)
     return IndexedRows(found.index, read, str(path))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.annotation_file import annotation_file, annotations
+from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
 from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -49,7 +49,7 @@ def is_annotation(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The pictures of a file, or of the one in a folder. Raises: DataError."""
-    found = yield from annotations(path, options, is_annotation, _folders, _image)
+    found = yield from open_annotations(path, options, is_annotation, _folders, _image)
     read = partial(parse, root=found.root, source=found.source)
     return IndexedRows(found.index, read, str(path))
 

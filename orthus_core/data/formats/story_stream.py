@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.annotation_file import annotation_file, annotations
+from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
 from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.rows import IndexedRows, RecordIndex, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -43,7 +43,7 @@ def is_story(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The chunks of the stories of a file, or of the one in a folder. Raises: DataError."""
-    found = yield from annotations(path, options, is_story, _folders, _first_image)
+    found = yield from open_annotations(path, options, is_story, _folders, _first_image)
     chunks = StoryChunks(found.index, (yield from _chunk_counts(found.index)))
     read = partial(parse, root=found.root, source=found.source)
     return IndexedRows(chunks, read, str(path))
