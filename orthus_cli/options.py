@@ -112,6 +112,20 @@ Resume = Annotated[
     ),
 ]
 
+# Options of the commands that read a data set.
+DataFormat = Annotated[
+    str, typer.Option("--as", metavar="NAME", help="Data format; found by itself if left out.")
+]
+PicturesFolder = Annotated[
+    str,
+    typer.Option(
+        "--images", metavar="DIR", help="Folder that the records' picture paths are relative to."
+    ),
+]
+Split = Annotated[
+    str, typer.Option("--split", metavar="NAME", help="Part of the data set, such as train.")
+]
+
 # Options of `orthus generate` alone.
 PromptFile = Annotated[
     Path | None,

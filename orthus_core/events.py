@@ -5,12 +5,14 @@ Core never prints: generators yield these, and `orthus_cli.console` turns them i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,12 @@ class StepDone:
 
 
 Event = Progress | Note | TextPiece | ImageBegun | PatchDone | ImageDone | RowDone | StepDone
+
+
+def result_of(work: Generator[Any, None, R]) -> R:
+    """What a generator of events returns; its events are dropped."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value

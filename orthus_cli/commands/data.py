@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthus_cli.commands.data_encode import encode
-from orthus_cli.commands.data_show import show
+from orthus_cli.commands.data_show import TrainingRecipeFile, show
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
-from orthus_cli.options import Overwrite, Sets
+from orthus_cli.options import DataFormat, Overwrite, PicturesFolder, Sets, Split
 from orthus_core.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -46,20 +46,9 @@ def check(
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")] = False,
-    named: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="Data format; found by itself if left out.")
-    ] = "",
-    images: Annotated[
-        str,
-        typer.Option(
-            "--images",
-            metavar="DIR",
-            help="Folder that the records' picture paths are relative to.",
-        ),
-    ] = "",
-    split: Annotated[
-        str, typer.Option("--split", metavar="NAME", help="Part of the data set, such as train.")
-    ] = "",
+    named: DataFormat = "",
+    images: PicturesFolder = "",
+    split: Split = "",
     columns: Annotated[
         list[str] | None,
         typer.Option(
@@ -84,14 +73,7 @@ def check(
             help="Model that is to be trained on it; mini if left out, and none for pretrain.",
         ),
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="RECIPE",
-            help="Recipe of the training it is for; posttrain's defaults if left out.",
-        ),
-    ] = None,
+    recipe: TrainingRecipeFile = None,
     sets: Sets = None,
 ) -> None:
     """Read a data set and show what a training cannot use.

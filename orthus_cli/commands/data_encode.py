@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import DryRun, Sets
+from orthus_cli.options import DataFormat, DryRun, PicturesFolder, Sets, Split
 from orthus_cli.training import stop_after_step
 from orthus_core.errors import RecipeError
 from orthus_core.user_files import user_path
@@ -45,20 +45,9 @@ def encode(
             "-o", "--cache", metavar="DIR", help="Folder of the features; data.cache by default."
         ),
     ] = None,
-    named: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="Data format; found by itself if left out.")
-    ] = "",
-    images: Annotated[
-        str,
-        typer.Option(
-            "--images",
-            metavar="DIR",
-            help="Folder that the records' picture paths are relative to.",
-        ),
-    ] = "",
-    split: Annotated[
-        str, typer.Option("--split", metavar="NAME", help="Part of the data set, such as train.")
-    ] = "",
+    named: DataFormat = "",
+    images: PicturesFolder = "",
+    split: Split = "",
     workers: Annotated[
         int, typer.Option("--workers", min=0, metavar="N", help="Processes that load pictures.")
     ] = 0,

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_OF_CUT = 100  # letters that are shown of a text beyond the context
 
+TrainingRecipeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="Recipe of the training it is for; posttrain's defaults if left out.",
+    ),
+]
+"""Also an option of `orthus data check`; of other commands it is a recipe of their own."""
+
 
 def show(
     ctx: typer.Context,
@@ -41,14 +51,7 @@ def show(
             "-m", "--model", metavar="MODEL", help="Model that is to be trained on it: --init-from."
         ),
     ] = "mini",
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            "--recipe",
-            metavar="RECIPE",
-            help="Recipe of the training it is for; posttrain's defaults if left out.",
-        ),
-    ] = None,
+    recipe: TrainingRecipeFile = None,
     sets: Sets = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the order; the recipe's if left out.")

@@ -8,6 +8,7 @@ import typer
 
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
+from orthus_cli.options import DataFormat
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_core.recipe import CaptionRecipe, GenerateRecipe
 
@@ -34,9 +35,7 @@ def recon(
         typer.Option("--share", min=0, max=0.5, help="Its data.held_out.", show_default=True),
     ] = 0.05,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Its data.seed.")] = 0,
-    named: Annotated[
-        str, typer.Option("--as", metavar="NAME", help="Data format; found by itself if left out.")
-    ] = "",
+    named: DataFormat = "",
     images: Annotated[
         str,
         typer.Option("--images", metavar="DIR", help="Folder that picture paths are relative to."),

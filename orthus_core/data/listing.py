@@ -224,6 +224,27 @@ def holds_pictures(folder: Path) -> bool:
     return any(True for _ in FolderWalk(folder).pictures())
 
 
+def files_ending(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder and its subfolders by the ends of their names, sorted.
+
+    Only names are looked at, and hidden folders are not entered, nor are links to folders: a folder
+    of a million pictures is asked for its tables, too.
+
+    Args:
+        folder: The folder.
+        suffixes: The ends in lower case; names are compared without case.
+    """
+    ends, found = tuple(suffixes), list[Path]()
+    for inside, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [
+            Path(inside, name)
+            for name in names
+            if name.lower().endswith(ends) and not is_hidden(name)
+        ]
+    return sorted(path for path in found if path.is_file())
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is no data."""
     return name.startswith(".") or name == "__MACOSX"

@@ -12,12 +12,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from orthus_core.data.pixels import open_image, square
 from orthus_core.errors import DataError
+
+if TYPE_CHECKING:
+    from orthus_core.data.index.file_part import FilePart
 
 
 @runtime_checkable
@@ -92,36 +95,25 @@ class FilePicture:
 class MemberPicture:
     """A picture that is a part of a file, such as a member of a tar; its key consists of the
     file's path, size and modification time, and of the part's place.
-
-    Attributes:
-        file: The file.
-        offset: Where the picture begins, in bytes.
-        size: Bytes of the picture.
-        name: Its name in the file.
     """
 
-    file: Path
-    offset: int
-    size: int
-    name: str
+    part: FilePart
 
     @property
     def key(self) -> str:
-        return f"member:{FilePicture(self.file).key}:{self.offset}:{self.size}"
+        part = self.part
+        return f"member:{FilePicture(part.file).key}:{part.offset}:{part.size}"
 
     @property
     def name_and_size(self) -> str:
         """What stays the same when the file is moved or copied."""
-        return f"{self.name}:{self.size}"
+        return f"{self.part.name}:{self.part.size}"
 
     def load(self, size: int) -> np.ndarray:
-        from orthus_core.data.index.file_part import read_part
-
         try:
-            content = read_part(self.file, self.offset, self.size)
-            return square(open_image(content), size)
+            return square(open_image(self.part.read()), size)
         except DataError as error:
-            where = f"{self.file}, {self.name}"
+            where = f"{self.part.file}, {self.part.name}"
             raise DataError(error.message, where=where, hint=error.hint) from error
 
 

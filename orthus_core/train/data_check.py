@@ -18,7 +18,7 @@ from orthus_core.data.row_rule import RowRule
 from orthus_core.data.rows import Rows
 from orthus_core.data.sources import ShuffledRows
 from orthus_core.device import usable_processors
-from orthus_core.events import Event, Progress
+from orthus_core.events import Event, Progress, result_of
 from orthus_core.recipe.training import SPRITES, FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import (
     WHOLE,
@@ -190,15 +190,6 @@ class RulesOf:
                 rows = result_of(read_rows(self._recipe.data, self.side))
             self._rule = pretrain_rule(self._recipe, rows)
         return self._rule
-
-
-def result_of(events: Generator[Event, None, RowSources]) -> RowSources:
-    """What a generator of events returns."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as stop:
-            return stop.value
 
 
 def _check(document: Document, rule: Rule, side: int) -> None:

@@ -30,6 +30,7 @@ from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.index.stored_sets import is_hub_id
 from orthus_core.data.index.tar_samples import tar_samples, tars_at
+from orthus_core.data.pictures import MemberPicture
 from orthus_core.data.rows import SourceOptions
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note, Progress
@@ -261,9 +262,16 @@ def test_compressed_tars_are_refused_by_name(tmp_path: Path):
         assert "0.tar.gz" in caught.value.where and "unpack it once" in caught.value.hint
 
 
+def test_hidden_folders_hold_no_tars(tmp_path: Path):
+    for name in ("a.tar", "below/B.TAR", ".cache/c.tar", "below/__MACOSX/d.tar", ".e.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert tars_at(tmp_path) == [tmp_path / "a.tar", tmp_path / "below/B.TAR"]
+
+
 def test_a_member_is_a_picture(tmp_path: Path):
     file = tar(tmp_path / "0.tar", ("1.png", png("blue")), ("2.png", png()[:40]))
-    first, second = (sample["png"].picture() for sample in told(result(tar_samples([file]))))
+    first, second = (MemberPicture(sample["png"]) for sample in told(result(tar_samples([file]))))
     assert first.load(4)[0, 0].tolist() == [0, 0, 255]
     assert first.key != second.key
     with pytest.raises(DataError) as caught:
@@ -493,8 +501,10 @@ def test_an_index_is_kept_until_its_file_changes(tmp_path: Path, kept: None):
 
 
 def test_small_data_needs_no_file(tmp_path: Path):
-    result(json_lines(lines_file(tmp_path / "a.jsonl"), folder=tmp_path / "cache"))
+    events = list[Event]()
+    result(json_lines(lines_file(tmp_path / "a.jsonl"), folder=tmp_path / "cache"), events)
     assert not (tmp_path / "cache").exists()
+    assert not events, "its progress would be 0 of 0 MB"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "of another version", "empty"])

@@ -113,7 +113,7 @@ def told(document: Document) -> str:
             value = f"[{value.path.name}]"
         elif isinstance(value, MemberPicture):
             value.load(8)
-            value = f"[{value.name}]"
+            value = f"[{value.part.name}]"
         words.append(str(value))
     return " | ".join(words)
 

@@ -1,4 +1,6 @@
-"""JSON files of records: which layout one has, which one of a folder is meant, and its index."""
+"""JSON files of records: which layout one has, which one of a folder is meant, its index, and where
+its pictures lie.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from orthus_core.data.formats.picture_root import picture_root
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.listing import is_hidden
@@ -132,3 +135,42 @@ def indexed_json(file: Path, options: SourceOptions) -> Generator[Event, None, R
     if head_of(file).form == "array":
         return (yield from json_array(file, folder=options.index))
     return (yield from json_lines(file, folder=options.index))
+
+
+class Annotations(NamedTuple):
+    """Records that name pictures, opened.
+
+    Attributes:
+        index: The records, by number.
+        root: Folder that their pictures are relative to.
+        source: Name of the data set: that of the file if it has no other.
+    """
+
+    index: RecordIndex
+    root: Path
+    source: str
+
+
+def open_annotations(
+    path: Path,
+    options: SourceOptions,
+    accepts: Callable[[Any], bool],
+    folders: Callable[[Path], list[Path]],
+    names_of: Callable[[Any], list[object]],
+) -> Generator[Event, None, Annotations]:
+    """Open the records of a file, or of the one in a folder.
+
+    Args:
+        path: File or folder.
+        options: How the source is to be read.
+        accepts: As for `annotation_file`.
+        folders: Where pictures may lie, most likely first, of the folder that the file is in.
+        names_of: The names of a record's pictures.
+
+    Raises:
+        DataError: if the file cannot be read, or its pictures are nowhere.
+    """
+    file = annotation_file(path, accepts, options.split) or path
+    index = yield from indexed_json(file, options)
+    root = picture_root(options.images, folders(file.parent), index, names_of, file)
+    return Annotations(index, root, options.name or file.stem)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.data.document import Document, Place, Role, Segment, turn
-from orthus_core.data.formats.annotation_file import annotation_file, indexed_json
-from orthus_core.data.formats.picture_root import picture_at, picture_root
+from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
+from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -59,18 +59,14 @@ def is_chat(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The conversations of a file, or of the one in a folder. Raises: DataError."""
-    file = annotation_file(path, is_chat, options.split) or path
-    index = yield from indexed_json(file, options)
-    beside = file.parent
-    root = picture_root(
-        options.images,
-        [beside, beside / "images", beside / "data", beside.parent, beside.parent / "images"],
-        index,
-        picture_names,
-        file,
-    )
-    source = options.name or file.stem
-    return IndexedRows(index, partial(parse, root=root, source=source), str(path))
+    found = yield from open_annotations(path, options, is_chat, _folders, picture_names)
+    read = partial(parse, root=found.root, source=found.source)
+    return IndexedRows(found.index, read, str(path))
+
+
+def _folders(beside: Path) -> list[Path]:
+    near = [beside, beside / "images", beside / "data"]
+    return [*near, beside.parent, beside.parent / "images"]
 
 
 def picture_names(record: Any) -> list[object]:

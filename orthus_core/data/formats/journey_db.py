@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.annotation_file import annotation_file, indexed_json
-from orthus_core.data.formats.picture_root import picture_at, picture_root
+from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
+from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
 from orthus_core.events import Event
@@ -49,13 +49,13 @@ def is_annotation(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The pictures of a file, or of the one in a folder. Raises: DataError."""
-    file = annotation_file(path, is_annotation, options.split) or path
-    index = yield from indexed_json(file, options)
-    beside = file.parent
-    folders = [beside / IMAGES, beside, beside.parent / IMAGES, beside.parent]
-    root = picture_root(options.images, folders, index, _image, file)
-    source = options.name or file.stem
-    return IndexedRows(index, partial(parse, root=root, source=source), str(path))
+    found = yield from open_annotations(path, options, is_annotation, _folders, _image)
+    read = partial(parse, root=found.root, source=found.source)
+    return IndexedRows(found.index, read, str(path))
+
+
+def _folders(beside: Path) -> list[Path]:
+    return [beside / IMAGES, beside, beside.parent / IMAGES, beside.parent]
 
 
 def _image(record: Any) -> list[object]:

@@ -28,7 +28,7 @@ from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.rows import Rows, RowsReader, SourceOptions
 from orthus_core.entry_points import DATA_FORMATS, OURS, Plugin, installed
 from orthus_core.errors import DataError, OrthusError
-from orthus_core.events import Event
+from orthus_core.events import Event, result_of
 from orthus_core.user_files import user_path
 
 
@@ -208,13 +208,7 @@ def read(path: Path, *, strict: bool = False, name: str | None = None) -> ReadRe
     Raises:
         DataError: As for `open_rows`, and when strict at the first bad record.
     """
-    opening = open_rows(path, name=name)
-    while True:
-        try:
-            next(opening)
-        except StopIteration as stop:
-            rows: Rows = stop.value
-            break
+    rows = result_of(open_rows(path, name=name))
     result = ReadResult(strict, where=user_path(path), passed_over=rows.passed_over)
     for number in range(len(rows)):
         try:

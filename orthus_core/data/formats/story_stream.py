@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.annotation_file import annotation_file, indexed_json
-from orthus_core.data.formats.picture_root import picture_at, picture_root
+from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
+from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.rows import IndexedRows, RecordIndex, Rows, SourceOptions
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Progress
@@ -43,14 +43,14 @@ def is_story(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The chunks of the stories of a file, or of the one in a folder. Raises: DataError."""
-    file = annotation_file(path, is_story, options.split) or path
-    index = yield from indexed_json(file, options)
-    chunks = StoryChunks(index, (yield from _chunk_counts(index)))
-    beside = file.parent
-    folders = [beside, beside / "images", beside / "image", beside.parent]
-    root = picture_root(options.images, folders, index, _first_image, file)
-    source = options.name or file.stem
-    return IndexedRows(chunks, partial(parse, root=root, source=source), str(path))
+    found = yield from open_annotations(path, options, is_story, _folders, _first_image)
+    chunks = StoryChunks(found.index, (yield from _chunk_counts(found.index)))
+    read = partial(parse, root=found.root, source=found.source)
+    return IndexedRows(chunks, read, str(path))
+
+
+def _folders(beside: Path) -> list[Path]:
+    return [beside, beside / "images", beside / "image", beside.parent]
 
 
 def _first_image(story: Any) -> list[object]:

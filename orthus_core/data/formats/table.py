@@ -34,7 +34,7 @@ from orthus_core.data.index.stored_sets import (
     saved_splits,
 )
 from orthus_core.data.index.table_file import TABLE_SUFFIXES
-from orthus_core.data.listing import is_hidden
+from orthus_core.data.listing import files_ending, holds_pictures
 from orthus_core.data.pictures import BytesPicture, Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -142,19 +142,10 @@ def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTa
 def _table_files(folder: Path) -> list[Path]:
     """The tables of a folder and its subfolders: the parquet files, else the CSV files where there
     is nothing but these."""
-    found = [
-        file
-        for file in sorted(folder.rglob("*.*"))
-        if file.suffix.lower() in TABLE_SUFFIXES
-        and file.name not in METADATA
-        and not any(map(is_hidden, file.relative_to(folder).parts))
-        and file.is_file()
-    ]
+    found = [file for file in files_ending(folder, TABLE_SUFFIXES) if file.name not in METADATA]
     parquet = [file for file in found if file.suffix.lower() == ".parquet"]
     if parquet or not found:
         return parquet
-    from orthus_core.data.listing import holds_pictures
-
     return [] if holds_pictures(folder) else found
 
 

@@ -24,15 +24,16 @@ from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.image_folder import INSTRUCTION, SOURCE, TARGET, metadata_files
 from orthus_core.data.formats.picture_root import LOOKED_AT
 from orthus_core.data.formats.split_names import chosen_split
+from orthus_core.data.index.file_part import FilePart
 from orthus_core.data.index.tar_samples import (
     COMPRESSED_SUFFIXES,
     SUFFIXES,
-    Member,
     TarSamples,
     tar_samples,
     tars_at,
 )
 from orthus_core.data.listing import CAPTION_SUFFIX, is_hidden
+from orthus_core.data.pictures import MemberPicture
 from orthus_core.data.pixels import picture_suffixes
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -146,7 +147,7 @@ class Samples:
                 continue
         return False
 
-    def parse(self, record: Mapping[str, Member], place: Place, visit: int) -> Document:
+    def parse(self, record: Mapping[str, FilePart], place: Place, visit: int) -> Document:
         """The document of a sample.
 
         Args:
@@ -169,7 +170,8 @@ class Samples:
         name = _name(next(iter(record.items())))
         if before and after:
             words = self._words(record, name, "instruction")
-            segments = turn("user", before.picture(), words) + turn("model", after.picture())
+            given = turn("user", MemberPicture(before), words)
+            segments = given + turn("model", MemberPicture(after))
         else:
             picture = _picture(pictures, self.columns.get("image"), ("jpg", "png", "webp", "jpeg"))
             if picture is None and len(pictures) > 1:
@@ -179,10 +181,10 @@ class Samples:
                 )
             picture = picture or next(iter(pictures.values()))
             words = self._words(record, name, "caption")
-            segments = turn("user", words) + turn("model", picture.picture())
+            segments = turn("user", words) + turn("model", MemberPicture(picture))
         return Document(segments, id=name, source=self.source)
 
-    def _words(self, record: Mapping[str, Member], name: str, field: str) -> str:
+    def _words(self, record: Mapping[str, FilePart], name: str, field: str) -> str:
         words = self._own_words(record, field)
         if not words and self.table is not None:
             address = _value(_json_of(record, strict=False), ("url",))
@@ -193,7 +195,7 @@ class Samples:
             raise DataError(f"there are no words for the picture, only {', '.join(record)}")
         return words
 
-    def _own_words(self, record: Mapping[str, Member], field: str = "caption") -> str:
+    def _own_words(self, record: Mapping[str, FilePart], field: str = "caption") -> str:
         """The words that lie in the tar; "" where there are none."""
         named = self.columns.get(field)
         also = INSTRUCTION if field == "instruction" else ()
@@ -206,8 +208,8 @@ class Samples:
 
 
 def _picture(
-    pictures: Mapping[str, Member], named: str | None, known: tuple[str, ...]
-) -> Member | None:
+    pictures: Mapping[str, FilePart], named: str | None, known: tuple[str, ...]
+) -> FilePart | None:
     """The picture whose suffix, or what is before its last dot, is named."""
     wanted = [named] if named else known
     return next(
@@ -221,12 +223,12 @@ def _picture(
     )
 
 
-def _name(item: tuple[str, Member]) -> str:
+def _name(item: tuple[str, FilePart]) -> str:
     suffix, member = item
     return member.name[: len(member.name) - len(suffix) - 1] if suffix else member.name
 
 
-def _text(member: Member) -> str:
+def _text(member: FilePart) -> str:
     if member.size > _LONGEST_TEXT:
         raise DataError(f"{member.name} has {member.size:,} bytes, and is no caption")
     try:
@@ -235,7 +237,7 @@ def _text(member: Member) -> str:
         raise DataError(f"cannot read the words in {member.name}: {error}") from error
 
 
-def _json_of(record: Mapping[str, Member], *, strict: bool) -> Mapping[str, Any]:
+def _json_of(record: Mapping[str, FilePart], *, strict: bool) -> Mapping[str, Any]:
     """The sample's JSON; empty where there is none.
 
     Raises:

@@ -7,8 +7,29 @@ once, and the number of open files does not depend on the number of tars.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from orthus_core.errors import DataError
+
+
+class FilePart(NamedTuple):
+    """A part of a file, such as a member of a tar.
+
+    Attributes:
+        file: The file.
+        offset: Where the part begins, in bytes.
+        size: Bytes of the part.
+        name: Its name in the file.
+    """
+
+    file: Path
+    offset: int
+    size: int
+    name: str
+
+    def read(self) -> bytes:
+        """Its content. Raises: DataError if the file cannot be read."""
+        return read_part(self.file, self.offset, self.size)
 
 
 def read_part(file: Path, offset: int, size: int) -> bytes:

@@ -16,12 +16,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from orthus_core.data.document import Place
-from orthus_core.data.index.file_part import read_part
-from orthus_core.data.index.index_file import IndexArrays, as_numpy
-from orthus_core.data.index.json_value import check_object, json_value
+from orthus_core.data.index.index_file import as_numpy
+from orthus_core.data.index.json_records import LONGEST, JsonRecords
 from orthus_core.data.index.record_hash import content_key, identity_of_keys
 from orthus_core.data.index.store import Built, open_index
 from orthus_core.errors import DataError
@@ -33,7 +30,6 @@ _WINDOW = 1 << 20
 _SEARCHED = 16 << 20
 """Bytes in which the element after a broken one is looked for."""
 
-_LONGEST = 2**32 - 1
 _LONGEST_NUMBER = 32
 _PROGRESS_BYTES = 32 << 20
 
@@ -44,55 +40,25 @@ _NEXT_OBJECT = r",[ \t\r\n]*\{[ \t\r\n]*"
 _AFTER = re.compile(r"[ \t\r\n]*[],]")
 
 
-class JsonArray:
-    """The elements of a file that is a JSON array; see `RecordIndex`.
+class JsonArray(JsonRecords):
+    """The elements of a file that is a JSON array."""
 
-    Args:
-        file: The file.
-        arrays: Its index.
-        objects: Whether each record must be an object.
-    """
-
-    def __init__(self, file: Path, arrays: IndexArrays, objects: bool) -> None:
-        self.file = file
-        self.identity: str = arrays.about["identity"]
-        self._arrays = arrays
-        self._objects = objects
-
-    def __len__(self) -> int:
-        return len(self._arrays["key"])
-
-    def keys(self) -> np.ndarray:
-        """A hash of each element's bytes: uint64 [N]."""
-        return self._arrays["key"]
+    one = "record"
 
     def place(self, number: int) -> Place:
         """The elements are counted from 1."""
         return Place(self.file, part=f"record {number + 1}")
 
     def record(self, number: int) -> Any:
-        """The value of element `number`.
-
-        Raises:
-            DataError: if it is no JSON, or not an object where it must be one.
-        """
-        place = self.place(number)
+        """As `JsonRecords.record`; the last may stand for a rest that cannot be read."""
         problem = self._arrays.about["problem"]
         if problem and number == len(self) - 1:
-            raise DataError(problem, where=str(place), hint="copy or download it again")
-        size = int(self._arrays["size"][number])
-        content = read_part(self.file, int(self._arrays["offset"][number]), size)
-        try:
-            if size == _LONGEST:
-                raise DataError("the record is longer than 4 GB")
-            value = json_value(text_of(content))
-            if self._objects:
-                check_object(value, "the record")
-        except DataError as error:
-            raise DataError(error.message, where=str(place), hint=error.hint) from error
-        except ValueError as error:
-            raise DataError(f"the record is no JSON: {error}", where=str(place)) from error
-        return value
+            where = str(self.place(number))
+            raise DataError(problem, where=where, hint="copy or download it again")
+        return super().record(number)
+
+    def _text(self, content: bytes, place: Place) -> str:
+        return text_of(content)
 
 
 def json_array(
@@ -162,7 +128,7 @@ def _build(file: Path) -> Generator[Event, None, Built]:
         with file.open("rb") as opened:
             for element in _elements(opened, file):
                 offsets.append(element.offset)
-                sizes.append(min(len(element.text), _LONGEST))
+                sizes.append(min(len(element.text), LONGEST))
                 keys.append(content_key(element.text.encode("latin-1")))
                 problem = element.problem
                 if element.offset > next_progress:

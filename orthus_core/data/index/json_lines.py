@@ -9,14 +9,12 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from orthus_core.data.document import Place
-from orthus_core.data.index.file_part import read_part
-from orthus_core.data.index.index_file import IndexArrays, as_numpy
-from orthus_core.data.index.json_value import check_object, json_value
+from orthus_core.data.index.index_file import as_numpy
+from orthus_core.data.index.json_records import LONGEST, JsonRecords
 from orthus_core.data.index.record_hash import content_key, identity_of_keys
 from orthus_core.data.index.store import Built, open_index
 from orthus_core.errors import DataError
@@ -26,55 +24,31 @@ from orthus_core.wrong_content import true_cause
 
 _BLOCK = 1 << 20
 _PROGRESS_BLOCKS = 32
-_LONGEST = 2**32 - 1
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
-class JsonLines:
-    """The records of a file of JSON lines; see `RecordIndex`.
+class JsonLines(JsonRecords):
+    """The records of a file of JSON lines."""
 
-    Args:
-        file: The file.
-        arrays: Its index.
-        objects: Whether each record must be an object.
-    """
-
-    def __init__(self, file: Path, arrays: IndexArrays, objects: bool) -> None:
-        self.file = file
-        self.identity: str = arrays.about["identity"]
-        self._arrays = arrays
-        self._objects = objects
-
-    def __len__(self) -> int:
-        return len(self._arrays["key"])
-
-    def keys(self) -> np.ndarray:
-        """A hash of each line without the white space around it: uint64 [N]."""
-        return self._arrays["key"]
+    one = "line"
 
     def place(self, number: int) -> Place:
         return Place(self.file, int(self._arrays["line"][number]))
 
-    def record(self, number: int) -> Any:
-        """The value of record `number`.
-
-        Raises:
-            DataError: if the line is no JSON, or not an object where it must be one.
-        """
-        place = self.place(number)
-        size = int(self._arrays["size"][number])
-        content = read_part(self.file, int(self._arrays["offset"][number]), size)
+    def _text(self, content: bytes, place: Place) -> str:
+        encoding = self._arrays.about["encoding"]
+        if encoding != "utf-8":
+            try:
+                content = content.decode(encoding).encode()
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"the line is damaged {encoding.upper()}: {error.reason}",
+                    hint="save it as UTF-8",
+                ) from error
         try:
-            if size == _LONGEST:
-                raise DataError("the line is longer than 4 GB")
-            value = json_value(_text_of_line(content, self._arrays.about["encoding"], place.line))
-            if self._objects:
-                check_object(value, "the line")
-        except DataError as error:
-            raise DataError(error.message, where=str(place), hint=error.hint) from error
+            return text_of(content, place.line)
         except ValueError as error:
-            raise DataError(f"the line is no JSON: {error}", where=str(place)) from error
-        return value
+            raise DataError(str(error)) from error
 
 
 def json_lines(
@@ -103,21 +77,6 @@ def json_lines(
     return index
 
 
-def _text_of_line(content: bytes, encoding: str, line: int) -> str:
-    """The text of a line. Raises: DataError when it is not in the file's encoding."""
-    if encoding != "utf-8":
-        try:
-            content = content.decode(encoding).encode()
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"the line is damaged {encoding.upper()}: {error.reason}", hint="save it as UTF-8"
-            ) from error
-    try:
-        return text_of(content, line)
-    except ValueError as error:
-        raise DataError(str(error)) from error
-
-
 def _build(file: Path) -> Generator[Event, None, Built]:
     offsets, sizes, lines, keys = array("Q"), array("I"), array("I"), array("Q")
     try:
@@ -142,7 +101,7 @@ def _build(file: Path) -> Generator[Event, None, Built]:
                     content = _bare(block[at:end], encoding)
                     if content:
                         offsets.append(begin + at)
-                        sizes.append(min(end - at, _LONGEST))
+                        sizes.append(min(end - at, LONGEST))
                         lines.append(line)
                         keys.append(content_key(content))
                     at = end + unit.itemsize

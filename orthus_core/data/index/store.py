@@ -17,7 +17,7 @@ import numpy as np
 from orthus_core.data.index.cache_folder import cache_folder
 from orthus_core.data.index.index_file import FileState, IndexArrays, read_index, write_index
 from orthus_core.errors import DataError, OutputError
-from orthus_core.events import Event, Note
+from orthus_core.events import Event, Note, result_of
 
 try:
     import fcntl
@@ -51,7 +51,7 @@ def open_index(
     """
     states = [file_state(file) for file in files]
     if sum(state.size for state in states) < SMALL_BYTES:
-        about, arrays = yield from build()
+        about, arrays = result_of(build())  # in a moment: its progress would be of 0 MB
         return IndexArrays(about, arrays)
     folder = cache_folder(folder)
     digest = hashlib.blake2b(digest_size=10)

@@ -19,12 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from orthus_core.data.document import Place
-from orthus_core.data.index.file_part import read_part
+from orthus_core.data.index.file_part import FilePart
 from orthus_core.data.index.index_file import IndexArrays, as_numpy
 from orthus_core.data.index.record_hash import content_key
 from orthus_core.data.index.store import Built, open_index
-from orthus_core.data.listing import is_hidden
-from orthus_core.data.pictures import MemberPicture
+from orthus_core.data.listing import files_ending, is_hidden
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Progress
 from orthus_core.wrong_content import true_cause
@@ -43,30 +42,6 @@ _COMPRESSED = {
 }
 SUFFIXES = (".tar",)
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-
-
-class Member(NamedTuple):
-    """A file in a tar.
-
-    Attributes:
-        tar: The tar.
-        offset: Where its content begins, in bytes.
-        size: Bytes of its content.
-        name: Its path in the tar.
-    """
-
-    tar: Path
-    offset: int
-    size: int
-    name: str
-
-    def read(self) -> bytes:
-        """Its content. Raises: DataError if the tar cannot be read."""
-        return read_part(self.tar, self.offset, self.size)
-
-    def picture(self) -> MemberPicture:
-        """Itself as a picture, which is not read yet."""
-        return MemberPicture(self.tar, self.offset, self.size, self.name)
 
 
 class TarSamples:
@@ -100,7 +75,7 @@ class TarSamples:
         part = members[0][1].name if members else self.name(number)
         return Place(self.tars[int(self._arrays["tar"][number])], part=part)
 
-    def record(self, number: int) -> Mapping[str, Member]:
+    def record(self, number: int) -> Mapping[str, FilePart]:
         """The members of sample `number` by suffix, in lower case and without the first dot.
 
         Raises:
@@ -113,13 +88,13 @@ class TarSamples:
             )
         return dict(self._members(number))
 
-    def _members(self, number: int) -> Iterator[tuple[str, Member]]:
+    def _members(self, number: int) -> Iterator[tuple[str, FilePart]]:
         tar, name = self.tars[int(self._arrays["tar"][number])], self.name(number)
         for at in range(*self._arrays["first"][number : number + 2].tolist()):
             suffix = self._arrays.about["suffixes"][int(self._arrays["suffix"][at])]
             offset, size = int(self._arrays["offset"][at]), int(self._arrays["size"][at])
             whole = f"{name}.{suffix}" if suffix else name
-            yield suffix.lower(), Member(tar, offset, size, whole)
+            yield suffix.lower(), FilePart(tar, offset, size, whole)
 
 
 def tars_at(path: Path) -> list[Path]:
@@ -130,11 +105,7 @@ def tars_at(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    files = sorted(
-        file
-        for file in path.rglob("*.t*")
-        if not any(map(is_hidden, file.relative_to(path).parts)) and file.is_file()
-    )
+    files = files_ending(path, (*SUFFIXES, *COMPRESSED_SUFFIXES))
     for file in files:
         if file.name.lower().endswith(COMPRESSED_SUFFIXES):
             raise _compressed(file, "a compressed tar", "the program that packed it")
