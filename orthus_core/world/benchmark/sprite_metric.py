@@ -59,8 +59,8 @@ LEAST_SCALE, MOST_SCALE = 0.87, 1.15
 PLACES_TRIED = 12
 # Standard deviations of blurs that leave nothing to recognise, as shares of a thing's side.
 LEAST_BLUR, MOST_BLUR = 0.1, 0.15
-# Renderings that pass through the network together.
-TOGETHER = 8
+# Renderings that pass through the network together: their maps fit into a processor's cache.
+TOGETHER = 2
 # Share of the covariance that is replaced by a multiple of the identity.
 SHRINKAGE = 0.3
 
