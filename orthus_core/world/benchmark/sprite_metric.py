@@ -88,7 +88,7 @@ class SpriteMetric(NamedTuple):
 
     @classmethod
     def of(cls, world: World) -> SpriteMetric:
-        """The metric of a world's cast. It is fitted once, in about 30 seconds, and then read from
+        """The metric of a world's cast. It is fitted once, in about 20 seconds, and then read from
         the user's cache.
 
         Raises:
