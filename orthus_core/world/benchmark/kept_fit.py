@@ -61,5 +61,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> Tensor:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return torch.tensor(list(digest.digest()), dtype=torch.uint8)
