@@ -153,7 +153,7 @@ class stopping:
 
 
 def test_a_killed_one_is_gone_on_with(orthus, tmp_path):
-    pictures, cache = pictures_with_words(tmp_path / "pictures", 240), tmp_path / "cache"
+    pictures, cache = pictures_with_words(tmp_path / "pictures", 120), tmp_path / "cache"
     words = ["data", "encode", str(pictures), "-o", str(cache)]
     process = begin_orthus(words, tmp_path / "log")
     until = time.monotonic() + 60
@@ -163,7 +163,7 @@ def test_a_killed_one_is_gone_on_with(orthus, tmp_path):
     process.kill()
     process.join(20)
     said = told(orthus, pictures, "-o", cache)
-    assert said["stored"] >= 1 and said["new"] == 240 - said["stored"] == said["encoded"]
+    assert said["stored"] >= 1 and said["new"] == 120 - said["stored"] == said["encoded"]
     assert len(list(cache.glob("features-*/shard-*.bin"))) == 1, "its shard is gone on with"
 
 

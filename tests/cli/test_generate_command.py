@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -194,19 +192,6 @@ def test_layers_that_stay_in_their_files_draw_the_same_picture(orthus, model, tm
     assert held == fetched
     refused = orthus(*words, "--low-memory", "--quantize", 8, "-o", tmp_path / "both.png")
     assert refused.exit_code == 1 and "leave out --quantize, or --low-memory" in refused.stderr
-
-
-def test_drawing_loads_nothing_that_it_does_not_need(model, tmp_path):
-    words = ["orthus", "generate", "a fox", "-q", "-o", str(tmp_path / "a.png"), *model]
-    code = f"import sys; sys.argv = {words!r}; from orthus_cli.app import main\n"
-    code += "try: main()\nexcept SystemExit: print('\\n'.join(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.splitlines())
-    assert (tmp_path / "a.png").is_file() and {"torch", "orthus_core.samplers.engine"} <= loaded
-    others = {"datasets", "diffusers", "scipy", "sklearn", "pandas", "torchvision", "tensorboard"}
-    ours = {"train", "losses", "evaluation", "bench", "plan"}
-    unneeded = others | {"rich", "torchao"} | {f"orthus_core.{package}" for package in ours}
-    assert not unneeded & loaded
 
 
 def test_a_preview_is_for_terminals_only(orthus, model, tmp_path):

@@ -192,7 +192,8 @@ def test_stories_as_they_are_told_score_one_and_missing_panels_count_as_wrong(be
     assert right.value == drawn.value == pytest.approx(2 / 3) and whole.value == 0
 
 
-def test_true_answers_score_one_and_none_at_all_scores_nothing(bench):
+def test_true_answers_score_one_and_none_at_all_scores_nothing(bench, monkeypatch):
+    monkeypatch.setattr(question_task, "CHANCE_QUESTIONS", 20)
     for task in (caption_task.run, question_task.vqa, question_task.pope):
         probe = Recorder()
         bench.subject = cast(Any, probe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from orthus_core.recipe import (
 from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.train import autoencoder
 from orthus_core.train.pretrain import pretrain, states_of
 from orthus_core.train.state import state_path, training_folder
 from orthus_core.train.trainings import build_base, finetune_vae, posttrain
@@ -55,6 +57,13 @@ TINY = (
 
 def run(events) -> list:
     return [event for event in events if isinstance(event, StepDone)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pictures_to_begin_codes_on() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(autoencoder, "KMEANS_PICTURES", 64)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def stored(folder: Path) -> RecordShards:
 
 
 @pytest.mark.parametrize(("source", "packing"), [("sprites", "false"), ("files", "true")])
-def test_a_training_with_workers_is_the_training_without(tmp_path, source, packing):
+def test_a_training_with_workers_is_the_training_without(tmp_path, tiny_folder, source, packing):
     """To the last bit, resumed half-way or not; whichever of its pictures were encoded before."""
     files = interleaved(tmp_path / "rows", 10)
 
@@ -88,7 +88,7 @@ def test_a_training_with_workers_is_the_training_without(tmp_path, source, packi
         seen: list[dict] = []
         events = posttrain(
             recipe,
-            "mini",
+            tiny_folder,
             tmp_path / name,
             resume=resume,
             should_stop=lambda: stop_after is not None and len(seen) >= stop_after,

@@ -143,6 +143,7 @@ def discrete(tmp_path_factory) -> Path:
     source = interleaved(folder / "data")
     tiny = (
         "tokenizer.vocab_size=320",
+        "tokenizer.rows=20",
         "autoencoder.resolution=16",
         "autoencoder.channel_multiplier=[1, 1]",
         "autoencoder.embed_dim=8",

@@ -38,6 +38,7 @@ PRETRAIN = (
     + f"""
 [tokenizer]
 vocab_size = 320
+rows = 40
 
 [autoencoder]
 resolution = 16

@@ -11,12 +11,13 @@ from orthus_core.errors import RecipeError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import PretrainRecipe, load
 from orthus_core.recipe.training import LogRecipe
+from orthus_core.train import autoencoder
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
 from orthus_core.train.linear_code import LinearCode, linear_quality
 from orthus_core.train.loop import train
 from orthus_core.train.picture_source import PictureSource
 from tests.conftest import TINY_AUTOENCODER
-from tests.core.toy_data import ToyPictures
+from tests.core.toy_data import ToyPictures, pictures_with_words
 
 LINEAR = replace(
     TINY_AUTOENCODER,
@@ -157,8 +158,11 @@ def test_codes_are_not_made_before_there_are_features():
         )
 
 
-def test_a_pretraining_says_what_the_linear_code_reaches(tmp_path):
+def test_a_pretraining_says_what_the_linear_code_reaches(tmp_path, monkeypatch):
     from orthus_core.train.pretrain import pretrain
+
+    monkeypatch.setattr(autoencoder, "KMEANS_PICTURES", 64)
+    monkeypatch.setattr(autoencoder, "LINEAR_PICTURES", 64)
 
     sets = [
         "autoencoder.resolution=16",
@@ -172,13 +176,13 @@ def test_a_pretraining_says_what_the_linear_code_reaches(tmp_path):
         "autoencoder.optim.batch_size=4",
         "tokenizer.vocab_size=320",
         "tokenizer.rows=20",
+        f"data.source={pictures_with_words(tmp_path / 'pictures')}",
         "backbone.hidden_size=32",
         "backbone.intermediate_size=32",
         "backbone.num_hidden_layers=1",
         "backbone.num_attention_heads=2",
         "optim.steps=1",
         "optim.batch_size=2",
-        "data.rows=8",
         "log.sample_every=0",
         "log.validate_every=0",
     ]

@@ -295,7 +295,7 @@ def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     assert count == P
     assert value == pytest.approx(image_loss(rows[1:])[1], rel=1e-4)
     nothing = filled(collate(rows[:1], ids, own_pictures=True))
-    assert float(loss(nothing).image) == 0
+    assert loss(nothing).image == 0
 
 
 def test_a_loss_without_a_weight_has_no_gradient(ids, rows):

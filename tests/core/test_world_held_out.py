@@ -16,8 +16,8 @@ from orthus_core.world.world import World
 ROWS = 300
 
 
-def rows(world: World, task: str) -> list[Document]:
-    return list(itertools.islice(records(world, {task: 1.0}, seed=7), ROWS))
+def rows(world: World, task: str, count: int = ROWS) -> list[Document]:
+    return list(itertools.islice(records(world, {task: 1.0}, seed=7), count))
 
 
 def pictures(row: Document) -> list[Picture]:
@@ -56,4 +56,4 @@ def test_the_same_seed_makes_the_same_rows(
 ):
     of = testing_world if testing else world
     again = World(world.pack, styles=world.styles, testing=testing)
-    assert rows(of, task)[:40] == list(itertools.islice(records(again, {task: 1.0}, seed=7), 40))
+    assert rows(of, task, 40) == rows(again, task, 40)

@@ -164,16 +164,16 @@ def test_only_outdoors_is_asked_for_its_place(world: World):
 def test_half_of_what_is_asked_for_is_there(world: World, split: str):
     rng = random.Random(split)
     answers: Counter[str] = Counter()
+    nouns_of: dict[str, set[str]] = {}
+    for noun in world.cast:
+        for be in ("Is", "Are"):
+            for words in said(IS_THERE, a=with_article(noun), Is=be):
+                nouns_of.setdefault(words, set()).add(noun)
     for _ in range(200):
         scene, _ = sample_scene(rng, world)
         present = set(world.nouns(scene))
         for asked in pope_questions(rng, world, scene, split, pairs=2):
-            noun, *_ = (
-                n
-                for n in world.cast
-                for be in ("Is", "Are")
-                if asked.question in said(IS_THERE, a=with_article(n), Is=be)
-            )
+            (noun,) = nouns_of[asked.question]
             assert asked.answer == ("yes" if noun in present else "no")
             assert asked.kind == f"pope_{split}"
             answers[asked.answer] += 1

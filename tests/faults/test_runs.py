@@ -24,6 +24,7 @@ from orthus_core.atomic import write_text
 from orthus_core.errors import DataError, OutputError, TrainingError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import PosttrainRecipe, PretrainRecipe, load
+from orthus_core.train import autoencoder
 from orthus_core.train.distributed import Rank
 from orthus_core.train.loop import train
 from orthus_core.train.pretrain import pretrain
@@ -46,6 +47,7 @@ SETS = (
 )
 PRETRAIN = (
     "tokenizer.vocab_size=300",
+    "tokenizer.rows=20",
     "autoencoder.resolution=16",
     "autoencoder.channel_multiplier=[1, 1]",
     "autoencoder.embed_dim=8",
@@ -432,8 +434,9 @@ def test_a_killed_replacement_is_completed_and_the_old_run_never_taken(tmp_path)
 
 
 @pytest.fixture
-def pretrained(source, output):
+def pretrained(source, output, monkeypatch):
     """Pretrains into `output`, stopped after a number of steps; returns the steps it did."""
+    monkeypatch.setattr(autoencoder, "KMEANS_PICTURES", 64)
     data = f"data.source={json.dumps(str(source))}"
 
     def run(stop_after: int, *sets: str, **options: Any) -> list[int]:

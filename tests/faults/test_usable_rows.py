@@ -136,9 +136,9 @@ def test_held_out_rows_are_none_to_train_on(tmp_path, tiny_folder):
 def test_words_alone_are_nothing_to_pretrain_an_autoencoder_on(tmp_path, tiny_folder):
     source = write(tmp_path, [line(text("q"), text("an answer", "model"))] * 3)
     recipe = tmp_path / "recipe.toml"
-    recipe.write_text('command = "pretrain"\n')
+    recipe.write_text('command = "pretrain"\n[tokenizer]\nrows = 40\n')
     checked, _ = check(source, None, "--recipe", recipe)
-    changes = [f"--set={one}" for one in (*SHORT, f"data.source={source}")]
+    changes = [f"--set={one}" for one in (*SHORT, "tokenizer.rows=40", f"data.source={source}")]
     trained = orthus("pretrain", "-o", tmp_path / "trained", *changes)
     for done in (checked, trained):
         assert done.exit_code == 1 and "there are no pictures to train on" in done.stderr
@@ -269,7 +269,7 @@ def test_pretrain_checks_with_the_tokenizer_that_it_trains(tmp_path):
     source = write(tmp_path, [GOOD, line(text("q")), line(text(strange), image())])
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
-        'command = "pretrain"\n[tokenizer]\nvocab_size = 300\n'
+        'command = "pretrain"\n[tokenizer]\nvocab_size = 300\nrows = 40\n'
         "[autoencoder]\nresolution = 16\nchannel_multiplier = [1, 1]\nnum_embeddings = 16\n"
     )
     done, told = check(source, None, "--recipe", recipe)

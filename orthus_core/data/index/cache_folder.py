@@ -1,4 +1,4 @@
-"""The folder where indices and tables are kept: made again from the data when it is removed."""
+"""The folder where indices, tables and fits are kept: all is made again when it is removed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ VARIABLE = "ORTHUS_CACHE"
 
 
 def cache_folder(named: Path | None = None) -> Path:
-    """The folder for indices: the one named by a source, by `ORTHUS_CACHE`, or the user's own.
+    """The folder of the cache: the one named by a source, by `ORTHUS_CACHE`, or the user's own.
 
     Sources: the XDG base directory specification; Apple's and Microsoft's guides to file systems.
     """
