@@ -84,7 +84,8 @@ class Stage(Protocol):
     """One kind of training.
 
     Attributes:
-        objective: Module whose forward returns Losses; a saved state holds its state.
+        objective: Module whose forward returns Losses; a saved state holds what moves in it: the
+            parameters that are trained, and all buffers.
         sixteen_bit: Whether its products may use bf16 where that is faster (`has_bf16`).
         report: Counts the rows that cannot be used; None for data that is made.
     """

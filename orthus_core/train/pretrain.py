@@ -29,7 +29,7 @@ from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
-from orthus_core.data.latent_cache import fingerprint as weights_of
+from orthus_core.data.latent_cache import weights_digest
 from orthus_core.data.sources import Mixture
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
@@ -180,7 +180,11 @@ def pretrain(
         objective = DiscreteLoss(model.model, model.lm_head)
         trainable = [p for p in objective.parameters() if p.requires_grad]
         check_disk(output, objective, recipe.optim)
-        told = {CODES_OF: weights_of(vq), **start_origin(init_from), **rows_origin(rows.identity)}
+        told = {
+            CODES_OF: weights_digest(vq),
+            **start_origin(init_from),
+            **rows_origin(rows.identity),
+        }
         yield Note("transformer: next-token prediction over text and codes")
         with save_on_exit(cache):
             yield from train(
