@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
@@ -23,6 +24,12 @@ _NAME_OF_DTYPE = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _ALIGNMENT = 8  # the format requires the tensor data to start at a multiple of this
 
 Shard = dict[str, LazyTensor]
+
+
+class SupportsWrite(Protocol):
+    """What bytes are written to."""
+
+    def write(self, data: Any, /) -> object: ...
 
 
 def split_into_shards(tensors: Mapping[str, LazyTensor], shard_bytes: int) -> list[Shard]:
@@ -73,22 +80,34 @@ def write_weights(
 
 def _write_shard(file: Path, shard: Shard) -> Iterator[int]:
     """Write one file and yield the size of each tensor once it is written."""
-    # Wide elements first: every tensor then starts at a multiple of its own element size, as a view
-    # of it requires.
-    ordered = dict(sorted(shard.items(), key=lambda item: -item[1].dtype.itemsize))
     with file.open("wb") as stream:
-        stream.write(_header(ordered))
-        for name, lazy in ordered.items():
-            tensor = lazy.read()
-            assert tuple(tensor.shape) == lazy.shape and tensor.dtype == lazy.dtype, name
-            stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-            yield lazy.bytes
+        yield from write_tensors(stream, shard)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _header(shard: Shard) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def write_tensors(
+    stream: SupportsWrite, tensors: Shard, metadata: Mapping[str, str] | None = None
+) -> Iterator[int]:
+    """Write a safetensors file to a stream and yield the size of each tensor once it is written.
+
+    Args:
+        stream: Anything with a `write` that takes bytes.
+        metadata: Texts that the file holds beside its tensors.
+    """
+    # Wide elements first: every tensor then starts at a multiple of its own element size, as a view
+    # of it requires.
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize))
+    stream.write(_header(ordered, metadata or {}))
+    for name, lazy in ordered.items():
+        tensor = lazy.read()
+        assert tuple(tensor.shape) == lazy.shape and tensor.dtype == lazy.dtype, name
+        stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+        yield lazy.bytes
+
+
+def _header(shard: Shard, metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
     for name, tensor in shard.items():
         entries[name] = {

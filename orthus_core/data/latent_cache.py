@@ -56,9 +56,14 @@ NAMES = {
 
 def fingerprint(autoencoder: nn.Module) -> str:
     """A hash of the weights that features depend on: 16 hex digits."""
+    return weights_digest(autoencoder, without=DECODING_PARTS)
+
+
+def weights_digest(module: nn.Module, without: tuple[str, ...] = ()) -> str:
+    """A hash of a module's weights but those whose names begin with these: 16 hex digits."""
     digest = hashlib.sha256()
-    for name, weight in sorted(autoencoder.state_dict().items()):
-        if not name.startswith(DECODING_PARTS):
+    for name, weight in sorted(module.state_dict().items()):
+        if not name.startswith(without):
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             flat = weight.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(flat.numpy().tobytes())

@@ -30,7 +30,8 @@ from orthus_core.train.distributed import all_reduce_sum, current_rank, gather_l
 from orthus_core.train.metrics import MetricsLogger, check_board
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.runs import BATCH_OF, TrainingRun, plan_run
-from orthus_core.train.state import Resume, load_state, save_state, saved_steps
+from orthus_core.train.state import Resume, saved_steps
+from orthus_core.train.state_saver import StateSaver
 
 Stop = Callable[[], bool]
 """Asked after each step whether to save the state and end."""
@@ -69,11 +70,20 @@ class Report(Protocol):
         ...
 
 
+class HasStates(Protocol):
+    """What has saved states: a run, or the saver of its states."""
+
+    def steps(self) -> list[int]:
+        """Steps of the states, in ascending order."""
+        ...
+
+
 class Stage(Protocol):
     """One kind of training.
 
     Attributes:
-        objective: Module whose forward returns Losses; a saved state holds its state.
+        objective: Module whose forward returns Losses; a saved state holds what moves in it: the
+            parameters that are trained, and all buffers.
         sixteen_bit: Whether its products may use bf16 where that is faster (`has_bf16`).
         report: Counts the rows that cannot be used; None for data that is made.
     """
@@ -144,6 +154,41 @@ def train(
         TrainingError: When a loss or a gradient is not finite (the last saved state stays), or when
             there is no state to resume from or it is of another training.
     """
+    with StateSaver() as saver:  # in any case waits for the state that is being written
+        yield from train_steps(
+            stage,
+            saver,
+            optim=optim,
+            log=log,
+            seed=seed,
+            folder=folder,
+            origins=origins or {},
+            length=length,
+            resume=resume,
+            overwrite=overwrite,
+            replaced=replaced,
+            before=before,
+            should_stop=should_stop,
+        )
+
+
+def train_steps(
+    stage: Stage,
+    saver: StateSaver,
+    *,
+    optim: OptimRecipe,
+    log: LogRecipe,
+    seed: int,
+    folder: Path,
+    origins: Mapping[str, Any],
+    length: str,
+    resume: Resume,
+    overwrite: bool,
+    replaced: Sequence[Path],
+    before: Before | None,
+    should_stop: Stop,
+) -> Iterator[Event]:
+    """The training that `train` describes, with a saver of its states."""
     # 1. Set up everything that is trained.
     place, accelerator = current_rank(), make_accelerator()
     device = accelerator.device
@@ -155,7 +200,7 @@ def train(
     optimizers = make_optimizers(parameters, optim)
     average = WeightAverage(parameters, optim.ema_decay)
     objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
-    origins = {**(origins or {}), "devices": place.shards}
+    origins = {**origins, "devices": place.shards}
     if place.shards > 1:
         # States of versions in which every device had a batch of its own do not tell this.
         origins[BATCH_OF] = "all devices"
@@ -163,9 +208,17 @@ def train(
     # 2. Load the state of an earlier run, and only then take the folder.
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(origins, optim.steps, length=length)
+    saver.attach(
+        run,
+        stage.objective,
+        optimizers,
+        average,
+        keep_last=log.keep_last,
+        origins=origins,
+    )
     start = 0
     if run.state is not None:
-        start = load_state(run.state, stage.objective, optimizers, average)
+        start = saver.load(run.state)
         yield Note(f"resuming after step {start} of {optim.steps}")
     yield from notes_on(run, origins, optim, length, start)
     check_board(log.tensorboard)
@@ -200,9 +253,9 @@ def train(
         # Read last, so that a GPU can queue the whole step before the CPU waits for it.
         sums: dict[str, float] = {}
         for number, losses in enumerate(parts, start=step * optim.accumulate):
-            check_finite(losses.total, "loss", step, number, run, unchanged)
+            check_finite(losses.total, "loss", step, number, saver, unchanged)
             add_figures(sums, losses)
-        check_finite(norm, "gradient", step, step * optim.accumulate, run, unchanged)
+        check_finite(norm, "gradient", step, step * optim.accumulate, saver, unchanged)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -236,17 +289,9 @@ def train(
                 save_samples(stage, folder / "samples", done)
             average.swap()
         stopping = all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0
-        if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
+        if last or stopping or due(log.save_every, done, optim.steps):
             with unless_last(last, lost):
-                save_state(
-                    run,
-                    done,
-                    stage.objective,
-                    optimizers,
-                    average,
-                    keep_last=log.keep_last,
-                    origins=origins,
-                )
+                saver.save(done, wait=last or stopping)
         if stopping and not last:
             yield from data_summary(stage.report, done * optim.accumulate)
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
@@ -353,7 +398,7 @@ def check_finite(
     name: str,
     step: int,
     batch: int,
-    run: TrainingRun,
+    run: HasStates,
     unchanged: nn.Module | None = None,
 ) -> None:
     """Check that a value is finite.
@@ -362,7 +407,7 @@ def check_finite(
         value: The loss, or the norm of the gradient.
         name: What it is.
         step, batch: Where it was measured.
-        run: The run, whose saved states the hint names.
+        run: The run, whose saved states the hint names, or what saves them.
         unchanged: What is trained, while this run has not changed it: then the learning rate is
             not the cause.
 

@@ -90,23 +90,6 @@ def add_lora(
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def hold_what_moves(objective: nn.Module) -> None:
-    """Have the state of an objective hold nothing but its parameters that are trained: the others
-    are those of the model that it began with, which a resumed training opens again.
-    """
-    moving = {name for name, p in objective.named_parameters() if p.requires_grad}
-
-    def forget(module: nn.Module, state: dict[str, Any], prefix: str, local: Any) -> None:
-        for name in [name for name in state if name.removeprefix(prefix) not in moving]:
-            del state[name]
-
-    def excuse(module: nn.Module, keys: Any) -> None:
-        keys.missing_keys[:] = [name for name in keys.missing_keys if name in moving]
-
-    objective.register_state_dict_post_hook(forget)
-    objective.register_load_state_dict_post_hook(excuse)
-
-
 @contextmanager
 def merged_layers(model: nn.Module) -> Iterator[None]:
     """Replace each layer with adapters by a plain one with their sum, and hold frozen layers in

@@ -29,6 +29,7 @@ from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
+from orthus_core.data.latent_cache import weights_digest
 from orthus_core.data.sources import Mixture
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
@@ -58,6 +59,7 @@ from orthus_core.train.picture_source import PictureSource, read_pictures
 from orthus_core.train.run_lock import check_unlocked, locked
 from orthus_core.train.runs import (
     AUTOENCODER,
+    CODES_OF,
     KNOWN_LATER,
     TRANSFORMER,
     check_others,
@@ -71,7 +73,6 @@ from orthus_core.train.runs import (
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import (
     Resume,
-    check_disk,
     origins,
     rows_origin,
     save_finished,
@@ -79,6 +80,7 @@ from orthus_core.train.state import (
     state_at,
     training_folder,
 )
+from orthus_core.train.state_saver import check_disk
 from orthus_core.user_files import user_path
 
 # What determines its first training, and the key of its number of steps.
@@ -137,7 +139,8 @@ def pretrain(
     # 2. The pictures.
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
-    check_disk(output, vq)
+    if not taken:
+        check_disk(output, vq, shape.optim)
     own_config = begun.model.config if begun else chameleon_config(recipe, tokenizer, vq)
     config = OrthusConfig(**own_config.to_dict())
     rule = training_rule(recipe, row_encoder(tokenizer, config))
@@ -176,6 +179,12 @@ def pretrain(
         )
         objective = DiscreteLoss(model.model, model.lm_head)
         trainable = [p for p in objective.parameters() if p.requires_grad]
+        check_disk(output, objective, recipe.optim)
+        told = {
+            CODES_OF: weights_digest(vq),
+            **start_origin(init_from),
+            **rows_origin(rows.identity),
+        }
         yield Note("transformer: next-token prediction over text and codes")
         with save_on_exit(cache):
             yield from train(
@@ -184,7 +193,7 @@ def pretrain(
                 log=recipe.log,
                 seed=recipe.seed,
                 folder=work / TRANSFORMER,
-                origins=origins(recipe, **start_origin(init_from), **rows_origin(rows.identity)),
+                origins=origins(recipe, **told),
                 resume=resumes.transformer,
                 overwrite=overwrite,
                 replaced=(*others, work / AUTOENCODER) if taken else (),

@@ -1,8 +1,9 @@
 """Saved states of a training, written completely or not at all, for bit-exact resuming.
 
-A state folder `states/step-000500` holds the objective's weights, the optimisers, the weight
-average, the step, its run, and the training's origins. Every random draw of a step depends on
-(seed, step) alone, so no generator has to be saved.
+A state folder `states/step-000500` holds what the training moves (weights, moments of the
+optimisers, averages; `state_saver`) in a safetensors file of each process that wrote it, and in
+`about.json` the step, its run, the training's origins, and sizes and checksums of these files.
+Every random draw of a step depends on (seed, step) alone, so no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -15,16 +16,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import nn
+from typing import Any
 
 from orthus_core.atomic import real_path
-from orthus_core.atomic_folder import TRAINING_SUFFIX, staged_folder
-from orthus_core.device import is_out_of_memory
+from orthus_core.atomic_folder import TRAINING_SUFFIX
 from orthus_core.errors import OutputError, TrainingError, UnplacedError
-from orthus_core.output_checks import check_room, probe_folder
+from orthus_core.output_checks import probe_folder
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.schema import Key
 from orthus_core.recipe.training import (
@@ -34,11 +31,8 @@ from orthus_core.recipe.training import (
     PosttrainRecipe,
     PretrainRecipe,
 )
-from orthus_core.train.optim import WeightAverage
+from orthus_core.train.state_files import FileRecord, as_records
 from orthus_core.user_files import user_path
-
-if TYPE_CHECKING:
-    from orthus_core.train.runs import TrainingRun
 
 TRAININGS = (PretrainRecipe, FinetuneVaeRecipe, BuildBaseRecipe, PosttrainRecipe)
 STATES = "states"
@@ -58,6 +52,9 @@ TELLING = ("log",)
 INDIFFERENT = frozenset(
     {"data.workers", "data.strict", "data.cache", "data.encode_first", "sampling"}
 )
+# Origin of a transformer on codes: the weights of their autoencoder, which its states do not hold.
+# Those of earlier versions held them, and do not tell it.
+CODES_OF = "codes_of"
 # Changed keys that an error gives with their values; more are named.
 SHOWN = 5
 
@@ -128,16 +125,6 @@ def training_folder(output: Path) -> Path:
     except OutputError:
         return inside
     return beside
-
-
-def check_disk(output: Path, objective: nn.Module) -> None:
-    """Check that the disk has room for at least the weights of one state.
-
-    Raises:
-        OutputError: When it does not.
-    """
-    wanted = sum(weight.nbytes for weight in objective.state_dict().values())
-    check_room(training_folder(output), wanted)
 
 
 def save_finished(save: Callable[[Path], object], output: Path, work: Path) -> None:
@@ -218,6 +205,7 @@ def about(state: Path) -> dict[str, Any]:
             "step": int(found["step"]),
             "run": str(found.get("run", UNNAMED)),
             "origins": dict(found["origins"]),
+            "files": found.get("files"),
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise broken_state(state, error) from error
@@ -236,7 +224,20 @@ def origins_of(state: Path) -> dict[str, Any]:
     return about(state)["origins"]
 
 
-def broken_state(state: Path, error: Exception) -> TrainingError:
+def files_of(state: Path) -> list[FileRecord] | None:
+    """The files of a state; None for one of an earlier version, which has a single `state.pt`.
+
+    Raises:
+        TrainingError: When it does not read.
+    """
+    found = about(state)["files"]
+    try:
+        return None if found is None else as_records(found)
+    except (ValueError, TypeError) as error:
+        raise broken_state(state, error) from error
+
+
+def broken_state(state: Path, error: BaseException) -> TrainingError:
     reason = str(error).splitlines() or [type(error).__name__]  # torch goes on to list all weights
     return TrainingError(
         f"the saved state does not read: {reason[0]}",
@@ -246,76 +247,10 @@ def broken_state(state: Path, error: Exception) -> TrainingError:
     )
 
 
-def save_state(
-    run: TrainingRun,
-    step: int,
-    objective: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    average: WeightAverage,
-    *,
-    keep_last: int,
-    origins: Mapping[str, Any],
-) -> Path:
-    """Write the state after `step` steps to a temporary folder, then rename it; delete the run's
-    own states older than the `keep_last` up to this step. A state of another run in its place is
-    copied to `of-RUN-step-000500` first.
-
-    Raises:
-        OutputError: When the disk is full or fails; existing states stay.
-    """
-    final = state_path(run.folder, step)
-    if (final / ABOUT).is_file() and not run.owns(final):
-        kept = final.with_name(f"of-{run_of(final)[:8] or 'earlier'}-{final.name}")
-        shutil.copytree(final, kept, dirs_exist_ok=True)
-    with staged_folder(
-        final,
-        mark=None,
-        overwrite=True,
-        failure="cannot save the training state",
-        hint="free some space, then run the same command with --resume auto",
-    ) as partial:
-        state = {
-            "objective": objective.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "average": average.state(),
-        }
-        torch.save(state, partial / "state.pt")
-        about = {"step": step, "run": run.id, "origins": dict(origins)}
-        (partial / ABOUT).write_text(json.dumps(about, indent=2))
-    for old in [each for each in run.steps() if each <= step][:-keep_last]:
-        remove_state(state_path(run.folder, old))
-    return final
-
-
 def remove_state(state: Path) -> None:
     """Delete a state, first what makes it one, so that a killed process leaves no broken state."""
     (state / ABOUT).unlink(missing_ok=True)
     shutil.rmtree(state, ignore_errors=True)
-
-
-def load_state(
-    path: Path,
-    objective: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    average: WeightAverage,
-) -> int:
-    """Restore a saved state and return its number of steps.
-
-    Raises:
-        TrainingError: When the state is missing or broken.
-    """
-    step = step_of(path)
-    try:
-        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        objective.load_state_dict(state["objective"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        average.load(state["average"])
-    except Exception as error:  # torch can raise anything for a broken file, or one of other values
-        if is_out_of_memory(error):
-            raise
-        raise broken_state(path, error) from error
-    return step
 
 
 def check_same(
@@ -364,7 +299,7 @@ def is_same(key: str, one: Any, other: Any) -> bool:
     """
     if one is None or other is None:
         # States of the first versions do not tell their rows, which came in another order.
-        return one is None and (not other or other == default_of(key))
+        return one is None and (not other or key == CODES_OF or other == default_of(key))
     if key == "data.source":
         return one == other or resolved(one) == resolved(other)
     if key == "data.sources":

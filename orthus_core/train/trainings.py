@@ -69,12 +69,12 @@ from orthus_core.train.runs import (
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import (
     Resume,
-    check_disk,
     origins,
     rows_origin,
     save_finished,
     training_folder,
 )
+from orthus_core.train.state_saver import check_disk
 from orthus_core.user_files import user_path
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
@@ -219,7 +219,7 @@ def posttrain(
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     if recipe.lora.rank:
-        from orthus_core.train.lora import add_lora, hold_what_moves, merged_layers
+        from orthus_core.train.lora import add_lora, merged_layers
 
         torch.manual_seed(recipe.seed)  # the adapters start from random weights
         trainable = add_lora(model, recipe.lora, recipe.objective)
@@ -270,8 +270,6 @@ def posttrain(
         ),
         draw=draw_samples,
     )
-    if recipe.lora.rank:
-        hold_what_moves(stage.objective)
 
     def finish() -> Generator[Event, None, Extras]:
         yield from ()
@@ -394,7 +392,7 @@ def run(
         TrainingError: As for `train`.
     """
     work = training_folder(output)
-    check_disk(output, stage.objective)
+    check_disk(output, stage.objective, recipe.optim)
     start = fingerprint(opened.path)
     first = current_rank().is_first
     with locked(work) if first else nullcontext():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from orthus_core.checkpoint.convert import convert
 from orthus_core.checkpoint.model_folder import open_model
@@ -99,13 +100,26 @@ def test_the_discrete_model_opens_in_transformers(line):
 
 
 def test_a_trained_autoencoder_is_taken_as_it_is(line, tmp_path):
-    taken = f"autoencoder.taken_from={line / 'chameleon'}"
-    recipe = load(
-        PretrainRecipe, None, (*SHORT, *TINY, "seed=3", "autoencoder.optim.steps=9", taken)
-    )
-    assert len(run(pretrain(recipe, tmp_path / "second"))) == 2, "the transformer's steps alone"
-    moved = changed(line / "chameleon", tmp_path / "second")
+    own, second = tmp_path / "own", tmp_path / "second"
+    shutil.copytree(line / "chameleon", own)
+    taken = f"autoencoder.taken_from={own}"
+    words = (*SHORT, *TINY, "seed=3", "autoencoder.optim.steps=9", taken)
+    recipe = load(PretrainRecipe, None, words)
+    assert len(run(pretrain(recipe, second))) == 2, "the transformer's steps alone"
+    moved = changed(line / "chameleon", second)
     assert "lm_head.weight" in moved and not any("vqmodel" in name for name in moved)
+
+    # A state does not hold it, so it must be the same when the training goes on.
+    (part,) = training_folder(second).glob("transformer/states/*/part-*")
+    stored = load_file(part)
+    assert any("lm_head" in name for name in stored)
+    assert not any("vqmodel" in name for name in stored)
+    weights = load_file(own / "model.safetensors")
+    next(weight for name, weight in weights.items() if "vqmodel" in name).add_(1)
+    save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
+    longer = load(PretrainRecipe, None, (*words, "optim.steps=3"))
+    with pytest.raises(TrainingError, match="the saved state was made with codes_of"):
+        run(pretrain(longer, second, resume=True))
 
 
 def test_a_discrete_model_goes_on_from_another(line, tmp_path):

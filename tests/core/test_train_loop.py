@@ -258,7 +258,8 @@ def test_only_the_tables_that_matter_to_a_part_decide_how_it_goes():
 
 def test_a_broken_state_is_named(tmp_path):
     weights_after(tmp_path)
-    (state_path(tmp_path, 8) / "state.pt").write_bytes(b"not a state")
+    (part,) = state_path(tmp_path, 8).glob("part-*")
+    part.write_bytes(b"not a state")
     with pytest.raises(TrainingError, match="does not read") as caught:
         weights_after(tmp_path, resume=True)
     assert "step-000008" in caught.value.where

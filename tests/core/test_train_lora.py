@@ -20,10 +20,9 @@ from orthus_core.checkpoint.model_folder import open_model, open_orthus
 from orthus_core.data.known_words import VOCABULARY
 from orthus_core.errors import CheckpointError, OrthusError, RecipeError, TrainingError
 from orthus_core.events import StepDone
-from orthus_core.losses.joint import JointLoss
 from orthus_core.recipe import PosttrainRecipe, load
 from orthus_core.recipe.training import LoraRecipe
-from orthus_core.train.lora import add_lora, hold_what_moves, merged_layers
+from orthus_core.train.lora import add_lora, merged_layers
 from orthus_core.train.trainings import posttrain
 from tests.adapters import random_adapters
 from tests.core.toy_data import interleaved
@@ -102,8 +101,8 @@ def test_adapters_train_alone_and_a_stopped_training_goes_on_to_the_bit(
     assert {name.split(".")[2] for name in tensors} == {"model", "mlp_head"}
     assert all(".lora_" in name or ".mlp_head." in name for name in tensors)
     assert any(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
-    state = torch.load(tmp_path / "whole.training/states/step-000012/state.pt", weights_only=True)
-    assert len(state["objective"]) == len(tensors)
+    (part,) = tmp_path.glob("whole.training/states/step-000012/part-*")
+    assert len([name for name in load_file(part) if name.startswith("objective.")]) == len(tensors)
 
     assert train(tiny_folder, source, tmp_path / "parts", stop_at=5) == losses[:5]
     assert not (tmp_path / "parts").exists()
@@ -141,19 +140,6 @@ def test_a_recipe_says_what_moves(tiny_folder, recipe, objective, whole):
     assert has_head == (recipe.get("head") == "lora")
     parts = {part for name in names if ".lora_" not in name for part in name.split(".")}
     assert parts & {"mlp_head", "embed_tokens", "codebook_in", "lm_head", "vqmodel"} == whole
-
-
-def test_a_state_without_an_adapter_is_refused(tiny_folder):
-    model = open_orthus(tiny_folder, device="cpu", dtype="fp32").model
-    add_lora(model, LoraRecipe(rank=2))
-    objective = JointLoss(model)
-    hold_what_moves(objective)
-    state = objective.state_dict()
-    assert {"lora" in name or "mlp_head" in name for name in state} == {True}
-    objective.load_state_dict(state)
-    del state[next(name for name in state if "lora_B" in name)]
-    with pytest.raises(RuntimeError, match="Missing key.*lora_B"):
-        objective.load_state_dict(state)
 
 
 @pytest.mark.parametrize("stored", ["fp32", "bf16"])

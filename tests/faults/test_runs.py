@@ -27,10 +27,12 @@ from orthus_core.recipe import PosttrainRecipe, PretrainRecipe, load
 from orthus_core.train import autoencoder
 from orthus_core.train.distributed import Rank
 from orthus_core.train.loop import train
+from orthus_core.train.optim import make_optimizers
 from orthus_core.train.pretrain import pretrain
 from orthus_core.train.run_lock import locked
 from orthus_core.train.runs import RUN, read_run
 from orthus_core.train.state import ABOUT, saved_steps, state_path, training_folder
+from orthus_core.train.state_saver import StateSaver
 from orthus_core.train.trainings import posttrain
 from tests.core.test_train_loop import LOG, Fit, optim
 from tests.core.toy_data import interleaved
@@ -150,14 +152,36 @@ def fit(folder: Path, *, stop_at: int | None = None, stage: Any = None, **option
 
 
 def forget_the_run(folder: Path) -> None:
-    """Make a folder what earlier versions left: no identity, neither of the run nor in states."""
+    """Make a folder of `Fit` what earlier versions left: no identity, neither of the run nor in
+    states, and one file with all that a training has.
+    """
     (folder / RUN).unlink()
     for step in saved_steps(folder):
-        path = state_path(folder, step) / ABOUT
+        state = state_path(folder, step)
+        path = state / ABOUT
         about = json.loads(path.read_text())
         times = path.stat()
         path.write_text(json.dumps({"step": about["step"], "origins": about["origins"]}))
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        (part,) = state.glob("part-*")
+        torch.save(as_one_file(load_file(part)), state / "state.pt")
+        part.unlink()
+
+
+def as_one_file(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The content of a `state.pt` of `Fit`."""
+    names = ("linear.weight", "linear.bias")  # in the order of the optimiser, too
+    (optimizer,) = make_optimizers(Fit().trainable(), optim())
+    moments = ("exp_avg", "exp_avg_sq", "step")
+    state = {
+        number: {moment: tensors[f"optimizer.{name}.{moment}"] for moment in moments}
+        for number, name in enumerate(names)
+    }
+    return {
+        "objective": {name: tensors[f"objective.{name}"] for name in names},
+        "optimizers": [optimizer.state_dict() | {"state": state}],
+        "average": [tensors[f"average.{name}"] for name in names],
+    }
 
 
 def test_the_reported_case(trained, orthus, output, tmp_path):
@@ -375,11 +399,14 @@ def test_going_back_and_being_killed_at_once_goes_on_from_there(tmp_path):
 
 
 @pytest.mark.parametrize("content", [{}, {"objective": {}, "optimizers": [], "average": []}])
-def test_a_state_of_other_values_is_named_and_the_one_before_it_taken(tmp_path, content):
+def test_an_earlier_state_of_other_values_is_named_and_the_one_before_taken(tmp_path, content):
     fit(tmp_path, stop_at=2)
     fit(tmp_path, stop_at=3, resume=True)
     newest = state_path(tmp_path, 3)
     torch.save(content, newest / "state.pt")
+    about = json.loads((newest / ABOUT).read_text())
+    del about["files"]  # which earlier versions did not tell
+    (newest / ABOUT).write_text(json.dumps(about))
     before = contents(tmp_path)
     with pytest.raises(TrainingError) as caught:
         fit(tmp_path, resume=True)
@@ -500,6 +527,11 @@ def test_the_folder_of_an_earlier_version_goes_on(tmp_path):
         fit(tmp_path)
     done, _ = fit(tmp_path, resume=True, stop_at=8)
     assert done == [8] and saved_steps(tmp_path) == [7, 8], "keep_last counts its older states"
+    fit(tmp_path / "whole")
+    one, other = (
+        load_file(next(state_path(f, 8).glob("part-*"))) for f in (tmp_path, tmp_path / "whole")
+    )
+    assert one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
 @pytest.mark.parametrize("shown", ["times", "figures", "identities"])
@@ -577,5 +609,7 @@ def test_only_the_first_of_several_devices_takes_the_folder(tmp_path, monkeypatc
     fit(tmp_path, stop_at=3)
     before = contents(tmp_path)
     monkeypatch.setattr("orthus_core.train.loop.current_rank", lambda: Rank(1, 2))
+    # All of them save a state; it asks the processes' group who is first (test_train_states.py).
+    monkeypatch.setattr(StateSaver, "save", lambda saver, step, wait=False: None)
     fit(tmp_path, overwrite=True)
     assert contents(tmp_path) == before
