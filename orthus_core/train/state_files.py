@@ -18,24 +18,22 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch.distributed.checkpoint import (
-    DefaultSavePlanner,
-    LoadPlan,
-    LoadPlanner,
-    Metadata,
-    SavePlan,
-    SavePlanner,
-    StorageReader,
-    StorageWriter,
-)
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
+    Metadata,
     MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import ReadItem
-from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+)
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
 from orthus_core.checkpoint.headers import read_header, read_metadata
@@ -120,7 +118,9 @@ class FilesWriter(StorageWriter):
         for item in plan.items:
             name, data = item.index.fqn, item.tensor_data
             assert data is not None and name not in tensors, "one part of each tensor"
-            tensors[name] = in_memory(planner.resolve_data(item), name)
+            value = planner.resolve_data(item)
+            assert isinstance(value, torch.Tensor), "a state has nothing else"
+            tensors[name] = in_memory(value, name)
             parts[name] = [list(data.chunk.offsets), list(data.size)]
         path = Path(plan.storage_data)
         with path.open("wb") as file:
@@ -168,6 +168,7 @@ class FilesReader(StorageReader):
 
     def __init__(self, folder: Path, files: Sequence[FileRecord]) -> None:
         self.folder, self.files = folder, files
+        self.places: dict[MetadataIndex, str] = {}
 
     def check(self, files: Sequence[FileRecord]) -> None:
         """Check that files are as they were written.
@@ -190,13 +191,16 @@ class FilesReader(StorageReader):
                 raise DamagedFile(f"{record.name} is not the file that was written")
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Whole shapes and parts of all tensors.
+        return Metadata(state_dict_metadata=dict(self.tensors()), storage_data=self.places)
+
+    def tensors(self) -> dict[str, TensorStorageMetadata]:
+        """Whole shapes and parts of all tensors, by name.
 
         Raises:
             DamagedFile: When a file is missing, or its header does not read.
         """
         found: dict[str, TensorStorageMetadata] = {}
-        places: dict[MetadataIndex, str] = {}
+        self.places.clear()
         for record in self.files:
             try:
                 headers = read_header(self.folder / record.name)
@@ -208,15 +212,14 @@ class FilesReader(StorageReader):
                 properties = TensorProperties(dtype=TORCH_DTYPES[header.dtype])
                 stored = found.setdefault(name, TensorStorageMetadata(properties, whole, []))
                 stored.chunks.append(ChunkStorageMetadata(offsets, torch.Size(header.shape)))
-                places[MetadataIndex(name, offsets)] = record.name
-        return Metadata(state_dict_metadata=dict(found), storage_data=places)
+                self.places[MetadataIndex(name, offsets)] = record.name
+        return found
 
     def reset(self, checkpoint_id: Any = None) -> None: ...
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
-    ) -> None:
-        self.places = metadata.storage_data
+    ) -> None: ...
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         return plan

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as load_parts
+from torch.distributed.checkpoint.state_dict_saver import save as save_parts
 
 from orthus_core.atomic import as_output_error
 from orthus_core.atomic_folder import staged_folder
@@ -267,7 +268,7 @@ class StateSaver:
 
         try:
             with staged:
-                dcp.save(
+                save_parts(
                     dict(tensors),
                     storage_writer=FilesWriter(begin, end),
                     planner=CopiesPlanner(self._copies),
@@ -299,7 +300,7 @@ class StateSaver:
             else:
                 reader = FilesReader(path, files)
                 targets = self._together(lambda: self._targets(reader))
-                dcp.load(dict(targets), storage_reader=reader, process_group=self._group)
+                load_parts(dict(targets), storage_reader=reader, process_group=self._group)
                 self._take_moments(targets)
         except Exception as error:  # torch can raise anything for a broken file, or one of others
             if is_out_of_memory(error):
@@ -317,7 +318,7 @@ class StateSaver:
         weights = self.moving.weights()
         targets = {OBJECTIVE + name: weight.detach() for name, weight in weights.items()}
         targets |= self.moving.averages(weights)
-        stored = reader.read_metadata().state_dict_metadata
+        stored = reader.tensors()
         for name in stored:
             parameter = weights.get(name.removeprefix(OPTIMIZER).rpartition(".")[0])
             if name.startswith(OPTIMIZER) and parameter is not None:
@@ -368,7 +369,9 @@ class StateSaver:
     def _group(self) -> dist.ProcessGroup | None:
         """A group for states alone; None for one process that has none."""
         if self._own_group is None and dist.is_available() and dist.is_initialized():
-            self._own_group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+            group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+            assert isinstance(group, dist.ProcessGroup), "every process is in it"
+            self._own_group = group
         return self._own_group
 
     @property
@@ -381,7 +384,8 @@ class StateSaver:
 
     def _together(self, work: Callable[[], T]) -> T:
         """Do work on all processes; an error of one is an error of all."""
-        result, error = None, None
+        result: T | None = None
+        error: Exception | None = None
         try:
             result = work()
         except Exception as raised:
