@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.collate import Batch, collate, with_codes, with_features
+from orthus_core.data.collate import Batch, collate, noise_seed, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 WHOLE = 1000
 # Side at which pictures are loaded to be checked when no model has its own.
 CHECKED_SIDE = 64
+
+# Held-out rows are always measured with the same noise, so that the figures can be compared.
+VALIDATION_SEED = 20_241_200_127
 
 # Number of steps whose rows are sorted by length together; packed rows need no sorting.
 WINDOW = 8
@@ -494,9 +497,18 @@ class BatchBuilder:
         return picture
 
     def batches(
-        self, rows: RowSources, data: DataRecipe, batch_size: int, validate_rows: int
+        self,
+        rows: RowSources,
+        data: DataRecipe,
+        batch_size: int,
+        validate_rows: int,
+        *,
+        seed: int = 0,
     ) -> RowBatches:
         """Batches of `batch_size` documents, of which each process has its share.
+
+        Args:
+            seed: Seed of the training, for what it draws for each row.
 
         Raises:
             TrainingError: When the processes cannot share a batch evenly.
@@ -511,6 +523,7 @@ class BatchBuilder:
             batch_size=batch_size,
             ready=self.ready,
             seed=data.seed,
+            noise_seed=seed,
             condition_dropout=data.condition_dropout,
             window=window,
             shard=place.shard,
@@ -529,7 +542,11 @@ class BatchBuilder:
             return self.finished(ahead(number)) if ahead else made(number)
 
         def held_out() -> list[Batch]:
-            measured = [*islice(self.measured(rows.held_out), validate_rows)]
+            found = enumerate(islice(self.measured(rows.held_out), validate_rows))
+            measured = [
+                row._replace(noise_seed=noise_seed(VALIDATION_SEED, number))
+                for number, row in found
+            ]
             together = [
                 measured[at : at + batch_size] for at in range(0, len(measured), batch_size)
             ]

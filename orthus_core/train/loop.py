@@ -2,7 +2,8 @@
 measures, saves and reports.
 
 Every step's randomness depends on (seed, step) alone, so that a resumed training equals an
-uninterrupted one.
+uninterrupted one. What is drawn for a picture of a row depends on (seed, number of the row), so
+that it does not matter which process has the row (`losses.picture_noise`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import DevicesRecipe, LogRecipe, OptimRecipe
+from orthus_core.train.batches import VALIDATION_SEED
 from orthus_core.train.distributed import all_reduce_mean, anywhere, current_rank, gather_lists
 from orthus_core.train.distributed import device as own_device
 from orthus_core.train.metrics import MetricsLogger, check_board
@@ -31,10 +33,6 @@ from orthus_core.train.runs import TrainingRun, plan_run
 from orthus_core.train.sharded_tensors import local
 from orthus_core.train.sharding import NoRoomToDraw, check_alike, check_averages, lay_out
 from orthus_core.train.state import BATCH_OF, Resume, load_state, save_state, saved_steps
-
-# Held-out rows are always measured with the same noise, so that the figures can be compared.
-VALIDATION_SEED = 20_241_200_127
-
 
 Stop = Callable[[], bool]
 """Asked after each step whether to save the state and end."""
@@ -345,6 +343,9 @@ def due(every: int, done: int, steps: int) -> bool:
 def seed_step(seed: int, step: int, shard: int = 0) -> None:
     """Seed torch's own generators for one step of one process, so that their state need not be
     saved.
+
+    What they draw differs by process: the dropout of adapters, the noise of `pretrain`'s
+    autoencoder, and what loss terms of others draw.
     """
     torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + shard) % 2**63)
 

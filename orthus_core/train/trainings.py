@@ -173,7 +173,11 @@ def build_base(
         ),
         trainable,
         batch_builder.batches(
-            pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
+            pictures_alone(rows),
+            recipe.data,
+            recipe.optim.batch_size,
+            recipe.log.validate_rows,
+            seed=recipe.seed,
         ),
         temperature=recipe.temperature,
         steps=recipe.optim.steps,
@@ -261,7 +265,13 @@ def posttrain(
             terms=recipe.loss_terms,
         ),
         trainable,
-        batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
+        batch_builder.batches(
+            rows,
+            recipe.data,
+            recipe.optim.batch_size,
+            recipe.log.validate_rows,
+            seed=recipe.seed,
+        ),
         draw=draw_samples,
     )
     if recipe.lora.rank:

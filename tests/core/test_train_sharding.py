@@ -39,7 +39,7 @@ COMMON = (
     "log.validate_rows=5",
     "data.held_out=0.3",
 )
-TEXT = ("objective=understanding",)
+CHECKPOINTED = "devices.checkpoint_activations=true"
 
 Case = tuple[str, tuple[str, ...]]  # the training, and what its recipe sets
 
@@ -126,25 +126,25 @@ def check_same(alone: Path, other: Path, name: str) -> None:
         assert (weight - others[key]).abs().max() <= 1e-5, key
 
 
-TEXT_CASES = {
-    "full": (),
-    "average": ("optim.ema_decay=0.9",),
-    "accumulated": ("optim.accumulate=2", "optim.clip_norm=0.1"),
-    "checkpointed": ("devices.checkpoint_activations=true",),
-    "muon": ("optim.kind=muon",),
-    "adapters": ("lora.rank=4", "lora.embeddings=true"),
-    "whole": ("devices.sharding=none",),
+PAIR: dict[str, Case] = {
+    "full": ("posttrain", ("optim.ema_decay=0.9", "patch_share=0.5", "prefix_noise=0.1")),
+    "frozen": ("build-base", ("optim.clip_norm=0.1", "temperature.start=0.5")),
+    "accumulated": ("posttrain", ("optim.accumulate=2", "data.packing=true", CHECKPOINTED)),
+    "muon": ("posttrain", ("optim.kind=muon", "devices.sharding=full")),
+    "adapters": ("posttrain", ("lora.rank=4", CHECKPOINTED)),
+    "whole": ("posttrain", ("devices.sharding=none",)),
 }
-FOUR = {"hybrid": ("devices.replicas=2",), "four": ()}
+FOUR: dict[str, Case] = {
+    "hybrid": ("posttrain", ("devices.replicas=2", "optim.kind=muon")),
+    "four": ("posttrain", ()),
+}
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     source = interleaved(tmp_path_factory.mktemp("rows") / "rows")
     sets = (*COMMON, f"data.source={json.dumps(str(source))}")
-    return {
-        name: ("posttrain", (*sets, *TEXT, *more)) for name, more in (TEXT_CASES | FOUR).items()
-    }
+    return {name: (kind, (*sets, *more)) for name, (kind, more) in (PAIR | FOUR).items()}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def alone(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pair(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes do."""
     folder = tmp_path_factory.mktemp("pair")
-    together(2, {name: cases[name] for name in TEXT_CASES}, tiny_folder, folder)
+    together(2, {name: cases[name] for name in PAIR}, tiny_folder, folder)
     return folder
 
 
@@ -171,7 +171,7 @@ def four(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", TEXT_CASES)
+@pytest.mark.parametrize("name", PAIR)
 def test_two_processes_train_as_one(alone, pair, name):
     check_same(alone, pair, name)
     found = [facts(pair, name, rank) for rank in (0, 1)]
