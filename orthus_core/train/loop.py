@@ -31,7 +31,13 @@ from orthus_core.train.metrics import MetricsLogger, check_board
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.runs import TrainingRun, plan_run
 from orthus_core.train.sharded_tensors import local
-from orthus_core.train.sharding import NoRoomToDraw, check_alike, check_averages, lay_out
+from orthus_core.train.sharding import (
+    NoRoomToDraw,
+    check_alike,
+    check_averages,
+    lay_out,
+    some_weights,
+)
 from orthus_core.train.state import BATCH_OF, Resume, load_state, save_state, saved_steps
 
 Stop = Callable[[], bool]
@@ -159,7 +165,8 @@ def train(
     if place.shards > 1:
         # States of versions in which every device had a batch of its own do not tell this.
         origins[BATCH_OF] = "all devices"
-        check_alike({"the versions": versions(), **origins})
+        weights = some_weights(stage.trainable())
+        check_alike({"the versions": versions(), "the weights": weights, **origins})
         check_averages(device)
     layout = lay_out(objective, stage.trainable(), devices, device, sixteen_bit=sixteen_bit)
     optimizers = make_optimizers(layout.parameters, optim)

@@ -9,6 +9,7 @@ sharded, so optimisers, averages and hooks are made afterwards, of `Layout.param
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -470,6 +471,15 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             up, down = (whole(each.weight.detach()) for each in (up, down))
             full = full + module.scaling[ADAPTERS] * (up @ down)  # type: ignore[index]
         yield (f"{owner}.{own}" if adapted else name), full
+
+
+def some_weights(parameters: Sequence[Tensor]) -> str:
+    """A digest of a few values of each parameter, which tells other weights from these."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        flat = parameter.detach().flatten()
+        digest.update(flat[:: max(1, len(flat) // 16)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:10]
 
 
 def checkpoint_layers(objective: nn.Module) -> None:
