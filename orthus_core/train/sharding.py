@@ -27,6 +27,7 @@ from orthus_core.device import free_bytes
 from orthus_core.errors import TrainingError
 from orthus_core.model.diffusion_head import Block
 from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.output_checks import size_text
 from orthus_core.recipe.training import DevicesRecipe
@@ -139,6 +140,8 @@ class Shards(Layout):
         for module in self.objective.modules():
             if hasattr(module, "reshard"):
                 module.reshard()
+            if isinstance(module, OrthusForConditionalGeneration):
+                module.forget_code_squares()
 
 
 class _WithZeroGradients(torch.autograd.Function):

@@ -25,7 +25,6 @@ from orthus_core.train.autoencoder import (
     DiscreteAutoencoderStage,
     fresh_autoencoder,
 )
-from orthus_core.train.distributed import Rank
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
@@ -282,7 +281,7 @@ def test_codes_begin_once_and_are_revived_every_so_often(stage, monkeypatch):
 
 def test_every_batch_of_every_device_and_seed_has_pictures_of_its_own(stage):
     def batches(seed: int, shard: int):
-        stage.seed, stage.place = seed, Rank(shard, 2)
+        stage.seed, stage.own = seed, range(shard, stage.batch_size, 2)
         return [pixels.numpy().tobytes() for step in range(3) for (pixels,) in stage.parts(step, 2)]
 
     found = [part for seed in (0, 1) for shard in (0, 1) for part in batches(seed, shard)]
