@@ -178,9 +178,9 @@ def test_a_command_imports_what_it_needs_and_little_else(words, most, unwanted, 
     """A reader opens these files to follow a command; the ceilings may only come down.
 
     They were raised by six when atomic writing and the console were split by idea, and that of
-    posttrain by one for the tables of wordings, and by two when the order of rows, their faults and
-    the shards of features became files of their own, and by four when a model came to lie on
-    several devices and noise to be drawn for each picture.
+    posttrain by one for the tables of wordings, by two when the order of rows, their faults and the
+    shards of features became files of their own, by one for the random numbers of pictures, and by
+    three when a model came to lie on several devices.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", IMPORTED, *words]
