@@ -116,8 +116,8 @@ class CodeSquares:
         self._known: _Known | None = None
 
     def forget(self) -> None:
-        """Compute them anew at the next call: FSDP gathers codes into the same memory, and does not
-        count that as a write.
+        """Compute them anew at the next call: fused AdamW moves codes, and FSDP gathers
+        them into the same memory, and neither counts as a write.
         """
         self._known = None
 

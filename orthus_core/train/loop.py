@@ -218,6 +218,7 @@ def train(
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        layout.end_step()
         average.update(step)
 
         # 4. Measure, report, sample and save.

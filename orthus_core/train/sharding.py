@@ -61,6 +61,9 @@ class Layout:
     def __init__(self, objective: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
         self.objective = objective
         self.parameters = list(parameters)
+        self._keeping = [
+            m for m in objective.modules() if isinstance(m, OrthusForConditionalGeneration)
+        ]
 
     def begin_step(self) -> None:
         """Before the first batch of a step."""
@@ -77,6 +80,11 @@ class Layout:
         same.
         """
         return whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit))
+
+    def end_step(self) -> None:
+        """After the optimisers have moved the parameters."""
+        for model in self._keeping:
+            model.forget_code_squares()
 
     def after_evaluation(self) -> None:
         """After passes without a backward pass."""
@@ -140,8 +148,6 @@ class Shards(Layout):
         for module in self.objective.modules():
             if hasattr(module, "reshard"):
                 module.reshard()
-            if isinstance(module, OrthusForConditionalGeneration):
-                module.forget_code_squares()
 
 
 class _WithZeroGradients(torch.autograd.Function):

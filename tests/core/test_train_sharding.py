@@ -21,7 +21,7 @@ from orthus_core.errors import OrthusError, RecipeError, TrainingError
 from orthus_core.events import StepDone
 from orthus_core.recipe import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe, load
 from orthus_core.train import distributed, heartbeat, loop, sharding
-from orthus_core.train.sharded_tensors import is_sharded
+from orthus_core.train.sharded_tensors import is_sharded, local
 from orthus_core.train.trainings import build_base, finetune_vae, posttrain
 from tests.core.test_train_devices import free_port
 from tests.core.toy_data import interleaved
@@ -69,6 +69,7 @@ def run_cases(cases: Mapping[str, Case], start: str, folder: str) -> None:
             "steps": steps,
             "sharded": [is_sharded(p) for p in layout.parameters],
             "of": sum(p.numel() for p in layout.parameters),
+            "held": sum(local(p).numel() for p in layout.parameters),
         }
         rank = os.environ.get("RANK", "0")
         place.with_name(f"{name}-{rank}.json").write_text(json.dumps(facts))
@@ -138,22 +139,33 @@ CRITIC = (
     *("discriminator.channels=8", "discriminator.penalty=0.1", "discriminator.augment=true"),
 )
 MUON = ("optim.kind=muon",)
+MORE = ("optim.accumulate=2", "data.packing=true")
+
+
+def check_sharded(folder: Path, name: str) -> None:
+    """Check that a process had a part of every parameter, or all of each where that is wanted."""
+    found = facts(folder, name)
+    assert found["sharded"] and set(found["sharded"]) == {name not in WHOLE}
+    held = sum(json.loads(each.read_text())["held"] for each in folder.glob(f"{name}-*.json"))
+    copies = {"hybrid": 2, "whole": 4, "decoder": 2}.get(name, 1)
+    assert held == copies * found["of"]
+
+
 PAIR: dict[str, Case] = {
     "full": ("posttrain", FULL),
-    "whole": ("posttrain", (*FULL, "devices.sharding=none")),
     "frozen": ("build-base", ("optim.clip_norm=0.1", "temperature.start=0.5")),
-    "accumulated": ("posttrain", ("optim.accumulate=2", "data.packing=true", CHECKPOINTED)),
-    "muon": ("posttrain", MUON),
+    "muon": ("posttrain", (*MUON, *MORE, CHECKPOINTED)),
     "adapters": ("posttrain", ("lora.rank=4", CHECKPOINTED)),
     "decoder": ("finetune-vae", CRITIC),
     # One row each, so that often a process has a picture and the other has none.
     "texts": ("posttrain", ("optim.batch_size=2",)),
 }
-WHOLE = ("whole", "decoder")  # nothing of them is sharded
 FOUR: dict[str, Case] = {
-    "hybrid": ("posttrain", (*MUON, "devices.replicas=2")),
+    "hybrid": ("posttrain", (*MUON, *MORE, "devices.replicas=2")),
     "four": ("posttrain", FULL),
+    "whole": ("posttrain", (*FULL, "devices.sharding=none")),
 }
+WHOLE = ("whole", "decoder")  # nothing of them is sharded
 
 
 @pytest.fixture(scope="module")
@@ -211,14 +223,15 @@ def four(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", PAIR)
 def test_two_processes_train_as_one(alone, pair, name):
     check_same(alone, pair, name)
-    found = [facts(pair, name, rank) for rank in (0, 1)]
-    assert found[0]["sharded"] and all(found[0]["sharded"]) == (name not in WHOLE)
+    check_sharded(pair, name)
     assert not any(facts(alone, plain(name))["sharded"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOUR)
 def test_four_processes_train_as_one(alone, four, name):
     check_same(alone, four, name)
+    check_sharded(four, name)
 
 
 def train_and_freeze(start: str, sets: tuple[str, ...], output: str, dies: int, how: str) -> None:

@@ -281,7 +281,7 @@ def test_codes_begin_once_and_are_revived_every_so_often(stage, monkeypatch):
 
 def test_every_batch_of_every_device_and_seed_has_pictures_of_its_own(stage):
     def batches(seed: int, shard: int):
-        stage.seed, stage.own = seed, range(shard, stage.batch_size, 2)
+        stage.seed, stage.place = seed, Rank(shard, 2)
         return [pixels.numpy().tobytes() for step in range(3) for (pixels,) in stage.parts(step, 2)]
 
     found = [part for seed in (0, 1) for shard in (0, 1) for part in batches(seed, shard)]
