@@ -25,6 +25,7 @@ from orthus_core.train.autoencoder import (
     DiscreteAutoencoderStage,
     fresh_autoencoder,
 )
+from orthus_core.train.distributed import Rank
 from orthus_core.train.freeze import (
     all_but_autoencoder,
     check_text_untouched,
