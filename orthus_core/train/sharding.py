@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -343,7 +344,9 @@ def check_averages(device: torch.device) -> None:
     wanted = (place.shards + 1) / 2
     values = torch.full((place.shards,), place.shard + 1.0, device=device)
     own = torch.zeros(1, device=device)
-    dist.reduce_scatter_tensor(own, values, op=dist.ReduceOp.AVG)
+    with warnings.catch_warnings():  # newer versions have another name for it
+        warnings.simplefilter("ignore", FutureWarning)
+        dist.reduce_scatter_tensor(own, values, op=dist.ReduceOp.AVG)
     everywhere = torch.full((1,), place.shard + 1.0, device=device)
     dist.all_reduce(everywhere, op=dist.ReduceOp.AVG)
     found = [float(own), float(everywhere)]
