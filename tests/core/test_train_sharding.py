@@ -126,7 +126,8 @@ def check_same(alone: Path, other: Path, name: str) -> None:
     for step, (a, b) in enumerate(zip(one, many, strict=True)):
         assert a.keys() == b.keys()
         for figure in a:
-            assert a[figure] == pytest.approx(b[figure], rel=1e-5, abs=1e-5), (step, figure)
+            close = pytest.approx(b[figure], rel=LOOSE.get(name, 1e-5), abs=1e-5)
+            assert a[figure] == close, (step, figure)
     folders = (alone / plain(name), other / name)
     files = [next(folder.glob("*.safetensors")) for folder in folders]
     weights, others = map(load_file, files)
@@ -149,6 +150,8 @@ CRITIC = (
     *("discriminator.channels=8", "discriminator.penalty=0.1", "discriminator.augment=true"),
 )
 MUON = ("optim.kind=muon",)
+# A new critic's gradient is small, and the adaptive weight divides by it.
+LOOSE = {"decoder": 3e-4}
 MORE = ("optim.accumulate=2", "data.packing=true")
 
 
