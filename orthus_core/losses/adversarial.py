@@ -12,6 +12,8 @@ Legend: M pictures, H W pixels, h w the grid of patches that are judged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -140,11 +142,25 @@ def is_place(numbers: Tensor, count: int) -> Tensor:
     return (numbers >= 0) & (numbers < count)
 
 
-def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+def unchanged(values: Tensor) -> Tensor:
+    """The mean over processes of what only one has."""
+    return values
+
+
+def adaptive_weight(
+    others: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    mean: Callable[[Tensor], Tensor] = unchanged,
+) -> Tensor:
     """|gradient of the other terms| / |gradient of the adversarial term|, both at the decoder's
     last layer: a constant that balances the two (2012.09841, eq. 7).
+
+    Args:
+        mean: The mean of a tensor over the processes that share a batch, so that the gradients are
+            those of the whole batch.
     """
     (others_grad,) = torch.autograd.grad(others, last_layer, retain_graph=True)
     (adversarial_grad,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    ratio = others_grad.norm() / (adversarial_grad.norm() + DELTA)
+    ratio = mean(others_grad).norm() / (mean(adversarial_grad).norm() + DELTA)
     return ratio.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()

@@ -31,7 +31,7 @@ from orthus_core.recipe.training import (
     FinetuneVaeRecipe,
 )
 from orthus_core.train.batches import VALIDATION_SEED, share_of
-from orthus_core.train.distributed import current_rank
+from orthus_core.train.distributed import current_rank, mean_over_processes
 from orthus_core.train.linear_code import LinearCode
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
@@ -107,7 +107,9 @@ def picture_loss(
             hint="take fewer levels",
         )
     rival = PatchDiscriminator(discriminator.channels, discriminator.levels)
-    return PictureLoss(losses, discriminator, rival)
+    loss = PictureLoss(losses, discriminator, rival)
+    loss.mean = mean_over_processes
+    return loss
 
 
 class DiscreteAutoencoder(nn.Module):
@@ -256,7 +258,8 @@ class PicturesStage:
 
     def held_out(self) -> Sequence[tuple[Tensor, ...]]:
         pixels_M3HW = self.pictures.held_out_M3HW[: self.validate_rows]
-        return [(part,) for part in pixels_M3HW.split(self.share) if len(part)]
+        parts = [(part,) for part in pixels_M3HW.split(self.share) if len(part)]
+        return parts[self.place.shard :: self.place.shards]
 
     def sample_pixels(self) -> Tensor:
         """Pictures for the sample sheet, held-out ones if there are any."""
@@ -371,7 +374,7 @@ class DecoderStage(PicturesStage):
         ]
 
     def held_out(self) -> Sequence[tuple[Tensor, ...]]:
-        firsts = range(0, self.validate_rows, self.share)
+        firsts = range(0, self.validate_rows, self.share)[self.place.shard :: self.place.shards]
         return [
             (pixels, noise_seeds(VALIDATION_SEED, range(first, first + len(pixels))))
             for first, (pixels,) in zip(firsts, super().held_out(), strict=False)

@@ -37,7 +37,7 @@ from orthus_core.data.sources import (
 from orthus_core.device import usable_processors
 from orthus_core.errors import DataError, TrainingError
 from orthus_core.events import Event, Note, Progress
-from orthus_core.model.config import InterleavedConfig, OrthusConfig
+from orthus_core.model.config import IGNORE, InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.distributed import Rank, current_rank
 
@@ -419,7 +419,8 @@ class RowBatches(NamedTuple):
 
     Attributes:
         train: Returns batch number n, n = 0, 1, 2 ...
-        held_out: Makes the validation batches, the same on every device; [] without held-out rows.
+        held_out: Makes the validation batches, of which each process has its share; [] without
+            held-out rows.
         report: Counts the rows that cannot be used, and the epochs of each data set.
     """
 
@@ -513,7 +514,7 @@ class BatchBuilder:
             TrainingError: When the processes cannot share a batch evenly.
         """
         place = current_rank()
-        share = share_of(batch_size, place)
+        share_of(batch_size, place)
         window = 1 if data.packing else WINDOW
         made = Batches(
             source=rows.train,
@@ -546,9 +547,12 @@ class BatchBuilder:
                 row._replace(noise_seed=noise_seed(VALIDATION_SEED, number))
                 for number, row in found
             ]
-            return [
-                self.collate(measured[at : at + share]) for at in range(0, len(measured), share)
+            together = [
+                measured[at : at + batch_size] for at in range(0, len(measured), batch_size)
             ]
+            own = [each[place.shard :: place.shards] for each in together]
+            # Each process has as many batches as the others: a row that counts nothing, for none.
+            return [self.collate(r) if r else blank(self.collate(measured[:1])) for r in own]
 
         return RowBatches(train, held_out, RowsReport(rows.train, batch_size))
 
@@ -567,6 +571,13 @@ class BatchBuilder:
                 yield row if isinstance(candidate.part, MadeRows) else self.ready(row)
             except Exception as error:
                 candidate.reject(error)
+
+
+def blank(batch: Batch) -> Batch:
+    """The batch with nothing to predict."""
+    texts_BS = torch.full_like(batch.text_targets_BS, IGNORE)
+    none_N = torch.zeros(len(batch.image_index_N), dtype=torch.bool)
+    return replace(batch, text_targets_BS=texts_BS, image_targets_N=none_N)
 
 
 def share_of(batch_size: int, place: Rank) -> int:

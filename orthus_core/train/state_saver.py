@@ -35,6 +35,7 @@ from orthus_core.recipe.training import OptimRecipe
 from orthus_core.train.distributed import LONGEST_WAIT
 from orthus_core.train.optim import WeightAverage, make_optimizers
 from orthus_core.train.runs import TrainingRun
+from orthus_core.train.sharded_tensors import is_sharded, local
 from orthus_core.train.state import (
     ABOUT,
     broken_state,
@@ -235,7 +236,7 @@ class StateSaver:
         """
         is_card = False
         for name, tensor in tensors.items():
-            part = local_part(tensor)
+            part = local(tensor.detach())
             copy = self._copies.get(name)
             if copy is None or copy.shape != part.shape or copy.dtype != part.dtype:
                 copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
@@ -404,16 +405,6 @@ def keep_aside(run: TrainingRun, final: Path) -> None:
     if (final / ABOUT).is_file() and not run.owns(final):
         kept = final.with_name(f"of-{run_of(final)[:8] or 'earlier'}-{final.name}")
         shutil.copytree(final, kept, dirs_exist_ok=True)
-
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether a tensor is spread over processes (a DTensor)."""
-    return hasattr(tensor, "placements")
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that may be sharded."""
-    return tensor.detach().to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
 
 
 def is_written_here(tensor: Any, is_first: bool) -> bool:
