@@ -68,7 +68,10 @@ def meet() -> Rank:
     check_torch()
     cards = _own_card() is not None
     try:
-        from torch.distributed import init_process_group, rendezvous
+        from torch.distributed import (
+            init_process_group,
+            rendezvous,  # type: ignore[reportPrivateImportUsage]
+        )
 
         store, shard, shards = next(
             rendezvous("env://", place.shard, place.shards, timeout=MEETING)

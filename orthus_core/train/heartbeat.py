@@ -36,7 +36,7 @@ class Heartbeat:
     """
 
     def __init__(self, shard: int, shards: int) -> None:
-        from torch.distributed import PrefixStore, TCPStore
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[reportPrivateImportUsage]
 
         # A connection of its own: the collective operations wait on theirs.
         place = TCPStore(
