@@ -172,7 +172,7 @@ NOT_FOR_POSTTRAIN = {
     ("words", "most", "unwanted"),
     [
         (DRAW, 82, NOT_FOR_DRAWING),
-        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 116, NOT_FOR_POSTTRAIN),
+        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 117, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],
 )
