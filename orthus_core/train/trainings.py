@@ -29,6 +29,7 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
+from orthus_core.model.schedule import check_drawable
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import (
     BuildBaseRecipe,
@@ -431,8 +432,9 @@ def words_of(opened: OpenedOrthus):
     """Model and tokenizer of a folder.
 
     Raises:
-        CheckpointError: When there is no tokenizer.
+        CheckpointError: When there is no tokenizer, and as `check_drawable`.
     """
+    check_drawable(opened.model.schedule)
     if opened.processor is None:
         raise CheckpointError(
             "this model folder has no tokenizer, so it cannot be trained on words",
