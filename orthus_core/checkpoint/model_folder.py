@@ -190,15 +190,24 @@ def open_orthus(
     """
     place = pick_device(device)
     path = resolve(source)
-    config = read_config(path)
-    if not isinstance(config, OrthusConfig):
-        raise CheckpointError(
-            "this is a discrete Chameleon, not yet an Orthus",
-            where=str(path),
-            hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
-        )
+    config = check_orthus(read_config(path), path)
     opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
     return cast(OpenedOrthus, opened)
+
+
+def check_orthus(config: InterleavedConfig, path: Path) -> OrthusConfig:
+    """The configuration of a folder, if it is that of an Orthus.
+
+    Raises:
+        CheckpointError: When it is that of a discrete Chameleon.
+    """
+    if isinstance(config, OrthusConfig):
+        return config
+    raise CheckpointError(
+        "this is a discrete Chameleon, not yet an Orthus",
+        where=str(path),
+        hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
+    )
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:

@@ -30,6 +30,7 @@ from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.model.schedule import check_drawable
+from orthus_core.output_checks import check_room
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import (
     BuildBaseRecipe,
@@ -84,7 +85,8 @@ Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 def finetune_vae(
     recipe: FinetuneVaeRecipe, init_from: str | Path, output: Path, **options
 ) -> Iterator[Event]:
-    """Train the pixel decoder on unquantised features; options as for `run`.
+    """Train the pixel decoder on unquantised features; options as for `run`. Of the model, the
+    autoencoder alone is opened.
 
     The reconstruction error of held-out pictures through codes and through features is measured
     before and after, and written to quality.json.
@@ -93,6 +95,7 @@ def finetune_vae(
         CheckpointError: When the model has no decoder to train.
     """
     # Imported here, because the other trainings need no autoencoder losses or metrics.
+    from orthus_core.checkpoint.autoencoder_alone import open_autoencoder, save_with_autoencoder
     from orthus_core.evaluation.reconstruction import (
         QUALITY,
         format_scores,
@@ -106,7 +109,9 @@ def finetune_vae(
     output = user_path(output)
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
-    opened = open_orthus(init_from, device=device(), dtype="fp32")
+    opened = open_autoencoder(init_from, device())
+    check_room(output, sum(header.bytes for header in read_folder(opened.path).values()))
+    begun_with = fingerprint(opened.path)
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
         raise CheckpointError(
@@ -124,19 +129,21 @@ def finetune_vae(
         yield Note("no pictures are held out (data.held_out), so the quality is not measured")
 
     def finish() -> Generator[Event, None, Extras]:
+        words = words_beside(opened.path)
         if before is None:
-            return Extras()
+            return Extras(words)
         after = reconstruct(vq, measured)
         yield from quality_notes(after, "after")
         return Extras(
-            files={QUALITY: quality_json(before, after, len(measured))},
+            files=words | {QUALITY: quality_json(before, after, len(measured))},
             origin={"reconstruction": format_scores(after)},
         )
 
     torch.manual_seed(recipe.seed)  # the discriminator starts from random weights
     stage = DecoderStage(vq, recipe, pictures)
-    rows = pictures.identity
-    yield from run(stage, recipe, opened, output, rows=rows, finish=finish, **options)
+    more = {"rows": pictures.identity, "finish": finish, **options}
+    save = partial(save_with_autoencoder, opened, begun_with)
+    yield from run(stage, recipe, opened, output, save=save, **more)
 
 
 def build_base(
@@ -417,15 +424,19 @@ def run(
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
         if save is None:
-            for words in (opened.path / VOCABULARY, opened.path / WORDS):
-                if words.is_file():
-                    files[words.name] = words.read_text(encoding="utf-8")
+            files |= words_beside(opened.path)
             model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
             save = partial(save_model, model, opened.processor)
         files |= extras.files
         overwrite = may_replace(output, work, overwrite=overwrite)
         save_finished(partial(save, texts=files, overwrite=overwrite), output, work)
         yield Note(f"wrote {output}")
+
+
+def words_beside(folder: Path) -> dict[str, str]:
+    """The files of a model folder that list the words it knows."""
+    found = (folder / name for name in (VOCABULARY, WORDS))
+    return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
 
 
 def words_of(opened: OpenedOrthus):
