@@ -355,7 +355,7 @@ def open_processor(folder: Path, image_token_id: int | None = None) -> Chameleon
 
 
 def save_model(
-    model: OrthusForConditionalGeneration,
+    model: InterleavedModel,
     processor: ChameleonProcessor | None,
     folder: str | Path,
     *,
@@ -382,6 +382,10 @@ def save_model(
     with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
+        if isinstance(model.config, DiscreteConfig):
+            # The class that transformers opens it with, in place of ours.
+            model.config.architectures = ["ChameleonForConditionalGeneration"]
+            model.config.save_pretrained(staged)
         if processor is not None:
             processor.save_pretrained(staged)
         from orthus_core.checkpoint.card import model_card

@@ -582,29 +582,41 @@ def orthus_batch_builder(
 
 def discrete_batch_builder(
     data: DataRecipe,
-    config: OrthusConfig,
+    config: InterleavedConfig,
     tokenizer: PreTrainedTokenizerBase,
     codes: FeatureCache,
+    *,
+    own_pictures: bool = False,
+    words: bool = True,
+    pictures: bool = True,
 ) -> BatchBuilder:
-    """A builder of rows for a discrete Chameleon, with code tokens in the slots."""
-    fill = partial(with_codes, code_token_ids=config.code_token_ids)
-    return _laying(data, config, tokenizer, codes, fill)
+    """A builder of rows for a discrete Chameleon, with code tokens in the slots.
+
+    Args:
+        own_pictures: As for `collate`.
+        words, pictures: Whether text and codes are targets.
+    """
+    ids = config.code_token_ids
+    fill = partial(with_codes, code_token_ids=ids, targets=pictures)
+    return _laying(data, config, tokenizer, codes, fill, own_pictures=own_pictures, words=words)
 
 
 def _laying(
     data: DataRecipe,
-    config: OrthusConfig,
+    config: InterleavedConfig,
     tokenizer: PreTrainedTokenizerBase,
     pictures: FeatureCache,
     fill: Callable[[Batch, Tensor], Batch],
     *,
     own_pictures: bool = False,
+    words: bool = True,
 ) -> BatchBuilder:
     lay = partial(
         collate,
         ids=TokenIds.of(config),
         packing=data.packing,
         own_pictures=own_pictures,
+        words=words,
         few_shapes=torch.cuda.is_available(),
     )
     encode_row = row_encoder(tokenizer, config)

@@ -17,18 +17,27 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from orthus_core.checkpoint.card import origin_of
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
-from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
+from orthus_core.checkpoint.model_folder import (
+    Opened,
+    OpenedOrthus,
+    open_orthus,
+    read_config,
+    save_model,
+)
 from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
+from orthus_core.model.config import DiscreteConfig
+from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import check_drawable
 from orthus_core.output_checks import check_room
 from orthus_core.recipe import dump
@@ -39,6 +48,7 @@ from orthus_core.recipe.training import (
     PosttrainRecipe,
 )
 from orthus_core.train.batches import (
+    RowSources,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
@@ -211,7 +221,8 @@ def posttrain(
     recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
 ) -> Iterator[Event]:
     """Train everything but the autoencoder on interleaved rows, or adapters of it where the recipe
-    has a rank for them; options as for `run`.
+    has a rank for them; a discrete Chameleon by its own tokens (`discrete_posttrain`). Options as
+    for `run`.
 
     Raises:
         DataError: When no row can be used (`RowRule`).
@@ -219,6 +230,12 @@ def posttrain(
     """
     output, mark = user_path(output), ADAPTER_CONFIG if recipe.lora.rank else CONFIG
     if (yield from is_finished(recipe, init_from, output, mark=mark, **options)):
+        return
+    if isinstance(read_config(resolve(init_from)), DiscreteConfig):
+        # Imported here, because an Orthus needs none of it.
+        from orthus_core.train.discrete_posttrain import discrete_posttrain
+
+        yield from discrete_posttrain(recipe, init_from, output, **options)
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -271,19 +288,12 @@ def posttrain(
     if recipe.lora.rank:
         hold_what_moves(stage.objective)
 
-    def finish() -> Generator[Event, None, Extras]:
-        yield from ()
-        if recipe.data.makes_rows:
-            return Extras()
-        from orthus_core.train.caption_words import words_after
-
-        return Extras(files=words_after(opened.path, rows))
-
     with save_on_exit(cache):
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
+        finish = partial(list_words, recipe, opened.path, rows)
         more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
@@ -358,10 +368,24 @@ def nothing_more() -> Generator[Event, None, Extras]:
     return Extras()
 
 
+def list_words(
+    recipe: PosttrainRecipe, folder: Path, rows: RowSources
+) -> Generator[Event, None, Extras]:
+    """The end of a training on these rows, from the model in `folder`: the lists of the words that
+    the new model knows.
+    """
+    yield from ()
+    if recipe.data.makes_rows:
+        return Extras()
+    from orthus_core.train.caption_words import words_after
+
+    return Extras(files=words_after(folder, rows))
+
+
 def run(
     stage: Stage,
     recipe: Trained,
-    opened: OpenedOrthus,
+    opened: Opened | OpenedOrthus,
     output: Path,
     *,
     rows: str = "",
@@ -439,20 +463,31 @@ def words_beside(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
 
 
-def words_of(opened: OpenedOrthus):
+def words_of(
+    opened: OpenedOrthus,
+) -> tuple[OrthusForConditionalGeneration, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder.
 
     Raises:
-        CheckpointError: When there is no tokenizer, and as `check_drawable`.
+        CheckpointError: As `tokenizer_of` and `check_drawable`.
     """
     check_drawable(opened.model.schedule)
+    return opened.model, tokenizer_of(opened)
+
+
+def tokenizer_of(opened: Opened | OpenedOrthus) -> PreTrainedTokenizerBase:
+    """The tokenizer of an opened model.
+
+    Raises:
+        CheckpointError: When there is none.
+    """
     if opened.processor is None:
         raise CheckpointError(
             "this model folder has no tokenizer, so it cannot be trained on words",
             where=str(opened.path),
             hint="copy the tokenizer and preprocessor files of the model it came from",
         )
-    return opened.model, opened.processor.tokenizer
+    return opened.processor.tokenizer
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
