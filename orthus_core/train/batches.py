@@ -134,7 +134,7 @@ def read_rows(
             continue
         rows = yield from open_source(name, source, quiet=faults.named_later)
         check = partial(load_pictures, side=side or CHECKED_SIDE)
-        whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
+        whole = chosen_rows(name, source, rows, data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
         if source.also_captions:
             whole = both_ways(whole)
@@ -151,6 +151,12 @@ def read_rows(
         else None,
         faults,
     )
+
+
+def chosen_rows(name: str, source: SourceRecipe, rows: Rows, seed: int) -> ShuffledRows:
+    """The rows of a data set that a recipe takes: all, or the first of them."""
+    count = min(len(rows), source.first or len(rows))
+    return ShuffledRows(name, rows, np.arange(count, dtype=np.int64), seed)
 
 
 def both_ways(part: ShuffledRows) -> ShuffledRows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ def test_only_the_autoencoder_is_read_and_the_rest_is_copied(start, recipe, tmp_
 def test_a_model_that_is_replaced_while_its_decoder_is_trained_costs_nothing(
     start, recipe, tmp_path
 ):
+    recipe = replace(recipe, data=replace(recipe.data, held_out=0.0))
     (shard, *_) = sorted(start.glob("*.safetensors"))
     kept, out = shard.read_bytes(), tmp_path / "out"
     with pytest.raises(CheckpointError, match="it holds another model now") as caught:
@@ -93,3 +95,5 @@ def test_a_model_that_is_replaced_while_its_decoder_is_trained_costs_nothing(
     shard.write_bytes(kept)
     assert not [e for e in finetune_vae(recipe, start, out, resume=True) if isinstance(e, StepDone)]
     assert open_orthus(out, device="cpu").model.model.vqmodel.decoder is not None
+    assert (out / "vocabulary.txt").read_text() == "red\nsquare\n"
+    assert not (out / "quality.json").exists(), "nothing was held out to measure"
