@@ -5,6 +5,7 @@ tokens, of words and of codes (2412.00127, section 5; 2405.09818).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from orthus_core.train.batches import (
 from orthus_core.train.distributed import device
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
+from orthus_core.train.sharding import drawable
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import training_folder
 from orthus_core.train.trainings import list_words, run, tokenizer_of
@@ -90,12 +92,17 @@ def discrete_posttrain(
     def draw_samples() -> Image.Image | None:
         from orthus_core.train.sample_grid import draw_words
 
-        return draw_words(model, tokenizer, phrases()) if vq.decoder is not None else None
+        if vq.decoder is None:
+            return None
+        with drawable(model, nullcontext) as drawn:
+            return None if drawn is None else draw_words(drawn, tokenizer, phrases())
 
     stage = RowsStage(
         DiscreteLoss(model.model, model.lm_head),
         trainable,
-        batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
+        batch_builder.batches(
+            rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows, seed=recipe.seed
+        ),
         draw=draw_samples,
     )
     with save_on_exit(cache):

@@ -56,7 +56,7 @@ from orthus_core.train.batches import (
     training_rule,
     usable,
 )
-from orthus_core.train.distributed import current_rank, device
+from orthus_core.train.distributed import anywhere, current_rank, device, ends_together
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
@@ -78,6 +78,7 @@ from orthus_core.train.runs import (
     other_runs,
     plan_run,
 )
+from orthus_core.train.sharding import drawable, gather_moved, gathered
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import (
     Resume,
@@ -92,9 +93,10 @@ from orthus_core.user_files import user_path
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
 
+@ends_together
 def finetune_vae(
     recipe: FinetuneVaeRecipe, init_from: str | Path, output: Path, **options
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train the pixel decoder on unquantised features; options as for `run`. Of the model, the
     autoencoder alone is opened.
 
@@ -156,9 +158,10 @@ def finetune_vae(
     yield from run(stage, recipe, opened, output, save=save, **more)
 
 
+@ends_together
 def build_base(
     recipe: BuildBaseRecipe, init_from: str | Path, output: Path, **options
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train the soft embedding and the diffusion head on pictures alone; options as for `run`.
 
     Raises:
@@ -188,7 +191,11 @@ def build_base(
         ),
         trainable,
         batch_builder.batches(
-            pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
+            pictures_alone(rows),
+            recipe.data,
+            recipe.optim.batch_size,
+            recipe.log.validate_rows,
+            seed=recipe.seed,
         ),
         temperature=recipe.temperature,
         steps=recipe.optim.steps,
@@ -217,9 +224,10 @@ def build_base(
         yield from map(Note, cache.notes())
 
 
+@ends_together
 def posttrain(
     recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train everything but the autoencoder on interleaved rows, or adapters of it where the recipe
     has a rank for them; a discrete Chameleon by its own tokens (`discrete_posttrain`). Options as
     for `run`.
@@ -266,8 +274,8 @@ def posttrain(
     def draw_samples() -> Image.Image:
         from orthus_core.train.sample_grid import draw_words
 
-        with as_drawn():
-            return draw_words(model, tokenizer, phrases())
+        with drawable(model, as_drawn) as drawn:
+            return None if drawn is None else draw_words(drawn, tokenizer, phrases())
 
     stage = RowsStage(
         JointLoss(
@@ -282,7 +290,13 @@ def posttrain(
             terms=recipe.loss_terms,
         ),
         trainable,
-        batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
+        batch_builder.batches(
+            rows,
+            recipe.data,
+            recipe.optim.batch_size,
+            recipe.log.validate_rows,
+            seed=recipe.seed,
+        ),
         draw=draw_samples,
     )
     if recipe.lora.rank:
@@ -424,6 +438,7 @@ def run(
             stage,
             optim=recipe.optim,
             log=recipe.log,
+            devices=recipe.devices,
             seed=recipe.seed,
             folder=work,
             origins=origins(recipe, init_from=start, **rows_origin(rows)),
@@ -433,12 +448,16 @@ def run(
             before=before,
             should_stop=should_stop,
         )
-        if should_stop():
+        if anywhere(should_stop()):
             return
         extras = yield from finish()
-        if not first:
-            return
         model = opened.model.eval()
+        if save is None:
+            model = gathered(model, stored_dtype(opened.path))
+        else:
+            gather_moved(model)
+        if not first or model is None:
+            return
         made = origin_of(recipe.command, model.config, opened.path.name)
         model.config.origin = made | dict(extras.origin)
         files = {
