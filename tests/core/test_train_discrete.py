@@ -86,6 +86,7 @@ def test_it_draws_answers_and_opens_in_transformers(trained):
         theirs.lm_head.weight.to(ours["lm_head.weight"].dtype), ours["lm_head.weight"]
     )
     assert theirs.config.vq_config.embed_dim == 8
+    assert theirs.config.architectures == ["ChameleonForConditionalGeneration"]
 
 
 def test_a_stopped_training_goes_on_to_the_same_model(chameleon, sources, tmp_path):
