@@ -457,8 +457,8 @@ class FinetuneVaeRecipe:
 
 TimestepKind = Literal["uniform", "uniform-angle", "logit-normal"]
 PATCH_SHARE = (
-    "share of a batch's patches, drawn anew in each step, that the diffusion loss is computed on; "
-    "the others are only read, which saves the head's time"
+    "share of each picture's patches, drawn anew in each step, that the diffusion loss is computed "
+    "on; the others are only read, which saves the head's time"
 )
 TIMESTEPS = (
     "how noise levels are drawn: uniform over the timesteps, uniform in the angle between signal "

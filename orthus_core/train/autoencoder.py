@@ -239,9 +239,12 @@ class PicturesStage:
         self.validate_rows = validate_rows
         self.place = current_rank()
         self.share = share_of(batch_size, self.place)
-        # Places in a batch of the pictures that are this process's.
-        self.own = range(self.place.shard, batch_size, self.place.shards)
         self.report = PicturesReport(pictures.faults) if pictures.faults is not None else None
+
+    @property
+    def own(self) -> range:
+        """Places in a batch of the pictures that are this process's."""
+        return range(self.place.shard, self.batch_size, self.place.shards)
 
     def generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)

@@ -215,7 +215,7 @@ def test_processes_wait_for_the_one_that_writes(monkeypatch):
     class Asked(Exception):
         pass
 
-    def init(**settings: Any) -> None:
+    def init(*_: Any, **settings: Any) -> None:
         asked.update(settings)
         raise Asked
 
