@@ -25,8 +25,8 @@ finetune_vae = from_a_model(
     "orthus_core.train.trainings:finetune_vae",
     """Train the pixel decoder on features without codes.
 
-    They are those that were not snapped to the codebook. The encoder stays as it is. Ctrl-C saves,
-    --resume auto goes on.
+    They are those that were not snapped to the codebook. The encoder stays as it is; of the model,
+    the autoencoder alone is opened. Ctrl-C saves, --resume auto goes on.
     """,
 )
 
@@ -45,7 +45,8 @@ posttrain = from_a_model(
     "orthus_core.train.trainings:posttrain",
     """Train the model on rows of text and pictures.
 
-    Text is learned by cross-entropy, pictures by diffusion. States, figures and samples lie in
+    Text is learned by cross-entropy, pictures by diffusion; a discrete Chameleon learns both by
+    its own tokens. States, figures and samples lie in
     OUTPUT.training; Ctrl-C saves, --resume auto goes on.
     """,
 )

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.version import __version__
 
+ORTHUS = (
+    "An Orthus model ([2412.00127](https://arxiv.org/abs/2412.00127)): one causal transformer that "
+    "reads and writes text tokens and continuous image features."
+)
+CHAMELEON = (
+    "A discrete Chameleon ([2405.09818](https://arxiv.org/abs/2405.09818)): one causal transformer "
+    "over the tokens of text and of image codes."
+)
 
-def model_card(config: OrthusConfig, name: str) -> str:
+
+def model_card(config: InterleavedConfig, name: str) -> str:
     """Markdown that describes the model, its origin and its use.
 
     Args:
@@ -18,17 +27,24 @@ def model_card(config: OrthusConfig, name: str) -> str:
     origin = config.origin or {}
     vq = config.vq_config
     rows, columns = config.grid
+    own = [f"| codes | {config.num_codes} |"]
+    if isinstance(config, OrthusConfig):
+        temperature = f"temperature {config.embedding_temperature:g}"
+        own = [
+            f"| vision embedding | {config.embedding}, {temperature} |",
+            f"| diffusion head | {config.head_depth} blocks of width {config.head_width}, "
+            f"predicts {config.prediction} |",
+        ]
     lines = [
         "---",
         "library_name: orthus-kit",
         "pipeline_tag: any-to-any",
-        "tags: [orthus, text-to-image, image-to-text]",
+        f"tags: [{config.model_type}, text-to-image, image-to-text]",
         "---",
         "",
         f"# {name}",
         "",
-        "An Orthus model ([2412.00127](https://arxiv.org/abs/2412.00127)): one causal transformer "
-        "that reads and writes text tokens and continuous image features.",
+        ORTHUS if isinstance(config, OrthusConfig) else CHAMELEON,
         "",
         "```bash",
         f'orthus generate "a snowman" -m {name} -o snowman.png',
@@ -40,9 +56,7 @@ def model_card(config: OrthusConfig, name: str) -> str:
         f"| backbone | {config.num_hidden_layers} layers of width {config.hidden_size} |",
         f"| pictures | {vq.resolution}x{vq.resolution} pixels as {rows}x{columns} patches "
         f"of {config.feature_channels} channels |",
-        f"| vision embedding | {config.embedding}, temperature {config.embedding_temperature:g} |",
-        f"| diffusion head | {config.head_depth} blocks of width {config.head_width}, "
-        f"predicts {config.prediction} |",
+        *own,
         f"| pixel decoder | {'yes' if vq.has_decoder else 'missing'} |",
         *(f"| {key.replace('_', ' ')} | {value} |" for key, value in _plain(origin)),
         "",
@@ -52,7 +66,7 @@ def model_card(config: OrthusConfig, name: str) -> str:
     return "\n".join(lines)
 
 
-def origin_of(command: str, source: OrthusConfig, name: str) -> dict[str, Any]:
+def origin_of(command: str, source: InterleavedConfig, name: str) -> dict[str, Any]:
     """The origin of a model that a command makes from another one, with all that was made before.
 
     Args:

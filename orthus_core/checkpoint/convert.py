@@ -207,8 +207,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
         "embedding": recipe.embedding.kind,
         "embedding_temperature": recipe.embedding.temperature,
         "embedding_distance": recipe.embedding.distance,
-        "prediction": recipe.diffusion.prediction,
-        "latent_scale": recipe.diffusion.latent_scale,
+        **asdict(recipe.diffusion),
         "sampling": asdict(recipe.sampling),
     }
     if source.is_orthus:

@@ -190,15 +190,24 @@ def open_orthus(
     """
     place = pick_device(device)
     path = resolve(source)
-    config = read_config(path)
-    if not isinstance(config, OrthusConfig):
-        raise CheckpointError(
-            "this is a discrete Chameleon, not yet an Orthus",
-            where=str(path),
-            hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
-        )
+    config = check_orthus(read_config(path), path)
     opened = _open(path, config, dtype=pick_dtype(dtype, place), device_map={"": place})
     return cast(OpenedOrthus, opened)
+
+
+def check_orthus(config: InterleavedConfig, path: Path) -> OrthusConfig:
+    """The configuration of a folder, if it is that of an Orthus.
+
+    Raises:
+        CheckpointError: When it is that of a discrete Chameleon.
+    """
+    if isinstance(config, OrthusConfig):
+        return config
+    raise CheckpointError(
+        "this is a discrete Chameleon, not yet an Orthus",
+        where=str(path),
+        hint=shell_quoted(["orthus", "convert", str(path), "-o", "DIR"]),
+    )
 
 
 def _open(path: Path, config: InterleavedConfig, **how: Any) -> Opened:
@@ -346,7 +355,7 @@ def open_processor(folder: Path, image_token_id: int | None = None) -> Chameleon
 
 
 def save_model(
-    model: OrthusForConditionalGeneration,
+    model: InterleavedModel,
     processor: ChameleonProcessor | None,
     folder: str | Path,
     *,
@@ -373,6 +382,10 @@ def save_model(
     with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         with _no_bars():
             model.save_pretrained(staged, max_shard_size=max_shard_size)
+        if isinstance(model.config, DiscreteConfig):
+            # The class that transformers opens it with, in place of ours.
+            model.config.architectures = ["ChameleonForConditionalGeneration"]
+            model.config.save_pretrained(staged)
         if processor is not None:
             processor.save_pretrained(staged)
         from orthus_core.checkpoint.card import model_card

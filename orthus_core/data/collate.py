@@ -84,6 +84,7 @@ def collate(
     *,
     packing: bool = False,
     own_pictures: bool = False,
+    words: bool = True,
     few_shapes: bool = False,
 ) -> Batch:
     """A batch of rows, padded on the right to the length of the longest.
@@ -93,6 +94,7 @@ def collate(
         ids: Token ids of the model; `pad` and `image` are used.
         packing: Whether to put several short documents into one line, as `pack_rows` does.
         own_pictures: Whether pictures are targets only in the model's turn, not in the user's.
+        words: Whether text tokens are targets.
         few_shapes: Whether to round up the length and the number of lines, for devices that are
             slow with new shapes.
     """
@@ -111,7 +113,8 @@ def collate(
         for number, row in enumerate(line_rows, start=1):
             place = line, slice(start, start + len(row.ids))
             ids_BS[place] = torch.tensor(row.ids)
-            text_targets_BS[place] = torch.tensor(row.text_targets)
+            if words:
+                text_targets_BS[place] = torch.tensor(row.text_targets)
             attention_mask_BS[place] = number
             position_ids_BS[place] = torch.arange(len(row.ids))
             start += len(row.ids)
@@ -174,7 +177,13 @@ def pack_rows(rows: Sequence[EncodedRow], length: int) -> list[list[EncodedRow]]
     return lines
 
 
-def with_codes(batch: Batch, codes_MP: Tensor, code_token_ids: Sequence[int]) -> Batch:
+def with_codes(
+    batch: Batch,
+    codes_MP: Tensor,
+    code_token_ids: Sequence[int],
+    *,
+    targets: bool = True,
+) -> Batch:
     """A batch without features for a discrete Chameleon: each slot contains a code token, which is
     also the target of the position before it. The given batch is not changed.
 
@@ -182,16 +191,21 @@ def with_codes(batch: Batch, codes_MP: Tensor, code_token_ids: Sequence[int]) ->
         batch: Batch of rows with slots.
         codes_MP: Codes of the pictures.
         code_token_ids: Token id of each code.
+        targets: Whether codes are targets, of the pictures that the batch says are.
     """
     tokens_N = torch.tensor(code_token_ids)[codes_MP.cpu().flatten()]
     ids_BS, text_targets_BS = batch.ids_BS.clone(), batch.text_targets_BS.clone()
     ids_BS.view(-1)[batch.image_index_N + 1] = tokens_N
-    text_targets_BS.view(-1)[batch.image_index_N] = tokens_N
+    if targets:
+        wanted_N = batch.image_targets_N
+        targets_N = tokens_N if wanted_N is None else tokens_N.where(wanted_N, IGNORE)
+        text_targets_BS.view(-1)[batch.image_index_N] = targets_N
     return replace(
         batch,
         ids_BS=ids_BS,
         text_targets_BS=text_targets_BS,
         image_index_N=batch.image_index_N[:0],
+        image_targets_N=None,
         pictures=(),
         pixels_MHW3=None,
         lookup=None,

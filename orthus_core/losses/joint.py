@@ -1,5 +1,5 @@
 """L_ar + lambda L_diff over a batch of interleaved rows, as one module that a training prepares and
-calls (2412.00127, eq. 2 and 3).
+calls (2412.00127, eq. 4; L_ar is eq. 2, L_diff eq. 3).
 
 Legend: B batch, S sequence, D hidden, M pictures, P patches of a picture, N patches or predicted
 positions, C feature channels, V vocabulary.

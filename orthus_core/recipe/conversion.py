@@ -36,12 +36,34 @@ class EmbeddingRecipe:
 
 @dataclass(frozen=True)
 class DiffusionRecipe:
-    """What the head predicts, and at what scale."""
+    """What the head predicts, at what scale, and how noise is added."""
 
     prediction: Literal["v", "epsilon"] = key("v", "velocity, or noise as in the paper's eq. 3")
     latent_scale: float = key(
         0.1, "features are multiplied by this before noise is added", minimum=1e-6
     )
+    beta_schedule: Literal["scaled_linear", "linear"] = key(
+        "scaled_linear", "noise added at each of 1000 steps: linear in its square root, or itself"
+    )
+    beta_start: float = key(0.00085, "noise of the first step", minimum=1e-6, maximum=0.5)
+    beta_end: float = key(0.012, "noise of the last step", minimum=1e-6, maximum=0.5)
+    zero_terminal_snr: bool = key(
+        True,
+        "rescale them until the last step leaves no signal; false where noise is predicted",
+    )
+
+    def __post_init__(self) -> None:
+        if self.beta_start > self.beta_end:
+            raise ValueError(
+                f"beta_start {self.beta_start} is above beta_end {self.beta_end}: noise grows from "
+                "the first step to the last"
+            )
+        if self.prediction == "epsilon" and self.zero_terminal_snr:
+            raise ValueError(
+                'prediction = "epsilon" with zero_terminal_snr = true could be trained and never '
+                "drawn from: noise alone says nothing of the feature in it, and drawing begins "
+                "there; set zero_terminal_snr = false"
+            )
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ class SourceRecipe:
         {}, 'columns of the data set under other names, as in {caption = "TEXT"}'
     )
     split: str = key("", 'part of the data set, such as "train"; the whole if empty')
+    first: int = key(
+        0, "only so many of its rows, from the first on; 0 takes all", unit="rows", minimum=0
+    )
     held_out: float | None = key(
         None,
         "fraction of its rows that is kept from training, if another than `data.held_out`",

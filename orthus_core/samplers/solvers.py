@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orthus_core.errors import CheckpointError, PromptError
-from orthus_core.model.schedule import Schedule
+from orthus_core.errors import PromptError
+from orthus_core.model.schedule import Schedule, check_drawable
 from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry, check_name
 
 # 1. A run. ---------------------------------------------------------------------------------------
@@ -358,8 +358,7 @@ def check_run(schedule: Schedule, steps: int) -> None:
 
     Raises:
         PromptError: When `steps` is below 1 or more than the schedule has.
-        CheckpointError: For epsilon on a schedule without signal at its end: x0 cannot be estimated
-            from noise alone.
+        CheckpointError: As `check_drawable`.
     """
     if not 1 <= steps <= schedule.num_timesteps:
         raise PromptError(
@@ -367,12 +366,7 @@ def check_run(schedule: Schedule, steps: int) -> None:
             where="steps",
             hint=f"give a number from 1 to {schedule.num_timesteps}",
         )
-    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
-        raise CheckpointError(
-            "a head that predicts noise cannot start from a step without any signal",
-            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
-            hint='train with prediction = "v", or with zero_terminal_snr = false',
-        )
+    check_drawable(schedule)
 
 
 class DDIMPlan(NamedTuple):

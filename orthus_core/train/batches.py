@@ -137,7 +137,7 @@ def read_rows(
             continue
         rows = yield from open_source(name, source, quiet=faults.named_later)
         check = partial(load_pictures, side=side or CHECKED_SIDE)
-        whole = ShuffledRows(name, rows, np.arange(len(rows), dtype=np.int64), data.seed)
+        whole = chosen_rows(name, source, rows, data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
         if source.also_captions:
             whole = both_ways(whole)
@@ -154,6 +154,12 @@ def read_rows(
         else None,
         faults,
     )
+
+
+def chosen_rows(name: str, source: SourceRecipe, rows: Rows, seed: int) -> ShuffledRows:
+    """The rows of a data set that a recipe takes: all, or the first of them."""
+    count = min(len(rows), source.first or len(rows))
+    return ShuffledRows(name, rows, np.arange(count, dtype=np.int64), seed)
 
 
 def both_ways(part: ShuffledRows) -> ShuffledRows:
@@ -610,29 +616,41 @@ def orthus_batch_builder(
 
 def discrete_batch_builder(
     data: DataRecipe,
-    config: OrthusConfig,
+    config: InterleavedConfig,
     tokenizer: PreTrainedTokenizerBase,
     codes: FeatureCache,
+    *,
+    own_pictures: bool = False,
+    words: bool = True,
+    pictures: bool = True,
 ) -> BatchBuilder:
-    """A builder of rows for a discrete Chameleon, with code tokens in the slots."""
-    fill = partial(with_codes, code_token_ids=config.code_token_ids)
-    return _laying(data, config, tokenizer, codes, fill)
+    """A builder of rows for a discrete Chameleon, with code tokens in the slots.
+
+    Args:
+        own_pictures: As for `collate`.
+        words, pictures: Whether text and codes are targets.
+    """
+    ids = config.code_token_ids
+    fill = partial(with_codes, code_token_ids=ids, targets=pictures)
+    return _laying(data, config, tokenizer, codes, fill, own_pictures=own_pictures, words=words)
 
 
 def _laying(
     data: DataRecipe,
-    config: OrthusConfig,
+    config: InterleavedConfig,
     tokenizer: PreTrainedTokenizerBase,
     pictures: FeatureCache,
     fill: Callable[[Batch, Tensor], Batch],
     *,
     own_pictures: bool = False,
+    words: bool = True,
 ) -> BatchBuilder:
     lay = partial(
         collate,
         ids=TokenIds.of(config),
         packing=data.packing,
         own_pictures=own_pictures,
+        words=words,
         few_shapes=torch.cuda.is_available(),
     )
     encode_row = row_encoder(tokenizer, config)

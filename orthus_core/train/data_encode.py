@@ -12,9 +12,9 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.row_faults import RowFaults
 from orthus_core.errors import DataError, OutputError, RecipeError
 from orthus_core.events import Event, Note
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.config import OrthusConfig
 from orthus_core.output_checks import check_room
-from orthus_core.recipe.training import FinetuneVaeRecipe, PretrainRecipe
+from orthus_core.recipe.training import BuildBaseRecipe, FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import pictures_alone, read_rows
 from orthus_core.train.distributed import device, ends_together
 from orthus_core.train.encode_first import (
@@ -119,12 +119,11 @@ def cache_for(recipe: TrainingRecipe, model: str, folder: Path) -> FeatureCache:
     Raises:
         CheckpointError, HubError: As for `open_model`.
     """
-    if isinstance(recipe, PretrainRecipe):
-        opened = open_model(model, device=device(), dtype="fp32")
-    else:
+    if isinstance(recipe, BuildBaseRecipe):
         opened = open_orthus(model, device=device(), dtype="fp32")
-    vq = opened.model.model.vqmodel
-    if isinstance(recipe, PretrainRecipe):
+    else:
+        opened = open_model(model, device=device(), dtype="fp32")
+    vq, is_orthus = opened.model.model.vqmodel, isinstance(opened.model.config, OrthusConfig)
+    if isinstance(recipe, PretrainRecipe) or not is_orthus:
         return feature_cache(vq, vq.codes, folder, kind="codes")
-    assert isinstance(opened.model, OrthusForConditionalGeneration), "open_orthus opens no other"
     return feature_cache(vq, opened.model.encode_images, folder, sixteen_bit=True)

@@ -28,6 +28,7 @@ from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import (
     ORDER,
     NothingUsable,
+    chosen_rows,
     identity_of_part,
     load_pictures,
     open_source,
@@ -230,7 +231,7 @@ def read_pictures(
             sources.append(WorldPictures(World.open(held_out=data.held_out), size))
             continue
         rows = yield from open_source(name, source, quiet=faults.named_later)
-        part = ShuffledRows(name, rows, np.arange(len(rows)), hash_of(data.seed, number))
+        part = chosen_rows(name, source, rows, hash_of(data.seed, number))
         load = partial(load_pictures, side=size)
         (part,) = yield from without_unusable([part], load, "pictures", faults)
         if rule is not None:

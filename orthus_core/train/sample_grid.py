@@ -1,4 +1,4 @@
-"""Samples for monitoring a training of Orthus: a grid of pictures for fixed words and seeds, drawn
+"""Samples for monitoring a training: a grid of pictures for fixed words and seeds, drawn
 with guidance.
 """
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.image_grid import image_grid, labelled_sheet, rounded_image
-from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.config import DiscreteConfig
+from orthus_core.model.interleaved import InterleavedModel
 
 
 def sample_grid(rows: Sequence[Tensor]) -> Image.Image:
@@ -42,14 +43,18 @@ WORDS = (
 
 @torch.no_grad()
 def draw_words(
-    model: OrthusForConditionalGeneration,
+    model: InterleavedModel,
     tokenizer: PreTrainedTokenizerBase,
     words: Sequence[str] = WORDS,
     *,
     seed: int = 1,
     steps: int = 25,
 ) -> Image.Image:
-    """One picture for each phrase, which labels it; picture number i has seed `seed + i`."""
+    """One picture for each phrase, which labels it; picture number i has seed `seed + i`.
+
+    Args:
+        steps: Denoising steps of a patch; a discrete Chameleon takes none.
+    """
     # Imported here, so that a training without samples imports no sampling code.
     from orthus_core.events import ImageDone
     from orthus_core.samplers.generate import generate
@@ -57,7 +62,10 @@ def draw_words(
     from orthus_core.samplers.prompt_builder import PromptBuilder
 
     # DDIM whatever the model's default, so that sheets of different runs can be compared.
-    params = SamplingParams.resolve(model.config, steps=steps, scheduler="ddim", step_tolerance=0)
+    asked = {"steps": steps, "scheduler": "ddim", "step_tolerance": 0}
+    if isinstance(model.config, DiscreteConfig):
+        asked = {}
+    params = SamplingParams.resolve(model.config, **asked)
     builder = PromptBuilder(model, tokenizer)
     prompts = [
         builder.picture(phrase, params)._replace(seed=seed + index)

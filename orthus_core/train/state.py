@@ -30,6 +30,7 @@ from orthus_core.recipe.training import (
     FinetuneVaeRecipe,
     PosttrainRecipe,
     PretrainRecipe,
+    SourceRecipe,
 )
 from orthus_core.train.state_files import FileRecord, as_records
 from orthus_core.user_files import user_path
@@ -314,7 +315,7 @@ def is_same(key: str, one: Any, other: Any) -> bool:
     if key == "data.source":
         return one == other or resolved(one) == resolved(other)
     if key == "data.sources":
-        return [each | of_files(each) for each in one] == [each | of_files(each) for each in other]
+        return [whole_source(each) for each in one] == [whole_source(each) for each in other]
     return one == other
 
 
@@ -326,6 +327,13 @@ def is_of_earlier_order(before: Any, now: Any) -> bool:
 def resolved(path: str) -> str:
     """A path of data as the system knows it; the small world and nothing have none."""
     return path if path in ("", SPRITES) else str(user_path(path).resolve())
+
+
+def whole_source(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A source of data with its paths resolved; keys that a state of an earlier version does not
+    tell have their defaults.
+    """
+    return as_saved(SourceRecipe()) | dict(source) | of_files(source)
 
 
 def of_files(source: Mapping[str, Any]) -> dict[str, str]:

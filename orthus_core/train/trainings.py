@@ -17,18 +17,29 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from orthus_core.checkpoint.card import origin_of
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, CONFIG, read_folder
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.lazy import TORCH_DTYPES
-from orthus_core.checkpoint.model_folder import OpenedOrthus, open_orthus, save_model
+from orthus_core.checkpoint.model_folder import (
+    Opened,
+    OpenedOrthus,
+    open_orthus,
+    read_config,
+    save_model,
+)
 from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
+from orthus_core.model.config import DiscreteConfig
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.schedule import check_drawable
+from orthus_core.output_checks import check_room
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import (
     BuildBaseRecipe,
@@ -37,6 +48,7 @@ from orthus_core.recipe.training import (
     PosttrainRecipe,
 )
 from orthus_core.train.batches import (
+    RowSources,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
@@ -85,7 +97,8 @@ Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 def finetune_vae(
     recipe: FinetuneVaeRecipe, init_from: str | Path, output: Path, **options
 ) -> Generator[Event, None, None]:
-    """Train the pixel decoder on unquantised features; options as for `run`.
+    """Train the pixel decoder on unquantised features; options as for `run`. Of the model, the
+    autoencoder alone is opened.
 
     The reconstruction error of held-out pictures through codes and through features is measured
     before and after, and written to quality.json.
@@ -94,6 +107,7 @@ def finetune_vae(
         CheckpointError: When the model has no decoder to train.
     """
     # Imported here, because the other trainings need no autoencoder losses or metrics.
+    from orthus_core.checkpoint.autoencoder_alone import open_autoencoder, save_with_autoencoder
     from orthus_core.evaluation.reconstruction import (
         QUALITY,
         format_scores,
@@ -107,7 +121,9 @@ def finetune_vae(
     output = user_path(output)
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
-    opened = open_orthus(init_from, device=device(), dtype="fp32")
+    opened = open_autoencoder(init_from, device())
+    check_room(output, sum(header.bytes for header in read_folder(opened.path).values()))
+    begun_with = fingerprint(opened.path)
     vq = opened.model.model.vqmodel
     if vq.decoder is None:
         raise CheckpointError(
@@ -125,19 +141,21 @@ def finetune_vae(
         yield Note("no pictures are held out (data.held_out), so the quality is not measured")
 
     def finish() -> Generator[Event, None, Extras]:
+        words = words_beside(opened.path)
         if before is None:
-            return Extras()
+            return Extras(words)
         after = reconstruct(vq, measured)
         yield from quality_notes(after, "after")
         return Extras(
-            files={QUALITY: quality_json(before, after, len(measured))},
+            files=words | {QUALITY: quality_json(before, after, len(measured))},
             origin={"reconstruction": format_scores(after)},
         )
 
     torch.manual_seed(recipe.seed)  # the discriminator starts from random weights
     stage = DecoderStage(vq, recipe, pictures)
-    rows = pictures.identity
-    yield from run(stage, recipe, opened, output, rows=rows, finish=finish, **options)
+    more = {"rows": pictures.identity, "finish": finish, **options}
+    save = partial(save_with_autoencoder, opened, begun_with)
+    yield from run(stage, recipe, opened, output, save=save, **more)
 
 
 @ends_together
@@ -211,7 +229,8 @@ def posttrain(
     recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
 ) -> Generator[Event, None, None]:
     """Train everything but the autoencoder on interleaved rows, or adapters of it where the recipe
-    has a rank for them; options as for `run`.
+    has a rank for them; a discrete Chameleon by its own tokens (`discrete_posttrain`). Options as
+    for `run`.
 
     Raises:
         DataError: When no row can be used (`RowRule`).
@@ -219,6 +238,12 @@ def posttrain(
     """
     output, mark = user_path(output), ADAPTER_CONFIG if recipe.lora.rank else CONFIG
     if (yield from is_finished(recipe, init_from, output, mark=mark, **options)):
+        return
+    if isinstance(read_config(resolve(init_from)), DiscreteConfig):
+        # Imported here, because an Orthus needs none of it.
+        from orthus_core.train.discrete_posttrain import discrete_posttrain
+
+        yield from discrete_posttrain(recipe, init_from, output, **options)
         return
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -275,19 +300,12 @@ def posttrain(
         draw=draw_samples,
     )
 
-    def finish() -> Generator[Event, None, Extras]:
-        yield from ()
-        if recipe.data.makes_rows:
-            return Extras()
-        from orthus_core.train.caption_words import words_after
-
-        return Extras(files=words_after(opened.path, rows))
-
     with save_on_exit(cache):
         if recipe.sampling.get("patch_norm") == MEASURED:
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
+        finish = partial(list_words, recipe, opened.path, rows)
         more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
@@ -362,10 +380,24 @@ def nothing_more() -> Generator[Event, None, Extras]:
     return Extras()
 
 
+def list_words(
+    recipe: PosttrainRecipe, folder: Path, rows: RowSources
+) -> Generator[Event, None, Extras]:
+    """The end of a training on these rows, from the model in `folder`: the lists of the words that
+    the new model knows.
+    """
+    yield from ()
+    if recipe.data.makes_rows:
+        return Extras()
+    from orthus_core.train.caption_words import words_after
+
+    return Extras(files=words_after(folder, rows))
+
+
 def run(
     stage: Stage,
     recipe: Trained,
-    opened: OpenedOrthus,
+    opened: Opened | OpenedOrthus,
     output: Path,
     *,
     rows: str = "",
@@ -433,9 +465,7 @@ def run(
         if (work / METRICS).is_file():  # figures that were lost must not cost the model
             files[METRICS] = (work / METRICS).read_text()
         if save is None:
-            for words in (opened.path / VOCABULARY, opened.path / WORDS):
-                if words.is_file():
-                    files[words.name] = words.read_text(encoding="utf-8")
+            files |= words_beside(opened.path)
             model.to(stored_dtype(opened.path))  # type: ignore[arg-type]
             save = partial(save_model, model, opened.processor)
         files |= extras.files
@@ -444,11 +474,29 @@ def run(
         yield Note(f"wrote {output}")
 
 
-def words_of(opened: OpenedOrthus):
+def words_beside(folder: Path) -> dict[str, str]:
+    """The files of a model folder that list the words it knows."""
+    found = (folder / name for name in (VOCABULARY, WORDS))
+    return {file.name: file.read_text(encoding="utf-8") for file in found if file.is_file()}
+
+
+def words_of(
+    opened: OpenedOrthus,
+) -> tuple[OrthusForConditionalGeneration, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder.
 
     Raises:
-        CheckpointError: When there is no tokenizer.
+        CheckpointError: As `tokenizer_of` and `check_drawable`.
+    """
+    check_drawable(opened.model.schedule)
+    return opened.model, tokenizer_of(opened)
+
+
+def tokenizer_of(opened: Opened | OpenedOrthus) -> PreTrainedTokenizerBase:
+    """The tokenizer of an opened model.
+
+    Raises:
+        CheckpointError: When there is none.
     """
     if opened.processor is None:
         raise CheckpointError(
@@ -456,7 +504,7 @@ def words_of(opened: OpenedOrthus):
             where=str(opened.path),
             hint="copy the tokenizer and preprocessor files of the model it came from",
         )
-    return opened.model, opened.processor.tokenizer
+    return opened.processor.tokenizer
 
 
 def stored_dtype(folder: Path) -> torch.dtype:

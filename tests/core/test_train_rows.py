@@ -107,6 +107,17 @@ def test_leaving_documents_out_moves_none_from_one_part_to_the_other(source):
         finished(usable(read(source, strict=True), check))
 
 
+@pytest.mark.parametrize("also_captions", [False, True])
+def test_only_the_first_rows_of_a_source_are_read_where_the_recipe_says_so(source, also_captions):
+    few = SourceRecipe(path=str(source), first=7, also_captions=also_captions)
+    trained, held_out = parts(finished(read_rows(DataRecipe(sources=(few,), held_out=0.2))))
+    assert {int(name.split(":")[0]) for name in trained + held_out} == set(range(7))
+    pictures = finished(read_pictures(DataRecipe(sources=(few,), held_out=0.0), 16))
+    assert len(pictures.sources[0]) == 7
+    more = SourceRecipe(path=str(source), first=COUNT + 1)
+    assert len(parts(finished(read_rows(DataRecipe(sources=(more,), held_out=0.2))))[0]) > 7
+
+
 def test_sprites_that_are_held_out_are_never_trained_on():
     rows = read("sprites", tasks=TaskWeights(caption=0.0))
     world = World.open(held_out=0.2)

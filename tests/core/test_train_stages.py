@@ -15,8 +15,10 @@ from orthus_core.model.config import OrthusVQConfig
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe.training import (
     AutoencoderLosses,
+    DataRecipe,
     OptimRecipe,
     PretrainRecipe,
+    SourceRecipe,
     TaskWeights,
     TemperatureRecipe,
 )
@@ -349,3 +351,9 @@ def test_a_key_that_an_earlier_state_lacks_had_its_default(tmp_path):
     check_same(before, now, tmp_path, length="steps")
     with pytest.raises(TrainingError, match="discriminator.kind = not set, now 'relativistic'"):
         check_same(before, now | {key: "relativistic"}, tmp_path, length="steps")
+    # So had a key of a source of data.
+    source = {"path": "a", "name": "b"}
+    now = origins(PretrainRecipe(data=DataRecipe(sources=(SourceRecipe(**source),))))
+    check_same(now | {"data.sources": [source]}, now, tmp_path, length="steps")
+    with pytest.raises(TrainingError, match=r"data\.sources = "):
+        check_same(now | {"data.sources": [source | {"first": 7}]}, now, tmp_path, length="steps")
