@@ -7,6 +7,7 @@ CPU in less than a minute.
 
     right     goldens, batches, recorded steps, a story, fewer bits; resume: a kill and going on
     faults    the suspected faults of the GPU path that only a GPU can show (docs/benchmarks.md)
+    packing   attention of packed rows: without masks beside a dense mask, time and memory
     drawing   seconds a picture of the 7B's shape beside the release's algorithm and the roofline
     training  steps of a 7B's build-base: tokens/s, use of the card, peak memory beside the plan
     stages    the five trainings of the bundled models
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from card_parts import drawing, faults, resume, right, stages, training  # noqa: E402
+from card_parts import drawing, faults, packing, resume, right, stages, training  # noqa: E402
 from card_parts.findings import Asked, Finding  # noqa: E402
 
 
@@ -50,6 +51,7 @@ PARTS = {
     "right": Part(right.findings, 1.3),
     "resume": Part(resume.findings, 0.9),
     "faults": Part(faults.findings, 1.0),
+    "packing": Part(packing.findings, 0.5),
     "drawing": Part(drawing.findings, 3.0),
     "training": Part(training.findings, 1.8),
     "stages": Part(stages.findings, 4.0),
