@@ -231,11 +231,11 @@ def way_to_attend(documents: Documents, query_BHSD: Tensor, dropout: float) -> W
 
     On a GPU a mask rules flash kernels out and takes 64 MB a row in fp32 at 4,096 positions. The
     variable-length kernel needs neither mask nor compilation, but takes 16-bit numbers only, from
-    torch 2.10 and compute capability 8.0 on. Flex attention takes fp32 as well; it is compiled by
-    Triton at its first call. Neither has dropout. On a CPU, one call for each document was 1.3 to
-    1.5 times faster, forward and backward, for rows of a few hundred positions that hold three or
-    more documents, and slower for short rows, whose calls cost more than their arithmetic. MPS has
-    none of these.
+    torch 2.10 on. Flex attention takes fp32 as well; Triton compiles it at its first call. Both
+    need compute capability 8.0, and neither has dropout. On a CPU, one call for each document was
+    1.3 to 1.5 times faster, forward and backward, for rows of a few hundred positions that hold
+    three or more documents, and slower for short rows, whose calls cost more than their arithmetic.
+    MPS has none of these.
     """
     device, channels = query_BHSD.device, query_BHSD.shape[-1]
     if device.type == "cuda" and not dropout:
@@ -266,7 +266,7 @@ def has_flex(device: torch.device) -> bool:
 
     return (
         find_spec("triton") is not None
-        and torch.cuda.get_device_capability(device) >= (7, 5)
+        and torch.cuda.get_device_capability(device) >= (8, 0)
         and "seq_lengths" in inspect.signature(BlockMask.from_kv_blocks).parameters
     )
 
