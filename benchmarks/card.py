@@ -8,6 +8,7 @@ CPU in less than a minute.
     right     reference tensors, batches, recorded steps, a story, quantised weights
     resume    a training that is killed and continued
     faults    suspected faults of the GPU path that occur only on a GPU (docs/benchmarks.md)
+    packing   attention of packed rows: time and memory without masks and with a dense mask
     drawing   seconds a picture at the 7B's shape, for the release's algorithm and the roofline too
     training  steps of a 7B's build-base: tokens/s, use of the card, peak and planned memory
     stages    the five trainings of the bundled models
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from card_parts import drawing, faults, resume, right, stages, training  # noqa: E402
+from card_parts import drawing, faults, packing, resume, right, stages, training  # noqa: E402
 from card_parts.findings import Asked, Finding  # noqa: E402
 
 
@@ -51,6 +52,7 @@ PARTS = {
     "right": Part(right.findings, 1.3),
     "resume": Part(resume.findings, 0.9),
     "faults": Part(faults.findings, 1.0),
+    "packing": Part(packing.findings, 0.5),
     "drawing": Part(drawing.findings, 3.0),
     "training": Part(training.findings, 1.8),
     "stages": Part(stages.findings, 4.0),

@@ -35,8 +35,8 @@ from orthus_core.data.document import Document
 from orthus_core.device import limit_threads
 from orthus_core.events import StepDone
 from orthus_core.losses.diffusion import Draws, diffusion_loss
-from orthus_core.model.attention_mask import packed_mask
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.packed_attention import packed_mask
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train.batches import orthus_batch_builder, read_rows

@@ -19,9 +19,9 @@ from orthus_core.entry_points import imported
 from orthus_core.errors import RecipeError
 from orthus_core.losses.diffusion import diffusion_loss, draw
 from orthus_core.losses.picture_noise import Stream, drawn_seeds, normal, uniform
-from orthus_core.model.attention_mask import packed_mask
 from orthus_core.model.config import IGNORE
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.packed_attention import document_inputs, use_packed_attention
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.recipe.training import TimestepKind
 
@@ -174,6 +174,7 @@ class JointLoss(nn.Module):
         terms: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        use_packed_attention(model)
         self.model = model
         self.lambda_image = lambda_image
         self.text_weight = text_weight
@@ -198,10 +199,8 @@ class JointLoss(nn.Module):
         model = self.model
         seeds_M = self.noise_seeds(rows)
         read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC, seeds_M)
-        mask, position_ids_BS = packed_mask(rows.attention_mask_BS, model.dtype)
-        hidden_XD = model(
-            rows.ids_BS, read_NC, attention_mask=mask, position_ids=position_ids_BS
-        ).hidden_BSD.flatten(0, 1)
+        documents = document_inputs(model, rows.attention_mask_BS, model.dtype)
+        hidden_XD = model(rows.ids_BS, read_NC, **documents).hidden_BSD.flatten(0, 1)
 
         # 2. Both losses, with a gradient where the weight is not 0.
         with gradients_if(self.text_weight):
@@ -321,19 +320,17 @@ class DiscreteLoss(nn.Module):
 
     def __init__(self, backbone: nn.Module, lm_head: nn.Linear) -> None:
         super().__init__()
+        use_packed_attention(backbone)
         self.backbone = backbone
         self.lm_head = lm_head
 
     def forward(self, rows: BatchLike, counts: Counts | None = None) -> DiscreteLosses:
         """Loss of a batch, as a mean over `counts.text` tokens; over the rows' own by default."""
         own = counts_of(rows)
-        mask, position_ids_BS = packed_mask(rows.attention_mask_BS, self.lm_head.weight.dtype)
-        output = self.backbone(
-            input_ids=rows.ids_BS,
-            attention_mask=mask,
-            position_ids=position_ids_BS,
-            use_cache=False,
+        documents = document_inputs(
+            self.backbone, rows.attention_mask_BS, self.lm_head.weight.dtype
         )
+        output = self.backbone(input_ids=rows.ids_BS, use_cache=False, **documents)
         chosen_BS = rows.text_targets_BS != IGNORE
         logits_NV = with_padded_rows(self.lm_head, output.last_hidden_state[chosen_BS])
         loss = text_loss(logits_NV, rows.text_targets_BS[chosen_BS])

@@ -12,7 +12,7 @@ Legend: B batch, S sequence, D hidden, V vocabulary, C feature channels, P patch
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ from transformers.models.chameleon.modeling_chameleon import ChameleonPreTrained
 from orthus_core.errors import PromptError
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.model.vision import OrthusVQ
+
+if TYPE_CHECKING:
+    from orthus_core.model.packed_attention import Documents
+
+PACKED_ATTENTION = "orthus_packed"
+"""The attention of a model that trains, by transformers' name of it: `sdpa`, and by document where
+rows are packed. A model is opened with `sdpa`; the losses set this (see `packed_attention.py`).
+"""
 
 
 class OrthusOutput(NamedTuple):
@@ -142,6 +150,7 @@ class InterleavedModel(InterleavedPreTrainedModel):
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
+        documents: Documents | None = None,
     ) -> OrthusOutput:
         """Hidden states of a sequence, or of its next part when a cache is given.
 
@@ -153,6 +162,8 @@ class InterleavedModel(InterleavedPreTrainedModel):
                 padding.
             past_key_values: Dynamic or static cache, filled in place.
             use_cache: Whether to make a dynamic cache when none is given.
+            documents: Documents of packed rows, for a model that attends by them; `document_inputs`
+                makes them, with the mask and the positions that go with them.
 
         Returns: Hidden states [B, S, D] after the last norm, and the cache.
         """
@@ -167,6 +178,7 @@ class InterleavedModel(InterleavedPreTrainedModel):
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            documents=documents,
         )
         return OrthusOutput(output.last_hidden_state, output.past_key_values)
 

@@ -26,7 +26,7 @@ from transformers import Cache
 from orthus_core.device import moved
 from orthus_core.errors import CheckpointError
 from orthus_core.model.cpu_linear import FewRowLinears
-from orthus_core.model.interleaved import InterleavedModel
+from orthus_core.model.interleaved import PACKED_ATTENTION, InterleavedModel
 from orthus_core.samplers.kv_cache import KVCache
 from orthus_core.samplers.prefix_sharing import group_by_prefix, numbered, shared_prefix_lengths
 from orthus_core.samplers.prompt import Branch
@@ -53,7 +53,7 @@ class Backbone:
 
     def __init__(self, model: InterleavedModel, *, records: bool | None = None) -> None:
         attention = model.config._attn_implementation
-        if attention not in ("sdpa", "eager"):
+        if attention not in ("sdpa", "eager", PACKED_ATTENTION):
             raise CheckpointError(
                 f"drawing needs an attention mask, and {attention} takes none",
                 where="attn_implementation",

@@ -20,7 +20,7 @@ from orthus_core.data.collate import Batch
 from orthus_core.device import moved
 from orthus_core.events import PatchDone
 from orthus_core.losses.joint import JointLoss
-from orthus_core.model.attention_mask import packed_mask
+from orthus_core.model.packed_attention import packed_mask
 from orthus_core.model.soft_embedding import soft_embed
 from orthus_core.samplers import decode, generate
 from orthus_core.samplers.engine import Backbone

@@ -14,7 +14,7 @@ from orthus_core.data.encode import IGNORE, EncodedRow, TokenIds
 from orthus_core.losses.diffusion import draw, timesteps_at
 from orthus_core.losses.joint import DiscreteLoss, JointLoss, counts_of
 from orthus_core.model import padded_rows
-from orthus_core.model.attention_mask import packed_mask
+from orthus_core.model.packed_attention import packed_mask
 from orthus_core.model.schedule import make_schedule
 from tests.conftest import make_tiny_config, make_tiny_model
 
