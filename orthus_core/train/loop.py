@@ -25,10 +25,20 @@ from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import LogRecipe, OptimRecipe
 from orthus_core.train.distributed import accelerator as make_accelerator
 from orthus_core.train.distributed import all_reduce_sum, current_rank, gather_lists
-from orthus_core.train.metrics import MetricsLogger, check_board
+from orthus_core.train.metrics import PROFILE, MetricsLogger, check_board, check_trackers
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.runs import BATCH_OF, TrainingRun, plan_run
 from orthus_core.train.state import Resume, load_state, save_state, saved_steps
+from orthus_core.train.throughput import (
+    BACKWARD,
+    DATA,
+    FORWARD,
+    MEASURING,
+    OPTIMISER,
+    REST,
+    SAVING,
+    Meter,
+)
 
 # Held-out rows are always measured with the same noise, so that the figures can be compared.
 VALIDATION_SEED = 20_241_200_127
@@ -125,6 +135,7 @@ def train(
     overwrite: bool = False,
     replaced: Sequence[Path] = (),
     before: Before | None = None,
+    profile: bool = False,
     should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields one StepDone per step and Notes in between.
@@ -139,6 +150,8 @@ def train(
         overwrite: Whether a run that begins may replace one in `folder` (`plan_run`).
         replaced: Further training folders to clear when this training begins.
         before: Work before the first step, once it is certain that the training begins or goes on.
+        profile: Whether the first process writes a trace of some steps, and where the time went, to
+            `folder`/profile.
         should_stop: Called after each step; when true, the state is saved and the generator ends.
 
     Raises:
@@ -171,30 +184,49 @@ def train(
         yield Note(f"resuming after step {start} of {optim.steps}")
     yield from notes_on(run, origins, optim, length, start)
     check_board(log.tensorboard)
+    check_trackers(log.trackers)
     book = None
     if place.is_first:
         earlier = folder if run.state is None else run.state.parents[1]
         run.begin(start, origins, replaced)
-        book = MetricsLogger(folder, start, log.tensorboard, earlier)
+        book = MetricsLogger(
+            *(folder, start, log.tensorboard, earlier),
+            trackers=log.trackers,
+            run=run.id,
+            about=origins,
+        )
 
     if before is not None and start < optim.steps:
         yield from before(start * optim.accumulate, optim.steps * optim.accumulate)
 
     # 3. Run the steps.
     lost: list[str] = []
+    meter, speed = Meter(stage.objective, device), dict[str, float]()
+    profiler = None
+    if profile and place.is_first:
+        from orthus_core.train.profiler import StepProfiler
+
+        profiler = StepProfiler(folder / PROFILE, meter)
     for step in range(start, optim.steps):
+        if profiler:
+            profiler.begin_step()
         seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(optim, step)
         parts: list[Losses] = []
+        meter.enter(DATA)
         for part, (batch, *more) in enumerate(stage.parts(step, optim.accumulate)):
             last_part = part + 1 == optim.accumulate
+            meter.count(batch)
+            meter.enter(FORWARD)
             with nullcontext() if last_part else accelerator.no_sync(objective):
                 with bf16:
                     losses = objective(batch.to(device), *more)
+                meter.enter(BACKWARD)
                 accelerator.backward(losses.total / optim.accumulate)
             parts.append(losses)
+        meter.enter(OPTIMISER)
         # Even without a limit the norm is measured: it must be finite before a step.
         norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
         assert norm is not None, "only XLA clips without telling"
@@ -209,6 +241,7 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         average.update(step)
+        meter.enter(REST)
 
         # 4. Measure, report, sample and save.
         done, last = step + 1, step + 1 == optim.steps
@@ -220,25 +253,33 @@ def train(
         figures["grad_norm"] = float(norm)
         measured: dict[str, float] = {}
         if due(log.validate_every, done, optim.steps):
+            meter.enter(MEASURING)
             average.swap()
             with bf16:
                 measured = validate(stage, device)
             average.swap()
-        if book and (due(log.every, done, optim.steps) or measured or met):
-            of_data = stage.report.figures(done * optim.accumulate) if stage.report else {}
-            with unless_last(last, lost):
-                book.write(done, {**figures, **measured, **of_data})
-        yield StepDone(done, optim.steps, figures | measured)
+            meter.enter(REST)
+        if due(log.every, done, optim.steps) or measured or met:
+            speed = meter.figures()
+            if book:
+                of_data = stage.report.figures(done * optim.accumulate) if stage.report else {}
+                with unless_last(last, lost):
+                    line = {**figures, **measured, **of_data, **speed}
+                    yield from map(Note, book.write(done, line))
+        yield StepDone(done, optim.steps, figures | measured, speed)
         if measured:
             means = (f"{n.partition('_')[2]} {value:.4g}" for n, value in measured.items())
             yield Note(f"on held-out rows after step {done}: {', '.join(means)}")
         if place.is_first and due(log.sample_every, done, optim.steps):
+            meter.enter(MEASURING)
             average.swap()
             with unless_last(last, lost):
                 save_samples(stage, folder / "samples", done)
             average.swap()
+            meter.enter(REST)
         stopping = all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0
         if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
+            meter.enter(SAVING)
             with unless_last(last, lost):
                 save_state(
                     run,
@@ -249,6 +290,13 @@ def train(
                     keep_last=log.keep_last,
                     origins=origins,
                 )
+            meter.enter(REST)
+        if profiler:
+            yield from map(Note, profiler.end_step())
+        if stopping or last:
+            yield from map(Note, profiler.finish() if profiler else [])
+            if book:
+                book.close()
         if stopping and not last:
             yield from data_summary(stage.report, done * optim.accumulate)
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")

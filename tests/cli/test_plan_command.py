@@ -13,12 +13,11 @@ from orthus_core.plan.fit import drawing_changes, training_changes
 from orthus_core.plan.memory_parts import (
     GB,
     Drawing,
-    Training,
     drawing_memory,
     total,
-    training_memory,
 )
 from orthus_core.plan.planned_model import planned_model, pretrain_config, released
+from orthus_core.plan.training_memory import Training, training_memory
 from orthus_core.recipe import PretrainRecipe, load
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.shelf import shelved
