@@ -4,11 +4,13 @@ the peak that is assumed to be reached.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from orthus_core.checkpoint.parts import part_of
 from orthus_core.checkpoint.skeleton import skeleton
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
+from orthus_core.plan.memory_parts import weights_of
 from orthus_core.plan.training_memory import (
     AUTOENCODER,
     Training,
@@ -95,7 +97,7 @@ def disk_of(config: InterleavedConfig, trained: Training, steps: int, keep_last:
     adapters = adapters_of(config, trained.lora)
     count = sum(moved.values()) + adapters
     state = 4 * (count * (2 if trained.averaged else 1) + moments_of(count, maps, trained))
-    weights = sum(weight.numel() for weight in skeleton(config).parameters())
+    weights = sum(math.prod(weight.shape) for weight in weights_of(config))
     model = 4 * count if trained.lora.rank else 2 * weights
     features = 0
     if trained.has_rows:

@@ -7,7 +7,10 @@ on kernels, so the figures are rounded up (`MARGIN`).
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
+from functools import lru_cache
 from typing import NamedTuple
 
 from orthus_core.checkpoint.parts import part_of
@@ -94,6 +97,26 @@ def drawing_memory(
     ]
 
 
+class Weight(NamedTuple):
+    """A weight of a model by its name and part."""
+
+    name: str
+    part: str
+    shape: tuple[int, ...]
+
+
+def weights_of(config: InterleavedConfig) -> tuple[Weight, ...]:
+    """The weights of a model, which are not read."""
+    return _weights_of(type(config), config.to_json_string(use_diff=False))
+
+
+@lru_cache(maxsize=8)
+def _weights_of(kind: type[InterleavedConfig], values: str) -> tuple[Weight, ...]:
+    model = skeleton(kind.from_dict(json.loads(values)))
+    named = model.named_parameters()
+    return tuple(Weight(name, part_of(name), tuple(weight.shape)) for name, weight in named)
+
+
 def total(items: list[MemoryItem]) -> int:
     """Bytes of all parts that are in memory at the peak, with a margin for what the estimate
     misses.
@@ -121,12 +144,11 @@ def weights_memory(
     """The memory of the weights of each part of a model, as `Drawing` describes them."""
     counts: Counter[str] = Counter()
     bits: Counter[str] = Counter()
-    for name, weight in skeleton(config).named_parameters():
-        part = part_of(name)
-        is_matrix = part == "backbone" and weight.ndim == 2
+    for _, part, shape in weights_of(config):
+        is_matrix, size = part == "backbone" and len(shape) == 2, math.prod(shape)
         each = QUANTISED_BITS[quantise] if quantise and is_matrix else 8 * ITEMSIZE[dtype]
-        counts[part] += weight.numel()
-        taken = round(each * weight.numel())
+        counts[part] += size
+        taken = round(each * size)
         bits[part] = max(bits[part], taken) if fetched and is_matrix else bits[part] + taken
     return [
         MemoryItem(f"{WEIGHTS}{part}", bits[part] // 8, f"{count:,} parameters")

@@ -9,6 +9,7 @@ weights but the autoencoder's, and gathers a layer when its turn comes.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from functools import cache
 from typing import NamedTuple
@@ -16,10 +17,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from orthus_core.checkpoint.parts import part_of
-from orthus_core.checkpoint.skeleton import skeleton
 from orthus_core.model.config import InterleavedConfig, OrthusConfig, OrthusVQConfig
-from orthus_core.plan.memory_parts import DRIVER, WEIGHTS, MemoryItem, weights_memory
+from orthus_core.plan.memory_parts import (
+    DRIVER,
+    WEIGHTS,
+    MemoryItem,
+    weights_memory,
+    weights_of,
+)
 from orthus_core.recipe.training import LoraRecipe
 
 VISION = ("vision encoder", "vision codebook", "pixel decoder")
@@ -165,7 +170,7 @@ def training_memory(
     if trained.has_rows:
         if not before:
             first = FP32 * (moved["LM head"] + moved["diffusion head"]) // shards
-            items.append(MemoryItem("gradients of the heads", first, "", (FORWARD,)))
+            items.append(MemoryItem("heads' gradients", first, "", (FORWARD,)))
         items += _of_rows(config, trained, number, moved)
     else:
         items += _of_pictures(config, trained, number)
@@ -181,13 +186,12 @@ def moved_weights(config: InterleavedConfig, trained: Training) -> tuple[Counter
     """
     parts: Counter[str] = Counter()
     maps = 0
-    for name, weight in skeleton(config).named_parameters():
-        part = part_of(name)
+    for name, part, shape in weights_of(config):
         if not moves(part, trained):
             continue
-        parts[part] += weight.numel()
+        parts[part] += math.prod(shape)
         by_row = part in (*TABLES, "LM head", "vision codebook") or "_norm." in name
-        maps += weight.numel() if weight.ndim in (2, 4) and not by_row else 0
+        maps += math.prod(shape) if len(shape) in (2, 4) and not by_row else 0
     return parts, maps
 
 
@@ -214,11 +218,11 @@ def moves(part: str, trained: Training) -> bool:
 def adapters_of(config: InterleavedConfig, lora: LoraRecipe) -> int:
     """Number of weights of adapters: two matrices for each that they are added to."""
     count = 0
-    for name, weight in skeleton(config).named_parameters() if lora.rank else ():
-        part, layer = part_of(name), name.removesuffix(".weight").rpartition(".")[2]
+    for name, part, shape in weights_of(config) if lora.rank else ():
+        layer = name.removesuffix(".weight").rpartition(".")[2]
         of_head = part == "diffusion head" and lora.head == "lora"
-        if weight.ndim == 2 and (of_head or (part == "backbone" and layer in lora.targets)):
-            count += lora.rank * sum(weight.shape)
+        if len(shape) == 2 and (of_head or (part == "backbone" and layer in lora.targets)):
+            count += lora.rank * sum(shape)
     return count
 
 
@@ -278,7 +282,7 @@ def _of_rows(
         items.append(
             MemoryItem("diffusion head", round(draws * each), f"{draws} draws", (FORWARD,))
         )
-        if config.embedding == "soft" and moved["input codes"]:
+        if config.embedding == "softmax" and moved["input codes"]:
             codes = slots * config.num_codes
             size = codes * CODE[number]
             items.append(
@@ -289,7 +293,7 @@ def _of_rows(
         # The gradients of its two uses, by words and by codes, before they are one.
         ends += FP32 * moved["token embeddings"]
     if ends:
-        items.append(MemoryItem("gradients of the inputs", ends, "", (BACKWARD,)))
+        items.append(MemoryItem("inputs' gradients", ends, "", (BACKWARD,)))
     shards = trained.shards
     if shards > 1:
         items += _gathered(config, trained, number, moved)
@@ -307,8 +311,8 @@ def _gathered(
     no layer; and their gradients before these are shared.
     """
     parts: Counter[str] = Counter()
-    for name, weight in skeleton(config).named_parameters():
-        parts[part_of(name)] += weight.numel()
+    for _, part, shape in weights_of(config):
+        parts[part] += math.prod(shape)
     layer = parts["backbone"] // config.num_hidden_layers
     others = ("diffusion head", *TABLES)
     root = sum(parts[part] for part in others)
@@ -325,11 +329,10 @@ def _gathered(
 
 def _muon(config: InterleavedConfig, trained: Training, number: int, maps: int) -> MemoryItem:
     """What Muon's step needs: an update of each matrix, and those of one shape at once."""
-    alike: Counter[torch.Size] = Counter()
-    for name, weight in skeleton(config).named_parameters():
-        part = part_of(name)
-        if moves(part, trained) and weight.ndim in (2, 4) and part not in (*TABLES, "LM head"):
-            alike[weight.shape] += weight.numel()
+    alike: Counter[tuple[int, ...]] = Counter()
+    for _, part, shape in weights_of(config):
+        if moves(part, trained) and len(shape) in (2, 4) and part not in (*TABLES, "LM head"):
+            alike[shape] += math.prod(shape)
     largest = max(alike.values(), default=0)
     if trained.shards > 1:
         largest = min(largest, MUON_GATHERED)

@@ -107,7 +107,7 @@ def row_costs(model: InterleavedModel, *, text: bool = True, image: bool = True)
     if not hasattr(model, "mlp_head"):
         return costs
     slot = 0.0
-    if config.embedding == "soft":
+    if config.embedding == "softmax":
         each = config.num_codes * (config.feature_channels + config.hidden_size)
         slot = each * (TRAINED if _is_trained(backbone.codebook_in) else FORWARD)
     elif config.embedding == "linear":

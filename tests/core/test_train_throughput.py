@@ -22,7 +22,7 @@ from orthus_core.train import throughput
 from orthus_core.train.autoencoder import DecoderObjective
 from orthus_core.train.card_rates import peak_flops
 from orthus_core.train.distributed import Rank
-from orthus_core.train.flops import PAIR, Work, counter_of, documents_of
+from orthus_core.train.flops import PAIR, Work, counter_of, documents_of, row_costs
 from orthus_core.train.freeze import all_but_autoencoder, only_image_parts
 from orthus_core.train.loop import train
 from orthus_core.train.metrics import MetricsLogger, check_trackers
@@ -80,6 +80,8 @@ def test_the_work_of_a_step_is_what_torch_counts(trained, options):
     attention = PAIR * config.hidden_size * config.num_hidden_layers * pairs
     assert work.tokens == tokens and work.pictures == ROWS
     assert work.flops - attention == pytest.approx(products, rel=0.03)
+    codes = config.num_codes * (config.feature_channels + config.hidden_size)
+    assert row_costs(model).slot == 6 * codes, "too few codes here to show above"
 
 
 def test_padding_is_no_work_and_documents_side_by_side_see_only_themselves():
@@ -245,7 +247,7 @@ def test_a_tracker_that_is_not_there_is_refused_before_the_first_step(tmp_path, 
         check_trackers(("tensorboard",))
 
 
-@pytest.mark.parametrize(("steps", "counted"), [(8, 2), (5, 5)])
+@pytest.mark.parametrize(("steps", "counted"), [(9, 3), (5, 2)])
 def test_a_profile_has_a_trace_and_a_table_of_the_steps_after_it(tmp_path, steps, counted):
     run = train(Fit(), optim=optim(steps=steps), log=LOG, seed=0, folder=tmp_path, profile=True)
     notes = [event.message for event in run if isinstance(event, Note)]
