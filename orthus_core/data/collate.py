@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from orthus_core.data.encode import EncodedRow, TokenIds
+from orthus_core.data.order import hash_of
 from orthus_core.data.pictures import Picture
 from orthus_core.model.config import IGNORE
 
@@ -40,6 +41,8 @@ class Batch:
         image_targets_N: Whether the patch of each slot is to be predicted; None for all of them.
         pixels_MHW3: uint8 pixels of the pictures whose features are yet to be computed.
         lookup: What is stored of the pictures, if a process without an encoder made the batch.
+        noise_seeds_M: Seed of what a training draws for each picture, by its row and its place in
+            the row alone; None when a row has no seed.
     """
 
     ids_BS: Tensor
@@ -52,6 +55,7 @@ class Batch:
     image_targets_N: Tensor | None = None
     pixels_MHW3: Tensor | None = None
     lookup: Lookup | None = None
+    noise_seeds_M: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
@@ -113,6 +117,12 @@ def collate(
             start += len(row.ids)
 
     pictures = tuple(picture for line in lines for row in line for picture in row.pictures)
+    seeds = [
+        row.noise_seed if row.noise_seed is None else noise_seed(row.noise_seed, place)
+        for line in lines
+        for row in line
+        for place in range(len(row.pictures))
+    ]
     slots_N = (ids_BS.flatten() == ids.image).nonzero().flatten()
     image_targets_N = None
     if own_pictures and pictures:
@@ -129,7 +139,13 @@ def collate(
         image_index_N=slots_N - 1,
         pictures=pictures,
         image_targets_N=image_targets_N,
+        noise_seeds_M=None if None in seeds else torch.tensor(seeds, dtype=torch.long),
     )
+
+
+def noise_seed(seed: int, place: int) -> int:
+    """Seed of the row at a place of a training, or of the picture at a place of a row: 63 bits."""
+    return hash_of(seed, place) >> 1
 
 
 def round_up(count: int, many: int) -> int:
@@ -179,4 +195,5 @@ def with_codes(batch: Batch, codes_MP: Tensor, code_token_ids: Sequence[int]) ->
         pictures=(),
         pixels_MHW3=None,
         lookup=None,
+        noise_seeds_M=None,
     )

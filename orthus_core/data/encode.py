@@ -81,6 +81,7 @@ class EncodedRow(NamedTuple):
         from_model: For each of them whether it is the model's to draw.
         name: Place or id of the record, for messages.
         turns_left_out: Number of turns at the end of the document that do not fit the context.
+        noise_seed: Seed of what a training draws for it; None for a row outside of one.
     """
 
     ids: list[int]
@@ -89,6 +90,7 @@ class EncodedRow(NamedTuple):
     from_model: tuple[bool, ...] = ()
     name: str = ""
     turns_left_out: int = 0
+    noise_seed: int | None = None
 
     @property
     def cut(self) -> bool:

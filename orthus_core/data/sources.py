@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from orthus_core.data.collate import Batch
+from orthus_core.data.collate import Batch, noise_seed
 from orthus_core.data.document import Document
 from orthus_core.data.encode import EncodedRow, drop_condition
 from orthus_core.data.order import MixtureOrder, Permutation, hash_of
@@ -269,6 +269,7 @@ class Batches:
         batch_size: Rows in a step, of all devices together; a multiple of their number.
         ready: Makes sure that the pictures of a row can be read.
         seed: Seed of the condition dropout and of the order inside a window.
+        noise_seed: Seed of the training; with a row's number it makes the row's `noise_seed`.
         condition_dropout: Probability for `drop_condition`.
         window: Number of steps whose rows are sorted by length together, so that short rows are
             not padded to the length of long ones; the order of the steps stays random. 1 does not
@@ -283,6 +284,7 @@ class Batches:
     batch_size: int
     ready: Callable[[EncodedRow], EncodedRow] = unchanged
     seed: int = 0
+    noise_seed: int = 0
     condition_dropout: float = 0.0
     window: int = 1
     shard: int = 0
@@ -305,7 +307,10 @@ class Batches:
                 self._drafts_of_window = self._sorted_drafts(window)
                 self._window_at = window
             drafts = self._drafts_of_window[place]
-        return [self._finished(draft) for draft in drafts]
+        return [
+            self._finished(draft)._replace(noise_seed=noise_seed(self.noise_seed, draft.number))
+            for draft in drafts
+        ]
 
     def _sorted_drafts(self, window: int) -> list[list[Draft]]:
         """This device's rows of each step of a window. Every device sorts those of all."""

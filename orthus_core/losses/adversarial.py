@@ -12,9 +12,13 @@ Legend: M pictures, H W pixels, h w the grid of patches that are judged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from orthus_core.losses.picture_noise import Stream, drawn_seeds, uniform
 
 # Largest factor on the adversarial term, and what keeps its denominator off zero: VQGAN's values.
 MAX_ADAPTIVE_WEIGHT = 1e4
@@ -86,14 +90,25 @@ def slope_penalty(discriminator: nn.Module, pixels_M3HW: Tensor) -> Tensor:
     return 0.5 * slope_M3HW.square().flatten(1).sum(1).mean()
 
 
-def augmented_alike(decoded_M3HW: Tensor, truth_M3HW: Tensor) -> tuple[Tensor, Tensor]:
+def augmented_alike(
+    decoded_M3HW: Tensor, truth_M3HW: Tensor, seeds_M: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Both pictures of each pair with the same random brightness, saturation, contrast and shift
-    (DiffAugment, 2006.10738), so that a small set cannot be learnt by heart. Gradients pass. The
-    changes are drawn from torch's global generator.
+    (DiffAugment, 2006.10738), so that a small set cannot be learnt by heart. Gradients pass.
+
+    Args:
+        seeds_M: Seed of each pair, which its changes alone depend on; None draws seeds from torch's
+            global generator.
     """
-    count, _, height, width = truth_M3HW.shape
-    bright, saturated, contrasted = torch.rand(3, count, 1, 1, 1, device=truth_M3HW.device)
-    down, across = (int(torch.randint(-side // 8, side // 8 + 1, ())) for side in (height, width))
+    if seeds_M is None:
+        seeds_M = drawn_seeds(len(truth_M3HW))
+    drawn_M5 = uniform(seeds_M.to(truth_M3HW.device), Stream.AUGMENTATION, 5)
+    bright, saturated, contrasted = drawn_M5[:, :3, None, None, None].unbind(1)
+    height, width = truth_M3HW.shape[2:]
+    down_M, across_M = (
+        (share_M * (2 * (side // 8) + 1)).long() - side // 8
+        for share_M, side in zip(drawn_M5[:, 3:].unbind(1), (height, width), strict=True)
+    )
 
     def changed(x_M3HW: Tensor) -> Tensor:
         x_M3HW = x_M3HW + (bright - 0.5)
@@ -101,18 +116,51 @@ def augmented_alike(decoded_M3HW: Tensor, truth_M3HW: Tensor) -> tuple[Tensor, T
         x_M3HW = grey_M1HW + 2 * saturated * (x_M3HW - grey_M1HW)
         mean_M111 = x_M3HW.mean((1, 2, 3), keepdim=True)
         x_M3HW = mean_M111 + (contrasted + 0.5) * (x_M3HW - mean_M111)
-        left, top = max(across, 0), max(down, 0)
-        padded_M3HW = F.pad(x_M3HW, (left, max(-across, 0), top, max(-down, 0)))
-        return padded_M3HW[..., top - down :, left - across :][..., :height, :width]
+        return shifted(x_M3HW, down_M, across_M)
 
     return changed(decoded_M3HW), changed(truth_M3HW)
 
 
-def adaptive_weight(others: Tensor, adversarial: Tensor, last_layer: Tensor) -> Tensor:
+def shifted(pixels_M3HW: Tensor, down_M: Tensor, across_M: Tensor) -> Tensor:
+    """Each picture moved down and to the right by pixels of its own, with 0 in what is uncovered.
+
+    Args:
+        down_M: Pixels down, int64; negative for up.
+        across_M: Pixels to the right, int64; negative for the left.
+    """
+    height, width = pixels_M3HW.shape[2:]
+    from_MH = torch.arange(height, device=down_M.device) - down_M[:, None]
+    from_MW = torch.arange(width, device=across_M.device) - across_M[:, None]
+    covered_MHW = is_place(from_MH, height)[:, :, None] & is_place(from_MW, width)[:, None]
+    rows_M3HW = from_MH.clamp(0, height - 1)[:, None, :, None].expand_as(pixels_M3HW)
+    columns_M3HW = from_MW.clamp(0, width - 1)[:, None, None].expand_as(pixels_M3HW)
+    return pixels_M3HW.gather(2, rows_M3HW).gather(3, columns_M3HW) * covered_MHW[:, None]
+
+
+def is_place(numbers: Tensor, count: int) -> Tensor:
+    """Whether each number is one of 0 .. count - 1."""
+    return (numbers >= 0) & (numbers < count)
+
+
+def unchanged(values: Tensor) -> Tensor:
+    """The mean over processes of what only one has."""
+    return values
+
+
+def adaptive_weight(
+    others: Tensor,
+    adversarial: Tensor,
+    last_layer: Tensor,
+    mean: Callable[[Tensor], Tensor] = unchanged,
+) -> Tensor:
     """|gradient of the other terms| / |gradient of the adversarial term|, both at the decoder's
     last layer: a constant that balances the two (2012.09841, eq. 7).
+
+    Args:
+        mean: The mean of a tensor over the processes that share a batch, so that the gradients are
+            those of the whole batch.
     """
     (others_grad,) = torch.autograd.grad(others, last_layer, retain_graph=True)
     (adversarial_grad,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    ratio = others_grad.norm() / (adversarial_grad.norm() + DELTA)
+    ratio = mean(others_grad).norm() / (mean(adversarial_grad).norm() + DELTA)
     return ratio.clamp(0, MAX_ADAPTIVE_WEIGHT).detach()

@@ -1,6 +1,6 @@
 """L_diff: the squared error of the head's prediction on noised features (2412.00127, eq. 3).
 
-Legend: N patches, R noise draws a patch, C feature channels, D hidden.
+Legend: M pictures, N patches, R noise draws a patch, C feature channels, D hidden.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from orthus_core.losses.picture_noise import Stream, normal, uniform
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import Schedule, add_noise, target
@@ -28,29 +29,41 @@ class Draws(NamedTuple):
 
 
 def draw(
-    clean_NC: Tensor,
+    seeds_M: Tensor,
+    patches: int,
+    channels: int,
     repeats: int,
     schedule: Schedule,
-    generator: torch.Generator | None = None,
     *,
     timesteps: TimestepKind = "uniform",
+    chosen_N: Tensor | None = None,
 ) -> Draws:
-    """Normal noise in fp32, and timesteps.
+    """Normal noise in fp32, and timesteps, for the patches of pictures one after the other.
 
     Args:
+        seeds_M: Seed of each picture; its draws depend on it alone.
+        patches: Patches P of a picture.
+        channels: Feature channels C.
+        repeats: Draws R of each patch.
         timesteps: "uniform" over the schedule's timesteps; "uniform-angle": phi, where
             sqrt(a_t) = cos(phi), uniform over 0..pi/2; "logit-normal": phi = pi/2 sigmoid(n) for a
             normal n, so mostly middle angles (2403.03206, 3.1).
+        chosen_N: Places of the patches to draw for, 0 .. M P - 1; None for all.
     """
-    rows, device = repeats * len(clean_NC), clean_NC.device
-    noise = torch.randn(rows, clean_NC.shape[-1], generator=generator, device=device)
-    if timesteps == "uniform":
-        chosen = torch.randint(schedule.num_timesteps, (rows,), generator=generator, device=device)
-        return Draws(noise, chosen)
-    if timesteps == "uniform-angle":
-        share_R = torch.rand(rows, generator=generator, device=device)
+
+    def by_draw(numbers_MX: Tensor, *shape: int) -> Tensor:
+        numbers_RM = numbers_MX.view(len(seeds_M), repeats, patches, *shape).transpose(0, 1)
+        numbers_RN = numbers_RM.reshape(repeats, len(seeds_M) * patches, *shape)
+        return (numbers_RN if chosen_N is None else numbers_RN[:, chosen_N]).flatten(0, 1)
+
+    count = repeats * patches
+    noise = by_draw(normal(seeds_M, Stream.DIFFUSION, count * channels), channels)
+    if timesteps == "logit-normal":
+        share_R = by_draw(normal(seeds_M, Stream.TIMESTEPS, count)).sigmoid()
     else:
-        share_R = torch.randn(rows, generator=generator, device=device).sigmoid()
+        share_R = by_draw(uniform(seeds_M, Stream.TIMESTEPS, count))
+    if timesteps == "uniform":
+        return Draws(noise, (share_R * schedule.num_timesteps).long())
     return Draws(noise, timesteps_at(schedule, share_R * (math.pi / 2)))
 
 

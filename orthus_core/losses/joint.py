@@ -1,8 +1,8 @@
 """L_ar + lambda L_diff over a batch of interleaved rows, as one module that a training prepares and
 calls (2412.00127, eq. 2 and 3).
 
-Legend: B batch, S sequence, D hidden, N patches or predicted positions, C feature channels, V
-vocabulary.
+Legend: B batch, S sequence, D hidden, M pictures, P patches of a picture, N patches or predicted
+positions, C feature channels, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from orthus_core.entry_points import imported
 from orthus_core.errors import RecipeError
 from orthus_core.losses.diffusion import diffusion_loss, draw
+from orthus_core.losses.picture_noise import Stream, drawn_seeds, normal, uniform
 from orthus_core.model.attention_mask import packed_mask
 from orthus_core.model.config import IGNORE
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -43,6 +44,8 @@ class BatchLike(Protocol):
         image_index_N: For each slot, the flat position (row * S + column) of the hidden state that
             predicts it.
         image_targets_N: Whether each slot's patch is predicted; None means all of them.
+        noise_seeds_M: Seed of the random numbers of each picture; None draws seeds from torch's
+            global generator.
     """
 
     @property
@@ -57,6 +60,8 @@ class BatchLike(Protocol):
     def image_index_N(self) -> Tensor: ...
     @property
     def image_targets_N(self) -> Tensor | None: ...
+    @property
+    def noise_seeds_M(self) -> Tensor | None: ...
 
 
 class Counts(NamedTuple):
@@ -139,8 +144,8 @@ class JointLoss(nn.Module):
             without a gradient.
         text_weight: Weight of L_ar; 1 in the paper.
         repeats: Noise draws a patch; 8 in the release.
-        patch_share: Share of a batch's patches that L_diff is computed on while training, drawn
-            from torch's global generator. The mean over them estimates the mean over all.
+        patch_share: Share of each picture's patches that L_diff is computed on while training, at
+            least one. The mean over them estimates the mean over all.
         prefix_noise: Maximum noise on input features, in feature units. Each picture's level is
             uniform up to it. An addition to the paper: while drawing, a model reads its own
             slightly wrong patches, so it should have seen slightly wrong patches in training.
@@ -180,7 +185,8 @@ class JointLoss(nn.Module):
         self.terms = {name: (loss_term(name), weight) for name, weight in (terms or {}).items()}
 
     def forward(self, rows: BatchLike, counts: Counts | None = None) -> JointLosses:
-        """Losses of a batch; noise and timesteps come from torch's global generator.
+        """Losses of a batch. What is drawn for a picture depends on its seed alone, so rows have
+        the same losses in any batches, and on any number of processes.
 
         Args:
             counts: Denominators of the two sums; the rows' own counts by default.
@@ -190,7 +196,8 @@ class JointLoss(nn.Module):
 
         # 1. One pass over all inputs.
         model = self.model
-        read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC)
+        seeds_M = self.noise_seeds(rows)
+        read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC, seeds_M)
         mask, position_ids_BS = packed_mask(rows.attention_mask_BS, model.dtype)
         hidden_XD = model(
             rows.ids_BS, read_NC, attention_mask=mask, position_ids=position_ids_BS
@@ -200,7 +207,7 @@ class JointLoss(nn.Module):
         with gradients_if(self.text_weight):
             text = self.text(hidden_XD, rows) * share(own.text, counts.text)
         with gradients_if(self.lambda_image):
-            image = self.image(hidden_XD, rows) * share(own.image, counts.image)
+            image = self.image(hidden_XD, rows, seeds_M) * share(own.image, counts.image)
         losses = JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
         if not self.terms:
             return losses
@@ -222,39 +229,69 @@ class JointLoss(nn.Module):
         logits_NV = with_padded_rows(self.model.text_logits, hidden_XD[chosen_X])
         return text_loss(logits_NV, targets_X[chosen_X])
 
-    def image(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
+    def noise_seeds(self, rows: BatchLike) -> Tensor:
+        """Seed of each picture, on the device of the rows: int64 [M]."""
+        if rows.noise_seeds_M is not None:
+            return rows.noise_seeds_M
+        slots = 0 if rows.features_NC is None else len(rows.features_NC)
+        return drawn_seeds(slots // self.model.config.patches).to(rows.ids_BS.device)
+
+    def image(self, hidden_XD: Tensor, rows: BatchLike, seeds_M: Tensor) -> Tensor:
         """Diffusion of every patch that is a target, from the hidden state one position before."""
         model, config = self.model, self.model.config
         features_NC = rows.features_NC
         if features_NC is None:
             features_NC = hidden_XD.new_zeros(0, config.feature_channels)
-        index_N = rows.image_index_N
-        if rows.image_targets_N is not None:
-            features_NC = features_NC[rows.image_targets_N]
-            index_N = index_N[rows.image_targets_N]
-        if self.training and self.patch_share < 1 and len(index_N):
-            count = max(1, round(self.patch_share * len(index_N)))
-            chosen_N = torch.randperm(len(index_N), device=index_N.device)[:count]
+        index_N, chosen_N = rows.image_index_N, None
+        if self.training and self.patch_share < 1:
+            scores_MP = uniform(seeds_M, Stream.CHOICE_OF_PATCHES, config.patches)
+            chosen_N = chosen_patches(scores_MP, rows.image_targets_N, self.patch_share)
+        elif rows.image_targets_N is not None:
+            chosen_N = rows.image_targets_N.nonzero().flatten()
+        if chosen_N is not None:
             features_NC, index_N = features_NC[chosen_N], index_N[chosen_N]
         clean_NC = features_NC.float() * config.latent_scale
         schedule = model.schedule
-        draws = draw(clean_NC, self.repeats, schedule, timesteps=self.timesteps)
+        draws = draw(
+            seeds_M,
+            config.patches,
+            config.feature_channels,
+            self.repeats,
+            schedule,
+            timesteps=self.timesteps,
+            chosen_N=chosen_N,
+        )
         return diffusion_loss(model.mlp_head, schedule, clean_NC, hidden_XD[index_N], draws)
 
-    def as_read(self, features_NC: Tensor) -> Tensor:
+    def as_read(self, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
         """The features that the backbone receives in this step: [N, C]."""
         if not (self.training and self.prefix_noise):
             return features_NC
-        pictures = len(features_NC) // self.model.config.patches
-        amount_M1 = self.prefix_noise * torch.rand(pictures, 1, device=features_NC.device)
         patches = self.model.config.patches
-        amount_MP = amount_M1.expand(-1, patches)
+        level_M1, end_M1, cut_M1 = uniform(seeds_M, Stream.AMOUNT_READ, 3).split(1, dim=1)
+        amount_MP = (self.prefix_noise * level_M1).expand(-1, patches)
         if self.prefix_clean:
-            ends_M1 = torch.randint(patches, amount_M1.shape, device=amount_M1.device)
-            whole_M1 = torch.rand_like(amount_M1) >= self.prefix_clean
-            before_MP = torch.arange(patches, device=amount_M1.device) < ends_M1
-            amount_MP = amount_MP * (before_MP | whole_M1)
-        return features_NC + amount_MP.reshape(-1, 1) * torch.randn_like(features_NC)
+            before_MP = torch.arange(patches, device=end_M1.device) < (end_M1 * patches).long()
+            amount_MP = amount_MP * (before_MP | (cut_M1 >= self.prefix_clean))
+        noise_MX = normal(seeds_M, Stream.READ, patches * features_NC.shape[-1])
+        return features_NC + amount_MP.reshape(-1, 1) * noise_MX.view(features_NC.shape)
+
+
+def chosen_patches(scores_MP: Tensor, targets_N: Tensor | None, share: float) -> Tensor:
+    """Places of a share of each picture's patches, those of the lowest scores, at least one of a
+    picture that has any: int64 [N].
+
+    Args:
+        scores_MP: Random numbers below 1.
+        targets_N: The patches to choose from; None for all.
+        share: The share.
+    """
+    targets_MP = torch.ones_like(scores_MP, dtype=torch.bool)
+    if targets_N is not None:
+        targets_MP = targets_N.view(scores_MP.shape)
+    rank_MP = scores_MP.masked_fill(~targets_MP, 1).argsort(1).argsort(1)
+    count_M1 = (share * targets_MP.sum(1, keepdim=True)).round().clamp(min=1)
+    return (targets_MP & (rank_MP < count_M1)).flatten().nonzero().flatten()
 
 
 def share(own: float, count: float) -> float:

@@ -6,6 +6,7 @@ Legend: M images, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from orthus_core.losses.adversarial import (
     generator_loss,
     relativistic_loss,
     slope_penalty,
+    unchanged,
 )
 from orthus_core.losses.perceptual import encoder_maps, frozen_weights, perceptual
 from orthus_core.model.vision import OrthusVQ
@@ -121,6 +123,7 @@ class PictureLoss(nn.Module):
             evaluation mode both are left out.
         penalising: Whether this step's discriminator loss includes the penalty of its slope, which
             costs a second backward pass.
+        mean: The mean of a tensor over the processes that share a batch; see `adaptive_weight`.
     """
 
     def __init__(
@@ -138,14 +141,26 @@ class PictureLoss(nn.Module):
         self.discriminator = discriminator
         self.fighting = False
         self.penalising = False
+        self.mean: Callable[[Tensor], Tensor] = unchanged
 
     def begin_step(self, step: int) -> None:
         """Switch on what the recipe's discriminator does from this step on, and at this step."""
         self.fighting = step >= self.recipe.start
         self.penalising = step % PENALTY_EVERY == 0
 
-    def forward(self, vq: OrthusVQ, decoded_M3HW: Tensor, truth_M3HW: Tensor) -> PictureFigures:
-        """Compare pictures that `vq` has decoded with the originals, also by its encoder."""
+    def forward(
+        self,
+        vq: OrthusVQ,
+        decoded_M3HW: Tensor,
+        truth_M3HW: Tensor,
+        seeds_M: Tensor | None = None,
+    ) -> PictureFigures:
+        """Compare pictures that `vq` has decoded with the originals, also by its encoder.
+
+        Args:
+            seeds_M: Seed of each picture, for what the discriminator is shown of it; None draws
+                seeds from torch's global generator.
+        """
         decoded_M3HW = decoded_M3HW.float()
 
         # 1. Pixels.
@@ -169,18 +184,22 @@ class PictureLoss(nn.Module):
         # 3. The discriminator.
         if self.discriminator is None or not (self.fighting and self.training):
             return PictureFigures(total, *pixels, perceptual=seen, features=features)
-        fooled, apart = self._adversarial(self.discriminator, decoded_M3HW, truth_M3HW)
-        factor = adaptive_weight(total, fooled, last_layer(vq))
+        fooled, apart = self._adversarial(self.discriminator, decoded_M3HW, truth_M3HW, seeds_M)
+        factor = adaptive_weight(total, fooled, last_layer(vq), self.mean)
         total = total + self.weights.adversarial * factor * fooled + apart
         return PictureFigures(total, *pixels, seen, features, fooled, apart)
 
     def _adversarial(
-        self, discriminator: PatchDiscriminator, decoded_M3HW: Tensor, truth_M3HW: Tensor
+        self,
+        discriminator: PatchDiscriminator,
+        decoded_M3HW: Tensor,
+        truth_M3HW: Tensor,
+        seeds_M: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """The decoder's term and the discriminator's own loss."""
         recipe = self.recipe
         if recipe.augment:
-            decoded_M3HW, truth_M3HW = augmented_alike(decoded_M3HW, truth_M3HW)
+            decoded_M3HW, truth_M3HW = augmented_alike(decoded_M3HW, truth_M3HW, seeds_M)
         with frozen_weights(discriminator):
             for_decoder = discriminator(decoded_M3HW)
         decoded_M3HW = decoded_M3HW.detach()

@@ -70,6 +70,10 @@ class OrthusForConditionalGeneration(InterleavedModel):
             prediction=config.prediction,
         )
 
+    def forget_code_squares(self) -> None:
+        """Forget what is known of the codes; see `CodeSquares.forget`."""
+        self._squares.forget()
+
     def embed_features(self, features_NC: Tensor) -> Tensor:
         """Input embeddings of image features, by the config's kind of embedding: [N, D]."""
         config, model = self.config, self.model

@@ -115,6 +115,12 @@ class CodeSquares:
     def __init__(self) -> None:
         self._known: _Known | None = None
 
+    def forget(self) -> None:
+        """Compute them anew at the next call: fused AdamW moves codes, and FSDP gathers
+        them into the same memory, and neither counts as a write.
+        """
+        self._known = None
+
     def __call__(self, codes_KC: Tensor) -> Tensor | None:
         """|c|^2 of every code, [K]; None while the codes are trained, which changes them."""
         if torch.is_grad_enabled() or codes_KC.is_inference():

@@ -234,6 +234,35 @@ class LogRecipe:
 
 
 @dataclass(frozen=True)
+class DevicesRecipe:
+    """How a training lies on its devices. Nothing here changes what is learnt."""
+
+    sharding: Literal["auto", "full", "hybrid", "none"] = key(
+        "auto",
+        "what several processes share: full gives each a part of every weight, hybrid does so in "
+        "each of `replicas` groups, none gives each the whole model; auto is full, or hybrid with "
+        "replicas",
+    )
+    replicas: int = key(
+        1,
+        "groups of processes that hold the whole model each, such as one on each machine; hybrid "
+        "with 1 takes one a machine",
+        minimum=1,
+    )
+    checkpoint_activations: bool = key(
+        False,
+        "keep only what enters each layer, and compute the rest again in the backward pass: less "
+        "memory, a third more time",
+    )
+
+    def __post_init__(self) -> None:
+        if self.replicas > 1 and self.sharding in ("full", "none"):
+            raise ValueError(
+                f"replicas {self.replicas} and sharding {self.sharding!r}: only hybrid has replicas"
+            )
+
+
+@dataclass(frozen=True)
 class TokenizerRecipe:
     """The text tokenizer that is trained with a small model."""
 
@@ -403,6 +432,7 @@ class PretrainRecipe:
     )
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
+    devices: DevicesRecipe = key(DevicesRecipe(), "how several devices share it")
 
 
 @dataclass(frozen=True)
@@ -422,12 +452,13 @@ class FinetuneVaeRecipe:
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=256, steps=15_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
+    devices: DevicesRecipe = key(DevicesRecipe(), "how several devices share it")
 
 
 TimestepKind = Literal["uniform", "uniform-angle", "logit-normal"]
 PATCH_SHARE = (
-    "share of a batch's patches, drawn anew in each step, that the diffusion loss is computed on; "
-    "the others are only read, which saves the head's time"
+    "share of each picture's patches, drawn anew in each step, that the diffusion loss is computed "
+    "on; the others are only read, which saves the head's time"
 )
 TIMESTEPS = (
     "how noise levels are drawn: uniform over the timesteps, uniform in the angle between signal "
@@ -458,6 +489,7 @@ class BuildBaseRecipe:
     optim: OptimRecipe = key(OptimRecipe(lr=1e-4, batch_size=32, steps=15_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
+    devices: DevicesRecipe = key(DevicesRecipe(), "how several devices share it")
 
 
 @dataclass(frozen=True)
@@ -543,6 +575,7 @@ class PosttrainRecipe:
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=16, steps=35_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
+    devices: DevicesRecipe = key(DevicesRecipe(), "how several devices share it")
 
     @property
     def loss_weights(self) -> tuple[float, float]:

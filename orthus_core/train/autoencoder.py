@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from orthus_core.data.collate import noise_seed
 from orthus_core.data.sources import PicturesReport
 from orthus_core.errors import RecipeError
 from orthus_core.evaluation.reconstruction import HELD_OUT_SEED
 from orthus_core.losses.adversarial import PatchDiscriminator
 from orthus_core.losses.picture_loss import PictureFigures, PictureLoss
+from orthus_core.losses.picture_noise import Stream, drawn_seeds, normal
 from orthus_core.losses.quantisation import kmeans, quantise
 from orthus_core.model.config import OrthusVQConfig
 from orthus_core.model.vision import OrthusVQ
@@ -28,8 +30,8 @@ from orthus_core.recipe.training import (
     DiscriminatorRecipe,
     FinetuneVaeRecipe,
 )
-from orthus_core.train.batches import share_of
-from orthus_core.train.distributed import current_rank
+from orthus_core.train.batches import VALIDATION_SEED, share_of
+from orthus_core.train.distributed import current_rank, mean_over_processes
 from orthus_core.train.linear_code import LinearCode
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
@@ -83,6 +85,11 @@ def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
     return vq
 
 
+def noise_seeds(seed: int, numbers: Sequence[int]) -> Tensor:
+    """Seed of each picture with one of these numbers in a training: int64 [M]."""
+    return torch.tensor([noise_seed(seed, number) for number in numbers], dtype=torch.long)
+
+
 def picture_loss(
     losses: AutoencoderLosses, discriminator: DiscriminatorRecipe, resolution: int
 ) -> PictureLoss:
@@ -100,7 +107,9 @@ def picture_loss(
             hint="take fewer levels",
         )
     rival = PatchDiscriminator(discriminator.channels, discriminator.levels)
-    return PictureLoss(losses, discriminator, rival)
+    loss = PictureLoss(losses, discriminator, rival)
+    loss.mean = mean_over_processes
+    return loss
 
 
 class DiscreteAutoencoder(nn.Module):
@@ -232,18 +241,25 @@ class PicturesStage:
         self.share = share_of(batch_size, self.place)
         self.report = PicturesReport(pictures.faults) if pictures.faults is not None else None
 
+    @property
+    def own(self) -> range:
+        """Places in a batch of the pictures that are this process's."""
+        return range(self.place.shard, self.batch_size, self.place.shards)
+
     def generator(self, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed * 1_000_003 + step)
 
-    def parts(self, step: int, count: int) -> Sequence[tuple[Tensor]]:
-        own = range(self.place.shard, self.batch_size, self.place.shards)
+    def parts(self, step: int, count: int) -> Sequence[tuple[Tensor, ...]]:
         numbers = range(step * count, (step + 1) * count)
-        batches = [self.pictures.draw(self.batch_size, self.generator(n), own) for n in numbers]
+        batches = [
+            self.pictures.draw(self.batch_size, self.generator(n), self.own) for n in numbers
+        ]
         return [(batch.contiguous(memory_format=torch.channels_last),) for batch in batches]
 
-    def held_out(self) -> Sequence[tuple[Tensor]]:
+    def held_out(self) -> Sequence[tuple[Tensor, ...]]:
         pixels_M3HW = self.pictures.held_out_M3HW[: self.validate_rows]
-        return [(part,) for part in pixels_M3HW.split(self.share) if len(part)]
+        parts = [(part,) for part in pixels_M3HW.split(self.share) if len(part)]
+        return parts[self.place.shard :: self.place.shards]
 
     def sample_pixels(self) -> Tensor:
         """Pictures for the sample sheet, held-out ones if there are any."""
@@ -313,11 +329,22 @@ class DecoderObjective(nn.Module):
         self.picture_loss = picture_loss
         self.feature_noise = feature_noise
 
-    def forward(self, pixels_M3HW: Tensor) -> PictureFigures:
+    def forward(self, pixels_M3HW: Tensor, seeds_M: Tensor | None = None) -> PictureFigures:
+        """Losses of a batch of pictures.
+
+        Args:
+            seeds_M: Seed of each picture, which its noise alone depends on; None draws seeds from
+                torch's global generator.
+        """
+        if seeds_M is None:
+            seeds_M = drawn_seeds(len(pixels_M3HW))
         with torch.no_grad():
             features_MPC = self.vq.features(pixels_M3HW).float()
-        noisy_MPC = features_MPC + self.feature_noise * torch.randn_like(features_MPC)
-        return self.picture_loss(self.vq, self.vq.pixels(noisy_MPC), pixels_M3HW)
+        if self.feature_noise:
+            numbers = features_MPC.shape[1:].numel()
+            noise_MX = normal(seeds_M.to(features_MPC.device), Stream.DECODED, numbers)
+            features_MPC = features_MPC + self.feature_noise * noise_MX.view(features_MPC.shape)
+        return self.picture_loss(self.vq, self.vq.pixels(features_MPC), pixels_M3HW, seeds_M)
 
 
 class DecoderStage(PicturesStage):
@@ -337,6 +364,21 @@ class DecoderStage(PicturesStage):
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.objective.parameters() if p.requires_grad]
+
+    def parts(self, step: int, count: int) -> Sequence[tuple[Tensor, ...]]:
+        firsts = range(step * count * self.batch_size, (step + 1) * count * self.batch_size)
+        batches = super().parts(step, count)
+        return [
+            (*batch, noise_seeds(self.seed, [first + place for place in self.own]))
+            for first, batch in zip(firsts[:: self.batch_size], batches, strict=True)
+        ]
+
+    def held_out(self) -> Sequence[tuple[Tensor, ...]]:
+        firsts = range(0, self.validate_rows, self.share)[self.place.shard :: self.place.shards]
+        return [
+            (pixels, noise_seeds(VALIDATION_SEED, range(first, first + len(pixels))))
+            for first, (pixels,) in zip(firsts, super().held_out(), strict=False)
+        ]
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
         self.objective.picture_loss.begin_step(step)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.collate import Batch, collate, with_codes, with_features
+from orthus_core.data.collate import Batch, collate, noise_seed, with_codes, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.latent_cache import FeatureCache
@@ -37,7 +37,7 @@ from orthus_core.data.sources import (
 from orthus_core.device import usable_processors
 from orthus_core.errors import DataError, TrainingError
 from orthus_core.events import Event, Note, Progress
-from orthus_core.model.config import InterleavedConfig, OrthusConfig
+from orthus_core.model.config import IGNORE, InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.distributed import Rank, current_rank
 
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 WHOLE = 1000
 # Side at which pictures are loaded to be checked when no model has its own.
 CHECKED_SIDE = 64
+
+# Held-out rows are always measured with the same noise, so that the figures can be compared.
+VALIDATION_SEED = 20_241_200_127
 
 # Number of steps whose rows are sorted by length together; packed rows need no sorting.
 WINDOW = 8
@@ -416,7 +419,8 @@ class RowBatches(NamedTuple):
 
     Attributes:
         train: Returns batch number n, n = 0, 1, 2 ...
-        held_out: Makes the validation batches, the same on every device; [] without held-out rows.
+        held_out: Makes the validation batches, of which each process has its share; [] without
+            held-out rows.
         report: Counts the rows that cannot be used, and the epochs of each data set.
     """
 
@@ -493,15 +497,24 @@ class BatchBuilder:
         return picture
 
     def batches(
-        self, rows: RowSources, data: DataRecipe, batch_size: int, validate_rows: int
+        self,
+        rows: RowSources,
+        data: DataRecipe,
+        batch_size: int,
+        validate_rows: int,
+        *,
+        seed: int = 0,
     ) -> RowBatches:
         """Batches of `batch_size` documents, of which each process has its share.
+
+        Args:
+            seed: Seed of the training, for what it draws for each row.
 
         Raises:
             TrainingError: When the processes cannot share a batch evenly.
         """
         place = current_rank()
-        share = share_of(batch_size, place)
+        share_of(batch_size, place)
         window = 1 if data.packing else WINDOW
         made = Batches(
             source=rows.train,
@@ -510,6 +523,7 @@ class BatchBuilder:
             batch_size=batch_size,
             ready=self.ready,
             seed=data.seed,
+            noise_seed=seed,
             condition_dropout=data.condition_dropout,
             window=window,
             shard=place.shard,
@@ -528,10 +542,17 @@ class BatchBuilder:
             return self.finished(ahead(number)) if ahead else made(number)
 
         def held_out() -> list[Batch]:
-            measured = [*islice(self.measured(rows.held_out), validate_rows)]
-            return [
-                self.collate(measured[at : at + share]) for at in range(0, len(measured), share)
+            found = enumerate(islice(self.measured(rows.held_out), validate_rows))
+            measured = [
+                row._replace(noise_seed=noise_seed(VALIDATION_SEED, number))
+                for number, row in found
             ]
+            together = [
+                measured[at : at + batch_size] for at in range(0, len(measured), batch_size)
+            ]
+            own = [each[place.shard :: place.shards] for each in together]
+            # Each process has as many batches as the others: a row that counts nothing, for none.
+            return [self.collate(r) if r else blank(self.collate(measured[:1])) for r in own]
 
         return RowBatches(train, held_out, RowsReport(rows.train, batch_size))
 
@@ -550,6 +571,13 @@ class BatchBuilder:
                 yield row if isinstance(candidate.part, MadeRows) else self.ready(row)
             except Exception as error:
                 candidate.reject(error)
+
+
+def blank(batch: Batch) -> Batch:
+    """The batch with nothing to predict."""
+    texts_BS = torch.full_like(batch.text_targets_BS, IGNORE)
+    none_N = torch.zeros(len(batch.image_index_N), dtype=torch.bool)
+    return replace(batch, text_targets_BS=texts_BS, image_targets_N=none_N)
 
 
 def share_of(batch_size: int, place: Rank) -> int:

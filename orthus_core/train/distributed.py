@@ -1,22 +1,36 @@
-"""Distributed training: one process per device, each with its own rows."""
+"""Distributed training: one process per device, each with its own rows.
+
+A launcher (torchrun, or accelerate launch for several cards) starts the processes and gives each
+its RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, which is all that is read.
+"""
 
 from __future__ import annotations
 
+import atexit
+import os
+from collections.abc import Callable, Generator
 from datetime import timedelta
-from typing import NamedTuple, TypeVar
+from functools import cache, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object, reduce
 from torch import Tensor
 
 from orthus_core.device import limit_threads
+from orthus_core.errors import OrthusError, TrainingError
 
 T = TypeVar("T")
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
 LONGEST_WAIT = timedelta(hours=2)
 """How long a process waits for another before it gives up. The first one writes states and samples
 while the others wait for it, which takes a large model longer than the ten minutes that NCCL waits
-by itself. A process that dies is noticed by the launcher, at once."""
+by itself. A process that dies is noticed by the others' heartbeats within a minute."""
+MEETING = timedelta(minutes=10)
+"""How long the first processes wait for the last one to start."""
+OLDEST_TORCH = (2, 6)
+"""The first torch whose FSDP2 several processes can train with."""
 
 
 class Rank(NamedTuple):
@@ -31,45 +45,240 @@ class Rank(NamedTuple):
         return self.shard == 0
 
 
-def accelerator() -> Accelerator:
-    """The Accelerator that prepares models and optimisers for the available devices.
-
-    A step need not use every weight: codes are unused without a picture, and a discriminator before
-    its first step.
-    """
-    waiting = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[waiting])
-
-
 def current_rank() -> Rank:
-    """The rank of this process, as the launcher set it; a single process without a launcher.
+    """The rank of this process, as the launcher set it; a single process without a launcher. The
+    first call waits for the other processes.
 
     Every training asks for it first, so torch's threads are limited here, as in `pick_device`.
+
+    Raises:
+        TrainingError: When the processes cannot work together; says why.
     """
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     limit_threads()
-    return Rank(state.process_index, state.num_processes)
+    return meet()
+
+
+@cache
+def meet() -> Rank:
+    """Connect the processes that a launcher has started; see `current_rank`."""
+    place = Rank(_number("RANK", 0), _number("WORLD_SIZE", 1))
+    if place.shards <= 1:
+        _check_launcher()
+        return Rank()
+    check_torch()
+    cards = _own_card() is not None
+    try:
+        from torch.distributed import init_process_group, rendezvous
+
+        store, shard, shards = next(
+            rendezvous("env://", place.shard, place.shards, timeout=MEETING)
+        )
+        init_process_group(
+            "cpu:gloo,cuda:nccl" if cards else "gloo",
+            store=store,
+            rank=shard,
+            world_size=shards,
+            timeout=LONGEST_WAIT,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise _not_met(place, error) from error
+    from orthus_core.train import heartbeat
+
+    heartbeat.begin(place.shard, place.shards)
+    atexit.register(_leave)
+    return place
+
+
+def check_torch() -> None:
+    """Check that this torch can train with several processes.
+
+    Raises:
+        TrainingError: When it is too old, or was built without what connects them.
+    """
+    import torch.distributed as dist
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST_TORCH:
+        raise TrainingError(
+            f"torch {torch.__version__} is too old to train with several processes",
+            where=f"WORLD_SIZE={os.environ.get('WORLD_SIZE')}",
+            hint="pip install --upgrade torch ({}.{} or later), or start one process".format(
+                *OLDEST_TORCH
+            ),
+        )
+    missing = ""
+    if not dist.is_available() or not dist.is_gloo_available():
+        missing = "gloo"
+    elif _own_card() is not None and not dist.is_nccl_available():
+        missing = "NCCL"
+    if missing:
+        raise TrainingError(
+            f"this torch was built without {missing}, by which processes are connected",
+            where=f"torch {torch.__version__}",
+            hint="install torch as https://pytorch.org/get-started tells for this machine, or "
+            "start one process",
+        )
+
+
+def _check_launcher() -> None:
+    """Check that accelerate was not asked for more processes than this one.
+
+    On a machine without several GPUs `accelerate launch --num_processes 2` says where two processes
+    would meet, starts one, and says nothing.
+
+    Raises:
+        TrainingError: When it was.
+    """
+    here = os.environ
+    if "ACCELERATE_MIXED_PRECISION" in here and "MASTER_PORT" in here and "RANK" not in here:
+        raise TrainingError(
+            "accelerate launch was asked for several processes, and has started one",
+            where="--num_processes",
+            hint="on a machine without several GPUs it needs --multi_gpu to start them: accelerate "
+            "launch --multi_gpu --num_processes 2 -m orthus_cli ...; or use torchrun "
+            "--nproc-per-node 2 -m orthus_cli ...",
+        )
+
+
+def _number(name: str, default: int) -> int:
+    try:
+        return int(os.environ.get(name) or default)
+    except ValueError as error:
+        raise TrainingError(
+            f"{name} is no number: {os.environ[name]!r}",
+            where=f"the environment variable {name}",
+            hint="start the processes with torchrun, which sets it",
+        ) from error
+
+
+def _own_card() -> int | None:
+    """The number of this process's GPU; None where it trains on the CPU.
+
+    Raises:
+        TrainingError: When this machine has fewer GPUs than processes.
+    """
+    if not torch.cuda.is_available() or _wants_cpu():
+        return None
+    number, cards = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    if number >= cards:
+        raise TrainingError(
+            f"there is no GPU for process {number + 1} of this machine: it has {cards}",
+            where=f"LOCAL_RANK={number}",
+            hint=f"start {cards} processes here: torchrun --nproc-per-node {cards} ...",
+        )
+    return number
+
+
+def _wants_cpu() -> bool:
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
+def _not_met(place: Rank, error: Exception) -> TrainingError:
+    """What is said when the processes could not be connected."""
+    address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+        return TrainingError(
+            f"the port that the processes meet at is taken: {address}",
+            where=f"MASTER_PORT={os.environ.get('MASTER_PORT', '')}",
+            hint="another training may be at work there; take another port: "
+            "torchrun --master-port 29501 ..., or --standalone, which finds a free one",
+        )
+    return TrainingError(
+        f"process {place.shard} of {place.shards} has not met the others at {address}: {reason}",
+        where="RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT",
+        hint=f"all {place.shards} processes have to start within {MEETING.seconds // 60} minutes, "
+        "with the same address and port, and different ranks",
+    )
+
+
+def _leave() -> None:
+    from orthus_core.train import heartbeat
+
+    if heartbeat.end("ended before the training was through"):
+        torch.distributed.destroy_process_group()
+
+
+def ends_together(
+    training: Callable[P, Generator[Any, Any, Result]],
+) -> Callable[P, Generator[Any, Any, Result]]:
+    """Have a training of several processes tell the others how this one ends, and say which other
+    has ended when this one cannot go on without it.
+    """
+
+    @wraps(training)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Generator[Any, Any, Result]:
+        from orthus_core.train import heartbeat
+
+        heartbeat.resume()
+        try:
+            result = yield from training(*args, **kwargs)
+        except OrthusError as error:
+            heartbeat.end(error.message)
+            raise
+        except Exception as error:
+            if word := heartbeat.word_on(error):
+                raise heartbeat.other_has_ended(word) from error
+            heartbeat.end(f"{type(error).__name__}: {error}")
+            raise
+        heartbeat.end("")
+        return result
+
+    return run
 
 
 def device() -> torch.device:
     """The device of this process."""
-    current_rank()  # the first call initialises PartialState
-    found = PartialState().device
-    assert found is not None, "a state that was made has a device"
-    return found
+    place = current_rank()
+    card = _own_card()
+    if card is None:
+        return torch.device("cpu")
+    if place.shards == 1:
+        return torch.device("cuda")
+    torch.cuda.set_device(card)
+    return torch.device("cuda", card)
 
 
 def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of the tensors over all processes, the same on each."""
+    """The sum of the tensors over all processes, the same on each, on the CPU."""
     if current_rank().shards == 1:
         return values
-    summed = reduce(values.to(device()), "sum")
-    assert isinstance(summed, Tensor)
-    return summed.cpu()
+    summed = values.detach().cpu().clone()
+    torch.distributed.all_reduce(summed)
+    return summed
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether something holds on any process, the same answer on each."""
+    return all_reduce_sum(torch.tensor(float(flag))).item() > 0
+
+
+def all_reduce_mean(values: Tensor) -> Tensor:
+    """The mean of the tensors over all processes, the same on each, on the CPU."""
+    return all_reduce_sum(values) / current_rank().shards
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes, on its device; without a gradient."""
+    shards = current_rank().shards
+    if shards == 1:
+        return values
+    summed = values.detach().clone()
+    torch.distributed.all_reduce(summed)
+    return summed / shards
+
+
+def gather_each(item: T) -> list[T]:
+    """The item of each process, in their order, the same list on each."""
+    place = current_rank()
+    if place.shards == 1:
+        return [item]
+    found: list[Any] = [None] * place.shards
+    torch.distributed.all_gather_object(found, item)
+    return found
 
 
 def gather_lists(items: list[T]) -> list[T]:
     """The items of all processes, the same list on each."""
     if current_rank().shards == 1 or not all_reduce_sum(torch.tensor(float(len(items)))).item():
         return items
-    return gather_object(items)
+    return [item for own in gather_each(items) for item in own]

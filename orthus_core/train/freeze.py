@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from orthus_core.device import has_bf16
 from orthus_core.errors import TrainingError
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.train.sharded_tensors import local, part_of, whole
 
 Objective = Literal["both", "understanding", "generation"]
 
@@ -33,10 +34,24 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     table_VD.no_decay = True  # type: ignore[attr-defined]
     # Muon would take the table as a map, and move all its rows at once.
     mark_rows(model.model, model.model.embed_tokens, model.model.codebook_in)
-    rows_V1 = torch.zeros(len(table_VD), 1, device=table_VD.device)
-    rows_V1[model.code_token_ids] = 1
-    table_VD.register_hook(lambda grad_VD: grad_VD * rows_V1.to(grad_VD.dtype))
+    rows_V = torch.zeros(len(table_VD), device=table_VD.device)
+    rows_V[model.code_token_ids] = 1
+    table_VD.moving_rows_V = rows_V  # type: ignore[attr-defined]
+    hold_other_rows(table_VD)
     return [p for p in model.parameters() if p.requires_grad]
+
+
+def hold_other_rows(table_VD: nn.Parameter) -> None:
+    """Have gradients of a table, or of a process's part of it, be zero in all rows but those that
+    `moving_rows_V` marks with 1.
+    """
+    rows_V1 = part_of(table_VD.moving_rows_V, table_VD)[:, None]  # type: ignore[attr-defined]
+
+    def hold(table_VD: Tensor) -> None:
+        assert table_VD.grad is not None, "it has just been added to"
+        local(table_VD.grad).mul_(rows_V1.to(table_VD.grad.dtype))
+
+    table_VD.register_post_accumulate_grad_hook(hold)
 
 
 def mark_rows(backbone: nn.Module, *tables: nn.Module) -> None:
@@ -105,13 +120,13 @@ def text_fingerprint(model: OrthusForConditionalGeneration) -> str:
 
     def add(tensor: Tensor) -> None:
         digest.update(
-            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            whole(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
         )
 
     for name, tensor in sorted(model.state_dict().items()):
         if name.startswith(("model.layers", "model.norm", "lm_head")):
             add(tensor)
-    table_VD = model.model.embed_tokens.weight
+    table_VD = whole(model.model.embed_tokens.weight.detach())
     words_V = torch.ones(len(table_VD), dtype=torch.bool, device=table_VD.device)
     words_V[model.code_token_ids] = False
     add(table_VD[words_V])

@@ -2,14 +2,15 @@
 measures, saves and reports.
 
 Every step's randomness depends on (seed, step) alone, so that a resumed training equals an
-uninterrupted one.
+uninterrupted one. What is drawn for a picture of a row depends on (seed, number of the row), so
+that it does not matter which process has the row (`losses.picture_noise`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,13 +23,22 @@ from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
-from orthus_core.recipe.training import LogRecipe, OptimRecipe
-from orthus_core.train.distributed import accelerator as make_accelerator
-from orthus_core.train.distributed import all_reduce_sum, current_rank, gather_lists
+from orthus_core.recipe.training import DevicesRecipe, LogRecipe, OptimRecipe
+from orthus_core.train.batches import VALIDATION_SEED
+from orthus_core.train.distributed import all_reduce_mean, anywhere, current_rank, gather_lists
+from orthus_core.train.distributed import device as own_device
 from orthus_core.train.metrics import PROFILE, MetricsLogger, check_board, check_trackers
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
-from orthus_core.train.runs import BATCH_OF, TrainingRun, plan_run
-from orthus_core.train.state import Resume, load_state, save_state, saved_steps
+from orthus_core.train.runs import TrainingRun, plan_run
+from orthus_core.train.sharded_tensors import local
+from orthus_core.train.sharding import (
+    NoRoomToDraw,
+    check_alike,
+    check_averages,
+    lay_out,
+    some_weights,
+)
+from orthus_core.train.state import BATCH_OF, Resume, load_state, save_state, saved_steps
 from orthus_core.train.throughput import (
     BACKWARD,
     DATA,
@@ -39,10 +49,6 @@ from orthus_core.train.throughput import (
     SAVING,
     Meter,
 )
-
-# Held-out rows are always measured with the same noise, so that the figures can be compared.
-VALIDATION_SEED = 20_241_200_127
-
 
 Stop = Callable[[], bool]
 """Asked after each step whether to save the state and end."""
@@ -108,7 +114,9 @@ class Stage(Protocol):
         ...
 
     def held_out(self) -> Sequence[tuple[Any, ...]]:
-        """Batches that are never trained on, equal at each call; empty when nothing is held out."""
+        """This process's batches that are never trained on, equal at each call; none on any process
+        when nothing is held out.
+        """
         ...
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
@@ -127,6 +135,7 @@ def train(
     *,
     optim: OptimRecipe,
     log: LogRecipe,
+    devices: DevicesRecipe = DevicesRecipe(),  # noqa: B008  # it is frozen
     seed: int,
     folder: Path,
     origins: Mapping[str, Any] | None = None,
@@ -141,6 +150,7 @@ def train(
     """Run a stage to its last step; yields one StepDone per step and Notes in between.
 
     Args:
+        devices: How several processes share what is trained.
         folder: Folder for states, metrics.jsonl and samples. The caller writes the model folder.
         origins: Everything that determines the training (`state.origins`). A state that was saved
             with different values cannot be resumed.
@@ -160,20 +170,20 @@ def train(
             there is no state to resume from or it is of another training.
     """
     # 1. Set up everything that is trained.
-    place, accelerator = current_rank(), make_accelerator()
-    device = accelerator.device
-    bf16 = torch.autocast(
-        device.type, torch.bfloat16, enabled=stage.sixteen_bit and has_bf16(device)
-    )
-    stage.objective.to(device)
-    parameters = stage.trainable()
-    optimizers = make_optimizers(parameters, optim)
-    average = WeightAverage(parameters, optim.ema_decay)
-    objective, *optimizers = accelerator.prepare(stage.objective, *optimizers)
+    place, device = current_rank(), own_device()
+    sixteen_bit = stage.sixteen_bit and has_bf16(device)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=sixteen_bit)
+    objective = stage.objective.to(device)
     origins = {**(origins or {}), "devices": place.shards}
     if place.shards > 1:
         # States of versions in which every device had a batch of its own do not tell this.
         origins[BATCH_OF] = "all devices"
+        weights = some_weights(stage.trainable())
+        check_alike({"the versions": versions(), "the weights": weights, **origins})
+        check_averages(device)
+    layout = lay_out(objective, stage.trainable(), devices, device, sixteen_bit=sixteen_bit)
+    optimizers = make_optimizers(layout.parameters, optim)
+    average = WeightAverage(layout.parameters, optim.ema_decay)
 
     # 2. Load the state of an earlier run, and only then take the folder.
     run = plan_run(folder, resume, overwrite=overwrite)
@@ -215,31 +225,32 @@ def train(
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(optim, step)
         parts: list[Losses] = []
+        layout.begin_step()
         meter.enter(DATA)
-        for part, (batch, *more) in enumerate(stage.parts(step, optim.accumulate)):
-            last_part = part + 1 == optim.accumulate
+        for batch, *more in stage.parts(step, optim.accumulate):
             meter.count(batch)
             meter.enter(FORWARD)
-            with nullcontext() if last_part else accelerator.no_sync(objective):
-                with bf16:
-                    losses = objective(batch.to(device), *more)
-                meter.enter(BACKWARD)
-                accelerator.backward(losses.total / optim.accumulate)
+            with bf16:
+                losses = objective(batch.to(device), *more)
+            meter.enter(BACKWARD)
+            layout.backward(losses.total / optim.accumulate)
             parts.append(losses)
+        layout.average_gradients()
         meter.enter(OPTIMISER)
         # Even without a limit the norm is measured: it must be finite before a step.
-        norm = accelerator.clip_grad_norm_(parameters, optim.clip_norm or math.inf)
-        assert norm is not None, "only XLA clips without telling"
+        norm = layout.clip(optim.clip_norm or math.inf)
         unchanged = stage.objective if step == start else None
         # Read last, so that a GPU can queue the whole step before the CPU waits for it.
         sums: dict[str, float] = {}
-        for number, losses in enumerate(parts, start=step * optim.accumulate):
-            check_finite(losses.total, "loss", step, number, run, unchanged)
-            add_figures(sums, losses)
-        check_finite(norm, "gradient", step, step * optim.accumulate, run, unchanged)
+        for number, found in enumerate(over_processes(parts), start=step * optim.accumulate):
+            check_finite(found["total"], "loss", step, number, run, unchanged)
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
+        check_finite(float(norm), "gradient", step, step * optim.accumulate, run, unchanged)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        layout.end_step()
         average.update(step)
         meter.enter(REST)
 
@@ -257,6 +268,7 @@ def train(
             average.swap()
             with bf16:
                 measured = validate(stage, device)
+            layout.after_evaluation()
             average.swap()
             meter.enter(REST)
         if due(log.every, done, optim.steps) or measured or met:
@@ -270,14 +282,17 @@ def train(
         if measured:
             means = (f"{n.partition('_')[2]} {value:.4g}" for n, value in measured.items())
             yield Note(f"on held-out rows after step {done}: {', '.join(means)}")
-        if place.is_first and due(log.sample_every, done, optim.steps):
+        if (place.is_first or layout.is_sharded) and due(log.sample_every, done, optim.steps):
             meter.enter(MEASURING)
             average.swap()
-            with unless_last(last, lost):
-                save_samples(stage, folder / "samples", done)
+            try:
+                with unless_last(last, lost):
+                    save_samples(stage, folder / "samples", done)
+            except NoRoomToDraw as error:
+                yield Note(str(error))
             average.swap()
             meter.enter(REST)
-        stopping = all_reduce_sum(torch.tensor(float(should_stop()))).item() > 0
+        stopping = anywhere(should_stop())
         if place.is_first and (last or stopping or due(log.save_every, done, optim.steps)):
             meter.enter(SAVING)
             with unless_last(last, lost):
@@ -384,19 +399,43 @@ def due(every: int, done: int, steps: int) -> bool:
 def seed_step(seed: int, step: int, shard: int = 0) -> None:
     """Seed torch's own generators for one step of one process, so that their state need not be
     saved.
+
+    What they draw differs by process: the dropout of adapters, the noise of `pretrain`'s
+    autoencoder, and what loss terms of others draw.
     """
     torch.manual_seed(((seed * 1_000_003 + step) * 4_099 + shard) % 2**63)
 
 
-def add_figures(sums: dict[str, float], losses: Losses) -> None:
-    """Add the figures of one batch to those of its step."""
-    for name, value in losses._asdict().items():
-        if value is not None:
-            sums[name] = sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
+def figures_of(losses: Losses) -> dict[str, float]:
+    """The figures of one batch of this process."""
+    found = losses._asdict().items()
+    return {n: float(torch.as_tensor(v).detach()) for n, v in found if v is not None}
+
+
+def over_processes(parts: Sequence[Losses]) -> list[dict[str, float]]:
+    """The figures of each batch of a step, as means over the processes.
+
+    Losses are divided by mean counts, so the mean of a process's sums is that of the whole batch.
+    """
+    found = [figures_of(losses) for losses in parts]
+    values = [value for figures in found for value in figures.values()]
+    following = iter(all_reduce_mean(torch.tensor(values, dtype=torch.float64)).tolist())
+    return [{name: next(following) for name in figures} for figures in found]
+
+
+def versions() -> str:
+    """The versions that the processes of a training must have in common."""
+    import transformers
+
+    import orthus_core
+
+    return f"orthus {orthus_core.__version__}, torch {torch.__version__}, transformers " + (
+        transformers.__version__
+    )
 
 
 def check_finite(
-    value: Tensor,
+    value: float,
     name: str,
     step: int,
     batch: int,
@@ -416,12 +455,13 @@ def check_finite(
     Raises:
         TrainingError: Names the step and the batch when it is not.
     """
-    if math.isfinite(float(value.detach())):
+    if math.isfinite(value):
         return
     where = f"step {step}, batch {batch}"
-    said = f"the {name} is {float(value.detach())} at step {step}, in batch {batch}"
+    said = f"the {name} is {value} at step {step}, in batch {batch}"
     if unchanged is not None:
-        wrong = [n for n, weight in unchanged.named_parameters() if not weight.isfinite().all()]
+        weights = unchanged.named_parameters()
+        wrong = gather_lists([n for n, w in weights if not local(w.detach()).isfinite().all()])
         raise TrainingError(
             said + (f", because weights are no numbers: {wrong[0]}" if wrong else ""),
             where=where,
@@ -444,14 +484,18 @@ def check_finite(
 @torch.no_grad()
 def validate(stage: Stage, device: torch.device) -> dict[str, float]:
     """Mean losses on the rows that are never trained on, as `validation_*`."""
-    parts = stage.held_out()
-    sums: dict[str, float] = {}
+    found: list[dict[str, float]] = []
     stage.objective.eval()
     torch.manual_seed(VALIDATION_SEED)
-    for batch, *more in parts:
-        add_figures(sums, stage.objective(batch.to(device), *more))
+    for batch, *more in stage.held_out():
+        found.append(figures_of(stage.objective(batch.to(device), *more)))
     stage.objective.train()
-    return {f"validation_{name}": value / len(parts) for name, value in sums.items()}
+    found = gather_lists(found)
+    names = dict.fromkeys(name for figures in found for name in figures)
+    return {
+        f"validation_{name}": sum(figures.get(name, 0.0) for figures in found) / len(found)
+        for name in names
+    }
 
 
 def save_samples(stage: Stage, folder: Path, step: int) -> None:

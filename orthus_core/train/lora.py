@@ -26,10 +26,9 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.training import LoraRecipe
 from orthus_core.train.freeze import Objective, mark_rows
 from orthus_core.train.metrics import METRICS
+from orthus_core.train.sharding import ADAPTERS
 from orthus_core.user_files import user_path
 
-NAME = "default"
-"""peft's name of the adapters in a model; it is not in the files."""
 HEAD = "mlp_head"
 # Files of earlier adapters that new ones in their folder replace.
 ADAPTER_FILES = ("adapter_*", "README.md", "recipe.toml", "run.json", METRICS, VOCABULARY, WORDS)
@@ -81,7 +80,7 @@ def add_lora(
         lora_dropout=recipe.dropout,
         target_modules=[name for name in linear if re.fullmatch(pattern, name)],
     )
-    inject_adapter_in_model(config, model, NAME)
+    inject_adapter_in_model(config, model, ADAPTERS)
     config.modules_to_save = whole or None
     for name, parameter in model.named_parameters():
         parts = name.split(".")
@@ -121,7 +120,7 @@ def merged_layers(model: nn.Module) -> Iterator[None]:
     for parent, name, module in places:
         base: nn.Linear = module.base_layer  # type: ignore[assignment]
         plain = nn.Linear(base.in_features, base.out_features, bias=False, device="meta")
-        total = (base.weight + module.get_delta_weight(NAME)).detach()  # type: ignore[operator]
+        total = (base.weight + module.get_delta_weight(ADAPTERS)).detach()  # type: ignore[operator]
         plain.weight, plain.bias = nn.Parameter(total, requires_grad=False), base.bias
         setattr(parent, name, plain)
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
@@ -140,7 +139,7 @@ def merged_layers(model: nn.Module) -> Iterator[None]:
 def adapter_tensors(model: nn.Module) -> dict[str, Tensor]:
     """What the training has moved, by peft's names, on the CPU."""
     return {
-        PREFIX + name.replace(f".{NAME}.", "."): parameter.detach().cpu().contiguous()
+        PREFIX + name.replace(f".{ADAPTERS}.", "."): parameter.detach().cpu().contiguous()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
@@ -170,7 +169,7 @@ def save_adapters(
         OutputError: When the folder exists, cannot be written to, or the disk is full.
     """
     folder = user_path(folder)
-    config = model.peft_config[NAME]  # type: ignore[index]
+    config = model.peft_config[ADAPTERS]  # type: ignore[index]
     config.base_model_name_or_path, config.inference_mode = base_name, True
     metadata = {"format": "pt", BASE: base, BASE_NAME: base_name, SAMPLING: json.dumps(sampling)}
     with staged_folder(

@@ -1,6 +1,9 @@
 """Muon in the precision that a device is fast in, with one orthogonalisation for all matrices of a
 shape and operations on many tensors at once; and Muon for the kernels of convolutions, which
 torch's does not take.
+
+A sharded matrix is gathered for it: the orthogonal matrix of a part is no part of the orthogonal
+matrix. Every process computes it, and moves its own rows.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from orthus_core.device import has_bf16
 from orthus_core.train import muon
+from orthus_core.train.sharded_tensors import is_sharded, like, local, part_of, whole
 
 add_ = torch._foreach_add_  # type: ignore[reportPrivateImportUsage]
 lerp = torch._foreach_lerp  # type: ignore[reportPrivateImportUsage]
@@ -27,6 +31,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 MOMENTUM = 0.95
 EPS = 1e-7
+GATHERED = 2**28
+"""Values of sharded matrices that are gathered and orthogonalised at once."""
 
 
 def orthogonalised(
@@ -75,27 +81,34 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
             for p in moved:
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-            momenta = [self.state[p]["momentum_buffer"] for p in moved]
+            momenta = [local(self.state[p]["momentum_buffer"]) for p in moved]
+            gradients, parts = [local(g) for g in gradients], [local(p) for p in moved]
             momentum = group["momentum"]
             muon.lerp_(momenta, gradients, 1 - momentum)
             wanted = muon.lerp(gradients, momenta, momentum) if group["nesterov"] else momenta
-            muon.mul_(moved, 1 - group["lr"] * group["weight_decay"])
+            muon.mul_(parts, 1 - group["lr"] * group["weight_decay"])
             of_shape = defaultdict(list)
             for p, update in zip(moved, wanted, strict=True):
                 of_shape[p.shape].append((p, update))
             for shape, alike in of_shape.items():
-                matrices, updates = zip(*alike, strict=True)
-                steps_KMN = orthogonalised(
-                    torch.stack(updates),
-                    group["ns_coefficients"],
-                    group["ns_steps"],
-                    group["eps"],
-                    dtype=fast_dtype(updates[0].device),
-                )
-                # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
-                rate = group["lr"] * 0.2 * max(shape) ** 0.5
-                steps = list(steps_KMN.to(matrices[0].dtype).unbind())
-                muon.add_(list(matrices), steps, alpha=-rate)
+                at_once = len(alike)
+                if is_sharded(alike[0][0]):  # gathered matrices must fit beside all else
+                    at_once = max(1, GATHERED // shape.numel())
+                for at in range(0, len(alike), at_once):
+                    matrices, updates = zip(*alike[at : at + at_once], strict=True)
+                    whole_ones = [whole(like(u, p)) for p, u in zip(matrices, updates, strict=True)]
+                    steps_KMN = orthogonalised(
+                        torch.stack(whole_ones),
+                        group["ns_coefficients"],
+                        group["ns_steps"],
+                        group["eps"],
+                        dtype=fast_dtype(updates[0].device),
+                    )
+                    # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
+                    rate = group["lr"] * 0.2 * max(shape) ** 0.5
+                    steps = steps_KMN.to(matrices[0].dtype).unbind()
+                    own = [part_of(step, p) for p, step in zip(matrices, steps, strict=True)]
+                    muon.add_([local(p) for p in matrices], own, alpha=-rate)
 
     return BatchedMuon
 

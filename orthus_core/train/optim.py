@@ -12,6 +12,7 @@ from orthus_core.errors import TrainingError
 from orthus_core.recipe.training import OptimRecipe
 from orthus_core.train import muon
 from orthus_core.train.muon import KernelMuon, batched_muon
+from orthus_core.train.sharded_tensors import local
 
 # Final learning rate of the cosine schedule, as a share of the peak.
 COSINE_FLOOR = 0.02
@@ -105,7 +106,8 @@ class WeightAverage:
         if not self.decay:
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        muon.lerp_(self.averages, list[Tensor](self.parameters), 1 - decay)
+        averages, now = ([local(t) for t in each] for each in (self.averages, self.parameters))
+        muon.lerp_(averages, now, 1 - decay)
 
     @torch.no_grad()
     def restart(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -120,9 +122,10 @@ class WeightAverage:
     def swap(self) -> None:
         """Exchange parameters and averages; a second call undoes the first."""
         for parameter, average in zip(self.parameters, self.averages, strict=False):
-            kept = parameter.detach().clone()
-            parameter.copy_(average)
-            average.copy_(kept)
+            here, there = local(parameter), local(average)
+            kept = here.detach().clone()
+            here.copy_(there)
+            there.copy_(kept)
 
     def state(self) -> list[Tensor]:
         return self.averages

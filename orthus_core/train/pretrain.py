@@ -8,7 +8,7 @@ its autoencoder; so the paper's discrete baseline sees as many rows as the Orthu
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -49,7 +49,7 @@ from orthus_core.train.batches import (
     training_rule,
     usable,
 )
-from orthus_core.train.distributed import current_rank, device
+from orthus_core.train.distributed import anywhere, current_rank, device, ends_together
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.linear_code import linear_quality
@@ -68,6 +68,7 @@ from orthus_core.train.runs import (
     other_runs,
     plan_run,
 )
+from orthus_core.train.sharding import gathered
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import (
     Resume,
@@ -89,6 +90,7 @@ OF_AUTOENCODER = (
 AUTOENCODER_LENGTH = "autoencoder.optim.steps"
 
 
+@ends_together
 def pretrain(
     recipe: PretrainRecipe,
     output: Path,
@@ -98,7 +100,7 @@ def pretrain(
     overwrite: bool = False,
     profile: bool = False,
     should_stop: Stop = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train a discrete Chameleon and write it to `output` when it is done.
 
     Args:
@@ -165,7 +167,7 @@ def pretrain(
                 profile=profile,
                 should_stop=should_stop,
             )
-        if should_stop():
+        if anywhere(should_stop()):
             return
         vq.eval().requires_grad_(False)
 
@@ -185,6 +187,7 @@ def pretrain(
                 RowsStage(objective, trainable, batches),
                 optim=recipe.optim,
                 log=recipe.log,
+                devices=recipe.devices,
                 seed=recipe.seed,
                 folder=work / TRANSFORMER,
                 origins=origins(recipe, **start_origin(init_from), **rows_origin(rows.identity)),
@@ -196,7 +199,10 @@ def pretrain(
                 should_stop=should_stop,
             )
             yield from map(Note, cache.notes())
-        if should_stop() or not first:
+        if anywhere(should_stop()):
+            return
+        finished = gathered(model, torch.bfloat16)
+        if not first or finished is None:
             return
 
         # 4. One folder.
@@ -207,8 +213,8 @@ def pretrain(
             with staged_folder(
                 folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite
             ) as staged:
-                model.bfloat16()
-                model.save_pretrained(staged)
+                finished.bfloat16()
+                finished.save_pretrained(staged)
                 processor(tokenizer, config).save_pretrained(staged)
                 (staged / VOCABULARY).write_text(vocabulary, encoding="utf-8")
                 if listed := listed_words(recipe.data):
@@ -401,6 +407,7 @@ def train_autoencoder(
         stage,
         optim=recipe.autoencoder.optim,
         log=recipe.log,
+        devices=recipe.devices,
         seed=recipe.seed,
         folder=folder,
         origins=origins(recipe, *OF_AUTOENCODER, **rows_origin(pictures.identity)),
@@ -411,7 +418,7 @@ def train_autoencoder(
         profile=profile,
         should_stop=should_stop,
     )
-    if should_stop():
+    if anywhere(should_stop()):
         return
     stage.objective.fold_norm()
     if len(pictures.held_out_M3HW):

@@ -27,6 +27,7 @@ from orthus_core.output_checks import probe_folder
 from orthus_core.train.metrics import BOARD, METRICS, PROFILE, steps_of
 from orthus_core.train.state import (
     ABOUT,
+    BATCH_OF,
     STATES,
     UNNAMED,
     Resume,
@@ -46,7 +47,6 @@ SAMPLES = "samples"
 AUTOENCODER, TRANSFORMER = "autoencoder", "transformer"
 RECORDED = ("id", "begun", "lineage", "source", "origins", "replacing")
 # Origins that are only known when the model has been opened and all processes have met.
-BATCH_OF = "batch_of"
 KNOWN_LATER = ("init_from", "devices", BATCH_OF, "rows")
 
 CONTINUE_OR_REPLACE = (

@@ -51,13 +51,17 @@ UNNAMED = ""
 # What to continue from: nothing, the newest state beside the output, or a path for `state_at`.
 Resume = bool | Path
 
-# Tables of a recipe that configure only the reporting of a training.
-TELLING = ("log",)
-# Keys that change no number of a training: which process does the work, where features are kept,
-# whether it refuses what it would leave out, and what the finished model is to sample by.
+# Tables of a recipe that change no number of a training: its reporting, and its devices.
+TELLING = ("log", "devices")
+# Keys that change no number of a training: which process does the work, and how many, where
+# features are kept, whether it refuses what it would leave out, and what the finished model is to
+# sample by.
 INDIFFERENT = frozenset(
-    {"data.workers", "data.strict", "data.cache", "data.encode_first", "sampling"}
+    {"data.workers", "data.strict", "data.cache", "data.encode_first", "sampling", "devices"}
 )
+BATCH_OF = "batch_of"
+"""The origin of a training on several devices whose batches are of all of them together; in early
+versions each device had a batch of its own, and they do not tell this."""
 # Changed keys that an error gives with their values; more are named.
 SHOWN = 5
 
@@ -330,6 +334,7 @@ def check_same(
     Raises:
         TrainingError: Names every key that differs, the first with both values.
     """
+    before, now = with_batch_of(before), with_batch_of(now)
     changed = sorted(
         key
         for key in (before.keys() | now.keys()) - INDIFFERENT - {length}
@@ -352,10 +357,16 @@ def check_same(
         raise TrainingError(
             f"{made} with {'; '.join(values)}{more}",
             where=str(where),
-            hint=f"go on with what it was begun with (only {length}, log, sampling, data.cache, "
-            "data.encode_first, data.workers and data.strict may change), or begin anew: "
-            "--overwrite in place of --resume, or another folder with -o",
+            hint=f"go on with what it was begun with (only {length}, log, sampling, devices, "
+            "data.cache, data.encode_first, data.workers and data.strict may change), or begin "
+            "anew: --overwrite in place of --resume, or another folder with -o",
         )
+
+
+def with_batch_of(origins: Mapping[str, Any]) -> dict[str, Any]:
+    """The origins, which say of one device too that its batches are all there is."""
+    alone = {BATCH_OF: "all devices"} if origins.get("devices", 1) == 1 else {}
+    return alone | dict(origins)
 
 
 def is_same(key: str, one: Any, other: Any) -> bool:

@@ -44,7 +44,7 @@ from orthus_core.train.batches import (
     training_rule,
     usable,
 )
-from orthus_core.train.distributed import current_rank, device
+from orthus_core.train.distributed import anywhere, current_rank, device, ends_together
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
@@ -66,6 +66,7 @@ from orthus_core.train.runs import (
     other_runs,
     plan_run,
 )
+from orthus_core.train.sharding import drawable, gather_moved, gathered
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import (
     Resume,
@@ -80,9 +81,10 @@ from orthus_core.user_files import user_path
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
 
+@ends_together
 def finetune_vae(
     recipe: FinetuneVaeRecipe, init_from: str | Path, output: Path, **options
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train the pixel decoder on unquantised features; options as for `run`.
 
     The reconstruction error of held-out pictures through codes and through features is measured
@@ -138,9 +140,10 @@ def finetune_vae(
     yield from run(stage, recipe, opened, output, rows=rows, finish=finish, **options)
 
 
+@ends_together
 def build_base(
     recipe: BuildBaseRecipe, init_from: str | Path, output: Path, **options
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train the soft embedding and the diffusion head on pictures alone; options as for `run`.
 
     Raises:
@@ -170,7 +173,11 @@ def build_base(
         ),
         trainable,
         batch_builder.batches(
-            pictures_alone(rows), recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
+            pictures_alone(rows),
+            recipe.data,
+            recipe.optim.batch_size,
+            recipe.log.validate_rows,
+            seed=recipe.seed,
         ),
         temperature=recipe.temperature,
         steps=recipe.optim.steps,
@@ -199,9 +206,10 @@ def build_base(
         yield from map(Note, cache.notes())
 
 
+@ends_together
 def posttrain(
     recipe: PosttrainRecipe, init_from: str | Path, output: Path, **options
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train everything but the autoencoder on interleaved rows, or adapters of it where the recipe
     has a rank for them; options as for `run`.
 
@@ -241,8 +249,8 @@ def posttrain(
     def draw_samples() -> Image.Image:
         from orthus_core.train.sample_grid import draw_words
 
-        with as_drawn():
-            return draw_words(model, tokenizer, phrases())
+        with drawable(model, as_drawn) as drawn:
+            return None if drawn is None else draw_words(drawn, tokenizer, phrases())
 
     stage = RowsStage(
         JointLoss(
@@ -257,7 +265,13 @@ def posttrain(
             terms=recipe.loss_terms,
         ),
         trainable,
-        batch_builder.batches(rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows),
+        batch_builder.batches(
+            rows,
+            recipe.data,
+            recipe.optim.batch_size,
+            recipe.log.validate_rows,
+            seed=recipe.seed,
+        ),
         draw=draw_samples,
     )
     if recipe.lora.rank:
@@ -394,6 +408,7 @@ def run(
             stage,
             optim=recipe.optim,
             log=recipe.log,
+            devices=recipe.devices,
             seed=recipe.seed,
             folder=work,
             origins=origins(recipe, init_from=start, **rows_origin(rows)),
@@ -404,12 +419,16 @@ def run(
             profile=profile,
             should_stop=should_stop,
         )
-        if should_stop():
+        if anywhere(should_stop()):
             return
         extras = yield from finish()
-        if not first:
-            return
         model = opened.model.eval()
+        if save is None:
+            model = gathered(model, stored_dtype(opened.path))
+        else:
+            gather_moved(model)
+        if not first or model is None:
+            return
         made = origin_of(recipe.command, model.config, opened.path.name)
         model.config.origin = made | dict(extras.origin)
         files = {

@@ -147,6 +147,28 @@ def test_build_base_that_resumes_at_its_end_keeps_its_temperature(tiny_folder, p
     assert open_orthus(out, device="cpu").model.config.embedding_temperature == 4.0
 
 
+@pytest.mark.parametrize(
+    "trainer, schema", [(build_base, BuildBaseRecipe), (posttrain, PosttrainRecipe)]
+)
+def test_what_is_drawn_for_a_row_follows_the_seed_of_the_training(
+    trainer, schema, tiny_folder, records, tmp_path, monkeypatch
+):
+    """And that for a row that is measured follows nothing."""
+    drawn, measured = [], []
+    for seed, of_data in ((5, 0), (5, 0), (6, 1)):
+        stage, _ = begun(
+            *(monkeypatch, trainer, schema, tiny_folder, tmp_path / "out", records),
+            *(f"seed={seed}", f"data.seed={of_data}", "optim.batch_size=6"),
+        )
+        ((batch, _),) = stage.parts(0, 1)
+        drawn.append(set(batch.noise_seeds_M.tolist()))
+        measured.append({n for batch, _ in stage.held_out() for n in batch.noise_seeds_M.tolist()})
+        assert len(drawn[-1]) == len(batch.noise_seeds_M) > 3
+    assert drawn[0] == drawn[1] and not drawn[0] & drawn[2]
+    assert measured[0] == measured[1] and not drawn[0] & measured[0]
+    assert measured[0] & measured[2], "rows with the same number, though they are others"
+
+
 def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkeypatch):
     change = ("seed=5", "lambda_image=3.0", "text_weight=2.0", "repeats=3", "prefix_noise=0.25")
     change = (*change, "optim.batch_size=3", "timesteps=logit-normal", "prefix_clean=0.5")

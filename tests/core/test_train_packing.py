@@ -281,7 +281,10 @@ def test_the_discrete_model_packs_alike(ids, rows):
 @pytest.mark.parametrize("packing", [False, True])
 def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     shown, drawn = document(ids, 1, 3, True), document(ids, 2, 5, True)
-    rows = [shown._replace(from_model=(False,)), drawn._replace(from_model=(True,))]
+    rows = [
+        shown._replace(from_model=(False,), noise_seed=1),
+        drawn._replace(from_model=(True,), noise_seed=2),
+    ]
     model = make_tiny_model()
     loss = JointLoss(model, repeats=1)
 
@@ -369,7 +372,7 @@ def test_the_loss_of_a_share_of_the_patches_is_drawn_anew_each_step(ids, rows, m
 
 def test_timesteps_cover_the_whole_schedule_evenly():
     schedule = make_schedule(num_train_timesteps=10)
-    timesteps = draw(torch.zeros(1000, 1), 8, schedule, torch.Generator().manual_seed(0)).timesteps
+    timesteps = draw(torch.arange(250), P, 1, 8, schedule).timesteps
     counts = torch.bincount(timesteps)
     assert len(counts) == 10 and counts.min() > 700 and counts.max() < 900
 
@@ -392,8 +395,8 @@ def test_timesteps_of_an_angle_are_the_nearest_by_hand():
     [("uniform-angle", 0.25, 0.5), ("logit-normal", 0.136, 0.5)],
 )
 def test_noise_levels_are_drawn_by_their_angle(kind, quarter, half):
-    schedule, random = make_schedule(), torch.Generator().manual_seed(0)
-    draws = draw(torch.zeros(5000, 1), 4, schedule, random, timesteps=kind)
+    schedule = make_schedule()
+    draws = draw(torch.arange(1250), P, 1, 4, schedule, timesteps=kind)
     angles = schedule.alphas_cumprod_T[draws.timesteps].sqrt().acos() / (math.pi / 2)
     assert (angles < 0.25).float().mean() == pytest.approx(quarter, abs=0.01)
     assert (angles < 0.5).float().mean() == pytest.approx(half, abs=0.01)
@@ -416,25 +419,32 @@ def test_the_discrete_loss_is_a_mean_over_the_counts_it_is_given(ids):
     torch.testing.assert_close(half, alone / 2)
 
 
+def ones(seeds_M: torch.Tensor, stream: object, count: int) -> torch.Tensor:
+    """In place of noise, so that what is added is its amount."""
+    return torch.ones(len(seeds_M), count)
+
+
 def test_each_picture_is_read_with_an_amount_of_noise_of_its_own(monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", torch.ones_like)  # so that what is added is the amount
+    monkeypatch.setattr("orthus_core.losses.joint.normal", ones)
     loss = JointLoss(make_tiny_model(), prefix_noise=0.5).train()
     features_NC = torch.randn(200 * P, C)
-    torch.manual_seed(0)
-    added_MX = (loss.as_read(features_NC) - features_NC).view(200, P * C)
+    seeds_M = torch.arange(200)
+    added_MX = (loss.as_read(features_NC, seeds_M) - features_NC).view(200, P * C)
     amounts_M = added_MX.mean(1)
     torch.testing.assert_close(added_MX, amounts_M[:, None].expand_as(added_MX))
     assert len(amounts_M.unique()) == 200
     assert 0 <= amounts_M.min() < 0.05 and 0.45 < amounts_M.max() < 0.5
-    assert torch.equal(loss.eval().as_read(features_NC), features_NC), "measured without noise"
+    assert torch.equal(loss.eval().as_read(features_NC, seeds_M), features_NC), (
+        "measured without noise"
+    )
 
 
 def test_some_pictures_are_read_with_noise_up_to_a_random_patch(monkeypatch):
-    monkeypatch.setattr(torch, "randn_like", torch.ones_like)
+    monkeypatch.setattr("orthus_core.losses.joint.normal", ones)
     loss = JointLoss(make_tiny_model(), prefix_noise=0.5, prefix_clean=0.5).train()
     features_NC = torch.randn(4000 * P, C)
-    torch.manual_seed(0)
-    noisy_MP = (loss.as_read(features_NC) - features_NC).view(4000, P, C)[:, :, 0] > 1e-6
+    noisy_MX = loss.as_read(features_NC, torch.arange(4000)) - features_NC
+    noisy_MP = noisy_MX.view(4000, P, C)[:, :, 0] > 1e-6
     ends_M = noisy_MP.sum(1)
     assert torch.equal(noisy_MP, torch.arange(P) < ends_M[:, None]), "noise first, then none"
     # Half of the pictures are noisy throughout, the others up to each patch equally often.

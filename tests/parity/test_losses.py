@@ -97,6 +97,7 @@ def rows_of(golden, *, features=True):
         features_NC=golden["h.target_image_latents"].flatten(0, 1) if features else None,
         image_index_N=patch_positions(ids_BS, 0),
         image_targets_N=None,
+        noise_seeds_M=None,
     )
 
 
@@ -119,6 +120,7 @@ def test_a_batch_without_images_still_reaches_every_weight_of_the_head(tiny_mode
         features_NC=None,
         image_index_N=torch.empty(0, dtype=torch.long),
         image_targets_N=None,
+        noise_seeds_M=None,
     )
     tiny_model.zero_grad()
     losses = JointLoss(tiny_model)(rows)
