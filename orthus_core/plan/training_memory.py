@@ -32,9 +32,11 @@ VISION = ("vision encoder", "vision codebook", "pixel decoder")
 AUTOENCODER = "autoencoder"
 OF_PICTURES = (AUTOENCODER, "finetune-vae")
 TABLES = ("token embeddings", "input codes")
-# The phases of a step: the end of the forward pass, with all that the backward pass needs; its end,
-# with all gradients; the move of the weights.
-FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
+# The phases of a step: the end of the forward pass, with all that the backward pass needs; the
+# backward pass of the LM head, after that of the diffusion head; the last layer's; its end, with
+# all gradients; the move of the weights.
+FORWARD, HEADS, LAYERS, BACKWARD, UPDATE = "forward", "heads", "layers", "backward", "update"
+PASS = (FORWARD, HEADS, LAYERS)
 FP32, BF16 = 4, 2
 
 
@@ -124,9 +126,9 @@ KEPT = {
 # and without what a checkpointed block computes again; and bytes of a number.
 HEAD_OUTSIDE, HEAD_BLOCK, HEAD_BLOCK_INPUTS = 8, 11, 5
 HEAD_NUMBER = {FP32: 4.0, BF16: 2.3}
-# Bytes for each number of the vocabulary that a predicted word takes: its probability, and two
-# gradients of it.
-LOGIT = 12
+# Bytes for each number of the vocabulary that a predicted word takes: its probability, and later
+# two gradients of it as well.
+LOGIT, LOGIT_GRADIENTS = 4, 12
 # Bytes for each code that a patch takes which is read: distances, probabilities and their copies;
 # and gradients of both.
 CODE, CODE_GRADIENTS = {FP32: 8, BF16: 10}, 8
@@ -162,15 +164,16 @@ def training_memory(
         items.append(MemoryItem("average of the weights", FP32 * count // shards))
     # A gradient takes the place of the activations that it is computed from, unless earlier batches
     # of the step have left theirs.
-    before = (FORWARD,) if trained.accumulate > 1 else ()
+    before = PASS if trained.accumulate > 1 else ()
     gradients = FP32 * count // shards
     items.append(
         MemoryItem("gradients", gradients, f"{count:,} weights move", (*before, BACKWARD, UPDATE))
     )
     if trained.has_rows:
         if not before:
-            first = FP32 * (moved["LM head"] + moved["diffusion head"]) // shards
-            items.append(MemoryItem("heads' gradients", first, "", (FORWARD,)))
+            first, second = (FP32 * moved[part] // shards for part in ("diffusion head", "LM head"))
+            items.append(MemoryItem("heads' gradients (diffusion)", first, "", (HEADS, LAYERS)))
+            items.append(MemoryItem("heads' gradients (LM)", second, "", (LAYERS,)))
         items += _of_rows(config, trained, number, moved)
     else:
         items += _of_pictures(config, trained, number)
@@ -264,15 +267,16 @@ def _of_rows(
     kept = KEPT[of_layers, number]
     layer = kept.hidden * hidden + kept.inner * config.intermediate_size
     layers = config.num_hidden_layers * (FP32 * hidden if trained.checkpoint else layer)
-    again = layer if trained.checkpoint else 0
-    size = tokens * (layers + again + 4 * FP32 * hidden)
+    size = tokens * (layers + 4 * FP32 * hidden)
     about = f"{rows} rows of {trained.length}, layers {of_layers}"
-    about += ", computed again" if trained.checkpoint else ""
-    items = [MemoryItem("activations of the layers", size, about, (FORWARD,))]
-    words = rows * trained.own_words
-    if words:
-        size = LOGIT * words * config.vocab_size
-        items.append(MemoryItem("predicted words", size, f"{words} words", (FORWARD,)))
+    items = [MemoryItem("activations of the layers", size, about, PASS)]
+    if trained.checkpoint:
+        items.append(MemoryItem("a layer computed again", tokens * layer, "", (LAYERS,)))
+    if words := rows * trained.own_words:
+        told = f"{words} words"
+        first, later = (each * words * config.vocab_size for each in (LOGIT, LOGIT_GRADIENTS))
+        items.append(MemoryItem("predicted words", first, told, (FORWARD,)))
+        items.append(MemoryItem("predicted words and gradients", later, told, (HEADS,)))
     ends = 0
     if isinstance(config, OrthusConfig):
         draws = round(slots * trained.patch_share) * trained.repeats
@@ -285,9 +289,7 @@ def _of_rows(
         if config.embedding == "softmax" and moved["input codes"]:
             codes = slots * config.num_codes
             size = codes * CODE[number]
-            items.append(
-                MemoryItem("soft embedding", size, f"{slots} patches", (FORWARD, BACKWARD))
-            )
+            items.append(MemoryItem("soft embedding", size, f"{slots} patches", (*PASS, BACKWARD)))
             ends += codes * CODE_GRADIENTS
     if moved["token embeddings"]:
         # The gradients of its two uses, by words and by codes, before they are one.
@@ -300,7 +302,7 @@ def _of_rows(
     elif number == BF16:
         # Autocast keeps a copy of each trained matrix until its gradient is computed.
         copies = sum(moved.values()) - moved["token embeddings"] + adapters_of(config, trained.lora)
-        items.append(MemoryItem("weights in bf16", BF16 * copies, "for one pass", (FORWARD,)))
+        items.append(MemoryItem("weights in bf16", BF16 * copies, "for one pass", PASS))
     return items
 
 

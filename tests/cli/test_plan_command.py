@@ -150,16 +150,16 @@ def test_cards_share_all_but_the_autoencoder_and_replicas_hold_it_again(seven):
 
 
 def test_checkpointed_layers_keep_their_inputs_and_one_layer(seven):
-    plain = Training("posttrain", 4, 2116, pictures=2)
-    kept, again = (
-        part(training_memory(seven, each), "activations")
-        for each in (plain, plain._replace(checkpoint=True))
+    trained = Training("posttrain", 4, 2116, pictures=2)
+    plain, again = (
+        training_memory(seven, each) for each in (trained, trained._replace(checkpoint=True))
     )
-    layers = seven.num_hidden_layers
-    tokens, width = 4 * 2116, 4 * seven.hidden_size
-    assert kept - again == pytest.approx(
-        (layers - 1) / layers * kept - tokens * width * layers, rel=0.01
-    )
+    tokens, layer = 4 * 2116, 46 * 4096 + 8 * 11008
+    ends = tokens * 16 * 4096
+    assert part(plain, "activations") - ends == tokens * 32 * layer
+    assert part(again, "activations") - ends == tokens * 32 * 4 * 4096
+    assert part(again, "a layer computed again") == tokens * layer
+    assert part(again, "diffusion head") < 0.7 * part(plain, "diffusion head")
 
 
 def test_earlier_batches_leave_gradients_beside_activations():
@@ -167,7 +167,7 @@ def test_earlier_batches_leave_gradients_beside_activations():
     one, two = (
         training_memory(config, Training("posttrain", 2, 64, accumulate=n), "cpu") for n in (1, 2)
     )
-    assert peak_phase(one) == peak_phase(two) == "forward"
+    assert {peak_phase(one), peak_phase(two)} <= {"forward", "heads", "layers"}
     assert total(two) > total(one)
     with_average = training_memory(config, Training("posttrain", 1, 3, averaged=True), "cpu")
     assert peak_phase(with_average) == "backward", "of a few tokens gradients take more"
@@ -199,27 +199,29 @@ def test_the_papers_trainings_of_a_7b_fit_on_cards_of_80_gb(orthus, words, chang
     assert all(change["bytes"] <= 80 * GB for change in told["changes"][-1:])
 
 
+def rows_of(words: str) -> int:
+    """Rows of a step by these changes."""
+    values = dict(word.split("=") for word in words.split() if word.startswith("optim."))
+    return int(values["optim.batch_size"]) * int(values["optim.accumulate"])
+
+
 def test_changes_are_told_until_it_fits(seven):
     changes = drawing_changes(seven, Drawing(pictures=8), 20 * GB)
     assert [change.what for change in changes] == ["--batch-size 1"]
     assert changes[-1].bytes <= 20 * GB
 
-    whole = Training("posttrain", 16, 2116, pictures=2, averaged=True)
-    (first,) = training_changes(seven, whole, 200 * GB)
-    assert first.what == "--set devices.checkpoint_activations=true"
-    room = first.bytes - 10 * GB
-    checkpointed, smaller = training_changes(seven, whole, room)
-    assert checkpointed == first and smaller.bytes <= room
-    assert smaller.what.startswith(first.what)
-    rows, batches = (int(word.rpartition("=")[2]) for word in smaller.what.split()[-3::2])
-    assert rows * batches == 16, "a step keeps its rows"
+    base = Training("build-base", 24, 1026, repeats=8)
+    checkpointed, smaller = training_changes(seven, base, 30 * GB)
+    assert checkpointed.what == "--set devices.checkpoint_activations=true"
+    assert smaller.what.startswith(checkpointed.what) and smaller.bytes <= 30 * GB
+    assert rows_of(smaller.what) == 24, "a step keeps its rows"
 
+    whole = Training("posttrain", 8, 2116, pictures=2, averaged=True, accumulate=2)
     *_, cards, adapters = training_changes(seven, whole, 80 * GB)
     assert cards.what.startswith("--gpus 2 ") or cards.what.startswith("--gpus 4 ")
     assert cards.bytes <= 80 * GB and adapters.bytes <= 80 * GB
     assert adapters.what.endswith("--set lora.rank=16")
-    rows, batches = (int(word.rpartition("=")[2]) for word in cards.what.split()[-3::2])
-    assert rows * batches == 16
+    assert rows_of(cards.what) == 16
 
 
 def test_hours_follow_from_the_operations_that_a_training_counts(orthus, tmp_path):

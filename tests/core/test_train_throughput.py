@@ -121,6 +121,7 @@ def test_an_autoencoders_work_is_its_encoder_once_and_its_decoder_three_times():
         ("NVIDIA A10G", 70e12),
         ("NVIDIA RTX 6000 Ada Generation", 364e12),
         ("AMD Instinct MI300X", 1307e12),
+        ("NVIDIA RTX A1000", None),
         ("NVIDIA GeForce GTX 1080", None),
         ("Tesla V100-SXM2-16GB", None),
     ],
