@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.output_checks import check_room
 from orthus_core.recipe.training import FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import pictures_alone, read_rows
-from orthus_core.train.distributed import device
+from orthus_core.train.distributed import device, ends_together
 from orthus_core.train.encode_first import (
     EncodingPlan,
     count_missing,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
 
 
+@ends_together
 def encode_data(
     recipe: TrainingRecipe,
     model: str,
@@ -41,7 +42,7 @@ def encode_data(
     workers: int = 0,
     dry_run: bool = False,
     should_stop: Stop = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Encode the pictures of a recipe's data, held-out ones too, and store them in a folder.
 
     What is there already is not encoded again, so the work may be stopped and gone on with.

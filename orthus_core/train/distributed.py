@@ -68,7 +68,10 @@ def meet() -> Rank:
     check_torch()
     cards = _own_card() is not None
     try:
-        from torch.distributed import init_process_group, rendezvous
+        from torch.distributed import (
+            init_process_group,
+            rendezvous,  # type: ignore[reportPrivateImportUsage]
+        )
 
         store, shard, shards = next(
             rendezvous("env://", place.shard, place.shards, timeout=MEETING)
@@ -194,7 +197,7 @@ def _not_met(place: Rank, error: Exception) -> TrainingError:
 def _leave() -> None:
     from orthus_core.train import heartbeat
 
-    if heartbeat.end("ended before the training was through"):
+    if heartbeat.end(""):
         torch.distributed.destroy_process_group()
 
 
@@ -219,6 +222,9 @@ def ends_together(
             if word := heartbeat.word_on(error):
                 raise heartbeat.other_has_ended(word) from error
             heartbeat.end(f"{type(error).__name__}: {error}")
+            raise
+        except BaseException:  # Ctrl-C, or whoever reads the events has stopped
+            heartbeat.end("it was stopped")
             raise
         heartbeat.end("")
         return result

@@ -37,7 +37,7 @@ def only_image_parts(model: OrthusForConditionalGeneration) -> list[nn.Parameter
     rows_V = torch.zeros(len(table_VD), device=table_VD.device)
     rows_V[model.code_token_ids] = 1
     table_VD.moving_rows_V = rows_V  # type: ignore[attr-defined]
-    hold_other_rows(table_VD)
+    hold_other_rows(table_VD)  # type: ignore[arg-type]
     return [p for p in model.parameters() if p.requires_grad]
 
 

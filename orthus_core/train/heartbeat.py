@@ -36,7 +36,7 @@ class Heartbeat:
     """
 
     def __init__(self, shard: int, shards: int) -> None:
-        from torch.distributed import PrefixStore, TCPStore
+        from torch.distributed import PrefixStore, TCPStore  # type: ignore[reportPrivateImportUsage]
 
         # A connection of its own: the collective operations wait on theirs.
         place = TCPStore(
@@ -111,9 +111,8 @@ class Heartbeat:
     def _end_process(self) -> None:
         """End this process while its training waits for a dead one, which nothing interrupts."""
         error = other_has_ended(self.word)
-        text = f"error: {error.message}\n  where: {error.where}\n  next: {error.hint}\n"
         with suppress(Exception):
-            sys.stderr.write(text)
+            sys.stderr.write(f"error: {error}\n")
             sys.stderr.flush()
         with suppress(Exception):
             self.store.set(self._key("end", self.shard), error.message)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.chameleon.modeling_chameleon import (
     ChameleonDecoderLayer,
+    ChameleonForConditionalGeneration,
     ChameleonSwinDecoderLayer,
 )
 
@@ -35,7 +37,7 @@ from orthus_core.train.distributed import all_reduce_sum, anywhere, current_rank
 from orthus_core.train.freeze import hold_other_rows
 from orthus_core.train.sharded_tensors import is_sharded, local, whole
 
-Model = TypeVar("Model", bound=InterleavedModel)
+Model = TypeVar("Model", bound=InterleavedModel | ChameleonForConditionalGeneration)
 ADAPTERS = "default"
 """peft's name of the adapters in a model."""
 LAYERS = (ChameleonDecoderLayer, ChameleonSwinDecoderLayer)
@@ -147,7 +149,7 @@ class Shards(Layout):
         # The gathered weights are those of this moment, and the next pass must not find them.
         for module in self.objective.modules():
             if hasattr(module, "reshard"):
-                module.reshard()
+                module.reshard()  # type: ignore[operator]
 
 
 class _WithZeroGradients(torch.autograd.Function):
@@ -343,7 +345,9 @@ def check_averages(device: torch.device) -> None:
     wanted = (place.shards + 1) / 2
     values = torch.full((place.shards,), place.shard + 1.0, device=device)
     own = torch.zeros(1, device=device)
-    dist.reduce_scatter_tensor(own, values, op=dist.ReduceOp.AVG)
+    with warnings.catch_warnings():  # newer versions have another name for it
+        warnings.simplefilter("ignore", FutureWarning)
+        dist.reduce_scatter_tensor(own, values, op=dist.ReduceOp.AVG)
     everywhere = torch.full((1,), place.shard + 1.0, device=device)
     dist.all_reduce(everywhere, op=dist.ReduceOp.AVG)
     found = [float(own), float(everywhere)]
@@ -388,7 +392,8 @@ def whole_copy(model: Model, device: torch.device, dtype: torch.dtype) -> Model 
         with torch.device("meta"):
             copy = type(model)(model.config)
         copy.model.vqmodel = model.model.vqmodel
-        copy.generation_config = getattr(model, "generation_config", None)
+        if getattr(model, "generation_config", None) is not None:
+            copy.generation_config = model.generation_config
     for name, weight in whole_weights(model):
         if copy is not None:
             put(copy, name, nn.Parameter(weight.to(device, dtype), requires_grad=False))
@@ -477,7 +482,7 @@ def whole_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if adapted and own == "weight":
             module = model.get_submodule(owner)
             up, down = (module.get_submodule(f"lora_{each}.{ADAPTERS}") for each in "BA")
-            up, down = (whole(each.weight.detach()) for each in (up, down))
+            up, down = (whole(each.weight.detach()) for each in (up, down))  # type: ignore[operator]
             full = full + module.scaling[ADAPTERS] * (up @ down)  # type: ignore[index]
         yield (f"{owner}.{own}" if adapted else name), full
 
@@ -502,7 +507,7 @@ def checkpoint_layers(objective: nn.Module) -> None:
             continue
         forward = layer.forward
 
-        @wraps(forward)
+        @wraps(forward)  # type: ignore[arg-type]
         def again(
             *args: Any, _layer: nn.Module = layer, _forward: Any = forward, **kwargs: Any
         ) -> Any:

@@ -246,7 +246,7 @@ def posttrain(
 
         return sample_words(rows)
 
-    def draw_samples() -> Image.Image:
+    def draw_samples() -> Image.Image | None:
         from orthus_core.train.sample_grid import draw_words
 
         with drawable(model, as_drawn) as drawn:

@@ -13,8 +13,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from orthus_core.errors import OrthusError, RecipeError, TrainingError
@@ -39,6 +41,7 @@ COMMON = (
     "log.validate_rows=5",
     "data.held_out=0.3",
 )
+SHEET = f"samples/step-{STEPS:06d}.png"
 CHECKPOINTED = "devices.checkpoint_activations=true"
 
 Case = tuple[str, tuple[str, ...]]  # the training, and what its recipe sets
@@ -123,22 +126,32 @@ def check_same(alone: Path, other: Path, name: str) -> None:
     for step, (a, b) in enumerate(zip(one, many, strict=True)):
         assert a.keys() == b.keys()
         for figure in a:
-            assert a[figure] == pytest.approx(b[figure], rel=1e-5, abs=1e-5), (step, figure)
+            close = pytest.approx(b[figure], rel=LOOSE.get(name, 1e-5), abs=1e-5)
+            assert a[figure] == close, (step, figure)
     folders = (alone / plain(name), other / name)
     files = [next(folder.glob("*.safetensors")) for folder in folders]
     weights, others = map(load_file, files)
     assert weights.keys() == others.keys()
     for key, weight in weights.items():
         assert (weight - others[key]).abs().max() <= 1e-5, key
+    sheets = [folder.with_name(f"{folder.name}.training") / SHEET for folder in folders]
+    assert sheets[0].is_file() == sheets[1].is_file() == (DRAWN in (PAIR | FOUR)[name][1])
+    if sheets[0].is_file():
+        drawn, also = (np.asarray(Image.open(sheet).convert("RGB"), int) for sheet in sheets)
+        assert drawn.std() > 10 and abs(drawn - also).max() <= 2
 
 
-FULL = ("optim.ema_decay=0.9", "patch_share=0.5", "prefix_noise=0.1")
+DRAWN = f"log.sample_every={STEPS}"
+FULL = ("optim.ema_decay=0.9", "patch_share=0.5", "prefix_noise=0.1", DRAWN)
 CRITIC = (
-    "feature_noise=0.1",
+    # AdamW makes long steps of gradients that are zero up to rounding, as of biases before a norm.
+    *("optim.lr=1e-5", "feature_noise=0.1"),
     *("losses.adversarial=0.5", "discriminator.start=5", "discriminator.levels=1"),
     *("discriminator.channels=8", "discriminator.penalty=0.1", "discriminator.augment=true"),
 )
 MUON = ("optim.kind=muon",)
+# A new critic's gradient is small, and the adaptive weight divides by it.
+LOOSE = {"decoder": 3e-4}
 MORE = ("optim.accumulate=2", "data.packing=true")
 
 
@@ -155,7 +168,7 @@ PAIR: dict[str, Case] = {
     "full": ("posttrain", FULL),
     "frozen": ("build-base", ("optim.clip_norm=0.1", "temperature.start=0.5")),
     "muon": ("posttrain", (*MUON, *MORE, CHECKPOINTED)),
-    "adapters": ("posttrain", ("lora.rank=4", CHECKPOINTED)),
+    "adapters": ("posttrain", ("lora.rank=4", DRAWN, CHECKPOINTED)),
     "decoder": ("finetune-vae", CRITIC),
     # One row each, so that often a process has a picture and the other has none.
     "texts": ("posttrain", ("optim.batch_size=2",)),
