@@ -100,7 +100,7 @@ class Training(NamedTuple):
         return self.length if self.command == "pretrain" else self.words
 
 
-class Kept(NamedTuple):
+class KeptOfTokens(NamedTuple):
     """Bytes that the layers of a transformer keep of a token for the backward pass, for each number
     of the width and of the inner width.
     """
@@ -115,12 +115,12 @@ class Kept(NamedTuple):
 # needs no input, and adapters need only that. Autocast keeps the residual stream, norms and what is
 # normed in fp32.
 KEPT = {
-    ("whole", FP32): Kept(56, 16),
-    ("whole", BF16): Kept(46, 8),
-    ("frozen", FP32): Kept(32, 12),
-    ("frozen", BF16): Kept(24, 6),
-    ("adapters", FP32): Kept(40, 16),
-    ("adapters", BF16): Kept(36, 8),
+    ("whole", FP32): KeptOfTokens(56, 16),
+    ("whole", BF16): KeptOfTokens(46, 8),
+    ("frozen", FP32): KeptOfTokens(32, 12),
+    ("frozen", BF16): KeptOfTokens(24, 6),
+    ("adapters", FP32): KeptOfTokens(40, 16),
+    ("adapters", BF16): KeptOfTokens(36, 8),
 }
 # Vectors of the head's width that it keeps of each draw: outside of its blocks and in each, with
 # and without what a checkpointed block computes again; and bytes of a number.
