@@ -24,6 +24,7 @@ from orthus_core.losses.joint import JointLoss
 from orthus_core.losses.picture_loss import PictureLoss
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import Block
+from orthus_core.model.vision import OrthusVQ
 from orthus_core.plan.memory_parts import MARGIN, total
 from orthus_core.plan.training_memory import Training, training_memory
 from orthus_core.recipe.training import AutoencoderLosses, LoraRecipe, OptimRecipe
@@ -116,7 +117,7 @@ def measured(config: OrthusConfig, case: Training) -> Measured:
 
 
 def autoencoder(
-    vq: nn.Module, pictures: int
+    vq: OrthusVQ, pictures: int
 ) -> tuple[nn.Module, list[nn.Parameter], Callable[[], Tensor]]:
     """finetune-vae's objective on random pictures."""
     vq.requires_grad_(False)

@@ -50,7 +50,7 @@ class Meter:
         self._device, self._clock = device, clock
         self._peak = _peak_flops(device)
         self.exact = False
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.part, self._since = REST, clock()
         self._told = dict(self.seconds)
         self._work = Work()
