@@ -484,16 +484,19 @@ def check_finite(
 @torch.no_grad()
 def validate(stage: Stage, device: torch.device) -> dict[str, float]:
     """Mean losses on the rows that are never trained on, as `validation_*`."""
-    found: list[dict[str, float]] = []
+    found: list[tuple[int, dict[str, float]]] = []
     stage.objective.eval()
     torch.manual_seed(VALIDATION_SEED)
     for batch, *more in stage.held_out():
-        found.append(figures_of(stage.objective(batch.to(device), *more)))
+        # Losses of rows are divided by counts already; those of pictures are means over them.
+        count = len(batch) if isinstance(batch, Tensor) else 1
+        found.append((count, figures_of(stage.objective(batch.to(device), *more))))
     stage.objective.train()
     found = gather_lists(found)
-    names = dict.fromkeys(name for figures in found for name in figures)
+    total = sum(count for count, _ in found)
+    names = dict.fromkeys(name for _, figures in found for name in figures)
     return {
-        f"validation_{name}": sum(figures.get(name, 0.0) for figures in found) / len(found)
+        f"validation_{name}": sum(n * figures.get(name, 0.0) for n, figures in found) / total
         for name in names
     }
 

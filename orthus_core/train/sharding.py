@@ -390,8 +390,8 @@ def whole_copy(model: Model, device: torch.device, dtype: torch.dtype) -> Model 
     copy = None
     if current_rank().is_first:
         with torch.device("meta"):
-            copy = type(model)(model.config)
-        copy.model.vqmodel = model.model.vqmodel
+            copy = type(model)(model.config)  # type: ignore[arg-type]
+        copy.model.vqmodel = model.model.vqmodel  # type: ignore[assignment]
         if getattr(model, "generation_config", None) is not None:
             copy.generation_config = model.generation_config
     for name, weight in whole_weights(model):

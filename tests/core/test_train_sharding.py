@@ -133,6 +133,8 @@ def check_same(alone: Path, other: Path, name: str) -> None:
     weights, others = map(load_file, files)
     assert weights.keys() == others.keys()
     for key, weight in weights.items():
+        if name == "decoder" and key.endswith("conv1.bias"):
+            continue  # a norm takes it away, so its gradient is rounding alone; see CRITIC
         assert (weight - others[key]).abs().max() <= 1e-5, key
     sheets = [folder.with_name(f"{folder.name}.training") / SHEET for folder in folders]
     assert sheets[0].is_file() == sheets[1].is_file() == (DRAWN in (PAIR | FOUR)[name][1])
