@@ -59,8 +59,8 @@ VOLATILE = (
     (re.compile(r"in \d+\.\d s \(\d+ MB/s\), checked in \d+\.\d s"), "in <time>"),
     # Where output is no terminal, a line of progress appears after each 30 s of work.
     (re.compile(r"^\w+: (?!(\d+)/\1 )\d+/\d+ .*\n", re.MULTILINE), ""),
-    # Figures of a training's speed, should a line of metrics.jsonl hold any.
-    (re.compile(r', "(seconds|time|\w+_per_second)": [\d.e+-]+'), ""),
+    # Figures of a training's speed.
+    (re.compile(r', "(seconds|time|speed/\w+|\w+_per_second)": [\d.e+-]+'), ""),
     # The version of the package, in pictures, results and model cards.
     (re.compile(r'("version": )"\d+\.\d+\.\d+[^"]*"'), r'\1"<version>"'),
     (re.compile(r"(orthus(?:-kit)?(?: \w+)?) \d+\.\d+\.\d+\S*"), r"\1 <version>"),

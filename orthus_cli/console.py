@@ -32,7 +32,7 @@ from orthus_core.shell_words import shell_quoted
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
-from orthus_cli.progress import Bar, Lines, Show, rich_console
+from orthus_cli.progress import Bar, Lines, Show, rich_console, speed_words
 from orthus_cli.streams import (
     encoding_of,
     is_half,
@@ -268,7 +268,8 @@ class Reporter:
                     show(event.stage, event.done, event.total, event.unit, "")
                 elif isinstance(event, StepDone):
                     figures = [f"{name} {value:.4g}" for name, value in event.metrics.items()]
-                    show("training", event.step, event.total, "steps", ", ".join(figures[:3]))
+                    said = ", ".join(filter(None, [*figures[:3], speed_words(event.speed)]))
+                    show("training", event.step, event.total, "steps", said)
                 elif isinstance(event, PatchDone):
                     patches[event.row, event.image] = event
                     done = sum(patch.done for patch in patches.values())

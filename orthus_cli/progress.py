@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from orthus_cli.streams import looked_at
@@ -23,6 +23,9 @@ SHORTEST_BAR, LONGEST_BAR = 8, 40
 
 LINE_EVERY = 30.0
 """Seconds between two lines of progress where no bar can be drawn."""
+
+LEAST_WAITING = 0.01
+"""Share of a training's time that is worth telling when it is spent waiting for data."""
 
 
 class Show(Protocol):
@@ -141,6 +144,33 @@ def _fitting(shown: Sequence[str], wanted: Sequence[str], room: int) -> str:
         if part and len(", ".join([*kept, part])) <= room:
             kept.append(part)
     return ", ".join(part for part in shown if part in kept)
+
+
+def speed_words(figures: Mapping[str, float]) -> str:
+    """The most telling of a training's figures of speed (`StepDone.speed`), for a line of progress;
+    "" without any.
+    """
+    known = {name.removeprefix("speed/"): value for name, value in figures.items()}
+    words = []
+    for name, unit in (("tokens_per_second", "tokens/s"), ("pictures_per_second", "pictures/s")):
+        if value := known.get(name):
+            words.append(f"{_short(value)} {unit}")
+    if value := known.get("mfu"):
+        words.append(f"MFU {value:.0%}")
+    elif value := known.get("flops_per_second"):
+        words.append(f"{_short(value)}FLOP/s")
+    if value := known.get("memory_gb"):
+        words.append(f"{value:.1f} GB")
+    if (value := known.get("waiting", 0)) >= LEAST_WAITING:
+        words.append(f"waiting {value:.0%}")
+    return ", ".join(words)
+
+
+def _short(value: float) -> str:
+    for letter, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def rich_console(stream: TextIO | None) -> rich.console.Console:

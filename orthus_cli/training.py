@@ -43,6 +43,13 @@ GoOnFrom = Annotated[
         help="A discrete Chameleon to go on from, with its words, autoencoder and transformer.",
     ),
 ]
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Write torch's trace of some steps, and where the time went, to OUTPUT.training.",
+    ),
+]
 Run = Callable[..., "Iterator[Event]"]
 
 
@@ -64,9 +71,11 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         sets: Sets = None,
         resume: Resume = None,
         overwrite: OverwriteRun = False,
+        profile: Profile = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}
+        place |= {"profile": True} if profile else {}
         loaded = load(schema, recipe, sets or ())
         _train(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
 
@@ -85,9 +94,11 @@ def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         sets: Sets = None,
         resume: Resume = None,
         overwrite: OverwriteRun = False,
+        profile: Profile = False,
         dry_run: DryRun = False,
     ) -> None:
         place = {"output": output, "resume": resume, "overwrite": overwrite}
+        place |= {"profile": True} if profile else {}
         loaded = load(schema, recipe, sets or ())
         _train(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
 
@@ -111,6 +122,7 @@ def _train(
         return
     r.detail(dump(recipe))
     figures: dict[str, float] = {}
+    speed: dict[str, float] = {}
     # A launcher starts one process per device; only the first reports.
     is_first = os.environ.get("RANK", "0") == "0"
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
@@ -119,13 +131,13 @@ def _train(
         )
         for event in r.track(events) if is_first else events:
             if isinstance(event, StepDone):
-                figures = dict(event.metrics)
+                figures, speed = dict(event.metrics), dict(event.speed)
         if should_stop():
             raise KeyboardInterrupt
     if not is_first:
         return
     r.result(
-        {"output": str(output), "figures": figures, "recipe": as_table(recipe)},
+        {"output": str(output), "figures": figures, "speed": speed, "recipe": as_table(recipe)},
         text=str(output),
         quiet=[output],
     )

@@ -94,11 +94,16 @@ class RowDone:
 
 @dataclass(frozen=True)
 class StepDone:
-    """A training step ended: `step` of `total`, with the figures it measured."""
+    """A training step ended: `step` of `total`, with the figures it measured.
+
+    Attributes:
+        speed: How fast the training is, as last measured (`train.throughput`), for all processes.
+    """
 
     step: int
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    speed: Mapping[str, float] = field(default_factory=dict, compare=False)
 
 
 Event = Progress | Note | TextPiece | ImageBegun | PatchDone | ImageDone | RowDone | StepDone

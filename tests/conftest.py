@@ -178,6 +178,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(model, processor, tmp_path_factory.mktemp("models") / "tiny")
 
 
+def lines_of_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl, without the figures of speed, which differ from run to run."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if not name.startswith("speed/")}
+        for line in lines
+    ]
+
+
 def make_tiny_config(**changes) -> OrthusConfig:
     codes, first_code = 32, 4
     words = first_code + codes

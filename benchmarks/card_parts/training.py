@@ -17,7 +17,8 @@ from orthus_core.data.collate import Batch
 from orthus_core.device import has_bf16
 from orthus_core.losses.joint import JointLoss
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.plan.memory_parts import Training, total, training_memory
+from orthus_core.plan.memory_parts import total
+from orthus_core.plan.training_memory import Training, training_memory
 from orthus_core.recipe.training import OptimRecipe
 from orthus_core.train.freeze import hold_frozen_in_bf16, only_image_parts
 from orthus_core.train.optim import make_optimizers

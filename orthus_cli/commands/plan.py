@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from orthus_core.model.config import InterleavedConfig
     from orthus_core.plan.fit import Change
+    from orthus_core.plan.hours import Disk
     from orthus_core.plan.memory_parts import MemoryItem
     from orthus_core.recipe.training import OptimRecipe
 
@@ -30,6 +31,8 @@ GB = 10**9
 # Assumed row of a training whose data is not known yet: an edit's two pictures, and some words.
 PICTURES_OF_A_ROW = 2
 WORDS_OF_A_ROW = 64
+# Cards that share a copy of the model where `sharding = "hybrid"` names no replicas.
+CARDS_OF_A_MACHINE = 8
 
 
 class Plan(NamedTuple):
@@ -42,6 +45,7 @@ class Plan(NamedTuple):
         changes: What to change so that it fits.
         seconds: How long it takes, where that was measured.
         unit: What `seconds` is measured for.
+        reckoned: How long it takes by its arithmetic, and what it writes; of a training.
     """
 
     name: str
@@ -50,6 +54,37 @@ class Plan(NamedTuple):
     changes: list[Change]
     seconds: float | None
     unit: str
+    reckoned: Reckoned | None = None
+
+
+class Reckoned(NamedTuple):
+    """Time and disk of a training, computed.
+
+    Attributes:
+        steps: Its number of steps.
+        flops: Operations of a step, computing activations again included.
+        seconds: Seconds of a step; None for a card whose peak is not known.
+        disk: What it writes.
+    """
+
+    steps: int
+    flops: float
+    seconds: float | None
+    disk: Disk
+
+
+class Cards(NamedTuple):
+    """The cards of a training.
+
+    Attributes:
+        count: Their number.
+        name: Name of the card.
+        reached: Share of its peak that is assumed to be reached.
+    """
+
+    count: int
+    name: str
+    reached: float
 
 
 @recipe_options(
@@ -76,7 +111,20 @@ def plan(
     ] = None,
     memory: Annotated[
         float | None,
-        typer.Option("--memory", metavar="GB", min=0, help="Of a device that is not here."),
+        typer.Option(
+            "--memory", "--gpu-memory", metavar="GB", min=0, help="Of a device that is not here."
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=1, help="Cards that a training shares.")
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option("--card", metavar="NAME", help="Card whose peak counts, such as H100."),
+    ] = None,
+    reached: Annotated[
+        float | None,
+        typer.Option("--mfu", min=0.01, max=1, help="Share of the peak that is reached."),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Measure here for a moment how long it takes.")
@@ -88,7 +136,9 @@ def plan(
     Where it does not fit, what to change is said. Example: orthus plan generate -m base
 
     Memory is computed from the model's configuration; its weights are not read and nothing is
-    downloaded. Exit code 1 means that it does not fit.
+    downloaded. Hours of a training follow from its arithmetic, a card's peak and an assumed share
+    of it. Exit code 1 means that it does not fit. For cards that are not here: orthus plan
+    posttrain -m instruct --gpus 8 --gpu-memory 80
     """
     r = reporter(ctx)
     is_command = what in (*DRAWING, *TRAINING) and not os.path.isfile(what)
@@ -107,7 +157,8 @@ def plan(
     config, name, about = _model(command, recipe, model)
     kinds = {each.kind: each for each in reversed(devices())}
     chosen = flags["device"] or getattr(recipe, "device", "auto")
-    kind = chosen if chosen != "auto" else devices()[0].kind
+    kind = chosen if chosen != "auto" else "cuda" if gpus else devices()[0].kind
+    cards = _cards(kind, gpus or 1, card, reached)
     here = kinds.get(kind)
     room = round(memory * GB) if memory else here.free if here else None
     batch_size = flags["batch_size"]
@@ -122,7 +173,7 @@ def plan(
         made = [_drawing(config, recipe, said, quantize, flags["steps"], kind, room, calibrate)]
     else:
         made = [
-            _training(config, part, recipe, at_once, kind, room, calibrate)
+            _training(config, part, recipe, at_once, kind, room, calibrate, cards)
             for part in _parts(command, recipe)
         ]
     # 3. Report.
@@ -133,7 +184,7 @@ def plan(
         of = f"{command}: {each.name}" if len(made) > 1 else command
         r.table(
             ("part", "GB", "depends on"),
-            [(item.name, _gb(item.bytes), item.about) for item in each.items],
+            [(item.name, _gb(item.bytes), item.about) for item in _at_peak(each.items)],
             title=f"{of} with {about}",
         )
     r.result(
@@ -146,12 +197,12 @@ def plan(
             "room": room,
             "fits": fits,
             "seconds": sum(seconds) if seconds else None,
-            "stages": [
-                {"name": each.name, "needed": each.needed, "seconds": each.seconds} for each in made
-            ],
+            "gpus": cards.count,
+            "hours": _hours(made),
+            "stages": [_stage(each) for each in made],
             "changes": [change._asdict() for each in made for change in each.changes],
         },
-        text="\n".join(_lines(made, room, fits, kind)),
+        text="\n".join(_lines(made, room, fits, kind, cards)),
         quiet=[largest.needed],
     )
     if fits is False:
@@ -259,23 +310,39 @@ def _training(
     kind: str,
     room: int | None,
     calibrate: bool,
+    cards: Cards,
 ) -> Plan:
     from orthus_core.plan.calibrate import step_seconds
     from orthus_core.plan.fit import training_changes
-    from orthus_core.plan.memory_parts import Training, total, training_memory
+    from orthus_core.plan.hours import disk_of, peak_of, seconds_of, step_flops
+    from orthus_core.plan.memory_parts import total
+    from orthus_core.plan.training_memory import Training, training_memory
     from orthus_core.recipe.training import LoraRecipe
+    from orthus_core.train.batches import share_of
+    from orthus_core.train.distributed import Rank
 
-    optim = part.optim
+    optim, rows = part.optim, batch_size or part.optim.batch_size
+    share_of(rows, Rank(0, cards.count))  # refused as the training would
     pictures = PICTURES_OF_A_ROW if part.command in ("pretrain", "posttrain") else 1
-    length = pictures * (config.patches + 2) + WORDS_OF_A_ROW
+    words = WORDS_OF_A_ROW if part.command in ("pretrain", "posttrain") else 0
+    length = pictures * (config.patches + 2) + words
+    devices = getattr(recipe, "devices", None)
     trained = Training(
         command=part.command,
-        batch=batch_size or optim.batch_size,
+        batch=rows,
         length=min(length, config.max_position_embeddings),
         optimiser=optim.kind,
         averaged=optim.ema_decay > 0,
         repeats=getattr(recipe, "repeats", 1),
         lora=getattr(recipe, "lora", LoraRecipe()),
+        pictures=pictures,
+        words=words,
+        accumulate=optim.accumulate,
+        gpus=cards.count,
+        replicas=_replicas(devices, cards.count),
+        sharded=getattr(devices, "sharding", "auto") != "none",
+        checkpoint=getattr(devices, "checkpoint_activations", False),
+        patch_share=getattr(recipe, "patch_share", 1.0),
     )
     items = training_memory(config, trained, kind)
     needed = total(items)
@@ -286,7 +353,90 @@ def _training(
         steps = optim.steps * optim.accumulate
         seconds = step_seconds(config, trained, _device(kind)) * steps
     of = f" of the {part.name}" if part.table != "optim" else ""
-    return Plan(part.name, items, needed, changes, seconds, f"all {optim.steps} steps{of}")
+    work, peak = step_flops(config, trained), peak_of(cards.name)
+    reckoned = Reckoned(
+        optim.steps,
+        work.useful + work.again,
+        seconds_of(work, cards.count, peak, cards.reached) if peak and kind == "cuda" else None,
+        disk_of(config, trained, optim.steps, recipe.log.keep_last),
+    )
+    about = f"all {optim.steps} steps{of}"
+    return Plan(part.name, items, needed, changes, seconds, about, reckoned)
+
+
+def _cards(kind: str, count: int, name: str | None, reached: float | None) -> Cards:
+    """The cards to plan for: by default of the kind that is here, or a usual one.
+
+    Raises:
+        RecipeError: For a card whose peak is not known.
+    """
+    from orthus_core.plan.hours import CARD, REACHED, peak_of
+    from orthus_core.train.card_rates import PEAKS
+
+    if name and peak_of(name) is None:
+        raise RecipeError(
+            f"the peak of a card called {name!r} is not known",
+            where="--card",
+            hint=f"name one of {', '.join(PEAKS)}",
+        )
+    if not name and kind == "cuda":
+        import torch
+
+        here = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        name = here if here and peak_of(here) else CARD
+    return Cards(count, name or CARD, reached or REACHED)
+
+
+def _replicas(devices: Any, cards: int) -> int:
+    """Groups of cards that hold the whole model each, by the recipe's table `devices`.
+
+    Raises:
+        RecipeError: When the cards do not divide into them.
+    """
+    replicas = getattr(devices, "replicas", 1)
+    if getattr(devices, "sharding", "auto") == "hybrid" and replicas == 1:
+        replicas = max(1, cards // CARDS_OF_A_MACHINE)
+    if cards % replicas:
+        raise RecipeError(
+            f"{cards} cards do not divide into {replicas} groups of one size",
+            where="devices.replicas",
+            hint=f"take a divisor of {cards}, or another --gpus",
+        )
+    return replicas
+
+
+def _at_peak(items: list[MemoryItem]) -> list[MemoryItem]:
+    """The parts, with a word for those that are not in memory when most is."""
+    from orthus_core.plan.memory_parts import is_in, peak_phase
+
+    peak = peak_phase(items)
+    return [
+        each
+        if is_in(each, peak)
+        else each._replace(about=f"{each.about} (not at the peak)".strip())
+        for each in items
+    ]
+
+
+def _stage(made: Plan) -> dict[str, Any]:
+    """One training of a plan, for programs."""
+    told = {"name": made.name, "needed": made.needed, "seconds": made.seconds}
+    if made.reckoned:
+        told |= {
+            "steps": made.reckoned.steps,
+            "flops_per_step": made.reckoned.flops,
+            "seconds_per_step": made.reckoned.seconds,
+            "disk": made.reckoned.disk._asdict(),
+        }
+    return told
+
+
+def _hours(made: list[Plan]) -> float | None:
+    """Hours of all trainings by their arithmetic; None where that is not known."""
+    found = [each.reckoned for each in made if each.reckoned]
+    if not found or any(each.seconds is None for each in found):
+        return None
+    return sum(each.steps * (each.seconds or 0) for each in found) / 3600
 
 
 def _device(kind: str) -> torch.device:
@@ -295,12 +445,15 @@ def _device(kind: str) -> torch.device:
     return pick_device(kind)
 
 
-def _lines(made: list[Plan], room: int | None, fits: bool | None, kind: str) -> list[str]:
+def _lines(
+    made: list[Plan], room: int | None, fits: bool | None, kind: str, cards: Cards
+) -> list[str]:
     most = max(each.needed for each in made)
     lines = []
     if len(made) > 1:
         lines.append(", then ".join(f"{each.name} {_gb(each.needed)} GB" for each in made))
-    needed = f"{_gb(most)} GB"
+    each_card = f" on each of {cards.count} cards" if cards.count > 1 else ""
+    needed = f"{_gb(most)} GB{each_card}"
     if room is None:
         lines.append(f"{needed} are needed; what is free on {kind} is not known")
     else:
@@ -309,6 +462,9 @@ def _lines(made: list[Plan], room: int | None, fits: bool | None, kind: str) -> 
     for each in made:
         if each.seconds is not None:
             lines.append(f"about {_duration(each.seconds)} for {each.unit}, measured on {kind}")
+    for each in made:
+        if each.reckoned:
+            lines += _reckoned_lines(each.reckoned, each.unit, cards)
     changes = [change for each in made for change in each.changes]
     for change in changes:
         enough = room is not None and change.bytes <= room
@@ -318,6 +474,22 @@ def _lines(made: list[Plan], room: int | None, fits: bool | None, kind: str) -> 
         least = min([most, *(change.bytes for change in changes)])
         lines.append(f"next: a device with {_gb(least)} GB free, or a smaller model such as mini")
     return lines
+
+
+def _reckoned_lines(reckoned: Reckoned, unit: str, cards: Cards) -> list[str]:
+    lines = []
+    if reckoned.seconds is not None:
+        on = f"{cards.count} {cards.name}" if cards.count > 1 else f"one {cards.name}"
+        lines.append(
+            f"about {_duration(reckoned.steps * reckoned.seconds)} for {unit} on {on}, if "
+            f"{cards.reached:.0%} of the peak is reached (assumed; --card and --mfu set both); "
+            f"{reckoned.flops:.2g} operations a step, without encoding pictures"
+        )
+    states, model, features = (_gb(size) for size in reckoned.disk)
+    told = f"disk: {states} GB of states, {model} GB for the result"
+    if reckoned.disk.features:
+        told += f", at most {features} GB of encoded pictures"
+    return [*lines, told]
 
 
 def _gb(count: int) -> str:

@@ -20,7 +20,8 @@ from orthus_core.device import DTYPES
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.plan.memory_parts import AUTOENCODER, OF_PICTURES, Drawing, Training
+from orthus_core.plan.memory_parts import Drawing
+from orthus_core.plan.training_memory import AUTOENCODER, OF_PICTURES, Training
 
 TRIES = 3
 # A backward pass costs twice a forward pass.

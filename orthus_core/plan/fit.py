@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from orthus_core.model.config import InterleavedConfig
-from orthus_core.plan.memory_parts import Drawing, Training, drawing_memory, total, training_memory
+from orthus_core.plan.memory_parts import Drawing, drawing_memory, total
+from orthus_core.plan.training_memory import Training, training_memory
+from orthus_core.recipe.training import LoraRecipe
+
+# Most cards that are suggested, and the rank of suggested adapters.
+MOST_CARDS = 64
+RANK = 16
 
 
 class Change(NamedTuple):
@@ -56,26 +62,72 @@ def training_changes(
     *,
     table: str = "optim",
 ) -> list[Change]:
-    """Changes until a training fits; rows cut from the batch are accumulated over several batches.
+    """Changes until a training fits into `room` bytes of each card, each with those before it.
+
+    Rows cut from the batch are accumulated over several batches, so that a step keeps its rows.
+    Where that is not enough, more cards and adapters are told, whichever fits or not.
 
     Args:
         table: Table of the recipe that configures the optimiser.
     """
-    steps: list[tuple[str, Training]] = []
-    rows = trained.batch
-    while trained.batch > 1:
-        trained = trained._replace(batch=trained.batch // 2)
-        what = f"--set {table}.batch_size={trained.batch} --set {table}.accumulate="
-        steps.append((f"{what}{-(-rows // trained.batch)}", trained))
-    fitting = [(what, total(training_memory(config, each, device))) for what, each in steps]
-    # Halvings are reported as one change: the first that fits, or the last.
-    found = [one for one in fitting if one[1] <= room][:1] or fitting[-1:]
-    if trained.averaged and (not found or found[0][1] > room):
-        without = trained._replace(averaged=False)
-        found.append(
-            (f"--set {table}.ema_decay=0", total(training_memory(config, without, device)))
-        )
-    return [Change(*one) for one in found]
+    found: list[Change] = []
+
+    def fits(words: Sequence[str], changed: Training) -> bool:
+        needed = total(training_memory(config, changed, device))
+        found.append(Change(" ".join(words), needed))
+        return needed <= room
+
+    words: list[str] = []
+    # 1. What changes no number of the training.
+    if trained.has_rows and not trained.checkpoint:
+        words.append("--set devices.checkpoint_activations=true")
+        trained = trained._replace(checkpoint=True)
+        if fits(words, trained):
+            return found
+    whole, shorter = trained, list[str]()
+    for rows in divisors_below(whole.rows):
+        times = whole.rows // rows
+        trained = whole._replace(batch=rows * whole.gpus, accumulate=whole.accumulate * times)
+        shorter = [
+            f"--set {table}.batch_size={trained.batch}",
+            f"--set {table}.accumulate={trained.accumulate}",
+        ]
+        if fits([*words, *shorter], trained):
+            return found
+        if rows > 1:  # halvings are told as one change
+            found.pop()
+    # 2. What changes the training, or takes more.
+    words += shorter
+    if trained.averaged:
+        words.append(f"--set {table}.ema_decay=0")
+        trained = trained._replace(averaged=False)
+        if fits(words, trained):
+            return found
+    if not trained.has_rows:
+        return found
+    of_all = trained.batch * trained.accumulate
+    for cards in (trained.gpus * 2**n for n in range(1, 7)):
+        if cards > MOST_CARDS or of_all % cards:
+            break
+        rows = max(1, of_all // cards // whole.accumulate)
+        more = trained._replace(gpus=cards, batch=rows * cards, accumulate=of_all // (rows * cards))
+        size = [
+            f"--set {table}.batch_size={more.batch}",
+            f"--set {table}.accumulate={more.accumulate}",
+        ]
+        kept = [word for word in words if word not in shorter]
+        if fits([f"--gpus {cards}", *kept, *size], more):
+            break
+        found.pop()
+    if trained.command == "posttrain" and not trained.lora.rank:
+        adapters = trained._replace(lora=LoraRecipe(rank=RANK))
+        fits([*words, f"--set lora.rank={RANK}"], adapters)
+    return found
+
+
+def divisors_below(count: int) -> list[int]:
+    """The divisors of a number that are less than it, in descending order."""
+    return [each for each in range(count // 2, 0, -1) if count % each == 0]
 
 
 def _until(steps: list[tuple[str, int]], room: int) -> list[Change]:

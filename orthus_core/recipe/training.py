@@ -231,6 +231,9 @@ class LogRecipe:
     tensorboard: Literal["auto"] | bool = key(
         "auto", 'write figures for TensorBoard as well; "auto" does where it is installed'
     )
+    trackers: tuple[str, ...] = key(
+        (), "further trackers to tell the figures, of those that accelerate knows, such as wandb"
+    )
 
 
 @dataclass(frozen=True)

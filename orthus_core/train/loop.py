@@ -27,7 +27,7 @@ from orthus_core.recipe.training import DevicesRecipe, LogRecipe, OptimRecipe
 from orthus_core.train.batches import VALIDATION_SEED
 from orthus_core.train.distributed import all_reduce_mean, anywhere, current_rank, gather_lists
 from orthus_core.train.distributed import device as own_device
-from orthus_core.train.metrics import MetricsLogger, check_board
+from orthus_core.train.metrics import PROFILE, MetricsLogger, check_board, check_trackers
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.runs import TrainingRun, plan_run
 from orthus_core.train.sharded_tensors import local
@@ -40,6 +40,16 @@ from orthus_core.train.sharding import (
 )
 from orthus_core.train.state import BATCH_OF, Resume, saved_steps
 from orthus_core.train.state_saver import StateSaver
+from orthus_core.train.throughput import (
+    BACKWARD,
+    DATA,
+    FORWARD,
+    MEASURING,
+    OPTIMISER,
+    REST,
+    SAVING,
+    Meter,
+)
 
 Stop = Callable[[], bool]
 """Asked after each step whether to save the state and end."""
@@ -144,6 +154,7 @@ def train(
     overwrite: bool = False,
     replaced: Sequence[Path] = (),
     before: Before | None = None,
+    profile: bool = False,
     should_stop: Stop = lambda: False,
 ) -> Iterator[Event]:
     """Run a stage to its last step; yields one StepDone per step and Notes in between.
@@ -159,6 +170,8 @@ def train(
         overwrite: Whether a run that begins may replace one in `folder` (`plan_run`).
         replaced: Further training folders to clear when this training begins.
         before: Work before the first step, once it is certain that the training begins or goes on.
+        profile: Whether the first process writes a trace of some steps, and where the time went, to
+            `folder`/profile.
         should_stop: Called after each step; when true, the state is saved and the generator ends.
 
     Raises:
@@ -181,6 +194,7 @@ def train(
             overwrite=overwrite,
             replaced=replaced,
             before=before,
+            profile=profile,
             should_stop=should_stop,
         )
 
@@ -200,6 +214,7 @@ def train_steps(
     overwrite: bool,
     replaced: Sequence[Path],
     before: Before | None,
+    profile: bool,
     should_stop: Stop,
 ) -> Iterator[Event]:
     """The training that `train` describes, with a saver of its states."""
@@ -236,30 +251,49 @@ def train_steps(
         yield Note(f"resuming after step {start} of {optim.steps}")
     yield from notes_on(run, origins, optim, length, start)
     check_board(log.tensorboard)
+    check_trackers(log.trackers)
     book = None
     if place.is_first:
         earlier = folder if run.state is None else run.state.parents[1]
         run.begin(start, origins, replaced)
-        book = MetricsLogger(folder, start, log.tensorboard, earlier)
+        book = MetricsLogger(
+            *(folder, start, log.tensorboard, earlier),
+            trackers=log.trackers,
+            run=run.id,
+            about=origins,
+        )
 
     if before is not None and start < optim.steps:
         yield from before(start * optim.accumulate, optim.steps * optim.accumulate)
 
     # 3. Run the steps.
     lost: list[str] = []
+    meter, speed = Meter(stage.objective, device), dict[str, float]()
+    profiler = None
+    if profile and place.is_first:
+        from orthus_core.train.profiler import StepProfiler
+
+        profiler = StepProfiler(folder / PROFILE, meter)
     for step in range(start, optim.steps):
+        if profiler:
+            profiler.begin_step()
         seed_step(seed, step, place.shard)
         average.restart(stage.begin_step(step))
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(optim, step)
         parts: list[Losses] = []
         layout.begin_step()
+        meter.enter(DATA)
         for batch, *more in stage.parts(step, optim.accumulate):
+            meter.count(batch)
+            meter.enter(FORWARD)
             with bf16:
                 losses = objective(batch.to(device), *more)
+            meter.enter(BACKWARD)
             layout.backward(losses.total / optim.accumulate)
             parts.append(losses)
         layout.average_gradients()
+        meter.enter(OPTIMISER)
         # Even without a limit the norm is measured: it must be finite before a step.
         norm = layout.clip(optim.clip_norm or math.inf)
         unchanged = stage.objective if step == start else None
@@ -275,6 +309,7 @@ def train_steps(
             optimizer.zero_grad(set_to_none=True)
         layout.end_step()
         average.update(step)
+        meter.enter(REST)
 
         # 4. Measure, report, sample and save.
         done, last = step + 1, step + 1 == optim.steps
@@ -286,20 +321,26 @@ def train_steps(
         figures["grad_norm"] = float(norm)
         measured: dict[str, float] = {}
         if due(log.validate_every, done, optim.steps):
+            meter.enter(MEASURING)
             average.swap()
             with bf16:
                 measured = validate(stage, device)
             layout.after_evaluation()
             average.swap()
-        if book and (due(log.every, done, optim.steps) or measured or met):
-            of_data = stage.report.figures(done * optim.accumulate) if stage.report else {}
-            with unless_last(last, lost):
-                book.write(done, {**figures, **measured, **of_data})
-        yield StepDone(done, optim.steps, figures | measured)
+            meter.enter(REST)
+        if due(log.every, done, optim.steps) or measured or met:
+            speed = meter.figures()
+            if book:
+                of_data = stage.report.figures(done * optim.accumulate) if stage.report else {}
+                with unless_last(last, lost):
+                    line = {**figures, **measured, **of_data, **speed}
+                    yield from map(Note, book.write(done, line))
+        yield StepDone(done, optim.steps, figures | measured, speed)
         if measured:
             means = (f"{n.partition('_')[2]} {value:.4g}" for n, value in measured.items())
             yield Note(f"on held-out rows after step {done}: {', '.join(means)}")
         if (place.is_first or layout.is_sharded) and due(log.sample_every, done, optim.steps):
+            meter.enter(MEASURING)
             average.swap()
             try:
                 with unless_last(last, lost):
@@ -307,10 +348,19 @@ def train_steps(
             except NoRoomToDraw as error:
                 yield Note(str(error))
             average.swap()
+            meter.enter(REST)
         stopping = anywhere(should_stop())
         if last or stopping or due(log.save_every, done, optim.steps):
+            meter.enter(SAVING)
             with unless_last(last, lost):
                 saver.save(done, wait=last or stopping)
+            meter.enter(REST)
+        if profiler:
+            yield from map(Note, profiler.end_step())
+        if stopping or last:
+            yield from map(Note, profiler.finish() if profiler else [])
+            if book:
+                book.close()
         if stopping and not last:
             yield from data_summary(stage.report, done * optim.accumulate)
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")

@@ -100,6 +100,7 @@ def pretrain(
     init_from: str | Path | None = None,
     resume: Resume = False,
     overwrite: bool = False,
+    profile: bool = False,
     should_stop: Stop = lambda: False,
 ) -> Generator[Event, None, None]:
     """Train a discrete Chameleon and write it to `output` when it is done.
@@ -111,6 +112,7 @@ def pretrain(
             from those that `states_of` finds there.
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
             resumed, the run beside it.
+        profile: Whether both trainings write a trace and where their time went (`train`).
         should_stop: Called after each step; a stopped training has saved its state.
 
     Raises:
@@ -165,6 +167,7 @@ def pretrain(
                 resume=resumes.autoencoder,
                 overwrite=overwrite,
                 replaced=beside,
+                profile=profile,
                 should_stop=should_stop,
             )
         if anywhere(should_stop()):
@@ -201,6 +204,7 @@ def pretrain(
                 overwrite=overwrite,
                 replaced=(*others, work / AUTOENCODER) if taken else (),
                 before=encoding(cache, rows, recipe, should_stop),
+                profile=profile,
                 should_stop=should_stop,
             )
             yield from map(Note, cache.notes())
@@ -389,6 +393,7 @@ def train_autoencoder(
     resume: Resume,
     overwrite: bool,
     replaced: Sequence[Path],
+    profile: bool,
     should_stop: Stop,
 ) -> Iterator[Event]:
     """Train the autoencoder, and report how well it reconstructs held-out pictures."""
@@ -419,6 +424,7 @@ def train_autoencoder(
         resume=resume,
         overwrite=overwrite,
         replaced=replaced,
+        profile=profile,
         should_stop=should_stop,
     )
     if anywhere(should_stop()):

@@ -24,7 +24,7 @@ from orthus_core.checkpoint.headers import CONFIG, check_path
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
 from orthus_core.output_checks import probe_folder
-from orthus_core.train.metrics import BOARD, METRICS, steps_of
+from orthus_core.train.metrics import BOARD, METRICS, PROFILE, steps_of
 from orthus_core.train.state import (
     ABOUT,
     BATCH_OF,
@@ -163,7 +163,7 @@ def clear(folder: Path) -> None:
     """Remove the states, figures and samples of a training folder. Features of pictures stay: they
     depend on the autoencoder, not on the run.
     """
-    for name in (STATES, SAMPLES, BOARD):
+    for name in (STATES, SAMPLES, BOARD, PROFILE):
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / METRICS).unlink(missing_ok=True)
 

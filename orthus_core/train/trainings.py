@@ -404,6 +404,7 @@ def run(
     before: Before | None = None,
     resume: Resume = False,
     overwrite: bool = False,
+    profile: bool = False,
     should_stop: Stop = lambda: False,
     finish: Callable[[], Generator[Event, None, Extras]] = nothing_more,
     save: Callable[..., object] | None = None,
@@ -417,6 +418,7 @@ def run(
             from the state it names (see `plan_run`).
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
             resumed, the run beside it.
+        profile: Whether a trace and where the time went are written (`train`).
         should_stop: Called after each step; a stopped training has saved its state.
         finish: Called before saving; raises an error when the result must not be saved.
         save: Writes the result to a folder, with arguments as `save_model` after its second; by
@@ -444,6 +446,7 @@ def run(
             overwrite=overwrite,
             replaced=other_runs(work, work),
             before=before,
+            profile=profile,
             should_stop=should_stop,
         )
         if anywhere(should_stop()):

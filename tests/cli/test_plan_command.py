@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from orthus_cli.commands.plan import TRAINING
+from orthus_core.bench.model_sizes import config_of
+from orthus_core.losses.joint import JointLoss
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.plan.fit import drawing_changes, training_changes
+from orthus_core.plan.hours import seconds_of, step_flops
 from orthus_core.plan.memory_parts import (
     GB,
     Drawing,
-    Training,
     drawing_memory,
+    peak_phase,
     total,
-    training_memory,
 )
 from orthus_core.plan.planned_model import planned_model, pretrain_config, released
+from orthus_core.plan.training_memory import Training, training_memory
 from orthus_core.recipe import PretrainRecipe, load
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.shelf import shelved
 from orthus_core.recipe.training import LoraRecipe
+from orthus_core.train.flops import counter_of
+from orthus_core.train.freeze import all_but_autoencoder
 from orthus_core.train.lora import add_lora
 from tests.conftest import make_tiny_config
+from tests.core.test_train_throughput import WORDS, batch_of
 
 
 @pytest.fixture(scope="module")
@@ -122,12 +131,144 @@ def test_a_recipe_of_adapters_is_planned_as_one(orthus):
     assert not whole["fits"] and adapters["fits"]
 
 
+def test_cards_share_all_but_the_autoencoder_and_replicas_hold_it_again(seven):
+    one = Training("posttrain", 16, 2116, pictures=2)
+    eight, pairs, apart = (
+        one._replace(gpus=8, **changes) for changes in ({}, {"replicas": 2}, {"sharded": False})
+    )
+    held = {n: training_memory(seven, each) for n, each in enumerate((one, eight, pairs, apart))}
+    for name in ("weights: backbone", "weights: LM head", "gradients", "optimiser"):
+        whole, eighth, quarter, again = (part(items, name) for items in held.values())
+        assert (8 * eighth, 4 * quarter, again) == pytest.approx((whole, whole, whole), rel=1e-6)
+    assert {part(items, "weights: vision encoder") for items in held.values()} == {
+        part(held[0], "weights: vision encoder")
+    }
+    layers, of_eight, *_ = (part(items, "activations") for items in held.values())
+    assert layers == 8 * of_eight, "each has its rows of a batch"
+    assert part(held[1], "gathered weights") > 0 and not part(held[0], "gathered")
+    assert not part(held[3], "gathered")
+
+
+def test_checkpointed_layers_keep_their_inputs_and_one_layer(seven):
+    trained = Training("posttrain", 4, 2116, pictures=2)
+    plain, again = (
+        training_memory(seven, each) for each in (trained, trained._replace(checkpoint=True))
+    )
+    tokens, layer = 4 * 2116, 46 * 4096 + 8 * 11008
+    ends = tokens * 16 * 4096
+    assert part(plain, "activations") - ends == tokens * 32 * layer
+    assert part(again, "activations") - ends == tokens * 32 * 4 * 4096
+    assert part(again, "a layer computed again") == tokens * layer
+    assert part(again, "diffusion head") < 0.7 * part(plain, "diffusion head")
+
+
+def test_earlier_batches_leave_gradients_beside_activations():
+    config = make_tiny_config()
+    one, two = (
+        training_memory(config, Training("posttrain", 2, 64, accumulate=n), "cpu") for n in (1, 2)
+    )
+    assert {peak_phase(one), peak_phase(two)} <= {"forward", "heads", "layers"}
+    assert total(two) > total(one)
+    with_average = training_memory(config, Training("posttrain", 1, 3, averaged=True), "cpu")
+    assert peak_phase(with_average) == "backward", "of a few tokens gradients take more"
+
+
+EIGHTY = ["--gpu-memory", 80, "--format", "json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "changes"),
+    [
+        (["build-base", "-m", "base", "--gpus", 1], "--set devices.checkpoint_activations=true"),
+        (["posttrain", "-m", "base", "--gpus", 8], ""),
+        (
+            ["posttrain", "-m", "base", "--gpus", 1, "--set", "lora.rank=16"],
+            "--set devices.checkpoint_activations=true",
+        ),
+        (
+            ["finetune-vae", "-m", "base", "--gpus", 1],
+            "--set optim.batch_size=8 --set optim.accumulate=32",
+        ),
+    ],
+)
+def test_the_papers_trainings_of_a_7b_fit_on_cards_of_80_gb(orthus, words, changes):
+    """Each at the paper's batch, by no more than these changes."""
+    told = json.loads(orthus("plan", *words, *EIGHTY).stdout)
+    assert told["fits"] != bool(changes)
+    assert [change["what"] for change in told["changes"]][-1:] == ([changes] if changes else [])
+    assert all(change["bytes"] <= 80 * GB for change in told["changes"][-1:])
+
+
+def rows_of(words: str) -> int:
+    """Rows of a step by these changes."""
+    values = dict(word.split("=") for word in words.split() if word.startswith("optim."))
+    return int(values["optim.batch_size"]) * int(values["optim.accumulate"])
+
+
 def test_changes_are_told_until_it_fits(seven):
     changes = drawing_changes(seven, Drawing(pictures=8), 20 * GB)
     assert [change.what for change in changes] == ["--batch-size 1"]
     assert changes[-1].bytes <= 20 * GB
-    (smaller,) = training_changes(seven, Training("posttrain", 16, 1000), 140 * GB)
-    assert "optim.batch_size=" in smaller.what and "optim.accumulate=" in smaller.what
+
+    base = Training("build-base", 24, 1026, repeats=8)
+    checkpointed, smaller = training_changes(seven, base, 30 * GB)
+    assert checkpointed.what == "--set devices.checkpoint_activations=true"
+    assert smaller.what.startswith(checkpointed.what) and smaller.bytes <= 30 * GB
+    assert rows_of(smaller.what) == 24, "a step keeps its rows"
+
+    whole = Training("posttrain", 8, 2116, pictures=2, averaged=True, accumulate=2)
+    *_, cards, adapters = training_changes(seven, whole, 80 * GB)
+    assert cards.what.startswith("--gpus 2 ") or cards.what.startswith("--gpus 4 ")
+    assert cards.bytes <= 80 * GB and adapters.bytes <= 80 * GB
+    assert adapters.what.endswith("--set lora.rank=16")
+    assert rows_of(cards.what) == 16
+
+
+def test_hours_follow_from_the_operations_that_a_training_counts(orthus, tmp_path):
+    config = make_tiny_config()
+    model = OrthusForConditionalGeneration(config)
+    all_but_autoencoder(model)
+    batch = batch_of(config)
+    rows, length = batch.ids_BS.shape
+    trained = Training(
+        "posttrain", rows, length, repeats=3, words=WORDS, accumulate=2, patch_share=0.5
+    )
+    counted = counter_of(JointLoss(model, repeats=3, patch_share=0.5))(batch).flops
+    work = step_flops(config, trained)
+    assert work == (pytest.approx(2 * counted), 0)
+    again = step_flops(config, trained._replace(checkpoint=True))
+    assert again.useful == work.useful and 0.25 < again.again / work.useful < 1 / 3
+    assert seconds_of(again, 4, 1e9, 0.5) == (again.useful + again.again) / 2e9
+
+    words = ["plan", "build-base", "-m", "base", "--gpus", 2, *EIGHTY]
+    slow, fast = (
+        json.loads(orthus(*words, *more).stdout) for more in ((), ("--card", "H100", "--mfu", 0.8))
+    )
+    assert slow["hours"] / fast["hours"] == pytest.approx(2 * 989 / 312)
+    (stage,) = slow["stages"]
+    assert slow["hours"] == pytest.approx(15_000 * stage["seconds_per_step"] / 3600)
+    assert 12 < slow["hours"] < 24, "72 A100 hours in the paper, at 18% of the peak"
+    assert stage["disk"]["features"] == 15_000 * 32 * 1024 * 256 * 2
+    unknown = orthus(*words, "--card", "V100")
+    assert (
+        unknown.exit_code == 1 and "the peak of a card called 'V100' is not known" in unknown.stderr
+    )
+    uneven = orthus("plan", "build-base", "-m", "base", "--gpus", 3, *EIGHTY)
+    assert uneven.exit_code == 1 and "cannot be shared evenly by 3 processes" in uneven.stderr
+
+
+def test_planned_memory_is_what_a_step_takes(monkeypatch):
+    """`benchmarks/plan_memory.py` at toy size; docs/benchmarks.md has it at mid size."""
+    script = Path(__file__).parents[2] / "benchmarks" / "plan_memory.py"
+    spec = importlib.util.spec_from_file_location("plan_memory", script)
+    assert spec is not None and spec.loader is not None
+    plan_memory = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "plan_memory", plan_memory)
+    spec.loader.exec_module(plan_memory)
+    toy = config_of(plan_memory.TOY)
+    for name in ("posttrain, two batches a step", "finetune-vae"):
+        one = plan_memory.measured(toy, plan_memory.CASES[name])
+        assert 0.9 < one.planned / one.found < 1.1, name
 
 
 def test_a_plan_of_a_model_that_is_not_here_needs_no_network(orthus):
@@ -208,7 +349,7 @@ def test_a_model_from_nothing_that_does_not_fit_says_which_part_to_change(orthus
     done = orthus("plan", "pretrain", "--device", "cpu", "--memory", 0.6)
     assert done.exit_code == 1 and "does not fit" in done.stdout
     assert "next: --set autoencoder.optim.batch_size=" in done.stdout
-    assert "next: --set optim.batch_size=" in done.stdout
+    assert "activations=true --set optim.batch_size=" in done.stdout
     named = orthus("plan", "pretrain", "-m", "mini")
     assert named.exit_code == 1 and "begins from nothing" in named.stderr
 

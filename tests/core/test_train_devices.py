@@ -6,6 +6,7 @@ import json
 import socket
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -78,5 +79,17 @@ def test_two_devices_train_as_one_on_the_same_rows(tiny_folder, tmp_path):
 
     both = (measured(folder, "validation_text") for folder in (pair, alone))
     torch.testing.assert_close(*both, rtol=1e-3, atol=0)
+    per_token = [
+        [
+            work / tokens
+            for work, tokens in zip(
+                measured(folder, "speed/flops_per_second"),
+                measured(folder, "speed/tokens_per_second"),
+                strict=True,
+            )
+        ]
+        for folder in (pair, alone)
+    ]
+    assert len(per_token[0]) > 1 and per_token[0] == pytest.approx(per_token[1])
     counted = measured(alone, "unusable/texts")
     assert measured(pair, "unusable/texts") == counted and counted[-1] > 3

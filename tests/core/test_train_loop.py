@@ -28,6 +28,7 @@ from orthus_core.train.muon import KernelMuon, batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.runs import TrainingRun
 from orthus_core.train.state import origins, saved_steps, state_path, training_folder
+from tests.conftest import lines_of_metrics
 
 LOG = LogRecipe(every=1, sample_every=0, save_every=3, keep_last=2)
 
@@ -104,10 +105,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop_after, 
     resumed, rest = weights_after(tmp_path / "parts", resume=True, kind=kind)
     assert [event.step for event in rest] == list(range(stop_after + 1, 9))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    lines = [
-        (tmp_path / run / "metrics.jsonl").read_text().splitlines() for run in ("whole", "parts")
-    ]
-    assert lines[0] == lines[1]
+    lines = [lines_of_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "parts")]
+    assert len(lines[0]) == 8 and lines[0] == lines[1]
 
 
 def test_every_device_draws_noise_of_its_own_and_the_same_again(tmp_path, monkeypatch):
@@ -144,8 +143,11 @@ def test_a_path_resumes_as_auto_does_from_the_same_state(place, tmp_path):
     resumed, _ = weights_after(folder, resume=True)
     for name in whole:
         assert torch.equal(whole[name], branch[name]) and torch.equal(branch[name], resumed[name])
-    metrics = [run / "metrics.jsonl" for run in (tmp_path / "whole", tmp_path / "branch", folder)]
-    assert len({path.read_text() for path in metrics}) == 1, "with the figures of the steps before"
+    first, *others = (
+        lines_of_metrics(run / "metrics.jsonl")
+        for run in (tmp_path / "whole", tmp_path / "branch", folder)
+    )
+    assert others == [first, first], "with the figures of the steps before"
 
 
 def test_an_earlier_state_of_a_run_is_resumed_from_where_later_ones_lie(tmp_path):
@@ -703,8 +705,8 @@ def test_a_line_that_a_killed_run_left_half_written_is_dropped(tmp_path):
     with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "tot')
     weights_after(tmp_path / "parts", resume=True)
-    texts = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "parts")]
-    assert texts[0] == texts[1]
+    lines = [lines_of_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "parts")]
+    assert lines[0] == lines[1]
 
 
 class Board:
