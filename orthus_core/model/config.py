@@ -19,6 +19,9 @@ from transformers.configuration_utils import PreTrainedConfig
 from orthus_core.errors import CheckpointError
 from orthus_core.recipe.drawing import UNCONDITIONAL_PROMPT, SamplingDefaults
 
+if TYPE_CHECKING:
+    from orthus_core.model.schedule import Schedule
+
 # Chameleon's own names for the tokens around a picture (its text tokenizer's vocabulary).
 BOI_TOKEN = "<racm3:break>"
 EOI_TOKEN = "<eoss>"
@@ -27,6 +30,11 @@ IMAGE_TOKEN = "<image>"
 
 # The target of a position where nothing is to be predicted; torch's cross-entropy skips it.
 IGNORE = -100
+
+PACKED_ATTENTION = "orthus_packed"
+"""The attention of a model that trains, by transformers' name of it: `sdpa`, and by document where
+rows are packed. A model is opened with `sdpa`; the losses set this (see `packed_attention.py`).
+"""
 
 # The sampling values of the released scripts (DDIM in 100 steps, guidance 5, unscaled noise), which
 # a converted model begins with.
@@ -249,3 +257,19 @@ class OrthusConfig(InterleavedConfig):
                 where="config.json",
                 hint='for a hard lookup set embedding = "argmin"',
             )
+
+
+def check_drawable(schedule: Schedule) -> None:
+    """Check that drawing can begin from noise alone on this schedule.
+
+    Raises:
+        CheckpointError: For epsilon without signal at the last step: there x_0 does not follow from
+            the noise, as x_0 = (x_t - sqrt(1 - a_t) eps) / sqrt(a_t) divides by 0.
+    """
+    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
+        raise CheckpointError(
+            "a head that predicts noise cannot start from a step without any signal",
+            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
+            hint="convert its Chameleon again with --set diffusion.zero_terminal_snr=false (or "
+            "diffusion.prediction=v), and train that",
+        )

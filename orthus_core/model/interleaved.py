@@ -27,11 +27,6 @@ from orthus_core.model.vision import OrthusVQ
 if TYPE_CHECKING:
     from orthus_core.model.packed_attention import Documents
 
-PACKED_ATTENTION = "orthus_packed"
-"""The attention of a model that trains, by transformers' name of it: `sdpa`, and by document where
-rows are packed. A model is opened with `sdpa`; the losses set this (see `packed_attention.py`).
-"""
-
 
 class OrthusOutput(NamedTuple):
     """The backbone's output.

@@ -32,7 +32,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from orthus_core.device import moved
-from orthus_core.model.interleaved import PACKED_ATTENTION
+from orthus_core.model.config import PACKED_ATTENTION
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orthus_core.errors import CheckpointError
-
 
 class Schedule(NamedTuple):
     """A noise schedule, and what the head predicts on it.
@@ -70,22 +68,6 @@ def make_schedule(
     if zero_terminal_snr:
         betas_T = rescale_to_zero_terminal_snr(betas_T)
     return Schedule((1 - betas_T).cumprod(0), prediction)
-
-
-def check_drawable(schedule: Schedule) -> None:
-    """Check that drawing can begin from noise alone on this schedule.
-
-    Raises:
-        CheckpointError: For epsilon without signal at the last step: there x_0 does not follow from
-            the noise, as x_0 = (x_t - sqrt(1 - a_t) eps) / sqrt(a_t) divides by 0.
-    """
-    if schedule.prediction == "epsilon" and schedule.alphas_cumprod_T[-1] == 0:
-        raise CheckpointError(
-            "a head that predicts noise cannot start from a step without any signal",
-            where='config.json: prediction = "epsilon" with zero_terminal_snr = true',
-            hint="convert its Chameleon again with --set diffusion.zero_terminal_snr=false (or "
-            "diffusion.prediction=v), and train that",
-        )
 
 
 def signal_and_noise(schedule: Schedule, t_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,9 @@ from transformers import Cache
 
 from orthus_core.device import moved
 from orthus_core.errors import CheckpointError
+from orthus_core.model.config import PACKED_ATTENTION
 from orthus_core.model.cpu_linear import FewRowLinears
-from orthus_core.model.interleaved import PACKED_ATTENTION, InterleavedModel
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.samplers.kv_cache import KVCache
 from orthus_core.samplers.prefix_sharing import group_by_prefix, numbered, shared_prefix_lengths
 from orthus_core.samplers.prompt import Branch

@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from orthus_core.errors import PromptError
-from orthus_core.model.schedule import Schedule, check_drawable
+from orthus_core.model.config import check_drawable
+from orthus_core.model.schedule import Schedule
 from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry, check_name
 
 # 1. A run. ---------------------------------------------------------------------------------------

@@ -36,9 +36,8 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
-from orthus_core.model.config import DiscreteConfig
+from orthus_core.model.config import DiscreteConfig, check_drawable
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.model.schedule import check_drawable
 from orthus_core.output_checks import check_room
 from orthus_core.recipe import dump
 from orthus_core.recipe.training import (

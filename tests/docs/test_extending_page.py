@@ -24,6 +24,7 @@ from orthus_core.samplers.solvers import solver_for
 from orthus_core.train.trainings import posttrain
 from orthus_core.world.benchmark.mini import TASKS
 from tests.cli.conftest import stranger  # noqa: F401
+from tests.conftest import lines_of_metrics
 from tests.core.test_samplers_solvers import RELEASED, gaussian_answer, gaussian_head, run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -129,8 +130,7 @@ def test_the_loss_term_is_trained_with_and_reported(restored, tmp_path, tiny_fol
         assert recipe.loss_terms
         for _ in posttrain(recipe, tiny_folder, tmp_path / where):
             pass
-        lines = (tmp_path / where / "metrics.jsonl").read_text().splitlines()
-        return json.loads(lines[-1])
+        return lines_of_metrics(tmp_path / where / "metrics.jsonl")[-1]
 
     found = figures("model")
     assert found["hidden_size"] > 0
