@@ -162,7 +162,9 @@ def discrete(tmp_path_factory) -> Path:
     return folder / "chameleon"
 
 
-@pytest.mark.parametrize("trainer, schema", TRAININGS)
+@pytest.mark.parametrize(
+    "trainer, schema", [pair for pair in TRAININGS if pair[1] is not PosttrainRecipe]
+)
 def test_a_discrete_chameleon_has_to_be_converted_first(trainer, schema, discrete, tmp_path):
     with pytest.raises(CheckpointError, match="discrete Chameleon") as caught:
         list(trainer(recipe_for(schema, tmp_path), discrete, tmp_path / "out"))
