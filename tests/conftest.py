@@ -37,6 +37,7 @@ from orthus_core.recipe.training import AutoencoderRecipe, OptimRecipe
 from orthus_core.world.world import World
 
 GOLDEN = Path(__file__).parent / "golden"
+WORKERS = 2
 
 TINY_AUTOENCODER = AutoencoderRecipe(
     resolution=16,
@@ -51,6 +52,19 @@ TINY_AUTOENCODER = AutoencoderRecipe(
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests that take minutes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite runs on two processes, file by file: each of them on one thread (above), it
+    would leave the second of two processors idle. Single files, `-n` and `--pdb` are as always.
+    """
+    option = config.option
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if not is_whole or not config.pluginmanager.hasplugin("xdist"):
+        return
+    if option.numprocesses is None and not (option.usepdb or option.collectonly):
+        option.numprocesses, option.dist = min(WORKERS, os.cpu_count() or 1), "loadfile"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
