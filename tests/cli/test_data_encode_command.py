@@ -65,6 +65,8 @@ def test_a_recipe_names_its_sources_its_folder_and_whether_it_takes_codes(orthus
     said = told(orthus, recipe)
     assert said["new"] == 9 and said["model"] == "chameleon-mini"
     assert said["bytes"] == 9 * (16 * 2 + 20) + 256
+    again = told(orthus, records, "-o", tmp_path / "cache", "-m", "chameleon-mini")
+    assert (again["new"], again["stored"]) == (0, 9), "a posttrain of it reads the same codes"
     recipe.write_text(f'command = "build-base"\n{data}rows = 3\n')
     sets = ["source=sprites", "held_out=0", "tasks.caption=0", "tasks.text_to_image=0"]
     sets += ["tasks.edit=1"]
@@ -82,7 +84,6 @@ def test_a_recipe_names_its_sources_its_folder_and_whether_it_takes_codes(orthus
         (["starter/5-posttrain", "-o", "CACHE", "--set", "data.rows=0"], "have no end"),
         (["starter/3-finetune-vae", "-o", "CACHE"], "keeps no features"),
         (["starter/1-pretrain", "-o", "CACHE"], "its own autoencoder"),
-        (["PICTURES", "-o", "CACHE", "-m", "chameleon-mini"], "chameleon-mini"),
     ],
 )
 def test_what_cannot_be_encoded_is_said(orthus, pictures, tmp_path, words, said):
