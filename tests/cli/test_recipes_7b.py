@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import re
 import shlex
 import tarfile
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 
 from orthus_cli.app import app
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.recipe import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe, load
 from orthus_core.recipe.shelf import shelved
 from tests.core.test_train_sharding import begin
 from tests.core.toy_data import picture, words
@@ -27,6 +29,7 @@ from tests.discrete import write_tiny_chameleon
 
 ORDER = ("finetune-vae", "build-base", "instruct", "edit", "story", "instruct-lora")
 ORDER += ("chameleon-dagger",)
+SCHEMAS = {"finetune-vae": FinetuneVaeRecipe, "build-base": BuildBaseRecipe}
 # Sizes and lengths alone; what is learnt, and from what, is the recipes' own.
 TOY = {"optim.steps": 2, "optim.batch_size": 4, "optim.warmup_steps": 1, "data.workers": 0}
 TOY |= {"log.every": 1, "log.sample_every": 0, "log.save_every": 0, "log.validate_every": 2}
@@ -138,6 +141,32 @@ def moved(before: str, after: str) -> set[str]:
 
 def test_the_folder_has_the_stages_of_the_paper():
     assert {name for name in shelved() if name.startswith("7b/")} == {f"7b/{n}" for n in ORDER}
+
+
+def test_the_recipes_have_the_values_of_the_paper_and_the_baseline_the_rows_of_instruct():
+    """Table 7 of 2412.00127: rows of a step on all cards together, learning rate, steps."""
+    values = {stage: (16, 1e-5, 35000) for stage in ORDER}
+    values["finetune-vae"], values["build-base"] = (256, 1e-5, 15000), (32, 1e-4, 15000)
+    values["instruct-lora"] = (16, 1e-4, 35000)  # not of the paper, but for its rate the same
+    sources = {}
+    for stage, (rows, rate, steps) in values.items():
+        recipe = load(SCHEMAS.get(stage, PosttrainRecipe), f"7b/{stage}")
+        optim = recipe.optim
+        assert optim.batch_size * optim.accumulate == rows, stage
+        assert (optim.lr, optim.steps, optim.kind) == (rate, steps, "adamw"), stage
+        assert optim.betas == (0.9, 0.99), stage
+        assert stage == "chameleon-dagger" or getattr(recipe, "lambda_image", 100.0) == 100.0
+        sources[stage] = recipe.data.sources
+    assert sources["instruct"] == sources["instruct-lora"] == sources["chameleon-dagger"]
+
+
+def test_the_pages_commands_are_those_of_the_recipes():
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text().replace("\\\n", " ")
+    told = re.findall(r"(?:orthus|-m orthus_cli) ((?:[\w-]+) 7b/[\w-]+ --init-from [^#\n]*)", page)
+    assert len(told) > 5
+    for typed in map(shlex.split, told):
+        wanted = command_in(typed[1])
+        assert typed[: len(wanted)] == wanted
 
 
 def test_a_chameleon_becomes_an_orthus_that_tells_a_story(
