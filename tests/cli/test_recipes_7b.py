@@ -129,6 +129,7 @@ def commands(*several: Sequence[str]) -> None:
         print(done.output, flush=True)
         if done.exit_code:
             raise SystemExit(done.stderr)
+        torch.distributed.barrier()  # a launcher ends when the first process has written the model
 
 
 def moved(before: str, after: str) -> set[str]:
