@@ -530,17 +530,28 @@ def check_finite(
     )
 
 
+@contextmanager
+def at_rest(objective: nn.Module) -> Iterator[None]:
+    """The objective as it measures and draws, for as long as this lasts: without what is random in
+    training alone. It trains again even where nothing could be drawn.
+    """
+    objective.eval()
+    try:
+        yield
+    finally:
+        objective.train()
+
+
 @torch.no_grad()
 def validate(stage: Stage, device: torch.device) -> dict[str, float]:
     """Mean losses on the rows that are never trained on, as `validation_*`."""
     found: list[tuple[int, dict[str, float]]] = []
-    stage.objective.eval()
     torch.manual_seed(VALIDATION_SEED)
-    for batch, *more in stage.held_out():
-        # Losses of rows are divided by counts already; those of pictures are means over them.
-        count = len(batch) if isinstance(batch, Tensor) else 1
-        found.append((count, figures_of(stage.objective(batch.to(device), *more))))
-    stage.objective.train()
+    with at_rest(stage.objective):
+        for batch, *more in stage.held_out():
+            # Losses of rows are divided by counts already; those of pictures are means over them.
+            count = len(batch) if isinstance(batch, Tensor) else 1
+            found.append((count, figures_of(stage.objective(batch.to(device), *more))))
     found = gather_lists(found)
     total = sum(count for count, _ in found)
     names = dict.fromkeys(name for _, figures in found for name in figures)
@@ -552,9 +563,8 @@ def validate(stage: Stage, device: torch.device) -> dict[str, float]:
 
 def save_samples(stage: Stage, folder: Path, step: int) -> None:
     """Write the stage's sample sheet as step-000500.png, if it has one."""
-    stage.objective.eval()
-    sheet = stage.samples()
-    stage.objective.train()
+    with at_rest(stage.objective):
+        sheet = stage.samples()
     if sheet is not None:
         folder.mkdir(parents=True, exist_ok=True)
         sheet.save(folder / f"step-{step:06d}.png")

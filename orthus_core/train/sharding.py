@@ -101,8 +101,8 @@ class Replicas(Layout):
 
     def average_gradients(self) -> None:
         own = torch.tensor([p.grad is not None for p in self.parameters]).float()
-        anywhere = all_reduce_sum(own)
-        moved = [p for p, used in zip(self.parameters, anywhere, strict=True) if used]
+        users = all_reduce_sum(own)
+        moved = [p for p, count in zip(self.parameters, users, strict=True) if count]
         for p in moved:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -139,8 +139,8 @@ class Shards(Layout):
         shared = [self.objective.get_parameter(name) for name in self.shared]
         used = leaves(loss)
         own = torch.tensor([id(p) in used for p in shared]).float()
-        anywhere = all_reduce_sum(own).tolist()
-        missing = [p for p, u, a in zip(shared, own.tolist(), anywhere, strict=True) if a and not u]
+        users = all_reduce_sum(own).tolist()
+        missing = [p for p, u, n in zip(shared, own.tolist(), users, strict=True) if n and not u]
         if missing:
             loss = _WithZeroGradients.apply(loss, *missing)  # type: ignore[assignment]
         loss.backward()

@@ -27,6 +27,7 @@ from orthus_core.train.metrics import MetricsLogger as FiguresBook
 from orthus_core.train.muon import KernelMuon, batched_muon
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
 from orthus_core.train.runs import TrainingRun
+from orthus_core.train.sharding import NoRoomToDraw
 from orthus_core.train.state import origins, saved_steps, state_path, training_folder
 from tests.conftest import lines_of_metrics
 
@@ -687,6 +688,20 @@ def test_sheets_show_the_average_at_rest_and_the_training_goes_on_as_before(tmp_
     unwatched = Fit()
     list(train(unwatched, optim=optim(lr=0.1), log=LOG, seed=3, folder=tmp_path / "unwatched"))
     assert torch.equal(unwatched.objective.linear.weight, stage.objective.linear.weight)
+
+
+def test_a_sheet_without_room_is_left_out_and_the_training_goes_on_as_before(tmp_path):
+    class Full(Watched):
+        def samples(self):
+            raise NoRoomToDraw("no room")
+
+    stage, log = Full(), replace(LOG, sample_every=3)
+    events = list(train(stage, optim=optim(), log=log, seed=3, folder=tmp_path))
+    assert [e.message for e in events if isinstance(e, Note)].count("no room") == 3
+    assert {*stage.training_at} == {("step", True), ("measuring", False)}
+    assert torch.equal(
+        stage.objective.linear.weight, weights_after(tmp_path / "other")[0]["linear.weight"]
+    )
 
 
 def test_measuring_changes_nothing_of_the_training(tmp_path):

@@ -84,6 +84,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
+def test_layers_that_are_computed_again_drop_the_same(tiny_folder, source, tmp_path):
+    sets = ("optim.steps=4", "lora.dropout=0.5")
+    again = "devices.checkpoint_activations=true"
+    kept = train(tiny_folder, source, tmp_path / "kept", *sets)
+    assert train(tiny_folder, source, tmp_path / "again", *sets, again) == kept
+    assert train(tiny_folder, source, tmp_path / "other", *sets, "lora.dropout=0") != kept
+
+
 @pytest.mark.gradients
 def test_adapters_train_alone_and_a_stopped_training_goes_on_to_the_bit(
     tiny_folder, source, tmp_path

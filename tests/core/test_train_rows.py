@@ -16,6 +16,7 @@ from orthus_core.data.encode import UNCONDITIONAL_PROMPT
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.sources import Mixture
 from orthus_core.errors import DataError, TrainingError
+from orthus_core.losses.joint import counts_of
 from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.batches import (
     RowBatches,
@@ -183,6 +184,22 @@ def test_held_out_rows_are_measured_each_once_and_no_others(opened, source, vali
         for batch in measured
         for row_S, mask_S in zip(batch.ids_BS, batch.attention_mask_BS, strict=True)
     ] == wanted
+
+
+def test_processes_share_what_is_measured(opened, source, monkeypatch):
+    def seeds(shard: int, shards: int) -> list[int]:
+        place = Rank(shard, shards)
+        monkeypatch.setattr("orthus_core.train.batches.current_rank", lambda: place)
+        # A batch of three has a row for each of three processes, and the last one perhaps none.
+        batches, _, _ = laid(opened, source, validate_rows=7)
+        measured = batches.held_out()
+        assert len(measured) == 3 and measured[0].noise_seeds_M is not None
+        # What counts for nothing is there for a process without a row.
+        counted = [b for b in measured if any(counts_of(b))]
+        return [n for b in counted for n in b.noise_seeds_M.tolist()]
+
+    alone = seeds(0, 1)
+    assert sorted(alone) == sorted(n for shard in range(3) for n in seeds(shard, 3))
 
 
 def test_made_rows_are_measured_with_as_many_as_the_recipe_says(opened):

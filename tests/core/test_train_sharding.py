@@ -27,6 +27,7 @@ from orthus_core.train.sharded_tensors import is_sharded, local
 from orthus_core.train.trainings import build_base, finetune_vae, posttrain
 from tests.core.test_train_devices import free_port
 from tests.core.toy_data import interleaved
+from tests.discrete import write_tiny_chameleon
 
 STEPS = 20
 COMMON = (
@@ -47,12 +48,13 @@ CHECKPOINTED = "devices.checkpoint_activations=true"
 Case = tuple[str, tuple[str, ...]]  # the training, and what its recipe sets
 
 
-def run_cases(cases: Mapping[str, Case], start: str, folder: str) -> None:
-    """Train each case into FOLDER/NAME, in this process."""
+def run_cases(cases: Mapping[str, Case], starts: Mapping[str, str], folder: str) -> None:
+    """Train each case from a model in STARTS into FOLDER/NAME, in this process."""
     kinds = {
-        "posttrain": (PosttrainRecipe, posttrain),
-        "build-base": (BuildBaseRecipe, build_base),
-        "finetune-vae": (FinetuneVaeRecipe, finetune_vae),
+        "posttrain": (PosttrainRecipe, posttrain, "orthus"),
+        "build-base": (BuildBaseRecipe, build_base, "orthus"),
+        "finetune-vae": (FinetuneVaeRecipe, finetune_vae, "orthus"),
+        "discrete": (PosttrainRecipe, posttrain, "chameleon"),
     }
     layouts: list[Any] = []
     lay_out = loop.lay_out
@@ -63,10 +65,10 @@ def run_cases(cases: Mapping[str, Case], start: str, folder: str) -> None:
 
     loop.lay_out = noted
     for name, (kind, sets) in cases.items():
-        schema, run = kinds[kind]
+        schema, run, start = kinds[kind]
         place = Path(folder) / name
         recipe = load(schema, None, sets)
-        steps = [e.metrics for e in run(recipe, start, place) if isinstance(e, StepDone)]
+        steps = [e.metrics for e in run(recipe, starts[start], place) if isinstance(e, StepDone)]
         layout = layouts.pop()
         facts = {
             "steps": steps,
@@ -108,9 +110,11 @@ def begin(count: int, do: Callable[..., None], *arguments: Any, logs: Path) -> l
     return processes
 
 
-def together(count: int, cases: Mapping[str, Case], start: Path, folder: Path) -> None:
+def together(
+    count: int, cases: Mapping[str, Case], starts: Mapping[str, str], folder: Path
+) -> None:
     """Train the cases by so many processes."""
-    processes = begin(count, run_cases, dict(cases), str(start), str(folder), logs=folder)
+    processes = begin(count, run_cases, dict(cases), starts, str(folder), logs=folder)
     for rank, process in enumerate(processes):
         process.join()
         assert process.exitcode == 0, (folder / f"log-{rank}.txt").read_text()
@@ -130,6 +134,9 @@ def check_same(alone: Path, other: Path, name: str) -> None:
             assert a[figure] == close, (step, figure)
     folders = (alone / plain(name), other / name)
     files = [next(folder.glob("*.safetensors")) for folder in folders]
+    if name != "adapters":
+        one, many = ((folder / "config.json").read_text() for folder in folders)
+        assert one == many
     weights, others = map(load_file, files)
     assert weights.keys() == others.keys()
     for key, weight in weights.items():
@@ -171,6 +178,7 @@ PAIR: dict[str, Case] = {
     "frozen": ("build-base", ("optim.clip_norm=0.1", "temperature.start=0.5")),
     "muon": ("posttrain", (*MUON, *MORE, CHECKPOINTED)),
     "adapters": ("posttrain", ("lora.rank=4", DRAWN, CHECKPOINTED)),
+    "codes": ("discrete", (*MORE, DRAWN)),
     "decoder": ("finetune-vae", CRITIC),
     # One row each, so that often a process has a picture and the other has none.
     "texts": ("posttrain", ("optim.batch_size=2",)),
@@ -211,27 +219,34 @@ def without_devices(sets: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def alone(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def starts(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The models that the cases begin with."""
+    chameleon = write_tiny_chameleon(tmp_path_factory.mktemp("models") / "chameleon", tiny_folder)
+    return {"orthus": str(tiny_folder), "chameleon": str(chameleon)}
+
+
+@pytest.fixture(scope="module")
+def alone(cases, starts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one process does, in the plain way."""
     folder = tmp_path_factory.mktemp("alone")
     distinct = {plain(name): (kind, without_devices(s)) for name, (kind, s) in cases.items()}
-    run_cases(distinct, str(tiny_folder), str(folder))
+    run_cases(distinct, starts, str(folder))
     return folder
 
 
 @pytest.fixture(scope="module")
-def pair(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pair(cases, starts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes do."""
     folder = tmp_path_factory.mktemp("pair")
-    together(2, {name: cases[name] for name in PAIR}, tiny_folder, folder)
+    together(2, {name: cases[name] for name in PAIR}, starts, folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def four(cases, tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def four(cases, starts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What four processes do."""
     folder = tmp_path_factory.mktemp("four")
-    together(4, {name: cases[name] for name in FOUR}, tiny_folder, folder)
+    together(4, {name: cases[name] for name in FOUR}, starts, folder)
     return folder
 
 
