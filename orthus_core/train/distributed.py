@@ -14,13 +14,16 @@ import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
 from functools import cache, wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from orthus_core.device import is_out_of_memory, limit_threads
 from orthus_core.errors import OrthusError, TrainingError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -145,7 +148,7 @@ def _not_launched(message: str, name: str) -> TrainingError:
     )
 
 
-def _connected(place: Rank) -> torch.distributed.Store:
+def _connected(place: Rank) -> Store:
     """The place where the processes meet, once the first one is there."""
     from torch.distributed import rendezvous  # type: ignore[reportPrivateImportUsage]
 
@@ -194,7 +197,7 @@ def _in_time(work: Callable[[], T]) -> T:
     return found[0]
 
 
-def _wait_for_all(place: Rank, store: torch.distributed.Store) -> None:
+def _wait_for_all(place: Rank, store: Store) -> None:
     """Wait until each process has come, before torch connects them, which it does for hours.
 
     Raises:
