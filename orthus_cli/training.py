@@ -114,6 +114,9 @@ def _train(
     Args:
         place: Further arguments of the core function: output, source, and whether to overwrite.
     """
+    if "RANK" in os.environ:
+        # torch, which is not imported yet, warns of each lost connection with its call stack.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     r = reporter(ctx)
     output, resume = place["output"], place["resume"]
     if dry_run:
@@ -123,6 +126,7 @@ def _train(
     r.detail(dump(recipe))
     figures: dict[str, float] = {}
     speed: dict[str, float] = {}
+    is_left = False  # whether steps are left to do
     # A launcher starts one process per device; only the first reports.
     is_first = os.environ.get("RANK", "0") == "0"
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
@@ -132,7 +136,8 @@ def _train(
         for event in r.track(events) if is_first else events:
             if isinstance(event, StepDone):
                 figures, speed = dict(event.metrics), dict(event.speed)
-        if should_stop():
+                is_left = event.step < event.total
+        if should_stop() or is_left:  # Ctrl-C may have reached another process alone
             raise KeyboardInterrupt
     if not is_first:
         return

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
+import threading
+import time
 from collections.abc import Callable, Generator
 from datetime import timedelta
 from functools import cache, wraps
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from orthus_core.device import limit_threads
+from orthus_core.device import is_out_of_memory, limit_threads
 from orthus_core.errors import OrthusError, TrainingError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -29,6 +35,10 @@ while the others wait for it, which takes a large model longer than the ten minu
 by itself. A process that dies is noticed by the others' heartbeats within a minute."""
 MEETING = timedelta(minutes=10)
 """How long the first processes wait for the last one to start."""
+NAME_KNOWN = timedelta(minutes=1)
+"""How long a name of a machine may be unknown, as that of a container which is just starting."""
+LOOK = 0.1
+"""Seconds between two looks whether the others have come."""
 OLDEST_TORCH = (2, 6)
 """The first torch whose FSDP2 several processes can train with."""
 
@@ -61,35 +71,159 @@ def current_rank() -> Rank:
 @cache
 def meet() -> Rank:
     """Connect the processes that a launcher has started; see `current_rank`."""
-    place = Rank(_number("RANK", 0), _number("WORLD_SIZE", 1))
-    if place.shards <= 1:
+    place = _place()
+    if place.shards == 1:
         _check_launcher()
         return Rank()
     check_torch()
+    _check_address()
     cards = _own_card() is not None
-    try:
-        from torch.distributed import (
-            init_process_group,
-            rendezvous,  # type: ignore[reportPrivateImportUsage]
-        )
+    from orthus_core.train import heartbeat
 
-        store, shard, shards = next(
-            rendezvous("env://", place.shard, place.shards, timeout=MEETING)
-        )
-        init_process_group(
+    try:
+        store = _in_time(lambda: _connected(place))
+        _wait_for_all(place, store)
+        # From here on, a process that ends is noticed by the others.
+        heartbeat.begin(place.shard, place.shards)
+        torch.distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cards else "gloo",
             store=store,
-            rank=shard,
-            world_size=shards,
+            rank=place.shard,
+            world_size=place.shards,
             timeout=LONGEST_WAIT,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise _not_met(place, error) from error
-    from orthus_core.train import heartbeat
-
-    heartbeat.begin(place.shard, place.shards)
     atexit.register(_leave)
     return place
+
+
+def _place() -> Rank:
+    """The rank that a launcher has set; that of the only process without a launcher.
+
+    Raises:
+        TrainingError: When half of it is set, or it cannot be.
+    """
+    shards = _number("WORLD_SIZE", 1)
+    given = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
+    if shards < 1:
+        raise _not_launched(f"WORLD_SIZE is {shards}, and counts the processes", "WORLD_SIZE")
+    if not given or (shards == 1 and "RANK" not in given):
+        return Rank()
+    if len(given) == 1:
+        (other,) = {"RANK", "WORLD_SIZE"} - set(given)
+        raise _not_launched(
+            f"{given[0]} is set and {other} is not, so it is unknown which process this is", other
+        )
+    place = Rank(_number("RANK", 0), shards)
+    if not 0 <= place.shard < shards:
+        raise _not_launched(
+            f"RANK is {place.shard}, and the ranks of {shards} processes are 0 to {shards - 1}",
+            "RANK",
+        )
+    return place
+
+
+def _check_address() -> None:
+    """Check that it is said where the processes meet.
+
+    Raises:
+        TrainingError: When it is not, or cannot be.
+    """
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise _not_launched(f"{name} is not set, so the processes cannot meet", name)
+    port = _number("MASTER_PORT", 0)
+    if not 0 < port < 2**16:
+        raise _not_launched(f"MASTER_PORT is {port}, and ports are 1 to {2**16 - 1}", "MASTER_PORT")
+
+
+def _not_launched(message: str, name: str) -> TrainingError:
+    """The error of an environment variable that a launcher sets."""
+    return TrainingError(
+        message,
+        where=f"the environment variable {name}",
+        hint="start the processes with torchrun, which sets RANK, WORLD_SIZE, MASTER_ADDR and "
+        "MASTER_PORT for each; for one process without a launcher, unset them",
+    )
+
+
+def _connected(place: Rank) -> Store:
+    """The place where the processes meet, once the first one is there."""
+    from torch.distributed import rendezvous  # type: ignore[reportPrivateImportUsage]
+
+    # torch writes its call stack for every try in vain, so the tries are made here.
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    began = time.monotonic()
+    while True:
+        try:
+            if place.is_first:
+                socket.getaddrinfo(*address)
+            else:
+                socket.create_connection(address, timeout=5).close()
+            break
+        except OSError as error:
+            limit = NAME_KNOWN if isinstance(error, socket.gaierror) else MEETING
+            if time.monotonic() - began > limit.total_seconds():
+                raise
+        time.sleep(LOOK)
+    store, _, _ = next(rendezvous("env://", place.shard, place.shards, timeout=MEETING))
+    return store
+
+
+def _in_time(work: Callable[[], T]) -> T:
+    """What `work` returns, in the time for meeting; torch waits for ever for an answer from a port
+    that another program listens at.
+
+    Raises:
+        TimeoutError: When it takes longer.
+    """
+    found: list[T] = []
+    failed: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=attempt, name="meeting", daemon=True)
+    thread.start()
+    thread.join(1.2 * MEETING.total_seconds() + 1)  # torch is to say first who has not come
+    if failed:
+        raise failed[0]
+    if not found:
+        raise TimeoutError("what answers there is none of them")
+    return found[0]
+
+
+def _wait_for_all(place: Rank, store: Store) -> None:
+    """Wait until each process has come, before torch connects them, which it does for hours.
+
+    Raises:
+        TimeoutError: When one has not come in the time for meeting.
+        TrainingError: When two have one rank, or different numbers of processes.
+    """
+    from torch.distributed import PrefixStore  # type: ignore[reportPrivateImportUsage]
+
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    here = PrefixStore(f"orthus/meeting/{attempt}", store)
+    count = here.compare_set("count", "", str(place.shards)).decode()
+    if count != str(place.shards):
+        here.set("refused", f"WORLD_SIZE is {count} for one process, {place.shards} for another")
+    if here.add(f"rank {place.shard}", 1) > 1:
+        here.set("refused", f"two processes have RANK={place.shard}")
+    end = time.monotonic() + MEETING.total_seconds()
+    absent = [f"rank {shard}" for shard in range(place.shards)]
+    while absent and not here.check(["refused"]):
+        absent = [name for name in absent if not here.check([name])]
+        if absent and time.monotonic() > end:
+            raise TimeoutError(f"{absent[0]} has not come")
+        time.sleep(LOOK)
+    if here.check(["refused"]):
+        word = here.get("refused").decode()
+        time.sleep(place.is_first * 10 * LOOK)  # the others look it up at this process
+        raise _not_launched(word, "RANK" if "RANK" in word else "WORLD_SIZE")
 
 
 def check_torch() -> None:
@@ -162,6 +296,12 @@ def _own_card() -> int | None:
     if not torch.cuda.is_available() or _wants_cpu():
         return None
     number, cards = _number("LOCAL_RANK", 0), torch.cuda.device_count()
+    if not os.environ.get("LOCAL_RANK") and _number("WORLD_SIZE", 1) > 1 < cards:
+        raise TrainingError(
+            "LOCAL_RANK is not set, so all processes of this machine would take its first GPU",
+            where="the environment variable LOCAL_RANK",
+            hint="start the processes with torchrun, which sets it; with srun, it is SLURM_LOCALID",
+        )
     if number >= cards:
         raise TrainingError(
             f"there is no GPU for process {number + 1} of this machine: it has {cards}",
@@ -179,12 +319,20 @@ def _not_met(place: Rank, error: Exception) -> TrainingError:
     """What is said when the processes could not be connected."""
     address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
     reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if isinstance(error, socket.gaierror):
+        return TrainingError(
+            f"no machine is known by the name {os.environ.get('MASTER_ADDR')!r}: {reason}",
+            where="the environment variable MASTER_ADDR",
+            hint="it is the name or IP address of the machine of the first process, as the others "
+            "know it",
+        )
     if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
         return TrainingError(
             f"the port that the processes meet at is taken: {address}",
             where=f"MASTER_PORT={os.environ.get('MASTER_PORT', '')}",
-            hint="another training may be at work there; take another port: "
-            "torchrun --master-port 29501 ..., or --standalone, which finds a free one",
+            hint="another training may be at work there, or a second process has RANK=0; take "
+            "another port: torchrun --master-port 29501 ..., or --standalone, which finds a free "
+            "one",
         )
     return TrainingError(
         f"process {place.shard} of {place.shards} has not met the others at {address}: {reason}",
@@ -197,6 +345,7 @@ def _not_met(place: Rank, error: Exception) -> TrainingError:
 def _leave() -> None:
     from orthus_core.train import heartbeat
 
+    heartbeat.wait_to_be_heard()
     if heartbeat.end(""):
         torch.distributed.destroy_process_group()
 
@@ -214,6 +363,7 @@ def ends_together(
 
         heartbeat.resume()
         try:
+            current_rank()  # first of all, so that the others hear what is found to be wrong
             result = yield from training(*args, **kwargs)
         except OrthusError as error:
             heartbeat.end(error.message)
@@ -221,6 +371,9 @@ def ends_together(
         except Exception as error:
             if word := heartbeat.word_on(error):
                 raise heartbeat.other_has_ended(word) from error
+            if is_out_of_memory(error):
+                heartbeat.end("it had no more memory")
+                raise _no_memory(error) from error
             heartbeat.end(f"{type(error).__name__}: {error}")
             raise
         except BaseException:  # Ctrl-C, or whoever reads the events has stopped
@@ -230,6 +383,16 @@ def ends_together(
         return result
 
     return run
+
+
+def _no_memory(error: Exception) -> TrainingError:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return TrainingError(
+        f"the memory is full: {said}",
+        where=f"process {current_rank().shard} of {current_rank().shards}",
+        hint="`orthus plan RECIPE` says what takes it: a smaller optim.batch_size with more "
+        "optim.accumulate, devices.checkpoint_activations = true, or more devices need less",
+    )
 
 
 def device() -> torch.device:

@@ -55,6 +55,7 @@ class Heartbeat:
         self.ended = threading.Event()
         self._seen: dict[int, tuple[str, float]] = {}
         self.trainings = 0
+        self.word_told = ""
         self.start()
 
     def start(self) -> None:
@@ -70,8 +71,19 @@ class Heartbeat:
         """Tell the others that this process ends: "" when its training is through."""
         if not self.ended.is_set():
             self.ended.set()
+            self.word_told = word
             with suppress(Exception):  # there may be nobody left to tell
                 self.store.set(self._key("end", self.shard), word or "through")
+
+    def wait_to_be_heard(self) -> None:
+        """Wait, at most for two beats, until the others have ended or had time to hear that this
+        process has not finished: the place where they look it up may end with it.
+        """
+        others = [self._key("end", each) for each in range(self.shards) if each != self.shard]
+        end = time.monotonic() + 2 * BEAT
+        with suppress(Exception):
+            while self.word_told and not self.store.check(others) and time.monotonic() < end:
+                time.sleep(0.1)
 
     def _beat(self) -> None:
         count = 0
@@ -143,6 +155,12 @@ def end(word: str) -> bool:
         return False
     _own.end(word)
     return not _own.word
+
+
+def wait_to_be_heard() -> None:
+    """Before this process ends: give the others time to hear why."""
+    if _own is not None and not _own.word:
+        _own.wait_to_be_heard()
 
 
 def word_on(error: Exception) -> str:

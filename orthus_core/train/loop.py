@@ -25,7 +25,13 @@ from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import DevicesRecipe, LogRecipe, OptimRecipe
 from orthus_core.train.batches import VALIDATION_SEED
-from orthus_core.train.distributed import all_reduce_mean, anywhere, current_rank, gather_lists
+from orthus_core.train.distributed import (
+    all_reduce_mean,
+    anywhere,
+    current_rank,
+    gather_each,
+    gather_lists,
+)
 from orthus_core.train.distributed import device as own_device
 from orthus_core.train.metrics import PROFILE, MetricsLogger, check_board, check_trackers
 from orthus_core.train.optim import WeightAverage, learning_rate, make_optimizers
@@ -218,7 +224,7 @@ def train_steps(
     should_stop: Stop,
 ) -> Iterator[Event]:
     """The training that `train` describes, with a saver of its states."""
-    # 1. Set up everything that is trained.
+    # 1. Set up everything that is trained, once all processes are about to do the same.
     place, device = current_rank(), own_device()
     sixteen_bit = stage.sixteen_bit and has_bf16(device)
     bf16 = torch.autocast(device.type, torch.bfloat16, enabled=sixteen_bit)
@@ -227,16 +233,19 @@ def train_steps(
     if place.shards > 1:
         # States of versions in which every device had a batch of its own do not tell this.
         origins[BATCH_OF] = "all devices"
-        weights = some_weights(stage.trainable())
-        check_alike({"the versions": versions(), "the weights": weights, **origins})
+    run = plan_run(folder, resume, overwrite=overwrite)
+    run.check(origins, optim.steps, length=length)
+    if place.shards > 1:
+        weights, state = some_weights(stage.trainable()), run.state and str(run.state)
+        facts = {"the versions": versions(), "the weights": weights, "the saved state": state}
+        check_alike(facts | origins)
         check_averages(device)
+        run = gather_each(run)[0]  # a run that begins has one identity
     layout = lay_out(objective, stage.trainable(), devices, device, sixteen_bit=sixteen_bit)
     optimizers = make_optimizers(layout.parameters, optim)
     average = WeightAverage(layout.parameters, optim.ema_decay)
 
     # 2. Load the state of an earlier run, and only then take the folder.
-    run = plan_run(folder, resume, overwrite=overwrite)
-    run.check(origins, optim.steps, length=length)
     saver.attach(
         run,
         stage.objective,

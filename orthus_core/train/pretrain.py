@@ -47,6 +47,7 @@ from orthus_core.train.batches import (
     listed_words,
     read_rows,
     row_encoder,
+    share_of,
     training_rule,
     usable,
 )
@@ -70,7 +71,7 @@ from orthus_core.train.runs import (
     other_runs,
     plan_run,
 )
-from orthus_core.train.sharding import gathered
+from orthus_core.train.sharding import check_launch, gathered
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.state import (
     Resume,
@@ -263,7 +264,17 @@ def is_finished(
     run = plan_run(work / TRANSFORMER, resumes.transformer, overwrite=overwrite)
     own = origins(recipe, **start_origin(init_from))
     run.check(own, steps, length="optim.steps", but=KNOWN_LATER[1:])
-    return check_output(output, run, resumes.transformer, steps, overwrite=overwrite)
+    finished = check_output(
+        output,
+        run,
+        resumes.transformer,
+        steps,
+        overwrite=overwrite,
+        parts=recipe.devices.sharding != "none",
+    )
+    check_launch(recipe, output, finished=finished)
+    share_of(recipe.optim.batch_size, current_rank())
+    return finished
 
 
 def start_origin(init_from: str | Path | None) -> dict[str, str]:

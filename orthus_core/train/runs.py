@@ -24,6 +24,7 @@ from orthus_core.checkpoint.headers import CONFIG, check_path
 from orthus_core.errors import OutputError, TrainingError
 from orthus_core.events import Note
 from orthus_core.output_checks import probe_folder
+from orthus_core.train.distributed import current_rank
 from orthus_core.train.metrics import BOARD, METRICS, PROFILE, steps_of
 from orthus_core.train.state import (
     ABOUT,
@@ -340,6 +341,7 @@ def check_output(
     *,
     overwrite: bool,
     mark: str = CONFIG,
+    parts: bool = True,
 ) -> bool:
     """Check that a run's model may be written to `output`; returns whether it is there already,
     complete, and need not be made again.
@@ -348,6 +350,8 @@ def check_output(
 
     Args:
         mark: File that tells what may be replaced.
+        parts: Whether each of several processes writes a part of a state; the model is written by
+            the first alone.
 
     Raises:
         OutputError: When something else is there that may not be replaced, or the output or the
@@ -355,9 +359,12 @@ def check_output(
     """
     record = _model_record(output)
     own = bool(resume) and record.get("id") == run.id
-    check_path(real_path(output))  # as the model is written there
-    check_folder(output, mark=mark, overwrite=overwrite or own)
-    probe_folder(run.folder, "the training's states could not be written")
+    first = current_rank().is_first
+    if first:
+        check_path(real_path(output))  # as the model is written there
+        check_folder(output, mark=mark, overwrite=overwrite or own)
+    if first or parts:
+        probe_folder(run.folder, "the training's states could not be written")
     return own and not overwrite and record.get("steps") == steps
 
 

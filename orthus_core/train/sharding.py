@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -32,15 +33,25 @@ from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.output_checks import size_text
-from orthus_core.recipe.training import DevicesRecipe
+from orthus_core.recipe import keys
+from orthus_core.recipe.training import (
+    BuildBaseRecipe,
+    DevicesRecipe,
+    FinetuneVaeRecipe,
+    PosttrainRecipe,
+    PretrainRecipe,
+)
 from orthus_core.train.distributed import all_reduce_sum, anywhere, current_rank, gather_each
 from orthus_core.train.freeze import hold_other_rows
 from orthus_core.train.sharded_tensors import is_sharded, local, whole
 
 Model = TypeVar("Model", bound=InterleavedModel | ChameleonForConditionalGeneration)
+Training = PretrainRecipe | FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 ADAPTERS = "default"
 """peft's name of the adapters in a model."""
 LAYERS = (ChameleonDecoderLayer, ChameleonSwinDecoderLayer)
+# Keys of a recipe that each process may set in its own way, as machines differ.
+OF_EACH = ("data.workers", "data.cache")
 # What is marked on parameters for optimisers and hooks, and must survive sharding.
 MARKS = ("no_decay", "by_row", "moving_rows_V")
 # Memory for drawing, in the model's own size: beside the copy, a layer that is being gathered, and
@@ -377,8 +388,32 @@ def check_alike(facts: dict[str, Any]) -> None:
                     f"the processes do not agree on {name}: {each[0].get(name)!r} on process 0, "
                     f"{found.get(name)!r} on process {other}",
                     where=f"process {other} of {len(each)}",
-                    hint="start all of them with the same command, recipe, data and versions",
+                    hint="start all of them with the same command, recipe, data and versions, "
+                    "where they see the same files",
                 )
+
+
+def check_launch(recipe: Training, output: Path, *, finished: bool) -> None:
+    """Check, before a model or data is read, that all processes were started to train the same, and
+    can share it.
+
+    Args:
+        output: Where the trained model goes.
+        finished: Whether it is there already.
+
+    Raises:
+        TrainingError: Names what differs, or cannot be shared.
+    """
+    place = current_rank()
+    if place.shards == 1:
+        return
+    own = {key.name: key.default for key in keys(recipe) if key.name not in OF_EACH}
+    check_alike(
+        {"the command": recipe.command, "the output": str(output)}
+        | {name: value for name, value in own.items() if value is not None}
+    )
+    check_alike({f"whether {output} is finished": finished})
+    check_replicas(recipe.devices, place.shards)
 
 
 @torch.no_grad()

@@ -52,6 +52,7 @@ from orthus_core.train.batches import (
     pictures_alone,
     read_rows,
     row_encoder,
+    share_of,
     training_rule,
     usable,
 )
@@ -77,7 +78,7 @@ from orthus_core.train.runs import (
     other_runs,
     plan_run,
 )
-from orthus_core.train.sharding import drawable, gather_moved, gathered
+from orthus_core.train.sharding import check_launch, drawable, gather_moved, gathered
 from orthus_core.train.stages import BuildBaseStage, RowsStage
 from orthus_core.train.state import (
     Resume,
@@ -353,7 +354,17 @@ def is_finished(
     check_others(other_runs(folder, folder), resume, overwrite=overwrite)
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER)
-    finished = check_output(output, run, resume, recipe.optim.steps, overwrite=overwrite, mark=mark)
+    finished = check_output(
+        output,
+        run,
+        resume,
+        recipe.optim.steps,
+        overwrite=overwrite,
+        mark=mark,
+        parts=recipe.devices.sharding != "none",
+    )
+    check_launch(recipe, output, finished=finished)
+    share_of(recipe.optim.batch_size, current_rank())
     if finished:
         wanted |= {"init_from": fingerprint(resolve(init_from))}
         run.check(wanted, recipe.optim.steps, length="optim.steps", but=KNOWN_LATER[1:])

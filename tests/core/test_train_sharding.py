@@ -326,10 +326,9 @@ def test_processes_that_do_not_come_are_waited_for_only_so_long(launched):
 
 
 def test_what_torch_lacks_is_said(launched):
-    launched.setattr(torch, "__version__", "2.5.1+cpu")
-    assert "2.6 or later" in refused()
-    launched.undo()
-    launched.setenv("WORLD_SIZE", "2")
+    with launched.context() as old:
+        old.setattr(torch, "__version__", "2.5.1+cpu")
+        assert "2.6 or later" in refused()
     launched.setattr(torch.distributed, "is_gloo_available", lambda: False)
     assert "without gloo" in refused()
 
