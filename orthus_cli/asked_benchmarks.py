@@ -80,6 +80,7 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     from orthus_core.evaluation.official.answer_folder import AnswerFolder, check_answer_folder
     from orthus_core.evaluation.official.prediction import finish_answers, predict
     from orthus_core.evaluation.official.questions_asked import asks_of, check_asked, drawings_of
+    from orthus_core.evaluation.scorer_variants import check_variant
     from orthus_core.train.distributed import all_reduce_sum, current_rank, device
 
     # 1. The questions, before a model is opened.
@@ -87,6 +88,7 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     place = current_rank()
     task, form = asking.task, form_of(asking.task)
     assert task.items is not None
+    check_variant(asking.variant, task.variants)
     items = task.items(asking.data, asking.variant)
     check_asked(items, asking.data)
     asks = drawings_of(items, seeds_of(asking)) if form.draws else asks_of(items)

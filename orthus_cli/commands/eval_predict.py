@@ -1,4 +1,4 @@
-"""`orthus eval predict`, and `orthus eval pope|mme|...`: a model's answers, or both steps at once."""
+"""`orthus eval predict`, a model's answers to a benchmark, and `orthus eval pope`: scored."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def _predict_and_score(
     if form_of(about).draws and detections is None:
         r.result(
             _told(asking.folder, run),
-            text=f"{asking.folder}: {len(run['files']) - run['n']} pictures; detect things in them, "
+            text=f"{asking.folder}: {run['n_asked']} pictures; detect things in them, "
             f"then: orthus eval score {about.name} --predictions FILE --data {asking.data}",
             quiet=[asking.folder],
         )

@@ -1,8 +1,8 @@
 """The folder of a model's answers while they are written, and when they are whole.
 
-    run.json                    how the answers were made; written last, so that it marks a whole set
-    pieces/asked.json           what is being asked; there only while the set is not whole
-    pieces/000012.json          the answers of a piece of the questions, and the time they took
+    run.json              how the answers were made; written last, so that it marks a whole set
+    pieces/asked.json     what is being asked; there only while the set is not whole
+    pieces/000012.json    the answers of a piece of the questions, and the time they took
 
 The official files lie beside `run.json`. A piece is written completely or not at all, and always
 holds the same questions, so a set that was stopped and resumed is the same to the byte. Processes

@@ -1,7 +1,7 @@
 """What a model is asked for a benchmark: each question once, and those about a picture together.
 
-Several questions of a set may be the same to a model (POPE asks whether there is a person in each of
-its splits), and many are about one picture, which is then read once.
+Several questions of a set may be the same to a model (POPE asks the same of a picture in each
+split), and many are about one picture, which is then read once.
 """
 
 from __future__ import annotations
