@@ -16,6 +16,7 @@ from orthus_cli.drawing import open_model
 from orthus_core.api.asked_models import AnsweringModel, DrawingModel
 from orthus_core.evaluation.official import prediction
 from orthus_core.evaluation.official.catalogue import TASKS
+from orthus_core.evaluation.official.read_files import data_hash
 from orthus_core.train import distributed
 
 OPEN: dict[str, Any] = {}
@@ -24,7 +25,7 @@ FEW = ("--max-new-tokens", 3)
 
 def picture(path: Path | None, shade: int) -> bytes:
     file = io.BytesIO()
-    Image.linear_gradient("L").point(lambda v: (v + shade) % 256).save(file, "PNG")
+    Image.linear_gradient("L").rotate(shade).save(file, "PNG")
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(file.getvalue())
@@ -225,10 +226,9 @@ def test_answers_are_official_and_the_same_stopped_or_shared(
     assert again.exit_code == 0 and "nothing is asked" in again.stderr
 
 
+@pytest.mark.parametrize("official", [task for task in SETS if task != "geneval"], indirect=True)
 def test_both_steps_at_once_score_what_the_model_said(orthus, model, official, tmp_path):
     task, data = official
-    if task == "geneval":
-        return
     out = tmp_path / "report"
     words = ["eval", task, "--data", data, "-o", out, *FEW, *model]
     done = orthus(*words, "--format", "json")
@@ -241,12 +241,29 @@ def test_both_steps_at_once_score_what_the_model_said(orthus, model, official, t
     assert result["intervals"] and result["notes"] is not None
     samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(samples) == result["n"]
+    files = [out / "answers" / name for name in result["run"]["files"]]
+    assert result["predictions_hash"] == data_hash(files)
     # The same again, from the folder alone.
     score = ["eval", "score", task, "--predictions", out / "answers", "--data", data]
     apart = json.loads(orthus(*score, "--format", "json").stdout)
     assert apart == result
     taken = orthus(*words)
     assert taken.exit_code == 1 and "--overwrite" in taken.stderr
+
+
+def test_an_answer_is_that_of_its_question_and_picture_asked_alone(orthus, model, tmp_path):
+    data, answers = tmp_path / "gqa", tmp_path / "answers"
+    gqa_set(data)
+    assert orthus(*words_of("gqa", data, answers, model)).exit_code == 0
+    said = json.loads((answers / "predictions.json").read_text())
+    items = TASKS["gqa"].items
+    assert items is not None
+    alone = []
+    for item in items(data, "llava"):
+        words = ["caption", item.picture, "--question", item.prompt, *FEW, *model]
+        alone.append(orthus(*words, "--format", "json"))
+    texts = [json.loads(done.stdout)["answers"][0]["text"] for done in alone]
+    assert [each["prediction"] for each in said] == texts and len(set(texts)) == 3
 
 
 def test_the_same_is_asked_once_and_each_answer_is_in_its_place(
