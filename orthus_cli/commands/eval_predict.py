@@ -184,7 +184,7 @@ def geneval_task(
     flags: Flags,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw GenEval's prompts, and judge what is detected in the pictures.
+    """Draw GenEval's prompts, and judge what a detector sees.
 
     Example: orthus eval geneval --data geneval/ -m runs/mine -o geneval-report
 
