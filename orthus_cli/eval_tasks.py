@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli import options
-from orthus_cli.console import reporter
+from orthus_cli.console import Reporter, reporter
+
+if TYPE_CHECKING:
+    from orthus_core.evaluation.official.task import (
+        OfficialScores,
+        OfficialTask,
+        ScoringRequest,
+    )
 
 
 def list_tasks(ctx: typer.Context) -> None:
@@ -59,11 +67,13 @@ def describe_task(
     Example: orthus eval describe pope
     """
     from orthus_core.evaluation.official.catalogue import task_named
+    from orthus_core.evaluation.official.task import LONGEST_ANSWER
 
     r = reporter(ctx)
     found = task_named(task)
     about = {name: value for name, value in found._asdict().items() if not callable(value)}
     about |= {"score": found.score is not None, "items": found.items is not None}
+    about["form"] = found.form is not None
     default = next(iter(found.variants))
     lines = [f"{found.name}: {found.measures}", "", "Files"]
     lines += [f"  {line}" for line in found.files]
@@ -78,8 +88,20 @@ def describe_task(
     for name, rule in found.variants.items():
         lines.append(f"  {name}{' (default)' if name == default else ''}: {rule}")
     lines += ["", "Paper (2412.00127)", f"  {found.paper}"]
+    if found.form:
+        longest = found.form.longest
+        own = "".join(f"; {name}: {longest[name]}" for name in found.variants if name in longest)
+        how = (
+            "four pictures of each prompt, seeds 42, 43, 44, 45"
+            if found.form.draws
+            else f"the likeliest words, at most {LONGEST_ANSWER} tokens{own}"
+        )
+        lines += ["", "Decoding", f"  {how}", ""]
+        lines += [f"orthus eval {found.name} --data PATH -m MODEL -o DIR"]
+        lines += [f"orthus eval predict {found.name} --data PATH -m MODEL -o ANSWERS"]
     if found.score:
-        lines += ["", f"orthus eval score {found.name} --predictions PATH --data PATH"]
+        lines += [*([] if found.form else [""])]
+        lines += [f"orthus eval score {found.name} --predictions PATH --data PATH"]
     r.result({**about, "default_variant": default}, text="\n".join(lines), quiet=found.files)
 
 
@@ -133,9 +155,6 @@ def score_task(
         RESULT,
         SAMPLES,
         report_files,
-        result_table,
-        score_predictions,
-        table_rows,
     )
     from orthus_core.evaluation.official.task import ScoringRequest
     from orthus_core.results.output_names import write_folder
@@ -151,19 +170,40 @@ def score_task(
     )
     if output:
         check_folder(output, mark=RESULT, overwrite=overwrite)
+    table, found = scored_table(r, about, request)
+    files = report_files(table, found) if output else {}
+    if output:
+        replaced = (RESULT, SAMPLES, *found.extra_files)
+        write_folder(output, files, mark=RESULT, replaces=replaced, overwrite=overwrite)
+    show_scores(r, table, output, files)
+
+
+def scored_table(
+    r: Reporter, about: OfficialTask, request: ScoringRequest
+) -> tuple[dict[str, Any], OfficialScores]:
+    """Scores predictions, and says what a reader of the numbers has to know.
+
+    Raises:
+        ArgumentError, DataError: As `score_predictions`.
+    """
+    from orthus_core.evaluation.official.score_report import result_table, score_predictions
+
     found = score_predictions(about, request)
-    table = result_table(about, request, found)
     for note in found.notes:
         r.say(note)
     if found.n_missing:
         r.warn(f"{found.n_missing} of {found.n} have no prediction and count as wrong")
     if found.n_unparsed:
         r.say(f"{found.n_unparsed} of {found.n} predictions hold no answer that the rule can read")
-    if output:
-        files = report_files(table, found)
-        replaced = (RESULT, SAMPLES, *found.extra_files)
-        write_folder(output, files, mark=RESULT, replaces=replaced, overwrite=overwrite)
-    r.table((f"{about.name} ({request.variant})", "value", "95%"), table_rows(table))
-    written = [output] if output else []
-    text = f"{output}: {', '.join(report_files(table, found))}" if output else ""
-    r.result(table, text=text, quiet=written)
+    return result_table(about, request, found), found
+
+
+def show_scores(
+    r: Reporter, table: Mapping[str, Any], output: Path | None, files: Iterable[str]
+) -> None:
+    """Shows the numbers, and where the report is."""
+    from orthus_core.evaluation.official.score_report import table_rows
+
+    r.table((f"{table['task']} ({table['variant']})", "value", "95%"), table_rows(table))
+    text = f"{output}: {', '.join(files)}" if output else ""
+    r.result(table, text=text, quiet=[output] if output else [])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli import eval_tasks, options
+from orthus_cli.commands.eval_predict import QUESTION_COMMANDS, geneval_task, predict_task
 from orthus_cli.commands.eval_recon import recon
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
@@ -35,7 +36,11 @@ def benchmarks() -> None:
 
 app.command("list")(eval_tasks.list_tasks)
 app.command("describe")(eval_tasks.describe_task)
+app.command("predict")(predict_task)
 app.command("score")(eval_tasks.score_task)
+for name, command in QUESTION_COMMANDS.items():
+    app.command(name)(command)
+app.command("geneval")(geneval_task)
 
 
 @app.command("mini")

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.data.document import Document, turn
-from orthus_core.data.encode import TokenIds, encode
+from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
 from orthus_core.errors import CheckpointError, PromptError
@@ -129,12 +129,19 @@ class PromptBuilder:
             parts: Texts and pictures, in order.
             features_MPC: Features of the pictures when they are known already.
         """
-        read = [self.read(part) if isinstance(part, str) else part for part in parts]
-        document = Document(turn("user", *read))
-        row = encode(document, self.tokenizer, self._ids, self.model.config.patches)
+        row = self._encoded(parts)
         if features_MPC is None and row.pictures:
             features_MPC = self.features(row.pictures)
         return Context(tuple(row.ids), features_MPC)
+
+    def length(self, *parts: str | Picture) -> int:
+        """Number of tokens of the context of these texts and pictures; no picture is opened."""
+        return len(self._encoded(parts).ids)
+
+    def _encoded(self, parts: Sequence[str | Picture]) -> EncodedRow:
+        read = [self.read(part) if isinstance(part, str) else part for part in parts]
+        document = Document(turn("user", *read))
+        return encode(document, self.tokenizer, self._ids, self.model.config.patches)
 
     @torch.no_grad()
     def features(self, pictures: Sequence[Picture]) -> Tensor:

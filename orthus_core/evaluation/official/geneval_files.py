@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from orthus_core.evaluation import geneval
 from orthus_core.evaluation.intervals import bootstrap_counts, wilson
 from orthus_core.evaluation.official.read_files import check_unique, find_file, read_json_lines
 from orthus_core.evaluation.official.task import (
+    AnswerForm,
     AskedItem,
     OfficialScores,
     OfficialTask,
@@ -33,6 +35,16 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
         AskedItem(f"{number:05d}", each["prompt"], None, each, each["tag"])
         for number, each in enumerate(prompts)
     ]
+
+
+def write_metadata(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """The record of each prompt, beside the folder of its pictures."""
+    return {f"{item.key}/metadata.jsonl": json.dumps(item.gold).encode() for item in asked}
+
+
+def picture_name(key: str, number: int) -> str:
+    """Where a picture lies in the official folder: `00000/samples/0000.png`."""
+    return f"{key}/samples/{number:04d}.png"
 
 
 def read_prompts(data: Path) -> tuple[Path, list[dict[str, Any]]]:
@@ -60,6 +72,8 @@ def score(request: ScoringRequest) -> OfficialScores:
         DataError: When files are missing or do not belong together.
     """
     path = request.predictions
+    if path.is_dir():
+        path = find_file(path, ["results.jsonl", "detections.jsonl"], DETECTIONS)
     lines = read_json_lines(path, DETECTIONS)
     files, prompts = [path], None
     if request.data is not None:
@@ -228,4 +242,5 @@ TASK = OfficialTask(
     paper="0.58 (overall)",
     score=score,
     items=items,
+    form=AnswerForm(lambda data: [read_prompts(data)[0]], write_metadata, draws=True),
 )

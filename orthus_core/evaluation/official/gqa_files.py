@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,20 @@ from orthus_core.errors import DataError
 from orthus_core.evaluation import gqa
 from orthus_core.evaluation.intervals import Interval, wilson
 from orthus_core.evaluation.official.read_files import (
+    answers_file,
     check_fields,
     column,
     data_of,
     find_file,
     join_predictions,
+    json_array,
     picture_place,
     read_json,
 )
 from orthus_core.evaluation.official.task import (
+    LONGEST_ANSWER_OF_LMMS,
     SHORT_ANSWER,
+    AnswerForm,
     AskedItem,
     OfficialScores,
     OfficialTask,
@@ -30,6 +35,7 @@ QUESTIONS = (
     '"types": {"structural", "semantic", "detailed"}, ...}}'
 )
 PREDICTIONS = 'a JSON array: [{"questionId": "201307251", "prediction": "yes"}]'
+PREDICTIONS_FILE = "predictions.json"
 FILES = ("testdev_balanced_questions.json", "*balanced_questions.json", "*questions.json")
 NEEDED = ("question", "answer", "imageId", "isBalanced", "types")
 # Nobody answers with this, so it is wrong.
@@ -67,6 +73,12 @@ def items(data: Path, variant: str = "llava") -> list[AskedItem]:
     ]
 
 
+def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """The array of predictions, in the order of the questions."""
+    records = [{"questionId": item.key, "prediction": said[item.key]} for item in asked]
+    return {PREDICTIONS_FILE: json_array(records)}
+
+
 def score(request: ScoringRequest) -> OfficialScores:
     """Scores a predictions file.
 
@@ -74,11 +86,12 @@ def score(request: ScoringRequest) -> OfficialScores:
         DataError: When files are missing or do not belong together.
     """
     path, questions = read_questions(data_of(request, "GQA needs its questions", QUESTIONS))
-    records = read_json(request.predictions, list, PREDICTIONS)
-    texts = column(records, ["prediction"], request.predictions)
+    place = answers_file(request.predictions, PREDICTIONS_FILE, PREDICTIONS)
+    records = read_json(place, list, PREDICTIONS)
+    texts = column(records, ["prediction"], place)
     keys = [str(each.get("questionId")) for each in records]
     said, n_missing = join_predictions(
-        keys, texts, [*questions], request.predictions, allow_missing=request.allow_missing
+        keys, texts, [*questions], place, allow_missing=request.allow_missing
     )
     filled = {key: said.get(key, NO_ANSWER) for key in questions}
     found = gqa.score(questions, filled, request.variant)
@@ -127,4 +140,7 @@ TASK = OfficialTask(
     paper="52.8 (testdev balanced)",
     score=score,
     items=items,
+    form=AnswerForm(
+        lambda data: [read_questions(data)[0]], write_answers, {"lmms": LONGEST_ANSWER_OF_LMMS}
+    ),
 )

@@ -11,7 +11,9 @@ from orthus_core.evaluation import mme
 from orthus_core.evaluation.intervals import bootstrap_counts
 from orthus_core.evaluation.official.read_files import check_complete, text_of
 from orthus_core.evaluation.official.task import (
+    LONGEST_ANSWER_OF_LMMS,
     SHORT_ANSWER,
+    AnswerForm,
     AskedItem,
     OfficialScores,
     OfficialTask,
@@ -34,12 +36,10 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
         DataError: When there are none, or a file is not of the layout.
     """
     asked = []
-    for task in (*mme.PERCEPTION, *mme.COGNITION):
-        folder = data / task
-        texts = folder / "questions_answers_YN"
-        pictures = folder / "images"
-        texts, pictures = (each if each.is_dir() else folder for each in (texts, pictures))
-        for path in sorted(texts.glob("*.txt")) if texts.is_dir() else []:
+    for task, paths in question_files(data).items():
+        pictures = data / task / "images"
+        pictures = pictures if pictures.is_dir() else data / task
+        for path in paths:
             lines = [
                 line.split("\t") for line in text_of(path, QUESTIONS).split("\n") if line.strip()
             ]
@@ -54,10 +54,40 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
             for number, (question, gold) in enumerate(lines, start=1):
                 prompt = question.replace(REQUEST, "") + SHORT_ANSWER
                 key = f"{task}/{path.stem}/{number}"
-                asked.append(AskedItem(key, prompt, picture, gold.strip(), task))
+                record = {"picture": picture.name, "question": question}
+                asked.append(AskedItem(key, prompt, picture, gold.strip(), task, record=record))
     if not asked:
         raise DataError("no questions of MME", where=str(data), hint=f"expected: {QUESTIONS}")
     return asked
+
+
+def question_files(data: Path) -> dict[str, list[Path]]:
+    """The files of questions of each task that a folder has; empty for one without any."""
+    files = {}
+    for task in (*mme.PERCEPTION, *mme.COGNITION):
+        texts = data / task / "questions_answers_YN"
+        texts = texts if texts.is_dir() else data / task
+        found = sorted(texts.glob("*.txt")) if texts.is_dir() else []
+        if found:
+            files[task] = found
+    return files
+
+
+def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """The results file of each task; white space in an answer becomes a space, because a line is
+    an answer and a tab ends a column.
+    """
+    lines: dict[str, list[str]] = {}
+    for item in asked:
+        record = item.record or {}
+        columns = (
+            record["picture"],
+            record["question"],
+            item.gold,
+            " ".join(said[item.key].split()),
+        )
+        lines.setdefault(item.part, []).append("\t".join(columns) + "\n")
+    return {f"{task}.txt": "".join(each).encode() for task, each in lines.items()}
 
 
 def score(request: ScoringRequest) -> OfficialScores:
@@ -173,4 +203,9 @@ TASK = OfficialTask(
     paper="MME-P 1265.8 (perception)",
     score=score,
     items=items,
+    form=AnswerForm(
+        lambda data: [path for paths in question_files(data).values() for path in paths],
+        write_answers,
+        {"lmms": LONGEST_ANSWER_OF_LMMS},
+    ),
 )

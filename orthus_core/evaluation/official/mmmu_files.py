@@ -5,9 +5,12 @@ questions as the hub's tables.
 from __future__ import annotations
 
 import ast
+import json
 import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation import mmmu
@@ -19,11 +22,15 @@ from orthus_core.evaluation.official.read_files import (
     read_json,
 )
 from orthus_core.evaluation.official.task import (
+    AnswerForm,
     AskedItem,
     OfficialScores,
     OfficialTask,
     ScoringRequest,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
 
 OUTPUTS = (
     'DIR/SUBJECT/output.json, a JSON array: [{"id": "validation_Art_1", "question_type": '
@@ -41,6 +48,41 @@ OPEN_PROMPT = "Answer the question using a single word or phrase."
 # A prediction that is missing is none of the letters, and an open one holds no gold text.
 NO_ANSWER = "\0"
 LETTER = re.compile(r"[A-Z]")
+PICTURE = re.compile(r"<image ([1-7])>")
+
+
+class TablePicture(NamedTuple):
+    """A picture in a table of the hub: a row's `image_1` to `image_7`."""
+
+    path: Path
+    row: int
+    column: str
+
+    @property
+    def key(self) -> str:
+        return f"table:{self.path.resolve()}:{self.row}:{self.column}"
+
+    @property
+    def content(self) -> bytes:
+        """The content of the picture's file.
+
+        Raises:
+            DataError: When the table has none.
+        """
+        found = _column(self.path, self.column)[self.row]
+        if not found or not found.get("bytes"):
+            raise DataError(
+                f"row {self.row + 1} names a picture, and its column {self.column} holds none",
+                where=str(self.path),
+                hint=f"expected: {TABLES}, with the pictures in them",
+            )
+        return found["bytes"]
+
+    def load(self, size: int) -> np.ndarray:
+        """The pixels [size, size, 3]. Raises: DataError as `content`, or when it is damaged."""
+        from orthus_core.data.pictures import BytesPicture
+
+        return BytesPicture(self.content).load(size)
 
 
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
@@ -50,25 +92,56 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     Raises:
         DataError: When there are none.
     """
-    import pyarrow.parquet as pq
-
-    paths = [path for path in sorted(data.glob("*/validation-*.parquet"))] if data.is_dir() else []
-    if not paths:
-        raise DataError("no questions of MMMU", where=str(data), hint=f"expected: {TABLES}")
-    columns = ["id", "question", "options", "answer", "question_type"]
     asked = []
-    for path in paths:
-        for row in pq.read_table(path, columns=columns).to_pylist():
+    for path in tables(data):
+        for number, row in enumerate(_questions(path)):
+            options = options_of(row["options"])
+            text = prompt(row["question"], options, variant)
+            letters = [chr(ord("A") + at) for at in range(len(options))]
+            gold = gold_of(row["answer"])
+            record = {
+                "id": row["id"],
+                "question_type": row["question_type"],
+                "question": row["question"],
+                "answer": gold,
+                "all_choices": letters,
+                "index2ans": dict(zip(letters, options, strict=True)),
+            }
             asked.append(
                 AskedItem(
                     row["id"],
-                    prompt(row["question"], options_of(row["options"]), variant),
+                    text,
                     None,
-                    gold_of(row["answer"]),
+                    gold,
                     mmmu.subject_of(row["id"]),
+                    _with_pictures(text, path, number, variant),
+                    record,
                 )
             )
     return asked
+
+
+def tables(data: Path) -> list[Path]:
+    """The hub's tables of validation questions.
+
+    Raises:
+        DataError: When there are none.
+    """
+    paths = sorted(data.glob("*/validation-*.parquet")) if data.is_dir() else []
+    if not paths:
+        raise DataError("no questions of MMMU", where=str(data), hint=f"expected: {TABLES}")
+    return paths
+
+
+def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """`output.json` of each subject, in the order of the tables."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for item in asked:
+        rows.setdefault(item.part, []).append({**(item.record or {}), "response": said[item.key]})
+    return {
+        f"{subject}/output.json": (json.dumps(each, indent=1, ensure_ascii=False) + "\n").encode()
+        for subject, each in rows.items()
+    }
 
 
 def prompt(question: str, options: list[str], variant: str = "official") -> str:
@@ -97,7 +170,17 @@ def score(request: ScoringRequest) -> OfficialScores:
         DataError: When files are missing or do not belong together.
     """
     truth, files = {}, []
-    if request.data is not None:
+    if request.data is not None and request.data.is_dir() and _are_tables(request.data):
+        files = tables(request.data)
+        truth = {
+            row["id"]: {
+                "question_type": row["question_type"],
+                "ground_truth": gold_of(row["answer"]),
+            }
+            for path in files
+            for row in _questions(path)
+        }
+    elif request.data is not None:
         files = [find_file(request.data, ["answer_dict_val.json", "*answer*.json"], ANSWERS)]
         truth = read_json(files[0], dict, ANSWERS)
     if request.predictions.is_dir():
@@ -156,6 +239,57 @@ def score(request: ScoringRequest) -> OfficialScores:
         files=files,
         notes=notes,
     )
+
+
+def _are_tables(data: Path) -> bool:
+    """Whether a folder holds the hub's tables, and no file of answers."""
+    return any(data.glob("*/validation-*.parquet")) and not any(data.glob("*answer*.json"))
+
+
+def _questions(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table, without pictures.
+
+    Raises:
+        DataError: When it is no such table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = ["id", "question", "options", "answer", "question_type"]
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"no table of questions: {error}", where=str(path), hint=TABLES) from error
+    if lacking := [name for name in columns if name not in table.column_names]:
+        raise DataError(f"a table without {', '.join(lacking)}", where=str(path), hint=TABLES)
+    return table.to_pylist()
+
+
+@lru_cache(maxsize=8)
+def _column(path: Path, name: str) -> list[Any]:
+    """A column of pictures, which are stored as bytes; rows of a subject are read one by one."""
+    import pyarrow.parquet as pq
+
+    if name not in pq.read_schema(path).names:
+        return [None] * pq.read_metadata(path).num_rows
+    return pq.read_table(path, columns=[name]).column(name).to_pylist()
+
+
+def _with_pictures(text: str, path: Path, row: int, variant: str) -> tuple[Any, ...]:
+    """Texts and pictures of a question: for `official` the pictures first, in the order of their
+    numbers, and the text as it is; for `lmms` each in the place of its mark.
+    """
+    if variant == "lmms":
+        pieces = PICTURE.split(text)
+        parts: list[Any] = []
+        for at, piece in enumerate(pieces):
+            if at % 2:
+                parts.append(TablePicture(path, row, f"image_{piece}"))
+            elif piece.strip():
+                parts.append(piece)
+        return tuple(parts)
+    numbers = sorted(set(PICTURE.findall(text))) or ["1"]
+    return (*(TablePicture(path, row, f"image_{number}") for number in numbers), text)
 
 
 def _rows_of_folder(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
@@ -227,10 +361,13 @@ TASK = OfficialTask(
     files=(f"for predictions in one file, {ANSWERS}", f"to answer, {TABLES}"),
     source="hub: MMMU/MMMU (validation); answer_dict_val.json: github.com/MMMU-Benchmark/MMMU",
     predictions=f"{OUTPUTS}; or one file: {PREDICTIONS}",
-    prompt=f"the question, options as (A) ..., then: {CHOICE_PROMPT} (or: {OPEN_PROMPT})",
+    prompt=f"the question's pictures in their order, the question, options as (A) ..., then: "
+    f"{CHOICE_PROMPT} (or: {OPEN_PROMPT}); lmms: pictures in the places of <image 1>, ...; "
+    "what does not fit the model's context is not asked, and counted",
     metric="share of right answers over all questions; with and without the official guesses",
     variants=mmmu.VARIANTS,
     paper="28.2 (validation)",
     score=score,
     items=items,
+    form=AnswerForm(tables, write_answers),
 )

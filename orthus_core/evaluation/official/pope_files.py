@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from orthus_core.evaluation.official.read_files import (
 )
 from orthus_core.evaluation.official.task import (
     SHORT_ANSWER,
+    AnswerForm,
     AskedItem,
     OfficialScores,
     OfficialTask,
@@ -31,6 +34,7 @@ QUESTIONS = (
     '"image": "COCO_val2014_000000310196.jpg", "text": "Is there a dog?", "label": "yes"}'
 )
 ANSWERS = 'a line for each question, in their order: {"question": "...", "answer": "Yes"}'
+ANSWERS_OF = "answers_"
 SAID = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
 
 
@@ -60,9 +64,23 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
         names = column(records, ["image"], path)
         for number, (text, label, name) in enumerate(zip(texts, labels, names, strict=True), 1):
             picture = picture_place(path.parent, name, COCO_FOLDERS)
-            key = f"{split}/{records[number - 1].get('question_id', number)}"
-            asked.append(AskedItem(key, text + SHORT_ANSWER, picture, label, split))
+            named = records[number - 1].get("question_id", number)
+            key, record = f"{split}/{named}", {"question_id": named, "question": text}
+            prompt = text + SHORT_ANSWER
+            asked.append(AskedItem(key, prompt, picture, label, split, record=record))
     return asked
+
+
+def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """A file of answers for each split, in the order of the questions."""
+    lines: dict[str, list[str]] = {}
+    for item in asked:
+        record = {**(item.record or {}), "answer": said[item.key]}
+        lines.setdefault(item.part, []).append(json.dumps(record, ensure_ascii=False))
+    return {
+        f"{ANSWERS_OF}{split}.jsonl": ("\n".join(each) + "\n").encode()
+        for split, each in lines.items()
+    }
 
 
 def score(request: ScoringRequest) -> OfficialScores:
@@ -155,6 +173,8 @@ def _answer_files(predictions: Path, splits: dict[str, Path]) -> dict[str, Path]
         return {split: predictions for split in splits}
     found = sorted(predictions.glob("*.json*")) if predictions.is_dir() else []
     files = {split: path for path in found if (split := _split_of(path))}
+    # A question file whose name has no split lends its own name.
+    files |= {split: path for split in splits for path in found if path.stem == ANSWERS_OF + split}
     lacking = [split for split in splits if split not in files]
     if lacking:
         raise DataError(
@@ -227,4 +247,5 @@ TASK = OfficialTask(
     paper='79.6 "exact match accuracy"; the LLaVA number beside it (85.9) is a mean F1',
     score=score,
     items=items,
+    form=AnswerForm(lambda data: [*question_files(data).values()], write_answers),
 )

@@ -253,6 +253,21 @@ def missing_pictures(items: Iterable[AskedItem]) -> list[Path]:
     return [path for path in pictures if not path.is_file()]
 
 
+def answers_file(predictions: Path, name: str, layout: str) -> Path:
+    """The file of answers: named itself, or the folder that `orthus eval predict` has written.
+
+    Raises:
+        DataError: When the folder has none.
+    """
+    return find_file(predictions, [name], layout) if predictions.is_dir() else predictions
+
+
+def json_array(records: Sequence[Mapping[str, Any]]) -> bytes:
+    """Records as a JSON array, each on its own line."""
+    lines = [json.dumps(each, ensure_ascii=False) for each in records]
+    return ("[\n" + ",\n".join(lines) + "\n]\n").encode()
+
+
 def picture_place(folder: Path, name: str, folders: Sequence[str]) -> Path:
     """Where a picture lies: in one of the usual folders beside the questions, or beside them."""
     for each in folders:

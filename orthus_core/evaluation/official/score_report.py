@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import platform
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from orthus_core.errors import ArgumentError
+from orthus_core.errors import ArgumentError, DataError
+from orthus_core.evaluation.official.answer_folder import PIECES, RUN, read_run
 from orthus_core.evaluation.official.read_files import data_hash
 from orthus_core.evaluation.official.task import OfficialScores, OfficialTask, ScoringRequest
 from orthus_core.evaluation.scorer_variants import check_variant
@@ -31,7 +34,53 @@ def score_predictions(task: OfficialTask, request: ScoringRequest) -> OfficialSc
             hint=f"`orthus eval describe {task.name}` says what it needs",
         )
     check_variant(request.variant, task.variants)
-    return task.score(request)
+    run = _run_of(request)
+    asked = (run or {}).get("asked") or {}
+    if asked.get("task", task.name) != task.name:
+        raise DataError(
+            f"these are answers to {asked['task']}, not to {task.name}",
+            where=str(request.predictions),
+            hint=f"orthus eval score {asked['task']} --predictions {request.predictions}",
+        )
+    found = task.score(request)
+    return replace(found, notes=[*found.notes, *_notes_on(task, request, run)])
+
+
+def _run_of(request: ScoringRequest) -> dict[str, Any] | None:
+    """How `orthus eval predict` made the predictions; None for those of others."""
+    place = request.predictions
+    run = read_run(place if place.is_dir() else place.parent)
+    return run if run and (place.is_dir() or place.name in (run.get("files") or ())) else None
+
+
+def _notes_on(
+    task: OfficialTask, request: ScoringRequest, run: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """What a reader has to know about answers that were made here."""
+    if run is None:
+        return
+    asked, place = run.get("asked") or {}, request.predictions
+    if asked.get("variant", request.variant) != request.variant:
+        yield f"the questions were asked as {asked['variant']} asks them"
+    if request.data is not None and task.form is not None and "data_hash" in asked:
+        try:
+            same = data_hash(task.form.files(request.data)) == asked["data_hash"]
+        except DataError:
+            same = True  # such as answers without their questions
+        if not same:
+            yield "the questions of --data are not those that were asked, though their ids are"
+    if run.get("n_not_asked"):
+        yield f"{run['n_not_asked']} questions did not fit the model's context and were not asked"
+    folder = place if place.is_dir() else place.parent
+    files = (run.get("files") or {}).items()
+    changed = [
+        name
+        for name, known in files
+        if not (folder / name).is_file()
+        or hashlib.sha256((folder / name).read_bytes()).hexdigest() != known
+    ]
+    if changed:
+        yield f"{', '.join(changed[:3])}: not as the model has written it"
 
 
 def result_table(
@@ -42,6 +91,10 @@ def result_table(
 
     predictions = request.predictions
     parts = [predictions] if predictions.is_file() else sorted(predictions.rglob("*.*"))
+    # How long answers took, and pieces of them, are no answers.
+    ours = (predictions / RUN, predictions / PIECES)
+    parts = [path for path in parts if not {path, *path.parents} & {*ours}]
+    run = _run_of(request)
     return {
         "task": task.name,
         "variant": request.variant,
@@ -56,6 +109,7 @@ def result_table(
         "notes": [*found.notes],
         "data": str(request.data or ""),
         "data_hash": data_hash(found.files),
+        **({"run": run} if run else {}),
         "predictions": str(predictions),
         "predictions_hash": data_hash(path for path in parts if path.is_file()),
         "versions": {

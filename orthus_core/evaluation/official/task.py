@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from orthus_core.evaluation.intervals import Interval
 
+# Most tokens of an answer, as LLaVA's programs have it and lmms-eval for most of its tasks.
+LONGEST_ANSWER = 128
+LONGEST_ANSWER_OF_LMMS = 16
 # What models of LLaVA's kind are asked after a question.
 SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
 
@@ -22,6 +25,9 @@ class AskedItem(NamedTuple):
         picture: Path of its picture; None where it has none, or holds it in a table.
         gold: The right answer, or what decides about it.
         part: The split, task or subject that it belongs to.
+        parts: Texts and pictures that the model reads, where they are not one picture and then the
+            prompt: a picture is a path, or what `TablePicture` is.
+        record: What the official file of answers repeats of the question.
     """
 
     key: str
@@ -29,6 +35,32 @@ class AskedItem(NamedTuple):
     picture: Path | None
     gold: Any
     part: str = ""
+    parts: tuple[Any, ...] = ()
+    record: Mapping[str, Any] | None = None
+
+    @property
+    def read(self) -> tuple[Any, ...]:
+        """Texts and pictures that the model reads, in order."""
+        if self.parts:
+            return self.parts
+        return (self.prompt,) if self.picture is None else (self.picture, self.prompt)
+
+
+class AnswerForm(NamedTuple):
+    """How a model is asked, and the official files of its answers.
+
+    Attributes:
+        files: The files that hold the questions.
+        write: The official files, by their path in the folder, from the questions and the answer to
+            each by its key.
+        longest: Most tokens of an answer, where a variant has its own; 128 as in LLaVA elsewhere.
+        draws: Whether pictures are drawn; `write` then writes what lies beside them.
+    """
+
+    files: Callable[[Path], list[Path]]
+    write: Callable[[Sequence[AskedItem], Mapping[str, str]], dict[str, bytes]]
+    longest: Mapping[str, int] = {}
+    draws: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +124,7 @@ class OfficialTask(NamedTuple):
         paper: What 2412.00127 reports.
         score: Scores predictions; None while they cannot be scored from files alone.
         items: Reads the questions; None for benchmarks without.
+        form: How a model is asked; None where `orthus eval predict` does not ask.
     """
 
     name: str
@@ -105,3 +138,4 @@ class OfficialTask(NamedTuple):
     paper: str
     score: Callable[[ScoringRequest], OfficialScores] | None = None
     items: Callable[[Path, str], list[AskedItem]] | None = None
+    form: AnswerForm | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ from orthus_core.evaluation import vqav2
 from orthus_core.evaluation.intervals import bootstrap_counts
 from orthus_core.evaluation.official.read_files import (
     COCO_FOLDERS,
+    answers_file,
     check_fields,
     check_unique,
     column,
     data_of,
     find_file,
     join_predictions,
+    json_array,
     picture_place,
     read_json,
 )
 from orthus_core.evaluation.official.task import (
+    LONGEST_ANSWER_OF_LMMS,
     SHORT_ANSWER,
+    AnswerForm,
     AskedItem,
     OfficialScores,
     OfficialTask,
@@ -38,12 +43,13 @@ ANNOTATIONS = (
     '"question_type", "answer_type", "answers": [{"answer", "answer_confidence", "answer_id"}]}]}'
 )
 RESULTS = 'a JSON array: [{"question_id": 1, "answer": "yes"}]'
+RESULTS_FILE = "results.json"
 SUBMISSION = "evalai_submission.json"
 
 
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
     """The questions of a folder; without annotations (test sets), gold is None."""
-    path = find_file(data, ["*[qQ]uestions.json"], QUESTIONS)
+    path = questions_file(data)
     questions = _records(path, "questions", QUESTIONS)
     gold: dict[Any, Any] = {}
     found = [each for each in sorted(path.parent.glob("*annotations.json"))]
@@ -57,8 +63,20 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
         places = (split, *COCO_FOLDERS) if split else COCO_FOLDERS
         picture = picture_place(path.parent, name, places)
         key = each["question_id"]
-        asked.append(AskedItem(str(key), text + SHORT_ANSWER, picture, gold.get(key)))
+        record, prompt = {"question_id": key}, text + SHORT_ANSWER
+        asked.append(AskedItem(str(key), prompt, picture, gold.get(key), record=record))
     return asked
+
+
+def questions_file(data: Path) -> Path:
+    """The file of questions. Raises: DataError when there is none, or more than one."""
+    return find_file(data, ["*[qQ]uestions.json"], QUESTIONS)
+
+
+def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """The array of results, in the order of the questions."""
+    records = [{**(item.record or {}), "answer": said[item.key]} for item in asked]
+    return {RESULTS_FILE: json_array(records)}
 
 
 def score(request: ScoringRequest) -> OfficialScores:
@@ -80,11 +98,12 @@ def score(request: ScoringRequest) -> OfficialScores:
         questions = _records(beside[0], "questions", QUESTIONS)
         texts = {each["question_id"]: each["question"] for each in questions}
         vqav2.check_same_questions("annotations", set(asked), texts.keys())
-    results = read_json(request.predictions, list, RESULTS)
-    answers = column(results, ["answer"], request.predictions)
+    place = answers_file(request.predictions, RESULTS_FILE, RESULTS)
+    results = read_json(place, list, RESULTS)
+    answers = column(results, ["answer"], place)
     named = [each.get("question_id") for each in results]
     said, n_missing = join_predictions(
-        named, answers, asked, request.predictions, allow_missing=request.allow_missing
+        named, answers, asked, place, allow_missing=request.allow_missing
     )
 
     shares: dict[str, Counter[float]] = defaultdict(Counter)
@@ -162,4 +181,7 @@ TASK = OfficialTask(
     paper="63.2 (test-dev, by the server)",
     score=score,
     items=items,
+    form=AnswerForm(
+        lambda data: [questions_file(data)], write_answers, {"lmms": LONGEST_ANSWER_OF_LMMS}
+    ),
 )
