@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli import eval_tasks, options
+from orthus_cli.commands.eval_compare import compare
 from orthus_cli.commands.eval_recon import recon
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
@@ -112,6 +113,7 @@ def mini(
 
 
 app.command("recon")(recon)
+app.command("compare")(compare)
 
 
 def _rows(result: TaskResult) -> list[tuple[str, ...]]:

@@ -61,7 +61,8 @@ def score(request: ScoringRequest) -> OfficialScores:
     """
     path = request.predictions
     lines = read_json_lines(path, DETECTIONS)
-    files, prompts = [path], None
+    files: list[Path] = []  # of the data: detections are predictions
+    prompts = None
     if request.data is not None:
         prompts_file, prompts = read_prompts(request.data)
         files = [prompts_file]

@@ -35,11 +35,9 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     """
     asked = []
     for task in (*mme.PERCEPTION, *mme.COGNITION):
-        folder = data / task
-        texts = folder / "questions_answers_YN"
-        pictures = folder / "images"
-        texts, pictures = (each if each.is_dir() else folder for each in (texts, pictures))
-        for path in sorted(texts.glob("*.txt")) if texts.is_dir() else []:
+        pictures = data / task / "images"
+        pictures = pictures if pictures.is_dir() else data / task
+        for path in question_files(data, task):
             lines = [
                 line.split("\t") for line in text_of(path, QUESTIONS).split("\n") if line.strip()
             ]
@@ -58,6 +56,15 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     if not asked:
         raise DataError("no questions of MME", where=str(data), hint=f"expected: {QUESTIONS}")
     return asked
+
+
+def question_files(data: Path, *tasks: str) -> list[Path]:
+    """The files of questions, of all tasks or of these."""
+    found = []
+    for task in tasks or (*mme.PERCEPTION, *mme.COGNITION):
+        texts = data / task / "questions_answers_YN"
+        found += sorted((texts if texts.is_dir() else data / task).glob("*.txt"))
+    return found
 
 
 def score(request: ScoringRequest) -> OfficialScores:
@@ -103,7 +110,7 @@ def score(request: ScoringRequest) -> OfficialScores:
         per_category=scores,
         intervals=intervals,
         samples=samples,
-        files=[folder / f"{task}.txt" for task in answers],
+        files=[] if request.data is None else question_files(request.data),
         notes=notes,
     )
 

@@ -1,0 +1,50 @@
+"""`orthus eval compare`: two results of one benchmark, sample by sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orthus_cli import options
+from orthus_cli.console import reporter
+
+
+def compare(
+    ctx: typer.Context,
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of a result, or its result.json.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another of the same benchmark.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="File for the table, too.", show_default=False
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Compare two results of one benchmark.
+
+    Example: orthus eval compare before/ after/
+
+    Prints a table in Markdown: each number of A and B, and B minus A with its 95% interval.
+    Questions are paired by id where both results have a samples.jsonl.
+    """
+    from orthus_core.evaluation.official.comparison import (
+        compare,
+        comparison_markdown,
+        comparison_table,
+        read_result,
+    )
+    from orthus_core.results.output_names import check_free, write_file
+    from orthus_core.user_files import user_path
+
+    r = reporter(ctx)
+    if output:
+        check_free(output, overwrite=overwrite)
+    found = compare(*(read_result(user_path(place)) for place in (a, b)))
+    table = comparison_markdown(found)
+    if output:
+        write_file(output, f"{table}\n".encode(), overwrite=overwrite)
+    verdicts = [f"{each.metric}: {each.verdict}" for each in found.metrics if each.verdict]
+    r.result(comparison_table(found), text=table, quiet=[output] if output else verdicts)
