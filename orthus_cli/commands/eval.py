@@ -9,6 +9,7 @@ import typer
 
 from orthus_cli import eval_tasks, options
 from orthus_cli.commands.eval_compare import compare
+from orthus_cli.commands.eval_pictures import edit_clip, fid, hps
 from orthus_cli.commands.eval_recon import recon
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
@@ -113,6 +114,9 @@ def mini(
 
 
 app.command("recon")(recon)
+app.command("fid")(fid)
+app.command("hps")(hps)
+app.command("edit-clip")(edit_clip)
 app.command("compare")(compare)
 
 

@@ -229,6 +229,15 @@ def _check_comparable(a: EvalResult, b: EvalResult) -> None:
             where=where,
             hint="score both with the same --data",
         )
+    ours, theirs = (each.table.get("settings", {}) for each in (a, b))
+    differing = [name for name in ours if name in theirs and ours[name] != theirs[name]]
+    if differing:
+        name = differing[0]
+        raise DataError(
+            f"the results were measured differently: {name} {ours[name]} and {theirs[name]}",
+            where=where,
+            hint="score both by the same program with the same weights",
+        )
     for name in MINI_SETTINGS:
         settings = [each.table.get("run", {}).get(name) for each in (a, b)]
         if settings[0] != settings[1]:
