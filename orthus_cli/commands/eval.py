@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli import eval_tasks, options
-from orthus_cli.commands.eval_compare import compare
-from orthus_cli.commands.eval_pictures import edit_clip, fid, hps
+from orthus_cli.commands.eval_compare import card, compare
+from orthus_cli.commands.eval_pictures import edit_clip, fid, folder, hps
 from orthus_cli.commands.eval_recon import recon
 from orthus_cli.console import reporter
 from orthus_cli.drawing import open_model
@@ -117,7 +117,9 @@ app.command("recon")(recon)
 app.command("fid")(fid)
 app.command("hps")(hps)
 app.command("edit-clip")(edit_clip)
+app.command("folder")(folder)
 app.command("compare")(compare)
+app.command("card")(card)
 
 
 def _rows(result: TaskResult) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""`orthus eval fid`, `hps` and `edit-clip`: folders of pictures of any model."""
+"""`orthus eval fid`, `hps`, `edit-clip` and `folder`: pictures of any model, and one's own sets."""
 
 from __future__ import annotations
 
@@ -159,6 +159,53 @@ def edit_clip(
     report(r, task_named("edit-clip"), request, events, {"clip": encoder.name}, output, overwrite)
 
 
+def folder(
+    ctx: typer.Context,
+    pictures: Pictures,
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="FILE", help="JSON lines: prompts, or questions.", show_default=False
+        ),
+    ],
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", metavar="FILE", help='Answers, JSON lines {"id", "answer"}.'),
+    ] = None,
+    clip: Clip = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Count what is missing, and go on.")
+    ] = False,
+    output: Report = None,
+    device: Device = "auto",
+    overwrite: options.Overwrite = False,
+) -> None:
+    """Score one's own set of pictures with questions or prompts.
+
+    Example: orthus eval folder --pictures photos/ --data mine.jsonl --predictions said.jsonl
+
+    A line is {"id", "image", "question", "answer"} (or "answers": [...]), or {"id", "prompt",
+    "image"} for a drawn picture. With --clip, prompts and their pictures get a CLIP score.
+    """
+    from orthus_core.evaluation.official.own_files import TASK, score_own_set
+    from orthus_core.evaluation.official.task import ScoringRequest
+    from orthus_core.user_files import user_path
+
+    r = reporter(ctx)
+    check_report(output, overwrite)
+    encoder, settings = None, {}
+    if clip:
+        from orthus_core.device import pick_device
+        from orthus_core.evaluation.clip import open_clip_folder
+
+        encoder = open_clip_folder(user_path(clip), device=str(pick_device(device)))
+        settings = {"clip": encoder.name}
+    request = ScoringRequest(user_path(pictures), user_path(data), "own", allow_missing)
+    answers = user_path(predictions) if predictions else None
+    events = score_own_set(request, answers, encoder)
+    report(r, TASK, request, events, settings, output, overwrite, answers)
+
+
 def check_report(output: Path | None, overwrite: bool) -> None:
     """Checks that a report may be written, before pictures are read."""
     from orthus_core.atomic_folder import check_folder
@@ -176,8 +223,10 @@ def report(
     settings: dict[str, Any],
     output: Path | None,
     overwrite: bool,
+    answers: Path | None = None,
 ) -> None:
     """Runs a scoring, shows its numbers and writes its report."""
+    from orthus_core.evaluation.official.read_files import data_hash
     from orthus_core.evaluation.official.score_report import (
         RESULT,
         SAMPLES,
@@ -194,6 +243,8 @@ def report(
             found = event
     assert found is not None, "the scores come last"
     table = {**result_table(task, request, found), "settings": settings}
+    if answers:
+        table |= {"answers": str(answers), "answers_hash": data_hash([answers])}
     for note in found.notes:
         r.say(note)
     if found.n_missing:

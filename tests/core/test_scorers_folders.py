@@ -16,7 +16,9 @@ from orthus_core.evaluation.clip import MEAN, STD, open_clip_folder
 from orthus_core.evaluation.inception import Inception2015, inception
 from orthus_core.evaluation.official.edit_clip_files import read_edits, score_edits
 from orthus_core.evaluation.official.hps_files import hps_encoder, read_pictures, score_hps
+from orthus_core.evaluation.official.own_files import score_own_set
 from orthus_core.evaluation.official.picture_sets import score_picture_sets
+from orthus_core.evaluation.official.task import ScoringRequest
 from orthus_core.evaluation.picture_features import FeatureNetwork
 from orthus_core.evaluation.picture_folders import named_picture, pictures_in, stretched
 
@@ -235,6 +237,83 @@ def test_edits_are_scored_as_the_formulas_say(tmp_path, clip):
     (tmp_path / "2.png").unlink()
     with pytest.raises(DataError, match="picture before an edit is missing"):
         last(score_edits(tmp_path / "edited", tmp_path / "edits.jsonl", encoder))
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Three questions and two prompts, with answers to the questions."""
+    draw(tmp_path / "seen/a.png", "red")
+    draw(tmp_path / "seen/p1.png", "red", (40, 20))
+    draw(tmp_path / "seen/drawn.jpg", "blue", (60, 20))
+    four = ["two", "2", "two", "three"]
+    records = [
+        {"id": "q1", "image": "a.png", "question": "What?", "answers": ["a dog"] * 4},
+        {"id": "q2", "image": "a.png", "question": "How many?", "answers": four},
+        {"id": "q3", "question": "Who?", "answers": ["me"] * 4},
+        {"id": "p1", "prompt": "a b"},
+        {"id": "p2", "prompt": "c", "image": "drawn.jpg"},
+    ]
+    said = [{"id": "q2", "answer": "three"}, {"id": "q1", "answer": "Dog."}]
+    lines(tmp_path / "said.jsonl", [*said, {"id": "q3", "answer": "you"}])
+    return lines(tmp_path / "own.jsonl", records)
+
+
+def lines(path, records):
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    return path
+
+
+def own_scores(data, answers=True, clip=None, allow_missing=False):
+    request = ScoringRequest(data.parent / "seen", data, "own", allow_missing)
+    return last(score_own_set(request, data.parent / "said.jsonl" if answers else None, clip))
+
+
+def test_ones_own_set_by_hand(own, clip):
+    found = own_scores(own, clip=open_clip_folder(clip))
+    # "Dog." is "a dog" and "three" is "3" once both are normalised, "you" is wrong; "three" alone
+    # is equal as it is. VQAv2: "three" is one of four: of the three others that are left it has 1,
+    # and 0 where it is left out itself: 3 x 1/3 / 4.
+    assert found.metrics["accuracy"] == pytest.approx(2 / 3)
+    assert found.metrics["exact"] == pytest.approx(1 / 3)
+    assert found.metrics["vqa_accuracy"] == pytest.approx((1 + 0.25 + 0) / 3)
+    assert (found.metrics["pictures"], found.metrics["median_width"]) == (2, 50)
+    assert found.per_category["sizes"] == {"40x20": 1, "60x20": 1}
+    encoder = open_clip_folder(clip)
+    seen = encoder.pictures([own.parent / "seen/p1.png"]), encoder.captions(["a b"])
+    score = 100 * float(torch.cosine_similarity(*seen))
+    assert found.samples[3]["scores"]["clip_score"] == pytest.approx(score, abs=1e-3)
+    assert [sample["picture"] for sample in found.samples] == [
+        "a.png",
+        "a.png",
+        None,
+        "p1.png",
+        "drawn.jpg",
+    ]
+    assert (found.n, found.n_missing, found.n_unparsed) == (5, 0, 0)
+
+
+def test_ones_own_set_counts_and_refuses(own):
+    with pytest.raises(DataError, match="3 questions and no answers"):
+        own_scores(own, answers=False)
+    lines(own.parent / "said.jsonl", [{"id": "q1", "answer": ""}, {"id": "q2", "answer": "two"}])
+    (own.parent / "seen/p1.png").unlink()
+    with pytest.raises(DataError, match="1 of 5 pictures are missing, such as .*p1"):
+        own_scores(own)
+    found = own_scores(own, allow_missing=True)
+    assert (found.n_missing, found.n_unparsed) == (2, 1)  # the picture of p1, the answer to q3
+    assert found.metrics["pictures"] == 1 and found.metrics["accuracy"] == pytest.approx(1 / 3)
+    draw(own.parent / "seen/p1.png", "red")
+    with pytest.raises(DataError, match="1 of 3 questions have no prediction, such as q3"):
+        own_scores(own)
+    lines(own, [{"question": "What?"}])
+    with pytest.raises(DataError, match="question of record 1 has no answer"):
+        own_scores(own)
+    lines(own, [{"prompt": "a", "id": 1, "image": "a.png"}] * 2)
+    with pytest.raises(DataError, match="1 ids occur more than once"):
+        own_scores(own)
+    lines(own, [{"caption": "a"}])
+    with pytest.raises(DataError, match="neither a question nor a prompt"):
+        own_scores(own)
 
 
 def test_the_test_set_of_instructpix2pix_is_the_last_twentieth(tmp_path):

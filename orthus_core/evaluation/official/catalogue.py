@@ -11,6 +11,7 @@ from orthus_core.evaluation.official import (
     gqa_files,
     mme_files,
     mmmu_files,
+    own_files,
     pope_files,
     vqav2_files,
 )
@@ -104,6 +105,7 @@ TASKS: dict[str, OfficialTask] = {
         EDIT_CLIP,
         RECON,
         FID,
+        own_files.TASK,
         MINI,
     )
 }

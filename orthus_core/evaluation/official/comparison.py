@@ -143,9 +143,10 @@ def compare(a: EvalResult, b: EvalResult) -> Comparison:
     if a.samples and b.samples:
         _check_same_questions(a, b)
         figures_a, figures_b = _figures(a, notes), _figures(b, notes)
-    if a.table.get("predictions_hash") and (
-        a.table["predictions_hash"] == b.table.get("predictions_hash")
-    ):
+    hashes = [
+        [each.table.get(name) for name in ("predictions_hash", "answers_hash")] for each in (a, b)
+    ]
+    if hashes[0][0] and hashes[0] == hashes[1]:
         notes.append("both results are of the same predictions")
     if not a.data_hash and not b.data_hash and a.task != "mini":
         notes.append("neither result names its data: only what the samples ask was compared")
