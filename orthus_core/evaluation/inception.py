@@ -11,6 +11,7 @@ Legend: M pictures, H W pixels, c channels.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -86,8 +87,8 @@ class BlockC(nn.Module):
 
     def __init__(self, wide: int) -> None:
         super().__init__()
-        row = {"kernel": (1, 7), "padding": (0, 3)}
-        column = {"kernel": (7, 1), "padding": (3, 0)}
+        row: dict[str, Any] = {"kernel": (1, 7), "padding": (0, 3)}
+        column: dict[str, Any] = {"kernel": (7, 1), "padding": (3, 0)}
         self.branch1x1 = ConvNorm(768, 192)
         self.branch7x7_1 = ConvNorm(768, wide)
         self.branch7x7_2 = ConvNorm(wide, wide, **row)
@@ -128,8 +129,8 @@ class BlockE(nn.Module):
 
     def __init__(self, before: int, *, pools_maximum: bool) -> None:
         super().__init__()
-        row = {"kernel": (1, 3), "padding": (0, 1)}
-        column = {"kernel": (3, 1), "padding": (1, 0)}
+        row: dict[str, Any] = {"kernel": (1, 3), "padding": (0, 1)}
+        column: dict[str, Any] = {"kernel": (3, 1), "padding": (1, 0)}
         self.pools_maximum = pools_maximum
         self.branch1x1 = ConvNorm(before, 320)
         self.branch3x3_1 = ConvNorm(before, 384)

@@ -18,7 +18,7 @@ from orthus_core.evaluation.official.edit_clip_files import read_edits, score_ed
 from orthus_core.evaluation.official.hps_files import hps_encoder, read_pictures, score_hps
 from orthus_core.evaluation.official.own_files import score_own_set
 from orthus_core.evaluation.official.picture_sets import score_picture_sets
-from orthus_core.evaluation.official.task import ScoringRequest
+from orthus_core.evaluation.official.task import OfficialScores, ScoringRequest
 from orthus_core.evaluation.picture_features import FeatureNetwork
 from orthus_core.evaluation.picture_folders import named_picture, pictures_in, stretched
 
@@ -59,8 +59,10 @@ def draw(path: Path, colour, size=(40, 40)) -> Path:
     return path
 
 
-def last(events):
-    return [*events][-1]
+def last(events) -> OfficialScores:
+    found = [*events][-1]
+    assert isinstance(found, OfficialScores)
+    return found
 
 
 def test_mean_distance_by_hand():

@@ -253,8 +253,8 @@ TASK = OfficialTask(
     predictions=f"for questions, {ANSWERS}; for prompts, the pictures",
     prompt="the question or the prompt",
     metric="questions: share of answers equal to a right one, as VQAv2 normalises both (accuracy) "
-    "and as they are (exact), and VQAv2's rule on normalised answers, where all questions have four or more; prompts: number and "
-    "sizes of pictures, and 100 x cosine of CLIP",
+    "and as they are (exact), and VQAv2's rule on normalised answers, where all questions have "
+    "four or more; prompts: number and sizes of pictures, and 100 x cosine of CLIP",
     variants={"own": "there is one"},
     paper="none",
 )
