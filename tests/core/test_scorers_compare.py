@@ -236,7 +236,8 @@ def test_results_of_the_small_world_are_paired_by_their_order(tmp_path):
             for n, (part, is_right) in enumerate(rows)
         ]
         parts = {"count": sum(right[:2]) / 2, "color": float(right[2])}
-        values = {"overall": sum(parts.values()) / 2, **parts}
+        mean = sum(parts.values()) / 2
+        values = {"overall": mean, "accuracy": mean, **parts}
         scores = [{"name": k, "value": v, "interval": [0, 1]} for k, v in values.items()]
         folder = write(folder, samples)
         table = {"benchmark": "mini", "run": {"seed": seed}, "tasks": {"mini-vqa": scores}}
@@ -247,5 +248,6 @@ def test_results_of_the_small_world_are_paired_by_their_order(tmp_path):
     found = compared(a, mini(tmp_path / "b", [True, True, True]))[1]
     assert found["mini-vqa.overall"].difference == pytest.approx(0.75)
     assert found["mini-vqa.count"].method == NEWCOMBE
+    assert found["mini-vqa.accuracy"].method == BOOTSTRAP
     with pytest.raises(DataError, match="--seed 1 and 2"):
         compared(a, mini(tmp_path / "c", [True] * 3, seed=2))

@@ -149,7 +149,8 @@ def _mini(samples: Sequence[Sample], variant: str) -> dict[str, SampledFigure]:
         units = {part: each.units[""] for part, each in parts.items()}
         found |= {f"{task}.{part}": each for part, each in parts.items()}
         if units:
-            found[f"{task}.overall"] = SampledFigure(units, _mean_of_strata(_mean), "samples")
+            whole = SampledFigure(units, _mean_of_strata(_mean), "samples")
+            found |= {f"{task}.overall": whole, f"{task}.accuracy": whole}  # pope's is the latter
         exact = [{**sample, "right": sample["exact"]} for sample in numbered if "exact" in sample]
         if exact:
             found[f"{task}.exact"] = _share(exact)
