@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli import eval_tasks, options
+from orthus_cli.commands.eval_compare import card, compare
+from orthus_cli.commands.eval_pictures import edit_clip, fid, folder, hps
 from orthus_cli.commands.eval_predict import QUESTION_COMMANDS, geneval_task, predict_task
 from orthus_cli.commands.eval_recon import recon
 from orthus_cli.console import reporter
@@ -117,6 +119,12 @@ def mini(
 
 
 app.command("recon")(recon)
+app.command("fid")(fid)
+app.command("hps")(hps)
+app.command("edit-clip")(edit_clip)
+app.command("folder")(folder)
+app.command("compare")(compare)
+app.command("card")(card)
 
 
 def _rows(result: TaskResult) -> list[tuple[str, ...]]:

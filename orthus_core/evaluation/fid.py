@@ -17,6 +17,16 @@ from orthus_core.evaluation.feature_arrays import feature_array
 # With fewer pictures than features, the covariance of Inception's 2048 features is singular.
 FEWEST_PICTURES = 2048
 
+# Features by the network that makes them, and where the weights of Inception-2015 come from.
+EFFICIENTNET = "efficientnet-lite0"
+INCEPTION = "inception-2015"
+NETWORKS = {
+    EFFICIENTNET: "1280 pooled features of EfficientNet-Lite0; not the published FID",
+    INCEPTION: "2048 pooled features of Inception-2015, those of published FID",
+}
+INCEPTION_WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_SOURCE = "github.com/mseitzer/pytorch-fid, releases, fid_weights"
+
 
 class MeanAndStd(NamedTuple):
     """A figure over parts or subsets of the pictures."""

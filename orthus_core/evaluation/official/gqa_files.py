@@ -103,6 +103,7 @@ def score(request: ScoringRequest) -> OfficialScores:
             "parsed": gqa.compared(said[key], request.variant) if key in said else None,
             "gold": each["answer"],
             "right": gqa.is_right(filled[key], each["answer"], request.variant),
+            "kind": gqa.answer_kind(each),
         }
         for key, each in questions.items()
     ]

@@ -73,6 +73,10 @@ def question_files(data: Path) -> dict[str, list[Path]]:
     return files
 
 
+def _all_question_files(data: Path) -> list[Path]:
+    return [path for paths in question_files(data).values() for path in paths]
+
+
 def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
     """The results file of each task; white space in an answer becomes a space, because a line is
     an answer and a tab ends a column.
@@ -133,7 +137,7 @@ def score(request: ScoringRequest) -> OfficialScores:
         per_category=scores,
         intervals=intervals,
         samples=samples,
-        files=[folder / f"{task}.txt" for task in answers],
+        files=_all_question_files(request.data) if request.data else [],
         notes=notes,
     )
 
@@ -204,7 +208,7 @@ TASK = OfficialTask(
     score=score,
     items=items,
     form=AnswerForm(
-        lambda data: [path for paths in question_files(data).values() for path in paths],
+        _all_question_files,
         write_answers,
         {"lmms": LONGEST_ANSWER_OF_LMMS},
     ),

@@ -184,8 +184,7 @@ def score(request: ScoringRequest) -> OfficialScores:
         files = [find_file(request.data, ["answer_dict_val.json", "*answer*.json"], ANSWERS)]
         truth = read_json(files[0], dict, ANSWERS)
     if request.predictions.is_dir():
-        rows, outputs = _rows_of_folder(request.predictions)
-        files = files or outputs  # they hold the gold answers
+        rows = _rows_of_folder(request.predictions)
         notes = []
     else:
         rows = _rows_of_file(request.predictions, truth)
@@ -292,7 +291,7 @@ def _with_pictures(text: str, path: Path, row: int, variant: str) -> tuple[Any, 
     return (*(TablePicture(path, row, f"image_{number}") for number in numbers), text)
 
 
-def _rows_of_folder(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
+def _rows_of_folder(folder: Path) -> list[dict[str, Any]]:
     """Rows in the order of the official program: of subjects by name, so that guesses agree."""
     names = sorted(name for names in mmmu.DOMAINS.values() for name in names)
     paths = [folder / name / "output.json" for name in names]
@@ -313,7 +312,7 @@ def _rows_of_folder(folder: Path) -> tuple[list[dict[str, Any]], list[Path]]:
                     hint=f"expected: {OUTPUTS}",
                 )
             rows.append(row)
-    return rows, paths
+    return rows
 
 
 def _rows_of_file(path: Path, truth: dict[str, Any]) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def result_table(
         "paper": task.paper,
         "notes": [*found.notes],
         "data": str(request.data or ""),
-        "data_hash": data_hash(found.files),
+        "data_hash": data_hash(found.files) if found.files else "",
         **({"run": run} if run else {}),
         "predictions": str(predictions),
         "predictions_hash": data_hash(path for path in parts if path.is_file()),

@@ -75,7 +75,7 @@ class OfficialScores:
         per_category: Numbers of its parts.
         intervals: 95% intervals, by the name of a metric, or part and metric.
         samples: A record for each question: id, prompt, answer, parsed, gold, right.
-        files: Files that were read, for the hash of the data.
+        files: Files of the benchmark's data that were read, for their hash; no predictions.
         notes: What a reader of the numbers has to know.
         extra_files: Further files of the report, by name.
     """

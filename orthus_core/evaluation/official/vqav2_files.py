@@ -123,6 +123,7 @@ def score(request: ScoringRequest) -> OfficialScores:
                 "parsed": None if answer is None else _parsed(answer, request.variant),
                 "gold": each.get("multiple_choice_answer"),
                 "right": share,
+                "kind": each["answer_type"],
             }
         )
     overall = sum(shares.values(), Counter[float]())

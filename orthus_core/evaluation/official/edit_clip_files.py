@@ -1,0 +1,143 @@
+"""Edited pictures on disk, with the pictures and captions before and after: InstructPix2Pix's own
+folders, or a file of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from orthus_core.errors import DataError
+from orthus_core.evaluation import clip_edit
+from orthus_core.evaluation.clip import ClipEncoder
+from orthus_core.evaluation.intervals import bootstrap
+from orthus_core.evaluation.official.read_files import (
+    check_fields,
+    check_unique,
+    read_json,
+    read_json_lines,
+)
+from orthus_core.evaluation.official.task import OfficialScores
+from orthus_core.evaluation.picture_folders import named_picture
+from orthus_core.events import Progress
+
+PAIRS = (
+    'a line for each edit: {"id", "image": "before.png", "input": "caption before", "output": '
+    '"caption after", "edit": "instruction"}'
+)
+FOLDERS = (
+    "seeds.json, [[NUMBER, [SEED, ...]], ...], and NUMBER/prompt.json with input, edit and output, "
+    "NUMBER/SEED_0.jpg"
+)
+TEST_SHARE = 0.05  # of the sorted seeds.json, at its end
+BATCH = 16
+NAMES = {"clip_t": "sim_1", "clip_i": "sim_image", "clip_d": "sim_direction"}
+
+
+class EditPair(NamedTuple):
+    """An edit: its picture and caption before, its caption after, and its instruction."""
+
+    key: str
+    before: Path
+    caption_before: str
+    caption_after: str
+    instruction: str
+
+
+def read_edits(data: Path) -> tuple[list[Path], list[EditPair]]:
+    """The files that were read, and the edits.
+
+    Args:
+        data: A file of PAIRS, or a folder of FOLDERS, whose last 5% are the test set.
+
+    Raises:
+        DataError: When files are missing or of another layout.
+    """
+    if not data.is_dir():
+        records = read_json_lines(data, PAIRS)
+        for number, each in enumerate(records, start=1):
+            needed = ("id", "image", "input", "output")
+            check_fields(each, needed, f"record {number}", data, PAIRS)
+        check_unique([str(each["id"]) for each in records], data)
+        return [data], [
+            EditPair(
+                str(each["id"]),
+                data.parent / each["image"],
+                each["input"],
+                each["output"],
+                each.get("edit", ""),
+            )
+            for each in records
+        ]
+    file = data / "seeds.json"
+    listed = read_json(file, list, FOLDERS)
+    files, found = [file], []
+    for number, seeds in listed[int(len(listed) * (1 - TEST_SHARE)) :]:
+        about = data / number / "prompt.json"
+        prompt = read_json(about, dict, FOLDERS)
+        before = prompt.get("input", prompt.get("caption"))  # the generator writes `caption`
+        if before is None or not seeds:
+            raise DataError("an edit of another layout", where=str(about), hint=FOLDERS)
+        check_fields(prompt, ("edit", "output"), "the prompt", about, FOLDERS)
+        # Officially a seed is drawn at random; the first is the same in every run.
+        picture = data / number / f"{seeds[0]}_0.jpg"
+        found.append(EditPair(number, picture, before, prompt["output"], prompt["edit"]))
+        files.append(about)
+    return files, found
+
+
+def score_edits(
+    pictures: Path, data: Path, encoder: ClipEncoder
+) -> Iterator[Progress | OfficialScores]:
+    """Scores a folder of edited pictures, named after the edits; the scores come last.
+
+    Raises:
+        DataError: When pictures are missing.
+    """
+    files, edits = read_edits(data)
+    after = [named_picture(pictures, each.key) for each in edits]
+    for each in edits:
+        if not each.before.is_file():
+            raise DataError("the picture before an edit is missing", where=str(each.before))
+    rows: list[dict[str, float]] = []
+    for first in range(0, len(edits), BATCH):
+        part = edits[first : first + BATCH]
+        features = (
+            encoder.stretched_pictures([each.before for each in part]),
+            encoder.stretched_pictures(after[first : first + BATCH]),
+            encoder.captions([each.caption_before for each in part]),
+            encoder.captions([each.caption_after for each in part]),
+        )
+        for four in zip(*features, strict=True):
+            found = clip_edit.similarities(*four)
+            rows.append({name: found[theirs] for name, theirs in NAMES.items()})
+        yield Progress("similarity", len(rows), len(edits), "edits")
+    columns = {name: [row[name] for row in rows] for name in NAMES}
+    yield OfficialScores(
+        n=len(edits),
+        n_missing=0,
+        n_unparsed=0,
+        metrics={name: _mean(values) for name, values in columns.items()},
+        per_category={},
+        intervals={name: bootstrap(values, _mean) for name, values in columns.items()},
+        samples=[
+            {
+                "id": each.key,
+                "prompt": each.instruction,
+                "picture": path.relative_to(pictures).as_posix(),
+                "caption_before": each.caption_before,
+                "caption_after": each.caption_after,
+                "scores": row,
+            }
+            for each, path, row in zip(edits, after, rows, strict=True)
+        ],
+        files=files,
+        notes=["officially a picture of each edit is drawn at random; here it is the first"]
+        if data.is_dir()
+        else [],
+    )
+
+
+def _mean(values: Any) -> float:
+    return sum(values) / len(values)
