@@ -66,7 +66,7 @@ class StepProfiler:
 
     def finish(self) -> list[str]:
         """At the end of a training: write the table; returns it, and what else to say."""
-        told = self._end_trace() if self._trace is not None else []
+        notes = self._end_trace() if self._trace is not None else []
         self.meter.enter(self.meter.part)
         before, seconds = self._from
         if self.steps == before:  # it ended with the trace
@@ -76,7 +76,7 @@ class StepProfiler:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = table(spent, steps)
         write_text(self.folder / TABLE, "".join(line + "\n" for line in lines))
-        return [*told, *lines]
+        return [*notes, *lines]
 
 
 def table(spent: dict[str, float], steps: int) -> list[str]:

@@ -52,7 +52,7 @@ class Meter:
         self.exact = False
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.part, self._since = REST, clock()
-        self._told = dict(self.seconds)
+        self._reported = dict(self.seconds)
         self._work = Work()
 
     def enter(self, part: str) -> None:
@@ -75,10 +75,10 @@ class Meter:
         device.
         """
         self.enter(self.part)
-        spent = {part: self.seconds[part] - self._told[part] for part in PARTS}
+        spent = {part: self.seconds[part] - self._reported[part] for part in PARTS}
         stepping = sum(seconds for part, seconds in spent.items() if part not in BETWEEN)
         own = [stepping, spent[DATA], float(peak_memory(self._device)), *self._work]
-        self._told, self._work = dict(self.seconds), Work()
+        self._reported, self._work = dict(self.seconds), Work()
         place = current_rank()
         table = torch.zeros(place.shards, len(own), dtype=torch.float64)
         table[place.shard] = torch.tensor(own, dtype=torch.float64)
