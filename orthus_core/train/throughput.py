@@ -63,12 +63,16 @@ class Meter:
         self.seconds[self.part] += now - self._since
         self.part, self._since = part, now
 
+    def leave_out(self) -> None:
+        """Count the time since a part was last entered to none of them."""
+        self._since = self._clock()
+
     def count(self, batch: Any) -> None:
         """Add a batch of this process."""
         self._work = self._work.plus(self._count(batch))
 
     def figures(self) -> dict[str, float]:
-        """The figures of all processes together since they were last told; all processes call this
+        """The figures of all processes together since the last call; all processes call this
         at once.
 
         Rates are sums over the processes, waiting is their mean, memory is that of the fullest
