@@ -67,8 +67,8 @@ def main() -> None:
     for name, case in CASES.items():
         if not options.only or options.only in name:
             one = measured(config_of(TOY if options.toy else MID), case)
-            told = f"{one.planned / 1e9:.2f} | {one.found / 1e9:.2f} | "
-            print(f"| {name} | {told}{one.planned / one.found:.2f} |", flush=True)
+            gigabytes = f"{one.planned / 1e9:.2f} | {one.found / 1e9:.2f} | "
+            print(f"| {name} | {gigabytes}{one.planned / one.found:.2f} |", flush=True)
 
 
 def measured(config: OrthusConfig, case: Training) -> Measured:

@@ -117,6 +117,9 @@ def _train(
     if "RANK" in os.environ:
         # torch, which is not imported yet, warns of each lost connection with its call stack.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if place.get("profile"):
+        # torch's profiler writes a line to the terminal when it starts and when it stops.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     r = reporter(ctx)
     output, resume = place["output"], place["resume"]
     if dry_run:

@@ -61,7 +61,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """
     option = config.option
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if not is_whole or not config.pluginmanager.hasplugin("xdist"):
+    is_worker = hasattr(config, "workerinput")  # workers ask this hook too
+    if not is_whole or is_worker or not config.pluginmanager.hasplugin("xdist"):
         return
     if option.numprocesses is None and not (option.usepdb or option.collectonly):
         option.numprocesses, option.dist = min(WORKERS, os.cpu_count() or 1), "loadfile"

@@ -43,15 +43,15 @@ def findings(asked: Asked) -> Iterator[Finding]:
         chosen = way_to_attend(Documents(numbers_BS), tensors[0], 0.0)
         name = str(dtype).removeprefix("torch.")
         yield Finding(f"packed, {name}: chosen", chosen, "right" if there.get(chosen) else "wrong")
-        dense, told = measured("dense", tensors, numbers_BS)
-        yield Finding(f"packed, {name}: dense", told)
+        dense, text = measured("dense", tensors, numbers_BS)
+        yield Finding(f"packed, {name}: dense", text)
         for way, is_there in there.items():
             if not is_there or (way == "varlen" and dtype == torch.float32):
                 yield Finding(f"packed, {name}: {way}", "not run: it is not there")
                 continue
-            found, told = measured(way, tensors, numbers_BS)
+            found, text = measured(way, tensors, numbers_BS)
             yield compared(f"packed, {name}: {way} and dense", found, dense, LIMITS[dtype])
-            yield Finding(f"packed, {name}: {way}", told)
+            yield Finding(f"packed, {name}: {way}", text)
 
 
 def measured(way: Way, tensors: tuple[Tensor, ...], numbers_BS: Tensor) -> tuple[Tensor, str]:

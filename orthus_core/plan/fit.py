@@ -65,7 +65,7 @@ def training_changes(
     """Changes until a training fits into `room` bytes of each card, each with those before it.
 
     Rows cut from the batch are accumulated over several batches, so that a step keeps its rows.
-    Where that is not enough, more cards and adapters are told, whichever fits or not.
+    Where that is not enough, more cards and adapters are listed, even those that do not fit.
 
     Args:
         table: Table of the recipe that configures the optimiser.
@@ -88,13 +88,10 @@ def training_changes(
     for rows in divisors_below(whole.rows):
         times = whole.rows // rows
         trained = whole._replace(batch=rows * whole.gpus, accumulate=whole.accumulate * times)
-        shorter = [
-            f"--set {table}.batch_size={trained.batch}",
-            f"--set {table}.accumulate={trained.accumulate}",
-        ]
+        shorter = batch_options(table, trained)
         if fits([*words, *shorter], trained):
             return found
-        if rows > 1:  # halvings are told as one change
+        if rows > 1:  # smaller batches are one change, the last of them
             found.pop()
     # 2. What changes the training, or takes more.
     words += shorter
@@ -111,18 +108,22 @@ def training_changes(
             break
         rows = max(1, of_all // cards // whole.accumulate)
         more = trained._replace(gpus=cards, batch=rows * cards, accumulate=of_all // (rows * cards))
-        size = [
-            f"--set {table}.batch_size={more.batch}",
-            f"--set {table}.accumulate={more.accumulate}",
-        ]
         kept = [word for word in words if word not in shorter]
-        if fits([f"--gpus {cards}", *kept, *size], more):
+        if fits([f"--gpus {cards}", *kept, *batch_options(table, more)], more):
             break
         found.pop()
     if trained.command == "posttrain" and not trained.lora.rank:
         adapters = trained._replace(lora=LoraRecipe(rank=RANK))
         fits([*words, f"--set lora.rank={RANK}"], adapters)
     return found
+
+
+def batch_options(table: str, trained: Training) -> list[str]:
+    """The options that set a batch's rows and the number of batches of a step."""
+    return [
+        f"--set {table}.batch_size={trained.batch}",
+        f"--set {table}.accumulate={trained.accumulate}",
+    ]
 
 
 def divisors_below(count: int) -> list[int]:

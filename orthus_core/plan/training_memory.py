@@ -273,10 +273,10 @@ def _of_rows(
     if trained.checkpoint:
         items.append(MemoryItem("a layer computed again", tokens * layer, "", (LAYERS,)))
     if words := rows * trained.own_words:
-        told = f"{words} words"
+        count = f"{words} words"
         first, later = (each * words * config.vocab_size for each in (LOGIT, LOGIT_GRADIENTS))
-        items.append(MemoryItem("predicted words", first, told, (FORWARD,)))
-        items.append(MemoryItem("predicted words and gradients", later, told, (HEADS,)))
+        items.append(MemoryItem("predicted words", first, count, (FORWARD,)))
+        items.append(MemoryItem("predicted words and gradients", later, count, (HEADS,)))
     ends = 0
     if isinstance(config, OrthusConfig):
         draws = round(slots * trained.patch_share) * trained.repeats

@@ -5,13 +5,10 @@ tokens, of words and of codes (2412.00127, section 5; 2405.09818).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from torch import nn
 
 from orthus_core.checkpoint.model_folder import open_model
@@ -31,10 +28,9 @@ from orthus_core.train.batches import (
 from orthus_core.train.distributed import device
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
-from orthus_core.train.sharding import drawable
-from orthus_core.train.stages import RowsStage
+from orthus_core.train.stages import RowsStage, draw_nothing
 from orthus_core.train.state import training_folder
-from orthus_core.train.trainings import list_words, run, tokenizer_of
+from orthus_core.train.trainings import list_words, run, samples_of, tokenizer_of
 
 # Keys that only mean something to a diffusion head, or weigh it against text: a discrete Chameleon
 # has one loss, the mean over all tokens.
@@ -82,28 +78,13 @@ def discrete_posttrain(
         pictures=bool(image),
     )
 
-    @cache_result  # of a large data set without captions, many rows are read to find that
-    def phrases() -> tuple[str, ...]:
-        # Imported here, because a training without samples draws nothing.
-        from orthus_core.train.caption_words import sample_words
-
-        return sample_words(rows)
-
-    def draw_samples() -> Image.Image | None:
-        from orthus_core.train.sample_grid import draw_words
-
-        if vq.decoder is None:
-            return None
-        with drawable(model, nullcontext) as drawn:
-            return None if drawn is None else draw_words(drawn, tokenizer, phrases())
-
     stage = RowsStage(
         DiscreteLoss(model.model, model.lm_head),
         trainable,
         batch_builder.batches(
             rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows, seed=recipe.seed
         ),
-        draw=draw_samples,
+        draw=draw_nothing if vq.decoder is None else samples_of(model, tokenizer, rows),
     )
     with save_on_exit(cache):
         yield from run(

@@ -105,15 +105,15 @@ def _place() -> Rank:
         TrainingError: When half of it is set, or it cannot be.
     """
     shards = _number("WORLD_SIZE", 1)
-    given = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
+    names = [name for name in ("RANK", "WORLD_SIZE") if os.environ.get(name)]
     if shards < 1:
         raise _not_launched(f"WORLD_SIZE is {shards}, and counts the processes", "WORLD_SIZE")
-    if not given or (shards == 1 and "RANK" not in given):
+    if not names or (shards == 1 and "RANK" not in names):
         return Rank()
-    if len(given) == 1:
-        (other,) = {"RANK", "WORLD_SIZE"} - set(given)
+    if len(names) == 1:
+        (other,) = {"RANK", "WORLD_SIZE"} - set(names)
         raise _not_launched(
-            f"{given[0]} is set and {other} is not, so it is unknown which process this is", other
+            f"{names[0]} is set and {other} is not, so it is unknown which process this is", other
         )
     place = Rank(_number("RANK", 0), shards)
     if not 0 <= place.shard < shards:

@@ -55,7 +55,7 @@ class Heartbeat:
         self.ended = threading.Event()
         self._seen: dict[int, tuple[str, float]] = {}
         self.trainings = 0
-        self.word_told = ""
+        self.last_word = ""
         self.start()
 
     def start(self) -> None:
@@ -71,7 +71,7 @@ class Heartbeat:
         """Tell the others that this process ends: "" when its training is through."""
         if not self.ended.is_set():
             self.ended.set()
-            self.word_told = word
+            self.last_word = word
             with suppress(Exception):  # there may be nobody left to tell
                 self.store.set(self._key("end", self.shard), word or "through")
 
@@ -82,7 +82,7 @@ class Heartbeat:
         others = [self._key("end", each) for each in range(self.shards) if each != self.shard]
         end = time.monotonic() + 2 * BEAT
         with suppress(Exception):
-            while self.word_told and not self.store.check(others) and time.monotonic() < end:
+            while self.last_word and not self.store.check(others) and time.monotonic() < end:
                 time.sleep(0.1)
 
     def _beat(self) -> None:

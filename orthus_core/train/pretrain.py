@@ -186,7 +186,7 @@ def pretrain(
         objective = DiscreteLoss(model.model, model.lm_head)
         trainable = [p for p in objective.parameters() if p.requires_grad]
         check_disk(output, objective, recipe.optim)
-        told = {
+        known = {
             CODES_OF: weights_digest(vq),
             **start_origin(init_from),
             **rows_origin(rows.identity),
@@ -200,7 +200,7 @@ def pretrain(
                 devices=recipe.devices,
                 seed=recipe.seed,
                 folder=work / TRANSFORMER,
-                origins=origins(recipe, **told),
+                origins=origins(recipe, **known),
                 resume=resumes.transformer,
                 overwrite=overwrite,
                 replaced=(*others, work / AUTOENCODER) if taken else (),

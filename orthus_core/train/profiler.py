@@ -35,11 +35,13 @@ class StepProfiler:
     def begin_step(self) -> None:
         """Before a step."""
         if self.steps == WARM_UP:
+            self.meter.enter(self.meter.part)
             self._from = self.steps, dict(self.meter.seconds)
             activities = [ProfilerActivity.CPU]
             activities += [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
             self._trace = profile(activities=activities)
             self._trace.start()
+            self.meter.leave_out()
 
     def end_step(self) -> list[str]:
         """After a step; returns what to say of it."""
@@ -55,7 +57,7 @@ class StepProfiler:
         trace.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         trace.export_chrome_trace(str(self.folder / TRACE))
-        self.meter.enter(self.meter.part)  # writing it is no part of a step
+        self.meter.leave_out()
         first, last = self._from[0] + 1, self.steps
         if last >= WARM_UP + TRACED:
             self._from = self.steps, dict(self.meter.seconds)
@@ -66,8 +68,8 @@ class StepProfiler:
 
     def finish(self) -> list[str]:
         """At the end of a training: write the table; returns it, and what else to say."""
-        told = self._end_trace() if self._trace is not None else []
         self.meter.enter(self.meter.part)
+        notes = self._end_trace() if self._trace is not None else []
         before, seconds = self._from
         if self.steps == before:  # it ended with the trace
             before, seconds = 0, dict.fromkeys(PARTS, 0.0)
@@ -76,13 +78,14 @@ class StepProfiler:
         self.folder.mkdir(parents=True, exist_ok=True)
         lines = table(spent, steps)
         write_text(self.folder / TABLE, "".join(line + "\n" for line in lines))
-        return [*told, *lines]
+        return [*notes, *lines]
 
 
 def table(spent: dict[str, float], steps: int) -> list[str]:
     """Lines of a table: milliseconds a step of each part, and its share of the whole."""
     whole = sum(spent.values()) or 1.0
-    lines = [f"where the time of {steps} steps went, in milliseconds a step"]
+    of_steps = f"{steps} steps" if steps != 1 else "1 step"
+    lines = [f"where the time of {of_steps} went, in milliseconds a step"]
     for part, seconds in spent.items():
         lines.append(f"  {part:<26}{1e3 * seconds / max(1, steps):>10.1f}  {seconds / whole:>6.1%}")
     stepping = {part: seconds for part, seconds in spent.items() if part not in BETWEEN}

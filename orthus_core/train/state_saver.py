@@ -392,9 +392,9 @@ class StateSaver:
         except Exception as raised:
             error = raised
         if self._count > 1:
-            told: list[str | None] = [None] * self._count
-            dist.all_gather_object(told, error and str(error), group=self._group)
-            error = error or next((DamagedFile(text) for text in told if text is not None), None)
+            errors: list[str | None] = [None] * self._count
+            dist.all_gather_object(errors, error and str(error), group=self._group)
+            error = error or next((DamagedFile(text) for text in errors if text is not None), None)
         if error is not None:
             raise error
         return result  # type: ignore[return-value]  # the work's own

@@ -52,7 +52,7 @@ class Meter:
         self.exact = False
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self.part, self._since = REST, clock()
-        self._told = dict(self.seconds)
+        self._reported = dict(self.seconds)
         self._work = Work()
 
     def enter(self, part: str) -> None:
@@ -63,22 +63,26 @@ class Meter:
         self.seconds[self.part] += now - self._since
         self.part, self._since = part, now
 
+    def leave_out(self) -> None:
+        """Count the time since a part was last entered to none of them."""
+        self._since = self._clock()
+
     def count(self, batch: Any) -> None:
         """Add a batch of this process."""
         self._work = self._work.plus(self._count(batch))
 
     def figures(self) -> dict[str, float]:
-        """The figures of all processes together since they were last told; all processes call this
+        """The figures of all processes together since the last call; all processes call this
         at once.
 
         Rates are sums over the processes, waiting is their mean, memory is that of the fullest
         device.
         """
         self.enter(self.part)
-        spent = {part: self.seconds[part] - self._told[part] for part in PARTS}
+        spent = {part: self.seconds[part] - self._reported[part] for part in PARTS}
         stepping = sum(seconds for part, seconds in spent.items() if part not in BETWEEN)
         own = [stepping, spent[DATA], float(peak_memory(self._device)), *self._work]
-        self._told, self._work = dict(self.seconds), Work()
+        self._reported, self._work = dict(self.seconds), Work()
         place = current_rank()
         table = torch.zeros(place.shards, len(own), dtype=torch.float64)
         table[place.shard] = torch.tensor(own, dtype=torch.float64)

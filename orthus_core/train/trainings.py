@@ -8,7 +8,7 @@ interleaved rows (2412.00127, section 3.3).
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from orthus_core.errors import CheckpointError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
 from orthus_core.model.config import DiscreteConfig, check_drawable
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.output_checks import check_room
 from orthus_core.recipe import dump
@@ -79,7 +80,7 @@ from orthus_core.train.runs import (
     plan_run,
 )
 from orthus_core.train.sharding import check_launch, drawable, gather_moved, gathered
-from orthus_core.train.stages import BuildBaseStage, RowsStage
+from orthus_core.train.stages import BuildBaseStage, Draw, RowsStage
 from orthus_core.train.state import (
     Resume,
     origins,
@@ -264,19 +265,6 @@ def posttrain(
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
-    @cache_result  # of a large data set without captions, many rows are read to find that
-    def phrases() -> tuple[str, ...]:
-        # Imported here, because a training without samples draws nothing.
-        from orthus_core.train.caption_words import sample_words
-
-        return sample_words(rows)
-
-    def draw_samples() -> Image.Image | None:
-        from orthus_core.train.sample_grid import draw_words
-
-        with drawable(model, as_drawn) as drawn:
-            return None if drawn is None else draw_words(drawn, tokenizer, phrases())
-
     stage = RowsStage(
         JointLoss(
             model,
@@ -297,7 +285,7 @@ def posttrain(
             recipe.log.validate_rows,
             seed=recipe.seed,
         ),
-        draw=draw_samples,
+        draw=samples_of(model, tokenizer, rows, as_drawn),
     )
 
     with save_on_exit(cache):
@@ -503,6 +491,34 @@ def words_of(
     """
     check_drawable(opened.model.schedule)
     return opened.model, tokenizer_of(opened)
+
+
+def samples_of(
+    model: InterleavedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: RowSources,
+    as_drawn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Draw:
+    """What makes the sample sheet of a training on rows: pictures of their captions.
+
+    Args:
+        as_drawn: Puts the model into a form that can be drawn with, for as long as it lasts.
+    """
+
+    @cache_result  # of a large data set without captions, many rows are read to find that
+    def phrases() -> tuple[str, ...]:
+        # Imported here, because a training without samples draws nothing.
+        from orthus_core.train.caption_words import sample_words
+
+        return sample_words(rows)
+
+    def draw() -> Image.Image | None:
+        from orthus_core.train.sample_grid import draw_words
+
+        with drawable(model, as_drawn) as drawn:
+            return None if drawn is None else draw_words(drawn, tokenizer, phrases())
+
+    return draw
 
 
 def tokenizer_of(opened: Opened | OpenedOrthus) -> PreTrainedTokenizerBase:

@@ -213,10 +213,7 @@ NO_STEPS: dict[str, Launch] = {
         "a batch of 32 rows cannot be shared evenly by 3.*such as 33",
         (0, 1, 2),
         3,
-        words={-1: changes("optim.batch_size=32")},
-    ),
-    "begun anew by one": Launch(
-        "there is a run here already", words={1: ("--overwrite",)}, begun=True
+        words={-1: (*changes("optim.batch_size=32"), "--init-from", "/not/opened")},
     ),
     "begun anew by the first, resumed by the other": Launch(
         "do not agree on the saved state: None on process 0, .*step-000004",
@@ -233,14 +230,17 @@ STEPS: dict[str, Launch] = {
     "Ctrl-C to one": Launch(
         "stopped after step 3", fault={1: interrupted}, codes=(130,), steps=(2, 3)
     ),
+}
+SLOW: dict[str, Launch] = {
+    "begun anew by one": Launch(
+        "there is a run here already", words={1: ("--overwrite",)}, begun=True
+    ),
     "no number on one": Launch(
         "the loss is nan at step 2.*goes on after step 2",
         fault={1: finds_no_number},
         steps=(2,),
         by_each=True,
     ),
-}
-SLOW: dict[str, Launch] = {
     "one lacks memory": Launch("the memory is full", fault={1: lacks_memory}, steps=(2,)),
     "another output": Launch("do not agree on the output", words={1: ("-o", "FOLDER/other")}),
     "sharded by one": Launch(

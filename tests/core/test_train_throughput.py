@@ -18,7 +18,7 @@ from orthus_core.events import Note, StepDone
 from orthus_core.losses.joint import JointLoss
 from orthus_core.losses.picture_loss import PictureLoss
 from orthus_core.recipe.training import AutoencoderLosses, LogRecipe
-from orthus_core.train import throughput
+from orthus_core.train import profiler, throughput
 from orthus_core.train.autoencoder import DecoderObjective
 from orthus_core.train.card_rates import peak_flops
 from orthus_core.train.distributed import Rank
@@ -26,7 +26,7 @@ from orthus_core.train.flops import PAIR, Work, counter_of, documents_of, row_co
 from orthus_core.train.freeze import all_but_autoencoder, only_image_parts
 from orthus_core.train.loop import train
 from orthus_core.train.metrics import MetricsLogger, check_trackers
-from orthus_core.train.throughput import DATA, FORWARD, SAVING, Meter
+from orthus_core.train.throughput import DATA, FORWARD, REST, SAVING, Meter
 from tests.conftest import make_tiny_model
 from tests.core.test_train_loop import Fit, optim
 
@@ -261,3 +261,30 @@ def test_a_profile_has_a_trace_and_a_table_of_the_steps_after_it(tmp_path, steps
     shares = [float(line.split()[-1].rstrip("%")) for line in table.splitlines()[1:-1]]
     assert len(shares) == 7 and sum(shares) == pytest.approx(100, abs=0.5)
     assert (f"steps 4 to {min(6, steps)} of this run are traced") in " ".join(notes)
+
+
+@pytest.mark.parametrize("steps", [4, 6, 8])
+def test_beginning_and_writing_the_trace_counts_to_no_part(tmp_path, monkeypatch, steps):
+    clock = Clock()
+
+    def takes(seconds):
+        def work(*_):
+            clock.now += seconds
+
+        return work
+
+    monkeypatch.setattr(profiler.profile, "start", takes(50.0))
+    monkeypatch.setattr(profiler.profile, "stop", takes(70.0))
+    monkeypatch.setattr(profiler.profile, "export_chrome_trace", takes(90.0))
+    meter = Meter(torch.nn.Linear(1, 1), torch.device("cpu"), clock)
+    each = profiler.StepProfiler(tmp_path, meter)
+    for _ in range(steps):
+        each.begin_step()
+        meter.enter(FORWARD)
+        clock.now += 3.0
+        meter.enter(REST)
+        clock.now += 1.0
+        each.end_step()
+    each.finish()
+    assert sum(meter.seconds.values()) == steps * 4.0
+    assert "not forward" in (table := (tmp_path / "parts.txt").read_text()) and "25.0%" in table

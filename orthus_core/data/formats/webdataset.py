@@ -170,8 +170,8 @@ class Samples:
         name = _name(next(iter(record.items())))
         if before and after:
             words = self._words(record, name, "instruction")
-            given = turn("user", MemberPicture(before), words)
-            segments = given + turn("model", MemberPicture(after))
+            question = turn("user", MemberPicture(before), words)
+            segments = question + turn("model", MemberPicture(after))
         else:
             picture = _picture(pictures, self.columns.get("image"), ("jpg", "png", "webp", "jpeg"))
             if picture is None and len(pictures) > 1:
