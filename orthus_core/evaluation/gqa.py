@@ -57,7 +57,7 @@ def score(
     """
     check_variant(variant, VARIANTS)
     said = predictions_by_id(predictions)
-    asked = {key: each for key, each in questions.items() if each["isBalanced"]}
+    asked = {key: each for key, each in questions.items() if each.get("isBalanced", True)}
     missing = [key for key in asked if key not in said]
     if missing:
         raise DataError(

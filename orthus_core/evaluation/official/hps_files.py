@@ -135,13 +135,13 @@ def score_hps(
         styles.setdefault(each.style, []).append(value)
     found = hps.aggregate(styles)
     strata = {style: dict.fromkeys(enumerate(each), 1) for style, each in styles.items()}
-    intervals = {"overall": bootstrap_counts(strata, _mean_of_styles)}
+    intervals = {"overall": bootstrap_counts(strata, _mean_of_pictures)}
     for style, each in strata.items():
-        intervals[f"{style}.accuracy"] = bootstrap_counts({style: each}, _mean_of_styles)
+        intervals[f"{style}.accuracy"] = bootstrap_counts({style: each}, _mean_of_pictures)
     absent = [style for style in hps.STYLES if style not in styles]
     notes = ["pictures that are no squares are cut around the middle"]
     if absent:
-        notes.append(f"no prompts of {', '.join(absent)}: the mean is of the other styles")
+        notes.append(f"no prompts of {', '.join(absent)}: the mean is of the others")
     yield OfficialScores(
         n=len(asked),
         n_missing=0,
@@ -169,10 +169,7 @@ def clip_name(encoder: Any) -> str:
     return encoder.name if isinstance(encoder, ClipEncoder) else f"OpenCLIP {ARCHITECTURE}"
 
 
-def _mean_of_styles(drawn: Any) -> Any:
-    """The mean of the styles' means, of resampled counts of (number, cosine)."""
-    means = [
-        100 * sum(value * n for (_, value), n in counts.items()) / sum(counts.values())
-        for counts in drawn.values()
-    ]
-    return sum(means) / len(means)
+def _mean_of_pictures(drawn: Any) -> Any:
+    """100 times the mean over all pictures, of resampled counts of (number, cosine) by style."""
+    total = sum(value * n for counts in drawn.values() for (_, value), n in counts.items())
+    return 100 * total / sum(n for counts in drawn.values() for n in counts.values())

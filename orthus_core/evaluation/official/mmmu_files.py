@@ -4,7 +4,6 @@ questions as the hub's tables.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -95,7 +94,7 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     asked = []
     for path in tables(data):
         for number, row in enumerate(_questions(path)):
-            options = options_of(row["options"])
+            options = mmmu.options_of(row["options"])
             text = prompt(row["question"], options, variant)
             letters = [chr(ord("A") + at) for at in range(len(options))]
             gold = gold_of(row["answer"])
@@ -153,14 +152,9 @@ def prompt(question: str, options: list[str], variant: str = "official") -> str:
     return "\n".join([question, *([] if variant == "lmms" else [""]), *lines, "", CHOICE_PROMPT])
 
 
-def options_of(text: str | list[str]) -> list[str]:
-    """The options of a question, which the tables hold as the text of a Python list."""
-    return text if isinstance(text, list) else [str(each) for each in _literal(text, [])]
-
-
 def gold_of(text: str) -> str | list[str]:
     """The right answer; the tables hold several ones as the text of a Python list."""
-    return [str(each) for each in _literal(text, [])] if text.startswith("[") else text
+    return mmmu.options_of(text) if text.startswith("[") else text
 
 
 def score(request: ScoringRequest) -> OfficialScores:
@@ -343,15 +337,6 @@ def _row(key: str, text: str, truth: dict[str, Any]) -> dict[str, Any]:
 
 def _said(row: dict[str, Any]) -> str:
     return row["response"] if "response" in row else row["parsed_pred"]
-
-
-def _literal(text: str, default: list[Any]) -> list[Any]:
-    # The official program evaluates this text as code; a literal is all that it may be.
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return [text]
-    return value if isinstance(value, list) else default
 
 
 TASK = OfficialTask(
