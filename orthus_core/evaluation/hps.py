@@ -36,10 +36,10 @@ def aggregate(scores_by_style: Mapping[str, Sequence[float]], chunk: int = CHUNK
     """
     means, stds = {}, {}
     every = [float(score) for scores in scores_by_style.values() for score in scores]
-    if not every:
-        raise DataError("no scores", hint=f"the benchmark's styles are {', '.join(STYLES)}")
-    # A cosine is at most 1.
-    factor = 100 if max(abs(score) for score in every) <= 1.001 else 1
+    if not scores_by_style:
+        raise DataError("no styles", hint=f"the benchmark has {', '.join(STYLES)}")
+    # A cosine is at most 1, but for its rounding.
+    factor = 100 if max(map(abs, every), default=0.0) <= 1.001 else 1
     for style, scores in scores_by_style.items():
         if not len(scores):
             raise DataError(f"no scores of the style {style!r}")

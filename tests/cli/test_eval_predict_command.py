@@ -16,6 +16,8 @@ from orthus_cli.drawing import open_model
 from orthus_core.api.asked_models import AnsweringModel, DrawingModel
 from orthus_core.evaluation.official import prediction
 from orthus_core.evaluation.official.catalogue import TASKS
+from orthus_core.evaluation.official.hub_tables import TablePicture
+from orthus_core.evaluation.official.questions_asked import asks_of
 from orthus_core.evaluation.official.read_files import data_hash
 from orthus_core.train import distributed
 
@@ -119,6 +121,108 @@ SETS: dict[str, Callable[[Path], None]] = {
     "mmmu": mmmu_set,
     "geneval": geneval_set,
 }
+
+
+def table(path: Path, rows: list[dict[str, Any]], size: int | None = None) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=size)
+
+
+def held(path: Path) -> dict[str, Any]:
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+def pope_tables(data: Path, out: Path) -> None:
+    rows = [
+        {
+            "question_id": str(line["question_id"]),
+            "question": line["text"],
+            "answer": line["label"],
+            "image_source": line["image"][:-4],
+            "image": held(data / "val2014" / line["image"]),
+            "category": split,
+        }
+        for split in ("adversarial", "popular", "random")
+        for line in map(json.loads, (data / f"coco_pope_{split}.json").read_text().splitlines())
+    ]
+    table(out / "data" / "test-00000-of-00001.parquet", rows, size=4)
+
+
+def mme_tables(data: Path, out: Path) -> None:
+    rows = []
+    for number in (0, 1):  # the questions of a picture do not follow each other
+        for path in sorted((data / "count").glob("*.txt")):
+            question, gold = path.read_text().splitlines()[number].split("\t")
+            about = {"question": question, "answer": gold, "category": "count"}
+            picture = held(path.with_suffix(".jpg"))
+            rows.append({"question_id": f"count/{path.stem}.jpg", "image": picture, **about})
+    table(out / "data" / "test-00000-of-00002.parquet", rows[:3])
+    table(out / "data" / "test-00001-of-00002.parquet", rows[3:])
+
+
+def vqav2_tables(data: Path, out: Path) -> None:
+    (questions,) = data.glob("*uestions.json")
+    (annotations,) = data.glob("*annotations.json")
+    answers = json.loads(annotations.read_text())["annotations"]
+    rows = [
+        {
+            **gold,
+            **question,
+            "image": held(data / "val2014" / f"COCO_val2014_{question['image_id']:012d}.jpg"),
+        }
+        for question, gold in zip(
+            json.loads(questions.read_text())["questions"], answers, strict=True
+        )
+    ]
+    table(out / "data" / "validation-00000-of-00001.parquet", rows)
+
+
+def gqa_tables(data: Path, out: Path) -> None:
+    questions = json.loads((data / "testdev_balanced_questions.json").read_text())
+    rows = [{"id": key, **each} for key, each in questions.items()]
+    table(out / "testdev_balanced_instructions" / "testdev-00000-of-00001.parquet", rows)
+    pictures = [{"id": name, "image": held(data / f"images/{name}.jpg")} for name in ("n2", "n1")]
+    table(out / "testdev_balanced_images" / "testdev-00000-of-00001.parquet", pictures)
+
+
+@pytest.mark.parametrize("task", ["pope", "mme", "vqav2", "gqa"])
+def test_the_hubs_tables_are_the_official_set(orthus, model, tmp_path, task):
+    pytest.importorskip("pyarrow")
+    data, hub = tmp_path / "data", tmp_path / "hub"
+    SETS[task](data)
+    {"pope": pope_tables, "mme": mme_tables, "vqav2": vqav2_tables, "gqa": gqa_tables}[task](
+        data, hub
+    )
+    items = TASKS[task].items
+    assert items is not None
+    ours, theirs = items(hub, "official"), items(data, "official")
+    assert len(asks_of(ours).asks) == len(asks_of(theirs).asks)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.key, one.prompt, one.gold, one.part) == other[:2] + other[3:5]
+        assert isinstance(one.picture, TablePicture) and isinstance(other.picture, Path)
+        assert one.picture.content == other.picture.read_bytes()
+    # What was said of one layout is said of the other, and scored by either.
+    assert orthus(*words_of(task, data, tmp_path / "a", model)).exit_code == 0
+    done = orthus(*words_of(task, hub, tmp_path / "b", model))
+    assert done.exit_code == 0, done.stderr
+    scores = ["eval", "score", task, "--format", "json", "--predictions"]
+    by_files, by_tables = (
+        json.loads(orthus(*scores, tmp_path / "a", "--data", each).stdout) for each in (data, hub)
+    )
+    assert by_files["metrics"] == by_tables["metrics"] and by_tables["n"] == len(theirs)
+    own = json.loads(orthus(*scores, tmp_path / "b", "--data", data).stdout)
+    assert own["metrics"] == by_files["metrics"] and own["n_missing"] == 0
+
+    broken = next(path for path in sorted(hub.rglob("*.parquet")) if "images" not in str(path))
+    broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    failed = orthus(*scores, tmp_path / "a", "--data", hub)
+    assert failed.exit_code == 1 and "Git LFS" in failed.stderr
+    table(broken, [{"id": "1"}])
+    failed = orthus(*words_of(task, hub, tmp_path / "c", model))
+    assert failed.exit_code == 1 and "a table without" in failed.stderr, failed.stderr
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

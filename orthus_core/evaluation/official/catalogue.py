@@ -28,7 +28,7 @@ HPS = OfficialTask(
     source="prompts: hub ymhao/HPDv2, benchmark; weights: hub xswu/HPSv2",
     predictions="the pictures",
     prompt="the prompt",
-    metric="100 x cosine of picture and prompt; for each style the mean of the means of 80 pictures, "
+    metric="100 x cosine of picture and prompt; for each style the mean of means of 80 pictures, "
     "overall the mean of all pictures",
     variants={
         "v2.0": "the weights of the paper's table, most likely",

@@ -7,13 +7,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation import mmmu
 from orthus_core.evaluation.intervals import wilson
+from orthus_core.evaluation.official.hub_tables import TablePicture, table_rows
 from orthus_core.evaluation.official.read_files import (
     check_fields,
     find_file,
@@ -27,9 +27,6 @@ from orthus_core.evaluation.official.task import (
     OfficialTask,
     ScoringRequest,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 OUTPUTS = (
     'DIR/SUBJECT/output.json, a JSON array: [{"id": "validation_Art_1", "question_type": '
@@ -48,40 +45,6 @@ OPEN_PROMPT = "Answer the question using a single word or phrase."
 NO_ANSWER = "\0"
 LETTER = re.compile(r"[A-Z]")
 PICTURE = re.compile(r"<image ([1-7])>")
-
-
-class TablePicture(NamedTuple):
-    """A picture in a table of the hub: a row's `image_1` to `image_7`."""
-
-    path: Path
-    row: int
-    column: str
-
-    @property
-    def key(self) -> str:
-        return f"table:{self.path.resolve()}:{self.row}:{self.column}"
-
-    @property
-    def content(self) -> bytes:
-        """The content of the picture's file.
-
-        Raises:
-            DataError: When the table has none.
-        """
-        found = _column(self.path, self.column)[self.row]
-        if not found or not found.get("bytes"):
-            raise DataError(
-                f"row {self.row + 1} names a picture, and its column {self.column} holds none",
-                where=str(self.path),
-                hint=f"expected: {TABLES}, with the pictures in them",
-            )
-        return found["bytes"]
-
-    def load(self, size: int) -> np.ndarray:
-        """The pixels [size, size, 3]. Raises: DataError as `content`, or when it is damaged."""
-        from orthus_core.data.pictures import BytesPicture
-
-        return BytesPicture(self.content).load(size)
 
 
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
@@ -240,32 +203,9 @@ def _are_tables(data: Path) -> bool:
 
 
 def _questions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, without pictures.
-
-    Raises:
-        DataError: When it is no such table.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """The rows of a table, without pictures. Raises: DataError when it is no such table."""
     columns = ["id", "question", "options", "answer", "question_type"]
-    try:
-        table = pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"no table of questions: {error}", where=str(path), hint=TABLES) from error
-    if lacking := [name for name in columns if name not in table.column_names]:
-        raise DataError(f"a table without {', '.join(lacking)}", where=str(path), hint=TABLES)
-    return table.to_pylist()
-
-
-@lru_cache(maxsize=8)
-def _column(path: Path, name: str) -> list[Any]:
-    """A column of pictures, which are stored as bytes; rows of a subject are read one by one."""
-    import pyarrow.parquet as pq
-
-    if name not in pq.read_schema(path).names:
-        return [None] * pq.read_metadata(path).num_rows
-    return pq.read_table(path, columns=[name]).column(name).to_pylist()
+    return [row for _, _, row in table_rows([path], columns, TABLES)]
 
 
 def _with_pictures(text: str, path: Path, row: int, variant: str) -> tuple[Any, ...]:

@@ -72,7 +72,7 @@ def check_asked(items: Sequence[AskedItem], data: Path) -> None:
     if not items:
         raise DataError("there are no questions", where=str(data))
     check_unique([item.key for item in items], data)
-    pictures = dict.fromkeys(item.picture for item in items if item.picture is not None)
+    pictures = dict.fromkeys(item.picture for item in items if isinstance(item.picture, Path))
     missing = missing_pictures(items)
     if missing:
         raise DataError(
@@ -81,10 +81,10 @@ def check_asked(items: Sequence[AskedItem], data: Path) -> None:
             hint="put the set's pictures there; `orthus eval describe TASK` says where to get them",
         )
     for picture in _in_tables(items):
-        _ = picture.content
+        picture.check()
 
 
 def _in_tables(items: Iterable[AskedItem]) -> list[Any]:
     """Pictures in tables, those of a column together."""
-    held = [part for item in items for part in item.parts if not isinstance(part, (str, Path))]
+    held = [part for item in items for part in item.read if not isinstance(part, (str, Path))]
     return sorted(set(held), key=lambda picture: (picture.path, picture.column, picture.row))

@@ -249,7 +249,7 @@ def data_hash(files: Iterable[Path]) -> str:
 
 def missing_pictures(items: Iterable[AskedItem]) -> list[Path]:
     """Pictures of questions that are not there."""
-    pictures = dict.fromkeys(item.picture for item in items if item.picture is not None)
+    pictures = dict.fromkeys(item.picture for item in items if isinstance(item.picture, Path))
     return [path for path in pictures if not path.is_file()]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.evaluation.intervals import Interval
+from orthus_core.evaluation.official.hub_tables import TablePicture
 
 # Most tokens of an answer, as LLaVA's programs have it and lmms-eval for most of its tasks.
 LONGEST_ANSWER = 128
@@ -22,17 +23,17 @@ class AskedItem(NamedTuple):
     Attributes:
         key: Its id, unique in the set.
         prompt: What the model is asked.
-        picture: Path of its picture; None where it has none, or holds it in a table.
+        picture: Its picture: a path, or a `TablePicture`; None where it has none, or several.
         gold: The right answer, or what decides about it.
         part: The split, task or subject that it belongs to.
         parts: Texts and pictures that the model reads, where they are not one picture and then the
-            prompt: a picture is a path, or what `TablePicture` is.
+            prompt.
         record: What the official file of answers repeats of the question.
     """
 
     key: str
     prompt: str
-    picture: Path | None
+    picture: Path | TablePicture | None
     gold: Any
     part: str = ""
     parts: tuple[Any, ...] = ()
