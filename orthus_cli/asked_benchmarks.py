@@ -35,6 +35,7 @@ class Asking(NamedTuple):
         longest: Most tokens of an answer; None takes the variant's.
         pictures: Pictures of each prompt.
         seed: Seed of the first of them.
+        limit: So many questions of each part; None for all.
         overwrite: Whether answers that are there may be replaced.
     """
 
@@ -47,6 +48,7 @@ class Asking(NamedTuple):
     longest: int | None = None
     pictures: int | None = None
     seed: int | None = None
+    limit: int | None = None
     overwrite: bool = False
 
 
@@ -80,6 +82,7 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     from orthus_core.evaluation.official.answer_folder import AnswerFolder, check_answer_folder
     from orthus_core.evaluation.official.prediction import finish_answers, predict
     from orthus_core.evaluation.official.questions_asked import asks_of, check_asked, drawings_of
+    from orthus_core.evaluation.official.task import first_items
     from orthus_core.evaluation.scorer_variants import check_variant
     from orthus_core.train.distributed import all_reduce_sum, current_rank, device
 
@@ -90,6 +93,8 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     assert task.items is not None
     check_variant(asking.variant, task.variants)
     items = task.items(asking.data, asking.variant)
+    if asking.limit is not None:
+        items = first_items(items, asking.limit, form.together)
     check_asked(items, asking.data)
     asks = drawings_of(items, seeds_of(asking)) if form.draws else asks_of(items)
     if place.is_first:
@@ -169,6 +174,7 @@ def _identity(
         "variant": asking.variant,
         "draws": form.draws,
         "n": len(items),
+        "limit": asking.limit,
         "data_hash": data_hash(form.files(asking.data)),
         "prompt": asking.task.prompt,
         "model": loaded.about["hash"],

@@ -48,7 +48,12 @@ class ClipEncoder:
     @torch.no_grad()
     def pictures(self, paths: Sequence[Path]) -> Tensor:
         """Features of pictures, scaled by their shorter side and cut around the middle: [M, D]."""
-        return self._pixels(unit_pixels([_middle(open_image(path), self.size) for path in paths]))
+        return self.images([open_image(path) for path in paths])
+
+    @torch.no_grad()
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features of open RGB pictures, as `pictures`: [M, D]."""
+        return self._pixels(unit_pixels([_middle(each, self.size) for each in images]))
 
     @torch.no_grad()
     def stretched_pictures(self, paths: Sequence[Path]) -> Tensor:

@@ -208,7 +208,7 @@ def by_class(
             found[str(name)] = [_detection(each, str(name)) for each in group]
         return found
     for each in detections:
-        name = each.get("class", each.get("label"))
+        name = each.get("class", each.get("label", each.get("name")))
         if not isinstance(name, str):
             raise DataError("a detection without a class", hint='give "class", "box" and "score"')
         found.setdefault(name, []).append(_detection(each, name))

@@ -136,7 +136,11 @@ def score_task(
         right += hits
         both += hits == 2
     if not known:
-        raise DataError("a results file without answers", where=name)
+        raise DataError(
+            "a results file without answers",
+            where=f"{name}.txt" if name else "",
+            hint="lines of picture, question, gold and answer, separated by tabs",
+        )
     acc, acc_plus = right / known, both / len(pairs)
     return {"acc": acc, "acc_plus": acc_plus, "score": 100 * acc + 100 * acc_plus, "other": other}
 

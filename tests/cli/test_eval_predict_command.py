@@ -354,6 +354,21 @@ def test_both_steps_at_once_score_what_the_model_said(orthus, model, official, t
     taken = orthus(*words)
     assert taken.exit_code == 1 and "--overwrite" in taken.stderr
 
+    # The first question of each part, and of MME the first picture's two.
+    few = [*words[:5], tmp_path / "few", *words[6:], "--limit", 1, "--format", "json"]
+    done = orthus(*few)
+    assert done.exit_code == 0, done.stderr
+    limited = json.loads((tmp_path / "few/result.json").read_text())
+    assert limited["n"] == {"pope": 3, "mme": 2}.get(task, 1) and limited["n_missing"] == 0
+    assert limited["run"]["asked"]["limit"] == 1 and "--limit" in done.stderr
+    first = [json.loads(line) for line in (tmp_path / "few/samples.jsonl").read_text().splitlines()]
+    assert [each for each in samples if each["id"] in {sample["id"] for sample in first}] == first
+    score[score.index("--predictions") + 1] = tmp_path / "few" / "answers"
+    apart = json.loads(orthus(*score, "--format", "json").stdout)
+    assert apart["metrics"] == limited["metrics"] and apart["n"] == limited["n"]
+    other = orthus(*few[:-4], "--limit", 2, "--overwrite")
+    assert other.exit_code == 0, other.stderr
+
 
 def test_an_answer_is_that_of_its_question_and_picture_asked_alone(orthus, model, tmp_path):
     data, answers = tmp_path / "gqa", tmp_path / "answers"

@@ -12,7 +12,6 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-import tomllib
 from PIL import Image
 
 from orthus_core.errors import ArgumentError, DataError
@@ -53,8 +52,9 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def model_class() -> Any:
     """As lmms-eval finds it: entry point, manifest, class path."""
-    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    ((name, value),) = about["lmms_eval.models"].items()
+    group = '[project.entry-points."lmms_eval.models"]'
+    line = (ROOT / "pyproject.toml").read_text().partition(group)[2].split("\n")[1]
+    name, value = (each.strip(' "') for each in line.split("="))
     manifest = EntryPoint(name, value, "lmms_eval.models").load()()
     assert manifest.model_id == "orthus" and manifest.chat_class_path is None
     module, _, found = manifest.simple_class_path.rpartition(".")

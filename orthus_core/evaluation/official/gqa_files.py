@@ -18,6 +18,7 @@ from orthus_core.evaluation.official.hub_tables import (
 from orthus_core.evaluation.official.read_files import (
     answers_file,
     check_fields,
+    check_ids,
     check_unique,
     column,
     data_of,
@@ -86,12 +87,28 @@ def read_questions(data: Path) -> GqaQuestions:
         files, content, layout = [path], read_json(path, dict, QUESTIONS), QUESTIONS
     for key, each in content.items():
         check_fields(each, NEEDED, f"question {key}", files[0], layout)
-        if not isinstance(each["question"], str) or not isinstance(each["types"], dict):
-            raise DataError(f"question {key} is of another layout", where=str(files[0]))
+        if not _is_question(each):
+            raise DataError(
+                f"question {key} is of another layout",
+                where=str(files[0]),
+                hint=f"expected: {layout}",
+            )
     balanced = {key: each for key, each in content.items() if each["isBalanced"]}
     if not balanced:
         raise DataError("no balanced questions", where=str(files[0]), hint=f"expected: {layout}")
     return GqaQuestions(files, balanced)
+
+
+def _is_question(record: dict[str, Any]) -> bool:
+    """Whether the fields that a scorer reads are what they should be."""
+    steps = record.get("semantic") or []
+    return (
+        all(isinstance(record[name], str) for name in ("question", "answer", "imageId"))
+        and isinstance(record["types"], dict)
+        and isinstance(record.get("groups") or {}, dict)
+        and isinstance(steps, list)
+        and all(isinstance(step, dict) and {"operation", "argument"} <= {*step} for step in steps)
+    )
 
 
 def items(data: Path, variant: str = "llava") -> list[AskedItem]:
@@ -135,11 +152,13 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    files, questions = read_questions(data_of(request, "GQA needs its questions", QUESTIONS))
+    files, balanced = read_questions(data_of(request, "GQA needs its questions", QUESTIONS))
+    questions = {key: each for key, each in balanced.items() if request.asks(key)}
     place = answers_file(request.predictions, PREDICTIONS_FILE, PREDICTIONS)
     records = read_json(place, list, PREDICTIONS)
     texts = column(records, ["prediction"], place)
-    keys = [str(each.get("questionId")) for each in records]
+    check_ids([each.get("questionId") for each in records], place, PREDICTIONS)
+    keys = [str(each["questionId"]) for each in records]
     said, n_missing = join_predictions(
         keys, texts, [*questions], place, allow_missing=request.allow_missing
     )

@@ -220,7 +220,7 @@ def _unanswered(
     assert request.data is not None
     pictures: dict[str, list[AskedItem]] = {}
     for item in items(request.data, request.variant):
-        if item.part in answers:
+        if item.part in answers and request.asks(item.key):
             pictures.setdefault(item.key.rpartition("/")[0], []).append(item)
     said = {
         f"{task}/{Path(each.picture).stem}"
@@ -266,5 +266,6 @@ TASK = OfficialTask(
         _all_question_files,
         write_answers,
         {"lmms": LONGEST_ANSWER_OF_LMMS},
+        together=2,
     ),
 )

@@ -140,6 +140,11 @@ def score(request: ScoringRequest) -> OfficialScores:
     elif request.data is not None:
         files = [find_file(request.data, ["answer_dict_val.json", "*answer*.json"], ANSWERS)]
         truth = read_json(files[0], dict, ANSWERS)
+        for key, each in truth.items():
+            check_fields(each, ("question_type", "ground_truth"), key, files[0], ANSWERS)
+            if not isinstance(each["ground_truth"], (str, list)):
+                raise DataError(f"the answer to {key} is no text", where=str(files[0]))
+    truth = {key: each for key, each in truth.items() if request.asks(key)}
     if request.predictions.is_dir():
         rows = _rows_of_folder(request.predictions)
         notes = []
@@ -239,14 +244,27 @@ def _rows_of_folder(folder: Path) -> list[dict[str, Any]]:
             if isinstance(row, dict) and row.get("question_type") == mmmu.MULTIPLE_CHOICE:
                 needed += ["all_choices", "index2ans"]
             check_fields(row, needed, f"record {number}", path, OUTPUTS)
-            if not isinstance(row["response"], str):
+            if wrong := _wrong_fields(row):
                 raise DataError(
-                    f"the response of record {number} is no text",
+                    f"of record {number}, {', '.join(wrong)} is of another kind",
                     where=str(path),
                     hint=f"expected: {OUTPUTS}",
                 )
             rows.append(row)
+    if not rows:
+        raise DataError("results without answers", where=str(folder), hint=f"expected: {OUTPUTS}")
     return rows
+
+
+def _wrong_fields(row: dict[str, Any]) -> list[str]:
+    """Fields of a record that are not what a scorer reads."""
+    kinds: dict[str, Any] = {"id": str, "response": str, "answer": (str, list)}
+    if row["question_type"] == mmmu.MULTIPLE_CHOICE:
+        kinds |= {"all_choices": list, "index2ans": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(row[name], kind)]
+    if "all_choices" in kinds and not wrong and not {*row["all_choices"]} == {*row["index2ans"]}:
+        wrong = ["all_choices"]
+    return wrong
 
 
 def _rows_of_file(path: Path, truth: dict[str, Any]) -> list[dict[str, Any]]:

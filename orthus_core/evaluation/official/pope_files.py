@@ -132,7 +132,11 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    splits = read_splits(data_of(request, "POPE needs its questions", QUESTIONS))
+    splits = [
+        split
+        for each in read_splits(data_of(request, "POPE needs its questions", QUESTIONS))
+        if (split := _asked(each, request)).records
+    ]
     answers = _answer_files(request.predictions, [split.name for split in splits])
     per_split: dict[str, dict[str, Any]] = {}
     strata: dict[str, dict[tuple[str, str], int]] = {}
@@ -235,6 +239,16 @@ def _splits_of_tables(paths: Sequence[Path]) -> list[PopeSplit]:
         raise DataError("a table without rows", where=str(paths[0]), hint=f"expected: {TABLES}")
     order = [*(name for name in pope.SPLITS if name in found), *found]
     return [found[name] for name in dict.fromkeys(order)]
+
+
+def _asked(split: PopeSplit, request: ScoringRequest) -> PopeSplit:
+    """The questions of a split that were asked."""
+    if request.keys is None:
+        return split
+    records = [
+        each for each in split.records if request.asks(f"{split.name}/{each['question_id']}")
+    ]
+    return split._replace(records=records)
 
 
 def _split_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,12 +57,14 @@ class AnswerForm(NamedTuple):
             each by its key.
         longest: Most tokens of an answer, where a variant has its own; 128 as in LLaVA elsewhere.
         draws: Whether pictures are drawn; `write` then writes what lies beside them.
+        together: Consecutive questions that are only scored together.
     """
 
     files: Callable[[Path], list[Path]]
     write: Callable[[Sequence[AskedItem], Mapping[str, str]], dict[str, bytes]]
     longest: Mapping[str, int] = {}
     draws: bool = False
+    together: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,20 @@ class ScoringRequest(NamedTuple):
         variant: One of the task's variants.
         allow_missing: Whether questions without a prediction are scored as wrong, instead of being
             an error.
+        detections: Of GenEval: what was found in the pictures, where no file holds it.
+        keys: The questions that were asked, where not all were; None for all.
     """
 
     predictions: Path
     data: Path | None
     variant: str
     allow_missing: bool = False
+    detections: Sequence[Mapping[str, Any]] | None = None
+    keys: frozenset[str] | None = None
+
+    def asks(self, key: str) -> bool:
+        """Whether a question is among those that were asked."""
+        return self.keys is None or key in self.keys
 
 
 class OfficialTask(NamedTuple):
@@ -126,6 +137,7 @@ class OfficialTask(NamedTuple):
         score: Scores predictions; None while they cannot be scored from files alone.
         items: Reads the questions; None for benchmarks without.
         form: How a model is asked; None where `orthus eval predict` does not ask.
+        command: The command that measures, where it is not that of a set of questions.
     """
 
     name: str
@@ -140,3 +152,22 @@ class OfficialTask(NamedTuple):
     score: Callable[[ScoringRequest], OfficialScores] | None = None
     items: Callable[[Path, str], list[AskedItem]] | None = None
     form: AnswerForm | None = None
+    command: str = ""
+
+
+def first_items(items: Sequence[AskedItem], limit: int, together: int = 1) -> list[AskedItem]:
+    """The first questions of each part: a split, task, subject or type.
+
+    Args:
+        items: Questions.
+        limit: So many of each part.
+        together: It is rounded up to a multiple of this.
+    """
+    limit = -(-limit // together) * together
+    seen: Counter[str] = Counter()
+    kept = []
+    for item in items:
+        seen[item.part] += 1
+        if seen[item.part] <= limit:
+            kept.append(item)
+    return kept

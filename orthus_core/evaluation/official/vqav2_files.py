@@ -21,6 +21,7 @@ from orthus_core.evaluation.official.read_files import (
     COCO_FOLDERS,
     answers_file,
     check_fields,
+    check_ids,
     check_unique,
     column,
     data_of,
@@ -170,13 +171,16 @@ def score(request: ScoringRequest) -> OfficialScores:
         DataError: When files are missing or do not belong together.
     """
     data = data_of(request, "VQAv2 needs its annotations", f"a folder with {ANNOTATIONS}")
-    files, annotations, texts = read_annotations(data)
-    asked = [each["question_id"] for each in annotations]
+    files, every, texts = read_annotations(data)
+    annotations = [each for each in every if request.asks(str(each["question_id"]))]
+    # Ids are numbers officially; who writes them as text means the same.
+    asked = [str(each["question_id"]) for each in annotations]
     check_unique(asked, files[0])
     place = answers_file(request.predictions, RESULTS_FILE, RESULTS)
     results = read_json(place, list, RESULTS)
     answers = column(results, ["answer"], place)
-    named = [each.get("question_id") for each in results]
+    check_ids([each.get("question_id") for each in results], place, RESULTS)
+    named = [str(each["question_id"]) for each in results]
     said, n_missing = join_predictions(
         named, answers, asked, place, allow_missing=request.allow_missing
     )
@@ -185,7 +189,7 @@ def score(request: ScoringRequest) -> OfficialScores:
     samples, filled = [], []
     for each in annotations:
         key = each["question_id"]
-        answer = said.get(key)
+        answer = said.get(str(key))
         # Nobody answers with nothing, so what is missing is wrong.
         share = 0.0 if answer is None else vqav2.agreement(answer, each["answers"], request.variant)
         filled.append((each, share))
@@ -206,7 +210,11 @@ def score(request: ScoringRequest) -> OfficialScores:
     for name, counts in shares.items():
         intervals[f"{name}.accuracy"] = bootstrap_counts({"": counts}, _mean)
     submission = [
-        {"question_id": key, "answer": vqav2.submission_answer(said.get(key, ""))} for key in asked
+        {
+            "question_id": each["question_id"],
+            "answer": vqav2.submission_answer(said.get(str(each["question_id"]), "")),
+        }
+        for each in annotations
     ]
     return OfficialScores(
         n=len(asked),
@@ -233,7 +241,25 @@ def _records(path: Path, key: str, layout: str) -> list[dict[str, Any]]:
     )
     for number, each in enumerate(content, start=1):
         check_fields(each, needed, f"record {number} of {key}", path, layout)
+        if key == "annotations" and not _is_annotation(each):
+            raise DataError(
+                f"record {number} of {key} is of another layout",
+                where=str(path),
+                hint=f"expected: {layout}",
+            )
+    check_ids([each["question_id"] for each in content], path, layout)
     return content
+
+
+def _is_annotation(record: dict[str, Any]) -> bool:
+    """Whether the fields that a scorer reads are what they should be."""
+    people = record["answers"]
+    return (
+        isinstance(people, list)
+        and bool(people)
+        and all(isinstance(each, dict) and isinstance(each.get("answer"), str) for each in people)
+        and all(isinstance(record[name], str) for name in ("answer_type", "question_type"))
+    )
 
 
 def _parsed(answer: str, variant: str) -> str:
