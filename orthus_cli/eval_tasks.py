@@ -89,19 +89,20 @@ def describe_task(
     for name, rule in found.variants.items():
         lines.append(f"  {name}{' (default)' if name == default else ''}: {rule}")
     lines += ["", "Paper (2412.00127)", f"  {found.paper}"]
-    if found.command:
-        lines += ["", found.command]
     if found.form:
         longest = found.form.longest
         own = "".join(f"; {name}: {longest[name]}" for name in found.variants if name in longest)
         how = (
-            "four pictures of each prompt, seeds 42, 43, 44, 45"
+            f"pictures of each prompt: {found.form.pictures}; seeds count up from 42"
             if found.form.draws
             else f"the likeliest words, at most {LONGEST_ANSWER} tokens{own}"
         )
         lines += ["", "Decoding", f"  {how}", ""]
-        lines += [f"orthus eval {found.name} --data PATH -m MODEL -o DIR"]
+        if not found.command:
+            lines += [f"orthus eval {found.name} --data PATH -m MODEL -o DIR"]
         lines += [f"orthus eval predict {found.name} --data PATH -m MODEL -o ANSWERS"]
+    if found.command:
+        lines += [*([] if found.form else [""]), found.command]
     if found.score:
         lines += [*([] if found.form else [""])]
         lines += [f"orthus eval score {found.name} --predictions PATH --data PATH"]

@@ -60,7 +60,7 @@ Pictures = Annotated[
         "-n",
         "--num-images",
         min=1,
-        help="Pictures of each prompt.  [default: 4]",
+        help="Pictures of each prompt.  [default: 4; of hps and edit-clip 1]",
         show_default=False,
     ),
 ]
@@ -133,6 +133,8 @@ def predict_task(
     draws = form_of(about).draws
     unused = {f"--{name.replace('_', '-')}": flags[name] for name in DRAWING_KEYS if not draws}
     unused |= {"--max-new-tokens": longest} if draws else {"-n": pictures, "--seed": seed}
+    if draws and form_of(about).pictures == 1:
+        unused |= {"-n": pictures}  # the official folder has one of each prompt
     if given := [option for option, value in unused.items() if value is not None]:
         what = "draws" if draws else "asks questions, which are answered in the likeliest words"
         raise typer.BadParameter(f"{about.name} {what}: {', '.join(given)} changes nothing")

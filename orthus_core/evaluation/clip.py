@@ -56,18 +56,18 @@ class ClipEncoder:
         return self._pixels(unit_pixels([_middle(each, self.size) for each in images]))
 
     @torch.no_grad()
-    def stretched_pictures(self, paths: Sequence[Path]) -> Tensor:
+    def stretched_pictures(self, sources: Sequence[Path | bytes]) -> Tensor:
         """Features of pictures that are resized without keeping their shape and without
         antialiasing, as the official program of InstructPix2Pix does: [M, D].
         """
         resized = [
             F.interpolate(
-                unit_pixels([open_image(path)]),
+                unit_pixels([open_image(source)]),
                 size=(self.size, self.size),
                 mode="bicubic",
                 align_corners=False,
             )
-            for path in paths
+            for source in sources
         ]
         return self._pixels(torch.cat(resized))
 

@@ -26,6 +26,7 @@ COGNITION = (
 )
 VARIANTS = {
     "official": 'the first four characters, in lower case, contain "yes" or "no"',
+    "llava": "as official",
     "lmms": 'as official, after stripping spaces and full stops; "y" and "n" are answers too',
 }
 PREFIX = 4

@@ -21,6 +21,7 @@ from orthus_core.evaluation.scorer_variants import check_variant
 VARIANTS = {
     "official": "predictions as they are; normalised only where the annotators disagree",
     "submission": "predictions first go through EvalAI's processor, as LLaVA's submissions do",
+    "llava": "as submission",
     "lmms": "both sides are normalised, where the annotators agree, too",
 }
 # Colon, $ and % are not among them, and the apostrophe is kept for contractions.
@@ -76,6 +77,13 @@ def submission_answer(text: str) -> str:
     return _words(_without_punctuation(text, EVALAI_DIGITS_WITH_COMMA))
 
 
+def read_answer(text: str, variant: str = "official") -> str:
+    """A prediction as a variant compares it where the annotators disagree."""
+    if variant == "lmms":
+        return _words(_without_punctuation(_one_line(text), EVALAI_DIGITS_WITH_COMMA))
+    return normalise(text if variant == "official" else submission_answer(text))
+
+
 def accuracy(
     prediction: str, answers: Sequence[str | Mapping[str, Any]], variant: str = "official"
 ) -> float:
@@ -107,7 +115,7 @@ def agreement(
         raise DataError("no answers of annotators", hint="test sets have none: submit to EvalAI")
     for record in records:
         record["answer"] = _one_line(record["answer"])
-    if variant == "submission":
+    if variant in ("submission", "llava"):
         prediction = submission_answer(prediction)
     prediction = _one_line(prediction)
     if variant == "lmms" or len({record["answer"] for record in records}) > 1:

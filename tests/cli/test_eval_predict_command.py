@@ -579,3 +579,61 @@ def test_a_damaged_picture_ends_the_run_and_the_answers_before_it_stay(
     assert orthus(*words).exit_code == 0
     said = json.loads((tmp_path / "answers" / "predictions.json").read_text())
     assert [each["questionId"] for each in said] == ["7", "8", "9"]
+
+
+def test_prompts_are_drawn_and_edits_made_under_the_names_that_scoring_reads(
+    orthus, model, tmp_path
+):
+    for style in ("anime", "photo"):
+        dump(tmp_path / "hps" / f"{style}.json", ["a red fox"])
+    how = ["--steps", 1, *model]
+    drawn = tmp_path / "drawn"
+    done = orthus("eval", "predict", "hps", "--data", tmp_path / "hps", "-o", drawn, *how)
+    assert done.exit_code == 0, done.stderr
+    assert [*files_of(drawn)] == ["anime/00000.png", "photo/00000.png"]
+    # The same prompt and seed are the same picture, in each style.
+    assert len({*files_of(drawn).values()}) == 1
+    assert [path.name for _, path in hps_pictures(drawn, tmp_path / "hps")] == ["00000.png"] * 2
+
+    about = {"input": "a fox", "output": "a red fox", "edit": "make it red"}
+    edits = [{"id": name, "image": f"{name}.jpg", **about} for name in "ab"]
+    for shade, edit in enumerate(edits):
+        picture(tmp_path / edit["image"], 90 * shade)
+    own = tmp_path / "edits.jsonl"
+    own.write_text("".join(json.dumps(edit) + "\n" for edit in edits))
+    words = ["eval", "predict", "edit-clip", "--data", own, "-o", tmp_path / "edited", *how]
+    done = orthus(*words)
+    assert done.exit_code == 0, done.stderr
+    assert [*files_of(tmp_path / "edited")] == ["a.png", "b.png"]
+    one = tmp_path / "one.png"
+    asked = ["edit", tmp_path / "b.jpg", "make it red", "--seed", 42, "-o", one, *how]
+    assert orthus(*asked).exit_code == 0
+    with Image.open(one) as alone, Image.open(tmp_path / "edited" / "b.png") as found:
+        assert alone.tobytes() == found.tobytes()
+    run = json.loads((tmp_path / "edited" / "run.json").read_text())
+    assert {*run["files"]} == {"a.png", "b.png"} and run["asked"]["seeds"] == [42]
+    more = orthus(*words, "-n", 2)
+    assert more.exit_code == 2 and "-n changes nothing" in " ".join(more.stderr.split())
+
+    # The hub's rows: the last twentieth, by number.
+    pytest.importorskip("pyarrow")
+    columns = {"original_prompt": "a", "edit_prompt": "make it red", "edited_prompt": "b"}
+    rows = [{**columns, "original_image": held(tmp_path / f"{'ab'[n % 2]}.jpg")} for n in range(21)]
+    table(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", rows, size=5)
+    done = orthus(*words[:4], tmp_path / "hub", "-o", tmp_path / "of-hub", *how)
+    assert done.exit_code == 0, done.stderr
+    assert [*files_of(tmp_path / "of-hub")] == ["0000019.png", "0000020.png"]
+    with (
+        Image.open(tmp_path / "of-hub" / "0000019.png") as found,
+        Image.open(tmp_path / "edited" / "b.png") as other,
+    ):
+        assert found.tobytes() == other.tobytes()
+    own.write_text(json.dumps({**edits[0], "id": "../a"}) + "\n")
+    outside = orthus(*words, "--overwrite")
+    assert outside.exit_code == 1 and "is no name of a picture" in outside.stderr
+
+
+def hps_pictures(drawn: Path, data: Path) -> list[tuple[str, Path]]:
+    from orthus_core.evaluation.official.hps_files import read_pictures
+
+    return [(each.key, each.path) for each in read_pictures(drawn, data)[1]]

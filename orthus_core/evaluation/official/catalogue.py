@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from orthus_core.errors import ArgumentError
 from orthus_core.evaluation import fid, hps
@@ -15,7 +17,42 @@ from orthus_core.evaluation.official import (
     pope_files,
     vqav2_files,
 )
-from orthus_core.evaluation.official.task import OfficialTask
+from orthus_core.evaluation.official.task import AnswerForm, AskedItem, OfficialTask
+
+
+def _hps_items(data: Path, variant: str) -> list[AskedItem]:
+    from orthus_core.evaluation.official import hps_files  # imports torch
+
+    return hps_files.items(data, variant)
+
+
+def _hps_prompts(data: Path) -> list[Path]:
+    from orthus_core.evaluation.official import hps_files
+
+    return hps_files.prompt_files(data)
+
+
+def _edit_items(data: Path, variant: str) -> list[AskedItem]:
+    from orthus_core.evaluation.official import edit_clip_files  # imports torch
+
+    return edit_clip_files.items(data, variant)
+
+
+def _edit_data(data: Path) -> list[Path]:
+    from orthus_core.evaluation.official import edit_clip_files
+
+    return edit_clip_files.read_edits(data)[0]
+
+
+def _picture_file(key: str, number: int) -> str:
+    """The one picture of a prompt."""
+    return f"{key}.png"
+
+
+def _nothing_beside(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
+    """The pictures are all that there is."""
+    return {}
+
 
 HPS = OfficialTask(
     name="hps",
@@ -35,6 +72,8 @@ HPS = OfficialTask(
         "v2.1": "later weights; not comparable",
     },
     paper="28.2; the numbers beside it are of v2.0, but for SDXL's 30.9, which fits v2.1 only",
+    items=_hps_items,
+    form=AnswerForm(_hps_prompts, _nothing_beside, drawn=_picture_file),
     command="orthus eval hps --pictures DIR --data DIR --weights HPS_v2_compressed.pt -o DIR",
 )
 EDIT_CLIP = OfficialTask(
@@ -42,6 +81,7 @@ EDIT_CLIP = OfficialTask(
     measures="Whether a picture was edited as its caption was",
     files=(
         "seeds.json and NUMBER/prompt.json, NUMBER/SEED_0.jpg, NUMBER/SEED_1.jpg",
+        "or a snapshot of the hub's tables, data/train-00000-of-00262.parquet",
         "or a file with a line for each edit: id, image, input, output, edit",
         "weights of CLIP ViT-L/14: a folder of transformers",
     ),
@@ -56,6 +96,8 @@ EDIT_CLIP = OfficialTask(
         "official": "pictures in 0..1, resized to 224x224 without keeping their shape",
     },
     paper="CLIP-T 0.238, CLIP-I 0.87, CLIP-D 0.049",
+    items=_edit_items,
+    form=AnswerForm(_edit_data, _nothing_beside, drawn=_picture_file, edits=True),
     command="orthus eval edit-clip --pictures DIR --data PATH --clip DIR -o DIR",
 )
 RECON = OfficialTask(

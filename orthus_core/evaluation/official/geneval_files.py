@@ -296,5 +296,7 @@ TASK = OfficialTask(
     paper="0.58 (overall)",
     score=score,
     items=items,
-    form=AnswerForm(lambda data: [read_prompts(data)[0]], write_metadata, draws=True),
+    form=AnswerForm(
+        lambda data: [read_prompts(data)[0]], write_metadata, drawn=picture_name, pictures=4
+    ),
 )

@@ -246,7 +246,7 @@ def _rows_of_folder(folder: Path) -> list[dict[str, Any]]:
             check_fields(row, needed, f"record {number}", path, OUTPUTS)
             if wrong := _wrong_fields(row):
                 raise DataError(
-                    f"of record {number}, {', '.join(wrong)} is of another kind",
+                    f"in record {number}, {', '.join(wrong)} is of another kind",
                     where=str(path),
                     hint=f"expected: {OUTPUTS}",
                 )

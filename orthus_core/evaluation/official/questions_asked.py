@@ -6,12 +6,11 @@ split), and many are about one picture, which is then read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.official.geneval_files import picture_name
 from orthus_core.evaluation.official.read_files import check_unique, missing_pictures
 from orthus_core.evaluation.official.task import AskedItem
 
@@ -53,10 +52,12 @@ def asks_of(items: Sequence[AskedItem]) -> Asks:
     return Asks([ask for alike in by_pictures.values() for ask in alike.values()], key_of)
 
 
-def drawings_of(items: Sequence[AskedItem], seeds: Sequence[int]) -> Asks:
+def drawings_of(
+    items: Sequence[AskedItem], seeds: Sequence[int], drawn: Callable[[str, int], str]
+) -> Asks:
     """The pictures of these prompts, in the official folders: one of each seed."""
     asks = [
-        Ask(picture_name(item.key, number), (item.prompt,), seed)
+        Ask(drawn(item.key, number), item.read, seed)
         for item in items
         for number, seed in enumerate(seeds)
     ]

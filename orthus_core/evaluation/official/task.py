@@ -56,15 +56,25 @@ class AnswerForm(NamedTuple):
         write: The official files, by their path in the folder, from the questions and the answer to
             each by its key.
         longest: Most tokens of an answer, where a variant has its own; 128 as in LLaVA elsewhere.
-        draws: Whether pictures are drawn; `write` then writes what lies beside them.
+        drawn: Of pictures that are drawn, the path of one in the folder, by the key of its prompt
+            and its number; `write` then writes what lies beside them. None where words are asked.
+        pictures: Pictures of each prompt.
+        edits: Whether the drawn picture is the question's own, changed by its prompt.
         together: Consecutive questions that are only scored together.
     """
 
     files: Callable[[Path], list[Path]]
     write: Callable[[Sequence[AskedItem], Mapping[str, str]], dict[str, bytes]]
     longest: Mapping[str, int] = {}
-    draws: bool = False
+    drawn: Callable[[str, int], str] | None = None
+    pictures: int = 1
+    edits: bool = False
     together: int = 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn."""
+        return self.drawn is not None
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def score(request: ScoringRequest) -> OfficialScores:
                 "id": key,
                 "prompt": texts.get(key, ""),
                 "answer": answer,
-                "parsed": None if answer is None else _parsed(answer, request.variant),
+                "parsed": None if answer is None else vqav2.read_answer(answer, request.variant),
                 "gold": each.get("multiple_choice_answer"),
                 "right": share,
                 "kind": each["answer_type"],
@@ -262,10 +262,6 @@ def _is_annotation(record: dict[str, Any]) -> bool:
     )
 
 
-def _parsed(answer: str, variant: str) -> str:
-    return vqav2.normalise(answer) if variant == "official" else vqav2.submission_answer(answer)
-
-
 def _mean(drawn: Any) -> Any:
     (counts,) = drawn.values()
     return 100 * sum(share * n for share, n in counts.items()) / sum(counts.values())
@@ -285,7 +281,7 @@ TASK = OfficialTask(
     predictions=RESULTS,
     prompt="the question" + SHORT_ANSWER.replace("\n", " \\n "),
     metric="min(1, matches among nine annotators / 3), averaged over the one left out; in percent",
-    variants={name: vqav2.VARIANTS[name] for name in ("submission", "official", "lmms")},
+    variants={name: vqav2.VARIANTS[name] for name in ("submission", "llava", "official", "lmms")},
     paper="63.2 (test-dev, by the server)",
     score=score,
     items=items,
