@@ -62,11 +62,10 @@ class TablePicture(NamedTuple):
         """The pixels [size, size, 3]. Raises: DataError as `content`, or when it is damaged."""
         from orthus_core.data.pictures import BytesPicture
 
+        content = self.content
         try:
-            return BytesPicture(self.content).load(size)
+            return BytesPicture(content).load(size)
         except DataError as error:
-            if error.where:
-                raise
             place = f"{self.path}, row {self.row + 1}, {self.column}"
             raise DataError(error.message, where=place, hint=error.hint) from error
 
