@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_cli.console import Reporter
 from orthus_cli.drawing import open_model
-from orthus_core.recipe import CaptionRecipe, GenerateRecipe, load
+from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, load
 
 if TYPE_CHECKING:
     from orthus_core.api.loaded import LoadedModel
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from orthus_core.evaluation.official.task import AnswerForm, AskedItem, OfficialTask
     from orthus_core.events import Progress
 
-PICTURES = 4
 SEED = 42
-"""GenEval's own: each prompt has four pictures, and the noise of each prompt begins anew."""
+"""GenEval's own: the noise of each prompt begins anew."""
 
 
 class Asking(NamedTuple):
@@ -35,6 +34,7 @@ class Asking(NamedTuple):
         longest: Most tokens of an answer; None takes the variant's.
         pictures: Pictures of each prompt.
         seed: Seed of the first of them.
+        limit: So many questions of each part; None for all.
         overwrite: Whether answers that are there may be replaced.
     """
 
@@ -47,6 +47,7 @@ class Asking(NamedTuple):
     longest: int | None = None
     pictures: int | None = None
     seed: int | None = None
+    limit: int | None = None
     overwrite: bool = False
 
 
@@ -80,6 +81,7 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     from orthus_core.evaluation.official.answer_folder import AnswerFolder, check_answer_folder
     from orthus_core.evaluation.official.prediction import finish_answers, predict
     from orthus_core.evaluation.official.questions_asked import asks_of, check_asked, drawings_of
+    from orthus_core.evaluation.official.task import first_items
     from orthus_core.evaluation.scorer_variants import check_variant
     from orthus_core.train.distributed import all_reduce_sum, current_rank, device
 
@@ -90,8 +92,10 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     assert task.items is not None
     check_variant(asking.variant, task.variants)
     items = task.items(asking.data, asking.variant)
+    if asking.limit is not None:
+        items = first_items(items, asking.limit, form.together)
     check_asked(items, asking.data)
-    asks = drawings_of(items, seeds_of(asking)) if form.draws else asks_of(items)
+    asks = drawings_of(items, seeds_of(asking), form.drawn) if form.drawn else asks_of(items)
     if place.is_first:
         check_answer_folder(asking.folder, overwrite=asking.overwrite)
     read_s = time.perf_counter() - start
@@ -135,13 +139,18 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
 
 def _open(r: Reporter, asking: Asking) -> tuple[LoadedModel, AskedModel, dict[str, Any]]:
     """The open model, the work that it does, and how it decodes."""
-    from orthus_core.api.asked_models import AnsweringModel, DrawingModel
+    from orthus_core.api.asked_models import AnsweringModel, DrawingModel, EditingModel
     from orthus_core.evaluation.official.task import LONGEST_ANSWER
 
     form = form_of(asking.task)
     given = {name: value for name, value in asking.flags.items() if value is not None}
     if form.draws:
         own = {"batch_size": asking.batch_size, "seeds": [seeds_of(asking)[0]]}
+        if form.edits:
+            recipe = load(EditRecipe, None, [], {**given, **own})
+            loaded = open_model(r, recipe)
+            editing = EditingModel(loaded, recipe, asking.folder)
+            return loaded, editing, editing.params.to_dict()
         recipe = load(GenerateRecipe, None, [], {**given, **own})
         loaded = open_model(r, recipe)
         drawing = DrawingModel(loaded, recipe, asking.folder)
@@ -169,6 +178,7 @@ def _identity(
         "variant": asking.variant,
         "draws": form.draws,
         "n": len(items),
+        "limit": asking.limit,
         "data_hash": data_hash(form.files(asking.data)),
         "prompt": asking.task.prompt,
         "model": loaded.about["hash"],
@@ -219,7 +229,8 @@ def form_of(task: OfficialTask) -> AnswerForm:
 def seeds_of(asking: Asking) -> list[int]:
     """Seeds of a prompt's pictures."""
     first = SEED if asking.seed is None else asking.seed
-    return [first + number for number in range(asking.pictures or PICTURES)]
+    count = asking.pictures or form_of(asking.task).pictures
+    return [first + number for number in range(count)]
 
 
 def _piece(asking: Asking) -> int:

@@ -10,6 +10,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import Reporter, reporter
+from orthus_cli.geneval_detectors import Clip, Detector, DetectorChoice, Weights
 
 if TYPE_CHECKING:
     from orthus_core.evaluation.official.task import (
@@ -92,13 +93,16 @@ def describe_task(
         longest = found.form.longest
         own = "".join(f"; {name}: {longest[name]}" for name in found.variants if name in longest)
         how = (
-            "four pictures of each prompt, seeds 42, 43, 44, 45"
+            f"pictures of each prompt: {found.form.pictures}; seeds count up from 42"
             if found.form.draws
             else f"the likeliest words, at most {LONGEST_ANSWER} tokens{own}"
         )
         lines += ["", "Decoding", f"  {how}", ""]
-        lines += [f"orthus eval {found.name} --data PATH -m MODEL -o DIR"]
+        if not found.command:
+            lines += [f"orthus eval {found.name} --data PATH -m MODEL -o DIR"]
         lines += [f"orthus eval predict {found.name} --data PATH -m MODEL -o ANSWERS"]
+    if found.command:
+        lines += [*([] if found.form else [""]), found.command]
     if found.score:
         lines += [*([] if found.form else [""])]
         lines += [f"orthus eval score {found.name} --predictions PATH --data PATH"]
@@ -135,6 +139,13 @@ def score_task(
             "--allow-missing", help="Count questions without a prediction as wrong, and say so."
         ),
     ] = False,
+    detector: Detector = None,
+    weights: Weights = None,
+    clip: Clip = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="NAME", help="Of the detector: auto, cpu, cuda or mps."),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +158,8 @@ def score_task(
 
     Example: orthus eval score gqa --predictions answers.json --data gqa/ -o gqa-report
 
-    `orthus eval describe TASK` says which files it reads and what the variants are.
+    `orthus eval describe TASK` says which files it reads and what the variants are. With
+    --detector, the predictions of geneval are the folder of its pictures.
     """
     from orthus_core.atomic_folder import check_folder
     from orthus_core.evaluation.official.catalogue import task_named
@@ -168,9 +180,13 @@ def score_task(
         variant or next(iter(about.variants)),
         allow_missing,
     )
+    choice = DetectorChoice(detector, weights, clip)
+    if detector and about.name != "geneval":
+        raise typer.BadParameter(f"{about.name} has no detector", param_hint="--detector")
+    choice.check()
     if output:
         check_folder(output, mark=RESULT, overwrite=overwrite)
-    table, found = scored_table(r, about, request)
+    table, found = scored_table(r, about, request, choice, device)
     files = report_files(table, found) if output else {}
     if output:
         replaced = (RESULT, SAMPLES, *found.extra_files)
@@ -179,23 +195,44 @@ def score_task(
 
 
 def scored_table(
-    r: Reporter, about: OfficialTask, request: ScoringRequest
+    r: Reporter,
+    about: OfficialTask,
+    request: ScoringRequest,
+    detector: DetectorChoice | None = None,
+    device: str | None = None,
 ) -> tuple[dict[str, Any], OfficialScores]:
     """Scores predictions, and says what a reader of the numbers has to know.
 
+    Args:
+        r: The reporter.
+        about: The benchmark.
+        request: What is to be scored.
+        detector: What looks at pictures first, in GenEval.
+        device: Where it runs.
+
     Raises:
         ArgumentError, DataError: As `score_predictions`.
+        OrthusError: As `DetectorChoice.look`.
     """
+    from dataclasses import replace
+
     from orthus_core.evaluation.official.score_report import result_table, score_predictions
 
+    detected = None
+    if detector and detector.name is not None:
+        detected = detector.look(r, request.predictions, request.data, device)
+        request = request._replace(detections=detected.records)
     found = score_predictions(about, request)
+    if detected:
+        found = replace(found, extra_files={**found.extra_files, **detected.files})
     for note in found.notes:
         r.say(note)
     if found.n_missing:
         r.warn(f"{found.n_missing} of {found.n} have no prediction and count as wrong")
     if found.n_unparsed:
         r.say(f"{found.n_unparsed} of {found.n} predictions hold no answer that the rule can read")
-    return result_table(about, request, found), found
+    table = result_table(about, request, found)
+    return {**table, "settings": detected.settings} if detected else table, found
 
 
 def show_scores(

@@ -12,6 +12,7 @@ from orthus_cli import options
 from orthus_cli.asked_benchmarks import Asking, form_of, predict_benchmark
 from orthus_cli.console import Reporter, Settings, reporter
 from orthus_cli.eval_tasks import scored_table, show_scores
+from orthus_cli.geneval_detectors import Clip, Detector, DetectorChoice, Weights
 from orthus_cli.recipe_options import Flags, number_or, recipe_options
 from orthus_core.recipe import GenerateRecipe
 
@@ -59,7 +60,7 @@ Pictures = Annotated[
         "-n",
         "--num-images",
         min=1,
-        help="Pictures of each prompt.  [default: 4]",
+        help="Pictures of each prompt.  [default: 4; of hps and edit-clip 1]",
         show_default=False,
     ),
 ]
@@ -69,6 +70,16 @@ Seed = Annotated[
         "--seed",
         min=0,
         help="Of a prompt's first picture; the next count on.  [default: 42]",
+        show_default=False,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        metavar="N",
+        min=1,
+        help="N questions or prompts of each split, task, subject or type; all if left out.",
         show_default=False,
     ),
 ]
@@ -103,6 +114,7 @@ def predict_task(
     longest: Longest = None,
     pictures: Pictures = None,
     seed: Seed = None,
+    limit: Limit = None,
     *,
     flags: Flags,
     overwrite: Overwrite = False,
@@ -121,6 +133,8 @@ def predict_task(
     draws = form_of(about).draws
     unused = {f"--{name.replace('_', '-')}": flags[name] for name in DRAWING_KEYS if not draws}
     unused |= {"--max-new-tokens": longest} if draws else {"-n": pictures, "--seed": seed}
+    if draws and form_of(about).pictures == 1:
+        unused |= {"-n": pictures}  # the official folder has one of each prompt
     if given := [option for option, value in unused.items() if value is not None]:
         what = "draws" if draws else "asks questions, which are answered in the likeliest words"
         raise typer.BadParameter(f"{about.name} {what}: {', '.join(given)} changes nothing")
@@ -135,6 +149,7 @@ def predict_task(
             longest=longest,
             pictures=pictures,
             seed=seed,
+            limit=limit,
             overwrite=overwrite,
         ),
     )
@@ -152,13 +167,15 @@ def _question_command(name: str, summary: str) -> Callable[..., None]:
         variant: Variant = None,
         batch_size: BatchSize = "auto",
         longest: Longest = None,
+        limit: Limit = None,
         *,
         flags: Flags,
         overwrite: Overwrite = False,
     ) -> None:
         asking = _asking(name, data, output, variant, flags)
-        asking = asking._replace(batch_size=batch_size, longest=longest, overwrite=overwrite)
-        _predict_and_score(ctx, asking, _place(output), None)
+        asking = asking._replace(batch_size=batch_size, longest=longest, limit=limit)
+        asking = asking._replace(overwrite=overwrite)
+        _predict_and_score(ctx, asking, _place(output))
 
     command.__doc__ = f"""{summary}
 
@@ -179,7 +196,11 @@ def geneval_task(
     batch_size: BatchSize = "auto",
     pictures: Pictures = None,
     seed: Seed = None,
+    limit: Limit = None,
     detections: Detections = None,
+    detector: Detector = None,
+    weights: Weights = None,
+    clip: Clip = None,
     *,
     flags: Flags,
     overwrite: Overwrite = False,
@@ -188,12 +209,17 @@ def geneval_task(
 
     Example: orthus eval geneval --data geneval/ -m runs/mine -o geneval-report
 
-    It is `orthus eval predict geneval` into DIR/answers, then, once a detector has looked at these
-    pictures, `orthus eval score geneval` on what it has found (--detections).
+    It is `orthus eval predict geneval` into DIR/answers, then `orthus eval score geneval` on what a
+    detector finds in these pictures: here (--detector), or elsewhere (--detections).
     """
+    choice = DetectorChoice(detector, weights, clip)
+    if detector and detections:
+        raise typer.BadParameter("give --detector or --detections, not both")
+    choice.check()
     asking = _asking("geneval", data, output, variant, flags)
     asking = asking._replace(batch_size=batch_size, pictures=pictures, seed=seed)
-    _predict_and_score(ctx, asking._replace(overwrite=overwrite), _place(output), detections)
+    asking = asking._replace(limit=limit, overwrite=overwrite)
+    _predict_and_score(ctx, asking, _place(output), detections, choice)
 
 
 QUESTION_COMMANDS = {
@@ -219,10 +245,14 @@ def _asking(
 
 
 def _predict_and_score(
-    ctx: typer.Context, asking: Asking, output: Path, detections: Path | None
+    ctx: typer.Context,
+    asking: Asking,
+    output: Path,
+    detections: Path | None = None,
+    detector: DetectorChoice | None = None,
 ) -> None:
     """Asks, then scores into the folder, result.json last."""
-    from orthus_core.evaluation.official.score_report import RESULT, report_files
+    from orthus_core.evaluation.official.score_report import RESULT, limited_keys, report_files
     from orthus_core.evaluation.official.task import ScoringRequest
     from orthus_core.results.output_names import check_free, write_file
 
@@ -233,17 +263,21 @@ def _predict_and_score(
         return
     r.say(_line(asking.folder, run))
     about = asking.task
-    if form_of(about).draws and detections is None:
+    looks = detections is not None or (detector is not None and detector.name is not None)
+    if form_of(about).draws and not looks:
         r.result(
             _told(asking.folder, run),
             text=f"{asking.folder}: {run['n_asked']} pictures; detect things in them, "
-            f"then: orthus eval score {about.name} --predictions FILE --data {asking.data}",
+            f"then: orthus eval score {about.name} --predictions FILE --data {asking.data}; or "
+            f"--predictions {asking.folder} --detector mask2former --weights DIR --clip DIR",
             quiet=[asking.folder],
         )
         return
     predictions = _place(detections) if detections else asking.folder
     request = ScoringRequest(predictions, asking.data, asking.variant)
-    table, found = scored_table(r, about, request)
+    if asking.limit is not None:
+        request = request._replace(keys=limited_keys(about, request, asking.limit))
+    table, found = scored_table(r, about, request, detector, asking.flags.get("device"))
     files = report_files(table, found)
     for name in sorted(files, key=lambda name: name == RESULT):
         write_file(output / name, files[name], overwrite=True)

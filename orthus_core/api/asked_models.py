@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from orthus_core.api.captions import SquarePicture
-from orthus_core.api.images import ImageCollector, ImageRequest, ImageResult, prepare_generate
+from orthus_core.api.images import (
+    ImageCollector,
+    ImageRequest,
+    ImageResult,
+    prepare_edit,
+    prepare_generate,
+)
+from orthus_core.api.inputs import Edit, InputImage, input_image
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.data.pictures import FilePicture, Picture
-from orthus_core.recipe import GenerateRecipe
+from orthus_core.recipe import EditRecipe, GenerateRecipe
 from orthus_core.results.metadata import save_picture
 from orthus_core.samplers.captioning import AnswerDone, answer_each
 from orthus_core.samplers.params import SamplingParams
@@ -111,17 +118,17 @@ class DrawingModel:
         self._loaded, self._recipe, self._folder = loaded, recipe, folder
         self.params = SamplingParams.from_recipe(loaded.model.config, recipe)
 
-    def load(self, asks: Sequence[Asked]) -> None:
+    def load(self, asks: Sequence[Asked]) -> Any:
         return None
 
-    def run(self, asks: Sequence[Asked], loaded: None) -> Iterator[tuple[int, ImageResult]]:
+    def run(self, asks: Sequence[Asked], loaded: Any) -> Iterator[tuple[int, ImageResult]]:
         """The pictures.
 
         Raises:
             PromptError: When a prompt does not fit the model.
             CheckpointError: When the model cannot draw.
         """
-        request = self._request(asks)
+        request = self._request(asks, loaded)
         collector = ImageCollector(request)
         for event in request.events():
             if result := collector.add(event):
@@ -131,7 +138,7 @@ class DrawingModel:
         save_picture(answer.image, self._folder / ask.key, answer.info, overwrite=True)
         return ask.key
 
-    def _request(self, asks: Sequence[Asked]) -> ImageRequest:
+    def _request(self, asks: Sequence[Asked], loaded: Any) -> ImageRequest:
         """The pictures of a piece. Their record does not name those drawn beside them, so that it
         is the same however the work was shared."""
         texts = [*dict.fromkeys(str(ask.parts[0]) for ask in asks)]
@@ -142,6 +149,41 @@ class DrawingModel:
             whole,
             prompts=tuple(whole.prompts[row] for row in rows),
             infos=tuple(whole.infos[row]._replace(among=None) for row in rows),
+        )
+
+
+class EditingModel(DrawingModel):
+    """A model that changes pictures as it is told; each is written as soon as it is finished.
+
+    Args:
+        loaded: Open model.
+        recipe: How pictures are sampled.
+        folder: Where they are written, by the keys of what is asked.
+    """
+
+    stage, unit = "editing", "pictures"
+
+    def __init__(self, loaded: LoadedModel, recipe: EditRecipe, folder: Path) -> None:
+        self._loaded, self._edit, self._folder = loaded, recipe, folder
+        self.params = SamplingParams.from_recipe(loaded.model.config, recipe)
+
+    def load(self, asks: Sequence[Asked]) -> list[InputImage]:
+        """The pictures to change. Raises: DataError for a damaged one."""
+
+        def opened(ask: Asked) -> InputImage:
+            source = ask.parts[0]
+            return input_image(source if isinstance(source, Path) else source.content)
+
+        with ThreadPoolExecutor(READERS) as pool:
+            return [*pool.map(opened, asks)]
+
+    def _request(self, asks: Sequence[Asked], loaded: list[InputImage]) -> ImageRequest:
+        edits = [Edit([image], str(ask.parts[1])) for ask, image in zip(asks, loaded, strict=True)]
+        seeds = {ask.seed for ask in asks}
+        assert len(seeds) == 1, "each edit has one picture"
+        whole = prepare_edit(self._loaded, self._edit, edits, [*seeds])
+        return dataclasses.replace(
+            whole, infos=tuple(info._replace(among=None) for info in whole.infos)
         )
 
 

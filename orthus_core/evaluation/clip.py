@@ -48,21 +48,26 @@ class ClipEncoder:
     @torch.no_grad()
     def pictures(self, paths: Sequence[Path]) -> Tensor:
         """Features of pictures, scaled by their shorter side and cut around the middle: [M, D]."""
-        return self._pixels(unit_pixels([_middle(open_image(path), self.size) for path in paths]))
+        return self.images([open_image(path) for path in paths])
 
     @torch.no_grad()
-    def stretched_pictures(self, paths: Sequence[Path]) -> Tensor:
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features of open RGB pictures, as `pictures`: [M, D]."""
+        return self._pixels(unit_pixels([_middle(each, self.size) for each in images]))
+
+    @torch.no_grad()
+    def stretched_pictures(self, sources: Sequence[Path | bytes]) -> Tensor:
         """Features of pictures that are resized without keeping their shape and without
         antialiasing, as the official program of InstructPix2Pix does: [M, D].
         """
         resized = [
             F.interpolate(
-                unit_pixels([open_image(path)]),
+                unit_pixels([open_image(source)]),
                 size=(self.size, self.size),
                 mode="bicubic",
                 align_corners=False,
             )
-            for path in paths
+            for source in sources
         ]
         return self._pixels(torch.cat(resized))
 

@@ -3,7 +3,8 @@
 The rule is that of the official program (djghosh13/geneval, evaluate_images.py, af4902f). Only the
 most certain detections of a class are looked at, as many as the prompt asks for.
 
-A detection is a box of x0, y0, x1, y1 and score, or a mapping with `box`, `score` and `color`.
+A detection is a box of x0, y0, x1, y1, score and perhaps colour, or a mapping with `box`, `score`
+and `color`.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ def by_class(
             found[str(name)] = [_detection(each, str(name)) for each in group]
         return found
     for each in detections:
-        name = each.get("class", each.get("label"))
+        name = each.get("class", each.get("label", each.get("name")))
         if not isinstance(name, str):
             raise DataError("a detection without a class", hint='give "class", "box" and "score"')
         found.setdefault(name, []).append(_detection(each, name))
@@ -222,10 +223,12 @@ def _detection(raw: Any, name: str) -> BoxDetection:
         color = raw.get("color", raw.get("colour"))
         box = raw.get("box", raw.get("bbox"))
         score = raw.get("score", 1.0)
-    elif len(raw) == 2 and not isinstance(raw[0], (int, float)):
-        box, score = raw
+    elif len(raw) in (2, 3) and hasattr(raw[0], "__len__"):
+        box, score, *rest = raw
+        color = rest[0] if rest else None
     else:
         box, score = raw, raw[4] if len(raw) > 4 else 1.0
+        color = raw[5] if len(raw) > 5 and isinstance(raw[5], str) else None
     if box is None or len(box) < 4:
         raise DataError(f"a detection of {name!r} without a box", hint="x0, y0, x1, y1, score")
     x0, y0, x1, y1 = (float(each) for each in box[:4])

@@ -57,7 +57,7 @@ def score(
     """
     check_variant(variant, VARIANTS)
     said = predictions_by_id(predictions)
-    asked = {key: each for key, each in questions.items() if each["isBalanced"]}
+    asked = {key: each for key, each in questions.items() if each.get("isBalanced", True)}
     missing = [key for key in asked if key not in said]
     if missing:
         raise DataError(
@@ -83,12 +83,12 @@ def score(
         parts["per_structural"][types.get("structural")].append(right)
         parts["per_semantic"][types.get("semantic")].append(right)
         parts["per_words"][len(question["question"].split())].append(right)
-        if "semantic" in question:
+        if question.get("semantic") is not None:
             parts["per_steps"][steps(question)].append(right)
         if choices is not None:
             for name, group in (("validity", "valid"), ("plausibility", "plausible")):
                 valid[name].append(_belongs(prediction, choices[key][group], types))
-        group = question.get("groups", {}).get("global")
+        group = (question.get("groups") or {}).get("global")
         if group is not None:
             gold_by_group[group][compared(question["answer"], variant, gold=True)] += 1
             said_by_group[group][prediction] += 1

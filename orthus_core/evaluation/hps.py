@@ -22,27 +22,31 @@ def aggregate(scores_by_style: Mapping[str, Sequence[float]], chunk: int = CHUNK
     """The scores of styles, as the official program prints them.
 
     Args:
-        scores_by_style: Cosines of picture and prompt (about 0.27) in the order of the prompts.
+        scores_by_style: Cosines of picture and prompt (about 0.27) in the order of the prompts, or
+            100 times the cosines, as the official program holds them: these exceed 1.
         chunk: Number of consecutive pictures that are averaged first. A missing picture moves all
             that follow, so there must be none.
 
     Returns:
         `per_style`: 100 times the mean of the chunks' means; `std_per_style`: their standard
-        deviation; `overall`: the plain mean of the styles.
+        deviation; `overall`: 100 times the plain mean of all pictures, in no chunks.
 
     Raises:
         DataError: When a style has no scores.
     """
     means, stds = {}, {}
+    every = [float(score) for scores in scores_by_style.values() for score in scores]
+    if not scores_by_style:
+        raise DataError("no styles", hint=f"the benchmark has {', '.join(STYLES)}")
+    # A cosine is at most 1, but for its rounding.
+    factor = 100 if max(map(abs, every), default=0.0) <= 1.001 else 1
     for style, scores in scores_by_style.items():
         if not len(scores):
             raise DataError(f"no scores of the style {style!r}")
-        parts = [_mean(scores[at : at + chunk]) * 100 for at in range(0, len(scores), chunk)]
+        parts = [_mean(scores[at : at + chunk]) * factor for at in range(0, len(scores), chunk)]
         means[style] = _mean(parts)
         stds[style] = math.sqrt(_mean([(part - means[style]) ** 2 for part in parts]))
-    if not means:
-        raise DataError("no styles", hint=f"the benchmark has {', '.join(STYLES)}")
-    return {"per_style": means, "std_per_style": stds, "overall": _mean([*means.values()])}
+    return {"per_style": means, "std_per_style": stds, "overall": factor * _mean(every)}
 
 
 def _mean(values: Sequence[float]) -> float:

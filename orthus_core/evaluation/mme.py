@@ -26,6 +26,7 @@ COGNITION = (
 )
 VARIANTS = {
     "official": 'the first four characters, in lower case, contain "yes" or "no"',
+    "llava": "as official",
     "lmms": 'as official, after stripping spaces and full stops; "y" and "n" are answers too',
 }
 PREFIX = 4
@@ -136,7 +137,11 @@ def score_task(
         right += hits
         both += hits == 2
     if not known:
-        raise DataError("a results file without answers", where=name)
+        raise DataError(
+            "a results file without answers",
+            where=f"{name}.txt" if name else "",
+            hint="lines of picture, question, gold and answer, separated by tabs",
+        )
     acc, acc_plus = right / known, both / len(pairs)
     return {"acc": acc, "acc_plus": acc_plus, "score": 100 * acc + 100 * acc_plus, "other": other}
 

@@ -8,6 +8,7 @@ lmms-eval's copy, which also reads "B " at the end of a word and "B.".
 
 from __future__ import annotations
 
+import ast
 import random
 import re
 from collections import defaultdict
@@ -160,8 +161,9 @@ def score(
         rows: Records as in the official `output.json`: `id` (which names the subject),
             `question_type`, `answer`, `response`, and for multiple-choice `all_choices` and
             `index2ans`, or `options`. A row with `parsed_pred` in place of `response` is not
-            parsed, as by the official `main_eval_only.py` for letters. Guesses are drawn in the
-            order of the rows.
+            parsed, as by the official `main_eval_only.py` for letters; of an open question, it is
+            the list that `parse_open` gives, or a text. Guesses are drawn in the order of the
+            rows.
         fallback: One of FALLBACKS.
         variant: One of VARIANTS.
 
@@ -178,7 +180,8 @@ def score(
     subjects: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
         if row["question_type"] != MULTIPLE_CHOICE:
-            reading = parse_open(str(row["response"] if "response" in row else row["parsed_pred"]))
+            said = row["response"] if "response" in row else row["parsed_pred"]
+            reading = [*said] if isinstance(said, (list, tuple)) else parse_open(str(said))
             right = open_is_right(row["answer"], reading)
         elif "response" in row:
             letters, options = choices_of(row)
@@ -224,8 +227,22 @@ def choices_of(row: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     if not row.get("options"):
         raise DataError("a multiple-choice question without options", where=str(row.get("id", "")))
     options = row["options"]
+    if isinstance(options, str):  # the hub's tables hold the text of a Python list
+        options = options_of(options)
     letters = [chr(ord("A") + number) for number in range(len(options))]
     return letters, dict(zip(letters, options, strict=True))
+
+
+def options_of(text: str | Sequence[str]) -> list[str]:
+    """The options of a question, which the hub's tables hold as the text of a Python list."""
+    if not isinstance(text, str):
+        return [*text]
+    # The official program evaluates this text as code; a literal is all that it may be.
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return [text]
+    return [str(each) for each in value] if isinstance(value, list) else []
 
 
 def _last(found: Sequence[str], places: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from orthus_core.evaluation.scorer_variants import check_variant
 SPLITS = ("random", "popular", "adversarial")
 VARIANTS = {
     "official": 'an answer is "no" if No, no or not is a word of its first sentence, else "yes"',
+    "llava": "as official",
     "lmms": 'only "yes" and "no" are answers; the yes ratio is that of the truth',
 }
 # Case matters: "NO" and "Not" are not among them.

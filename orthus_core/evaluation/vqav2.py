@@ -5,7 +5,8 @@ left out in turn, and an answer counts min(1, matches among the others / 3).
 
 An answer is normalised only if the annotators disagree; where all ten say "yes", "Yes" is wrong.
 Published models send answers that EvalAI's processor has normalised before, as variant `submission`
-does. Variant `lmms` is lmms-eval's, which normalises with that processor everywhere.
+does. Variant `lmms` is lmms-eval's (0.7.3), which normalises both sides everywhere, with the second
+half of that processor.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from orthus_core.evaluation.scorer_variants import check_variant
 VARIANTS = {
     "official": "predictions as they are; normalised only where the annotators disagree",
     "submission": "predictions first go through EvalAI's processor, as LLaVA's submissions do",
-    "lmms": "as submission, with EvalAI's processor for the annotators' answers too",
+    "llava": "as submission",
+    "lmms": "both sides are normalised, where the annotators agree, too",
 }
 # Colon, $ and % are not among them, and the apostrophe is kept for contractions.
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
@@ -75,10 +77,17 @@ def submission_answer(text: str) -> str:
     return _words(_without_punctuation(text, EVALAI_DIGITS_WITH_COMMA))
 
 
+def read_answer(text: str, variant: str = "official") -> str:
+    """A prediction as a variant compares it where the annotators disagree."""
+    if variant == "lmms":
+        return _words(_without_punctuation(_one_line(text), EVALAI_DIGITS_WITH_COMMA))
+    return normalise(text if variant == "official" else submission_answer(text))
+
+
 def accuracy(
     prediction: str, answers: Sequence[str | Mapping[str, Any]], variant: str = "official"
 ) -> float:
-    """The accuracy of one answer: 0..100.
+    """The accuracy of one answer: 0..100, rounded to two digits as by the official program.
 
     Args:
         prediction: Answer of the model.
@@ -86,13 +95,13 @@ def accuracy(
             an annotator leaves out all that are equal to theirs, so `answer_id` must be in them.
         variant: One of VARIANTS.
     """
-    return 100 * agreement(prediction, answers, variant)
+    return round(100 * agreement(prediction, answers, variant), 2)
 
 
 def agreement(
     prediction: str, answers: Sequence[str | Mapping[str, Any]], variant: str = "official"
 ) -> float:
-    """`accuracy` as a fraction.
+    """`accuracy` as a fraction, not rounded.
 
     Raises:
         DataError: When there are no answers, as in test sets.
@@ -106,8 +115,10 @@ def agreement(
         raise DataError("no answers of annotators", hint="test sets have none: submit to EvalAI")
     for record in records:
         record["answer"] = _one_line(record["answer"])
-    prediction = submission_answer(prediction) if variant != "official" else _one_line(prediction)
-    if len({record["answer"] for record in records}) > 1:
+    if variant in ("submission", "llava"):
+        prediction = submission_answer(prediction)
+    prediction = _one_line(prediction)
+    if variant == "lmms" or len({record["answer"] for record in records}) > 1:
         comma = EVALAI_DIGITS_WITH_COMMA if variant == "lmms" else DIGITS_WITH_COMMA
         for record in records:
             record["answer"] = _words(_without_punctuation(record["answer"], comma))

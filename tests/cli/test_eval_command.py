@@ -95,6 +95,7 @@ def test_benchmarks_are_listed_and_described(orthus):
     for name in names:
         told = orthus("eval", "describe", name)
         assert told.exit_code == 0 and "Variants" in told.stdout and "2412.00127" in told.stdout
+        assert f"orthus eval {name} " in told.stdout
     unknown = orthus("eval", "describe", "popo")
     assert unknown.exit_code == 1 and "did you mean 'pope'" in unknown.stderr
 

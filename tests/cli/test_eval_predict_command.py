@@ -16,6 +16,8 @@ from orthus_cli.drawing import open_model
 from orthus_core.api.asked_models import AnsweringModel, DrawingModel
 from orthus_core.evaluation.official import prediction
 from orthus_core.evaluation.official.catalogue import TASKS
+from orthus_core.evaluation.official.hub_tables import TablePicture
+from orthus_core.evaluation.official.questions_asked import asks_of
 from orthus_core.evaluation.official.read_files import data_hash
 from orthus_core.train import distributed
 
@@ -119,6 +121,108 @@ SETS: dict[str, Callable[[Path], None]] = {
     "mmmu": mmmu_set,
     "geneval": geneval_set,
 }
+
+
+def table(path: Path, rows: list[dict[str, Any]], size: int | None = None) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=size)
+
+
+def held(path: Path) -> dict[str, Any]:
+    return {"bytes": path.read_bytes(), "path": path.name}
+
+
+def pope_tables(data: Path, out: Path) -> None:
+    rows = [
+        {
+            "question_id": str(line["question_id"]),
+            "question": line["text"],
+            "answer": line["label"],
+            "image_source": line["image"][:-4],
+            "image": held(data / "val2014" / line["image"]),
+            "category": split,
+        }
+        for split in ("adversarial", "popular", "random")
+        for line in map(json.loads, (data / f"coco_pope_{split}.json").read_text().splitlines())
+    ]
+    table(out / "data" / "test-00000-of-00001.parquet", rows, size=4)
+
+
+def mme_tables(data: Path, out: Path) -> None:
+    rows = []
+    for number in (0, 1):  # the questions of a picture do not follow each other
+        for path in sorted((data / "count").glob("*.txt")):
+            question, gold = path.read_text().splitlines()[number].split("\t")
+            about = {"question": question, "answer": gold, "category": "count"}
+            picture = held(path.with_suffix(".jpg"))
+            rows.append({"question_id": f"count/{path.stem}.jpg", "image": picture, **about})
+    table(out / "data" / "test-00000-of-00002.parquet", rows[:3])
+    table(out / "data" / "test-00001-of-00002.parquet", rows[3:])
+
+
+def vqav2_tables(data: Path, out: Path) -> None:
+    (questions,) = data.glob("*uestions.json")
+    (annotations,) = data.glob("*annotations.json")
+    answers = json.loads(annotations.read_text())["annotations"]
+    rows = [
+        {
+            **gold,
+            **question,
+            "image": held(data / "val2014" / f"COCO_val2014_{question['image_id']:012d}.jpg"),
+        }
+        for question, gold in zip(
+            json.loads(questions.read_text())["questions"], answers, strict=True
+        )
+    ]
+    table(out / "data" / "validation-00000-of-00001.parquet", rows)
+
+
+def gqa_tables(data: Path, out: Path) -> None:
+    questions = json.loads((data / "testdev_balanced_questions.json").read_text())
+    rows = [{"id": key, **each} for key, each in questions.items()]
+    table(out / "testdev_balanced_instructions" / "testdev-00000-of-00001.parquet", rows)
+    pictures = [{"id": name, "image": held(data / f"images/{name}.jpg")} for name in ("n2", "n1")]
+    table(out / "testdev_balanced_images" / "testdev-00000-of-00001.parquet", pictures)
+
+
+@pytest.mark.parametrize("task", ["pope", "mme", "vqav2", "gqa"])
+def test_the_hubs_tables_are_the_official_set(orthus, model, tmp_path, task):
+    pytest.importorskip("pyarrow")
+    data, hub = tmp_path / "data", tmp_path / "hub"
+    SETS[task](data)
+    {"pope": pope_tables, "mme": mme_tables, "vqav2": vqav2_tables, "gqa": gqa_tables}[task](
+        data, hub
+    )
+    items = TASKS[task].items
+    assert items is not None
+    ours, theirs = items(hub, "official"), items(data, "official")
+    assert len(asks_of(ours).asks) == len(asks_of(theirs).asks)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.key, one.prompt, one.gold, one.part) == other[:2] + other[3:5]
+        assert isinstance(one.picture, TablePicture) and isinstance(other.picture, Path)
+        assert one.picture.content == other.picture.read_bytes()
+    # What was said of one layout is said of the other, and scored by either.
+    assert orthus(*words_of(task, data, tmp_path / "a", model)).exit_code == 0
+    done = orthus(*words_of(task, hub, tmp_path / "b", model))
+    assert done.exit_code == 0, done.stderr
+    scores = ["eval", "score", task, "--format", "json", "--predictions"]
+    by_files, by_tables = (
+        json.loads(orthus(*scores, tmp_path / "a", "--data", each).stdout) for each in (data, hub)
+    )
+    assert by_files["metrics"] == by_tables["metrics"] and by_tables["n"] == len(theirs)
+    own = json.loads(orthus(*scores, tmp_path / "b", "--data", data).stdout)
+    assert own["metrics"] == by_files["metrics"] and own["n_missing"] == 0
+
+    broken = next(path for path in sorted(hub.rglob("*.parquet")) if "images" not in str(path))
+    broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+    failed = orthus(*scores, tmp_path / "a", "--data", hub)
+    assert failed.exit_code == 1 and "Git LFS" in failed.stderr
+    table(broken, [{"id": "1"}])
+    failed = orthus(*words_of(task, hub, tmp_path / "c", model))
+    assert failed.exit_code == 1 and "a table without" in failed.stderr, failed.stderr
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -249,6 +353,21 @@ def test_both_steps_at_once_score_what_the_model_said(orthus, model, official, t
     assert apart == result
     taken = orthus(*words)
     assert taken.exit_code == 1 and "--overwrite" in taken.stderr
+
+    # The first question of each part, and of MME the first picture's two.
+    few = [*words[:5], tmp_path / "few", *words[6:], "--limit", 1, "--format", "json"]
+    done = orthus(*few)
+    assert done.exit_code == 0, done.stderr
+    limited = json.loads((tmp_path / "few/result.json").read_text())
+    assert limited["n"] == {"pope": 3, "mme": 2}.get(task, 1) and limited["n_missing"] == 0
+    assert limited["run"]["asked"]["limit"] == 1 and "--limit" in done.stderr
+    first = [json.loads(line) for line in (tmp_path / "few/samples.jsonl").read_text().splitlines()]
+    assert [each for each in samples if each["id"] in {sample["id"] for sample in first}] == first
+    score[score.index("--predictions") + 1] = tmp_path / "few" / "answers"
+    apart = json.loads(orthus(*score, "--format", "json").stdout)
+    assert apart["metrics"] == limited["metrics"] and apart["n"] == limited["n"]
+    other = orthus(*few[:-4], "--limit", 2, "--overwrite")
+    assert other.exit_code == 0, other.stderr
 
 
 def test_an_answer_is_that_of_its_question_and_picture_asked_alone(orthus, model, tmp_path):
@@ -460,3 +579,61 @@ def test_a_damaged_picture_ends_the_run_and_the_answers_before_it_stay(
     assert orthus(*words).exit_code == 0
     said = json.loads((tmp_path / "answers" / "predictions.json").read_text())
     assert [each["questionId"] for each in said] == ["7", "8", "9"]
+
+
+def test_prompts_are_drawn_and_edits_made_under_the_names_that_scoring_reads(
+    orthus, model, tmp_path
+):
+    for style in ("anime", "photo"):
+        dump(tmp_path / "hps" / f"{style}.json", ["a red fox"])
+    how = ["--steps", 1, *model]
+    drawn = tmp_path / "drawn"
+    done = orthus("eval", "predict", "hps", "--data", tmp_path / "hps", "-o", drawn, *how)
+    assert done.exit_code == 0, done.stderr
+    assert [*files_of(drawn)] == ["anime/00000.png", "photo/00000.png"]
+    # The same prompt and seed are the same picture, in each style.
+    assert len({*files_of(drawn).values()}) == 1
+    assert [path.name for _, path in hps_pictures(drawn, tmp_path / "hps")] == ["00000.png"] * 2
+
+    about = {"input": "a fox", "output": "a red fox", "edit": "make it red"}
+    edits = [{"id": name, "image": f"{name}.jpg", **about} for name in "ab"]
+    for shade, edit in enumerate(edits):
+        picture(tmp_path / edit["image"], 90 * shade)
+    own = tmp_path / "edits.jsonl"
+    own.write_text("".join(json.dumps(edit) + "\n" for edit in edits))
+    words = ["eval", "predict", "edit-clip", "--data", own, "-o", tmp_path / "edited", *how]
+    done = orthus(*words)
+    assert done.exit_code == 0, done.stderr
+    assert [*files_of(tmp_path / "edited")] == ["a.png", "b.png"]
+    one = tmp_path / "one.png"
+    asked = ["edit", tmp_path / "b.jpg", "make it red", "--seed", 42, "-o", one, *how]
+    assert orthus(*asked).exit_code == 0
+    with Image.open(one) as alone, Image.open(tmp_path / "edited" / "b.png") as found:
+        assert alone.tobytes() == found.tobytes()
+    run = json.loads((tmp_path / "edited" / "run.json").read_text())
+    assert {*run["files"]} == {"a.png", "b.png"} and run["asked"]["seeds"] == [42]
+    more = orthus(*words, "-n", 2)
+    assert more.exit_code == 2 and "-n changes nothing" in " ".join(more.stderr.split())
+
+    # The hub's rows: the last twentieth, by number.
+    pytest.importorskip("pyarrow")
+    columns = {"original_prompt": "a", "edit_prompt": "make it red", "edited_prompt": "b"}
+    rows = [{**columns, "original_image": held(tmp_path / f"{'ab'[n % 2]}.jpg")} for n in range(21)]
+    table(tmp_path / "hub" / "data" / "train-00000-of-00001.parquet", rows, size=5)
+    done = orthus(*words[:4], tmp_path / "hub", "-o", tmp_path / "of-hub", *how)
+    assert done.exit_code == 0, done.stderr
+    assert [*files_of(tmp_path / "of-hub")] == ["0000019.png", "0000020.png"]
+    with (
+        Image.open(tmp_path / "of-hub" / "0000019.png") as found,
+        Image.open(tmp_path / "edited" / "b.png") as other,
+    ):
+        assert found.tobytes() == other.tobytes()
+    own.write_text(json.dumps({**edits[0], "id": "../a"}) + "\n")
+    outside = orthus(*words, "--overwrite")
+    assert outside.exit_code == 1 and "is no name of a picture" in outside.stderr
+
+
+def hps_pictures(drawn: Path, data: Path) -> list[tuple[str, Path]]:
+    from orthus_core.evaluation.official.hps_files import read_pictures
+
+    return [(each.key, each.path) for each in read_pictures(drawn, data)[1]]

@@ -233,11 +233,23 @@ def test_vqav2_normalises_only_where_the_annotators_disagree():
     assert vqav2.accuracy(" yes\n", ["yes "] * 10) == 100  # spaces are stripped everywhere
 
 
-def test_vqav2_lmms_reads_commas_between_digits_its_own_way():
+def test_vqav2_lmms_normalises_both_sides_everywhere_and_reads_commas_its_own_way():
     answers = ["1,,0-2"] * 9 + ["x"]  # officially no comma between two digits
     assert vqav2.accuracy("1 0 2", answers) == 100
     assert vqav2.accuracy("1 0 2", answers, "lmms") == 0
     assert vqav2.accuracy("102", answers, "lmms") == 100
+    # Where all agree, too; and 's stays, which only a submission splits off.
+    assert vqav2.accuracy("The Two", ["two"] * 10, "lmms") == 100
+    assert vqav2.accuracy("men's", ["men's"] * 10, "lmms") == 100
+    assert vqav2.accuracy("men's", ["men's"] * 10, "llava") == 0
+    assert vqav2.read_answer("Men's, a 1", "lmms") == "men's 1"
+    assert vqav2.read_answer("Men's, a 1", "llava") == "men 's 1"
+
+
+def test_vqav2_accuracy_is_rounded_as_it_is_printed():
+    # Three annotators, one says cat: (0 + 1/3 + 1/3) / 3.
+    assert vqav2.accuracy("cat", ["cat", "dog", "dog"]) == 22.22
+    assert vqav2.agreement("cat", ["cat", "dog", "dog"]) == pytest.approx(2 / 9)
 
 
 def test_vqav2_annotators_leave_out_all_equal_records():
@@ -458,9 +470,13 @@ def test_mmmu_scores_by_hand_and_guesses_with_seed_42():
     assert found["per_domain"] == {"Art and Design": 0.5, "Science": 1.0}
     wrong = mmmu.score(rows, fallback="wrong")
     assert wrong["right"] == [True, False, True, False] and wrong["fallbacks"] == 2
-    given = [{**rows[1], "parsed_pred": "B"}]
-    del given[0]["response"]
-    assert mmmu.score(given)["overall"] == 1.0
+    given = [{**rows[1], "parsed_pred": "B"}, {**rows[2], "parsed_pred": [12.0, "about"]}]
+    for row in given:
+        del row["response"]
+    # What is parsed already is not parsed again: a list of readings, too.
+    assert mmmu.score(given)["right"] == [True, True]
+    hub = {"id": "validation_Art_1", "question_type": "multiple-choice", "answer": "B"}
+    assert mmmu.score([{**hub, "options": "['red', 'a b']", "response": "B"}])["fallbacks"] == 0
 
 
 def test_mmmu_reads_numbers_as_python_does():

@@ -346,7 +346,7 @@ def test_mmmu_folder_of_subjects(tmp_path):
     with pytest.raises(DataError, match="has no question_type, answer, response"):
         scored("mmmu", tmp_path / "out")
     dump(tmp_path / "out" / "Art" / "output.json", [mmmu_row(1, 1)])
-    with pytest.raises(DataError, match="the response of record 1 is no text"):
+    with pytest.raises(DataError, match="in record 1, response is of another kind"):
         scored("mmmu", tmp_path / "out")
 
 
@@ -449,7 +449,102 @@ def test_geneval_reads_the_official_results(tmp_path):
     assert found.notes == ["1 verdicts are taken from the file, which has no colours"]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"detections": "{"}, "out/00000/0.png is no JSON"),
+        ({"detections": 5}, "detections of out/00000/0.png are of another layout"),
+        ({"detections": [5]}, "detections of out/00000/0.png are of another layout"),
+        ({"detections": {"dog": [[0, 0]]}}, "a detection of 'dog' without a box"),
+        ({"metadata": "{"}, "the prompt is no JSON"),
+        ({"metadata": {**SINGLE, "tag": None}}, "record of the prompt of out/00000/0.png is of"),
+        ({"metadata": {**SINGLE, "include": [{"class": "dog"}]}}, "record of the prompt of"),
+    ],
+)
+def test_geneval_says_which_line_is_of_another_layout(tmp_path, change, message):
+    line = {"filename": "out/00000/0.png", "metadata": SINGLE, "detections": {}}
+    with pytest.raises(DataError, match=message):
+        scored("geneval", lines(tmp_path / "detections.jsonl", [{**line, **change}]))
+
+
 # All
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"answers": None}, "record 1 of annotations is of another layout"),
+        ({"answers": ["red"] * 10}, "record 1 of annotations is of another layout"),
+        ({"answers": [{"answer": 1}]}, "record 1 of annotations is of another layout"),
+        ({"answer_type": []}, "record 1 of annotations is of another layout"),
+        ({"question_id": [1]}, r"the id of record 1 is \[1\]"),
+    ],
+)
+def test_vqav2_says_which_annotation_is_of_another_layout(vqa_set, change, message):
+    data, results = vqa_set
+    place = data / "v2_mscoco_val2014_annotations.json"
+    first, second = json.loads(place.read_text())["annotations"]
+    dump(place, {"annotations": [{**first, **change}, second]})
+    with pytest.raises(DataError, match=message):
+        scored("vqav2", results, data)
+
+
+def test_vqav2_ids_may_be_text_and_have_to_be_there(vqa_set):
+    data, results = vqa_set
+    said = json.loads(results.read_text())
+    found = scored("vqav2", results, data)
+    dump(results, [{**each, "question_id": str(each["question_id"])} for each in said])
+    again = scored("vqav2", results, data)
+    assert again.samples == found.samples and again.extra_files == found.extra_files
+    dump(results, [{"answer": "red"}])
+    with pytest.raises(DataError, match="the id of record 1 is missing"):
+        scored("vqav2", results, data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": 1}, "in record 1, id is of another kind"),
+        ({"answer": 5}, "in record 1, answer is of another kind"),
+        ({"all_choices": []}, "in record 1, all_choices is of another kind"),
+        ({"index2ans": ["x"]}, "in record 1, index2ans is of another kind"),
+        (None, "results without answers"),
+    ],
+)
+def test_mmmu_says_which_record_is_of_another_layout(tmp_path, change, message):
+    rows = [] if change is None else [{**mmmu_row(1, "B"), **change}]
+    dump(tmp_path / "Art" / "output.json", rows)
+    with pytest.raises(DataError, match=message):
+        scored("mmmu", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x1f\x8b\x08\x00", r"archive \(gzip\)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"", "a file without records"),
+        (b'{"answer": "caf\xe9"}', "not UTF-8 text, from byte 15"),
+        (b"[" * 100_000, "no JSON"),
+        (b'{"answer": null}\n', "record 1 has no text 'answer'"),
+    ],
+)
+def test_files_of_something_else_say_what_they_are(pope_set, content, message):
+    data, answers = pope_set
+    (answers / "random.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        scored("pope", answers, data)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_and_ends_of_lines_of_windows_change_nothing(pope_set, encoding):
+    data, answers = pope_set
+    before = scored("pope", answers, data)
+    for path in [*answers.iterdir(), *data.glob("*.json")]:
+        path.write_bytes(path.read_text().replace("\n", "\r\n").encode(encoding))
+    after = scored("pope", answers, data)
+    assert (after.metrics, after.samples) == (before.metrics, before.samples)
 
 
 def test_benchmarks_say_what_they_need():

@@ -183,7 +183,7 @@ def test_clip_sees_pictures_and_captions_as_transformers_does(tmp_path, clip):
         open_clip_folder(None)
 
 
-def test_hps_is_the_mean_of_styles(tmp_path, clip):
+def test_hps_is_the_mean_of_pictures(tmp_path, clip):
     encoder = hps_encoder(clip, "v2.0")
     for style, prompts in (("anime", ["a", "b", "c"]), ("photo", ["d"])):
         (tmp_path / f"{style}.json").write_text(json.dumps(prompts))
@@ -197,7 +197,7 @@ def test_hps_is_the_mean_of_styles(tmp_path, clip):
     )
     assert scores[2] == pytest.approx(float(torch.cosine_similarity(texts, pictures)), abs=1e-6)
     anime, photo = 100 * sum(scores[:3]) / 3, 100 * scores[3]
-    assert found.metrics["overall"] == pytest.approx((anime + photo) / 2, abs=1e-4)
+    assert found.metrics["overall"] == pytest.approx((3 * anime + photo) / 4, abs=1e-4)
     assert found.per_category["anime"] == pytest.approx(anime, abs=1e-4)
     assert found.n == 4 and "concept-art, paintings" in found.notes[1]
     (tmp_path / "drawn/anime/00001.jpg").unlink()

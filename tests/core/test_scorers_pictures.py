@@ -194,11 +194,13 @@ def test_inception_score_by_hand():
         fid.inception_score(sure, 5)
 
 
-def test_hps_averages_chunks_and_then_styles():
-    # Chunks 0.2 0.4 | 0.3: means 30 and 30; photo: 10.
-    found = hps.aggregate({"anime": [0.2, 0.4, 0.3], "photo": [0.1]}, chunk=2)
-    assert found["per_style"] == {"anime": pytest.approx(30), "photo": pytest.approx(10)}
-    assert found["overall"] == pytest.approx(20)
+def test_hps_averages_chunks_of_styles_and_all_pictures():
+    # Chunks 0.2 0.4 | 0.4: means 30 and 40; photo: 10; all: 1.1 / 4.
+    found = hps.aggregate({"anime": [0.2, 0.4, 0.4], "photo": [0.1]}, chunk=2)
+    assert found["per_style"] == {"anime": pytest.approx(35), "photo": pytest.approx(10)}
+    assert found["overall"] == pytest.approx(27.5)
+    official = hps.aggregate({"anime": [20, 40, 40], "photo": [10]}, chunk=2)  # 100 x cosine
+    assert official["per_style"] == found["per_style"] and official["overall"] == 27.5
     spread = hps.aggregate({"anime": [0.1, 0.3]}, chunk=1)
     assert spread["std_per_style"]["anime"] == pytest.approx(10)
     with pytest.raises(DataError, match="no scores of the style"):

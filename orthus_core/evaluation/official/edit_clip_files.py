@@ -12,13 +12,19 @@ from orthus_core.errors import DataError
 from orthus_core.evaluation import clip_edit
 from orthus_core.evaluation.clip import ClipEncoder
 from orthus_core.evaluation.intervals import bootstrap
+from orthus_core.evaluation.official.hub_tables import (
+    TablePicture,
+    table_rows,
+    tables_in,
+    text_cells,
+)
 from orthus_core.evaluation.official.read_files import (
     check_fields,
     check_unique,
     read_json,
     read_json_lines,
 )
-from orthus_core.evaluation.official.task import OfficialScores
+from orthus_core.evaluation.official.task import AskedItem, OfficialScores
 from orthus_core.evaluation.picture_folders import named_picture
 from orthus_core.events import Progress
 
@@ -30,6 +36,11 @@ FOLDERS = (
     "seeds.json, [[NUMBER, [SEED, ...]], ...], and NUMBER/prompt.json with input, edit and output, "
     "NUMBER/SEED_0.jpg"
 )
+TABLES = (
+    "a snapshot of the hub's timbrooks/instructpix2pix-clip-filtered: data/train-*.parquet, with "
+    "original_prompt, original_image, edit_prompt and edited_prompt"
+)
+TABLE_FILES = ("data/train-*.parquet", "train-*.parquet", "*.parquet")
 TEST_SHARE = 0.05  # of the sorted seeds.json, at its end
 BATCH = 16
 NAMES = {"clip_t": "sim_1", "clip_i": "sim_image", "clip_d": "sim_direction"}
@@ -39,7 +50,7 @@ class EditPair(NamedTuple):
     """An edit: its picture and caption before, its caption after, and its instruction."""
 
     key: str
-    before: Path
+    before: Path | TablePicture
     caption_before: str
     caption_after: str
     instruction: str
@@ -49,11 +60,13 @@ def read_edits(data: Path) -> tuple[list[Path], list[EditPair]]:
     """The files that were read, and the edits.
 
     Args:
-        data: A file of PAIRS, or a folder of FOLDERS, whose last 5% are the test set.
+        data: A file of PAIRS, or a folder of FOLDERS or TABLES, whose last 5% are the test set.
 
     Raises:
         DataError: When files are missing or of another layout.
     """
+    if tables := tables_in(data, TABLE_FILES):
+        return tables, _edits_of_tables(tables)
     if not data.is_dir():
         records = read_json_lines(data, PAIRS)
         for number, each in enumerate(records, start=1):
@@ -87,6 +100,40 @@ def read_edits(data: Path) -> tuple[list[Path], list[EditPair]]:
     return files, found
 
 
+def _edits_of_tables(paths: list[Path]) -> list[EditPair]:
+    """The last 5% of the rows; an edit has the number of its row."""
+    columns = ("original_prompt", "edit_prompt", "edited_prompt")
+    rows = [*table_rows(paths, columns, TABLES)]
+    first = int(len(rows) * (1 - TEST_SHARE))
+    found = []
+    for at, (path, number, row) in enumerate(rows[first:], start=first):
+        before, edit, after = text_cells(row, columns, path, number)
+        held = TablePicture(path, number, "original_image")
+        found.append(EditPair(f"{at:07d}", held, before, after, edit))
+    return found
+
+
+def items(data: Path, variant: str = "official") -> list[AskedItem]:
+    """The edits, as a model is told them.
+
+    Raises:
+        DataError: When files are missing or of another layout, or an edit has no instruction or no
+            name that a file could have.
+    """
+    found = []
+    for each in read_edits(data)[1]:
+        if not each.instruction.strip():
+            raise DataError(f"the edit {each.key} has no instruction", where=str(data), hint=PAIRS)
+        if Path(each.key).name != each.key:
+            raise DataError(
+                f"the id {each.key!r} is no name of a picture",
+                where=str(data),
+                hint="ids name the edited pictures: letters, digits, hyphens",
+            )
+        found.append(AskedItem(each.key, each.instruction, each.before, None))
+    return found
+
+
 def score_edits(
     pictures: Path, data: Path, encoder: ClipEncoder
 ) -> Iterator[Progress | OfficialScores]:
@@ -98,13 +145,15 @@ def score_edits(
     files, edits = read_edits(data)
     after = [named_picture(pictures, each.key) for each in edits]
     for each in edits:
-        if not each.before.is_file():
+        if isinstance(each.before, TablePicture):
+            each.before.check()
+        elif not each.before.is_file():
             raise DataError("the picture before an edit is missing", where=str(each.before))
     rows: list[dict[str, float]] = []
     for first in range(0, len(edits), BATCH):
         part = edits[first : first + BATCH]
         features = (
-            encoder.stretched_pictures([each.before for each in part]),
+            encoder.stretched_pictures([_source(each.before) for each in part]),
             encoder.stretched_pictures(after[first : first + BATCH]),
             encoder.captions([each.caption_before for each in part]),
             encoder.captions([each.caption_after for each in part]),
@@ -133,10 +182,20 @@ def score_edits(
             for each, path, row in zip(edits, after, rows, strict=True)
         ],
         files=files,
-        notes=["officially a picture of each edit is drawn at random; here it is the first"]
-        if data.is_dir()
-        else [],
+        notes=_notes(data, edits),
     )
+
+
+def _source(picture: Path | TablePicture) -> Path | bytes:
+    return picture if isinstance(picture, Path) else picture.content
+
+
+def _notes(data: Path, edits: list[EditPair]) -> list[str]:
+    if isinstance(edits[0].before, TablePicture):
+        return ["the last 5% of the hub's rows: not the official test set, whose seeds it lacks"]
+    if data.is_dir():
+        return ["officially a picture of each edit is drawn at random; here it is the first"]
+    return []
 
 
 def _mean(values: Any) -> float:

@@ -32,7 +32,7 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     """The prompts, by their number, as the official folders are named."""
     _, prompts = read_prompts(data)
     return [
-        AskedItem(f"{number:05d}", each["prompt"], None, each, each["tag"])
+        AskedItem(prompt_key(number), each["prompt"], None, each, each["tag"])
         for number, each in enumerate(prompts)
     ]
 
@@ -40,6 +40,11 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
 def write_metadata(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
     """The record of each prompt, beside the folder of its pictures."""
     return {f"{item.key}/metadata.jsonl": json.dumps(item.gold).encode() for item in asked}
+
+
+def prompt_key(number: int) -> str:
+    """The name of a prompt's folder."""
+    return f"{number:05d}"
 
 
 def picture_name(key: str, number: int) -> str:
@@ -56,9 +61,9 @@ def read_prompts(data: Path) -> tuple[Path, list[dict[str, Any]]]:
     path = find_file(data, ["evaluation_metadata.jsonl", "*metadata.jsonl"], PROMPTS)
     records = read_json_lines(path, PROMPTS)
     for number, each in enumerate(records, start=1):
-        if not isinstance(each.get("tag"), str) or not isinstance(each.get("prompt"), str):
+        if not _is_prompt(each) or not isinstance(each.get("prompt"), str):
             raise DataError(
-                f"record {number} has no tag or no prompt",
+                f"record {number} is of another layout",
                 where=str(path),
                 hint=f"expected: {PROMPTS}",
             )
@@ -72,9 +77,12 @@ def score(request: ScoringRequest) -> OfficialScores:
         DataError: When files are missing or do not belong together.
     """
     path = request.predictions
-    if path.is_dir():
-        path = find_file(path, ["results.jsonl", "detections.jsonl"], DETECTIONS)
-    lines = read_json_lines(path, DETECTIONS)
+    if request.detections is not None:
+        lines = [dict(each) for each in request.detections]
+    else:
+        if path.is_dir():
+            path = find_file(path, ["results.jsonl", "detections.jsonl"], DETECTIONS)
+        lines = read_json_lines(path, DETECTIONS)
     files: list[Path] = []  # of the data: detections are predictions
     prompts = None
     if request.data is not None:
@@ -88,9 +96,7 @@ def score(request: ScoringRequest) -> OfficialScores:
     for name, line in zip(names, lines, strict=True):
         number = _number(line, name)
         metadata = _metadata(line, prompts, number, path)
-        detections = line.get("detections", line.get("details"))
-        if isinstance(detections, str):
-            detections = json.loads(detections)
+        detections = _parsed(line.get("detections", line.get("details")), name, path)
         ready = line.get("correct")
         needs_color = any("color" in wanted for wanted in metadata.get("include", ()))
         if detections is None and ready is None:
@@ -102,7 +108,14 @@ def score(request: ScoringRequest) -> OfficialScores:
             taken += 1
             right, reasons = bool(ready), [str(line.get("reason", ""))]
         else:
-            verdict = geneval.judge(metadata, detections or {})
+            try:
+                verdict = geneval.judge(metadata, detections or {})
+            except (TypeError, ValueError, AttributeError) as error:
+                raise DataError(
+                    f"the detections of {name} are of another layout",
+                    where=str(path),
+                    hint=f"expected: {DETECTIONS}",
+                ) from error
             right, reasons = verdict.right, [*verdict.reasons]
         rows.append(
             {
@@ -117,7 +130,11 @@ def score(request: ScoringRequest) -> OfficialScores:
     n_missing = 0
     if prompts is not None:
         drawn = {row["metadata"] for row in rows}
-        undrawn = [each for each in prompts if json.dumps(each, sort_keys=True) not in drawn]
+        undrawn = [
+            each
+            for number, each in enumerate(prompts)
+            if request.asks(prompt_key(number)) and json.dumps(each, sort_keys=True) not in drawn
+        ]
         n_missing = len(undrawn)
         if undrawn and not request.allow_missing:
             raise DataError(
@@ -173,9 +190,7 @@ def _number(line: dict[str, Any], name: str) -> int | None:
 def _metadata(
     line: dict[str, Any], prompts: list[dict[str, Any]] | None, number: int | None, path: Path
 ) -> dict[str, Any]:
-    metadata = line.get("metadata")
-    if isinstance(metadata, str):
-        metadata = json.loads(metadata)
+    metadata = _parsed(line.get("metadata"), "the prompt", path)
     if metadata is None and "include" in line and "tag" in line:
         metadata = {
             name: line[name] for name in ("tag", "include", "exclude", "prompt") if name in line
@@ -195,7 +210,39 @@ def _metadata(
             where=str(path),
             hint="these are detections for another set of prompts: give its file with --data",
         )
+    if not _is_prompt(metadata):
+        raise DataError(
+            f"the record of the prompt of {line.get('filename', 'a picture')} is of another layout",
+            where=str(path),
+            hint=f"expected: {PROMPTS}",
+        )
     return {"prompt": "", **metadata}
+
+
+def _parsed(value: Any, what: str, path: Path) -> Any:
+    """A value that the official file holds as the text of JSON. Raises: DataError if it is none."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise DataError(
+            f"{what} is no JSON: {error}", where=str(path), hint=f"expected: {DETECTIONS}"
+        ) from error
+
+
+def _is_prompt(record: Any) -> bool:
+    """Whether the fields that the rule reads are what they should be."""
+    if not isinstance(record, dict) or not isinstance(record.get("tag"), str):
+        return False
+    wanted = [record.get("include", []), record.get("exclude", [])]
+    return all(isinstance(each, list) for each in wanted) and all(
+        isinstance(each, dict)
+        and isinstance(each.get("class"), str)
+        and isinstance(each.get("count"), int)
+        and len(each.get("position", "ab")) == 2
+        for each in (*wanted[0], *wanted[1])
+    )
 
 
 def _colored(detections: Any) -> bool:
@@ -234,14 +281,22 @@ def _mean_of_tasks(drawn: Any) -> Any:
 TASK = OfficialTask(
     name="geneval",
     measures="Whether drawn pictures show the things, counts, colours and positions of a prompt",
-    files=(PROMPTS, "pictures DIR/00000/samples/0000.png, four to each of the 553 prompts"),
-    source="github.com/djghosh13/geneval, prompts/evaluation_metadata.jsonl",
-    predictions=DETECTIONS,
+    files=(
+        PROMPTS,
+        "pictures DIR/00000/samples/0000.png, four to each of the 553 prompts",
+        "for --detector mask2former: folders of the detector and of CLIP ViT-L/14, as transformers "
+        "saves them",
+    ),
+    source="github.com/djghosh13/geneval, prompts/evaluation_metadata.jsonl; weights: hub "
+    "facebook/mask2former-swin-small-coco-instance, openai/clip-vit-large-patch14",
+    predictions=f"{DETECTIONS}; or with --detector the folder of the pictures",
     prompt="the prompt",
     metric="mean over six tasks of the share of correct pictures; boxes above 0.3 (counting: 0.9)",
-    variants={"official": "the official rule, on ready detections: name their detector"},
+    variants={"official": "the official rule, on what any detector has found: name it"},
     paper="0.58 (overall)",
     score=score,
     items=items,
-    form=AnswerForm(lambda data: [read_prompts(data)[0]], write_metadata, draws=True),
+    form=AnswerForm(
+        lambda data: [read_prompts(data)[0]], write_metadata, drawn=picture_name, pictures=4
+    ),
 )

@@ -13,7 +13,7 @@ from orthus_core.evaluation import hps
 from orthus_core.evaluation.clip import ClipEncoder, cosines, open_clip_folder
 from orthus_core.evaluation.intervals import bootstrap_counts
 from orthus_core.evaluation.official.read_files import read_json
-from orthus_core.evaluation.official.task import OfficialScores
+from orthus_core.evaluation.official.task import AskedItem, OfficialScores
 from orthus_core.evaluation.picture_folders import named_picture
 from orthus_core.events import Progress
 
@@ -95,24 +95,41 @@ def hps_encoder(weights: Path | None, version: str, device: str = "cpu") -> Pict
     return OpenClipEncoder(weights, device)
 
 
+def prompt_files(data: Path) -> list[Path]:
+    """The files of prompts. Raises: DataError when there are none."""
+    files = [path for style in hps.STYLES if (path := data / f"{style}.json").is_file()]
+    if not files:
+        raise DataError("no prompts of HPSv2", where=str(data), hint=f"expected: {PROMPTS}")
+    return files
+
+
+def items(data: Path, variant: str = "v2.0") -> list[AskedItem]:
+    """The prompts of all styles; a key is `STYLE/00000`, as its picture is named.
+
+    Raises:
+        DataError: When there are none, or they are of another layout.
+    """
+    found = []
+    for path in prompt_files(data):
+        for number, prompt in enumerate(read_json(path, list, PROMPTS)):
+            if not isinstance(prompt, str):
+                raise DataError(f"prompt {number} is no text", where=str(path), hint=PROMPTS)
+            key = f"{path.stem}/{number:05d}"
+            found.append(AskedItem(key, prompt, None, None, path.stem))
+    return found
+
+
 def read_pictures(pictures: Path, data: Path) -> tuple[list[Path], list[HpsPicture]]:
     """The files of prompts, and each prompt with its picture.
 
     Raises:
         DataError: When there are no prompts, or a picture is missing.
     """
-    files = [path for style in hps.STYLES if (path := data / f"{style}.json").is_file()]
-    if not files:
-        raise DataError("no prompts of HPSv2", where=str(data), hint=f"expected: {PROMPTS}")
-    found = []
-    for path in files:
-        for number, prompt in enumerate(read_json(path, list, PROMPTS)):
-            if not isinstance(prompt, str):
-                raise DataError(f"prompt {number} is no text", where=str(path), hint=PROMPTS)
-            key = f"{path.stem}/{number:05d}"
-            # A missing picture would move all that follow to other groups of 80.
-            found.append(HpsPicture(key, path.stem, prompt, named_picture(pictures, key)))
-    return files, found
+    # A missing picture would move all that follow to other groups of 80.
+    return prompt_files(data), [
+        HpsPicture(item.key, item.part, item.prompt, named_picture(pictures, item.key))
+        for item in items(data)
+    ]
 
 
 def score_hps(
@@ -135,13 +152,13 @@ def score_hps(
         styles.setdefault(each.style, []).append(value)
     found = hps.aggregate(styles)
     strata = {style: dict.fromkeys(enumerate(each), 1) for style, each in styles.items()}
-    intervals = {"overall": bootstrap_counts(strata, _mean_of_styles)}
+    intervals = {"overall": bootstrap_counts(strata, _mean_of_pictures)}
     for style, each in strata.items():
-        intervals[f"{style}.accuracy"] = bootstrap_counts({style: each}, _mean_of_styles)
+        intervals[f"{style}.accuracy"] = bootstrap_counts({style: each}, _mean_of_pictures)
     absent = [style for style in hps.STYLES if style not in styles]
     notes = ["pictures that are no squares are cut around the middle"]
     if absent:
-        notes.append(f"no prompts of {', '.join(absent)}: the mean is of the other styles")
+        notes.append(f"no prompts of {', '.join(absent)}: the mean is of the others")
     yield OfficialScores(
         n=len(asked),
         n_missing=0,
@@ -169,10 +186,7 @@ def clip_name(encoder: Any) -> str:
     return encoder.name if isinstance(encoder, ClipEncoder) else f"OpenCLIP {ARCHITECTURE}"
 
 
-def _mean_of_styles(drawn: Any) -> Any:
-    """The mean of the styles' means, of resampled counts of (number, cosine)."""
-    means = [
-        100 * sum(value * n for (_, value), n in counts.items()) / sum(counts.values())
-        for counts in drawn.values()
-    ]
-    return sum(means) / len(means)
+def _mean_of_pictures(drawn: Any) -> Any:
+    """100 times the mean over all pictures, of resampled counts of (number, cosine) by style."""
+    total = sum(value * n for counts in drawn.values() for (_, value), n in counts.items())
+    return 100 * total / sum(n for counts in drawn.values() for n in counts.values())

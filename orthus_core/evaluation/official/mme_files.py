@@ -1,7 +1,10 @@
-"""MME on disk: a folder with pictures and questions for each task, and a results file for each."""
+"""MME on disk: a folder with pictures and questions for each task, or the hub's tables, and a
+results file for each task.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,12 @@ from typing import Any
 from orthus_core.errors import DataError
 from orthus_core.evaluation import mme
 from orthus_core.evaluation.intervals import bootstrap_counts
+from orthus_core.evaluation.official.hub_tables import (
+    TablePicture,
+    table_rows,
+    tables_in,
+    text_cells,
+)
 from orthus_core.evaluation.official.read_files import check_complete, text_of
 from orthus_core.evaluation.official.task import (
     LONGEST_ANSWER_OF_LMMS,
@@ -24,17 +33,24 @@ QUESTIONS = (
     "MME_Benchmark_release_version/TASK/ with PICTURE.jpg and PICTURE.txt, whose two lines are "
     "question, tab, Yes or No (they may lie in images/ and questions_answers_YN/)"
 )
+TABLES = (
+    "a snapshot of the hub's lmms-lab/MME: data/test-00000-of-00004.parquet, with question_id "
+    "(TASK/PICTURE), question, answer, category and image"
+)
+TABLE_FILES = ("data/test-*.parquet", "test-*.parquet", "*.parquet")
 RESULTS = "DIR/TASK.txt, two lines for each picture: picture, question, gold, answer, with tabs"
 REQUEST = " Please answer yes or no."
 PICTURE_KINDS = (".jpg", ".png", ".jpeg")
 
 
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
-    """The questions of all tasks in a folder.
+    """The questions of all tasks, from the official folders or the hub's tables.
 
     Raises:
         DataError: When there are none, or a file is not of the layout.
     """
+    if tables := tables_in(data, TABLE_FILES):
+        return _items_of_tables(tables)
     asked = []
     for task, paths in question_files(data).items():
         pictures = data / task / "images"
@@ -57,8 +73,45 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
                 record = {"picture": picture.name, "question": question}
                 asked.append(AskedItem(key, prompt, picture, gold.strip(), task, record=record))
     if not asked:
-        raise DataError("no questions of MME", where=str(data), hint=f"expected: {QUESTIONS}")
+        raise DataError(
+            "no questions of MME", where=str(data), hint=f"expected: {QUESTIONS}; or {TABLES}"
+        )
     return asked
+
+
+def _items_of_tables(paths: Sequence[Path]) -> list[AskedItem]:
+    """Questions of the hub's tables, by task; two rows are of the same picture."""
+    by_task: dict[str, list[AskedItem]] = {}
+    pictures: dict[str, TablePicture] = {}
+    asked: Counter[str] = Counter()
+    texts = ("question_id", "question", "answer", "category")
+    for path, row_number, row in table_rows(paths, texts, TABLES):
+        named, question, gold, task = text_cells(row, texts, path, row_number)
+        # A picture has the name of its file, in a folder or not.
+        name = Path(named).name
+        stem = f"{task}/{Path(name).stem}"
+        picture = pictures.setdefault(stem, TablePicture(path, row_number, "image"))
+        asked[stem] += 1
+        item = AskedItem(
+            f"{stem}/{asked[stem]}",
+            question.replace(REQUEST, "") + SHORT_ANSWER,
+            picture,
+            gold.strip(),
+            task,
+            record={"picture": name, "question": question},
+        )
+        by_task.setdefault(task, []).append(item)
+    known = [name for name in (*mme.PERCEPTION, *mme.COGNITION) if name in by_task]
+    if foreign := by_task.keys() - {*known}:
+        raise DataError(
+            f"{min(foreign)} is no task of MME", where=str(paths[0]), hint=f"expected: {TABLES}"
+        )
+    # The two lines of a picture have to follow each other in the results.
+    return [
+        item
+        for task in known
+        for item in sorted(by_task[task], key=lambda item: item.key.rpartition("/")[0])
+    ]
 
 
 def question_files(data: Path) -> dict[str, list[Path]]:
@@ -74,7 +127,9 @@ def question_files(data: Path) -> dict[str, list[Path]]:
 
 
 def _all_question_files(data: Path) -> list[Path]:
-    return [path for paths in question_files(data).values() for path in paths]
+    return tables_in(data, TABLE_FILES) or [
+        path for paths in question_files(data).values() for path in paths
+    ]
 
 
 def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
@@ -165,7 +220,7 @@ def _unanswered(
     assert request.data is not None
     pictures: dict[str, list[AskedItem]] = {}
     for item in items(request.data, request.variant):
-        if item.part in answers:
+        if item.part in answers and request.asks(item.key):
             pictures.setdefault(item.key.rpartition("/")[0], []).append(item)
     said = {
         f"{task}/{Path(each.picture).stem}"
@@ -196,9 +251,9 @@ def _sum(drawn: Any) -> Any:
 TASK = OfficialTask(
     name="mme",
     measures="Fourteen tasks of perception and cognition, with two yes/no questions to a picture",
-    files=(QUESTIONS,),
-    source="github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation; or the "
-    "hub's lmms-lab-encoder/MME",
+    files=(QUESTIONS, f"or {TABLES}"),
+    source="github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, branch Evaluation; "
+    "tables: hub lmms-lab/MME",
     predictions=RESULTS,
     prompt='the question without "Please answer yes or no."' + SHORT_ANSWER.replace("\n", " \\n "),
     metric="for each task 100 x accuracy + 100 x share of pictures with both right; sums over ten "
@@ -211,5 +266,6 @@ TASK = OfficialTask(
         _all_question_files,
         write_answers,
         {"lmms": LONGEST_ANSWER_OF_LMMS},
+        together=2,
     ),
 )

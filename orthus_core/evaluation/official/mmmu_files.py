@@ -4,17 +4,16 @@ questions as the hub's tables.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation import mmmu
 from orthus_core.evaluation.intervals import wilson
+from orthus_core.evaluation.official.hub_tables import TablePicture, table_rows
 from orthus_core.evaluation.official.read_files import (
     check_fields,
     find_file,
@@ -28,9 +27,6 @@ from orthus_core.evaluation.official.task import (
     OfficialTask,
     ScoringRequest,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
 
 OUTPUTS = (
     'DIR/SUBJECT/output.json, a JSON array: [{"id": "validation_Art_1", "question_type": '
@@ -51,40 +47,6 @@ LETTER = re.compile(r"[A-Z]")
 PICTURE = re.compile(r"<image ([1-7])>")
 
 
-class TablePicture(NamedTuple):
-    """A picture in a table of the hub: a row's `image_1` to `image_7`."""
-
-    path: Path
-    row: int
-    column: str
-
-    @property
-    def key(self) -> str:
-        return f"table:{self.path.resolve()}:{self.row}:{self.column}"
-
-    @property
-    def content(self) -> bytes:
-        """The content of the picture's file.
-
-        Raises:
-            DataError: When the table has none.
-        """
-        found = _column(self.path, self.column)[self.row]
-        if not found or not found.get("bytes"):
-            raise DataError(
-                f"row {self.row + 1} names a picture, and its column {self.column} holds none",
-                where=str(self.path),
-                hint=f"expected: {TABLES}, with the pictures in them",
-            )
-        return found["bytes"]
-
-    def load(self, size: int) -> np.ndarray:
-        """The pixels [size, size, 3]. Raises: DataError as `content`, or when it is damaged."""
-        from orthus_core.data.pictures import BytesPicture
-
-        return BytesPicture(self.content).load(size)
-
-
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
     """The validation questions of the hub's tables. Their pictures lie in the tables, as image_1 to
     image_7; `<image 1>` in a question says where they belong.
@@ -95,7 +57,7 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     asked = []
     for path in tables(data):
         for number, row in enumerate(_questions(path)):
-            options = options_of(row["options"])
+            options = mmmu.options_of(row["options"])
             text = prompt(row["question"], options, variant)
             letters = [chr(ord("A") + at) for at in range(len(options))]
             gold = gold_of(row["answer"])
@@ -153,14 +115,9 @@ def prompt(question: str, options: list[str], variant: str = "official") -> str:
     return "\n".join([question, *([] if variant == "lmms" else [""]), *lines, "", CHOICE_PROMPT])
 
 
-def options_of(text: str | list[str]) -> list[str]:
-    """The options of a question, which the tables hold as the text of a Python list."""
-    return text if isinstance(text, list) else [str(each) for each in _literal(text, [])]
-
-
 def gold_of(text: str) -> str | list[str]:
     """The right answer; the tables hold several ones as the text of a Python list."""
-    return [str(each) for each in _literal(text, [])] if text.startswith("[") else text
+    return mmmu.options_of(text) if text.startswith("[") else text
 
 
 def score(request: ScoringRequest) -> OfficialScores:
@@ -183,6 +140,11 @@ def score(request: ScoringRequest) -> OfficialScores:
     elif request.data is not None:
         files = [find_file(request.data, ["answer_dict_val.json", "*answer*.json"], ANSWERS)]
         truth = read_json(files[0], dict, ANSWERS)
+        for key, each in truth.items():
+            check_fields(each, ("question_type", "ground_truth"), key, files[0], ANSWERS)
+            if not isinstance(each["ground_truth"], (str, list)):
+                raise DataError(f"the answer to {key} is no text", where=str(files[0]))
+    truth = {key: each for key, each in truth.items() if request.asks(key)}
     if request.predictions.is_dir():
         rows = _rows_of_folder(request.predictions)
         notes = []
@@ -246,32 +208,9 @@ def _are_tables(data: Path) -> bool:
 
 
 def _questions(path: Path) -> list[dict[str, Any]]:
-    """The rows of a table, without pictures.
-
-    Raises:
-        DataError: When it is no such table.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    """The rows of a table, without pictures. Raises: DataError when it is no such table."""
     columns = ["id", "question", "options", "answer", "question_type"]
-    try:
-        table = pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"no table of questions: {error}", where=str(path), hint=TABLES) from error
-    if lacking := [name for name in columns if name not in table.column_names]:
-        raise DataError(f"a table without {', '.join(lacking)}", where=str(path), hint=TABLES)
-    return table.to_pylist()
-
-
-@lru_cache(maxsize=8)
-def _column(path: Path, name: str) -> list[Any]:
-    """A column of pictures, which are stored as bytes; rows of a subject are read one by one."""
-    import pyarrow.parquet as pq
-
-    if name not in pq.read_schema(path).names:
-        return [None] * pq.read_metadata(path).num_rows
-    return pq.read_table(path, columns=[name]).column(name).to_pylist()
+    return [row for _, _, row in table_rows([path], columns, TABLES)]
 
 
 def _with_pictures(text: str, path: Path, row: int, variant: str) -> tuple[Any, ...]:
@@ -305,14 +244,27 @@ def _rows_of_folder(folder: Path) -> list[dict[str, Any]]:
             if isinstance(row, dict) and row.get("question_type") == mmmu.MULTIPLE_CHOICE:
                 needed += ["all_choices", "index2ans"]
             check_fields(row, needed, f"record {number}", path, OUTPUTS)
-            if not isinstance(row["response"], str):
+            if wrong := _wrong_fields(row):
                 raise DataError(
-                    f"the response of record {number} is no text",
+                    f"in record {number}, {', '.join(wrong)} is of another kind",
                     where=str(path),
                     hint=f"expected: {OUTPUTS}",
                 )
             rows.append(row)
+    if not rows:
+        raise DataError("results without answers", where=str(folder), hint=f"expected: {OUTPUTS}")
     return rows
+
+
+def _wrong_fields(row: dict[str, Any]) -> list[str]:
+    """Fields of a record that are not what a scorer reads."""
+    kinds: dict[str, Any] = {"id": str, "response": str, "answer": (str, list)}
+    if row["question_type"] == mmmu.MULTIPLE_CHOICE:
+        kinds |= {"all_choices": list, "index2ans": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(row[name], kind)]
+    if "all_choices" in kinds and not wrong and not {*row["all_choices"]} == {*row["index2ans"]}:
+        wrong = ["all_choices"]
+    return wrong
 
 
 def _rows_of_file(path: Path, truth: dict[str, Any]) -> list[dict[str, Any]]:
@@ -343,15 +295,6 @@ def _row(key: str, text: str, truth: dict[str, Any]) -> dict[str, Any]:
 
 def _said(row: dict[str, Any]) -> str:
     return row["response"] if "response" in row else row["parsed_pred"]
-
-
-def _literal(text: str, default: list[Any]) -> list[Any]:
-    # The official program evaluates this text as code; a literal is all that it may be.
-    try:
-        value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-        return [text]
-    return value if isinstance(value, list) else default
 
 
 TASK = OfficialTask(

@@ -257,4 +257,5 @@ TASK = OfficialTask(
     "four or more; prompts: number and sizes of pictures, and 100 x cosine of CLIP",
     variants={"own": "there is one"},
     paper="none",
+    command="orthus eval folder --pictures DIR --data FILE.jsonl [--predictions FILE] [--clip DIR]",
 )

@@ -1,4 +1,6 @@
-"""POPE on disk: a question file for each split, and answers in the order of its lines."""
+"""POPE on disk: a file of questions for each split, or the hub's tables, and answers in their
+order.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,17 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation import pope
 from orthus_core.evaluation.intervals import bootstrap_counts, wilson
+from orthus_core.evaluation.official.hub_tables import (
+    TablePicture,
+    table_rows,
+    tables_in,
+    text_cells,
+)
 from orthus_core.evaluation.official.read_files import (
     COCO_FOLDERS,
     check_unique,
@@ -34,41 +42,76 @@ QUESTIONS = (
     '"image": "COCO_val2014_000000310196.jpg", "text": "Is there a dog?", "label": "yes"}'
 )
 ANSWERS = 'a line for each question, in their order: {"question": "...", "answer": "Yes"}'
+TABLES = (
+    "a snapshot of the hub's lmms-lab/POPE: data/test-00000-of-00003.parquet, with question_id, "
+    "question, answer, category, image_source and image"
+)
+TABLE_FILES = ("data/test-*.parquet", "test-*.parquet", "Full/*.parquet", "*.parquet")
 ANSWERS_OF = "answers_"
 SAID = re.compile(r"\b(?:yes|no|not)\b", re.IGNORECASE)
 
 
-def question_files(data: Path) -> dict[str, Path]:
-    """Question files by split; a file without a split in its name is one of its own.
+class PopeSplit(NamedTuple):
+    """The questions of a split.
+
+    Attributes:
+        name: random, popular or adversarial, or the name of a file without one of these.
+        files: Where they lie.
+        records: `question_id`, `text`, `label`; the id is the number of the line where it has none.
+        pictures: The picture of each.
+    """
+
+    name: str
+    files: list[Path]
+    records: list[dict[str, Any]]
+    pictures: list[Path | TablePicture]
+
+
+def read_splits(data: Path) -> list[PopeSplit]:
+    """All questions, from the official files or the hub's tables.
 
     Raises:
-        DataError: When there is none.
+        DataError: When there are none, or they are of another layout.
     """
-    if data.is_file():
-        return {_split_of(data) or data.stem: data}
-    found = sorted(data.glob("*pope*.json")) if data.is_dir() else []
-    files = {split: path for path in found if (split := _split_of(path))}
-    if not files:
-        raise DataError(
-            "there are no questions of POPE", where=str(data), hint=f"expected: {QUESTIONS}"
-        )
-    return {split: files[split] for split in pope.SPLITS if split in files}
+    if tables := tables_in(data, TABLE_FILES):
+        return _splits_of_tables(tables)
+    splits = []
+    for split, path in _question_files(data).items():
+        records = read_json_lines(path, QUESTIONS)
+        for name in ("text", "label", "image"):
+            column(records, [name], path)
+        found = [
+            {
+                "question_id": each.get("question_id", number),
+                "text": each["text"],
+                "label": each["label"],
+            }
+            for number, each in enumerate(records, start=1)
+        ]
+        pictures = [picture_place(path.parent, each["image"], COCO_FOLDERS) for each in records]
+        splits.append(PopeSplit(split, [path], found, [*pictures]))
+    return splits
+
+
+def data_files(data: Path) -> list[Path]:
+    """The files that hold the questions."""
+    return tables_in(data, TABLE_FILES) or [*_question_files(data).values()]
 
 
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
-    """The questions of all splits in a folder."""
-    asked = []
-    for split, path in question_files(data).items():
-        records = read_json_lines(path, QUESTIONS)
-        texts, labels = column(records, ["text"], path), column(records, ["label"], path)
-        names = column(records, ["image"], path)
-        for number, (text, label, name) in enumerate(zip(texts, labels, names, strict=True), 1):
-            picture = picture_place(path.parent, name, COCO_FOLDERS)
-            named = records[number - 1].get("question_id", number)
-            key, record = f"{split}/{named}", {"question_id": named, "question": text}
-            prompt = text + SHORT_ANSWER
-            asked.append(AskedItem(key, prompt, picture, label, split, record=record))
-    return asked
+    """The questions of all splits."""
+    return [
+        AskedItem(
+            f"{split.name}/{each['question_id']}",
+            each["text"] + SHORT_ANSWER,
+            picture,
+            each["label"],
+            split.name,
+            record={"question_id": each["question_id"], "question": each["text"]},
+        )
+        for split in read_splits(data)
+        for each, picture in zip(split.records, split.pictures, strict=True)
+    ]
 
 
 def write_answers(asked: Sequence[AskedItem], said: Mapping[str, str]) -> dict[str, bytes]:
@@ -89,17 +132,20 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    files = question_files(data_of(request, "POPE needs its questions", QUESTIONS))
-    answers = _answer_files(request.predictions, files)
+    splits = [
+        split
+        for each in read_splits(data_of(request, "POPE needs its questions", QUESTIONS))
+        if (split := _asked(each, request)).records
+    ]
+    answers = _answer_files(request.predictions, [split.name for split in splits])
     per_split: dict[str, dict[str, Any]] = {}
     strata: dict[str, dict[tuple[str, str], int]] = {}
     samples: list[dict[str, Any]] = []
     intervals, n_missing = {}, 0
-    for split, path in files.items():
-        records = read_json_lines(path, QUESTIONS)
-        said = _answers(answers[split], records, path, request.allow_missing)
+    for split in splits:
+        name, labels = split.name, [each["label"] for each in split.records]
+        said = _answers(answers[name], split, request.allow_missing)
         n_missing += said.count(None)
-        labels = column(records, ["label"], path)
         truth = pope.truths(labels, request.variant)
         # What is missing is wrong, and an empty answer would be a "yes".
         filled = [
@@ -107,29 +153,26 @@ def score(request: ScoringRequest) -> OfficialScores:
             for answer, gold in zip(said, truth, strict=True)
         ]
         found = pope.score(filled, labels, request.variant)
-        per_split[split] = found
+        per_split[name] = found
         parsed = pope.readings(filled, request.variant)
-        strata[split] = {}
+        strata[name] = {}
         for pair in zip(parsed, truth, strict=True):
-            strata[split][pair] = strata[split].get(pair, 0) + 1
+            strata[name][pair] = strata[name].get(pair, 0) + 1
         right = [*(a == b for a, b in zip(parsed, truth, strict=True))]
-        intervals[f"{split}.accuracy"] = wilson(sum(right), len(right))
-        intervals[f"{split}.f1"] = bootstrap_counts(
-            {split: strata[split]}, lambda drawn, split=split: _f1(drawn[split])
+        intervals[f"{name}.accuracy"] = wilson(sum(right), len(right))
+        intervals[f"{name}.f1"] = bootstrap_counts(
+            {name: strata[name]}, lambda drawn, name=name: _f1(drawn[name])
         )
-        texts = column(records, ["text"], path)
         samples += [
             {
-                "id": f"{split}/{record.get('question_id', number)}",
-                "prompt": text,
+                "id": f"{name}/{record['question_id']}",
+                "prompt": record["text"],
                 "answer": answer,
                 "parsed": None if answer is None else word,
-                "gold": label,
+                "gold": record["label"],
                 "right": hit,
             }
-            for number, (record, text, answer, word, label, hit) in enumerate(
-                zip(records, texts, said, parsed, labels, right, strict=True), start=1
-            )
+            for record, answer, word, hit in zip(split.records, said, parsed, right, strict=True)
         ]
     names = ("accuracy", "precision", "recall", "f1", "yes_ratio")
     intervals["accuracy"] = bootstrap_counts(
@@ -139,8 +182,8 @@ def score(request: ScoringRequest) -> OfficialScores:
         strata, lambda drawn: _mean([_f1(each) for each in drawn.values()])
     )
     notes = ["the paper's POPE column is most likely mean F1: compare both numbers"]
-    if len(files) < len(pope.SPLITS) and len(files) > 1:
-        notes.append(f"means over {', '.join(files)} only")
+    if 1 < len(splits) < len(pope.SPLITS):
+        notes.append(f"means over {', '.join(per_split)} only")
     return OfficialScores(
         n=len(samples),
         n_missing=n_missing,
@@ -153,16 +196,66 @@ def score(request: ScoringRequest) -> OfficialScores:
         per_category=per_split,
         intervals=intervals,
         samples=samples,
-        files=[*files.values()],
+        files=[*dict.fromkeys(path for split in splits for path in split.files)],
         notes=notes,
     )
+
+
+def _question_files(data: Path) -> dict[str, Path]:
+    """Question files by split; a file without a split in its name is one of its own.
+
+    Raises:
+        DataError: When there is none.
+    """
+    if data.is_file():
+        return {_split_of(data) or data.stem: data}
+    found = sorted(data.glob("*pope*.json")) if data.is_dir() else []
+    files = {split: path for path in found if (split := _split_of(path))}
+    if not files:
+        raise DataError(
+            "there are no questions of POPE",
+            where=str(data),
+            hint=f"expected: {QUESTIONS}; or {TABLES}",
+        )
+    return {split: files[split] for split in pope.SPLITS if split in files}
+
+
+def _splits_of_tables(paths: Sequence[Path]) -> list[PopeSplit]:
+    """Splits of the hub's tables, where a picture is in the row of each of its questions."""
+    found: dict[str, PopeSplit] = {}
+    first: dict[Any, TablePicture] = {}
+    texts = ("question", "answer", "category")
+    for path, number, row in table_rows(paths, ("question_id", *texts), TABLES, ("image_source",)):
+        question, label, split = text_cells(row, texts, path, number)
+        held = TablePicture(path, number, "image")
+        # The same picture is read once.
+        source = row.get("image_source")
+        picture = held if source is None else first.setdefault(source, held)
+        part = found.setdefault(split, PopeSplit(split, [], [], []))
+        part.records.append({"question_id": row["question_id"], "text": question, "label": label})
+        part.pictures.append(picture)
+        part.files.extend([path] if path not in part.files else [])
+    if not found:
+        raise DataError("a table without rows", where=str(paths[0]), hint=f"expected: {TABLES}")
+    order = [*(name for name in pope.SPLITS if name in found), *found]
+    return [found[name] for name in dict.fromkeys(order)]
+
+
+def _asked(split: PopeSplit, request: ScoringRequest) -> PopeSplit:
+    """The questions of a split that were asked."""
+    if request.keys is None:
+        return split
+    records = [
+        each for each in split.records if request.asks(f"{split.name}/{each['question_id']}")
+    ]
+    return split._replace(records=records)
 
 
 def _split_of(path: Path) -> str:
     return next((split for split in pope.SPLITS if split in path.stem), "")
 
 
-def _answer_files(predictions: Path, splits: dict[str, Path]) -> dict[str, Path]:
+def _answer_files(predictions: Path, splits: Sequence[str]) -> dict[str, Path]:
     if predictions.is_file():
         if len(splits) > 1:
             raise DataError(
@@ -185,16 +278,16 @@ def _answer_files(predictions: Path, splits: dict[str, Path]) -> dict[str, Path]
     return files
 
 
-def _answers(
-    path: Path, records: list[dict[str, Any]], questions: Path, allow_missing: bool
-) -> list[str | None]:
+def _answers(path: Path, split: PopeSplit, allow_missing: bool) -> list[str | None]:
     """Answers in the order of the questions; None for a missing one."""
     lines = read_json_lines(path, ANSWERS)
     said = column(lines, ["answer", "text"], path)
-    keys = [record.get("question_id", number) for number, record in enumerate(records, 1)]
-    check_unique(keys, questions)
+    records = split.records
+    # The official files hold numbers, the hub's tables their text.
+    keys = [str(record["question_id"]) for record in records]
+    check_unique(keys, split.files[0])
     if all("question_id" in line for line in lines):
-        named = [line["question_id"] for line in lines]
+        named = [str(line["question_id"]) for line in lines]
         joined = join_predictions(named, said, keys, path, allow_missing=allow_missing)
         return [joined.by_key.get(key) for key in keys]
     if len(lines) != len(records):
@@ -205,11 +298,11 @@ def _answers(
         )
     for number, (line, record) in enumerate(zip(lines, records, strict=True), start=1):
         question = line.get("question")
-        if isinstance(question, str) and not question.startswith(record.get("text", "")):
+        if isinstance(question, str) and not question.startswith(record["text"]):
             raise DataError(
                 f"line {number} answers another question: {question!r}",
                 where=str(path),
-                hint=f"these are answers for another set or order than {questions.name}",
+                hint=f"these are answers for another set or order than {split.files[0].name}",
             )
     return [*said]
 
@@ -238,8 +331,10 @@ TASK = OfficialTask(
     files=(
         QUESTIONS,
         "pictures of COCO val2014, in val2014/ beside them (to answer, not to score)",
+        f"or {TABLES}",
     ),
-    source="github.com/AoiDragon/POPE, output/coco; pictures: cocodataset.org, val2014.zip",
+    source="github.com/AoiDragon/POPE, output/coco; pictures: cocodataset.org, val2014.zip; "
+    "tables: hub lmms-lab/POPE",
     predictions=f"for each split, {ANSWERS}",
     prompt="the question" + SHORT_ANSWER.replace("\n", " \\n "),
     metric="accuracy, precision, recall, F1 and share of yes for each split, and their means",
@@ -247,5 +342,5 @@ TASK = OfficialTask(
     paper='79.6 "exact match accuracy"; the LLaVA number beside it (85.9) is a mean F1',
     score=score,
     items=items,
-    form=AnswerForm(lambda data: [*question_files(data).values()], write_answers),
+    form=AnswerForm(data_files, write_answers),
 )

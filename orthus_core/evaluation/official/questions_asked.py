@@ -6,12 +6,11 @@ split), and many are about one picture, which is then read once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.official.geneval_files import picture_name
 from orthus_core.evaluation.official.read_files import check_unique, missing_pictures
 from orthus_core.evaluation.official.task import AskedItem
 
@@ -53,10 +52,12 @@ def asks_of(items: Sequence[AskedItem]) -> Asks:
     return Asks([ask for alike in by_pictures.values() for ask in alike.values()], key_of)
 
 
-def drawings_of(items: Sequence[AskedItem], seeds: Sequence[int]) -> Asks:
+def drawings_of(
+    items: Sequence[AskedItem], seeds: Sequence[int], drawn: Callable[[str, int], str]
+) -> Asks:
     """The pictures of these prompts, in the official folders: one of each seed."""
     asks = [
-        Ask(picture_name(item.key, number), (item.prompt,), seed)
+        Ask(drawn(item.key, number), item.read, seed)
         for item in items
         for number, seed in enumerate(seeds)
     ]
@@ -72,7 +73,7 @@ def check_asked(items: Sequence[AskedItem], data: Path) -> None:
     if not items:
         raise DataError("there are no questions", where=str(data))
     check_unique([item.key for item in items], data)
-    pictures = dict.fromkeys(item.picture for item in items if item.picture is not None)
+    pictures = dict.fromkeys(item.picture for item in items if isinstance(item.picture, Path))
     missing = missing_pictures(items)
     if missing:
         raise DataError(
@@ -81,10 +82,10 @@ def check_asked(items: Sequence[AskedItem], data: Path) -> None:
             hint="put the set's pictures there; `orthus eval describe TASK` says where to get them",
         )
     for picture in _in_tables(items):
-        _ = picture.content
+        picture.check()
 
 
 def _in_tables(items: Iterable[AskedItem]) -> list[Any]:
     """Pictures in tables, those of a column together."""
-    held = [part for item in items for part in item.parts if not isinstance(part, (str, Path))]
+    held = [part for item in items for part in item.read if not isinstance(part, (str, Path))]
     return sorted(set(held), key=lambda picture: (picture.path, picture.column, picture.row))

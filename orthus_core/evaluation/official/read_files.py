@@ -56,7 +56,7 @@ def read_json(path: Path, kind: type, layout: str) -> Any:
     text = text_of(path, layout)
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         damaged = DataError(f"no JSON: {error}", where=str(path), hint=f"expected: {layout}")
         raise true_cause(damaged, path) from error
     if not isinstance(content, kind):
@@ -81,7 +81,7 @@ def read_json_lines(path: Path, layout: str) -> list[dict[str, Any]]:
                 continue
             try:
                 lines.append((number, json.loads(line)))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 damaged = DataError(
                     f"line {number} is no JSON: {error}",
                     where=str(path),
@@ -143,6 +143,21 @@ def check_fields(record: Any, needed: Sequence[str], what: str, where: Path, lay
         raise DataError(
             f"{what} has no {', '.join(lacking)}", where=str(where), hint=f"expected: {layout}"
         )
+
+
+def check_ids(keys: Iterable[Any], where: Path, layout: str) -> None:
+    """Check that ids are numbers or texts.
+
+    Raises:
+        DataError: When one is something else, or missing.
+    """
+    for number, key in enumerate(keys, start=1):
+        if not isinstance(key, (int, str)):
+            raise DataError(
+                f"the id of record {number} is {'missing' if key is None else repr(key)}",
+                where=str(where),
+                hint=f"expected: {layout}",
+            )
 
 
 def column(records: Iterable[Mapping[str, Any]], names: Sequence[str], where: Path) -> list[str]:
@@ -249,7 +264,7 @@ def data_hash(files: Iterable[Path]) -> str:
 
 def missing_pictures(items: Iterable[AskedItem]) -> list[Path]:
     """Pictures of questions that are not there."""
-    pictures = dict.fromkeys(item.picture for item in items if item.picture is not None)
+    pictures = dict.fromkeys(item.picture for item in items if isinstance(item.picture, Path))
     return [path for path in pictures if not path.is_file()]
 
 

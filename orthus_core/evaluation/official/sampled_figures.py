@@ -133,7 +133,7 @@ def _hps(samples: Sequence[Sample], variant: str) -> dict[str, SampledFigure]:
         style: {sample["id"]: 100 * float(sample["score"]) for sample in some}
         for style, some in _groups(samples, "style").items()
     }
-    found = {"overall": SampledFigure(styles, _mean_of_strata(_mean), "pictures")}
+    found = {"overall": SampledFigure(styles, _pooled_mean, "pictures")}
     for style, each in styles.items():
         found[style] = SampledFigure({style: each}, _mean_of_strata(_mean), "pictures")
     return found
@@ -202,6 +202,12 @@ def _groups(samples: Sequence[Sample], field: str) -> dict[str, list[Sample]]:
 
 def _mean_of_strata(figure: Callable[[Mapping[Any, Any]], Any]) -> Callable[[Strata], Any]:
     return lambda drawn: sum(figure(counts) for counts in drawn.values()) / len(drawn)
+
+
+def _pooled_mean(drawn: Strata) -> Any:
+    return sum(_mean(counts) * _total(counts) for counts in drawn.values()) / sum(
+        _total(counts) for counts in drawn.values()
+    )
 
 
 def _total(counts: Mapping[Any, Any]) -> Any:

@@ -13,7 +13,12 @@ from typing import Any
 from orthus_core.errors import ArgumentError, DataError
 from orthus_core.evaluation.official.answer_folder import PIECES, RUN, read_run
 from orthus_core.evaluation.official.read_files import data_hash
-from orthus_core.evaluation.official.task import OfficialScores, OfficialTask, ScoringRequest
+from orthus_core.evaluation.official.task import (
+    OfficialScores,
+    OfficialTask,
+    ScoringRequest,
+    first_items,
+)
 from orthus_core.evaluation.scorer_variants import check_variant
 from orthus_core.version import __version__
 
@@ -42,8 +47,18 @@ def score_predictions(task: OfficialTask, request: ScoringRequest) -> OfficialSc
             where=str(request.predictions),
             hint=f"orthus eval score {asked['task']} --predictions {request.predictions}",
         )
+    limit = asked.get("limit")
+    if limit and request.data is not None and request.keys is None:
+        request = request._replace(keys=limited_keys(task, request, limit))
     found = task.score(request)
     return replace(found, notes=[*found.notes, *_notes_on(task, request, run)])
+
+
+def limited_keys(task: OfficialTask, request: ScoringRequest, limit: int) -> frozenset[str]:
+    """The questions that a run with this limit has asked."""
+    assert task.items is not None and task.form is not None and request.data is not None
+    items = task.items(request.data, request.variant)
+    return frozenset(item.key for item in first_items(items, limit, task.form.together))
 
 
 def _run_of(request: ScoringRequest) -> dict[str, Any] | None:
@@ -69,6 +84,8 @@ def _notes_on(
             same = True  # such as answers without their questions
         if not same:
             yield "the questions of --data are not those that were asked, though their ids are"
+    if asked.get("limit"):
+        yield f"only {asked['limit']} questions of each part were asked (--limit)"
     if run.get("n_not_asked"):
         yield f"{run['n_not_asked']} questions did not fit the model's context and were not asked"
     folder = place if place.is_dir() else place.parent

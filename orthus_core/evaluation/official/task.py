@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.evaluation.intervals import Interval
+from orthus_core.evaluation.official.hub_tables import TablePicture
 
 # Most tokens of an answer, as LLaVA's programs have it and lmms-eval for most of its tasks.
 LONGEST_ANSWER = 128
@@ -22,17 +24,17 @@ class AskedItem(NamedTuple):
     Attributes:
         key: Its id, unique in the set.
         prompt: What the model is asked.
-        picture: Path of its picture; None where it has none, or holds it in a table.
+        picture: Its picture: a path, or a `TablePicture`; None where it has none, or several.
         gold: The right answer, or what decides about it.
         part: The split, task or subject that it belongs to.
         parts: Texts and pictures that the model reads, where they are not one picture and then the
-            prompt: a picture is a path, or what `TablePicture` is.
+            prompt.
         record: What the official file of answers repeats of the question.
     """
 
     key: str
     prompt: str
-    picture: Path | None
+    picture: Path | TablePicture | None
     gold: Any
     part: str = ""
     parts: tuple[Any, ...] = ()
@@ -54,13 +56,25 @@ class AnswerForm(NamedTuple):
         write: The official files, by their path in the folder, from the questions and the answer to
             each by its key.
         longest: Most tokens of an answer, where a variant has its own; 128 as in LLaVA elsewhere.
-        draws: Whether pictures are drawn; `write` then writes what lies beside them.
+        drawn: Of pictures that are drawn, the path of one in the folder, by the key of its prompt
+            and its number; `write` then writes what lies beside them. None where words are asked.
+        pictures: Pictures of each prompt.
+        edits: Whether the drawn picture is the question's own, changed by its prompt.
+        together: Consecutive questions that are only scored together.
     """
 
     files: Callable[[Path], list[Path]]
     write: Callable[[Sequence[AskedItem], Mapping[str, str]], dict[str, bytes]]
     longest: Mapping[str, int] = {}
-    draws: bool = False
+    drawn: Callable[[str, int], str] | None = None
+    pictures: int = 1
+    edits: bool = False
+    together: int = 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether pictures are drawn."""
+        return self.drawn is not None
 
 
 @dataclass(frozen=True)
@@ -101,12 +115,20 @@ class ScoringRequest(NamedTuple):
         variant: One of the task's variants.
         allow_missing: Whether questions without a prediction are scored as wrong, instead of being
             an error.
+        detections: Of GenEval: what was found in the pictures, where no file holds it.
+        keys: The questions that were asked, where not all were; None for all.
     """
 
     predictions: Path
     data: Path | None
     variant: str
     allow_missing: bool = False
+    detections: Sequence[Mapping[str, Any]] | None = None
+    keys: frozenset[str] | None = None
+
+    def asks(self, key: str) -> bool:
+        """Whether a question is among those that were asked."""
+        return self.keys is None or key in self.keys
 
 
 class OfficialTask(NamedTuple):
@@ -125,6 +147,7 @@ class OfficialTask(NamedTuple):
         score: Scores predictions; None while they cannot be scored from files alone.
         items: Reads the questions; None for benchmarks without.
         form: How a model is asked; None where `orthus eval predict` does not ask.
+        command: The command that measures, where it is not that of a set of questions.
     """
 
     name: str
@@ -139,3 +162,22 @@ class OfficialTask(NamedTuple):
     score: Callable[[ScoringRequest], OfficialScores] | None = None
     items: Callable[[Path, str], list[AskedItem]] | None = None
     form: AnswerForm | None = None
+    command: str = ""
+
+
+def first_items(items: Sequence[AskedItem], limit: int, together: int = 1) -> list[AskedItem]:
+    """The first questions of each part: a split, task, subject or type.
+
+    Args:
+        items: Questions.
+        limit: So many of each part.
+        together: It is rounded up to a multiple of this.
+    """
+    limit = -(-limit // together) * together
+    seen: Counter[str] = Counter()
+    kept = []
+    for item in items:
+        seen[item.part] += 1
+        if seen[item.part] <= limit:
+            kept.append(item)
+    return kept
