@@ -186,6 +186,12 @@ class InterleavedConfig(ChameleonConfig):
         return [id_of_code[code] for code in range(self.num_codes)]
 
     @property
+    def end_token_ids(self) -> tuple[int | None, ...]:
+        """Tokens that end a sequence: [EOS], of which there may be several, and SEP."""
+        eos = self.eos_token_id
+        return (*eos, self.sep_token_id) if isinstance(eos, list) else (eos, self.sep_token_id)
+
+    @property
     def sampling_defaults(self) -> dict[str, Any]:
         """This model's sampling values; those of its kind fill in missing keys."""
         return self.kind_sampling | (self.sampling or {})
