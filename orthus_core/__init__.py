@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orthus_core.version import __version__
 
 if TYPE_CHECKING:
+    from orthus_core.api.diffusers_pipeline import OrthusPipeline
     from orthus_core.api.pipeline import Orthus
     from orthus_core.checkpoint.chat_processor import OrthusProcessor
     from orthus_core.checkpoint.model_folder import open_model, save_model
@@ -34,6 +35,7 @@ _HOMES = {
     "OrthusConfig": "orthus_core.model.config",
     "OrthusError": "orthus_core.errors",
     "OrthusForConditionalGeneration": "orthus_core.model.orthus",
+    "OrthusPipeline": "orthus_core.api.diffusers_pipeline",
     "OrthusProcessor": "orthus_core.checkpoint.chat_processor",
     "load": "orthus_core.recipe",
     "open_model": "orthus_core.checkpoint.model_folder",
@@ -47,6 +49,7 @@ __all__ = [
     "OrthusConfig",
     "OrthusError",
     "OrthusForConditionalGeneration",
+    "OrthusPipeline",
     "OrthusProcessor",
     "__version__",
     "load",

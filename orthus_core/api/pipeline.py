@@ -318,6 +318,24 @@ class Orthus:
             yield event
         return collector.captions
 
+    def push_to_hub(self, repo_id: str, *, license: str = "other", **how: Any) -> str:
+        """Uploads the open model to the Hugging Face hub, with a card and all that opens it there.
+
+        Args:
+            repo_id: Name on the hub, `owner/name`.
+            license: Licence of the weights, as the hub spells it, such as "apache-2.0"; "other"
+                stands for the terms of the model that they were made from.
+            how: private, token, revision, create_pr, commit_message, max_shard_size.
+
+        Returns: The address of the commit.
+
+        Raises:
+            HubError: When the hub cannot be reached, or refuses.
+        """
+        from orthus_core.checkpoint.publish import push_model
+
+        return push_model(self.model, None, repo_id, license=license, **how)
+
     @property
     def _loaded(self) -> LoadedModel:
         return LoadedModel(self.builder, self.about, None)

@@ -19,6 +19,9 @@ from typing import Any
 from transformers import AutoProcessor, ChameleonProcessor
 from transformers.feature_extraction_utils import BatchFeature
 
+# diffusers looks here for the base of a pipeline's processor.
+from transformers.processing_utils import ProcessorMixin  # noqa: F401
+
 from orthus_core.checkpoint.hub_files import PROCESSOR_MAP, TEMPLATE, add_processor_files
 from orthus_core.data.pixels import to_image
 from orthus_core.errors import ArgumentError

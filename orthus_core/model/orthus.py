@@ -31,6 +31,7 @@ from transformers import (
     AutoModelForMultimodalLM,
     Cache,
     GenerationMixin,
+    PreTrainedModel,  # noqa: F401, diffusers looks here for the base of a pipeline's model
 )
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
