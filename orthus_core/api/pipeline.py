@@ -48,7 +48,7 @@ from orthus_core.api.inputs import PictureLike, edits_of, input_images
 from orthus_core.api.loaded import LoadedModel, load_model
 from orthus_core.api.requests import run
 from orthus_core.api.stories import Story, StoryCollector, earlier_values, open_story, prepare_story
-from orthus_core.api.streamed import Work, streamed
+from orthus_core.api.streamed import Work, takes_keys_of
 from orthus_core.device import limit_threads
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
@@ -138,7 +138,7 @@ class Orthus:
         opened.builder = loaded.builder  # it reads emoji as the words of the model's folder
         return opened
 
-    @streamed
+    @takes_keys_of(GenerateRecipe)
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -178,12 +178,13 @@ class Orthus:
         seeds = choose_seeds(recipe.seeds, recipe.num_images)
         return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds)))
 
-    @streamed
+    @takes_keys_of(EditRecipe)
     def edit(
         self,
         pictures: PictureLike | Sequence[PictureLike],
         instruction: str = "",
         *,
+        each: bool = False,
         example: tuple[PictureLike, PictureLike] | None = None,
         num_images: int | None = None,
         seed: Seed = None,
@@ -193,14 +194,16 @@ class Orthus:
         """Changes a picture by an instruction or an example (2412.00127, figure 3).
 
         Args:
-            pictures: One picture, or several that are read together: files, bytes or PIL images [h,
-                w] of any size, scaled and cropped to the model's square [H, W].
+            pictures: One picture, or several that are read together: files, bytes, PIL images or
+                numpy values [h, w, 3] of any size, scaled and cropped to the model's square [H, W].
             instruction: The change in words; left out with an example.
+            each: Change each picture by itself, rather than read several together.
             example: A picture before and after the change.
             num_images, seed, batch_size: As for `generate`.
             asked: Further keys of `EditRecipe`: steps, guidance, image_guidance, max_text ...
 
-        Returns: One RGB image [H, W] for each seed; `texts` holds what the model wrote before each.
+        Returns: One RGB image [H, W] for each seed (of each picture, with `each`); `texts` holds
+            what the model wrote before each.
 
         Yields, when streamed: As `generate`; also TextPiece where the model writes first.
 
@@ -215,11 +218,11 @@ class Orthus:
         instruction = text_of("instruction", instruction)
         before_after = input_images(example or ())
         check_example(before_after)
-        edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=False)
+        edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=each)
         seeds = choose_seeds(recipe.seeds, recipe.num_images)
         return (yield from _images(prepare_edit(self._loaded, recipe, edits, seeds)))
 
-    @streamed
+    @takes_keys_of(StoryRecipe)
     def story(
         self,
         prompt: str = "",
@@ -275,7 +278,7 @@ class Orthus:
             yield event
         return collector.story
 
-    @streamed
+    @takes_keys_of(CaptionRecipe)
     def caption(
         self,
         pictures: PictureLike | Sequence[PictureLike],
@@ -288,7 +291,8 @@ class Orthus:
         """Describes pictures, or answers a question about each.
 
         Args:
-            pictures: One picture, or several: files, bytes or PIL images [h, w] of any size.
+            pictures: One picture, or several: files, bytes, PIL images or numpy values [h, w, 3]
+                of any size.
             question: Question about each picture; "What is this?" by default.
             seed: Seed of sampled text; it changes nothing at temperature 0, the default.
             batch_size: Pictures read at once.

@@ -283,6 +283,9 @@ class OrthusForConditionalGeneration(InterleavedModel, GenerationMixin):
             kwargs["inputs_embeds"] = self.embed(ids_BS.to(self.device), features)
         if ids_BS is not None:
             kwargs["input_ids"] = ids_BS
+        if self.generation_config.suppress_tokens is None:
+            # Opened from a folder without generation_config.json, as a released one.
+            self.generation_config.update(**text_generation(self.config))
         return super().generate(**kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:

@@ -181,10 +181,9 @@ def _negative_ids(
         return PromptBuilder(model, tokenizer).context(params.negative_prompt).ids
     except (OSError, ValueError, CheckpointError) as error:
         raise ArgumentError(
-            "guidance needs the ids that it leads away from, and the model came from no folder with "
-            "a tokenizer",
+            "guidance needs ids that it leads away from, and the model's folder has no tokenizer",
             where="the argument negative_prompt_ids",
-            hint=f"give processor(text={params.negative_prompt!r}).input_ids[0], or guidance_scale=1",
+            hint=f"give processor(text={params.negative_prompt!r}).input_ids[0]; or no guidance, 1",
         ) from error
 
 
