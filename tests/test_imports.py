@@ -53,7 +53,8 @@ WORLD_USERS = {"train/batches.py", "train/picture_source.py"}
 
 
 def modules(package: str) -> list[Path]:
-    return sorted((ROOT / package).rglob("*.py"))
+    """The files of a package, without the one that goes with a saved model for transformers."""
+    return sorted(path for path in (ROOT / package).rglob("*.py") if "starter" not in path.parts)
 
 
 def imports(tree: ast.AST, nodes: Iterator[ast.AST] | None = None) -> Iterator[str]:
@@ -150,7 +151,7 @@ TINY = ("optim.steps=1", "optim.batch_size=1", "data.rows=4", "data.held_out=0")
 QUIET = ("log.sample_every=0",)
 
 CONVERSION = "card convert verify chameleon_hf chameleon_layerwise chameleon_meta meta_files lazy"
-CONVERSION += " meta_layerwise pickled processor source writer"
+CONVERSION += " meta_layerwise pickled processor source writer hub_files chat_processor publish"
 NOT_FOR_DRAWING = {
     *(f"orthus_core.{package}" for package in ("train", "losses", "world", "evaluation", "plan")),
     *(f"orthus_core.checkpoint.{name}" for name in CONVERSION.split()),
