@@ -3,7 +3,7 @@
     ids, features --embed--> backbone --> hidden --+--> text_logits  (LM head, where text is
     predicted)
                                                    +--> mlp_head     (diffusion head, where a patch
-                                                   is predicted)
+                                                   is predicted; or a head that regresses it)
 
 Parameters have the released names, so a released folder loads without conversion.
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,19 +30,23 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
     Cache,
+    GenerationConfig,
     GenerationMixin,
     PreTrainedModel,  # noqa: F401, diffusers looks here for the base of a pipeline's model
 )
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from orthus_core.entry_points import imported
-from orthus_core.errors import ArgumentError
+from orthus_core.errors import ArgumentError, CheckpointError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel, positions
 from orthus_core.model.schedule import Schedule, make_schedule
 from orthus_core.model.soft_embedding import CodeSquares, argmin_embed, soft_embed
 from orthus_core.recipe.drawing import TextSampling
+
+if TYPE_CHECKING:
+    from orthus_core.model.regression_head import RegressionHead
 
 
 class OrthusModel(InterleavedBackbone):
@@ -82,7 +86,7 @@ class OrthusCausalLMOutput(ModelOutput):
 
 
 class OrthusForConditionalGeneration(InterleavedModel, GenerationMixin):
-    """The whole model: backbone, LM head, diffusion head, noise schedule.
+    """The whole model: backbone, LM head, diffusion head (or regression head), noise schedule.
 
     Source: 2412.00127.
     """
@@ -100,12 +104,27 @@ class OrthusForConditionalGeneration(InterleavedModel, GenerationMixin):
         super().__init__(config)
         self.model = OrthusModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.mlp_head = DiffusionHead(
-            config.feature_channels, config.hidden_size, config.head_width, config.head_depth
-        )
+        self.mlp_head = image_head(config)
         self._squares = CodeSquares()
         self.post_init()
         self.generation_config.update(**text_generation(config))
+
+    @property
+    def diffusion_head(self) -> DiffusionHead:
+        """The head that denoises. Raises: CheckpointError for a model that regresses features."""
+        if isinstance(self.mlp_head, DiffusionHead):
+            return self.mlp_head
+        raise CheckpointError(
+            "the head of this model regresses features, and denoises none",
+            where='config.json: image_head = "mse"',
+            hint="take a model with a diffusion head",
+        )
+
+    @property
+    def regression_head(self) -> RegressionHead:
+        """The head that regresses features, of a model whose `image_head` is "mse"."""
+        assert not isinstance(self.mlp_head, DiffusionHead), "the caller read the configuration"
+        return self.mlp_head
 
     @property
     def schedule(self) -> Schedule:
@@ -245,6 +264,7 @@ class OrthusForConditionalGeneration(InterleavedModel, GenerationMixin):
     def generate(
         self,
         inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
         *,
         input_ids: Tensor | None = None,
         pixel_values: Tensor | None = None,
@@ -256,6 +276,7 @@ class OrthusForConditionalGeneration(InterleavedModel, GenerationMixin):
 
         Args:
             inputs, input_ids: Token ids [B, S] of the prompts, by either name.
+            generation_config: How text is chosen; the model's own by default.
             pixel_values, features: The prompts' images, as for `forward`.
             generation_mode: "text" is transformers' own loop; "image" draws one image;
                 "interleaved" writes and draws as the model chooses.
@@ -286,7 +307,7 @@ class OrthusForConditionalGeneration(InterleavedModel, GenerationMixin):
         if self.generation_config.suppress_tokens is None:
             # Opened from a folder without generation_config.json, as a released one.
             self.generation_config.update(**text_generation(self.config))
-        return super().generate(**kwargs)
+        return super().generate(generation_config=generation_config, **kwargs)
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """As transformers', and the files by which `trust_remote_code` and a hub know the model."""
@@ -316,6 +337,17 @@ def text_generation(config: OrthusConfig) -> dict[str, Any]:
         "max_new_tokens": TextSampling().max_new_tokens,
         "do_sample": False,
     }
+
+
+def image_head(config: OrthusConfig) -> DiffusionHead | RegressionHead:
+    """The head of the config's kind, with new weights."""
+    sizes = config.feature_channels, config.hidden_size, config.head_width, config.head_depth
+    if config.denoises:
+        return DiffusionHead(*sizes)
+    # Imported here, because other models need none of it.
+    from orthus_core.model.regression_head import RegressionHead
+
+    return RegressionHead(*sizes)
 
 
 AutoConfig.register(OrthusConfig.model_type, OrthusConfig, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -96,12 +97,16 @@ def test_an_objective_trains_its_own_heads(objective, heads, tiny_folder, record
     assert {name.partition("_head.")[0] for name in names if "_head." in name} == heads
     assert not any("vqmodel" in name for name in names)
     assert "model.codebook_in.weight" in names and "model.layers.0.mlp.up_proj.weight" in names
-    for event in events:
-        if isinstance(event, StepDone):
-            text, image = 2.0 * event.metrics["text"], 3.0 * event.metrics["image"]
-            parts = {"both": text + image, "understanding": text, "generation": image}
-            assert event.metrics["total"] == pytest.approx(parts[objective], rel=1e-5)
-            assert text > 0 and image > 0, "what does not count is measured all the same"
+    weights_of = {"text": 2.0 * ("lm" in heads), "image": 3.0 * ("mlp" in heads)}
+    steps = [event.metrics for event in events if isinstance(event, StepDone)]
+    for found in steps:
+        assert {name for name in weights_of if found.get(name, 0) > 0} == {
+            name for name, weight in weights_of.items() if weight
+        }
+        total = sum(weight * found.get(name, 0) for name, weight in weights_of.items())
+        assert found["total"] == pytest.approx(total, rel=1e-5)
+    assert steps[-1]["validation_text"] > 0 and steps[-1]["validation_image"] > 0
+    assert steps[-1]["validation_mixture_entropy"] > 0, "and so is the soft embedding"
 
 
 def begun(monkeypatch, trainer, schema, start: Path, output: Path, source: Path, *overrides):
@@ -137,6 +142,17 @@ def test_a_head_whose_loss_does_not_count_is_not_handed_to_the_optimiser(
     trained = {id(parameter) for parameter in stage.trainable()}
     of_head = [p for n, p in stage.objective.model.named_parameters() if n.startswith(idle)]
     assert of_head and not any(id(parameter) in trained for parameter in of_head)
+
+
+def test_a_temperature_that_rises_from_0_begins_with_the_lookup(tiny_folder, pictures, tmp_path):
+    heat = ("temperature.start=0", "temperature.end=3.0", "temperature.schedule=linear")
+    events = run(build_base, BuildBaseRecipe, tiny_folder, tmp_path / "out", pictures, *heat)
+    steps = [event.metrics for event in events if isinstance(event, StepDone)]
+    assert all(math.isfinite(found["total"] + found["grad_norm"]) for found in steps)
+    entropies = [found.get("validation_mixture_entropy") for found in steps]
+    assert 0 < entropies[1] < entropies[3] < math.log(32), "of tau = 1 and 3"
+    assert steps[1]["validation_argmin_distance"] < steps[3]["validation_argmin_distance"]
+    assert open_orthus(tmp_path / "out", device="cpu").model.config.embedding_temperature == 3.0
 
 
 def test_build_base_that_resumes_at_its_end_keeps_its_temperature(tiny_folder, pictures, tmp_path):
@@ -272,7 +288,8 @@ def test_parts_of_a_step_weigh_by_what_they_hold(tiny_folder, records):
         losses = []
         for given in (None, counts):
             torch.manual_seed(0)
-            losses.append(objective(part, given).image.item())
+            with torch.no_grad():  # a training does not compute what has no weight
+                losses.append(objective(part, given).image.item())
         assert losses[1] == pytest.approx(losses[0] * counts_of(part).image / counts.image)
 
 
