@@ -256,6 +256,8 @@ def test_forward_returns_what_is_asked_for(model, rows):
     torch.testing.assert_close(last.logits, whole.logits[:, -1:])
     as_tuple = model(**inputs, features=batch.features_NC, return_dict=False)
     assert isinstance(as_tuple, tuple) and as_tuple[0].equal(whole.logits)
+    words = model(batch.ids_BS[:, :2], labels=batch.ids_BS[:, :2])
+    assert words.image_loss == 0 and words.loss.equal(words.text_loss), "no picture, no slot"
     with pytest.raises(PromptError, match="image slots"):
         model(**inputs)
     with pytest.raises(ArgumentError, match="ids"):
@@ -329,6 +331,16 @@ def test_text_and_images_follow_one_another(model, processor):
     drawn = 0 if told.features is None else told.features.shape[0]
     assert slots == (1 + drawn) * model.config.patches and len(told.image_rows) == drawn
     assert told.sequences.shape[1] > inputs["input_ids"].shape[1]
+
+
+def test_each_prompt_is_drawn_from_its_own_picture(model, processor):
+    chats = [[said("user", picture, "a snowman")] for picture in (RED, BLUE)]
+    how = {"generation_mode": "image", "guidance_scale": 1.0, "num_inference_steps": 1, "seed": [3]}
+    together = model.generate(**tokenized(processor, *chats), **how | {"seed": [3, 3]})
+    for chat, features_PC in zip(chats, together.features, strict=True):
+        (alone_PC,) = model.generate(**tokenized(processor, chat), **how).features
+        torch.testing.assert_close(features_PC, alone_PC, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(*together.features, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(
