@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.model.config import OrthusConfig
-from orthus_core.model.orthus import text_generation
+from orthus_core.model.hugging_face import text_generation
 
 MODULE = "orthus_kit"
 PROCESSOR_CONFIG = "processor_config.json"
