@@ -103,7 +103,7 @@ class OrthusProcessor(ChameleonProcessor):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoProcessor") -> None:
-        """Nothing: transformers would copy our source files into each saved folder."""
+        """Nothing: transformers, where code is trusted, would copy this file into saved folders."""
 
 
 AutoProcessor.register(OrthusConfig, OrthusProcessor, exist_ok=True)

@@ -261,6 +261,10 @@ class OrthusConfig(InterleavedConfig):
             del fields["image_head"]
         return fields
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Nothing: transformers, where code is trusted, would copy this file into saved folders."""
+
     def validate_choices(self) -> None:
         """Checks the fields that hold a choice.
 

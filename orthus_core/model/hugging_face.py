@@ -229,10 +229,6 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
         """Uploads the model with a card: see `checkpoint.publish.push_model`."""
         return imported("orthus_core.checkpoint.publish.push_model")(self, None, repo_id, **kwargs)
 
-    @classmethod
-    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
-        """Nothing: transformers would copy our source files into each saved folder."""
-
 
 def text_generation(config: OrthusConfig) -> dict[str, Any]:
     """Values of transformers' `GenerationConfig` with which its loop writes as ours does: the

@@ -109,20 +109,29 @@ del sys.modules["orthus_core"]
 processor = AutoProcessor.from_pretrained(folder, **trusted)
 model = AutoModel.from_pretrained(folder, **trusted)
 assert type(model).__module__ == "orthus_core.model.orthus", type(model).__module__
-model.save_pretrained(sys.argv[2])
-processor.save_pretrained(sys.argv[2])
 """
 
 
 @pytest.mark.parametrize("script", [FIRST_OURS, ONLY_THEIRS], ids=["ours first", "theirs alone"])
 def test_a_new_process_opens_a_folder(script, tiny_folder, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "code")}
-    words = [sys.executable, "-c", script, str(tiny_folder), str(tmp_path / "saved")]
+    words = [sys.executable, "-c", script, str(tiny_folder)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    if script is ONLY_THEIRS:
-        modules = {path.name for path in (tmp_path / "saved").glob("*.py")}
-        assert modules == {"orthus_kit.py"}, "none of our own files goes with a model"
+
+
+def test_none_of_our_files_goes_with_a_model(tiny_folder, tmp_path):
+    """As after `trust_remote_code`, by which transformers registers the classes that it opened."""
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder)
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for cls in (type(model.config), type(processor)):
+            patch.setattr(cls, "_auto_class", None)
+            cls.register_for_auto_class()
+        for saved in (model, processor):
+            saved.save_pretrained(tmp_path / type(saved).__name__)
+    for folder in tmp_path.iterdir():
+        assert {path.name for path in folder.glob("*.py")} == {"orthus_kit.py"}
 
 
 def test_a_folder_names_our_classes_and_keeps_its_fingerprint(tiny_folder, tmp_path):

@@ -130,7 +130,7 @@ def test_numpy_values_are_pictures(orthus):
     for wrong in (
         levels.astype(int),
         levels / 1.0,
-        levels[0],
+        levels[0, 0],
         np.zeros((0, 4, 3)),
         levels[..., :2],
     ):
