@@ -37,6 +37,7 @@ from orthus_core.api.arguments import (
     texts_of,
 )
 from orthus_core.api.captions import Answers, CaptionCollector, prepare_caption
+from orthus_core.api.continuation import Continuation, open_continuation
 from orthus_core.api.images import (
     ImageCollector,
     ImageRequest,
@@ -50,6 +51,7 @@ from orthus_core.api.requests import run
 from orthus_core.api.stories import Story, StoryCollector, earlier_values, open_story, prepare_story
 from orthus_core.api.streamed import Work, takes_keys_of
 from orthus_core.device import limit_threads
+from orthus_core.errors import ArgumentError
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
     CaptionRecipe,
@@ -146,6 +148,8 @@ class Orthus:
         num_images: int | None = None,
         seed: Seed = None,
         batch_size: Any = None,
+        continue_from: str | Path | None = None,
+        keep_rows: int | None = None,
         **asked: Any,
     ) -> Work[Images]:
         """Draws pictures from text (2412.00127).
@@ -157,6 +161,8 @@ class Orthus:
             seed: Each seed gives the same picture in any batch, except for rounding: a colour value
                 may differ by 1 of 255. A single seed counts up for `num_images`.
             batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.
+            continue_from: File of a picture whose top rows of patches are kept.
+            keep_rows: Rows to keep of it; half of them by default.
             asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt
                 ... `num_inference_steps` and `guidance_scale` are other names of the first two.
 
@@ -171,12 +177,14 @@ class Orthus:
             ArgumentError: For an argument that is unknown, of the wrong type or out of its range; a
                 RecipeError, a TypeError and a ValueError in one.
             CheckpointError: When the model has no pixel decoder.
+            DataError: When the picture to continue cannot be read.
         """
         usual = {"num_images": num_images, "seed": seed, "batch_size": batch_size}
         recipe = recipe_of(GenerateRecipe, named(GenerateRecipe, usual, asked), self._opened)
         texts = texts_of("prompts", prompts)
         seeds = choose_seeds(recipe.seeds, recipe.num_images)
-        return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds)))
+        begun = continuation_of(continue_from, keep_rows)
+        return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds, begun)))
 
     @takes_keys_of(EditRecipe)
     def edit(
@@ -350,6 +358,19 @@ class Orthus:
         lora = [f"{each['path']}:{each['scale']!r}" for each in self.about.get("lora", ())]
         opened = {"model": self.about["name"] or None, "quantize": self.quantize}
         return opened | ({"lora": lora} if lora else {})
+
+
+def continuation_of(path: str | Path | None, rows: int | None) -> Continuation | None:
+    """The picture to continue. Raises: ArgumentError when rows are to be kept of none."""
+    if path is not None:
+        return open_continuation(Path(path), rows)
+    if rows is not None:
+        raise ArgumentError(
+            "rows are kept of a picture, and none is named",
+            where="the argument keep_rows",
+            hint='name it as in: continue_from="out.png"',
+        )
+    return None
 
 
 def _images(request: ImageRequest) -> Work[Images]:

@@ -138,6 +138,18 @@ def test_numpy_values_are_pictures(orthus):
             input_image(wrong)
 
 
+def test_the_top_rows_of_a_picture_are_kept(orthus, tmp_path):
+    (path,) = orthus.generate("a snowman", seed=7, steps=1).save(tmp_path / "out.png")
+    begun = {"continue_from": path, "keep_rows": 1, "steps": 1}
+    more = orthus.generate("a snowman", seed=7, **begun)
+    assert more.infos[0].begun == {"rows": 1, "features": "drawn again"}
+    assert pixel_hash(more.images[0]) == read_record(path)["pixels"]
+    other = orthus.generate("a snowman", seed=8, **begun)
+    assert pixel_hash(other.images[0]) != pixel_hash(more.images[0])
+    with pytest.raises(RecipeError, match="none is named"):
+        orthus.generate("a snowman", keep_rows=1)
+
+
 def test_each_picture_may_be_edited_by_itself(orthus, start):
     pictures = [start, Image.new("RGB", (16, 16), "red")]
     each = orthus.edit(pictures, "a hat", seed=[1, 2], steps=1, each=True)
