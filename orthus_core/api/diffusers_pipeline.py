@@ -12,12 +12,13 @@ Legend: N pictures, H height, W width, P patches of a picture, C feature channel
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
@@ -146,8 +147,9 @@ class OrthusPipeline(DiffusionPipeline):
         features = torch.zeros(count, config.patches, config.feature_channels)
         pixels: dict[int, Tensor] = {}
         self._interrupt = False
-        with self.progress_bar(total=count * config.patches) as bar:
-            events = run(_with_prompts(request, seeded))
+        total = count * config.patches
+        with self.progress_bar(total=total) as bar:  # type: ignore[call-arg]
+            events: Any = run(replace(request, prompts=tuple(seeded)))
             for event in events:
                 if isinstance(event, ImageDone):
                     pixels[event.row] = event.pixels_3HW.float().cpu()
@@ -167,12 +169,6 @@ class OrthusPipeline(DiffusionPipeline):
             pixels[row] = self.model.decode_images(features[row : row + 1])[0].float().cpu()
         images = _converted([pixels[row] for row in range(count)], output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)  # type: ignore[arg-type]
-
-
-def _with_prompts(request: Any, prompts: Sequence[Any]) -> Any:
-    from dataclasses import replace
-
-    return replace(request, prompts=tuple(prompts))
 
 
 def _check(output_type: str, side: int, size: dict[str, int | None]) -> None:

@@ -30,7 +30,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from orthus_core.entry_points import imported
 from orthus_core.errors import ArgumentError
-from orthus_core.model.config import OrthusConfig
+from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel, positions
 from orthus_core.recipe.drawing import TextSampling
 
@@ -213,7 +213,8 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
             kwargs["input_ids"] = ids_BS
         if self.generation_config.suppress_tokens is None:
             self.write_text_as_ours()  # opened from a folder without generation_config.json
-        return super().generate(generation_config=generation_config, **kwargs)
+        writes = super().generate  # type: ignore[attr-defined]
+        return writes(generation_config=generation_config, **kwargs)
 
     def write_text_as_ours(self) -> None:
         """Has transformers' loop write as ours does (see `text_generation`)."""
@@ -230,7 +231,7 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
         return imported("orthus_core.checkpoint.publish.push_model")(self, None, repo_id, **kwargs)
 
 
-def text_generation(config: OrthusConfig) -> dict[str, Any]:
+def text_generation(config: InterleavedConfig) -> dict[str, Any]:
     """Values of transformers' `GenerationConfig` with which its loop writes as ours does: the
     likeliest words, no image, until SEP or [EOS].
     """
