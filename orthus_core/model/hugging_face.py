@@ -213,8 +213,21 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
             kwargs["input_ids"] = ids_BS
         if self.generation_config.suppress_tokens is None:
             self.write_text_as_ours()  # opened from a folder without generation_config.json
+        if generation_config is None and ids_BS is not None:
+            self._limit(ids_BS.shape[1], kwargs)
         writes = super().generate  # type: ignore[attr-defined]
         return writes(generation_config=generation_config, **kwargs)
+
+    def _limit(self, length: int, kwargs: dict[str, Any]) -> None:
+        """Sets the number of new tokens where it is not given: as many as the context holds, and no
+        more than the model's default, which a given `max_length` replaces.
+        """
+        if kwargs.get("max_length") is not None:
+            kwargs.setdefault("max_new_tokens", None)
+        room = self.config.max_position_embeddings - length
+        if "max_new_tokens" not in kwargs and room > 0:
+            usual = self.generation_config.max_new_tokens
+            kwargs["max_new_tokens"] = room if usual is None else min(usual, room)
 
     def write_text_as_ours(self) -> None:
         """Has transformers' loop write as ours does (see `text_generation`)."""

@@ -286,6 +286,12 @@ def test_text_is_what_our_own_loop_writes(orthus, model, processor):
     new = processor.post_process_multimodal_output(ids_BS[:, inputs["input_ids"].shape[1] :])
     # Ours keeps back a character whose last bytes are missing.
     assert [text.strip().rstrip(UNFINISHED) for text in new] == expected
+    length = inputs["input_ids"].shape[1]
+    assert model.generate(**inputs, max_length=length + 2, min_length=0).shape[1] <= length + 2
+    context = model.config.max_position_embeddings
+    never = {"eos_token_id": [], "do_sample": True}
+    long = torch.full((1, context - 3), 300)
+    assert model.generate(long, **never).shape[1] == context, "as far as the model reads"
     # Several sequences of a prompt with two pictures each see both.
     two = tokenized(processor, [said("user", RED, BLUE, "a snowman")])
     other = tokenized(processor, [said("user", BLUE, RED, "a snowman")])
