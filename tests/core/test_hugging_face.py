@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -208,14 +209,15 @@ def rows(orthus):
     return batch, labels_BS
 
 
-@pytest.mark.parametrize("lambda_image", [100.0, 0.5])
-def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, lambda_image):
-    from dataclasses import replace
-
+@pytest.mark.parametrize(("lambda_image", "head"), [(100.0, "diffusion"), (0.5, "mse")])
+def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, lambda_image, head):
     batch, labels_BS = rows
     seeds_M = torch.arange(len(batch.pictures)) + 7
     batch = replace(batch, noise_seeds_M=seeds_M)
     model = orthus.model
+    if head == "mse":
+        fields = model.config.to_dict() | {"image_head": head}
+        model = OrthusForConditionalGeneration(type(model.config)(**fields)).eval()
     output = model(
         input_ids=batch.ids_BS,
         attention_mask=batch.attention_mask_BS,
