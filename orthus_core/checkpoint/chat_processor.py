@@ -56,13 +56,15 @@ class OrthusProcessor(ChameleonProcessor):
         """
         if text is not None:
             tokenizer = self.tokenizer
-            ended = (tokenizer.sep_token, tokenizer.eos_token)
+            bos, sep = tokenizer.bos_token, tokenizer.sep_token
+            ended = (sep, tokenizer.eos_token)
             texts = [text] if isinstance(text, str) else list(text)
             if not kwargs.pop("return_for_text_completion", False):
-                texts = [t if t.endswith(ended) else t + tokenizer.sep_token for t in texts]
+                # One that begins with [BOS] is a template's, which may leave its last turn open.
+                texts = [t if t.startswith(bos) or t.endswith(ended) else t + sep for t in texts]
             # The tokenizer puts [BOS] first, which a chat template has written already.
             if kwargs.get("add_special_tokens", True):
-                texts = [each.removeprefix(tokenizer.bos_token) for each in texts]
+                texts = [each.removeprefix(bos) for each in texts]
             text = texts
         return super().__call__(images=images, text=text, return_for_text_completion=True, **kwargs)
 

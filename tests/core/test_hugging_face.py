@@ -174,6 +174,12 @@ def test_a_chat_is_read_as_rows_are(orthus, processor):
     assert again.tolist() == row.ids, "neither [BOS] nor SEP twice"
     plain = processor(text="what is this?")["input_ids"][0].tolist()
     assert plain == list(orthus.builder.context("what is this?").ids)
+    begun = [question, said("assistant", "a red fox")]
+    open_ids = tokenized(processor, begun, continue_final_message=True)["input_ids"][0].tolist()
+    assert (
+        open_ids
+        == row_of(orthus, ("user", [RED, "what is this?"]), ("model", ["a red fox"])).ids[:-1]
+    )
     system = [said("system", "a snowman"), said("user", "a red fox")]
     (ids,) = tokenized(processor, system)["input_ids"].tolist()
     assert ids == list(orthus.builder.context("a snowman a red fox").ids)
