@@ -92,5 +92,5 @@ def labelled_rows(
         features_NC=features_NC,
         image_index_N=slots_BS.flatten().nonzero().flatten() - 1,
         image_targets_N=(labels_BS != IGNORE)[slots_BS],
-        noise_seeds_M=noise_seeds,
+        noise_seeds_M=None if noise_seeds is None else noise_seeds.flatten(),
     )

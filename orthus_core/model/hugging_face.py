@@ -162,8 +162,11 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
         )
 
     @torch.no_grad()
-    def encode_pixels(self, pixels_M3HW: Tensor) -> Tensor:
-        """Features of a processor's pixels, on any device and in any precision: fp32 [M, P, C]."""
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Features of a processor's pixels [..., 3, H, W], on any device and in any precision: fp32
+        [M, P, C]. A collator may have stacked the images of each row.
+        """
+        pixels_M3HW = pixels.reshape(-1, *pixels.shape[-3:])
         encoder = next(self.model.vqmodel.parameters())
         return self.encode_images(pixels_M3HW.to(encoder.device, encoder.dtype)).float()
 

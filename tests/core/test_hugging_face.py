@@ -393,19 +393,19 @@ def test_guidance_without_a_tokenizer_is_refused(tiny_model, processor):
 class Rows(torch.utils.data.Dataset):
     """The rows of a batch, one by one, as a Trainer reads them."""
 
-    def __init__(self, batch, labels_BS) -> None:
+    def __init__(self, batch, labels_BS, processor) -> None:
         self.batch, self.labels_BS = batch, labels_BS
+        self.pixels = [processor.image_processor(each)["pixel_values"] for each in (RED, BLUE)]
 
     def __len__(self) -> int:
         return 2  # each with one picture
 
     def __getitem__(self, number: int) -> dict:
-        patches = len(self.batch.features_NC) // len(self.batch.pictures)
         return {
             "input_ids": self.batch.ids_BS[number],
             "attention_mask": self.batch.attention_mask_BS[number],
             "labels": self.labels_BS[number],
-            "features": self.batch.features_NC[number * patches :][:patches],
+            "pixel_values": torch.as_tensor(self.pixels[number][0])[None],
         }
 
 
@@ -427,8 +427,8 @@ def test_a_trainer_trains_it_and_saves_a_whole_folder(tiny_folder, rows, process
     trainer = Trainer(
         model,
         settings,
-        train_dataset=Rows(*rows),
-        eval_dataset=Rows(*rows),
+        train_dataset=Rows(*rows, processor),
+        eval_dataset=Rows(*rows, processor),
         processing_class=processor,
     )
     trainer.train()
