@@ -174,7 +174,7 @@ def measured(recipe: PosttrainRecipe, folder: Path, drawn: int) -> Score:
 def loss_from(model: OrthusForConditionalGeneration, batch: Batch, read_NC: Tensor) -> float:
     """Mean diffusion loss at the fixed times, with the same noise for every arm."""
     mask, position_ids_BS = packed_mask(batch.attention_mask_BS, model.dtype)
-    hidden_XD = model(
+    hidden_XD = model.run_backbone(
         batch.ids_BS, read_NC, attention_mask=mask, position_ids=position_ids_BS
     ).hidden_BSD.flatten(0, 1)
     assert batch.features_NC is not None, "every row has a picture"

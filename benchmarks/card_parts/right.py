@@ -74,7 +74,9 @@ def goldens(device: torch.device) -> Iterator[Finding]:
         yield compared(f"features, {name}", model.encode_images(pixels), theirs, limit)
         ids_BS = golden["d.input_ids"].to(device)
         theirs = golden["d.last_hidden_state"]
-        yield compared(f"hidden states, {name}", model(ids_BS).hidden_BSD, theirs, limit)
+        yield compared(
+            f"hidden states, {name}", model.run_backbone(ids_BS).hidden_BSD, theirs, limit
+        )
 
 
 def golden_model() -> OrthusForConditionalGeneration:
@@ -113,13 +115,13 @@ def drawings(device: torch.device, asked: Asked) -> Iterator[Finding]:
 
     ids_BS = torch.tensor([prompts[0].context.ids], device=device)
     whole = copy.deepcopy(model).bfloat16()
-    hidden = whole(ids_BS).hidden_BSD
+    hidden = whole.run_backbone(ids_BS).hidden_BSD
     for bits, limit in ((8, 5e-2), (4, 5e-1)):
         fewer = copy.deepcopy(whole)
         quantise(fewer, bits)  # type: ignore[arg-type]
         yield compared(
             f"hidden states with weights in {bits} bits and in bf16",
-            fewer(ids_BS).hidden_BSD,
+            fewer.run_backbone(ids_BS).hidden_BSD,
             hidden,
             limit,
         )

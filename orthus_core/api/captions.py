@@ -250,6 +250,11 @@ class Answers(NamedTuple):
     question: str
     seeds: list[int]
 
+    def _repr_html_(self) -> str:
+        from orthus_core.api.notebook import figures_html
+
+        return figures_html([(None, text) for text in self.texts])
+
 
 def content_hash(file: Path) -> str:
     """SHA-256 of a file. Raises: DataError when it cannot be read."""

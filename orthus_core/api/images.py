@@ -228,6 +228,17 @@ class Images(NamedTuple):
         """The text that the model wrote before each picture, as it may in an edit; else empty."""
         return [info.text or "" for info in self.infos]
 
+    def _repr_png_(self) -> bytes | None:
+        from orthus_core.api.notebook import sheet_png
+
+        return sheet_png(self.images)
+
+    def _repr_html_(self) -> str:
+        from orthus_core.api.notebook import figures_html
+
+        words = [f"{info.prompt}, seed {info.seed}" for info in self.infos]
+        return figures_html([*zip(self.images, words, strict=True)])
+
     def save(self, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
         """Writes PNG files that record how they were made, and returns their paths.
 

@@ -1,4 +1,6 @@
-"""Images as users pass them (a path, bytes, or an image in memory), and edits made from them."""
+"""Images as users pass them (a path, bytes, an array, or an image in memory), and edits made from
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from orthus_core.data.pictures import BytesPicture, FilePicture
@@ -19,7 +22,10 @@ from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder, by_example
 from orthus_core.user_files import user_path
 
-PictureLike = str | os.PathLike[str] | bytes | Image.Image
+PictureLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+"""A file, its bytes, a PIL image, or numpy values [h, w] or [h, w, 1, 3 or 4]: uint8, or floats
+from 0 to 1.
+"""
 
 
 class InputImage(NamedTuple):
@@ -47,6 +53,8 @@ def input_image(source: PictureLike) -> InputImage:
     Raises:
         DataError: When it is not a picture, or cannot be read.
     """
+    if isinstance(source, np.ndarray):
+        source = _of_array(source)
     if isinstance(source, Image.Image):
         file = io.BytesIO()
         # PNG supports neither CMYK nor floats; transparent images are put on white, as when read
@@ -61,7 +69,7 @@ def input_image(source: PictureLike) -> InputImage:
         return InputImage(FilePicture(path), open_image(path), path)
     raise DataError(
         f"a picture cannot be a {type(source).__name__}",
-        hint="give a file's name, its bytes, or a PIL image",
+        hint="give a file's name, its bytes, a PIL image, or numpy values [h, w, 3]",
     )
 
 
@@ -69,7 +77,23 @@ def input_images(sources: PictureLike | Sequence[PictureLike]) -> list[InputImag
     """Opens one image, or several. Raises: DataError as `input_image`."""
     several = isinstance(sources, Iterable)
     one = isinstance(sources, (str, os.PathLike, bytes, Image.Image)) or not several
+    if isinstance(sources, np.ndarray):
+        one = sources.ndim < 4  # a fourth axis counts pictures
     return [input_image(source) for source in ([sources] if one else sources)]  # type: ignore[list-item]
+
+
+def _of_array(values: np.ndarray) -> Image.Image:
+    """Numpy values as an image. Raises: DataError for another shape, type or range."""
+    levels = values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values
+    is_picture = levels.ndim == 2 or (levels.ndim == 3 and levels.shape[2] in (3, 4))
+    is_float = np.issubdtype(levels.dtype, np.floating)
+    in_range = not is_float or (levels.size and 0 <= levels.min() and levels.max() <= 1)
+    if not (is_picture and levels.size and in_range and (is_float or levels.dtype == np.uint8)):
+        raise DataError(
+            f"an array of shape {list(values.shape)} and type {values.dtype} is no picture",
+            hint="give [h, w, 3] of uint8, or of floats from 0 to 1",
+        )
+    return Image.fromarray(np.round(levels * 255).astype(np.uint8) if is_float else levels)
 
 
 def hashes_of(pictures: Sequence[InputImage]) -> tuple[str, ...]:

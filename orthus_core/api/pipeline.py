@@ -37,6 +37,7 @@ from orthus_core.api.arguments import (
     texts_of,
 )
 from orthus_core.api.captions import Answers, CaptionCollector, prepare_caption
+from orthus_core.api.continuation import Continuation, open_continuation
 from orthus_core.api.images import (
     ImageCollector,
     ImageRequest,
@@ -48,8 +49,9 @@ from orthus_core.api.inputs import PictureLike, edits_of, input_images
 from orthus_core.api.loaded import LoadedModel, load_model
 from orthus_core.api.requests import run
 from orthus_core.api.stories import Story, StoryCollector, earlier_values, open_story, prepare_story
-from orthus_core.api.streamed import Work, streamed
+from orthus_core.api.streamed import Work, takes_keys_of
 from orthus_core.device import limit_threads
+from orthus_core.errors import ArgumentError
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe import (
     CaptionRecipe,
@@ -138,7 +140,7 @@ class Orthus:
         opened.builder = loaded.builder  # it reads emoji as the words of the model's folder
         return opened
 
-    @streamed
+    @takes_keys_of(GenerateRecipe)
     def generate(
         self,
         prompts: str | Sequence[str],
@@ -146,6 +148,8 @@ class Orthus:
         num_images: int | None = None,
         seed: Seed = None,
         batch_size: Any = None,
+        continue_from: str | Path | None = None,
+        keep_rows: int | None = None,
         **asked: Any,
     ) -> Work[Images]:
         """Draws pictures from text (2412.00127).
@@ -157,6 +161,8 @@ class Orthus:
             seed: Each seed gives the same picture in any batch, except for rounding: a colour value
                 may differ by 1 of 255. A single seed counts up for `num_images`.
             batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.
+            continue_from: File of a picture whose top rows of patches are kept.
+            keep_rows: Rows to keep of it; half of them by default.
             asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt
                 ... `num_inference_steps` and `guidance_scale` are other names of the first two.
 
@@ -171,19 +177,22 @@ class Orthus:
             ArgumentError: For an argument that is unknown, of the wrong type or out of its range; a
                 RecipeError, a TypeError and a ValueError in one.
             CheckpointError: When the model has no pixel decoder.
+            DataError: When the picture to continue cannot be read.
         """
         usual = {"num_images": num_images, "seed": seed, "batch_size": batch_size}
         recipe = recipe_of(GenerateRecipe, named(GenerateRecipe, usual, asked), self._opened)
         texts = texts_of("prompts", prompts)
         seeds = choose_seeds(recipe.seeds, recipe.num_images)
-        return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds)))
+        begun = continuation_of(continue_from, keep_rows)
+        return (yield from _images(prepare_generate(self._loaded, recipe, texts, seeds, begun)))
 
-    @streamed
+    @takes_keys_of(EditRecipe)
     def edit(
         self,
         pictures: PictureLike | Sequence[PictureLike],
         instruction: str = "",
         *,
+        each: bool = False,
         example: tuple[PictureLike, PictureLike] | None = None,
         num_images: int | None = None,
         seed: Seed = None,
@@ -193,14 +202,16 @@ class Orthus:
         """Changes a picture by an instruction or an example (2412.00127, figure 3).
 
         Args:
-            pictures: One picture, or several that are read together: files, bytes or PIL images [h,
-                w] of any size, scaled and cropped to the model's square [H, W].
+            pictures: One picture, or several that are read together: files, bytes, PIL images or
+                numpy values [h, w, 3] of any size, scaled and cropped to the model's square [H, W].
             instruction: The change in words; left out with an example.
+            each: Change each picture by itself, rather than read several together.
             example: A picture before and after the change.
             num_images, seed, batch_size: As for `generate`.
             asked: Further keys of `EditRecipe`: steps, guidance, image_guidance, max_text ...
 
-        Returns: One RGB image [H, W] for each seed; `texts` holds what the model wrote before each.
+        Returns: One RGB image [H, W] for each seed (of each picture, with `each`); `texts` holds
+            what the model wrote before each.
 
         Yields, when streamed: As `generate`; also TextPiece where the model writes first.
 
@@ -215,11 +226,11 @@ class Orthus:
         instruction = text_of("instruction", instruction)
         before_after = input_images(example or ())
         check_example(before_after)
-        edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=False)
+        edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=each)
         seeds = choose_seeds(recipe.seeds, recipe.num_images)
         return (yield from _images(prepare_edit(self._loaded, recipe, edits, seeds)))
 
-    @streamed
+    @takes_keys_of(StoryRecipe)
     def story(
         self,
         prompt: str = "",
@@ -275,7 +286,7 @@ class Orthus:
             yield event
         return collector.story
 
-    @streamed
+    @takes_keys_of(CaptionRecipe)
     def caption(
         self,
         pictures: PictureLike | Sequence[PictureLike],
@@ -288,7 +299,8 @@ class Orthus:
         """Describes pictures, or answers a question about each.
 
         Args:
-            pictures: One picture, or several: files, bytes or PIL images [h, w] of any size.
+            pictures: One picture, or several: files, bytes, PIL images or numpy values [h, w, 3]
+                of any size.
             question: Question about each picture; "What is this?" by default.
             seed: Seed of sampled text; it changes nothing at temperature 0, the default.
             batch_size: Pictures read at once.
@@ -318,6 +330,24 @@ class Orthus:
             yield event
         return collector.captions
 
+    def push_to_hub(self, repo_id: str, *, license: str = "other", **how: Any) -> str:
+        """Uploads the open model to the Hugging Face hub, with a card and all that opens it there.
+
+        Args:
+            repo_id: Name on the hub, `owner/name`.
+            license: Licence of the weights, as the hub spells it, such as "apache-2.0"; "other"
+                stands for the terms of the model that they were made from.
+            how: private, token, revision, create_pr, commit_message, max_shard_size.
+
+        Returns: The address of the commit.
+
+        Raises:
+            HubError: When the hub cannot be reached, or refuses.
+        """
+        from orthus_core.checkpoint.publish import push_model
+
+        return push_model(self.model, None, repo_id, license=license, **how)
+
     @property
     def _loaded(self) -> LoadedModel:
         return LoadedModel(self.builder, self.about, None)
@@ -328,6 +358,19 @@ class Orthus:
         lora = [f"{each['path']}:{each['scale']!r}" for each in self.about.get("lora", ())]
         opened = {"model": self.about["name"] or None, "quantize": self.quantize}
         return opened | ({"lora": lora} if lora else {})
+
+
+def continuation_of(path: str | Path | None, rows: int | None) -> Continuation | None:
+    """The picture to continue. Raises: ArgumentError when rows are to be kept of none."""
+    if path is not None:
+        return open_continuation(Path(path), rows)
+    if rows is not None:
+        raise ArgumentError(
+            "rows are kept of a picture, and none is named",
+            where="the argument keep_rows",
+            hint='name it as in: continue_from="out.png"',
+        )
+    return None
 
 
 def _images(request: ImageRequest) -> Work[Images]:

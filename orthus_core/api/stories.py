@@ -69,6 +69,11 @@ class Story(NamedTuple):
         """The words of each panel that the model told."""
         return [panel.text for panel in self.panels if not panel.given]
 
+    def _repr_html_(self) -> str:
+        from orthus_core.api.notebook import figures_html
+
+        return figures_html([(panel.image, panel.text) for panel in self.panels])
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
         """Writes the folder, and returns the contents of its `story.json`.
 

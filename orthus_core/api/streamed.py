@@ -1,8 +1,8 @@
 """Methods for long work: call one for its result, or stream its events.
 
 class Pipeline:
-    @streamed
-    def generate(self, prompt: str) -> Work[Images]: ...
+    @takes_keys_of(GenerateRecipe)
+    def generate(self, prompt: str, **asked) -> Work[Images]: ...
 
 pipeline.generate("a snowman").images[0]
 for event in (stream := pipeline.generate.stream("a snowman")): ...
@@ -12,10 +12,14 @@ stream.result.images[0]
 from __future__ import annotations
 
 import functools
+import inspect
+import typing
 from collections.abc import Callable, Generator, Iterator
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from orthus_core.api.arguments import check_call
+from orthus_core.api.arguments import MODEL_KEYS, check_call
+from orthus_core.recipe import Recipe
+from orthus_core.recipe.schema import keys
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,15 +61,10 @@ class EventStream(Iterator[Any], Generic[R]):
         self._work.close()
 
 
-class Streamed(Generic[P, R]):
-    """A method of an object: call it for its result."""
+class Streamed(Protocol[P, R]):
+    """A method of an object: call it for its result, or stream its events."""
 
-    def __init__(self, work: Callable[P, Work[R]]) -> None:
-        functools.update_wrapper(self, work)
-        self._work = work
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return self.stream(*args, **kwargs).result
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> EventStream[R]:
         """Events one by one, as they happen; work starts when the first is requested.
@@ -73,19 +72,65 @@ class Streamed(Generic[P, R]):
         Raises:
             ArgumentError: When an argument is missing, or has no name and needs one.
         """
-        check_call(self._work, args, kwargs)
-        return EventStream(self._work(*args, **kwargs))
+        ...
 
 
 class streamed(Generic[S, P, R]):
-    """Decorates a method that yields events and returns what it made."""
+    """Decorates a method that yields events and returns what it made.
 
-    def __init__(self, work: Callable[Concatenate[S, P], Work[R]]) -> None:
-        self._work = work
+    Args:
+        work: The method.
+        schema: Recipe class whose keys the method takes as further arguments, for its signature.
+    """
+
+    def __init__(
+        self, work: Callable[Concatenate[S, P], Work[R]], schema: type[Recipe] | None = None
+    ) -> None:
+        self._work, self._schema = work, schema
 
     @overload
     def __get__(self, instance: None, owner: type) -> Streamed[..., R]: ...
     @overload
     def __get__(self, instance: S, owner: type) -> Streamed[P, R]: ...
     def __get__(self, instance: Any, owner: type) -> Any:
-        return Streamed(self._work if instance is None else self._work.__get__(instance, owner))
+        work = self._work if instance is None else self._work.__get__(instance, owner)
+
+        def stream(*args: Any, **kwargs: Any) -> EventStream[R]:
+            check_call(work, args, kwargs)
+            return EventStream(work(*args, **kwargs))
+
+        # A function, so that help() shows its arguments.
+        @functools.wraps(work)
+        def call(*args: Any, **kwargs: Any) -> R:
+            return stream(*args, **kwargs).result
+
+        call.stream = functools.wraps(work)(stream)  # type: ignore[attr-defined]
+        signature = full_signature(work, self._schema)
+        call.__signature__ = stream.__signature__ = signature  # type: ignore[attr-defined]
+        return call
+
+
+def takes_keys_of(
+    schema: type[Recipe],
+) -> Callable[[Callable[Concatenate[S, P], Work[R]]], streamed[S, P, R]]:
+    """`streamed`, for a method that takes the keys of a recipe."""
+    return lambda work: streamed(work, schema)
+
+
+def full_signature(work: Callable[..., Any], schema: type[Recipe] | None) -> inspect.Signature:
+    """The signature of a method, with the keys of a recipe in the place of `**asked`."""
+    signature = inspect.signature(work)
+    if schema is None:
+        return signature
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    taken = {each.name for each in own} | {*MODEL_KEYS, "seeds", "by_example"}
+    more = [
+        inspect.Parameter(
+            key.path[-1], inspect.Parameter.KEYWORD_ONLY, default=None, annotation=key.annotation
+        )
+        for key in keys(schema)
+        if key.path[-1] not in taken
+    ]
+    returned = typing.get_type_hints(work).get("return")
+    result = typing.get_args(returned)[-1] if returned is not None else inspect.Signature.empty
+    return signature.replace(parameters=[*own, *more], return_annotation=result)

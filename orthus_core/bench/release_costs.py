@@ -43,10 +43,11 @@ class ReleasedModel:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def __call__(self, *inputs: Any, **options: Any) -> OrthusOutput:
+    def run_backbone(self, *inputs: Any, **options: Any) -> OrthusOutput:
+        """The model's own pass, and the logits that the release computes after it."""
         reads_prompts = options.get("past_key_values") is None
         with self._clock("prefill" if reads_prompts else "backbone"):
-            output = self._model(*inputs, **options)
+            output = self._model.run_backbone(*inputs, **options)
         # The logits of every position that was read, though a patch follows and not a word.
         with self._clock("prefill" if reads_prompts else "lm head"):
             if reads_prompts:

@@ -16,6 +16,7 @@ from orthus_core.checkpoint.card import model_card
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, check_path
 from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.hub_files import add_hub_files
 from orthus_core.checkpoint.lazy import LazyTensor, in_memory, safetensors_folder
 from orthus_core.checkpoint.model_folder import (
     OpenedOrthus,
@@ -93,6 +94,7 @@ def save_with_autoencoder(
         card = {"README.md": model_card(config, real_path(folder).name)}
         for name, text in (card | dict(texts)).items():
             (staged / name).write_text(text, encoding="utf-8")
+        add_hub_files(staged)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
@@ -16,13 +17,35 @@ CHAMELEON = (
     "over the tokens of text and of image codes."
 )
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PYTHON = """
+```python
+from orthus_core import Orthus  # pip install orthus-kit
 
-def model_card(config: InterleavedConfig, name: str) -> str:
+Orthus.open("{name}").generate("a snowman").images[0]
+```
+
+Or by transformers:
+
+```python
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+model = AutoModelForImageTextToText.from_pretrained("{name}", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+```"""
+
+
+def model_card(
+    config: InterleavedConfig, name: str, *, license: str = "other", repo_id: str | None = None
+) -> str:
     """Markdown that describes the model, its origin and its use.
 
     Args:
         config: The model's configuration; its `origin` records the model's history.
         name: Name of the folder.
+        license: Licence of the weights, as the hub spells it; "other" for the terms of the model
+            that they were made from.
+        repo_id: Name on the hub, by which the examples then open the model.
     """
     origin = config.origin or {}
     vq = config.vq_config
@@ -34,21 +57,28 @@ def model_card(config: InterleavedConfig, name: str) -> str:
             f"| vision embedding | {config.embedding}, {temperature} |",
             _head_line(config),
         ]
+    is_orthus = isinstance(config, OrthusConfig)
+    opened_by = repo_id or name
+    made_from = str(origin.get("made_from", ""))
     lines = [
         "---",
-        "library_name: orthus-kit",
+        f"license: {license}",
+        *(["license_name: terms-of-the-source-model"] if license == "other" else []),
+        f"library_name: {'orthus-kit' if is_orthus else 'transformers'}",
         "pipeline_tag: any-to-any",
-        f"tags: [{config.model_type}, text-to-image, image-to-text]",
+        f"tags: [{config.model_type}, text-to-image, image-to-text, image-text-to-text]",
+        *([f"base_model: {made_from}"] if _HUB_ID.fullmatch(made_from) else []),
         "---",
         "",
         f"# {name}",
         "",
-        ORTHUS if isinstance(config, OrthusConfig) else CHAMELEON,
+        ORTHUS if is_orthus else CHAMELEON,
         "",
         "```bash",
-        f'orthus generate "a snowman" -m {name} -o snowman.png',
-        f"orthus info {name}",
+        f'orthus generate "a snowman" -m {opened_by} -o snowman.png',
+        f"orthus info {opened_by}",
         "```",
+        *([*_PYTHON.format(name=opened_by).splitlines(), ""] if is_orthus else []),
         "",
         "| | |",
         "|---|---|",

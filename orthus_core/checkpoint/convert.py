@@ -28,6 +28,7 @@ from orthus_core.checkpoint.configuration import (
     released_fields,
 )
 from orthus_core.checkpoint.headers import CONFIG, MODEL_FILES, check_path, listed
+from orthus_core.checkpoint.hub_files import add_hub_files
 from orthus_core.checkpoint.layout import (
     is_hugging_face,
     is_meta,
@@ -156,6 +157,7 @@ def convert(
         for file_name, text in texts.items():
             (staged / file_name).write_text(text, encoding="utf-8")
         config.save_pretrained(staged)
+        add_hub_files(staged)
 
     yield Converted(
         folder=output,

@@ -14,7 +14,10 @@ from orthus_core.checkpoint.layout import read_json
 BYTES_A_TENSOR = 1 << 14
 
 # Keys of config.json that do not affect the computation; each tensor records its own dtype.
-ASIDE = ("_name_or_path", "architectures", "dtype", "origin", "sampling", "transformers_version")
+ASIDE = (
+    *("_name_or_path", "architectures", "auto_map", "dtype", "origin", "sampling"),
+    "transformers_version",
+)
 
 
 def fingerprint(folder: Path) -> str:

@@ -30,6 +30,7 @@ MODEL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template*",
+    "orthus_kit.py",
     "vocabulary.txt",
     "README.md",
     "recipe.toml",

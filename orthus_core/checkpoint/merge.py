@@ -12,6 +12,7 @@ from orthus_core.checkpoint.adapters import merged, read_adapters
 from orthus_core.checkpoint.card import model_card, origin_of
 from orthus_core.checkpoint.headers import CONFIG, INDEX, MODEL_FILES, check_path
 from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.hub_files import add_hub_files
 from orthus_core.checkpoint.model_folder import read_config
 from orthus_core.checkpoint.writer import write_weights
 from orthus_core.data.known_words import VOCABULARY, WORDS
@@ -86,4 +87,5 @@ def merge(
         card = model_card(config, real_path(output).name)
         (staged / "README.md").write_text(card, encoding="utf-8")
         config.save_pretrained(staged)
+        add_hub_files(staged)
     yield Merged(output, size)

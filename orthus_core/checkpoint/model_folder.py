@@ -377,6 +377,7 @@ def save_model(
         OutputError: When the folder exists, cannot be written to, or the disk is full.
     """
     from orthus_core.checkpoint.card import model_card
+    from orthus_core.checkpoint.hub_files import add_hub_files
 
     folder = user_path(folder)
     with staged_folder(folder, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
@@ -388,8 +389,7 @@ def save_model(
             model.config.save_pretrained(staged)
         if processor is not None:
             processor.save_pretrained(staged)
-        from orthus_core.checkpoint.card import model_card
-
+        add_hub_files(staged)
         card = {"README.md": model_card(model.config, real_path(folder).name)}
         for name, text in (card | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")

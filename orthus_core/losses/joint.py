@@ -208,7 +208,7 @@ class JointLoss(nn.Module):
         seeds_M = self.noise_seeds(rows)
         read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC, seeds_M)
         documents = document_inputs(model, rows.attention_mask_BS, model.dtype)
-        hidden_XD = model(rows.ids_BS, read_NC, **documents).hidden_BSD.flatten(0, 1)
+        hidden_XD = model.run_backbone(rows.ids_BS, read_NC, **documents).hidden_BSD.flatten(0, 1)
 
         # 2. Both losses; where gradients are wanted, those alone whose weight is not 0.
         text = image = None

@@ -186,6 +186,12 @@ class InterleavedConfig(ChameleonConfig):
         return [id_of_code[code] for code in range(self.num_codes)]
 
     @property
+    def end_token_ids(self) -> tuple[int | None, ...]:
+        """Tokens that end a sequence: [EOS], of which there may be several, and SEP."""
+        eos = self.eos_token_id
+        return (*eos, self.sep_token_id) if isinstance(eos, list) else (eos, self.sep_token_id)
+
+    @property
     def denoises(self) -> bool:
         """Whether a patch is drawn from noise in steps, and not at once."""
         return False
@@ -254,6 +260,10 @@ class OrthusConfig(InterleavedConfig):
         if fields.get("image_head") == "diffusion":
             del fields["image_head"]
         return fields
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Nothing: transformers, where code is trusted, would copy this file into saved folders."""
 
     def validate_choices(self) -> None:
         """Checks the fields that hold a choice.

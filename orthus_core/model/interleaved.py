@@ -66,7 +66,7 @@ class InterleavedBackbone(InterleavedPreTrainedModel, ChameleonModel):
 class InterleavedModel(InterleavedPreTrainedModel):
     """Backbone, LM head and autoencoder. A subclass adds `embed_features` and a way to draw.
 
-    `forward` returns hidden states only; the caller applies the head that a position needs.
+    `run_backbone` returns hidden states only; the caller applies the head that a position needs.
 
     Attributes:
         code_token_ids: Token id of each code.
@@ -135,7 +135,7 @@ class InterleavedModel(InterleavedPreTrainedModel):
         filled_ND = with_padded_rows(self.embed_features, rows_NC)
         return embeds_BSD.masked_scatter(slots_BS.unsqueeze(-1), filled_ND.to(embeds_BSD))
 
-    def forward(
+    def run_backbone(
         self,
         ids_BS: Tensor | None = None,
         features: Tensor | None = None,
@@ -175,7 +175,10 @@ class InterleavedModel(InterleavedPreTrainedModel):
             use_cache=use_cache,
             documents=documents,
         )
-        return OrthusOutput(output.last_hidden_state, output.past_key_values)
+        # A model that is spread over devices ends on another one than it began on.
+        return OrthusOutput(
+            output.last_hidden_state.to(inputs_embeds.device), output.past_key_values
+        )
 
     def text_logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits of the next text token; those of image codes and image slots are -inf: [N, V]."""

@@ -7,6 +7,8 @@
 
 Parameters have the released names, so a released folder loads without conversion.
 
+What transformers' own tools call (`forward`, `generate` ...) is in `hugging_face.py`.
+
 Legend: D hidden, K codes, C feature channels, N rows.
 """
 
@@ -15,11 +17,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import PreTrainedModel  # noqa: F401, diffusers looks for it in this module
 
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.hugging_face import OrthusGenerationMixin, register_auto_classes
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
 from orthus_core.model.schedule import Schedule, make_schedule
 from orthus_core.model.soft_embedding import CodeSquares, argmin_embed, soft_embed
@@ -42,7 +45,7 @@ class OrthusModel(InterleavedBackbone):
         self.post_init()
 
 
-class OrthusForConditionalGeneration(InterleavedModel):
+class OrthusForConditionalGeneration(OrthusGenerationMixin, InterleavedModel):
     """The whole model: backbone, LM head, diffusion head (or regression head), noise schedule.
 
     Source: 2412.00127.
@@ -60,6 +63,7 @@ class OrthusForConditionalGeneration(InterleavedModel):
         self.mlp_head = image_head(config)
         self._squares = CodeSquares()
         self.post_init()
+        self.write_text_as_ours()
 
     @property
     def diffusion_head(self) -> DiffusionHead:
@@ -125,5 +129,4 @@ def image_head(config: OrthusConfig) -> DiffusionHead | RegressionHead:
     return RegressionHead(*sizes)
 
 
-AutoConfig.register(OrthusConfig.model_type, OrthusConfig)
-AutoModel.register(OrthusConfig, OrthusForConditionalGeneration)
+register_auto_classes(OrthusConfig, OrthusForConditionalGeneration)

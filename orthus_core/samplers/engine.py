@@ -166,7 +166,7 @@ class Backbone:
     def _pass(self, cache: KVCache, width: int, embeds_RTD: Tensor, positions_RT: Tensor) -> Tensor:
         cache.set_positions(positions_RT, width)
         with self._products.faster():
-            output = self.model(
+            output = self.model.run_backbone(
                 inputs_embeds=embeds_RTD,
                 attention_mask=self._mask(positions_RT, width, embeds_RTD.dtype),
                 position_ids=positions_RT,

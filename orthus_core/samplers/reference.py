@@ -133,7 +133,7 @@ def image_features(
     # 1. The backbone reads both prompts. Fast: engine.py, which needs no padding (kv_cache.py).
     ids_BS, mask_BS = left_padded(prompts, model.config.pad_token_id or 0)
     ids_BS, mask_BS = ids_BS.to(model.device), mask_BS.to(model.device)
-    output = model(ids_BS, attention_mask=mask_BS, use_cache=True)
+    output = model.run_backbone(ids_BS, attention_mask=mask_BS, use_cache=True)
     for noise_1C in noise:
         # 2. From the hidden states of the newest position, and back from the head's scale of
         # numbers to the autoencoder's. Fast: patch_sampler.py.
@@ -144,7 +144,7 @@ def image_features(
         # the cache. Fast: branches.py and engine.py; on a GPU, cuda_graph.py.
         embeds_11D = model.embed_features(feature_1C).unsqueeze(1)
         mask_BS = torch.cat([mask_BS, mask_BS.new_ones(2, 1)], dim=1)
-        output = model(
+        output = model.run_backbone(
             inputs_embeds=embeds_11D.expand(2, 1, -1),
             attention_mask=mask_BS,
             past_key_values=output.past_key_values,

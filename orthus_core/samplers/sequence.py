@@ -33,12 +33,6 @@ class Phase(Enum):
     NONE = auto()  # nothing: the sequence has ended
 
 
-def ends(config: InterleavedConfig) -> tuple[int | None, ...]:
-    """Tokens that end a sequence: SEP and [EOS]; a configuration may have several [EOS]."""
-    eos = config.eos_token_id
-    return (*eos, config.sep_token_id) if isinstance(eos, list) else (eos, config.sep_token_id)
-
-
 class SequenceState:
     """A prompt and all that the model has added to it.
 
@@ -155,7 +149,7 @@ class SequenceState:
         """Adds the token chosen in phase WRITE: text, the end, or the beginning of an image."""
         if token == self._config.boi_token_id:
             return self.open()
-        if token in ends(self._config):
+        if token in self._config.end_token_ids:
             if self._owes_image and self._image_fits:
                 return [self._begin_image(forced=True, ending=True)]
             self.phase = self._end("end")

@@ -33,7 +33,6 @@ from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, room_for_image
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import GENERATOR_SEEDS
-from orthus_core.samplers.sequence import ends
 from orthus_core.samplers.text import with_words
 
 
@@ -146,7 +145,7 @@ class StoryLogitsProcessor(LogitsProcessor):
         assert config.boi_token_id is not None, "a configuration without [BOI] tells no stories"
         self._tokenizer, self._longest, self._may_end = tokenizer, longest, may_end
         self._boi = config.boi_token_id
-        self._ends = [token for token in ends(config) if token is not None]
+        self._ends = [token for token in config.end_token_ids if token is not None]
         self._marks = {config.sep_token_id, config.eoi_token_id}
         self.went_on = self.began = False
 

@@ -43,7 +43,7 @@ def read_whole(model, one: Branch, *more: int) -> Tensor:
     """Hidden state after a stream and further tokens, all read at once, without a cache: [D]."""
     ids = torch.tensor([[*one.ids, *more]])
     with torch.no_grad():
-        return model(ids, one.features_NC).hidden_BSD[0, -1]
+        return model.run_backbone(ids, one.features_NC).hidden_BSD[0, -1]
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 7, 64, 4096])
@@ -72,13 +72,13 @@ class Passes:
 
     def __init__(self, model, monkeypatch) -> None:
         self.seen: list[tuple[int, int]] = []
-        forward = type(model).forward
+        run_backbone = type(model).run_backbone
 
         def watched(self_, *args, **kwargs):
             self.seen.append(tuple(kwargs["inputs_embeds"].shape[:2]))
-            return forward(self_, *args, **kwargs)
+            return run_backbone(self_, *args, **kwargs)
 
-        monkeypatch.setattr(type(model), "forward", watched)
+        monkeypatch.setattr(type(model), "run_backbone", watched)
 
 
 def test_seeds_of_a_prompt_and_what_they_are_guided_against_are_read_once(tiny_model, monkeypatch):

@@ -326,7 +326,7 @@ def test_rows_of_one_document_need_no_mask_where_flash_attention_is_used(tiny_mo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
         hidden = [
-            tiny_model(
+            tiny_model.run_backbone(
                 ids_BS, attention_mask=each.mask, position_ids=each.position_ids_BS
             ).hidden_BSD[real_BS]
             for each in (masked, causal)

@@ -71,7 +71,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         if checkpointing:
             model.gradient_checkpointing_enable()
             assert model.model.layers[0].gradient_checkpointing
-        model(ids_BS, features).hidden_BSD.square().sum().backward()
+        model.run_backbone(ids_BS, features).hidden_BSD.square().sum().backward()
         gradients.append(model.model.layers[0].mlp.up_proj.weight.grad)
     torch.testing.assert_close(*gradients)
 
@@ -82,13 +82,16 @@ def test_batched_equals_single_whatever_the_padding(tiny_model):
     padded = torch.tensor([[1] * (len(long) - len(short)) + short, long])
     mask_BS = (padded != 1).long()
     with torch.no_grad():
-        batch_BSD = tiny_model(padded, features, attention_mask=mask_BS).hidden_BSD
+        batch_BSD = tiny_model.run_backbone(padded, features, attention_mask=mask_BS).hidden_BSD
         torch.testing.assert_close(
-            batch_BSD[0, -4:], tiny_model(torch.tensor([short])).hidden_BSD[0], rtol=0, atol=1e-5
+            batch_BSD[0, -4:],
+            tiny_model.run_backbone(torch.tensor([short])).hidden_BSD[0],
+            rtol=0,
+            atol=1e-5,
         )
         torch.testing.assert_close(
             batch_BSD[1],
-            tiny_model(torch.tensor([long]), features).hidden_BSD[0],
+            tiny_model.run_backbone(torch.tensor([long]), features).hidden_BSD[0],
             rtol=0,
             atol=1e-5,
         )

@@ -161,13 +161,13 @@ def test_hidden_states_are_those_of_a_dense_mask(way, dtype, limit, on_a_cpu):
         inputs = document_inputs(model, batch.attention_mask_BS, model.dtype, way=each)
         assert inputs["position_ids"][0].tolist() == [*range(9), *range(5), *range(9), *range(3)]
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            hidden.append(model(batch.ids_BS, batch.features_NC, **inputs).hidden_BSD)
+            hidden.append(model.run_backbone(batch.ids_BS, batch.features_NC, **inputs).hidden_BSD)
     assert float((hidden[1] - hidden[0]).norm() / hidden[0].norm()) < limit
     # As those of a model that was never told of documents and is given a dense mask.
     plain = make_tiny_model(num_key_value_heads=2)
     inputs = document_inputs(plain, batch.attention_mask_BS, plain.dtype)
     assert inputs["attention_mask"].shape == (3, 1, 26, 26) and "documents" not in inputs
-    alone = plain(batch.ids_BS, batch.features_NC, **inputs).hidden_BSD
+    alone = plain.run_backbone(batch.ids_BS, batch.features_NC, **inputs).hidden_BSD
     assert float((hidden[0] - alone).norm() / alone.norm()) < limit
 
 
@@ -240,7 +240,7 @@ def test_a_card_makes_no_tensor_over_all_pairs_of_positions(way):
                 setattr(module, name, torch.nn.Parameter(mode.from_tensor(weight.detach())))
         embeds_BSD = torch.empty(2, length, 32)
         with Shapes() as running, torch.autocast("cpu", torch.bfloat16):
-            model(inputs_embeds=embeds_BSD, **inputs).hidden_BSD.sum().backward()
+            model.run_backbone(inputs_embeds=embeds_BSD, **inputs).hidden_BSD.sum().backward()
     assert model.model.layers[0].self_attn.q_proj.weight.grad is not None
     kernels = {call for call in running.calls if "_varlen_attn" in call}
     if way == "varlen":
@@ -282,7 +282,7 @@ def test_an_attention_that_knows_no_documents_fails_rather_than_seeing_all():
     for other in ("sdpa", "eager"):
         model.set_attn_implementation(other)
         with pytest.raises(RuntimeError, match="attn_mask dtype|size of tensor"):
-            model(batch.ids_BS, batch.features_NC, **inputs)
+            model.run_backbone(batch.ids_BS, batch.features_NC, **inputs)
 
 
 @torch.no_grad()
@@ -290,9 +290,15 @@ def test_a_model_that_trained_draws_as_before_and_says_nothing_of_it_in_its_conf
     model, branches = make_tiny_model(), [Branch((0, WORD, 38)), Branch((0, *range(WORD, 49), 38))]
     rows_BS = torch.tensor([[0, WORD, WORD + 1], [0, WORD, 1]])
     mask_BS = (rows_BS != 1).long()
-    before = Backbone(model).read(branches, 20)[1], model(rows_BS, attention_mask=mask_BS)[0]
+    before = (
+        Backbone(model).read(branches, 20)[1],
+        model.run_backbone(rows_BS, attention_mask=mask_BS)[0],
+    )
     JointLoss(model)
-    after = Backbone(model).read(branches, 20)[1], model(rows_BS, attention_mask=mask_BS)[0]
+    after = (
+        Backbone(model).read(branches, 20)[1],
+        model.run_backbone(rows_BS, attention_mask=mask_BS)[0],
+    )
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
     assert packed_attention.PACKED_ATTENTION not in model.config.to_json_string()
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
+import pydoc
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -84,13 +87,75 @@ def test_a_stream_that_was_broken_off_has_no_result(orthus):
         _ = broken.result
 
 
-def test_methods_keep_their_signatures_and_docstrings(orthus):
+def test_help_shows_every_argument(orthus):
     for name in ("generate", "edit", "story", "caption"):
         unbound, bound = getattr(Orthus, name), getattr(orthus, name)
         assert "Raises:" in unbound.__doc__ and unbound.__doc__ == bound.__doc__
-        assert [*inspect.signature(unbound).parameters][1:] == [
-            *inspect.signature(bound).parameters
-        ]
+        own = [*inspect.signature(bound).parameters]
+        assert [*inspect.signature(unbound).parameters] == ["self", *own]
+        assert own == [*inspect.signature(bound.stream).parameters] and "asked" not in own
+        shown = pydoc.plain(pydoc.render_doc(bound))
+        assert f"{name}({own[0]}" in shown and "EventStream" not in shown.splitlines()[0]
+    signature = inspect.signature(orthus.generate)
+    assert {"steps", "guidance", "negative_prompt", "scheduler"} <= signature.parameters.keys()
+    assert not {"model", "lora", "device"} & signature.parameters.keys()
+    assert signature.parameters["steps"].annotation == int | None
+    assert "max_new_tokens" in inspect.signature(orthus.caption).parameters
+    assert "image_guidance" in inspect.signature(orthus.edit).parameters
+
+
+def test_a_notebook_shows_results(orthus, start):
+    drawn = orthus.generate(["a <b>snow</b>man", "a red fox"], seed=7, steps=1)
+    with Image.open(io.BytesIO(drawn._repr_png_())) as sheet:
+        assert sheet.width > 32, "side by side"
+    html = drawn._repr_html_()
+    assert html.count('<img src="data:image/png;base64,') == 2 and "seed 7" in html
+    assert "<b>" not in html and "a &lt;b&gt;snow" in html
+    one = orthus.generate("a snowman", seed=7, steps=1)
+    with Image.open(io.BytesIO(one._repr_png_())) as image:
+        assert pixel_hash(image) == pixel_hash(one.images[0])
+    told = orthus.story("a fox", panels=1, seed=1, steps=1, max_new_tokens=4)
+    assert told._repr_html_().count("<img") == 1
+    said = orthus.caption(start, max_new_tokens=4)
+    assert said._repr_html_().count("<figcaption>") == 1
+
+
+def test_numpy_values_are_pictures(orthus):
+    levels = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    expected = orthus.caption(Image.fromarray(levels), max_new_tokens=6).texts
+    assert orthus.caption(levels, max_new_tokens=6).texts == expected
+    assert orthus.caption(levels / 255, max_new_tokens=6).texts == expected
+    assert orthus.caption(np.stack([levels] * 2), max_new_tokens=6).texts == expected * 2
+    assert input_image(levels[..., :1]).image.size == input_image(levels[..., 0]).image.size
+    for wrong in (
+        levels.astype(int),
+        levels / 1.0,
+        levels[0, 0],
+        np.zeros((0, 4, 3)),
+        levels[..., :2],
+    ):
+        with pytest.raises(DataError, match="is no picture"):
+            input_image(wrong)
+
+
+def test_the_top_rows_of_a_picture_are_kept(orthus, tmp_path):
+    (path,) = orthus.generate("a snowman", seed=7, steps=1).save(tmp_path / "out.png")
+    begun = {"continue_from": path, "keep_rows": 1, "steps": 1}
+    more = orthus.generate("a snowman", seed=7, **begun)
+    assert more.infos[0].begun == {"rows": 1, "features": "drawn again"}
+    assert pixel_hash(more.images[0]) == read_record(path)["pixels"]
+    other = orthus.generate("a snowman", seed=8, **begun)
+    assert pixel_hash(other.images[0]) != pixel_hash(more.images[0])
+    with pytest.raises(RecipeError, match="none is named"):
+        orthus.generate("a snowman", keep_rows=1)
+
+
+def test_each_picture_may_be_edited_by_itself(orthus, start):
+    pictures = [start, Image.new("RGB", (16, 16), "red")]
+    each = orthus.edit(pictures, "a hat", seed=[1, 2], steps=1, each=True)
+    assert each.seeds == [1, 2, 1, 2] and [len(info.inputs) for info in each.infos] == [1] * 4
+    alone = orthus.edit(pictures[1], "a hat", seed=1, steps=1)
+    assert pixel_hash(each.images[2]) == pixel_hash(alone.images[0])
 
 
 def test_a_picture_is_edited_from_a_file_its_bytes_or_an_image(orthus, start):

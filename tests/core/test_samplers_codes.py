@@ -122,7 +122,9 @@ def without_a_cache(
             ids = torch.tensor([context.ids])
             embeds = model.embed(ids, context.features_MPC)
             tail = model.model.embed_tokens(torch.tensor([[BOI, *(CODE + code for code in codes)]]))
-            hidden = model(inputs_embeds=torch.cat([embeds, tail], dim=1)).hidden_BSD[0, -1]
+            hidden = model.run_backbone(inputs_embeds=torch.cat([embeds, tail], dim=1)).hidden_BSD[
+                0, -1
+            ]
             logits.append(model.lm_head(hidden)[CODE : CODE + CODES])
         guided = mixing([prompt.guidance]) @ torch.stack(logits)
         code = choose_codes(

@@ -104,7 +104,7 @@ def without_a_cache(model, prompt: Prompt, pictures: int, steps: int) -> Tensor:
                 given = [] if context.features_MPC is None else list(context.features_MPC)
                 features = [*given, *(patch.unsqueeze(0) for patch in patches)]
                 rows = torch.cat(features) if features else None
-                hidden.append(model(torch.tensor([ids]), rows).hidden_BSD[0, -1])
+                hidden.append(model.run_backbone(torch.tensor([ids]), rows).hidden_BSD[0, -1])
             x = next(noise).unsqueeze(0)
             for timestep, keep, push in zip(plan.timesteps_T, plan.keep, plan.push, strict=True):
                 each = head(
@@ -138,7 +138,9 @@ def test_greedy_text_equals_reading_everything_again(tiny_model):
     events = run(tiny_model, [prompt], SamplingParams(max_images=0, max_text=12))
     ids = list(prompt.context.ids)
     for token in tokens_of(events):
-        hidden = tiny_model(torch.tensor([ids]), prompt.context.features_MPC).hidden_BSD[:, -1]
+        hidden = tiny_model.run_backbone(
+            torch.tensor([ids]), prompt.context.features_MPC
+        ).hidden_BSD[:, -1]
         logits = tiny_model.text_logits(hidden)[0]
         logits[[BOS, 1, EOI, BOI]] = float("-inf")
         assert token == int(logits.argmax())
@@ -289,14 +291,14 @@ def test_only_the_new_feature_is_embedded(tiny_model, monkeypatch):
 
 def test_rows_that_ended_leave_the_batch(tiny_model, monkeypatch):
     batches = []
-    forward = type(tiny_model).forward
+    run_backbone = type(tiny_model).run_backbone
 
     def watched(self, *args, **kwargs):
-        out = forward(self, *args, **kwargs)
+        out = run_backbone(self, *args, **kwargs)
         batches.append(out.hidden_BSD.shape[0])
         return out
 
-    monkeypatch.setattr(type(tiny_model), "forward", watched)
+    monkeypatch.setattr(type(tiny_model), "run_backbone", watched)
     long = Prompt(words(1), 51)
     short = Prompt(Context(tuple([BOS, *[WORD] * (CONTEXT - 4), SEP])), 52)
     run(tiny_model, [short, long], SamplingParams(max_images=0, max_text=9), [NoEnd()])

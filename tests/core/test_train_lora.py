@@ -193,10 +193,12 @@ def test_peft_opens_them_and_computes_the_same(tiny_folder, adapters):
 
     ours = open_model(tiny_folder, device="cpu", lora=[adapters]).model
     base = open_model(tiny_folder, device="cpu").model
-    before_BSD = base(IDS_BS).hidden_BSD
+    before_BSD = base.run_backbone(IDS_BS).hidden_BSD
     theirs = PeftModel.from_pretrained(base, str(adapters)).base_model.model
-    hidden_BSD = theirs(IDS_BS).hidden_BSD
-    torch.testing.assert_close(hidden_BSD, ours(IDS_BS).hidden_BSD, rtol=1e-4, atol=1e-5)
+    hidden_BSD = theirs.run_backbone(IDS_BS).hidden_BSD
+    torch.testing.assert_close(
+        hidden_BSD, ours.run_backbone(IDS_BS).hidden_BSD, rtol=1e-4, atol=1e-5
+    )
     assert not torch.allclose(before_BSD, hidden_BSD, atol=1e-2)
     x_NC, t_N = torch.randn(3, 8), torch.tensor([5, 50, 500])
     torch.testing.assert_close(
@@ -218,12 +220,12 @@ def test_samples_of_a_training_are_drawn_with_the_adapters(tiny_folder):
         parameter.data += 0.1
     with torch.no_grad():
         model.lm_head.bfloat16()
-        trained_BSD = model(IDS_BS).hidden_BSD
+        trained_BSD = model.run_backbone(IDS_BS).hidden_BSD
         with merged_layers(model):
             assert not any("lora" in name for name, _ in model.named_modules())
             assert {p.dtype for p in model.parameters()} == {torch.float32}
-            torch.testing.assert_close(model(IDS_BS).hidden_BSD, trained_BSD)
-        assert model(IDS_BS).hidden_BSD.equal(trained_BSD)
+            torch.testing.assert_close(model.run_backbone(IDS_BS).hidden_BSD, trained_BSD)
+        assert model.run_backbone(IDS_BS).hidden_BSD.equal(trained_BSD)
     assert model.lm_head.weight.dtype == torch.bfloat16
 
 

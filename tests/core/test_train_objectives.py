@@ -78,7 +78,7 @@ def test_build_base_leaves_the_text_as_it_was_to_the_bit(tiny_folder, base):
     logits = []
     for folder in (tiny_folder, base):
         model = open_orthus(folder, device="cpu").model
-        logits.append(model.text_logits(model(ids).hidden_BSD))
+        logits.append(model.text_logits(model.run_backbone(ids).hidden_BSD))
     assert torch.equal(*logits)
 
 

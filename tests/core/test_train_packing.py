@@ -122,13 +122,13 @@ def test_hidden_states_of_packed_documents_are_those_of_documents_alone(ids, row
         position_ids * (batch.attention_mask_BS > 0),
         batch.position_ids_BS * (batch.attention_mask_BS > 0),
     )
-    hidden_BSD = model(
+    hidden_BSD = model.run_backbone(
         batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
     ).hidden_BSD
     ordered = ordered_events(rows, batch.ids_BS.shape[1])
     for row, together_SD in zip(ordered, by_document(ordered, batch, hidden_BSD), strict=True):
         single = filled(collate([row], ids))
-        alone_SD = model(single.ids_BS, single.features_NC).hidden_BSD[0]
+        alone_SD = model.run_backbone(single.ids_BS, single.features_NC).hidden_BSD[0]
         torch.testing.assert_close(together_SD, alone_SD, rtol=1e-4, atol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_nothing_of_a_document_reaches_its_neighbours(ids, rows):
     def hidden(changed: list[EncodedRow]) -> list[torch.Tensor]:
         batch = filled(collate(changed, ids, packing=True))
         mask, position_ids = packed_mask(batch.attention_mask_BS, model.dtype)
-        hidden_BSD = model(
+        hidden_BSD = model.run_backbone(
             batch.ids_BS, batch.features_NC, attention_mask=mask, position_ids=position_ids
         ).hidden_BSD
         return by_document(ordered_events(changed, batch.ids_BS.shape[1]), batch, hidden_BSD)
@@ -176,7 +176,9 @@ def test_losses_and_gradients_of_packed_rows_are_those_of_rows(ids, rows):
 def test_the_loss_of_a_chat_is_that_of_its_answers_alone_or_packed(ids, rows):
     model, row = make_tiny_model(), chat(ids)
     single = filled(collate([row], ids, own_pictures=True))
-    logits_SV = model.text_logits(model(single.ids_BS, single.features_NC).hidden_BSD[0])
+    logits_SV = model.text_logits(
+        model.run_backbone(single.ids_BS, single.features_NC).hidden_BSD[0]
+    )
     # Positions of the two answers' words and ends, and of the begin and end of the drawn picture.
     learnt = [10, 11, 12, 13, 22, 27, 28, 29, 30]
     assert [row.ids[at] for at in learnt] == [

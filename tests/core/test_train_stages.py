@@ -71,7 +71,7 @@ def test_build_base_moves_the_image_parts_and_nothing_text_depends_on(kind):
     recipe = OptimRecipe(kind=kind, lr=1e-2, weight_decay=0.1)
     optimizers = make_optimizers(only_image_parts(model), recipe)
     ids_BS = torch.tensor([[0, 41, 37, *[39] * 4]])
-    hidden_BSD = model(ids_BS, torch.randn(4, 8)).hidden_BSD
+    hidden_BSD = model.run_backbone(ids_BS, torch.randn(4, 8)).hidden_BSD
     (
         hidden_BSD.sum()
         + model.mlp_head(torch.randn(4, 8), torch.arange(4), hidden_BSD[0, :4]).sum()

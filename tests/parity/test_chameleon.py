@@ -66,7 +66,7 @@ def test_the_proof_of_the_conversion_is_exact(made: Converted):
 @torch.no_grad()
 def test_discrete_pictures_give_the_recorded_hidden_states_and_logits(model, recorded):
     ids, features = with_features(model, recorded["disc.input_ids"])
-    hidden = model(ids, features).hidden_BSD
+    hidden = model.run_backbone(ids, features).hidden_BSD
     torch.testing.assert_close(hidden, recorded["disc.last_hidden_state"], **TOLERANCE)
     logits = recorded.get("disc.logits", recorded.get("disc.logits_unmasked"))
     torch.testing.assert_close(model.lm_head(hidden), logits, **TOLERANCE)
@@ -76,7 +76,7 @@ def test_discrete_pictures_give_the_recorded_hidden_states_and_logits(model, rec
 def test_text_gives_the_recorded_logits(model, recorded, layout):
     if layout != "plain":
         pytest.skip("recorded for plain only; anole's text logits are those of disc")
-    hidden = model(recorded["text.input_ids"]).hidden_BSD
+    hidden = model.run_backbone(recorded["text.input_ids"]).hidden_BSD
     torch.testing.assert_close(hidden, recorded["text.last_hidden_state"], **TOLERANCE)
     logits, expected = model.text_logits(hidden), recorded["text.logits_unmasked"]
     is_text = logits[0, 0].isfinite()
@@ -95,7 +95,9 @@ def test_pictures_are_tokenised_and_looked_up_as_recorded(model, recorded, layou
     pixels = recorded["pixel_values"][: slots // model.config.patches]
     model.config.embedding = "argmin"
     try:
-        hidden = model(recorded["pix.input_ids"], model.encode_images(pixels)).hidden_BSD
+        hidden = model.run_backbone(
+            recorded["pix.input_ids"], model.encode_images(pixels)
+        ).hidden_BSD
     finally:
         model.config.embedding = "softmax"
     torch.testing.assert_close(hidden, recorded["pix.last_hidden_state"], **TOLERANCE)

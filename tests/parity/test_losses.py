@@ -29,7 +29,7 @@ def patch_positions(ids_BS, image):
 
 
 def loss_of(model, ids_BS, read_NC, clean_NC, index_N, golden, group):
-    hidden_XD = model(ids_BS, read_NC).hidden_BSD.flatten(0, 1)
+    hidden_XD = model.run_backbone(ids_BS, read_NC).hidden_BSD.flatten(0, 1)
     draws = Draws(golden[f"{group}.noise"], golden[f"{group}.timesteps"])
     scaled_NC = clean_NC * model.config.latent_scale
     return diffusion_loss(model.mlp_head, model.schedule, scaled_NC, hidden_XD[index_N], draws)

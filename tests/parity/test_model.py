@@ -69,7 +69,7 @@ def test_soft_embedding_can_round_as_the_release_does(golden, golden_model_relea
 
 
 def test_text_alone(golden, golden_model, text_columns):
-    hidden_BSD = golden_model(golden["d.input_ids"]).hidden_BSD
+    hidden_BSD = golden_model.run_backbone(golden["d.input_ids"]).hidden_BSD
     close(hidden_BSD, golden["d.last_hidden_state"])
     close(golden_model.lm_head(hidden_BSD)[..., text_columns], golden["d.logits"])
 
@@ -79,7 +79,7 @@ def test_the_first_layer_alone(golden, golden_model):
     handle = golden_model.model.layers[0].register_forward_hook(
         lambda module, inputs, output: seen.append(output[0])
     )
-    golden_model(golden["d.input_ids"])
+    golden_model.run_backbone(golden["d.input_ids"])
     handle.remove()
     close(seen[0].view(golden["d.hidden_layer0_out"].shape), golden["d.hidden_layer0_out"])
 
@@ -90,7 +90,7 @@ def test_one_and_two_images_in_a_prompt(group, golden, golden_exact, golden_mode
         golden[f"{group}.input_ids"],
         features_of(golden, f"{group}.image_latents"),
     )
-    logits_BSV = golden_model.lm_head(golden_model(ids_BS, features_NC).hidden_BSD)
+    logits_BSV = golden_model.lm_head(golden_model.run_backbone(ids_BS, features_NC).hidden_BSD)
     close(logits_BSV[..., text_columns], golden_exact[f"{group}_exact.logits"])
     # The release's rounding moved the same logits by 3.3e-4.
     close(logits_BSV[..., text_columns], golden[f"{group}.logits"], atol=3.4e-3)
@@ -103,7 +103,7 @@ def test_prompts_with_images_as_the_release_rounds_them(group, golden, golden_mo
         features_of(golden, f"{group}.image_latents"),
     )
     embeds_BSD = golden_model_release.embed(ids_BS, features_NC)
-    hidden_BSD = golden_model_release(ids_BS, features_NC).hidden_BSD
+    hidden_BSD = golden_model_release.run_backbone(ids_BS, features_NC).hidden_BSD
     close(embeds_BSD, golden[f"{group}.inputs_embeds"])
     close(hidden_BSD, golden[f"{group}.last_hidden_state"], atol=2e-3)
 
@@ -112,7 +112,7 @@ def test_prompts_with_images_as_the_release_rounds_them(group, golden, golden_mo
 def test_attention_implementations_agree(attention, golden, golden_model):
     before = golden_model.config._attn_implementation
     golden_model.set_attn_implementation(attention)
-    hidden_BSD = golden_model(golden["d.input_ids"]).hidden_BSD
+    hidden_BSD = golden_model.run_backbone(golden["d.input_ids"]).hidden_BSD
     golden_model.set_attn_implementation(before)
     close(hidden_BSD, golden["d.last_hidden_state"])
 
@@ -145,10 +145,10 @@ def test_schedule(golden, golden_model):
 def test_left_padding(golden, golden_model, text_columns):
     mask_BS = golden["j.attention_mask"]
     real = mask_BS == 1
-    hidden_BSD = golden_model(golden["j.input_ids"], attention_mask=mask_BS).hidden_BSD
+    hidden_BSD = golden_model.run_backbone(golden["j.input_ids"], attention_mask=mask_BS).hidden_BSD
     close(hidden_BSD[real], golden["j.last_hidden_state"][real])
     close(golden_model.lm_head(hidden_BSD)[..., text_columns][real], golden["j.logits"][real])
-    unpadded_BSD = golden_model(golden["j.input_ids"][1:, 4:]).hidden_BSD
+    unpadded_BSD = golden_model.run_backbone(golden["j.input_ids"][1:, 4:]).hidden_BSD
     close(hidden_BSD[1:, 4:], unpadded_BSD)
     close(unpadded_BSD, golden["j.row1_unpadded_last_hidden_state"])
 
@@ -156,7 +156,7 @@ def test_left_padding(golden, golden_model, text_columns):
 def test_left_padded_edit_rows(golden, golden_model, text_columns):
     mask_BS, ids_BS = golden["j3.attention_mask"], golden["j3.input_ids"]
     features_MPC = golden["j3.image_latents"].flatten(1, 2)[:2]  # the third row has no image
-    hidden_BSD = golden_model(ids_BS, features_MPC, attention_mask=mask_BS).hidden_BSD
+    hidden_BSD = golden_model.run_backbone(ids_BS, features_MPC, attention_mask=mask_BS).hidden_BSD
     close(hidden_BSD[mask_BS == 1], golden["j3.last_hidden_state"][mask_BS == 1], atol=2e-3)
     logits_BV = golden_model.lm_head(hidden_BSD[:, -1])[:, text_columns]
     close(logits_BV, golden["j3.logits_last"], atol=3.4e-3)
@@ -165,10 +165,10 @@ def test_left_padded_edit_rows(golden, golden_model, text_columns):
 @pytest.mark.parametrize("split", [1, 5, 23])
 def test_cached_equals_uncached(split, golden, golden_model):
     ids_BS, features_NC = golden["e2.input_ids"], features_of(golden, "e2.image_latents")
-    whole_BSD = golden_model(ids_BS, features_NC).hidden_BSD
+    whole_BSD = golden_model.run_backbone(ids_BS, features_NC).hidden_BSD
     embeds_BSD = golden_model.embed(ids_BS, features_NC)
-    first = golden_model(inputs_embeds=embeds_BSD[:, :split], use_cache=True)
-    second = golden_model(
+    first = golden_model.run_backbone(inputs_embeds=embeds_BSD[:, :split], use_cache=True)
+    second = golden_model.run_backbone(
         inputs_embeds=embeds_BSD[:, split:], past_key_values=first.past_key_values, use_cache=True
     )
     parts_BSD = torch.cat([first.hidden_BSD, second.hidden_BSD], dim=1)
@@ -179,13 +179,13 @@ def test_a_static_cache_equals_none(golden, golden_model):
     from transformers import StaticCache
 
     ids_BS, features_NC = golden["e1.input_ids"], features_of(golden, "e1.image_latents")
-    whole_BSD = golden_model(ids_BS, features_NC).hidden_BSD
+    whole_BSD = golden_model.run_backbone(ids_BS, features_NC).hidden_BSD
     embeds_BSD = golden_model.embed(ids_BS, features_NC)
     cache = StaticCache(config=golden_model.config, max_cache_len=32)
     parts = []
     for begin, end in [(0, 10), *((i, i + 1) for i in range(10, ids_BS.shape[1]))]:
         position_ids = torch.arange(begin, end)[None]
-        part = golden_model(
+        part = golden_model.run_backbone(
             inputs_embeds=embeds_BSD[:, begin:end], past_key_values=cache, position_ids=position_ids
         )
         parts.append(part.hidden_BSD)

@@ -44,7 +44,7 @@ def orthus_hidden(model: OrthusForConditionalGeneration, codes: list[int], text:
     ids = torch.tensor([[0, config.boi_token_id, *slots, config.eoi_token_id, *text]])
     features = model.model.vqmodel.quantize.embedding.weight[codes]
     with torch.no_grad():
-        return model(ids, features).hidden_BSD[0]
+        return model.run_backbone(ids, features).hidden_BSD[0]
 
 
 def assert_equals_discrete(folder: Path, chameleon) -> None:

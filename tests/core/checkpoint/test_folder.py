@@ -77,7 +77,7 @@ def test_a_discrete_chameleon_opens_as_what_transformers_makes_of_it(chameleon_f
         [[0, config.boi_token_id, *[config.image_token_id] * patches, config.eoi_token_id, 41, 42]]
     )
     with torch.no_grad():
-        hidden_SD = model(ids_BS, model.encode_images(pixels)).hidden_BSD[0]
+        hidden_SD = model.run_backbone(ids_BS, model.encode_images(pixels)).hidden_BSD[0]
         theirs = chameleon.model(input_ids=ids_BS, pixel_values=pixels).last_hidden_state[0]
         logits_SV = chameleon.lm_head(theirs)
     torch.testing.assert_close(hidden_SD, theirs, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,214 @@
+"""A pipeline of diffusers that draws with an Orthus.
+
+    pipe = OrthusPipeline.from_pretrained("mini")
+    pipe("a snowman", num_inference_steps=25, generator=torch.manual_seed(7)).images[0]
+
+Names and shapes are those of diffusers' text-to-image pipelines; the pictures are those of
+`Orthus.generate` for the same seeds.
+
+Legend: N pictures, H height, W width, P patches of a picture, C feature channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from PIL import Image
+from torch import Tensor
+
+from orthus_core.api.images import prepare_generate
+from orthus_core.api.pipeline import Orthus
+from orthus_core.api.requests import run
+from orthus_core.checkpoint.chat_processor import OrthusProcessor
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.data.pixels import to_image
+from orthus_core.errors import ArgumentError, CheckpointError
+from orthus_core.events import ImageDone, PatchDone
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.recipe import GenerateRecipe, load
+from orthus_core.samplers.seeds import GENERATOR_SEEDS
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+StepEnd = Callable[["OrthusPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
+
+
+class OrthusPipeline(DiffusionPipeline):
+    """Text to images.
+
+    Args:
+        model: An Orthus with a pixel decoder.
+        processor: Its tokenizer and picture processor.
+    """
+
+    model_cpu_offload_seq = "model"
+    model: OrthusForConditionalGeneration
+    processor: OrthusProcessor
+
+    def __init__(self, model: OrthusForConditionalGeneration, processor: OrthusProcessor) -> None:
+        super().__init__()
+        self.register_modules(model=model, processor=processor)
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> OrthusPipeline:
+        """Opens a folder that `save_pretrained` wrote, or any model folder, alias or hub id.
+
+        Args:
+            pretrained_model_name_or_path: What to open.
+            kwargs: For a model folder `torch_dtype` and `device`; otherwise diffusers' own.
+
+        Raises:
+            CheckpointError: When the folder holds no Orthus, or one without a tokenizer.
+        """
+        folder = resolve(pretrained_model_name_or_path)
+        if (folder / cls.config_name).is_file():
+            return super().from_pretrained(str(folder), **kwargs)
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
+        device = kwargs.pop("device", "cpu")
+        if kwargs:
+            raise ArgumentError(
+                f"{', '.join(kwargs)} is not known where a model folder is opened",
+                where="OrthusPipeline.from_pretrained",
+                hint="save_pretrained writes a folder of diffusers, which takes its own arguments",
+            )
+        opened = open_model(folder, device=device, dtype=dtype)
+        if not isinstance(opened.model, OrthusForConditionalGeneration) or not opened.processor:
+            raise CheckpointError(
+                "a pipeline draws with an Orthus that has a tokenizer", where=str(folder)
+            )
+        return cls(opened.model, OrthusProcessor.from_pretrained(folder))
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_prompt: str | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: StepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("features",),
+        height: int | None = None,
+        width: int | None = None,
+    ) -> ImagePipelineOutput | tuple[Any]:
+        """Draws pictures.
+
+        Args:
+            prompt: One prompt, or several.
+            num_inference_steps: Denoising steps of a patch; the model's own by default.
+            guidance_scale: Classifier-free guidance; the model's own by default, 1 is none.
+            negative_prompt: What guidance leads away from, for all prompts.
+            num_images_per_prompt: Pictures of each prompt.
+            generator: Draws a seed for each picture, or a list with one for each; None takes
+                torch's global generator.
+            output_type: "pil", "np" [N, H, W, 3] or "pt" [N, 3, H, W], both from 0 to 1.
+            return_dict: Whether to return an `ImagePipelineOutput`, or a tuple.
+            callback_on_step_end: Called after each patch of each picture with the pipeline, the
+                number of the patch, the number of the picture, and `features`, the patch's [C].
+                When it sets `pipe._interrupt`, the pictures are returned as they are, what is
+                missing grey.
+            callback_on_step_end_tensor_inputs: What the callback is given; `features` alone.
+            height, width: The model's own, or nothing.
+
+        Raises:
+            ArgumentError: For a size that is not the model's, and a value of the wrong kind.
+            PromptError: When a prompt is empty or too long.
+        """
+        side = self.model.config.vq_config.resolution
+        _check(output_type, side, {"height": height, "width": width})
+        orthus = Orthus(self.model, self.processor.tokenizer)
+        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        count = len(texts) * num_images_per_prompt
+        flags = {
+            "steps": num_inference_steps,
+            "guidance": guidance_scale,
+            "negative_prompt": negative_prompt,
+        }
+        recipe = load(GenerateRecipe, flags=flags, flags_are="the argument")
+        request = prepare_generate(orthus._loaded, recipe, texts, [0] * num_images_per_prompt)
+        seeds = _seeds(generator, count)
+        seeded = [p._replace(seed=s) for p, s in zip(request.prompts, seeds, strict=True)]
+
+        # 1. Draw, patch by patch.
+        config = self.model.config
+        features = torch.zeros(count, config.patches, config.feature_channels)
+        pixels: dict[int, Tensor] = {}
+        self._interrupt = False
+        total = count * config.patches
+        with self.progress_bar(total=total) as bar:  # type: ignore[call-arg]
+            events: Any = run(replace(request, prompts=tuple(seeded)))
+            for event in events:
+                if isinstance(event, ImageDone):
+                    pixels[event.row] = event.pixels_3HW.float().cpu()
+                if not isinstance(event, PatchDone) or event.feature_C is None:
+                    continue
+                features[event.row, event.done - 1] = event.feature_C.float().cpu()
+                bar.update()
+                if callback_on_step_end is not None:
+                    given = {name: event.feature_C for name in callback_on_step_end_tensor_inputs}
+                    callback_on_step_end(self, event.done - 1, event.row, given)
+                if self._interrupt:
+                    events.close()
+                    break
+
+        # 2. Pictures that were interrupted are decoded as they are.
+        for row in set(range(count)) - pixels.keys():
+            pixels[row] = self.model.decode_images(features[row : row + 1])[0].float().cpu()
+        images = _converted([pixels[row] for row in range(count)], output_type)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)  # type: ignore[arg-type]
+
+
+def _check(output_type: str, side: int, size: dict[str, int | None]) -> None:
+    if output_type not in ("pil", "np", "pt"):
+        raise ArgumentError(
+            f"there is no {output_type!r}",
+            where="the argument output_type",
+            hint='give "pil", "np" or "pt"',
+        )
+    for name, asked in size.items():
+        if asked not in (None, side):
+            raise ArgumentError(
+                f"this model draws pictures of {side} x {side} pixels",
+                where=f"the argument {name}",
+                hint="scale the picture afterwards, as in: image.resize((512, 512))",
+            )
+
+
+def _seeds(generator: Generators, count: int) -> list[int]:
+    """A seed for each picture."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return _drawn(generator, count)
+    if len(generator) != count:
+        raise ArgumentError(
+            f"{len(generator)} generators for {count} pictures",
+            where="the argument generator",
+            hint="give one for each picture, or one for all",
+        )
+    return [_drawn(each, 1)[0] for each in generator]
+
+
+def _drawn(generator: torch.Generator | None, count: int) -> list[int]:
+    device = "cpu" if generator is None else generator.device
+    return torch.randint(GENERATOR_SEEDS, (count,), generator=generator, device=device).tolist()
+
+
+def _converted(
+    pixels: Sequence[Tensor], output_type: str
+) -> list[Image.Image] | np.ndarray | Tensor:
+    if output_type == "pil":
+        return [to_image(pixels_3HW) for pixels_3HW in pixels]
+    values_N3HW = ((torch.stack(list(pixels)) + 1) / 2).clamp(0, 1)
+    return values_N3HW if output_type == "pt" else values_N3HW.permute(0, 2, 3, 1).numpy()

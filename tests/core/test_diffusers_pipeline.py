@@ -1,0 +1,92 @@
+"""`OrthusPipeline`: diffusers' names and shapes, the pictures of `Orthus.generate`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from orthus_core import OrthusPipeline
+from orthus_core.errors import ArgumentError, CheckpointError
+from orthus_core.results.metadata import pixel_hash
+from orthus_core.samplers.seeds import GENERATOR_SEEDS
+from tests.discrete import write_tiny_chameleon
+
+
+@pytest.fixture(scope="module")
+def pipe(tiny_folder) -> OrthusPipeline:
+    return quiet(OrthusPipeline.from_pretrained(tiny_folder))
+
+
+def quiet(pipe: OrthusPipeline) -> OrthusPipeline:
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seeded(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_it_draws_what_orthus_draws(pipe, orthus):
+    asked = {"num_inference_steps": 3, "guidance_scale": 4.0, "negative_prompt": "a red fox"}
+    prompts = ["a snowman", "what is this?"]
+    drawn = pipe(prompts, **asked, num_images_per_prompt=2, generator=seeded()).images
+    seeds = torch.randint(GENERATOR_SEEDS, (4,), generator=seeded()).tolist()
+    values = {"steps": 3, "guidance": 4.0, "negative_prompt": "a red fox"}
+    expected = [
+        *orthus.generate(prompts[0], seed=seeds[:2], **values).images,
+        *orthus.generate(prompts[1], seed=seeds[2:], **values).images,
+    ]
+    assert [*map(pixel_hash, drawn)] == [*map(pixel_hash, expected)]
+    assert len({pixel_hash(image) for image in drawn}) == 4
+
+
+def test_generators_and_output_types_are_those_of_diffusers(pipe):
+    one = {"num_inference_steps": 1}
+    as_list = pipe(["a snowman"] * 2, **one, generator=[seeded(1), seeded(2)], output_type="np")
+    (alone,) = pipe("a snowman", **one, generator=seeded(2), output_type="pt", return_dict=False)
+    assert as_list.images.shape == (2, 16, 16, 3) and 0 <= as_list.images.min()
+    assert alone.shape == (1, 3, 16, 16) and as_list.images.max() <= 1
+    np.testing.assert_allclose(as_list.images[1], alone[0].permute(1, 2, 0).numpy(), atol=1e-5)
+    torch.manual_seed(5)
+    first = pipe("a snowman", **one).images[0]
+    torch.manual_seed(5)
+    assert pixel_hash(first) == pixel_hash(pipe("a snowman", **one).images[0])
+
+
+def test_each_patch_is_a_step_and_may_be_the_last(pipe):
+    seen = []
+
+    def stops(pipe, step, picture, tensors):
+        seen.append((step, picture))
+        assert tensors["features"].shape == (8,)
+        pipe._interrupt = step == 1 and picture == 1
+
+    asked = {"num_inference_steps": 1, "num_images_per_prompt": 2, "output_type": "pt"}
+    part = pipe("a snowman", **asked, generator=seeded(), callback_on_step_end=stops).images
+    assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    whole = pipe("a snowman", **asked, generator=seeded()).images
+    assert part.shape == whole.shape and not part.equal(whole)
+
+
+def test_diffusers_saves_and_opens_it(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "saved")
+    again = quiet(OrthusPipeline.from_pretrained(tmp_path / "saved"))
+    asked = {"num_inference_steps": 1}
+    one, other = (
+        each("a snowman", **asked, generator=seeded()).images[0] for each in (pipe, again)
+    )
+    assert pixel_hash(one) == pixel_hash(other)
+    assert type(again.model) is type(pipe.model) and type(again.processor) is type(pipe.processor)
+
+
+def test_what_it_cannot_do_is_said(pipe, tiny_folder, tmp_path):
+    for wrong in ({"height": 512}, {"output_type": "latent"}, {"generator": [seeded()] * 2}):
+        with pytest.raises(ArgumentError):
+            pipe("a snowman", num_inference_steps=1, **wrong)
+    assert pipe("a snowman", num_inference_steps=1, height=16, width=16).images
+    with pytest.raises(ArgumentError, match="variant"):
+        OrthusPipeline.from_pretrained(tiny_folder, variant="fp16")
+    chameleon = write_tiny_chameleon(tmp_path / "chameleon", tiny_folder)
+    with pytest.raises(CheckpointError, match="draws with an Orthus"):
+        OrthusPipeline.from_pretrained(chameleon)
