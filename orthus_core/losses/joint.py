@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from orthus_core.entry_points import imported
 from orthus_core.errors import RecipeError
 from orthus_core.losses.diffusion import diffusion_loss, draw
+from orthus_core.losses.mixture import mixture_figures
 from orthus_core.losses.picture_noise import Stream, drawn_seeds, normal, uniform
 from orthus_core.model.config import IGNORE
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.packed_attention import document_inputs, use_packed_attention
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import add_noise
-from orthus_core.model.soft_embedding import mixture_figures
 from orthus_core.recipe.training import TimestepKind
 
 

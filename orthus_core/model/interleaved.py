@@ -176,9 +176,8 @@ class InterleavedModel(InterleavedPreTrainedModel):
             documents=documents,
         )
         # A model that is spread over devices ends on another one than it began on.
-        return OrthusOutput(
-            output.last_hidden_state.to(inputs_embeds.device), output.past_key_values
-        )
+        hidden_BSD = output.last_hidden_state.to(inputs_embeds.device)
+        return OrthusOutput(hidden_BSD, output.past_key_values)
 
     def text_logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits of the next text token; those of image codes and image slots are -inf: [N, V]."""

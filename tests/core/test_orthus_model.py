@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from orthus_core.errors import CheckpointError, PromptError
+from orthus_core.losses.mixture import mixture_figures
 from orthus_core.model.config import (
     OrthusConfig,
     code_of_token_name,
@@ -17,7 +18,7 @@ from orthus_core.model.config import (
 from orthus_core.model.interleaved import positions
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import make_schedule
-from orthus_core.model.soft_embedding import argmin_embed, mixture_figures, soft_embed
+from orthus_core.model.soft_embedding import argmin_embed, soft_embed
 from tests.conftest import make_tiny_config, make_tiny_model
 
 IMAGE, BOI, EOI = 39, 37, 36

@@ -1,0 +1,52 @@
+"""Which head a model draws patches with: the diffusion head of an Orthus, or one that regresses
+features, which it is compared with.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from orthus_core.errors import CheckpointError
+from orthus_core.model.config import OrthusConfig
+from orthus_core.model.diffusion_head import DiffusionHead
+
+if TYPE_CHECKING:
+    from orthus_core.model.regression_head import RegressionHead
+
+
+def image_head(config: OrthusConfig) -> DiffusionHead | RegressionHead:
+    """The head of the config's kind, with new weights."""
+    sizes = config.feature_channels, config.hidden_size, config.head_width, config.head_depth
+    if config.denoises:
+        return DiffusionHead(*sizes)
+    # Imported here, because other models need none of it.
+    from orthus_core.model.regression_head import RegressionHead
+
+    return RegressionHead(*sizes)
+
+
+class ImageHeadOfKind:
+    """A model's `mlp_head`, by its kind."""
+
+    mlp_head: nn.Module
+
+    @property
+    def diffusion_head(self) -> DiffusionHead:
+        """The head that denoises. Raises: CheckpointError for a model that regresses features."""
+        if isinstance(self.mlp_head, DiffusionHead):
+            return self.mlp_head
+        raise CheckpointError(
+            "the head of this model regresses features, and denoises none",
+            where='config.json: image_head = "mse"',
+            hint="take a model with a diffusion head",
+        )
+
+    @property
+    def regression_head(self) -> RegressionHead:
+        """The head that regresses features, of a model whose `image_head` is "mse"."""
+        from orthus_core.model.regression_head import RegressionHead
+
+        assert isinstance(self.mlp_head, RegressionHead), "the caller read the configuration"
+        return self.mlp_head
