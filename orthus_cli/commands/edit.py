@@ -35,7 +35,7 @@ Subject = Annotated[
 ]
 
 
-@recipe_options(EditRecipe, but=("by_example",))  # that is --example
+@recipe_options(EditRecipe, but=("by_example", "patch_norm"))  # the first is --example
 def edit(
     ctx: typer.Context,
     subject: Subject = None,

@@ -24,7 +24,7 @@ from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
 
-@recipe_options(GenerateRecipe)
+@recipe_options(GenerateRecipe, but=("patch_norm",))
 def generate(
     ctx: typer.Context,
     prompts: Annotated[

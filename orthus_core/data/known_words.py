@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,9 @@ _LARGEST_POINTER = 1024  # bytes of a Git LFS pointer, by its specification
 # Letters of any alphabet.
 _TOKEN = re.compile(r"[\w'-]+")
 _WORD = re.compile(r"[^\W\d_]+")
+_PIECE = re.compile(r"[\w'-]+|[.,;:!?]")
+# Words of the shortest text that relates two things: "dog near cat".
+LEAST_RELATED = 3
 # Things in a picture of a model that does not say how many it draws.
 MOST_THINGS = 4
 _NUMBERS = "one two three four five six seven eight nine ten eleven twelve dozen".split()
@@ -256,17 +259,36 @@ class KnownWords:
     def unknown(self, text: str) -> list[UnknownWord]:
         """The unknown words of a text, each once, in the order of the text."""
         asked = dict.fromkeys(words_of(text))
-        unknown = [
+        unknown = self._other_wordings(text, asked)
+        told = {word for each in unknown for word in words_of(each.word)}
+        unknown += [
             UnknownWord(word, self._nearest(word))
             for word in asked
-            if word not in self.words and word not in STOP_WORDS
+            if word not in self.words and word not in STOP_WORDS and word not in told
         ]
-        unknown += self._not_drawn(asked)
+        unknown += self._not_drawn(word for word in asked if word not in told)
         if not text.isascii() and self.listed:
             from orthus_core.data.emoji_words import unknown_emoji
 
             unknown += [UnknownWord(emoji, None) for emoji in unknown_emoji(text, self.listed)]
         return unknown
+
+    def _other_wordings(self, text: str, words: Collection[str]) -> list[UnknownWord]:
+        """Wordings of relations and places for which the list has others."""
+        if not self.listed or len(words) < LEAST_RELATED:
+            return []
+        # The import is for longer prompts alone.
+        from orthus_core.data.similar_words import places_meant, relations_meant
+
+        tables, text = self.listed.tables, " ".join(_PIECE.findall(_normalise(text)))
+        things = {name.lower() for thing in self.listed.every_thing for name in thing.names}
+        looks = {*self.listed.lists["colours"], *self.listed.lists["counts"]}
+        places = [each for phrases in tables["places"].values() for each in phrases]
+        found = [
+            *relations_meant(text, tables["relations"], things, looks),
+            *places_meant(text, places),
+        ]
+        return [UnknownWord(wording, known) for wording, known in found]
 
     def _not_drawn(self, words: Iterable[str]) -> Iterator[UnknownWord]:
         """Words that were seen in training, such as a tag, but mean something else in the list."""
@@ -319,6 +341,8 @@ class KnownWords:
         first = self._listed_phrases
         if meant := by_meaning(word, {*known, *first}):
             return meant
+        if word in self._listed_words:  # it is spelled well: part of a name, "next track button"
+            return None
         if near := by_spelling(word, [*first, *known], first):
             return near
         tagged = self.listed.by_tag.get(word) if self.listed else None

@@ -6,8 +6,9 @@ The table lists everyday words by the words that models know. Spelling alone lea
 
 from __future__ import annotations
 
+import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 # Known words, the best first where several are separated by a slash: the everyday words for them.
 MEANINGS: Mapping[str, str] = {
@@ -78,10 +79,28 @@ MEANINGS: Mapping[str, str] = {
     "brown": "beige tan chestnut",
     "flat": "cartoon vector 2d minimalist",
     "3d": "realistic photorealistic render",
-    "below": "beneath underneath under",
-    "above": "atop over",
-    "left of": "beside alongside near nearby",
 }
+# Meanings of words between two things, the best first where several are separated by a slash: the
+# wordings that people use.
+RELATIONS: Mapping[str, tuple[str, ...]] = {
+    "below": ("below", "under", "beneath", "underneath", "at the foot of", "lower than"),
+    "above": (
+        *("above", "over", "on top of", "on the top of", "atop", "onto", "upon"),
+        *("up above", "higher than"),
+    ),
+    "left of": ("left of", "on the left side of", "to the left side of", "left from"),
+    "right of": ("right of", "on the right side of", "to the right side of", "right from"),
+    "beside/left of": (
+        *("beside", "besides", "next to", "near", "near to", "nearby", "close to", "close by"),
+        *("by the side of", "at the side of", "alongside", "adjacent to"),
+    ),
+}
+ARTICLES = ("a", "an", "the", "another", "some")
+# What stands before a place and says no more than "in": the place alone is asked for.
+WITHIN = tuple(
+    f"{lead} of"
+    for lead in ("in the middle", "in the centre", "in the center", "in the midst", "inside")
+) + ("amid", "amidst", "within")
 # Words of this length or less are too short for a letter to be replaced by another.
 SHORT, LONG = 4, 8
 
@@ -90,10 +109,68 @@ def by_meaning(word: str, known: Collection[str]) -> str | None:
     """The known word or phrase with the meaning of an everyday word."""
     for meant, words in MEANINGS.items():
         if word in words.split():
-            for each in meant.split("/"):
-                if each in known:
-                    return each
-    return None
+            if found := _first_known(meant, known):
+                return found
+    relation = next((meant for meant, phrases in RELATIONS.items() if word in phrases), "")
+    return _first_known(relation, known)
+
+
+def _first_known(meant: str, known: Collection[str]) -> str | None:
+    return next((each for each in meant.split("/") if each in known), None)
+
+
+def relations_meant(
+    text: str,
+    relations: Mapping[str, Sequence[str]],
+    things: Collection[str],
+    looks: Collection[str],
+) -> Iterator[tuple[str, str]]:
+    """Wordings of a text that stand before a thing and mean a relation that is known by other
+    words, each with the first of these: ("atop", "above").
+
+    Args:
+        text: Words in lower case, with single spaces.
+        relations: Known phrases by relation, in which "A" and "B" are things: "A left of B".
+        things: Names of things.
+        looks: Colours and counts, which may stand before a name.
+    """
+    known = {
+        meant: [phrase[2:-2] for phrase in phrases if re.fullmatch("A [^AB]+ B", phrase)]
+        for meant, phrases in relations.items()
+    }
+    rest = f" {text} "
+    for phrase in sorted(sum(known.values(), []), key=len, reverse=True):
+        rest = rest.replace(f" {phrase} ", " , ")
+    ways = [(phrase, meant) for meant, phrases in RELATIONS.items() for phrase in phrases]
+    for phrase, meant in sorted(ways, key=lambda way: -len(way[0])):
+        named = _first_known(meant, [each for each, phrases in known.items() if phrases])
+        before, *after = rest.split(f" {phrase} ")
+        rest = " , ".join((before, *after)) if after else rest
+        if named and any(_begins_with(each, things, looks) for each in after):
+            yield phrase, known[named][0]
+
+
+def places_meant(text: str, places: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Places of a text after words that say no more than "in", and the known phrase of each:
+    ("in the middle of a meadow", "in a meadow").
+
+    Args:
+        text: Words in lower case, with single spaces.
+        places: Known phrases, such as "in a meadow".
+    """
+    leads = "|".join(sorted(WITHIN, key=len, reverse=True))
+    for found in re.finditer(rf"\b(?:{leads}) (?:(?:a|an|the|some) )?([\w-]+)", text):
+        named = [phrase for phrase in places if phrase.split()[-1] == found[1]]
+        if named:
+            yield found[0], named[0]
+
+
+def _begins_with(text: str, things: Collection[str], looks: Collection[str]) -> bool:
+    """Whether a text begins with the name of a thing, after an article, a count and a colour."""
+    words = text.split()
+    while words and (words[0] in ARTICLES or words[0] in looks):
+        words.pop(0)
+    return any(" ".join(words[:n]) in things for n in (1, 2, 3))
 
 
 def by_spelling(

@@ -141,6 +141,18 @@ class DrawingKeys(ModelKeys):
         minimum=0,
         before="device",
     )
+    patch_norm: tuple[float, ...] | None = key(
+        None,
+        "smallest and largest norm of a drawn patch, as in [7.5, 12]: after guidance, one outside "
+        "is scaled to the nearer; twice the same number scales all to it, and [] none",
+        minimum=0,
+        before="device",
+    )
+
+    def __post_init__(self) -> None:
+        limits = self.patch_norm
+        if limits and not (len(limits) == 2 and 0 < limits[0] <= limits[1]):
+            raise ValueError("patch_norm has two numbers above 0, the smaller first, or none")
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class SamplingParams:
             For a discrete Chameleon it is the temperature (see `choose_codes`).
         patch_norm: Smallest and largest norm of a drawn feature, in feature units; one outside is
             scaled to the nearer (SphereAR, 2509.24335, blames drifting scales). None leaves all as
-            they are.
+            they are, and so does (), which is recorded, as it may differ from the model's own.
         code_top_k, code_top_p: Limits on the codes of a discrete Chameleon; 0 and 1 leave all codes
             in.
         temperature, top_k, top_p: How text tokens are chosen; temperature 0 is greedy, top_k 0 and
@@ -90,7 +90,7 @@ class SamplingParams:
     scheduler: str = "ddim"
     step_tolerance: float = 0.0
     noise_scale: float = 1.0
-    patch_norm: tuple[float, float] | None = None
+    patch_norm: tuple[float, ...] | None = None
     code_top_k: int = 0
     code_top_p: float = 1.0
     temperature: float = 0.0
@@ -111,7 +111,8 @@ class SamplingParams:
             "last_steps": self.last_steps is None or 1 <= self.last_steps <= self.steps,
             "step_tolerance": 0 <= self.step_tolerance < 1,
             "noise_scale": 0 <= self.noise_scale < math.inf,
-            "patch_norm": self.patch_norm is None or 0 < self.patch_norm[0] <= self.patch_norm[1],
+            "patch_norm": not self.patch_norm
+            or (len(self.patch_norm) == 2 and 0 < self.patch_norm[0] <= self.patch_norm[1]),
             "code_top_k": self.code_top_k >= 0,
             "code_top_p": 0 < self.code_top_p <= 1,
             "temperature": 0 <= self.temperature < math.inf,
@@ -189,7 +190,7 @@ class SamplingParams:
         """What results record: all values that this kind of model uses."""
         of_kind = CODE_SAMPLING if self.preset is None else DENOISING
         of_kind = () if self.regresses else of_kind
-        of_kind = (*of_kind, *(("patch_norm",) if self.patch_norm else ()))
+        of_kind = (*of_kind, *(("patch_norm",) if self.patch_norm is not None else ()))
         before = ("max_text",) if self.text_before_image is not None else ()
         return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
 
@@ -349,7 +350,8 @@ def _check_one_step(values: dict[str, Any], *, regresses: bool) -> None:
             where="steps",
             hint=f"leave steps out, or draw with {able}",
         )
-    for name in DENOISING:
+    # A regression head's features can be renormalised; a code has its own norm.
+    for name in DENOISING if regresses else (*DENOISING, "patch_norm"):
         if values.get(name) is not None:
             raise PromptError(
                 f"{name} {values[name]}, and {kind} denoises nothing",

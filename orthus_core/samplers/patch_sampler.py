@@ -150,7 +150,7 @@ class DiffusionPatchSampler:
     def _denoised(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
         features_NC = self._all_steps(steps, hidden_RD, noise_NC, mix_NR)
         limits = self._params.patch_norm
-        return features_NC if limits is None else within_norms(features_NC, *limits)
+        return within_norms(features_NC, *limits) if limits else features_NC
 
     def _all_steps(self, steps: int, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
         plan, tolerance = self._plan(steps), self._params.step_tolerance

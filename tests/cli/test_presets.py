@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import get_args
 
 import pytest
 from PIL import Image
 
+from orthus_core.data.pixels import open_image
 from orthus_core.recipe import drawing
+from orthus_core.results.metadata import pixel_hash
 from orthus_core.samplers.params import PRESETS
 from tests.discrete import write_tiny_chameleon
 
@@ -63,6 +66,8 @@ def test_a_scheduler_may_be_one_of_diffusers(told, name):
         (["--scheduler", "no.such.Scheduler"], "no scheduler no.such.Scheduler"),
         (["--step-tolerance", "1.5"], "step_tolerance"),
         (["--set", "preset=slow"], "slow"),
+        (["--set", "patch_norm=[3, 2]"], "patch_norm has two numbers above 0"),
+        (["--set", "patch_norm=[3]"], "patch_norm has two numbers above 0"),
     ],
 )
 def test_what_cannot_be_says_so(orthus, tiny_folder, tmp_path, options, message):
@@ -74,7 +79,36 @@ def test_what_cannot_be_says_so(orthus, tiny_folder, tmp_path, options, message)
 def test_a_discrete_model_has_no_use_for_them(orthus, tiny_folder, tmp_path):
     folder = write_tiny_chameleon(tmp_path / "discrete", tiny_folder)
     options = ["-m", folder, "-o", tmp_path / "out.png"]
-    for option in (["--preset", "fast"], ["--scheduler", "ddim"], ["--step-tolerance", "0.1"]):
+    choices = [["--preset", "fast"], ["--scheduler", "ddim"], ["--step-tolerance", "0.1"]]
+    for option in (*choices, ["--set", "patch_norm=[1, 2]"]):
         done = orthus("generate", "a fox", *options, *option)
         assert done.exit_code == 1 and "denoises nothing" in done.stderr
     assert orthus("generate", "a fox", *options, "--seed", 1).exit_code == 0
+
+
+def test_norms_of_patches_are_a_key_that_wins_over_the_models_own_and_is_replayed(
+    orthus, tiny_folder, tmp_path
+):
+    own = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((own / "config.json").read_text())
+    config["sampling"]["patch_norm"] = [5.0, 5.0]
+    (own / "config.json").write_text(json.dumps(config))
+    drawn = {}
+    for model, asked in ((own, None), (own, []), (own, [9, 9.5]), (tiny_folder, None)):
+        out = tmp_path / f"{len(drawn)}.png"
+        words = ["generate", "a fox", "--seed", 1, "-m", model, "--device", "cpu", "-o", out]
+        words += [] if asked is None else ["--set", f"patch_norm={asked}"]
+        done = orthus("--format", "json", *words)
+        assert done.exit_code == 0, done.stderr
+        told = json.loads(done.stdout)["sampling"].get("patch_norm")
+        assert told == (asked if asked is not None else [5.0, 5.0] if model == own else None)
+        assert orthus("replay", out).stdout == "identical\n"
+        drawn[str((model == own, asked))] = pixel_hash(open_image(out))
+    plain = drawn.pop("(False, None)")
+    assert drawn["(True, [])"] == plain and len({*drawn.values()}) == 3, drawn
+
+
+def test_norms_of_patches_are_kept_in_a_story(told, orthus, tmp_path):
+    assert told("story", "--set", "patch_norm=[2, 3]")["patch_norm"] == [2.0, 3.0]
+    record = json.loads((tmp_path / "story" / "story.json").read_text(encoding="utf-8"))
+    assert record["sampling"]["patch_norm"] == [2.0, 3.0]

@@ -83,6 +83,46 @@ def test_a_word_of_a_tag_is_told_as_nothing_that_is_drawn(mini):
 
 
 @pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a dog underneath a cactus", {"underneath": "below"}),
+        ("a cat atop a red car", {"atop": "above"}),
+        ("a dog besides a cat", {"besides": "left of"}),
+        ("a dog close to two cats", {"close to": "left of"}),
+        ("two apples right next to the dog", {"next to": "left of"}),
+        ("a cat on the left side of an ice cream", {"on the left side of": "left of"}),
+        ("a cow in the middle of a meadow", {"in the middle of a meadow": "in a meadow"}),
+        ("a bear amid the snow", {"amid the snow": "in the snow"}),
+        ("a dog to the left of a cat", {}),
+        ("a dog above a cat", {}),
+        ("a dog under a night sky", {}),
+        ("a dog on a blue background", {}),
+        ("a dog in the middle of two cats", {}),
+        ("near the end", {}),
+    ],
+)
+def test_a_wording_of_a_relation_or_place_leads_to_the_known_one(mini, prompt, told):
+    assert {each.word: each.nearest for each in mini.unknown(prompt)} == told
+
+
+def test_what_a_model_knows_by_several_wordings_is_told_by_the_usual_one(world: World, tmp_path):
+    (tmp_path / WORDS).write_text(word_list(world).text(), encoding="utf-8")
+    (tmp_path / "vocabulary.txt").write_text("dog\ncat\nnext\nnear\nbeside\n")
+    known = KnownWords.of(tmp_path)
+    assert known is not None and known.unknown("a dog near a cat") == []
+    (told,) = known.unknown("a dog close to a cat")
+    assert (told.word, told.nearest) == ("close to", "next to")
+
+
+def test_a_word_is_never_told_to_mean_itself(tmp_path):
+    (tmp_path / WORDS).write_text((MINI / WORDS).read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "vocabulary.txt").write_text("dog\n")
+    known = KnownWords.of(tmp_path)
+    assert known is not None
+    assert [each.nearest for each in known.unknown("next dog") if each.word == "next"] == [None]
+
+
+@pytest.mark.parametrize(
     ("prompt", "more"),
     [
         ("five dogs", True),
