@@ -255,7 +255,8 @@ def make_tiny_model(seed: int = 0, **changes) -> OrthusForConditionalGeneration:
                 parameter.normal_(0, fan_in**-0.5, generator=random)
             elif name.endswith("bias"):
                 parameter.normal_(0, 0.02, generator=random)
-        model.mlp_head.cond_embed.weight.mul_(0.1)
+        if model.config.denoises:
+            model.diffusion_head.cond_embed.weight.mul_(0.1)
     return model
 
 

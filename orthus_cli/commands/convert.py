@@ -118,7 +118,7 @@ def _next_steps(made: Converted, source: str) -> list[str]:
         )
     if made.is_new:
         steps.append(
-            "the diffusion head is new: "
+            f"the {made.head} is new: "
             f"orthus build-base --init-from {shell_quoted([str(made.folder)])} -o DIR trains it"
         )
     return steps

@@ -288,7 +288,7 @@ def _roofline(
     halfway = PROMPT_TOKENS + patches // 2
     least = {
         "backbone": backbone_traffic(model, 2, halfway),
-        "head": head_traffic(model.mlp_head, course.steps),
+        "head": head_traffic(model.diffusion_head, course.steps),
     }
     return {
         part: traffic.seconds_a_picture(patches, batch, bandwidth)

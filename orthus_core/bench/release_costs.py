@@ -94,7 +94,7 @@ def draw(
 
     def denoise(hidden_BD: Tensor, noise_1C: Tensor) -> Tensor:
         with clock("head"):
-            return denoise_patch(model.mlp_head, plan, hidden_BD, noise_1C, guidance)
+            return denoise_patch(model.diffusion_head, plan, hidden_BD, noise_1C, guidance)
 
     made = image_features(
         cast(OrthusForConditionalGeneration, ReleasedModel(model, clock, already)),

@@ -32,8 +32,7 @@ def model_card(config: InterleavedConfig, name: str) -> str:
         temperature = f"temperature {config.embedding_temperature:g}"
         own = [
             f"| vision embedding | {config.embedding}, {temperature} |",
-            f"| diffusion head | {config.head_depth} blocks of width {config.head_width}, "
-            f"predicts {config.prediction} |",
+            _head_line(config),
         ]
     lines = [
         "---",
@@ -64,6 +63,13 @@ def model_card(config: InterleavedConfig, name: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _head_line(config: OrthusConfig) -> str:
+    blocks = f"{config.head_depth} blocks of width {config.head_width}"
+    if config.denoises:
+        return f"| diffusion head | {blocks}, predicts {config.prediction} |"
+    return f"| regression head | {blocks if config.head_depth else 'one linear layer'} |"
 
 
 def origin_of(command: str, source: InterleavedConfig, name: str) -> dict[str, Any]:

@@ -35,10 +35,10 @@ _KINDS = {
 
 def released_fields(shapes: Shapes) -> dict[str, Any]:
     """Fields that a released `config.json` lacks, inferred from the weights; {} without a head."""
-    projection = shapes.get(parameter_names.DIFFUSION_HEAD + "input_proj.weight")
+    projection = shapes.get(parameter_names.IMAGE_HEAD + "input_proj.weight")
     if projection is None:
         return {}
-    prefix = parameter_names.DIFFUSION_HEAD + "res_blocks."
+    prefix = parameter_names.IMAGE_HEAD + "res_blocks."
     blocks = {name.removeprefix(prefix).split(".")[0] for name in shapes if name.startswith(prefix)}
     linear = any(name.startswith(parameter_names.LINEAR_EMBEDDING) for name in shapes)
     return {

@@ -1,9 +1,9 @@
 """Convert a Chameleon to an Orthus, streaming from file to file.
 
 The backbone, its vocabulary and the autoencoder are kept. The codebook is copied into the soft
-embedding's own codes, and an untrained diffusion head is added with the initialisation that
-training expects. The result is verified against the source before it is kept (2412.00127, section
-3.3: the base model starts as the Chameleon it is built from).
+embedding's own codes, and an untrained head for image features is added with the initialisation
+that training expects. The result is verified against the source before it is kept (2412.00127,
+section 3.3: the base model starts as the Chameleon it is built from).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from orthus_core.checkpoint.layout import (
     vocabulary_in,
 )
 from orthus_core.checkpoint.lazy import LazyTensor, cast, in_memory, safetensors_folder
-from orthus_core.checkpoint.parts import Part, parts_of
+from orthus_core.checkpoint.parts import IMAGE_HEADS, Part, parts_of
 from orthus_core.checkpoint.processor import picture_files
 from orthus_core.checkpoint.skeleton import check_shapes, shapes_of, skeleton
 from orthus_core.checkpoint.source import Source, vqgan_tensors
@@ -62,7 +62,7 @@ class Converted:
         layout: Layout of the source.
         parts: Parts of the new model, in report order.
         has_decoder, has_tokenizer: Whether the new model can decode pixels, and read text.
-        is_new: Whether the diffusion head is new and untrained.
+        is_new: Whether the head for image features is new and untrained.
         proof: Result of the comparison with the source; None when the recipe disables it.
         write_seconds, check_seconds: Duration of writing and of verification.
     """
@@ -76,6 +76,11 @@ class Converted:
     proof: Proof | None
     write_seconds: float
     check_seconds: float
+
+    @property
+    def head(self) -> str:
+        """The part that predicts image features."""
+        return next(part.name for part in self.parts if part.name in IMAGE_HEADS)
 
     @property
     def bytes(self) -> int:
@@ -202,6 +207,7 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
     """The source's configuration, overridden by the recipe; an Orthus keeps its own values."""
     shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
     chosen = {
+        "image_head": recipe.head.kind,
         "head_width": recipe.head.width,
         "head_depth": recipe.head.depth,
         "embedding": recipe.embedding.kind,
@@ -210,6 +216,8 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
         **asdict(recipe.diffusion),
         "sampling": asdict(recipe.sampling),
     }
+    if recipe.head.kind == "mse":
+        chosen["sampling"]["steps"] = 1
     if source.is_orthus:
         stated = source.config.get("model_type") == "orthus"
         own = {name: source.config[name] for name in chosen if stated and name in source.config}
@@ -256,11 +264,11 @@ def plan_tensors(
 def _fresh_parts(
     model: OrthusForConditionalGeneration, seed: int, dtype: torch.dtype
 ) -> dict[str, LazyTensor]:
-    """The diffusion head, and a linear embedding if any, with their initial weights.
+    """The head for image features, and a linear embedding if any, with their initial weights.
 
     No memory is allocated for other parts of the model.
     """
-    modules = {parameter_names.DIFFUSION_HEAD: model.get_submodule("mlp_head")}
+    modules = {parameter_names.IMAGE_HEAD: model.get_submodule("mlp_head")}
     if model.config.embedding == "linear":
         modules[parameter_names.LINEAR_EMBEDDING] = model.get_submodule("model.feature_in")
     tensors: dict[str, LazyTensor] = {}

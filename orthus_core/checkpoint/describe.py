@@ -103,7 +103,7 @@ def _describe_folder(folder: Path) -> Description:
     tensors = _tensors(folder)
     has_tokenizer = (folder / "tokenizer.json").is_file()
     found = released_fields({name: tensor.shape for name, tensor in tensors.items()})
-    if not found:
+    if not (found or table["model_type"] == "orthus"):
         return _chameleon(folder, "Hugging Face", table, tensors, has_tokenizer)
     is_ours = table["model_type"] == "orthus"
     fields = {} if is_ours else {**found, "has_decoder": has_decoder(tensors)}
@@ -164,16 +164,21 @@ def _backbone_facts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
     ending = ", zero terminal SNR" if config.zero_terminal_snr else ""
+    kind = {} if config.denoises else {"image_head": config.image_head}
+    noise = {
+        "prediction": config.prediction,
+        "schedule": f"{config.beta_schedule} {config.beta_start:g} to {config.beta_end:g}, "
+        f"{config.num_train_timesteps} steps{ending}",
+    }
     return {
         "patches": config.patches,
         "embedding": config.embedding,
         "temperature": config.embedding_temperature,
         "distance": config.embedding_distance,
+        **kind,
         "head_width": config.head_width,
         "head_depth": config.head_depth,
-        "prediction": config.prediction,
-        "schedule": f"{config.beta_schedule} {config.beta_start:g} to {config.beta_end:g}, "
-        f"{config.num_train_timesteps} steps{ending}",
+        **(noise if config.denoises else {}),
         "latent_scale": config.latent_scale,
         "sampling": config.sampling_defaults,
         "origin": config.origin or {},
@@ -182,7 +187,7 @@ def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
 
 def _missing(path: Path, tensors: Mapping[str, Tensor], has_tokenizer: bool) -> tuple[Missing, ...]:
     missing, convert = [], ["orthus", "convert", str(path), "-o", "DIR"]
-    if not any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in tensors):
+    if not any(name.startswith(parameter_names.IMAGE_HEAD) for name in tensors):
         missing.append(Missing("diffusion head", shell_quoted(convert)))
         if not has_decoder(tensors):
             missing.append(Missing("pixel decoder", "orthus convert ... --vqgan vqgan.ckpt"))

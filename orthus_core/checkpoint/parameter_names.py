@@ -18,7 +18,8 @@ CODEBOOK_IN = "model.codebook_in.weight"
 VQ = "model.vqmodel."
 VQ_CODEBOOK = VQ + "quantize.embedding.weight"
 VQ_DECODER = VQ + "decoder."
-DIFFUSION_HEAD = "mlp_head."
+IMAGE_HEAD = "mlp_head."
+REGRESSION_HEAD = IMAGE_HEAD + "layers."
 LINEAR_EMBEDDING = "model.feature_in."
 
 # Prefixes that training wrappers add to names: DDP and torch.compile.

@@ -13,7 +13,8 @@ _PARTS = {
     "token embeddings": (parameter_names.EMBEDDINGS,),
     "backbone": ("model.layers.", parameter_names.FINAL_NORM),
     "LM head": (parameter_names.LM_HEAD,),
-    "diffusion head": (parameter_names.DIFFUSION_HEAD,),
+    "regression head": (parameter_names.REGRESSION_HEAD,),
+    "diffusion head": (parameter_names.IMAGE_HEAD,),
     "input codes": (parameter_names.CODEBOOK_IN, parameter_names.LINEAR_EMBEDDING),
     # post_quant_conv exists even without the decoder that it feeds.
     "vision encoder": tuple(
@@ -23,6 +24,8 @@ _PARTS = {
     "pixel decoder": (parameter_names.VQ_DECODER,),
 }
 OTHER = "other"
+IMAGE_HEADS = ("diffusion head", "regression head")
+"""The parts that predict image features; a model has one of them."""
 
 _DTYPE_WORDS = {
     "bfloat16": "bf16",

@@ -67,7 +67,7 @@ class Source:
     @property
     def is_orthus(self) -> bool:
         """Whether the source is already an Orthus, whose head and input codes are kept."""
-        return any(name.startswith(parameter_names.DIFFUSION_HEAD) for name in self.tensors)
+        return any(name.startswith(parameter_names.IMAGE_HEAD) for name in self.tensors)
 
     @property
     def has_decoder(self) -> bool:

@@ -23,6 +23,8 @@ from orthus_core.model.config import IGNORE
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.packed_attention import document_inputs, use_packed_attention
 from orthus_core.model.padded_rows import with_padded_rows
+from orthus_core.model.schedule import add_noise
+from orthus_core.model.soft_embedding import mixture_figures
 from orthus_core.recipe.training import TimestepKind
 
 
@@ -84,13 +86,14 @@ def counts_of(rows: BatchLike) -> Counts:
 
 
 class JointLosses(NamedTuple):
-    """The sum that is minimised and its two parts before weighting; scalars. Further terms follow
-    as fields of their own names.
+    """The sum that is minimised and its two parts before weighting; scalars. A part of weight 0 is
+    None in a training's step. Further terms, and figures of the soft embedding that are measured on
+    held-out rows, follow as fields of their own names.
     """
 
     total: Tensor
-    text: Tensor
-    image: Tensor
+    text: Tensor | None
+    image: Tensor | None
 
 
 class LossInputs(NamedTuple):
@@ -140,10 +143,10 @@ class JointLoss(nn.Module):
 
     Args:
         model: Model to train.
-        lambda_image: Weight of L_diff; 100 in the paper. A term of weight 0 is still measured, but
-            without a gradient.
+        lambda_image: Weight of L_diff, or of the squared error of a regression head; 100 in the
+            paper. A term of weight 0 costs a training nothing; it is measured on held-out rows.
         text_weight: Weight of L_ar; 1 in the paper.
-        repeats: Noise draws a patch; 8 in the release.
+        repeats: Noise draws a patch; 8 in the release. A regression head has none.
         patch_share: Share of each picture's patches that L_diff is computed on while training, at
             least one. The mean over them estimates the mean over all.
         prefix_noise: Maximum noise on input features, in feature units. Each picture's level is
@@ -154,6 +157,9 @@ class JointLoss(nn.Module):
             keeps the newest positions before each prediction clean; in one causal pass a patch has
             one key and value for all that follow, so here only what is predicted after that patch
             sees noisy older patches and clean newer ones.
+        input_noise: Share of the pictures that the backbone reads as the diffusion makes them at a
+            timestep of its full range, in place of clean ones (Transfusion, 2408.11039, reads its
+            noisy pictures). In a training alone: drawing and answering read clean patches.
         timesteps: How timesteps are drawn (see `draw`).
         terms: Weights of further terms by name (see `loss_term`).
 
@@ -170,6 +176,7 @@ class JointLoss(nn.Module):
         patch_share: float = 1.0,
         prefix_noise: float = 0.0,
         prefix_clean: float = 0.0,
+        input_noise: float = 0.0,
         timesteps: TimestepKind = "uniform",
         terms: Mapping[str, float] | None = None,
     ) -> None:
@@ -178,10 +185,11 @@ class JointLoss(nn.Module):
         self.model = model
         self.lambda_image = lambda_image
         self.text_weight = text_weight
-        self.repeats = repeats
+        self.repeats = repeats if model.config.denoises else 1
         self.patch_share = patch_share
         self.prefix_noise = prefix_noise
         self.prefix_clean = prefix_clean
+        self.input_noise = input_noise
         self.timesteps: TimestepKind = timesteps
         self.terms = {name: (loss_term(name), weight) for name, weight in (terms or {}).items()}
 
@@ -202,23 +210,32 @@ class JointLoss(nn.Module):
         documents = document_inputs(model, rows.attention_mask_BS, model.dtype)
         hidden_XD = model(rows.ids_BS, read_NC, **documents).hidden_BSD.flatten(0, 1)
 
-        # 2. Both losses, with a gradient where the weight is not 0.
-        with gradients_if(self.text_weight):
-            text = self.text(hidden_XD, rows) * share(own.text, counts.text)
-        with gradients_if(self.lambda_image):
-            image = self.image(hidden_XD, rows, seeds_M) * share(own.image, counts.image)
-        losses = JointLosses(self.text_weight * text + self.lambda_image * image, text, image)
-        if not self.terms:
-            return losses
+        # 2. Both losses; where gradients are wanted, those alone whose weight is not 0.
+        text = image = None
+        of_image = share(own.image, counts.image)
+        measures = not (self.training and torch.is_grad_enabled())
+        if self.text_weight or measures:
+            with gradients_if(self.text_weight):
+                text = self.text(hidden_XD, rows) * share(own.text, counts.text)
+        if self.lambda_image or measures:
+            with gradients_if(self.lambda_image):
+                image = self.image(hidden_XD, rows, seeds_M) * of_image
+        weighted = [(self.text_weight, text), (self.lambda_image, image)]
+        parts = [weight * loss for weight, loss in weighted if loss is not None]
+        total = sum(parts[1:], start=parts[0]) if parts else hidden_XD.sum() * 0
+        further = dict[str, Tensor]()
+        if not self.training and rows.features_NC is not None:
+            further |= {n: value * of_image for n, value in self.mixture(rows.features_NC).items()}
+        if not (self.terms or further):
+            return JointLosses(total, text, image)
 
         # 3. Further terms, each reported by its name.
-        inputs = LossInputs(model, rows, hidden_XD, share(own.image, counts.image))
-        total, further = losses.total, dict[str, Tensor]()
+        inputs = LossInputs(model, rows, hidden_XD, of_image)
         for name, (term, weight) in self.terms.items():
             with gradients_if(weight):
                 value = further[name.rpartition(".")[2]] = term(inputs)
             total = total + weight * value
-        fields = {**losses._asdict(), "total": total, **further}
+        fields = {"total": total, "text": text, "image": image, **further}
         return namedtuple("JointLosses", fields)(**fields)  # type: ignore[return-value]
 
     def text(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
@@ -236,7 +253,9 @@ class JointLoss(nn.Module):
         return drawn_seeds(slots // self.model.config.patches).to(rows.ids_BS.device)
 
     def image(self, hidden_XD: Tensor, rows: BatchLike, seeds_M: Tensor) -> Tensor:
-        """Diffusion of every patch that is a target, from the hidden state one position before."""
+        """The head's loss on every patch that is a target, from the hidden state one position
+        before.
+        """
         model, config = self.model, self.model.config
         features_NC = rows.features_NC
         if features_NC is None:
@@ -250,6 +269,11 @@ class JointLoss(nn.Module):
         if chosen_N is not None:
             features_NC, index_N = features_NC[chosen_N], index_N[chosen_N]
         clean_NC = features_NC.float() * config.latent_scale
+        if not config.denoises:
+            # Imported here, because a diffusion head needs none of it.
+            from orthus_core.losses.regression import regression_loss
+
+            return regression_loss(model.regression_head, clean_NC, hidden_XD[index_N])
         schedule = model.schedule
         draws = draw(
             seeds_M,
@@ -260,11 +284,15 @@ class JointLoss(nn.Module):
             timesteps=self.timesteps,
             chosen_N=chosen_N,
         )
-        return diffusion_loss(model.mlp_head, schedule, clean_NC, hidden_XD[index_N], draws)
+        return diffusion_loss(model.diffusion_head, schedule, clean_NC, hidden_XD[index_N], draws)
 
     def as_read(self, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
         """The features that the backbone receives in this step: [N, C]."""
-        if not (self.training and self.prefix_noise):
+        if not self.training:
+            return features_NC
+        if self.input_noise:
+            features_NC = self.diffused(features_NC, seeds_M)
+        if not self.prefix_noise:
             return features_NC
         patches = self.model.config.patches
         level_M1, end_M1, cut_M1 = uniform(seeds_M, Stream.AMOUNT_READ, 3).split(1, dim=1)
@@ -274,6 +302,35 @@ class JointLoss(nn.Module):
             amount_MP = amount_MP * (before_MP | (cut_M1 >= self.prefix_clean))
         noise_MX = normal(seeds_M, Stream.READ, patches * features_NC.shape[-1])
         return features_NC + amount_MP.reshape(-1, 1) * noise_MX.view(features_NC.shape)
+
+    def diffused(self, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
+        """The features, in a share of the pictures sqrt(a_t) z + sqrt(1 - a_t) eps in the head's
+        scale, with one t for all patches of a picture: [N, C].
+        """
+        config, schedule = self.model.config, self.model.schedule
+        chosen_M1, place_M1 = uniform(seeds_M, Stream.INPUT_TIMESTEP, 2).split(1, dim=1)
+        t_N = (place_M1 * schedule.num_timesteps).long().repeat(1, config.patches).flatten()
+        noise_MX = normal(seeds_M, Stream.INPUT_NOISE, config.patches * features_NC.shape[-1])
+        noise_NC = noise_MX.view(features_NC.shape)
+        noisy_NC = add_noise(schedule, features_NC * config.latent_scale, noise_NC, t_N)
+        is_noisy_N1 = (chosen_M1 < self.input_noise).repeat(1, config.patches).view(-1, 1)
+        return torch.where(is_noisy_N1, noisy_NC / config.latent_scale, features_NC)
+
+    @torch.no_grad()
+    def mixture(self, features_NC: Tensor) -> dict[str, Tensor]:
+        """How far the soft embedding of some features is from a lookup of codes, as
+        `MixtureFigures` names it; {} for other embeddings.
+        """
+        config, model = self.model.config, self.model
+        if config.embedding != "softmax" or not len(features_NC):
+            return {}
+        some_XC = features_NC[:: -(-len(features_NC) // MEASURED_PATCHES)]
+        return mixture_figures(
+            some_XC.to(model.model.codebook_in.weight.device),
+            model.model.codebook_in.weight,
+            model.code_table_KD,
+            temperature=config.embedding_temperature,
+        )._asdict()
 
 
 def chosen_patches(scores_MP: Tensor, targets_N: Tensor | None, share: float) -> Tensor:
@@ -296,6 +353,10 @@ def chosen_patches(scores_MP: Tensor, targets_N: Tensor | None, share: float) ->
 def share(own: float, count: float) -> float:
     """Factor that converts a mean over `own` to the same sum divided by `count`."""
     return own / count if count else 1.0
+
+
+# Patches of a batch, at most, that the soft embedding's mixture is measured on.
+MEASURED_PATCHES = 1024
 
 
 def gradients_if(weight: float) -> torch.set_grad_enabled:

@@ -37,6 +37,8 @@ class Stream(IntEnum):
     AMOUNT_READ = 4
     DECODED = 5
     AUGMENTATION = 6
+    INPUT_NOISE = 7
+    INPUT_TIMESTEP = 8
 
 
 def uniform(seeds_M: Tensor, stream: Stream, count: int) -> Tensor:

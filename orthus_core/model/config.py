@@ -186,6 +186,11 @@ class InterleavedConfig(ChameleonConfig):
         return [id_of_code[code] for code in range(self.num_codes)]
 
     @property
+    def denoises(self) -> bool:
+        """Whether a patch is drawn from noise in steps, and not at once."""
+        return False
+
+    @property
     def sampling_defaults(self) -> dict[str, Any]:
         """This model's sampling values; those of its kind fill in missing keys."""
         return self.kind_sampling | (self.sampling or {})
@@ -209,7 +214,9 @@ class OrthusConfig(InterleavedConfig):
         embedding_temperature: tau of that softmax, in squared feature units.
         embedding_distance: "exact" (fp32, without the |z|^2 that cancels) or "release" (rounded as
             in the released code).
-        head_width, head_depth: Width of the diffusion head, and number of its AdaLN blocks.
+        image_head: What predicts the next feature: "diffusion", or "mse", which regresses it (see
+            `RegressionHead`). The released layout has no such field, so only "mse" is written.
+        head_width, head_depth: Width of the head, and number of its blocks.
         latent_scale: Factor on features before diffusion; they are divided by it afterwards.
         prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
         num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise
@@ -222,6 +229,7 @@ class OrthusConfig(InterleavedConfig):
     embedding: str = "softmax"
     embedding_temperature: float | int = 1.0
     embedding_distance: str = "exact"
+    image_head: str = "diffusion"
     head_width: int = 1536
     head_depth: int = 3
     latent_scale: float | int = 0.1
@@ -232,6 +240,21 @@ class OrthusConfig(InterleavedConfig):
     beta_schedule: str = "scaled_linear"
     zero_terminal_snr: bool = True
 
+    @property
+    def denoises(self) -> bool:
+        return self.image_head == "diffusion"
+
+    @property
+    def sampling_defaults(self) -> dict[str, Any]:
+        values = super().sampling_defaults
+        return values if self.denoises else values | {"steps": 1}
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = super().to_dict()
+        if fields.get("image_head") == "diffusion":
+            del fields["image_head"]
+        return fields
+
     def validate_choices(self) -> None:
         """Checks the fields that hold a choice.
 
@@ -240,6 +263,7 @@ class OrthusConfig(InterleavedConfig):
         choices = {
             "embedding": ("softmax", "argmin", "linear"),
             "embedding_distance": ("exact", "release"),
+            "image_head": ("diffusion", "mse"),
             "prediction": ("v", "epsilon"),
             "beta_schedule": ("scaled_linear", "linear"),
         }

@@ -3,7 +3,7 @@
     ids, features --embed--> backbone --> hidden --+--> text_logits  (LM head, where text is
     predicted)
                                                    +--> mlp_head     (diffusion head, where a patch
-                                                   is predicted)
+                                                   is predicted; or a head that regresses it)
 
 Parameters have the released names, so a released folder loads without conversion.
 
@@ -12,14 +12,20 @@ Legend: D hidden, K codes, C feature channels, N rows.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
+from orthus_core.errors import CheckpointError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
 from orthus_core.model.schedule import Schedule, make_schedule
 from orthus_core.model.soft_embedding import CodeSquares, argmin_embed, soft_embed
+
+if TYPE_CHECKING:
+    from orthus_core.model.regression_head import RegressionHead
 
 
 class OrthusModel(InterleavedBackbone):
@@ -37,7 +43,7 @@ class OrthusModel(InterleavedBackbone):
 
 
 class OrthusForConditionalGeneration(InterleavedModel):
-    """The whole model: backbone, LM head, diffusion head, noise schedule.
+    """The whole model: backbone, LM head, diffusion head (or regression head), noise schedule.
 
     Source: 2412.00127.
     """
@@ -51,11 +57,26 @@ class OrthusForConditionalGeneration(InterleavedModel):
         super().__init__(config)
         self.model = OrthusModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.mlp_head = DiffusionHead(
-            config.feature_channels, config.hidden_size, config.head_width, config.head_depth
-        )
+        self.mlp_head = image_head(config)
         self._squares = CodeSquares()
         self.post_init()
+
+    @property
+    def diffusion_head(self) -> DiffusionHead:
+        """The head that denoises. Raises: CheckpointError for a model that regresses features."""
+        if isinstance(self.mlp_head, DiffusionHead):
+            return self.mlp_head
+        raise CheckpointError(
+            "the head of this model regresses features, and denoises none",
+            where='config.json: image_head = "mse"',
+            hint="take a model with a diffusion head",
+        )
+
+    @property
+    def regression_head(self) -> RegressionHead:
+        """The head that regresses features, of a model whose `image_head` is "mse"."""
+        assert not isinstance(self.mlp_head, DiffusionHead), "the caller read the configuration"
+        return self.mlp_head
 
     @property
     def schedule(self) -> Schedule:
@@ -91,6 +112,17 @@ class OrthusForConditionalGeneration(InterleavedModel):
             distance=config.embedding_distance,
             squares_K=self._squares(codes_KC),
         )
+
+
+def image_head(config: OrthusConfig) -> DiffusionHead | RegressionHead:
+    """The head of the config's kind, with new weights."""
+    sizes = config.feature_channels, config.hidden_size, config.head_width, config.head_depth
+    if config.denoises:
+        return DiffusionHead(*sizes)
+    # Imported here, because other models need none of it.
+    from orthus_core.model.regression_head import RegressionHead
+
+    return RegressionHead(*sizes)
 
 
 AutoConfig.register(OrthusConfig.model_type, OrthusConfig)

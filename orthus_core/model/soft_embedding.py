@@ -60,12 +60,15 @@ def soft_embed(
         codes_KC: Codes, `codebook_in.weight`.
         table_KD: Input embeddings of the code tokens, row j for code j; the result is on its
             device.
-        temperature: tau, in squared feature units; at small values the nearest code dominates.
+        temperature: tau, in squared feature units; at small values the nearest code dominates, and
+            at 0 it is the only one (`argmin_embed`).
         distance: "exact" or "release" (see `released_code_logits`).
         squares_K: `code_squares` of the codes, if known, for the exact distance.
 
     Source: 2412.00127, eq. 1.
     """
+    if temperature == 0:
+        return argmin_embed(z_NC, codes_KC, table_KD)
     z_NC = z_NC.to(codes_KC.device)
     if distance == "exact":
         logits_NK = code_logits(z_NC, codes_KC, squares_K)
@@ -86,9 +89,41 @@ def nearest_code(z_NC: Tensor, codes_KC: Tensor) -> Tensor:
 def argmin_embed(z_NC: Tensor, codes_KC: Tensor, table_KD: Tensor) -> Tensor:
     """The table's row for the nearest code: [N, D].
 
-    This is Chameleon's own embedding, and the paper's first ablation.
+    This is Chameleon's own embedding, and the paper's first ablation. Gradients reach the rows that
+    are looked up; neither codes nor features have any.
     """
     return table_KD[nearest_code(z_NC.to(codes_KC.device), codes_KC).to(table_KD.device)]
+
+
+class MixtureFigures(NamedTuple):
+    """How far soft embeddings are from lookups, as means over features; scalars.
+
+    Attributes:
+        mixture_entropy: Entropy of the softmax over codes, in nats: 0 where one code has all the
+            weight, ln K where all codes have the same.
+        argmin_distance: Distance of the embedding to the nearest code's row of the table, as a
+            share of that row's length.
+    """
+
+    mixture_entropy: Tensor
+    argmin_distance: Tensor
+
+
+def mixture_figures(
+    z_NC: Tensor, codes_KC: Tensor, table_KD: Tensor, *, temperature: float
+) -> MixtureFigures:
+    """The figures for features; arguments as for `soft_embed`, without rows of no features."""
+    logits_NK = code_logits(z_NC, codes_KC)
+    nearest_ND = table_KD[logits_NK.argmax(-1).to(table_KD.device)].float()
+    if temperature == 0:
+        zero = logits_NK.new_zeros(())
+        return MixtureFigures(zero, zero)
+    logs_NK = torch.log_softmax(logits_NK / temperature, dim=-1)
+    weights_NK = logs_NK.exp()
+    entropy_N = -(weights_NK * logs_NK).sum(-1)
+    soft_ND = weights_NK.to(table_KD.device) @ table_KD.float()
+    apart_N = (soft_ND - nearest_ND).norm(dim=-1)
+    return MixtureFigures(entropy_N.mean(), (apart_N / nearest_ND.norm(dim=-1)).mean())
 
 
 class _Known(NamedTuple):

@@ -99,8 +99,8 @@ def _autoencoder_seconds(config: InterleavedConfig, device: torch.device) -> tup
 def _head_seconds(
     config: InterleavedConfig, rows: int, device: torch.device, dtype: torch.dtype
 ) -> float:
-    if not isinstance(config, OrthusConfig):
-        return 0.0
+    if not (isinstance(config, OrthusConfig) and config.denoises):
+        return 0.0  # one product for a patch
     head: nn.Module = DiffusionHead(
         config.feature_channels, config.hidden_size, config.head_width, config.head_depth
     ).to(device, dtype)

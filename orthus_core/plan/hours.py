@@ -55,7 +55,7 @@ def step_flops(config: InterleavedConfig, trained: Training) -> Arithmetic:
     length, slots = trained.length, 0
     if isinstance(config, OrthusConfig):
         slots = trained.pictures * config.patches
-    draws = slots * trained.patch_share * trained.repeats
+    draws = slots * trained.patch_share * (trained.repeats if config.denoises else 1)
     amounts = Amounts(length, length * (length + 1) / 2, slots, trained.own_words, draws)
     useful = rows * flops_of(costs, amounts)
     if not trained.checkpoint:

@@ -158,7 +158,7 @@ def weights_memory(
 
 def _head(config: InterleavedConfig, asked: Drawing, itemsize: int) -> list[MemoryItem]:
     """A patch's modulations for all steps: three per block and two at the end, of head width."""
-    if not isinstance(config, OrthusConfig):
+    if not (isinstance(config, OrthusConfig) and config.denoises):
         return []
     amounts = (3 * config.head_depth + 2) * config.head_width
     steps = config.sampling_defaults["steps"]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from orthus_core.checkpoint.parts import IMAGE_HEADS
 from orthus_core.model.config import InterleavedConfig, OrthusConfig, OrthusVQConfig
 from orthus_core.plan.memory_parts import (
     DRIVER,
@@ -171,7 +172,8 @@ def training_memory(
     )
     if trained.has_rows:
         if not before:
-            first, second = (FP32 * moved[part] // shards for part in ("diffusion head", "LM head"))
+            first = FP32 * sum(moved[part] for part in IMAGE_HEADS) // shards
+            second = FP32 * moved["LM head"] // shards
             items.append(MemoryItem("heads' gradients (diffusion)", first, "", (HEADS, LAYERS)))
             items.append(MemoryItem("heads' gradients (LM)", second, "", (LAYERS,)))
         items += _of_rows(config, trained, number, moved)
@@ -211,9 +213,9 @@ def moves(part: str, trained: Training) -> bool:
     if trained.command == "finetune-vae":
         return part == "pixel decoder"
     if trained.command == "build-base":  # the table is one weight, although only some rows change
-        return part in ("diffusion head", *TABLES)
+        return part in (*IMAGE_HEADS, *TABLES)
     if lora.rank:
-        whole = ("diffusion head",) if lora.head == "full" else ()
+        whole = IMAGE_HEADS if lora.head == "full" else ()
         return part in (*whole, *((*TABLES, "LM head") if lora.embeddings else ()))
     return part not in VISION
 
@@ -223,7 +225,7 @@ def adapters_of(config: InterleavedConfig, lora: LoraRecipe) -> int:
     count = 0
     for name, part, shape in weights_of(config) if lora.rank else ():
         layer = name.removesuffix(".weight").rpartition(".")[2]
-        of_head = part == "diffusion head" and lora.head == "lora"
+        of_head = part in IMAGE_HEADS and lora.head == "lora"
         if len(shape) == 2 and (of_head or (part == "backbone" and layer in lora.targets)):
             count += lora.rank * sum(shape)
     return count
@@ -252,7 +254,7 @@ def frozen_matrices(trained: Training) -> tuple[str, ...]:
         return "backbone", "LM head"
     if not trained.lora.rank:
         return ()
-    head = () if trained.lora.head == "full" else ("diffusion head",)
+    head = () if trained.lora.head == "full" else IMAGE_HEADS
     return ("backbone", *head, *(() if trained.lora.embeddings else ("LM head",)))
 
 
@@ -279,7 +281,7 @@ def _of_rows(
         items.append(MemoryItem("predicted words and gradients", later, count, (HEADS,)))
     ends = 0
     if isinstance(config, OrthusConfig):
-        draws = round(slots * trained.patch_share) * trained.repeats
+        draws = round(slots * trained.patch_share) * (trained.repeats if config.denoises else 1)
         block = HEAD_BLOCK_INPUTS if trained.checkpoint else HEAD_BLOCK
         vectors = (HEAD_OUTSIDE + block * config.head_depth) * config.head_width
         each = HEAD_NUMBER[number] * vectors + number * hidden + 3 * FP32 * config.feature_channels
@@ -316,7 +318,7 @@ def _gathered(
     for _, part, shape in weights_of(config):
         parts[part] += math.prod(shape)
     layer = parts["backbone"] // config.num_hidden_layers
-    others = ("diffusion head", *TABLES)
+    others = (*IMAGE_HEADS, *TABLES)
     root = sum(parts[part] for part in others)
     size = number * (2 * layer + parts["LM head"]) + FP32 * root
     items = [MemoryItem("gathered weights", size, "two layers, heads and tables")]

@@ -14,11 +14,21 @@ from orthus_core.recipe.schema import key
 
 @dataclass(frozen=True)
 class HeadRecipe:
-    """The diffusion head that a conversion adds."""
+    """The head for image features that a conversion adds."""
 
-    width: int = key(1536, "channels inside the diffusion head", minimum=1)
-    depth: int = key(3, "residual blocks", minimum=1)
+    kind: Literal["diffusion", "mse"] = key(
+        "diffusion",
+        "diffusion denoises the next feature; mse regresses it, trained by the mean squared error",
+    )
+    width: int = key(1536, "channels inside the head", minimum=1)
+    depth: int = key(3, "residual blocks; 0, for mse alone, is one linear layer", minimum=0)
     seed: int = key(0, "seed of its first weights", minimum=0)
+
+    def __post_init__(self) -> None:
+        if self.depth == 0 and self.kind == "diffusion":
+            raise ValueError(
+                'depth 0 and kind "diffusion": a head that denoises needs a block; 1 is the least'
+            )
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,9 @@ class EmbeddingRecipe:
     """How a continuous feature becomes a row of the embedding table."""
 
     kind: Literal["softmax", "argmin", "linear"] = key(
-        "softmax", "softmax over code distances; the other two are the paper's ablations"
+        "softmax",
+        "softmax over code distances; argmin, the nearest code's row of the table; linear, one "
+        "linear layer of the feature: the last two are the paper's ablations",
     )
     temperature: float = key(1.0, "softness of the softmax; towards 0 it is argmin", minimum=1e-6)
     distance: Literal["exact", "release"] = key(
@@ -83,7 +95,7 @@ class ConvertRecipe:
         "auto", "precision the weights are written in; auto keeps the source's"
     )
     shard_size_mb: int = key(5000, "largest weight file", unit="MB", minimum=1)
-    head: HeadRecipe = key(HeadRecipe(), "the diffusion head")
+    head: HeadRecipe = key(HeadRecipe(), "the head for image features")
     embedding: EmbeddingRecipe = key(EmbeddingRecipe(), "the vision embedding")
     diffusion: DiffusionRecipe = key(DiffusionRecipe(), "the diffusion objective")
     check: CheckRecipe = key(CheckRecipe(), "the self-check")

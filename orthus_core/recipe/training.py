@@ -471,10 +471,22 @@ TIMESTEPS = (
 
 @dataclass(frozen=True)
 class TemperatureRecipe:
-    """The soft embedding's temperature: near 0 it is the discrete lookup, at 1 it is Orthus."""
+    """The soft embedding's temperature: at 0 it is the discrete lookup, at 1 it is Orthus."""
 
-    start: float = key(1.0, "temperature of the first step", minimum=1e-6)
+    start: float = key(
+        1.0, "temperature of the first step; 0 is the lookup of the nearest code", minimum=0
+    )
     end: float = key(1.0, "temperature of the last step", minimum=1e-6)
+    schedule: Literal["geometric", "linear"] = key(
+        "geometric", "how it changes in between: by a constant factor, or by a constant amount"
+    )
+
+    def __post_init__(self) -> None:
+        if self.start == 0 and self.schedule == "geometric":
+            raise ValueError(
+                'start 0 and schedule "geometric": no factor leads away from 0; set schedule = '
+                '"linear", or a start just above 0'
+            )
 
 
 @dataclass(frozen=True)
@@ -547,7 +559,9 @@ class PosttrainRecipe:
 
     seed: int = key(0, "seed of the training", minimum=0)
     objective: Literal["both", "understanding", "generation"] = key(
-        "both", "which losses count: both, text alone, or pictures alone; the other head stays"
+        "both",
+        "which losses count: both, text alone, or pictures alone; the other head stays, and is "
+        "used on held-out rows alone",
     )
     lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
     text_weight: float = key(1.0, "weight of the text loss", minimum=0)
@@ -565,6 +579,14 @@ class PosttrainRecipe:
         minimum=0,
         maximum=1,
     )
+    input_noise: float = key(
+        0.0,
+        "share of the pictures that the backbone reads as the diffusion makes them at a timestep "
+        "of its full range, in place of clean ones: 1 is all (Transfusion); drawing and answering "
+        "read clean ones",
+        minimum=0,
+        maximum=1,
+    )
     timesteps: TimestepKind = key("uniform", TIMESTEPS)
     loss_terms: dict[str, float] | None = key(
         None, "weights of further loss terms by name, or by package.module.function"
@@ -579,6 +601,13 @@ class PosttrainRecipe:
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
     devices: DevicesRecipe = key(DevicesRecipe(), "how several devices share it")
+
+    def __post_init__(self) -> None:
+        if self.input_noise and self.prefix_noise:
+            raise ValueError(
+                f"input_noise {self.input_noise} and prefix_noise {self.prefix_noise} are both "
+                "noise on the pictures that are read: set one of them"
+            )
 
     @property
     def loss_weights(self) -> tuple[float, float]:

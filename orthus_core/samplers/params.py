@@ -71,8 +71,10 @@ class SamplingParams:
             with the next two.
         image_guidance: Guidance weight of the edited image; 1 means no guidance.
         negative_prompt: Text that guidance leads away from.
-        preset: The preset that `steps`, `last_steps` and `scheduler` came from; None for a discrete
-            Chameleon, which denoises nothing.
+        preset: The preset that `steps`, `last_steps` and `scheduler` came from; None for a model
+            that denoises nothing: a discrete Chameleon, or an Orthus with a regression head.
+        regresses: Whether features are regressed, so that what chooses noise, steps or codes has no
+            effect.
 
     Raises:
         PromptError: When a number is invalid.
@@ -98,6 +100,7 @@ class SamplingParams:
     image_guidance: float = 1.0
     negative_prompt: str = ""
     preset: str | None = "exact"
+    regresses: bool = False
 
     def __post_init__(self) -> None:
         rules = {
@@ -162,14 +165,15 @@ class SamplingParams:
                 steps and the scheduler where these are not requested.
 
         Raises:
-            PromptError: When the preset does not exist, a number is invalid, or a discrete
-                Chameleon is to take several steps for each patch or options for them.
+            PromptError: When the preset does not exist, a number is invalid, or a model that
+                denoises nothing is to take several steps for each patch or options for them.
             CheckpointError: When one of the model's own values is invalid.
         """
         asked = {name: value for name, value in asked.items() if value is not None}
         values = _own_values(config, task)
-        if isinstance(config, DiscreteConfig):
-            _check_discrete({"steps": values["steps"]} | asked)
+        if not config.denoises:
+            values["regresses"] = not isinstance(config, DiscreteConfig)
+            _check_one_step({"steps": values["steps"]} | asked, regresses=values["regresses"])
             values = {name: value for name, value in values.items() if name not in DENOISING}
             values["preset"] = None
         else:
@@ -184,6 +188,7 @@ class SamplingParams:
     def to_dict(self) -> dict[str, Any]:
         """What results record: all values that this kind of model uses."""
         of_kind = CODE_SAMPLING if self.preset is None else DENOISING
+        of_kind = () if self.regresses else of_kind
         of_kind = (*of_kind, *(("patch_norm",) if self.patch_norm else ()))
         before = ("max_text",) if self.text_before_image is not None else ()
         return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
@@ -332,17 +337,28 @@ def _own_scheduler(values: dict[str, Any]) -> str:
     return name
 
 
-def _check_discrete(values: dict[str, Any]) -> None:
+def _check_one_step(values: dict[str, Any], *, regresses: bool) -> None:
+    """Raises: PromptError for options of denoising that a model which denoises nothing is given."""
+    kind, does, able = "a discrete Chameleon", "chooses each code", "an Orthus"
+    if regresses:
+        kind, does = "a regression head", "predicts each feature"
+        able = "a model with a diffusion head"
     if values["steps"] != 1:
         raise PromptError(
-            f"{values['steps']} steps a patch, and a discrete Chameleon chooses each code in one",
+            f"{values['steps']} steps a patch, and {kind} {does} in one",
             where="steps",
-            hint="leave steps out, or draw with an Orthus",
+            hint=f"leave steps out, or draw with {able}",
         )
     for name in DENOISING:
         if values.get(name) is not None:
             raise PromptError(
-                f"{name} {values[name]}, and a discrete Chameleon denoises nothing",
+                f"{name} {values[name]}, and {kind} denoises nothing",
                 where=name,
-                hint=f"leave {name} out, or draw with an Orthus",
+                hint=f"leave {name} out, or draw with {able}",
             )
+    if regresses and values.get("noise_scale", 1) != 1:
+        raise PromptError(
+            f"noise_scale {values['noise_scale']}, and {kind} starts from no noise",
+            where="noise_scale",
+            hint=f"leave noise_scale out, or draw with {able}",
+        )

@@ -1,7 +1,8 @@
 """Draws the next patch of any number of images.
 
-An Orthus denoises a patch with its diffusion head, step by step, along the table of a solver; a
-discrete Chameleon chooses a code (`CodeSampler`, code_sampler.py). This file begins with the
+An Orthus denoises a patch with its diffusion head, step by step, along the table of a solver; one
+with a regression head takes its prediction (regression_sampler.py), and a discrete Chameleon
+chooses a code (`CodeSampler`, code_sampler.py). This file begins with the
 interface that both offer to the loop, followed by the sampler of an Orthus, what it prepares before
 the first patch (`PatchPlan`), and the steps themselves (`denoise`).
 
@@ -77,6 +78,10 @@ def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchS
 
         return CodeSampler(cast(DiscreteChameleon, model), params)
     assert isinstance(model, OrthusForConditionalGeneration), "there are two kinds of models"
+    if not model.config.denoises:
+        from orthus_core.samplers.regression_sampler import RegressionPatchSampler
+
+        return RegressionPatchSampler(model, params)
     return DiffusionPatchSampler(model, params)
 
 
@@ -91,7 +96,7 @@ class DiffusionPatchSampler:
 
     def __init__(self, model: OrthusForConditionalGeneration, params: SamplingParams) -> None:
         self._model, self._params = model, params
-        self._head = DenoisingHead(model.mlp_head)
+        self._head = DenoisingHead(model.diffusion_head)
         self._plans: dict[int, PatchPlan] = {}
         self._recordings: CUDAGraphCache | None = None
         solver = self._plan(params.steps).solver
@@ -225,7 +230,7 @@ def patch_plan(
         PromptError, CheckpointError: As `solver_for`.
     """
     solver = solver_for(model.schedule, scheduler, steps)
-    head = head or DenoisingHead(model.mlp_head)
+    head = head or DenoisingHead(model.diffusion_head)
     return PatchPlan(solver, head, head.times(solver.timesteps_T), model.config.latent_scale)
 
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import Schedule
+
+if TYPE_CHECKING:
+    from orthus_core.model.regression_head import RegressionHead
 
 
 class ReferenceImage(NamedTuple):
@@ -91,8 +94,12 @@ def generate_image(
         for _ in range(config.patches)
     )
     # 3. Patch by patch, from noise to feature.
-    steps = ddim_steps(model.schedule, sampling["steps"])
-    denoise = partial(denoise_patch, model.mlp_head, steps, guidance=sampling["guidance"])
+    guidance = sampling["guidance"]
+    if config.denoises:
+        steps = ddim_steps(model.schedule, sampling["steps"])
+        denoise = partial(denoise_patch, model.diffusion_head, steps, guidance=guidance)
+    else:
+        denoise = partial(regress_patch, model.regression_head, guidance=guidance)
     features_1PC = torch.stack(list(image_features(model, prompts, noise, denoise)), dim=1)
     # 4. All features together become pixels. Fast: decode.py, beside the next image's patches.
     pixels_13HW = model.decode_images(features_1PC)
@@ -186,7 +193,7 @@ def denoise_patch(
 
     Args:
         hidden_BD: Hidden states with the prompt and with the unconditional prompt.
-        guidance: Factor on what the prompt changes in the prediction (2207.12598).
+        guidance: Factor on what the prompt changes in the prediction (see `guided`).
     """
     x_1C = noise_1C.float()  # 16 bits would lose what each of many small steps adds
     for timestep, keep, push in steps:
@@ -194,10 +201,24 @@ def denoise_patch(
         # for all steps at once.
         time_B = torch.full((2,), timestep, device=hidden_BD.device)
         prediction_BC = head(x_1C.expand(2, -1).to(hidden_BD.dtype), time_B, hidden_BD).float()
-        with_prompt_1C, without_1C = prediction_BC.chunk(2)
-        prediction_1C = without_1C + guidance * (with_prompt_1C - without_1C)
-        x_1C = keep * x_1C + push * prediction_1C
+        x_1C = keep * x_1C + push * guided(prediction_BC, guidance)
     return x_1C
+
+
+@torch.no_grad()
+def regress_patch(
+    head: RegressionHead, hidden_BD: Tensor, noise_1C: Tensor, guidance: float
+) -> Tensor:
+    """The feature [1, C], as the head scales it, that a regression head predicts; noise has no
+    effect. Other arguments as for `denoise_patch`.
+    """
+    return guided(head(hidden_BD).float(), guidance)
+
+
+def guided(prediction_BC: Tensor, guidance: float) -> Tensor:
+    """The prediction with the prompt, led away from the one without: [1, C] (2207.12598)."""
+    with_prompt_1C, without_1C = prediction_BC.chunk(2)
+    return without_1C + guidance * (with_prompt_1C - without_1C)
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

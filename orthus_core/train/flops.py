@@ -8,13 +8,14 @@ for the weights if these are trained (2204.02311, appendix B). So
     pair  = 12 D a layer: scores and sums of the positions that each position sees, itself included
     slot  = 6 K (C + D): a patch that is read, through the soft embedding
     word  = 6 D V: a predicted word, through the LM head
-    draw  = 6 N of the diffusion head: patches that are predicted, times their share and repeats
+    draw  = 6 N of the head for features: patches that are predicted, times their share and repeats
 
-with 4 in place of 6 where weights are frozen and a gradient passes through, and 2 where none does:
-a loss of weight 0, an encoder that only reads. Counted is what has to be computed: no padding, the
-causal half of attention within each document, and one forward pass even where activations are
-computed again. Norms, activations, softmaxes and the optimiser are left out, and so are the
-networks that a loss of pictures looks at them with (discriminator, perceptual distance).
+with 4 in place of 6 where weights are frozen and a gradient passes through, and 2 where none does,
+as in an encoder that only reads; a loss of weight 0 costs nothing. Counted is what has to be
+computed: no padding, the causal half of attention within each document, and one forward pass even
+where activations are computed again. Norms, activations, softmaxes and the optimiser are left out,
+and so are the networks that a loss of pictures looks at them with (discriminator, perceptual
+distance).
 
 Legend: D hidden, V vocabulary, K codes, C feature channels, N weights.
 """
@@ -98,12 +99,12 @@ def row_costs(model: InterleavedModel, *, text: bool = True, image: bool = True)
     """What rows cost a model, whose trained weights ask for gradients.
 
     Args:
-        text, image: Whether gradients of these losses are wanted; without, they are only measured.
+        text, image: Whether these losses have a weight; without, they are not computed.
     """
     config: Any = model.config
     backbone: Any = model.model
     pair = PAIR * config.hidden_size * config.num_hidden_layers
-    costs = Costs(products(backbone.layers), pair, word=products(model.lm_head, passes=text))
+    costs = Costs(products(backbone.layers), pair, word=products(model.lm_head) if text else 0)
     if not hasattr(model, "mlp_head"):
         return costs
     slot = 0.0
@@ -113,7 +114,7 @@ def row_costs(model: InterleavedModel, *, text: bool = True, image: bool = True)
     elif config.embedding == "linear":
         slot = products(backbone.feature_in)
     head: Any = model.mlp_head
-    return costs._replace(slot=slot, draw=products(head, passes=image))
+    return costs._replace(slot=slot, draw=products(head) if image else 0)
 
 
 def _of_orthus(objective: JointLoss) -> Callable[[Any], Work]:
@@ -158,15 +159,9 @@ def _of_pictures(vq: nn.Module) -> Callable[[Any], Work]:
     return count
 
 
-def products(module: nn.Module, *, passes: bool = True) -> float:
-    """Operations of one row through the linear layers of a module.
-
-    Args:
-        passes: Whether a gradient passes through.
-    """
+def products(module: nn.Module) -> float:
+    """Operations of one row through the linear layers of a module, and of its gradient."""
     layers = [each for each in module.modules() if isinstance(each, nn.Linear)]
-    if not passes:
-        return FORWARD * sum(layer.weight.numel() for layer in layers)
     return sum(
         (TRAINED if layer.weight.requires_grad else THROUGH) * layer.weight.numel()
         for layer in layers

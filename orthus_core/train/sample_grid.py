@@ -12,7 +12,6 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from orthus_core.image_grid import image_grid, labelled_sheet, rounded_image
-from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.interleaved import InterleavedModel
 
 
@@ -53,7 +52,7 @@ def draw_words(
     """One picture for each phrase, which labels it; picture number i has seed `seed + i`.
 
     Args:
-        steps: Denoising steps of a patch; a discrete Chameleon takes none.
+        steps: Denoising steps of a patch; a model that denoises nothing takes none.
     """
     # Imported here, so that a training without samples imports no sampling code.
     from orthus_core.events import ImageDone
@@ -63,7 +62,7 @@ def draw_words(
 
     # DDIM whatever the model's default, so that sheets of different runs can be compared.
     asked = {"steps": steps, "scheduler": "ddim", "step_tolerance": 0}
-    if isinstance(model.config, DiscreteConfig):
+    if not model.config.denoises:
         asked = {}
     params = SamplingParams.resolve(model.config, **asked)
     builder = PromptBuilder(model, tokenizer)

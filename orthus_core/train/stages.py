@@ -91,7 +91,7 @@ class BuildBaseStage(RowsStage):
     """`build-base`: the diffusion loss on pictures alone, while the soft embedding opens.
 
     Args:
-        temperature: tau at the first and the last step; between them it grows by a constant factor.
+        temperature: tau at the first and the last step, and how it changes in between.
         steps: Number of steps of the training.
     """
 
@@ -118,6 +118,8 @@ class BuildBaseStage(RowsStage):
 
 
 def temperature_at(recipe: TemperatureRecipe, step: int, steps: int) -> float:
-    """tau of step 0 .. steps - 1: geometric from start to end, both reached exactly."""
+    """tau of step 0 .. steps - 1, from start to end, both reached exactly."""
     share = step / max(1, steps - 1)
+    if recipe.schedule == "linear":
+        return (1 - share) * recipe.start + share * recipe.end
     return recipe.start ** (1 - share) * recipe.end**share

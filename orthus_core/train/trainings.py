@@ -33,10 +33,10 @@ from orthus_core.checkpoint.model_folder import (
 )
 from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.data.latent_cache import FeatureCache
-from orthus_core.errors import CheckpointError
+from orthus_core.errors import CheckpointError, RecipeError
 from orthus_core.events import Event, Note
 from orthus_core.losses.joint import JointLoss
-from orthus_core.model.config import DiscreteConfig, check_drawable
+from orthus_core.model.config import DiscreteConfig, OrthusConfig, check_drawable
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.output_checks import check_room
@@ -163,14 +163,17 @@ def finetune_vae(
 def build_base(
     recipe: BuildBaseRecipe, init_from: str | Path, output: Path, **options
 ) -> Generator[Event, None, None]:
-    """Train the soft embedding and the diffusion head on pictures alone; options as for `run`.
+    """Train the vision embedding and the head for image features on pictures alone; options as for
+    `run`.
 
     Raises:
+        RecipeError: As `check_head`.
         TrainingError: When a weight that text depends on has changed.
     """
     output = user_path(output)
     if (yield from is_finished(recipe, init_from, output, **options)):
         return
+    check_head(recipe, init_from)
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     trainable = only_image_parts(model)
@@ -234,6 +237,7 @@ def posttrain(
     for `run`.
 
     Raises:
+        RecipeError: As `check_head`.
         DataError: When no row can be used (`RowRule`).
         TrainingError: When adapters are asked for and cannot be trained (`add_lora`).
     """
@@ -246,6 +250,7 @@ def posttrain(
 
         yield from discrete_posttrain(recipe, init_from, output, **options)
         return
+    check_head(recipe, init_from)
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
     if recipe.lora.rank:
@@ -274,6 +279,7 @@ def posttrain(
             prefix_noise=recipe.prefix_noise,
             patch_share=recipe.patch_share,
             prefix_clean=recipe.prefix_clean,
+            input_noise=recipe.input_noise,
             timesteps=recipe.timesteps,
             terms=recipe.loss_terms,
         ),
@@ -303,6 +309,30 @@ def posttrain(
             more["save"] = partial(save_adapters, model, **base, sampling=sampling)
         yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
         yield from map(Note, cache.notes())
+
+
+OF_DIFFUSION_HEADS = ("repeats", "timesteps")
+"""Keys that only mean something to a diffusion head."""
+
+
+def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path) -> None:
+    """Check, before a model is opened, that a recipe states nothing that its head cannot have.
+
+    Raises:
+        RecipeError: Names every such key.
+    """
+    config, default = read_config(resolve(init_from)), type(recipe)()
+    if not isinstance(config, OrthusConfig) or config.denoises:
+        return
+    names = OF_DIFFUSION_HEADS
+    changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
+    if changed:
+        raise RecipeError(
+            f'this model\'s head regresses features (image_head = "mse"), so it cannot be trained '
+            f"with {', '.join(changed)}",
+            where=changed[0],
+            hint="leave these keys out, or train a model with a diffusion head",
+        )
 
 
 MEASURED = "measured"
@@ -489,7 +519,8 @@ def words_of(
     Raises:
         CheckpointError: As `tokenizer_of` and `check_drawable`.
     """
-    check_drawable(opened.model.schedule)
+    if opened.model.config.denoises:
+        check_drawable(opened.model.schedule)
     return opened.model, tokenizer_of(opened)
 
 

@@ -96,12 +96,16 @@ def test_an_objective_trains_its_own_heads(objective, heads, tiny_folder, record
     assert {name.partition("_head.")[0] for name in names if "_head." in name} == heads
     assert not any("vqmodel" in name for name in names)
     assert "model.codebook_in.weight" in names and "model.layers.0.mlp.up_proj.weight" in names
-    for event in events:
-        if isinstance(event, StepDone):
-            text, image = 2.0 * event.metrics["text"], 3.0 * event.metrics["image"]
-            parts = {"both": text + image, "understanding": text, "generation": image}
-            assert event.metrics["total"] == pytest.approx(parts[objective], rel=1e-5)
-            assert text > 0 and image > 0, "what does not count is measured all the same"
+    weights_of = {"text": 2.0 * ("lm" in heads), "image": 3.0 * ("mlp" in heads)}
+    steps = [event.metrics for event in events if isinstance(event, StepDone)]
+    for found in steps:
+        assert {name for name in weights_of if found.get(name, 0) > 0} == {
+            name for name, weight in weights_of.items() if weight
+        }
+        total = sum(weight * found.get(name, 0) for name, weight in weights_of.items())
+        assert found["total"] == pytest.approx(total, rel=1e-5)
+    assert steps[-1]["validation_text"] > 0 and steps[-1]["validation_image"] > 0
+    assert steps[-1]["validation_mixture_entropy"] > 0, "and so is the soft embedding"
 
 
 def begun(monkeypatch, trainer, schema, start: Path, output: Path, source: Path, *overrides):

@@ -301,17 +301,23 @@ def test_pictures_that_are_only_shown_can_be_left_out_of_the_loss(ids, packing):
     assert loss(nothing).image == 0
 
 
-def test_a_loss_without_a_weight_has_no_gradient(ids, rows):
-    """It is measured all the same, and the other one reaches the backbone."""
+def test_a_loss_without_a_weight_costs_a_training_nothing(ids, rows):
+    """It is measured at rest, and the other one reaches the backbone."""
     batch = filled(collate(rows, ids))
     for text_weight, lambda_image in ((1.0, 0.0), (0.0, 1.0)):
-        model = make_tiny_model()
-        found = JointLoss(model, text_weight=text_weight, lambda_image=lambda_image)(batch)
+        model, used = make_tiny_model(), []
+        for head in (model.lm_head, model.mlp_head):
+            head.register_forward_hook(lambda head, *_, used=used: used.append(head))
+        loss = JointLoss(model, text_weight=text_weight, lambda_image=lambda_image)
+        found = loss(batch)
+        assert (found.text is None, found.image is None) == (not text_weight, not lambda_image)
+        assert set(used) == {model.lm_head if text_weight else model.mlp_head}
+        found.total.backward()
+        assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
+        found = loss.eval()(batch)
         assert found.text > 0 and found.image > 0
         assert found.text.requires_grad == bool(text_weight)
         assert found.image.requires_grad == bool(lambda_image)
-        found.total.backward()
-        assert model.model.layers[0].mlp.up_proj.weight.grad.abs().sum() > 0
 
 
 def test_noise_on_what_is_read_leaves_what_is_to_be_drawn_as_it_is(ids, rows, monkeypatch):
