@@ -109,8 +109,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "table2",
             "Understanding",
             "Orthus: POPE 79.6, MME-P 1265.8, VQAv2 63.2, GQA 52.8, MMMU 28.2. Chameleon "
-            f"posttrained on the same data (its dagger): {UNKNOWN}, but for the OCR task of MME, "
-            "70 against 45.",
+            f"posttrained on the same data (its dagger): {UNKNOWN}. The OCR task of MME is 70 "
+            f"against 45; of which models, is {UNKNOWN}.",
             "Questions about scenes that hold combinations which no training shows; the discrete "
             "baseline is posttrained on as many rows of the same kinds as build-base and "
             "posttraining together.",
@@ -163,7 +163,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "The same rows for all three; two of them count one loss and leave the other head "
             "alone.",
             ("softmax", "understanding-only", "generation-only"),
-            ("answers", "presence", "pictures"),
+            (),
             (
                 Claim(
                     "Unified training answers better than training on text alone.",
@@ -189,7 +189,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "Three conversions of one start: softmax over the codes at temperature 1, the nearest "
             "code, and a linear layer that begins at random. Each has its own build-base.",
             ("softmax", "argmin", "linear"),
-            ("answers", "presence", "pictures"),
+            ("answers", "presence"),
             (
                 Claim(
                     "A softmax over the codes understands better than the nearest code.",
@@ -344,8 +344,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "Two questions that the paper leaves open: the head's many passes make drawing slow "
             "(100 steps a patch), and only the 7B was trained.",
             "One trained model drawn with 5, 10, 25 and 100 steps; two other ways to draw noise "
-            "levels in training; and a model of twice the depth and wider, with a start of its "
-            "own.",
+            "levels in training; and a wider and deeper model, with a start of its own.",
             (
                 *("steps-5", "steps-10", "softmax", "steps-100"),
                 *("logit-normal", "uniform-angle", "large"),

@@ -97,10 +97,22 @@ MEASURES: dict[str, Measure] = {
         for name, digits in (("psnr", 2), ("ssim", 3))
     },
     "text loss": Measure(
-        "text loss at the end", TRAINING, _field("text"), "trainings", 1, 4, lower_is_better=True
+        "text loss, held-out rows",
+        TRAINING,
+        _field("text"),
+        "trainings",
+        1,
+        4,
+        lower_is_better=True,
     ),
     "image loss": Measure(
-        "image loss at the end", TRAINING, _field("image"), "trainings", 1, 4, lower_is_better=True
+        "image loss, held-out rows",
+        TRAINING,
+        _field("image"),
+        "trainings",
+        1,
+        4,
+        lower_is_better=True,
     ),
     "gradient": Measure(
         "gradient norm, log10 of the mean",
@@ -120,9 +132,9 @@ MEASURES: dict[str, Measure] = {
         2,
         lower_is_better=True,
     ),
-    "entropy": Measure("entropy of the mixture, bits", TRAINING, _field("entropy"), "trainings"),
+    "entropy": Measure("entropy of the mixture, nats", TRAINING, _field("entropy"), "trainings"),
     "entropy before": Measure(
-        "entropy before posttraining, bits", TRAINING, _field("entropy_before"), "trainings"
+        "entropy before posttraining, nats", TRAINING, _field("entropy_before"), "trainings"
     ),
     "distance": Measure(
         "distance to the argmin embedding", TRAINING, _field("distance"), "trainings", 1, 3

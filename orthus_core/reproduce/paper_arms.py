@@ -21,6 +21,9 @@ FOLDER = "paper"
 REFERENCE = "softmax"
 """The arm that is the common recipes without a difference."""
 
+START = "start"
+"""The name of the common start, and of what a start of an arm's own takes its autoencoder from."""
+
 COMMON = {
     "pretrain": "1-pretrain",
     "convert": "2-convert",
@@ -76,10 +79,13 @@ class ArmStage(NamedTuple):
     def steps(self) -> int:
         """Optimiser steps, those of an autoencoder included; 0 for a conversion."""
         recipe: Any = self.recipe
-        if not hasattr(recipe, "optim"):
-            return 0
-        inner = recipe.autoencoder.optim.steps if hasattr(recipe, "autoencoder") else 0
-        return recipe.optim.steps + inner
+        return recipe.optim.steps + self.autoencoder_steps if hasattr(recipe, "optim") else 0
+
+    @property
+    def autoencoder_steps(self) -> int:
+        """Those of the steps that train an autoencoder within a pretraining."""
+        autoencoder: Any = getattr(self.recipe, "autoencoder", None)
+        return 0 if autoencoder is None or autoencoder.taken_from else autoencoder.optim.steps
 
 
 class Arm(NamedTuple):
@@ -131,9 +137,7 @@ def paper_arms(names: Iterable[str], *, seeds: int | None = None, quick: bool = 
     known = arm_recipes()
     for name in names:
         if name not in known:
-            raise RecipeError(
-                f"there is no arm {name!r}", hint=f"the arms are {', '.join(known)}"
-            )
+            raise RecipeError(f"there is no arm {name!r}", hint=f"the arms are {', '.join(known)}")
     return [_arm(name, known, seeds, quick=quick) for name in names]
 
 
@@ -156,15 +160,18 @@ def _stages(name: str, arm: ArmRecipe, seed: int, *, quick: bool) -> list[ArmSta
     def resolved(table: str, *more: Mapping[str, Any]) -> Recipe:
         return _with_differences(name, table, arm, quick=quick, more=more)
 
-    # 1. The start, its own where it differs.
+    # 1. The start, its own where it differs, with the autoencoder of the common one.
+    stages = [ArmStage(START, None, _with_differences(name, "pretrain", ArmRecipe(), quick=quick))]
     begun = f"{name}/" if arm.pretrain else ""
-    stages = [ArmStage(f"{begun}start", None, resolved("pretrain"))]
+    if arm.pretrain:
+        own = resolved("pretrain", {"autoencoder": {"taken_from": START}})
+        stages.append(ArmStage(f"{begun}{START}", None, own))
     if arm.kind == "start":
         return stages
     of_seed = {"seed": seed, "data": {"seed": seed}}
     if arm.kind == "discrete":
         last = resolved("posttrain", of_seed)
-        return [*stages, ArmStage(f"{name}/seed-{seed}", stages[0].name, last)]
+        return [*stages, ArmStage(f"{name}/seed-{seed}", stages[-1].name, last)]
 
     # 2. Conversion and build-base, the reference arm's until it differs.
     begun = begun or (f"{name}/" if arm.convert else f"{REFERENCE}/")
@@ -181,7 +188,12 @@ def _stages(name: str, arm: ArmRecipe, seed: int, *, quick: bool) -> list[ArmSta
 
 
 def _with_differences(
-    name: str, table: str, arm: ArmRecipe, *, quick: bool, more: Sequence[Mapping[str, Any]]
+    name: str,
+    table: str,
+    arm: ArmRecipe,
+    *,
+    quick: bool,
+    more: Sequence[Mapping[str, Any]] = (),
 ) -> Recipe:
     """The common recipe of a stage with what the arm does otherwise, and further changes."""
     from orthus_core.recipe import SCHEMAS

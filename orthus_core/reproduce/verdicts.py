@@ -21,15 +21,14 @@ A claim says that one arm is better than another in a measure, by more than a ma
 unless it is stated (a claim that less does as well has a negative one: it may be worse by no more
 than that). The difference is the mean over seeds and over the same questions, prompts or pictures,
 in pairs; its 95% interval counts both, the spread over questions and the spread over seeds
-(Student's quantile, with Welch's and Satterthwaite's degrees of freedom).
+(Student's quantile, with Welch's and Satterthwaite's degrees of freedom). Of an arm with one seed
+the interval is that of the questions alone, and says nothing of another training.
 
 - **reproduces**: the whole interval is above the margin, with at least {LEAST_SEEDS} seeds.
 - **does not**: the whole interval is below the margin, with at least {LEAST_SEEDS} seeds.
-- **cannot tell**: everything else. Beside it stands the run that it would take for an interval half
-  as wide as the difference is far from the margin, if both stay as they are.
-
-The smallest standard error of a claim is not zero: where all pairs agree, nothing is known of how
-often they would not, and the verdict is "cannot tell".
+- **cannot tell**: everything else, also where all pairs agree, since then the spread is unknown.
+  Beside it stands the run whose interval would just leave out the margin, if the difference and
+  the spread stay as they are.
 """
 
 
