@@ -10,6 +10,7 @@ import typer
 from orthus_cli.console import Reporter, reporter
 from orthus_cli.options import DryRun
 from orthus_cli.training import stop_after_step
+from orthus_core.errors import OutputError
 from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
@@ -98,12 +99,16 @@ def reproduce(
 
     from orthus_core.atomic import write_text
     from orthus_core.output_checks import probe_file
-    from orthus_core.reproduce.claims import REPRODUCTIONS, needed_measures
-    from orthus_core.reproduce.paper_arms import paper_arms
-    from orthus_core.reproduce.paper_page import paper_page
+    from orthus_core.reproduce.paper_page import page_arms, paper_page
     from orthus_core.reproduce.paper_run import run_arms
 
     file = user_path(page) if page else folder / "paper.md"
+    if file.is_dir():
+        raise OutputError(
+            "the page is a file, and this is a folder",
+            where=str(page),
+            hint="name a file with --page, such as docs/paper.md",
+        )
     probe_file(file)
     logging.disable_progress_bar()
     with stop_after_step(lambda: r.say("finishing this step, then saving")) as should_stop:
@@ -120,8 +125,7 @@ def reproduce(
             pass
         if should_stop():
             raise KeyboardInterrupt
-    every = paper_arms(needed_measures(REPRODUCTIONS.values()), seeds=seeds, quick=quick)
-    known = {arm.name: arm for arm in every}
+    known = page_arms(folder, quick=quick)
     write_text(file, paper_page(folder, known, quick=quick))
     rows = [] if quick else _verdicts(folder, chosen, known)
     r.table(("claim", "difference", "verdict"), [tuple(row.values()) for row in rows])
@@ -158,7 +162,7 @@ def _show_plan(r: Reporter, folder: Path, arms: list[Arm], measures: dict[str, l
             {
                 "arm": arm.name,
                 "seeds": found.seeds,
-                "trainings": found.trainings,
+                "stages": found.stages,
                 "steps": found.steps,
                 "training": spoken(found.training),
                 "evaluation": spoken(found.evaluation),
@@ -168,13 +172,14 @@ def _show_plan(r: Reporter, folder: Path, arms: list[Arm], measures: dict[str, l
                 "tasks": tasks[arm.name],
             }
         )
-    shown = ("arm", "seeds", "trainings", "steps", "training", "evaluation", "state", "about")
+    shown = ("arm", "seeds", "stages", "steps", "training", "evaluation", "state", "about")
     r.table(shown, [[row[name] for name in shown] for row in rows])
     total = sum(row["seconds"] for row in rows)
     by = "of this run" if rates else "that was measured on one core of a server processor"
     r.result(
         {"dry_run": True, "folder": str(folder), "seconds": total, "arms": rows},
-        text=f"about {spoken(total)} in all from nothing, by the rate {by}",
+        text=f"about {spoken(total)} in all from nothing, by the rate {by}; a stage that arms "
+        "share is counted once",
         quiet=[total],
     )
 

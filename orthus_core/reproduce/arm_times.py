@@ -58,7 +58,7 @@ class Expected(NamedTuple):
     Attributes:
         arm: Its name.
         seeds: Its seeds.
-        trainings: Trainings and conversions that are its own.
+        stages: Trainings and conversions that no arm before it has done.
         steps: Their optimiser steps.
         training: Seconds of these.
         evaluation: Seconds of its evaluation.
@@ -66,7 +66,7 @@ class Expected(NamedTuple):
 
     arm: str
     seeds: int
-    trainings: int
+    stages: int
     steps: int
     training: float
     evaluation: float

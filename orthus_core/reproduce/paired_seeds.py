@@ -74,15 +74,9 @@ def seeded_mean(by_seed: Mapping[int, Outcomes]) -> SeededMean | None:
 def seeded_difference(
     ours: Mapping[int, Outcomes], theirs: Mapping[int, Outcomes]
 ) -> SeededMean | None:
-    """The mean of `ours` minus `theirs`, in pairs of the same seed and the same unit.
-
-    An arm that is not trained again for each seed, such as the common start, is compared with every
-    seed of the other. None where no pair is left.
+    """The mean of `ours` minus `theirs`, in pairs of the same seed and the same unit; None where no
+    pair is left. A seed that only one of them has is left out.
     """
-    if len(theirs) == 1 < len(ours):
-        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
-    elif len(ours) == 1 < len(theirs):
-        ours = dict.fromkeys(theirs, next(iter(ours.values())))
     pairs = {
         seed: {unit: value - theirs[seed][unit] for unit, value in each.items() if unit in there}
         for seed, each in ours.items()

@@ -6,7 +6,9 @@ arm that only differs in posttraining begins from the reference arm's base.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from orthus_core.errors import RecipeError
@@ -196,20 +198,23 @@ def _with_differences(
     more: Sequence[Mapping[str, Any]] = (),
 ) -> Recipe:
     """The common recipe of a stage with what the arm does otherwise, and further changes."""
+    flags: dict[str, Any] = {}
+    for layer in (getattr(arm, table), *([QUICK[table]] if quick else []), *more):
+        flags |= dict(_flat(layer))
+    whose = f"the arm {name}: {table}." if getattr(arm, table) else ""
+    return _loaded(f"{FOLDER}/{COMMON[table]}", json.dumps(flags), whose)
+
+
+@cache  # most stages are those of other arms and seeds
+def _loaded(source: str, changes: str, whose: str) -> Recipe:
+    """A shipped recipe with changes, by key as JSON.
+
+    Args:
+        whose: What the changes are, in the words of an error.
+    """
     from orthus_core.recipe import SCHEMAS
 
-    source = f"{FOLDER}/{COMMON[table]}"
-    layers = [getattr(arm, table), *([QUICK[table]] if quick else []), *more]
-    flags: dict[str, Any] = {}
-    for layer in layers:
-        flags |= dict(_flat(layer))
-    return load(
-        SCHEMAS[command_of(source)],
-        source,
-        (),
-        flags,
-        flags_are=f"the arm {name}: {table}.",
-    )
+    return load(SCHEMAS[command_of(source)], source, (), json.loads(changes), flags_are=whose)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -10,12 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orthus_core.evaluation.official.comparison import markdown_row
-from orthus_core.reproduce.arm_results import outcomes, tasks_of
+from orthus_core.reproduce.arm_results import RESULTS, outcomes, state_of, tasks_of
 from orthus_core.reproduce.arm_times import expected_times, spoken
-from orthus_core.reproduce.claims import REPRODUCTIONS, Claim, Reproduction
+from orthus_core.reproduce.claims import (
+    REPRODUCTIONS,
+    Claim,
+    Reproduction,
+    needed_measures,
+)
 from orthus_core.reproduce.measures import MEASURES, Measure
 from orthus_core.reproduce.paired_seeds import SeededMean, seeded_difference, seeded_mean
-from orthus_core.reproduce.paper_arms import Arm
+from orthus_core.reproduce.paper_arms import Arm, paper_arms
 from orthus_core.reproduce.verdicts import RULE, Verdict, verdict
 
 COMMAND = "orthus reproduce"
@@ -72,6 +77,18 @@ _REHEARSED = (
 )
 
 
+def page_arms(folder: Path, *, quick: bool = False) -> dict[str, Arm]:
+    """All arms by name, each with the seeds of its own recipe, and with more where their results
+    are there.
+    """
+    arms = {}
+    for arm in paper_arms(needed_measures(REPRODUCTIONS.values()), quick=quick):
+        there = len([*(folder / RESULTS / arm.name).glob("seed-*")])
+        more = there > len(arm.seeds) and not quick
+        arms[arm.name] = paper_arms([arm.name], seeds=there)[0] if more else arm
+    return arms
+
+
 def decided_claims(
     folder: Path, each: Reproduction, arms: Mapping[str, Arm], *, quick: bool = False
 ) -> Iterator[tuple[Claim, str, str]]:
@@ -88,11 +105,13 @@ def _section(
     """What the paper says of one table or question, the arms, and the claims."""
     lines = [f"## {_heading(each)}", "", f"The paper: {each.paper}", "", f"Here: {each.here}", ""]
     differences = [_difference(folder, claim, arms) for claim in each.claims]
-    if any(found is None for found in differences):
+    if any(found is None for found in differences) or not _is_whole(folder, each, arms):
         took = sum(found.seconds for found in _times([each], arms))
+        begun = any(found is not None for found in differences)
         lines += [
-            f"**{NOT_RUN.capitalize()}**, or not whole: `{COMMAND} {each.name} -o {place} --resume "
-            f"auto`, about {spoken(took)} on one core with everything that it begins from.",
+            f"**{'Not run to its end' if begun else NOT_RUN.capitalize()}**: `{COMMAND} {each.name}"
+            f" -o {place} --resume auto`, about {spoken(took)} on one core with everything that it"
+            " begins from.",
             "",
         ]
     lines += [*_arms_table(folder, each, arms), ""]
@@ -175,15 +194,21 @@ def _word(found: SeededMean, claim: Claim, quick: bool) -> str:
 
 
 def _difference(folder: Path, claim: Claim, arms: Mapping[str, Arm]) -> SeededMean | None:
-    """How much better the better arm is; None while results are missing."""
-    better, worse = arms[claim.better], arms[claim.worse]
-    ours = outcomes(folder, better, claim.measure)
-    theirs = outcomes(folder, worse, claim.measure_of_worse or claim.measure)
-    if len(ours) < len(better.seeds) or len(theirs) < len(worse.seeds):
-        return None
+    """How much better the better arm is, over the seeds that both have; None without any."""
+    sides = (claim.better, claim.measure), (claim.worse, claim.measure_of_worse or claim.measure)
+    ours, theirs = (outcomes(folder, arms[name], measure) for name, measure in sides)
+    if ours and theirs and arms[claim.worse].recipe.kind == "start":
+        theirs = dict.fromkeys(ours, theirs[0])  # there is one start, and every seed begins from it
     if MEASURES[claim.measure].lower_is_better:
         ours, theirs = theirs, ours
     return seeded_difference(ours, theirs)
+
+
+def _is_whole(folder: Path, each: Reproduction, arms: Mapping[str, Arm]) -> bool:
+    """Whether every result of a reproduction is there, of the seeds that are asked for."""
+    return all(
+        state_of(folder, arms[name], each.measures_of(name)) == "there" for name in each.arms
+    )
 
 
 def _times(chosen: Sequence[Reproduction], arms: Mapping[str, Arm]):

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from orthus_core.reproduce.arm_results import fingerprint_of, result_folder
-from orthus_core.reproduce.claims import REPRODUCTIONS, UNKNOWN, needed_measures
+from orthus_core.reproduce.claims import REPRODUCTIONS, UNKNOWN
 from orthus_core.reproduce.measures import ANSWERS, TRAINING
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
-from orthus_core.reproduce.paper_page import NOT_RUN, paper_page
+from orthus_core.reproduce.paper_page import NOT_RUN, page_arms, paper_page
 from orthus_core.reproduce.training_figures import training_figures
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
@@ -20,7 +20,7 @@ QUESTIONS = 40
 
 @pytest.fixture(scope="module")
 def arms() -> dict[str, Arm]:
-    return {arm.name: arm for arm in paper_arms(needed_measures(REPRODUCTIONS.values()))}
+    return page_arms(Path("nowhere"))
 
 
 def put(folder: Path, arm: Arm, task: str, samples: list[list[dict]]) -> None:
@@ -58,7 +58,8 @@ def test_the_page_decides_by_the_results_and_says_what_is_missing(arms, tmp_path
     assert presence.endswith(f"Ours: {NOT_RUN}.")
     assert "| `softmax` | the common recipes" in found and "| 3 | 77.5 (" in found
     assert (
-        "Not run yet" in found and "`orthus reproduce table5 -o runs/paper --resume auto`" in found
+        "Not run to its end" in found
+        and "`orthus reproduce table5 -o runs/paper --resume auto`" in found
     )
 
 
@@ -71,10 +72,29 @@ def test_a_doubtful_difference_is_told_with_the_run_that_would_tell(arms, tmp_pa
 
 
 def test_one_seed_of_three_is_not_decided(arms, tmp_path):
-    put(tmp_path, arms["softmax"], ANSWERS, right(30))
+    """Nor is the seed of one arm paired with other seeds of the other."""
+    put(tmp_path, arms["softmax"], ANSWERS, right(30, 31, 32))
     put(tmp_path, arms["understanding-only"], ANSWERS, right(10))
     found = section(paper_page(tmp_path, arms), "Table 4")
-    assert NOT_RUN in found and "reproduces**" not in found
+    assert "Not run to its end" in found and "over 1 seed and 40 questions" in found
+    assert "**cannot tell**: 1 of at least 3 seeds" in found and "reproduces**" not in found
+
+
+def test_every_decoder_is_compared_with_the_one_start(arms, tmp_path):
+    pictures = [[{"features_psnr": 24.0 + seed + n} for n in range(9)] for seed in range(3)]
+    put(tmp_path, arms["decoder"], "recon", pictures)
+    put(tmp_path, arms["start"], "recon", [[{"codes_psnr": 15.0 + n} for n in range(9)]])
+    found = section(paper_page(tmp_path, arms), "Table 6")
+    assert "+10.00 (+7.52 to +12.48), over 3 seeds and 9 pictures. **reproduces**" in found
+
+
+def test_seeds_beyond_an_arms_own_count_too(tmp_path):
+    many = {arm.name: arm for arm in paper_arms(["softmax", "linear", "argmin"], seeds=5)}
+    for name, arm in many.items():
+        put(tmp_path, arm, ANSWERS, right(*(30 if name == "softmax" else 20 for _ in range(5))))
+    arms = page_arms(tmp_path)
+    assert len(arms["linear"].seeds) == 5 and len(arms["noised"].seeds) == 3
+    assert "over 5 seeds and 40 questions" in section(paper_page(tmp_path, arms), "Table 5")
 
 
 def test_a_rehearsal_has_no_verdicts(arms, tmp_path):

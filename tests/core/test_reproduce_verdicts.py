@@ -57,10 +57,10 @@ def test_seeds_that_disagree_make_a_difference_doubtful_however_many_questions_t
     assert verdict(found).word == "cannot tell"
 
 
-def test_an_arm_that_is_not_trained_anew_meets_every_seed_of_the_other():
-    start = {0: {"picture": 20.0}}
-    found = seeded_difference({seed: {"picture": 23.0 + seed} for seed in range(3)}, start)
-    assert found is not None and (found.seeds, found.mean) == (3, 4.0)
+def test_a_seed_or_question_of_one_arm_alone_is_left_out():
+    ours = {seed: {"a": 23.0 + seed, "b": 0.0} for seed in range(3)}
+    found = seeded_difference(ours, {1: {"a": 20.0}, 2: {"a": 20.0}, 5: {"a": 0.0}})
+    assert found is not None and (found.seeds, found.units, found.mean) == (2, 1, 4.5)
     assert seeded_difference({0: {"a": 1.0}}, {0: {"b": 1.0}}) is None, "no question in common"
 
 
