@@ -216,12 +216,12 @@ def plan_config(source: Source, recipe: ConvertRecipe) -> OrthusConfig:
         **asdict(recipe.diffusion),
         "sampling": asdict(recipe.sampling),
     }
-    if recipe.head.kind == "mse":
-        chosen["sampling"]["steps"] = 1
     if source.is_orthus:
         stated = source.config.get("model_type") == "orthus"
         own = {name: source.config[name] for name in chosen if stated and name in source.config}
-        chosen |= released_fields(shapes) | own
+        chosen |= {"image_head": "diffusion"} | released_fields(shapes) | own
+    if chosen["image_head"] == "mse":
+        chosen["sampling"] = chosen["sampling"] | {"steps": 1}
     config = orthus_config(
         source.config, str(source.path), has_decoder=source.has_decoder, **chosen
     )

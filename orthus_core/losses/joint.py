@@ -225,7 +225,9 @@ class JointLoss(nn.Module):
         total = sum(parts[1:], start=parts[0]) if parts else hidden_XD.sum() * 0
         further = dict[str, Tensor]()
         if not self.training and rows.features_NC is not None:
-            further |= {n: value * of_image for n, value in self.mixture(rows.features_NC).items()}
+            targets_N = slice(None) if rows.image_targets_N is None else rows.image_targets_N
+            found = self.mixture(rows.features_NC[targets_N])
+            further |= {name: value * of_image for name, value in found.items()}
         if not (self.terms or further):
             return JointLosses(total, text, image)
 

@@ -497,10 +497,10 @@ class BuildBaseRecipe:
 
     seed: int = key(0, "seed of the training", minimum=0)
     temperature: TemperatureRecipe = key(TemperatureRecipe(), "how the softmax opens")
-    repeats: int = key(8, "noise draws for each patch", minimum=1)
+    repeats: int = key(8, "noise draws for each patch, by a diffusion head", minimum=1)
     patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     timesteps: TimestepKind = key("uniform", TIMESTEPS)
-    lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
+    lambda_image: float = key(100.0, "weight of the loss of image features", minimum=0)
     optim: OptimRecipe = key(OptimRecipe(lr=1e-4, batch_size=32, steps=15_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
@@ -563,9 +563,9 @@ class PosttrainRecipe:
         "which losses count: both, text alone, or pictures alone; the other head stays, and is "
         "used on held-out rows alone",
     )
-    lambda_image: float = key(100.0, "weight of the diffusion loss", minimum=0)
+    lambda_image: float = key(100.0, "weight of the loss of image features", minimum=0)
     text_weight: float = key(1.0, "weight of the text loss", minimum=0)
-    repeats: int = key(8, "noise draws for each patch", minimum=1)
+    repeats: int = key(8, "noise draws for each patch, by a diffusion head", minimum=1)
     patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     prefix_noise: float = key(
         0.0,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -15,7 +17,7 @@ from orthus_core.model.config import (
 from orthus_core.model.interleaved import positions
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.schedule import make_schedule
-from orthus_core.model.soft_embedding import argmin_embed, soft_embed
+from orthus_core.model.soft_embedding import argmin_embed, mixture_figures, soft_embed
 from tests.conftest import make_tiny_config, make_tiny_model
 
 IMAGE, BOI, EOI = 39, 37, 36
@@ -117,9 +119,27 @@ def test_a_sharp_softmax_is_the_nearest_code_and_a_soft_one_has_gradients():
         soft_embed(z_NC, codes_KC, table_KD, temperature=1e-4),
         argmin_embed(z_NC, codes_KC, table_KD),
     )
+    nearest_ND = argmin_embed(z_NC, codes_KC, table_KD)
+    assert torch.equal(soft_embed(z_NC, codes_KC, table_KD, temperature=0), nearest_ND)
     z_NC.requires_grad_()
     soft_embed(z_NC, codes_KC, table_KD).sum().backward()
     assert z_NC.grad.abs().min() > 0
+
+
+def test_a_mixture_is_measured_by_its_entropy_and_its_distance_to_the_lookup():
+    """Two codes at the same distance of the first feature, and a third that is far away."""
+    codes_KC = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 50.0]])
+    table_KD = torch.tensor([[2.0, 0.0], [0.0, 0.0], [9.0, 9.0]])
+    between, on_a_code = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 50.0]])
+
+    def figures(z_NC: torch.Tensor, temperature: float = 1.0) -> list[float]:
+        return list(map(float, mixture_figures(z_NC, codes_KC, table_KD, temperature=temperature)))
+
+    assert figures(between) == pytest.approx([math.log(2), 0.5])  # [1, 0], and [2, 0] is nearest
+    assert figures(on_a_code) == pytest.approx([0, 0])
+    assert figures(torch.cat([between, on_a_code])) == pytest.approx([math.log(2) / 2, 0.25])
+    assert figures(between, 1e9)[0] == pytest.approx(math.log(3))
+    assert figures(between, 0) == [0, 0]
 
 
 def test_an_embedding_follows_codes_that_have_moved():
@@ -162,9 +182,26 @@ def test_large_features_keep_their_precision():
 
 @pytest.mark.parametrize("kind", ["softmax", "argmin", "linear"])
 def test_every_kind_of_embedding_embeds(kind):
-    model = make_tiny_model(embedding=kind)
+    model, z_NC = make_tiny_model(embedding=kind), torch.randn(3, 8)
     assert hasattr(model.model, "feature_in") == (kind == "linear")
-    assert model.embed_features(torch.randn(3, 8)).shape == (3, 32)
+    found, codes_KC, table_KD = (
+        model.embed_features(z_NC),
+        model.model.codebook_in.weight,
+        model.code_table_KD,
+    )
+    if kind == "softmax":
+        wanted = soft_embed(z_NC, codes_KC, table_KD)
+    elif kind == "argmin":
+        wanted = table_KD[torch.cdist(z_NC, codes_KC).argmin(1)]
+    else:
+        layer = model.model.feature_in
+        wanted = z_NC @ layer.weight.T + layer.bias
+    torch.testing.assert_close(found, wanted)
+    found.sum().backward()
+    learns = {name for name, p in model.named_parameters() if p.grad is not None}
+    table, codes = "model.embed_tokens.weight", "model.codebook_in.weight"
+    of_kind = {"softmax": {table, codes}, "argmin": {table}}
+    assert learns == of_kind.get(kind, {"model.feature_in.weight", "model.feature_in.bias"})
 
 
 def test_code_names_are_chameleons():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from orthus_core import Orthus
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.errors import PromptError, RecipeError
 from orthus_core.events import StepDone
+from orthus_core.losses.joint import counts_of
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.model.config import IGNORE
 from orthus_core.recipe import PosttrainRecipe, load
-from orthus_core.train.batches import discrete_batch_builder, read_rows
+from orthus_core.train.batches import discrete_batch_builder, orthus_batch_builder, read_rows
 from orthus_core.train.data_encode import cache_for
 from orthus_core.train.state import training_folder
 from orthus_core.train.trainings import posttrain
@@ -125,6 +127,36 @@ def test_the_objective_and_own_pictures_say_which_tokens_are_learned(chameleon, 
     own = learned(words=False, own_pictures=True)
     assert torch.equal(own[own != IGNORE], image[own != IGNORE])
     assert 0 < (own != IGNORE).sum() < (image != IGNORE).sum()
+
+
+def test_it_is_trained_on_the_rows_and_tokens_of_an_orthus(chameleon, tiny_folder, sources):
+    """The paper compares the two at equal tokens: with one recipe, batch by batch, they differ in
+    what is in the slots of patches alone."""
+    recipe = load(PosttrainRecipe, None, (*SHORT, *sources, "data.condition_dropout=0.3"))
+    codes = lambda pictures: torch.arange(4).repeat(len(pictures), 1)  # noqa: E731
+    features = lambda pictures: torch.zeros(len(pictures), 4, 8)  # noqa: E731
+    builders = {
+        chameleon: partial(discrete_batch_builder, codes=codes),
+        tiny_folder: partial(orthus_batch_builder, features=features),
+    }
+    found = []
+    for folder, builder in builders.items():
+        opened = open_model(folder, device="cpu")
+        rows = finished(read_rows(recipe.data))
+        made = builder(recipe.data, opened.model.config, opened.processor.tokenizer)
+        batches = made.batches(rows, recipe.data, 5, 4)
+        found.append([*(batches.train(step) for step in range(4)), *batches.held_out()])
+    slot = opened.model.config.image_token_id
+    assert sum(int((batch.ids_BS == slot).sum()) for batch in found[1]) > 0
+    for discrete, continuous in zip(*found, strict=True):
+        slots_BS = continuous.ids_BS == slot
+        assert torch.equal(discrete.ids_BS.masked_fill(slots_BS, slot), continuous.ids_BS)
+        assert torch.equal(discrete.attention_mask_BS, continuous.attention_mask_BS)
+        # Each predicts the same words, and a code where the other predicts a feature.
+        is_word_BS = continuous.text_targets_BS != IGNORE
+        words, others = discrete.text_targets_BS[is_word_BS], discrete.text_targets_BS[~is_word_BS]
+        assert torch.equal(words, continuous.text_targets_BS[is_word_BS])
+        assert int((others != IGNORE).sum()) == counts_of(continuous).image
 
 
 def test_what_only_an_orthus_can_be_trained_with_is_refused_by_name(chameleon, tmp_path):

@@ -78,13 +78,20 @@ def filled(batch: Batch) -> Batch:
     )
 
 
+# All that is drawn for a picture.
+ALL_NOISE = {
+    **{"repeats": 4, "patch_share": 0.5, "prefix_noise": 0.5, "prefix_clean": 0.5},
+    "input_noise": 0.5,
+}
+
+
 def found_of(parts: list[Batch], **changes) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The mean losses of batches that are one step, and their gradients."""
     model = make_tiny_model()
     objective = JointLoss(
         model,
         lambda_image=2.0,
-        **{"repeats": 4, "prefix_noise": 0.5, "prefix_clean": 0.5, "patch_share": 0.5, **changes},
+        **(ALL_NOISE | changes),
     ).train()
     counts = [counts_of(part) for part in parts]
     mean = counts[0]._make(sum(each) / len(parts) for each in zip(*counts, strict=True))
@@ -117,11 +124,44 @@ def test_a_batch_has_the_losses_and_gradients_of_its_parts(timesteps, how):
 
 
 def test_each_kind_of_noise_is_in_the_losses_that_are_compared():
+    read = {"input_noise": 0.0}  # it drowns what is added to the same pictures
+    without = ({"prefix_noise": 0.0}, {"prefix_clean": 0.0}, {"patch_share": 1.0})
     every, *others = (
-        found_of([batches()(1)], **changes)[0][2]
-        for changes in ({}, {"prefix_noise": 0.0}, {"prefix_clean": 0.0}, {"patch_share": 1.0})
+        found_of([batches()(1)], **read, **changes)[0][2] for changes in ({}, *without)
     )
+    others.append(found_of([batches()(1)])[0][2])
     assert all(abs(every - other) > 1e-4 for other in others)
+
+
+def test_a_share_of_the_pictures_is_read_as_the_diffusion_makes_them():
+    """x_t = sqrt(a_t) z + sqrt(1 - a_t) eps of the scaled features, one t of the whole schedule for
+    a picture. What ones and zeros become differs by sqrt(a_t), as their noise is the same.
+    """
+    count, share = 1000, 0.75
+    model = make_tiny_model(latent_scale=0.5)
+    alphas_T, seeds_M = model.schedule.alphas_cumprod_T, torch.arange(count)
+    objective = JointLoss(model, input_noise=share).train()
+    zeros_NC, ones_NC = torch.zeros(count * P, C), torch.ones(count * P, C)
+    noise_MX, ones_MX = (
+        objective.as_read(each, seeds_M).view(count, P * C) for each in (zeros_NC, ones_NC)
+    )
+    signal_MX = ones_MX - noise_MX
+    signal_M = signal_MX.mean(1)
+    torch.testing.assert_close(signal_MX, signal_M[:, None].expand_as(signal_MX))
+    is_noisy_M = noise_MX.any(1)
+    assert torch.equal(ones_MX[~is_noisy_M], torch.ones(int((~is_noisy_M).sum()), P * C))
+    assert is_noisy_M.float().mean() == pytest.approx(share, abs=0.05)
+    t_M = (alphas_T.sqrt() - signal_M[is_noisy_M, None]).abs().argmin(1)
+    assert t_M.min() < 20 and t_M.max() > 980 and t_M.float().mean() == pytest.approx(499.5, abs=40)
+    unit_MX = 0.5 * noise_MX[is_noisy_M] / (1 - alphas_T[t_M]).sqrt()[:, None]
+    assert unit_MX.mean().abs() < 0.03 and unit_MX.std() == pytest.approx(1, abs=0.02)
+    again = objective.as_read(ones_NC[: 8 * P], seeds_M[8:16]).view(8, -1)
+    assert torch.equal(again, ones_MX[8:16]), "of the picture, in any batch"
+    at_rest = JointLoss(model, input_noise=1.0).eval()
+    assert torch.equal(at_rest.as_read(ones_NC, seeds_M), ones_NC)
+    without = {"beta_start": 1e-12, "beta_end": 1e-12, "zero_terminal_snr": False}
+    clean = JointLoss(make_tiny_model(**without), input_noise=1.0).train()
+    torch.testing.assert_close(clean.as_read(ones_NC, seeds_M), ones_NC, atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("window", [1, 3])

@@ -25,6 +25,7 @@ from orthus_core.recipe import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainReci
 from orthus_core.train import distributed, heartbeat, loop, sharding
 from orthus_core.train.sharded_tensors import is_sharded, local
 from orthus_core.train.trainings import build_base, finetune_vae, posttrain
+from tests.core.test_regression_head import write_regression_model
 from tests.core.test_train_devices import free_port
 from tests.core.toy_data import interleaved
 from tests.discrete import write_tiny_chameleon
@@ -55,6 +56,7 @@ def run_cases(cases: Mapping[str, Case], starts: Mapping[str, str], folder: str)
         "build-base": (BuildBaseRecipe, build_base, "orthus"),
         "finetune-vae": (FinetuneVaeRecipe, finetune_vae, "orthus"),
         "discrete": (PosttrainRecipe, posttrain, "chameleon"),
+        "regression": (PosttrainRecipe, posttrain, "mse"),
     }
     layouts: list[Any] = []
     lay_out = loop.lay_out
@@ -179,6 +181,7 @@ PAIR: dict[str, Case] = {
     "muon": ("posttrain", (*MUON, *MORE, CHECKPOINTED)),
     "adapters": ("posttrain", ("lora.rank=4", DRAWN, CHECKPOINTED)),
     "codes": ("discrete", (*MORE, DRAWN)),
+    "regression": ("regression", ("input_noise=0.5", DRAWN)),
     "decoder": ("finetune-vae", CRITIC),
     # One row each, so that often a process has a picture and the other has none.
     "texts": ("posttrain", ("optim.batch_size=2",)),
@@ -222,7 +225,8 @@ def without_devices(sets: tuple[str, ...]) -> tuple[str, ...]:
 def starts(tiny_folder, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The models that the cases begin with."""
     chameleon = write_tiny_chameleon(tmp_path_factory.mktemp("models") / "chameleon", tiny_folder)
-    return {"orthus": str(tiny_folder), "chameleon": str(chameleon)}
+    regression = write_regression_model(chameleon.with_name("mse"), tiny_folder)
+    return {"orthus": str(tiny_folder), "chameleon": str(chameleon), "mse": str(regression)}
 
 
 @pytest.fixture(scope="module")

@@ -135,6 +135,13 @@ def test_the_temperature_opens_geometrically():
     assert temperature_at(recipe, 100, 101) == pytest.approx(1.0)
 
 
+def test_a_temperature_may_rise_from_0_by_a_constant_amount_alone():
+    recipe = TemperatureRecipe(start=0.0, end=2.0, schedule="linear")
+    assert [temperature_at(recipe, step, 5) for step in range(5)] == [0, 0.5, 1, 1.5, 2]
+    with pytest.raises(ValueError, match="no factor leads away from 0"):
+        TemperatureRecipe(start=0.0)
+
+
 def test_a_perfect_picture_has_no_loss_and_each_fault_its_own_term():
     truth = torch.rand(2, 3, 8, 8) * 2 - 1
     assert all(term == 0 for term in reconstruction(truth, truth))

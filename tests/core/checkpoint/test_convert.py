@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from orthus_core.checkpoint import chameleon_meta, verify
 from orthus_core.checkpoint.convert import plan
-from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.checkpoint.describe import describe
+from orthus_core.checkpoint.model_folder import open_model, open_orthus
 from orthus_core.errors import CheckpointError, OutputError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -184,6 +185,26 @@ def test_the_papers_other_embeddings_can_be_asked_for(chameleon_folder, converte
     model = open_model(made.folder, device="cpu").model
     assert model.config.embedding == kind
     assert model.embed_features(torch.randn(3, 8)).shape == (3, 32)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_head_that_regresses_can_be_asked_for_and_is_kept(chameleon_folder, converted, depth):
+    made = converted(chameleon_folder, "head.kind=mse", f"head.depth={depth}")
+    assert made.head == "regression head"
+    again = converted(made.folder, output="again")  # the recipe's own kind is diffusion
+    for folder in (made.folder, again.folder):
+        model = open_orthus(folder, device="cpu").model
+        assert (model.config.image_head, model.config.head_depth) == ("mse", depth)
+        assert model.config.sampling["steps"] == 1
+        found = model.regression_head(torch.randn(3, model.config.hidden_size))
+        assert found.shape == (3, 8) and not found.any(), "it starts by predicting the mean, 0"
+        facts = describe(folder).facts
+        assert facts["image_head"] == "mse" and "schedule" not in facts
+        assert "regression head" in (folder / "README.md").read_text()
+    plain = converted(chameleon_folder, output="plain")
+    assert "image_head" not in json.loads((plain.folder / "config.json").read_text())
+    kept = converted(plain.folder, "head.kind=mse", output="kept")
+    assert open_orthus(kept.folder, device="cpu").model.config.image_head == "diffusion"
 
 
 def test_weights_are_rounded_when_a_precision_is_asked_for(chameleon_folder, converted):
