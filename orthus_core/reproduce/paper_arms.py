@@ -172,7 +172,8 @@ def _stages(name: str, arm: ArmRecipe, seed: int, *, quick: bool) -> list[ArmSta
         return stages
     of_seed = {"seed": seed, "data": {"seed": seed}}
     if arm.kind == "discrete":
-        last = resolved("posttrain", of_seed)
+        # It chooses each code in one step, in a rehearsal too.
+        last = resolved("posttrain", of_seed, {"sampling": {"steps": 1}})
         return [*stages, ArmStage(f"{name}/seed-{seed}", stages[-1].name, last)]
 
     # 2. Conversion and build-base, the reference arm's until it differs.

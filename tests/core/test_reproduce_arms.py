@@ -16,6 +16,7 @@ from orthus_core.reproduce.claims import REPRODUCTIONS, needed_measures, reprodu
 from orthus_core.reproduce.measures import MEASURES
 from orthus_core.reproduce.paper_arms import Arm, arm_recipes, paper_arms
 from orthus_core.train.discrete_posttrain import check_keys
+from orthus_core.train.trainings import OF_DIFFUSION_HEADS
 
 TASKS = {"answers", "pope", "geneval", "edit", "recon", "diversity"}
 HOURS = 8
@@ -96,12 +97,20 @@ def test_what_arms_share_is_trained_once(arms):
     assert arms["large"].stages[0][-2].start == "large/converted"
 
 
-def test_the_discrete_baseline_has_as_many_rows_and_no_keys_of_diffusion(arms):
+def test_the_discrete_baseline_has_as_many_rows(arms):
     base, last = arms["softmax"].stages[0][-2:]
-    baseline = arms["dagger"].stages[0][-1]
-    assert baseline.steps == base.steps + last.steps
-    assert isinstance(baseline.recipe, PosttrainRecipe)
-    check_keys(baseline.recipe)
+    assert arms["dagger"].stages[0][-1].steps == base.steps + last.steps
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_arms_of_other_heads_have_no_keys_that_their_trainings_refuse(quick):
+    dagger, mse = paper_arms(["dagger", "mse"], quick=quick)
+    baseline = dagger.stages[0][-1].recipe
+    assert isinstance(baseline, PosttrainRecipe) and baseline.sampling["steps"] == 1
+    check_keys(baseline)
+    for stage in mse.stages[0][-2:]:
+        for name in OF_DIFFUSION_HEADS:
+            assert getattr(stage.recipe, name) == getattr(type(stage.recipe)(), name)
 
 
 @pytest.mark.parametrize("quick", [False, True])
