@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orthus_core.evaluation.official.comparison import markdown_row
 from orthus_core.reproduce.arm_results import RESULTS, outcomes, state_of, tasks_of
-from orthus_core.reproduce.arm_times import expected_times, spoken
+from orthus_core.reproduce.arm_times import Expected, expected_times, spoken
 from orthus_core.reproduce.claims import (
     REPRODUCTIONS,
     Claim,
@@ -116,7 +116,7 @@ def _section(
         ]
     lines += [*_arms_table(folder, each, arms), ""]
     for claim, found in zip(each.claims, differences, strict=True):
-        lines += [*_claim(claim, found, each, arms, quick, place)]
+        lines += [*_claim(claim, found, each, quick, place)]
     return "\n".join(lines)
 
 
@@ -144,7 +144,6 @@ def _claim(
     claim: Claim,
     found: SeededMean | None,
     each: Reproduction,
-    arms: Mapping[str, Arm],
     quick: bool,
     place: str,
 ) -> list[str]:
@@ -165,27 +164,24 @@ def _claim(
         return [f"{head}{ours} **{_word(found, claim, quick)}**"]
     decided = verdict(found, claim.margin)
     why = f": {decided.why}" if decided.why else ""
-    return [f"{head}{ours} **{decided.word}**{why}.{_needed(decided, found, each, arms, place)}"]
+    return [f"{head}{ours} **{decided.word}**{why}.{_needed(decided, claim, each, place)}"]
 
 
-def _needed(
-    decided: Verdict, found: SeededMean, each: Reproduction, arms: Mapping[str, Arm], place: str
-) -> str:
+def _needed(decided: Verdict, claim: Claim, each: Reproduction, place: str) -> str:
     """The run that an undecided claim would take."""
+    needed = decided.needed
     if decided.word != "cannot tell":
         return ""
-    if decided.needed is None:
+    if needed is None:
         return " No run of a reasonable length would tell: more than a hundred times as much."
-    seeds = decided.needed.seeds
-    took = sum(time.seconds for time in _times([each], arms)) * seeds / max(found.seeds, 1)
-    more = (
-        f", and {decided.needed.times:.1f} times the {MEASURES[each.claims[0].measure].unit}"
-        if decided.needed.more_questions and decided.needed.times > 1
-        else ""
-    )
+    more = ""
+    if needed.more_questions and needed.times > 1:
+        more = f", and {needed.times:.1f} times the {MEASURES[claim.measure].unit}"
+    arms = {arm.name: arm for arm in paper_arms(each.arms, seeds=needed.seeds)}
+    took = sum(time.seconds for time in _times([each], arms))
     return (
-        f" It would take about {seeds} seeds{more}: `{COMMAND} {each.name} -o {place} --seeds "
-        f"{seeds} --resume auto`, about {spoken(took)} on one core from nothing."
+        f" It would take about {needed.seeds} seeds{more}: `{COMMAND} {each.name} -o {place} "
+        f"--seeds {needed.seeds} --resume auto`, about {spoken(took)} on one core from nothing."
     )
 
 
@@ -211,7 +207,7 @@ def _is_whole(folder: Path, each: Reproduction, arms: Mapping[str, Arm]) -> bool
     )
 
 
-def _times(chosen: Sequence[Reproduction], arms: Mapping[str, Arm]):
+def _times(chosen: Sequence[Reproduction], arms: Mapping[str, Arm]) -> list[Expected]:
     """What reproductions take by the rates that were measured for the page, so that it is the same
     wherever it is made.
     """
