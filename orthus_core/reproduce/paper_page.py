@@ -21,7 +21,7 @@ from orthus_core.reproduce.claims import (
 from orthus_core.reproduce.measures import MEASURES, Measure
 from orthus_core.reproduce.paired_seeds import SeededMean, seeded_difference, seeded_mean
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
-from orthus_core.reproduce.verdicts import RULE, Verdict, verdict
+from orthus_core.reproduce.verdicts import RULE, ClaimVerdict, verdict
 
 COMMAND = "orthus reproduce"
 NOT_RUN = "not run yet"
@@ -167,7 +167,7 @@ def _claim(
     return [f"{head}{ours} **{decided.word}**{why}.{_needed(decided, claim, each, place)}"]
 
 
-def _needed(decided: Verdict, claim: Claim, each: Reproduction, place: str) -> str:
+def _needed(decided: ClaimVerdict, claim: Claim, each: Reproduction, place: str) -> str:
     """The run that an undecided claim would take."""
     needed = decided.needed
     if decided.word != "cannot tell":

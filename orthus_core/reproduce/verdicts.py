@@ -46,7 +46,7 @@ class Needed(NamedTuple):
     more_questions: bool
 
 
-class Verdict(NamedTuple):
+class ClaimVerdict(NamedTuple):
     """What a measured difference says about a claim.
 
     Attributes:
@@ -60,18 +60,20 @@ class Verdict(NamedTuple):
     needed: Needed | None = None
 
 
-def verdict(found: SeededMean, margin: float = 0.0) -> Verdict:
+def verdict(found: SeededMean, margin: float = 0.0) -> ClaimVerdict:
     """The verdict on a claim that a difference is above the margin."""
     if found.seeds < LEAST_SEEDS:
         why = f"{found.seeds} of at least {LEAST_SEEDS} seeds"
-        return Verdict("cannot tell", why, Needed(LEAST_SEEDS, LEAST_SEEDS / found.seeds, False))
+        return ClaimVerdict(
+            "cannot tell", why, Needed(LEAST_SEEDS, LEAST_SEEDS / found.seeds, False)
+        )
     if found.half == 0:
-        return Verdict("cannot tell", "all pairs agree, so their spread is unknown")
+        return ClaimVerdict("cannot tell", "all pairs agree, so their spread is unknown")
     if found.low > margin:
-        return Verdict("reproduces")
+        return ClaimVerdict("reproduces")
     if found.high < margin:
-        return Verdict("does not")
-    return Verdict("cannot tell", "the interval includes the margin", needed(found, margin))
+        return ClaimVerdict("does not")
+    return ClaimVerdict("cannot tell", "the interval includes the margin", needed(found, margin))
 
 
 def needed(found: SeededMean, margin: float) -> Needed | None:
