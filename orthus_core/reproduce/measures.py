@@ -132,9 +132,11 @@ MEASURES: dict[str, Measure] = {
         2,
         lower_is_better=True,
     ),
-    "entropy": Measure("entropy of the mixture, nats", TRAINING, _field("entropy"), "trainings"),
+    "entropy": Measure(
+        "entropy of the mixture, nats", TRAINING, _field("entropy"), "trainings", 1, 2
+    ),
     "entropy before": Measure(
-        "entropy before posttraining, nats", TRAINING, _field("entropy_before"), "trainings"
+        "entropy before posttraining, nats", TRAINING, _field("entropy_before"), "trainings", 1, 2
     ),
     "distance": Measure(
         "distance to the argmin embedding", TRAINING, _field("distance"), "trainings", 1, 3
