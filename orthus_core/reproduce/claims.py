@@ -255,8 +255,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "A head that regresses the next feature by mean squared error draws pictures of few "
             f"colours that are all alike; shown by examples. Numbers: {UNKNOWN}.",
             "The same blocks with the same condition, without noise and time: one pass a patch "
-            "gives the feature, and its loss is the mean squared error. It draws without randomness, "
-            "so its pictures of one prompt are all the same whatever it has learnt.",
+            "gives the feature, and its loss is the mean squared error. It draws without "
+            "randomness, so its pictures of one prompt are all the same whatever it has learnt.",
             ("softmax", "mse"),
             ("pictures", "diversity", "answers"),
             (
