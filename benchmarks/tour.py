@@ -147,6 +147,10 @@ STOPS = (
         "Measured against exact truth.",
         r"mini on DEVICE\n.*task score value .*report: .*",
     ),
+    Stop(
+        "reproduce table6 --dry-run",
+        "The paper's claims, trained and decided in the small world: what a table takes.",
+    ),
     Stop("plugins", "Where each command comes from; any package can add one."),
     Stop(
         "pretrain toy.toml -o toy",

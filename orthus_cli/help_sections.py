@@ -27,7 +27,7 @@ COMMAND_GROUPS = {
         *("convert", "pretrain", "finetune-vae", "build-base", "posttrain"),
         *("merge", "starter", "data", "recipes"),
     ),
-    "Measure": ("eval", "bench", "plan"),
+    "Measure": ("eval", "bench", "plan", "reproduce"),
     "Look": ("info", "replay", "doctor", "plugins"),
 }
 """Our commands under their headings, in the order they are printed; what is not here is "Other"."""

@@ -1,5 +1,5 @@
 """How well an autoencoder reconstructs images: PSNR and SSIM, through codes and through features
-(2412.00127, table 1).
+(2412.00127, table 6).
 
 Legend: M images, c colours, H W pixels. `data_range` is the difference between the largest and the
 smallest value that a pixel can have.

@@ -17,6 +17,7 @@ from orthus_core.recipe.schema import Recipe, key, keys
 
 if TYPE_CHECKING:
     from orthus_core.recipe.conversion import ConvertRecipe
+    from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
         FinetuneVaeRecipe,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMAS",
+    "ArmRecipe",
     "BuildBaseRecipe",
     "CaptionRecipe",
     "ConvertRecipe",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ArmRecipe": "orthus_core.recipe.paper_arm",
     "BuildBaseRecipe": "orthus_core.recipe.training",
     "ConvertRecipe": "orthus_core.recipe.conversion",
     "FinetuneVaeRecipe": "orthus_core.recipe.training",
@@ -70,6 +73,7 @@ def __getattr__(name: str) -> Any:
 def _schemas() -> dict[str, type[Recipe]]:
     """The recipe class of each command that has one, in the order a model is made and used."""
     from orthus_core.recipe.conversion import ConvertRecipe
+    from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
         FinetuneVaeRecipe,
@@ -83,6 +87,7 @@ def _schemas() -> dict[str, type[Recipe]]:
         ConvertRecipe,
         BuildBaseRecipe,
         PosttrainRecipe,
+        ArmRecipe,
         GenerateRecipe,
         EditRecipe,
         StoryRecipe,

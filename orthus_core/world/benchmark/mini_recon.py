@@ -64,8 +64,12 @@ def run(context: EvalContext) -> Work[TaskResult]:
                 )
             )
         samples += [
-            {"part": part, "features_psnr": features, "codes_psnr": codes}
-            for features, codes in zip(decibels["features"], decibels["codes"], strict=True)
+            {
+                "part": part,
+                **{f"{path}_psnr": decibels[path][number] for path in ("features", "codes")},
+                **{f"{path}_ssim": similarity[path][number] for path in ("features", "codes")},
+            }
+            for number in range(len(pictures))
         ]
         rows += [tiles[:SHEET_PICTURES] for tiles in tiles_of.values()]
     return TaskResult(NAME, scores, samples, rows)
