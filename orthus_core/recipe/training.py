@@ -569,6 +569,12 @@ class PosttrainRecipe:
     loss_terms: dict[str, float] | None = key(
         None, "weights of further loss terms by name, or by package.module.function"
     )
+    redrawn: bool = key(
+        False,
+        "for rows of the small world, `data.rows` of them, learn what the model itself draws for "
+        "their words before the training in place of the true pictures, so that it keeps what it "
+        "draws",
+    )
     sampling: dict[str, Any] = key(
         {},
         "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
@@ -579,6 +585,13 @@ class PosttrainRecipe:
     data: DataRecipe = key(DataRecipe(), "what is read")
     log: LogRecipe = key(LogRecipe(), "what is written down")
     devices: DevicesRecipe = key(DevicesRecipe(), "how several devices share it")
+
+    def __post_init__(self) -> None:
+        if self.redrawn and not self.data.rows:
+            raise ValueError(
+                "redrawn is true and data.rows is 0, which is no end of rows: set data.rows, such "
+                "as 1000"
+            )
 
     @property
     def loss_weights(self) -> tuple[float, float]:
