@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from orthus_core.atomic import staged_file
 from orthus_core.data.document import Document, turn
+from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.sources import MadeRows
 from orthus_core.errors import TrainingError
@@ -47,6 +48,14 @@ class Wanted(NamedTuple):
     path: Path
     words: str
     seed: int
+
+    @property
+    def picture(self) -> FilePicture:
+        return FilePicture(self.path)
+
+    def is_kept(self, cache: FeatureCache) -> bool:
+        """Whether it has been drawn, and its features are there."""
+        return self.path.is_file() and self.picture in cache
 
 
 @dataclass(frozen=True)
@@ -88,8 +97,7 @@ def with_redrawn(rows: RowSources, count: int, folder: Path) -> tuple[RowSources
             if kinds == [("user", "text"), ("model", "image")]:
                 words = str(document.segments[0].value)
                 wanted.append(Wanted(folder / f"{place}-{number:05}.png", words, number))
-                picture = FilePicture(wanted[-1].path)
-                drawn = turn("user", words) + turn("model", picture)
+                drawn = turn("user", words) + turn("model", wanted[-1].picture)
                 documents[number] = replace(document, segments=drawn)
         parts[place] = part._replace(make=RepeatedRows(documents))
     if not wanted:
@@ -106,15 +114,17 @@ def drawing(
     objective: nn.Module,
     model: OrthusForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
+    cache: FeatureCache,
     as_drawn: Callable[[], AbstractContextManager[None]],
     then: Before,
 ) -> Before:
     """The work of a training before its first step: the model draws what is not there yet, with its
-    own sampling settings.
+    own sampling settings. The features that it draws are kept as those of the picture.
 
     Args:
         wanted: Pictures to draw.
         objective: What is trained, of which the model is a part.
+        cache: Features of the training's pictures.
         as_drawn: Puts the model into a form that can be drawn with, for as long as it lasts.
         then: Work that follows.
     """
@@ -122,8 +132,8 @@ def drawing(
     def before(start: int, batches: int) -> Iterator[Event]:
         if start == 0:  # afterwards the model is no longer as it was
             with at_rest(objective), as_drawn(), torch.no_grad():
-                missing = [each for each in wanted if not each.path.is_file()]
-                yield from draw(model, tokenizer, missing)
+                missing = [each for each in wanted if not each.is_kept(cache)]
+                yield from draw(model, tokenizer, missing, cache)
         yield from then(start, batches)
 
     return before
@@ -133,8 +143,9 @@ def draw(
     model: OrthusForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
     wanted: Sequence[Wanted],
+    cache: FeatureCache,
 ) -> Iterator[Event]:
-    """Draw pictures into their files."""
+    """Draw pictures into their files, and their features into the cache."""
     params = SamplingParams.resolve(model.config)
     builder = PromptBuilder(model, tokenizer)
     for first in range(0, len(wanted), TOGETHER):
@@ -145,4 +156,5 @@ def draw(
                 picture = rounded_image((event.pixels_3HW.float().clamp(-1, 1) + 1) / 2)
                 with staged_file(part[event.row].path, parents=True) as staged:
                     picture.save(staged, "PNG")
+                cache.keep(part[event.row].picture, event.features_PC)
         yield Progress("drawing what is to be kept", first + len(part), len(wanted), "pictures")

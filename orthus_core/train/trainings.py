@@ -305,7 +305,7 @@ def posttrain(
         if wanted:
             from orthus_core.train.redrawn import drawing
 
-            before = drawing(wanted, stage.objective, model, tokenizer, as_drawn, before)
+            before = drawing(wanted, stage.objective, model, tokenizer, cache, as_drawn, before)
         finish = partial(list_words, recipe, opened.path, rows)
         more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:

@@ -14,6 +14,7 @@ from orthus_core import Orthus
 from orthus_core.data.caption_rows import RowsBothWays, asked
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.known_words import KnownWords
+from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
@@ -130,10 +131,15 @@ def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_t
 ):
     of_recipe = recipe(creatures)
     assert of_recipe.redrawn and of_recipe.data.rows > 500
-    loaded = []
-    load_file = FilePicture.load
+    loaded, looked_up = [], []
+    load, look_up = FilePicture.load, FeatureCache.__call__
     monkeypatch.setattr(
-        FilePicture, "load", lambda self, size: loaded.append(self.path) or load_file(self, size)
+        FilePicture, "load", lambda self, size: loaded.append(self.path) or load(self, size)
+    )
+    monkeypatch.setattr(
+        FeatureCache,
+        "__call__",
+        lambda self, pictures: looked_up.extend(pictures) or look_up(self, pictures),
     )
     # The first step is large, so that a picture drawn after it would be another one.
     few = ("data.rows=4", "optim.lr=1", "optim.warmup_steps=0", "optim.steps=2")
@@ -144,7 +150,8 @@ def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_t
     asked_for = {n: str(d.segments[0].value) for n, d in enumerate(made) if draws_words(d)}
     files = sorted((tmp_path / "mine.training" / "redrawn").glob("*/*.png"))
     assert [int(file.stem.partition("-")[2]) for file in files] == [*asked_for]
-    assert set(files) <= set(loaded), "they are learnt"
+    assert {FilePicture(file) for file in files} <= {*looked_up}, "they are learnt"
+    assert not {*files} & {*loaded}, "by the features that were drawn"
     start = Orthus.open(model, device="cpu", dtype="fp32")
     drawn = start.generate([*asked_for.values()], seed=[*asked_for])
     for file, expected in zip(files, drawn.images, strict=True):
