@@ -245,6 +245,12 @@ class FeatureCache:
             rows |= self._computed(addresses[chunk], as_input(pixels))
         return rows
 
+    def keep(self, picture: Picture, features_PC: Tensor) -> None:
+        """Store features of a picture that were not computed from its pixels: those that it was
+        decoded from, which another encoding would blur.
+        """
+        self._stored_as([self.address(picture)], features_PC[None])
+
     def encode_pixels(self, pixels_MHW3: Tensor) -> Tensor:
         """The features [M, P, C] or codes [M, P] of uint8 pixels on the device, without storing."""
         with torch.no_grad():
@@ -331,7 +337,10 @@ class FeatureCache:
 
     def _computed(self, addresses: Sequence[bytes], pixels_M3HW: Tensor) -> dict[bytes, np.ndarray]:
         with torch.no_grad():
-            encoded = self._encode(pixels_M3HW).to(self._stored).cpu()
+            return self._stored_as(addresses, self._encode(pixels_M3HW))
+
+    def _stored_as(self, addresses: Sequence[bytes], rows_M: Tensor) -> dict[bytes, np.ndarray]:
+        encoded = rows_M.to(self._stored).cpu()
         # numpy has no bf16; its bits are kept as whole numbers.
         bits = encoded.view(torch.int16) if encoded.dtype == torch.bfloat16 else encoded
         rows = bits.contiguous().numpy()

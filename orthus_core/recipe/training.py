@@ -591,6 +591,12 @@ class PosttrainRecipe:
     loss_terms: dict[str, float] | None = key(
         None, "weights of further loss terms by name, or by package.module.function"
     )
+    redrawn: bool = key(
+        False,
+        "for rows of the small world, `data.rows` of them, learn what the model itself draws for "
+        "their words before the training in place of the true pictures, so that it keeps what it "
+        "draws",
+    )
     sampling: dict[str, Any] = key(
         {},
         "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
@@ -607,6 +613,11 @@ class PosttrainRecipe:
             raise ValueError(
                 f"input_noise {self.input_noise} and prefix_noise {self.prefix_noise} are both "
                 "noise on the pictures that are read: set one of them"
+            )
+        if self.redrawn and not self.data.rows:
+            raise ValueError(
+                "redrawn is true and data.rows is 0, which is no end of rows: set data.rows, such "
+                "as 1000"
             )
 
     @property

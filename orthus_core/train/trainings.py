@@ -7,12 +7,12 @@ interleaved rows (2412.00127, section 3.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -90,6 +90,9 @@ from orthus_core.train.state import (
 )
 from orthus_core.train.state_saver import check_disk
 from orthus_core.user_files import user_path
+
+if TYPE_CHECKING:
+    from orthus_core.train.redrawn import Wanted
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
@@ -265,6 +268,12 @@ def posttrain(
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
+    wanted: Sequence[Wanted] = ()
+    if recipe.redrawn:
+        from orthus_core.train.redrawn import FOLDER, with_redrawn
+
+        folder = training_folder(output) / FOLDER / fingerprint(opened.path)[:10]
+        rows, wanted = with_redrawn(rows, recipe.data.rows, folder)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output, recipe.data)
@@ -299,6 +308,10 @@ def posttrain(
             (first, _), *_ = stage.parts(0, 1)
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
+        if wanted:
+            from orthus_core.train.redrawn import drawing
+
+            before = drawing(wanted, stage.objective, model, tokenizer, cache, as_drawn, before)
         finish = partial(list_words, recipe, opened.path, rows)
         more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:

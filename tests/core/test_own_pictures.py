@@ -8,24 +8,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from orthus_core import Orthus
 from orthus_core.data.caption_rows import RowsBothWays, asked
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.known_words import KnownWords
+from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
-from orthus_core.errors import DataError
+from orthus_core.errors import DataError, TrainingError
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train import sample_grid
 from orthus_core.train.batches import read_rows, usable
 from orthus_core.train.caption_words import sample_words
+from orthus_core.train.redrawn import with_redrawn
 from orthus_core.train.trainings import posttrain
 from tests.core.toy_data import picture
 
 MINI = Path(__file__).parents[2] / "orthus_core" / "starter" / "mini"
 CREATURES = ("zorble", "quimp", "flonk", "mirp")
+SHORT = ("optim.steps=1", "optim.batch_size=4", "log.sample_every=0", "repeats=1")
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +126,58 @@ def test_a_record_that_comes_both_ways_is_one_that_cannot_be_used(creatures, tmp
     assert faults.counts == faults.cut == {"own": 1}
 
 
+def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_trained(
+    model, creatures, tmp_path, monkeypatch
+):
+    of_recipe = recipe(creatures)
+    assert of_recipe.redrawn and of_recipe.data.rows > 500
+    loaded, looked_up = [], []
+    load, look_up = FilePicture.load, FeatureCache.__call__
+    monkeypatch.setattr(
+        FilePicture, "load", lambda self, size: loaded.append(self.path) or load(self, size)
+    )
+    monkeypatch.setattr(
+        FeatureCache,
+        "__call__",
+        lambda self, pictures: looked_up.extend(pictures) or look_up(self, pictures),
+    )
+    # The first step is large, so that a picture drawn after it would be another one.
+    few = ("data.rows=4", "optim.lr=1", "optim.warmup_steps=0", "optim.steps=2")
+    for _ in posttrain(recipe(creatures, *SHORT, *few), model, tmp_path / "mine"):
+        pass
+    rows = finished(read_rows(recipe(creatures, "data.rows=4").data))
+    made = [rows.train.parts[1].make(number) for number in range(4)]
+    asked_for = {n: str(d.segments[0].value) for n, d in enumerate(made) if draws_words(d)}
+    files = sorted((tmp_path / "mine.training" / "redrawn").glob("*/*.png"))
+    assert [int(file.stem.partition("-")[2]) for file in files] == [*asked_for]
+    assert {FilePicture(file) for file in files} <= {*looked_up}, "they are learnt"
+    assert not {*files} & {*loaded}, "by the features that were drawn"
+    start = Orthus.open(model, device="cpu", dtype="fp32")
+    drawn = start.generate([*asked_for.values()], seed=[*asked_for])
+    for file, expected in zip(files, drawn.images, strict=True):
+        assert np.abs(np.asarray(Image.open(file), float) - np.asarray(expected, float)).max() <= 1
+
+    changed, wanted = with_redrawn(rows, 4, tmp_path)
+    again = [changed.train.parts[1].make(number) for number in range(8)]
+    assert again[:4] == again[4:]
+    for number, (before, after) in enumerate(zip(made, again, strict=False)):
+        assert (before == after) == (number not in asked_for)
+    assert [each.words for each in wanted] == [*asked_for.values()]
+    alone = finished(read_rows(recipe(creatures, "data.sources.1.weight=0").data))
+    with pytest.raises(TrainingError, match="none can be redrawn"):
+        with_redrawn(alone, 4, tmp_path)
+
+
+def draws_words(document: Document) -> bool:
+    """Whether a document is of words and the picture that is drawn for them."""
+    return [each.type for each in document.segments] == ["text", "image"]
+
+
 def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures, tmp_path):
     before = known_words(model)
     assert [each.word for each in before.unknown("a zorble waddling")] == ["zorble", "waddling"]
     assert before.exceeds("a zorble waddling")
-    short = ("optim.steps=1", "optim.batch_size=2", "log.sample_every=0", "repeats=1")
+    short = (*SHORT, "redrawn=false")
     for _ in posttrain(recipe(creatures, *short), model, tmp_path / "mine"):
         pass
     known = known_words(tmp_path / "mine")
