@@ -45,6 +45,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "world": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
     "plan": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
     "api": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results"},
+    "server": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results", "api"},
     "train": GROUND
     | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation", "world"},
 }

@@ -213,6 +213,32 @@ def decode(model: InterleavedModel, features_MPC: Tensor) -> Tensor:
     return in_tiles(decode_tile, features_MhwC, TILE, OVERLAP)
 
 
+def decode_unfinished(model: InterleavedModel, drawn: Sequence[Tensor]) -> Tensor:
+    """Pixels [M, 3, H, W] of images that have only some of their patches, white elsewhere.
+
+    The decoder reads whole images, so missing patches are filled with the mean of the others. What
+    borders on them may still change a little when the next ones come.
+
+    Args:
+        model: Model with a pixel decoder.
+        drawn: Features [k, C] of the first patches of each image, at least one.
+    """
+    patches, (_, columns) = model.config.patches, model.config.grid
+    filled_MPC = torch.stack(
+        [
+            torch.cat([each_NC, each_NC.mean(0, keepdim=True).expand(patches - len(each_NC), -1)])
+            for each_NC in drawn
+        ]
+    )
+    pixels_M3HW = decode(model, filled_MPC).float()
+    f = pixels_M3HW.shape[3] // columns
+    for pixels_3HW, each_NC in zip(pixels_M3HW, drawn, strict=True):
+        row, column = divmod(len(each_NC), columns)
+        pixels_3HW[:, (row + 1) * f :] = 1.0
+        pixels_3HW[:, row * f : (row + 1) * f, column * f :] = 1.0
+    return pixels_M3HW
+
+
 def in_tiles(
     decode_tile: Callable[[Tensor], Tensor], features_MhwC: Tensor, tile: int, overlap: int
 ) -> Tensor:
