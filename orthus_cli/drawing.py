@@ -28,6 +28,16 @@ REPORTED_ONE_BY_ONE = 8
 def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
     """Opens the recipe's model and reports its name, device and precision.
 
+    Raises: As `load_quietly`.
+    """
+    loaded = load_quietly(recipe)
+    r.say(model_line(loaded, recipe))
+    return loaded
+
+
+def load_quietly(recipe: DrawingRecipe) -> LoadedModel:
+    """Opens the recipe's model.
+
     Raises:
         CheckpointError, HubError: When the model is not available, or has no tokenizer.
         PromptError: When there is no scheduler of the recipe's name.
@@ -35,7 +45,7 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
     check_name(getattr(recipe, "scheduler", None))
     from orthus_core.api.loaded import load_model
 
-    loaded = load_model(
+    return load_model(
         recipe.model,
         device=recipe.device,
         dtype=recipe.dtype,
@@ -43,12 +53,15 @@ def open_model(r: Reporter, recipe: DrawingRecipe) -> LoadedModel:
         quantize=recipe.quantize,
         lora=recipe.lora,
     )
+
+
+def model_line(loaded: LoadedModel, recipe: DrawingRecipe) -> str:
+    """Name, device and precision of a model, and how else it is held."""
     about = loaded.about
     held = "".join(f", with {each['name']} at {each['scale']:g}" for each in about.get("lora", ()))
     held += f", backbone in {recipe.quantize} bits" if recipe.quantize else ""
     held += ", layers fetched when they are used" if recipe.low_memory else ""
-    r.say(f"{about['name']} on {about['device']}, {about['dtype']}{held}")
-    return loaded
+    return f"{about['name']} on {about['device']}, {about['dtype']}{held}"
 
 
 def hint_at_unknown_words(r: Reporter, loaded: LoadedModel, texts: Iterable[str]) -> None:

@@ -54,23 +54,14 @@ def with_preview(r: Reporter, events: Iterable[E], model: InterleavedModel) -> I
 
 
 def rows_so_far(model: InterleavedModel, patches: list[Tensor]) -> Image.Image:
-    """The picture up to its last complete row of patches, white below.
-
-    The autoencoder decodes whole pictures, and missing patches are filled with the mean of the
-    others; the lowest finished row may still change a little when the next one comes.
-    """
+    """The picture so far, white elsewhere."""
     import torch
 
     from orthus_core.data.pixels import to_image
+    from orthus_core.samplers.decode import decode_unfinished
 
-    drawn_PC = torch.stack(patches)
-    missing = model.config.patches - len(patches)
-    filled_PC = torch.cat([drawn_PC, drawn_PC.mean(0, keepdim=True).expand(missing, -1)])
     with torch.no_grad():
-        pixels_3HW = model.decode_images(filled_PC.unsqueeze(0)).float()[0]
-    finished = pixels_3HW.shape[1] * len(patches) // model.config.patches
-    pixels_3HW[:, finished:] = 1.0
-    return to_image(pixels_3HW)
+        return to_image(decode_unfinished(model, [torch.stack(patches)])[0])
 
 
 def canvas(image: Image.Image, columns: int, lines: int) -> Text:

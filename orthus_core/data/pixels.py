@@ -51,37 +51,41 @@ _ROTATIONS = {
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
     """Opens a picture from a path, a file's bytes or an open file, as RGB.
 
     The result is what a viewer shows: the camera's rotation is applied, transparent pixels are
     composited over white, an animation is reduced to its first frame, and 16-bit and CMYK pictures
     are converted.
 
+    Args:
+        source: Picture to open.
+        max_pixels: Largest number of pixels; `MAX_PIXELS` by default.
+
     Raises:
-        DataError: if it is missing, not a picture, truncated, or larger than `MAX_PIXELS`.
+        DataError: if it is missing, not a picture, truncated, or larger than `max_pixels`.
     """
-    where = _name_of(source)
+    where, max_pixels = _name_of(source), max_pixels or MAX_PIXELS
     try:
-        return _decoded(source, where)
+        return _decoded(source, where, max_pixels)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError ...
-        image = _without_side_chunks(source, where)
+        image = _without_side_chunks(source, where, max_pixels)
         if image is None:
-            raise _open_error(source, where, error) from error
+            raise _open_error(source, where, error, max_pixels) from error
         return image
 
 
-def _decoded(source: ImageSource, where: str) -> Image.Image:
+def _decoded(source: ImageSource, where: str, max_pixels: int) -> Image.Image:
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     with Image.open(file, formats=formats_for(where)) as image:
         width, height = image.size
-        if width * height > MAX_PIXELS:
+        if width * height > max_pixels:
             raise DataError(
                 f"the picture is {width} x {height} pixels",
                 where=where,
-                hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+                hint=f"scale it down to at most {max_pixels // 1_000_000} megapixels",
             )
         image.load()
         return _as_rgb(_upright(image))
@@ -100,7 +104,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _without_side_chunks(source: ImageSource, where: str) -> Image.Image | None:
+def _without_side_chunks(source: ImageSource, where: str, max_pixels: int) -> Image.Image | None:
     """A PNG picture from its pixels alone, where something else in the file cannot be read; None
     when that is not the cause.
     """
@@ -114,7 +118,7 @@ def _without_side_chunks(source: ImageSource, where: str) -> Image.Image | None:
         return None
     for bare in (False, True):
         try:
-            return _decoded(pixels_alone(content, bare=bare), where)
+            return _decoded(pixels_alone(content, bare=bare), where, max_pixels)
         except DataError:
             raise
         except Exception:
@@ -131,7 +135,7 @@ def _content(source: ImageSource) -> bytes:
     return source.read()
 
 
-def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
+def _open_error(source: ImageSource, where: str, error: Exception, max_pixels: int) -> DataError:
     """The reason why a picture cannot be opened: of the place, of what is in it, of its format."""
     from orthus_core.wrong_content import true_cause
 
@@ -147,7 +151,7 @@ def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
         return DataError(
             "the picture has too many pixels",
             where=where,
-            hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+            hint=f"scale it down to at most {max_pixels // 1_000_000} megapixels",
         )
     if isinstance(error, UnidentifiedImageError):
         kind = _begins_as(source)

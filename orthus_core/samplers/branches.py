@@ -25,26 +25,46 @@ ROOM_AHEAD = 256
 
 
 class Branches:
-    """The branches of some sequences, and their newest hidden states.
+    """The branches of some sequences, and their newest hidden states; none at first.
 
     Args:
         backbone: Reads the branches.
-        rows: Branches of each sequence, by the sequence's number, its own first; they are read
-            here.
     """
 
-    def __init__(self, backbone: Backbone, rows: Mapping[int, Sequence[Branch]]) -> None:
-        branches = [branch for row in rows.values() for branch in row]
+    def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
-        self._slot_numbers = _slot_numbers({row: len(of_row) for row, of_row in rows.items()})
-        self._lengths = [len(branch.ids) for branch in branches]
-        self._anew = [branch.anew for branch in branches]
-        self._longest = max((branch.longest for branch in branches), default=0)
-        if branches:
-            ahead = max(self._lengths) + room_for_image(backbone.model.config) + ROOM_AHEAD
-            # One spare position: a branch that reads nothing in a pass still writes a placeholder.
-            capacity = min(self._longest, ahead) + 1
-            self._cache, self._hidden_RD = backbone.read(branches, capacity)
+        self._slot_numbers: dict[int, list[int]] = {}
+        self._lengths: list[int] = []
+        self._anew: list[int | None] = []
+        self._longest: list[int] = []
+
+    def add(self, rows: Mapping[int, Sequence[Branch]]) -> None:
+        """Reads the branches of sequences that join.
+
+        Args:
+            rows: Branches of each sequence, by the sequence's number, its own first.
+        """
+        branches = [branch for row in rows.values() for branch in row]
+        if not branches:
+            return
+        lengths = [*self._lengths, *(len(branch.ids) for branch in branches)]
+        longest = [*self._longest, *(branch.longest for branch in branches)]
+        ahead = max(lengths) + room_for_image(self._backbone.model.config) + ROOM_AHEAD
+        # One spare position: a branch that reads nothing in a pass still writes a placeholder.
+        capacity = min(max(longest), ahead) + 1
+        cache, hidden_RD = self._backbone.read(branches, capacity)
+        if self._lengths:
+            self._cache.append(cache, capacity)
+            self._hidden_RD = torch.cat([self._hidden_RD, hidden_RD])
+        else:
+            self._cache, self._hidden_RD = cache, hidden_RD
+        numbers = {row: len(slots) for row, slots in self._slot_numbers.items()}
+        self._slot_numbers = _slot_numbers(numbers | {row: len(rows[row]) for row in rows})
+        self._anew += [branch.anew for branch in branches]
+        self._lengths, self._longest = lengths, longest
+
+    def __contains__(self, row: int) -> bool:
+        return row in self._slot_numbers
 
     def own(self, rows: Sequence[int]) -> Tensor:
         """Hidden state of the last token of each of these sequences: [N, D]."""
@@ -92,13 +112,14 @@ class Branches:
         self._slot_numbers = _slot_numbers({row: len(self._slot_numbers[row]) for row in rows})
         self._lengths = [self._lengths[slot] for slot in kept]
         self._anew = [self._anew[slot] for slot in kept]
+        self._longest = [self._longest[slot] for slot in kept]
         if kept:
             self._reorder(kept, self._cache.capacity)
             self._hidden_RD = self._hidden_RD[kept]
 
     def _ensure_capacity(self, needed: int) -> None:
         if needed > self._cache.capacity:
-            capacity = max(needed, min(self._longest + 1, 2 * self._cache.capacity))
+            capacity = max(needed, min(max(self._longest) + 1, 2 * self._cache.capacity))
             self._reorder(list(range(len(self._lengths))), capacity)
 
     def _reorder(self, slots: list[int], capacity: int) -> None:

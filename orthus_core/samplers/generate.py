@@ -8,7 +8,7 @@ on its batch. The batch size is given, or chosen from the free memory. When memo
 of that, half the sequences continue from where they are, and the others wait: no patch is lost, and
 none is drawn twice.
 
-Read `run_batch` first. engine.py makes a pass fast, and patch_sampler.py draws a patch;
+Read `RunningBatch.step` first. engine.py makes a pass fast, and patch_sampler.py draws a patch;
 reference.py does the same plainly, for one image.
 
 Legend: N sequences in the same phase, R branches (the sequences' own and the other guidance
@@ -17,8 +17,8 @@ branches), V vocabulary, C feature channels, P patches, M finished images, D hid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from transformers import LogitsProcessor
@@ -44,6 +44,9 @@ FOR_A_CHAMELEON = (
     "Meta ships it apart, as tokenizer/vqgan.ckpt: `orthus convert ... --vqgan vqgan.ckpt` makes "
     "an Orthus that has it; Anole's folders (anole-7b) bring theirs"
 )
+
+
+Part = TypeVar("Part")
 
 
 class Job(NamedTuple):
@@ -110,7 +113,7 @@ def prepare_batch(
     processors: Sequence[LogitsProcessor] = (),
 ) -> tuple[Job, list[SequenceState]]:
     """The shared parts of a run, and a new sequence for each prompt. Raises: As `generate`."""
-    _check(model, prompts, params)
+    check_prompts(model, prompts, params)
     patch_sampler = patch_sampler_for(model, params) if params.max_images else None
     job = Job(model, params, processors, patch_sampler, Backbone(model), ImageDecoder(model))
     return job, [
@@ -125,33 +128,80 @@ def run_batch(job: Job, sequences: list[SequenceState]) -> Iterator[Event | Pend
     A sequence makes a step completely or not at all. So the sequences that are left in the list
     after an error can continue later.
     """
-    # 1. Read every prompt, and the contexts of its other guidance branches.
-    branches = Branches(
-        job.backbone,
-        {sequence.number: sequence.branches for sequence in sequences if not sequence.ended},
-    )
+    batch = RunningBatch(job.backbone)
+    batch.join(job, sequences)
+    batch.sequences = sequences
     while sequences:
+        yield from batch.step()
+
+
+class RunningBatch:
+    """Sequences that are continued side by side. Others join between two steps, and those that have
+    ended leave; none of this changes what the others write and draw.
+
+    Args:
+        backbone: Reads all of them.
+
+    Attributes:
+        sequences: The sequences; each is removed when it ends.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.sequences: list[SequenceState] = []
+        self._jobs: dict[int, Job] = {}
+        self._backbone, self._branches = backbone, Branches(backbone)
+
+    def join(self, job: Job, sequences: Sequence[SequenceState]) -> None:
+        """Adds sequences, whose job has this backbone; call it between two steps."""
+        self.sequences.extend(sequences)
+        self._jobs |= {sequence.number: job for sequence in sequences}
+
+    def step(self) -> Iterator[Event | PendingImage]:
+        """One step of every sequence."""
+        sequences, branches = self.sequences, self._branches
+        # 1. Read the prompts of those that have joined, and the contexts of their other guidance
+        # branches.
+        joined = [each for each in sequences if not (each.ended or each.number in branches)]
+        branches.add({sequence.number: sequence.branches for sequence in joined})
         at = {
             phase: [sequence for sequence in sequences if sequence.phase is phase]
             for phase in Phase
         }
         # 2. Sequences in text choose a token; those at the edge of an image append [BOI] or [EOI].
-        yield from _write(job, branches, at[Phase.WRITE])
+        yield from _write(self._jobs, branches, at[Phase.WRITE])
         yield from _mark(at[Phase.OPEN], at[Phase.CLOSE])
-        # 3. Sequences in an image draw its next patch, all at once.
-        yield from _draw(job, branches, at[Phase.DRAW])
+        # 3. Sequences in an image draw its next patch, all at once that are drawn alike.
+        for patch_sampler, drawing in self._by(lambda job: job.patch_sampler, at[Phase.DRAW]):
+            assert patch_sampler is not None, "a row draws only where pictures are wanted"
+            yield from _draw(patch_sampler, branches, drawing)
         # 4. Images with all patches become pixels.
-        yield from _submit_images(
-            job, [sequence for sequence in sequences if sequence.undecoded is not None]
-        )
+        full = [sequence for sequence in sequences if sequence.undecoded is not None]
+        for decoder, drawn in self._by(lambda job: job.decoder, full):
+            yield from _submit_images(decoder, drawn)
         # 5. Sequences that have ended leave.
-        yield from _leave(sequences)
+        for sequence in [sequence for sequence in sequences if sequence.ended]:
+            sequences.remove(sequence)
+            del self._jobs[sequence.number]
+            yield RowDone(sequence.number, sequence.ended)
         branches.keep([sequence.number for sequence in sequences])
         # 6. The backbone reads the new tokens and patches, in one pass.
-        _read(job, branches, sequences)
+        _read(self._backbone, branches, sequences)
+
+    def _by(
+        self, part: Callable[[Job], Part], sequences: Sequence[SequenceState]
+    ) -> list[tuple[Part, list[SequenceState]]]:
+        """The sequences in groups with the same part of their jobs."""
+        groups: dict[int, tuple[Part, list[SequenceState]]] = {}
+        for sequence in sequences:
+            own = part(self._jobs[sequence.number])
+            groups.setdefault(id(own), (own, []))[1].append(sequence)
+        return list(groups.values())
 
 
-def _check(model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingParams) -> None:
+def check_prompts(
+    model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingParams
+) -> None:
+    """Checks that the model can continue these prompts. Raises: As `generate`."""
     if params.max_images and model.model.vqmodel.decoder is None:
         raise CheckpointError(
             "this model has no pixel decoder, so it can read pictures but draw none",
@@ -170,20 +220,22 @@ def _check(model: InterleavedModel, prompts: Sequence[Prompt], params: SamplingP
         check_prompt(model.config, prompt, must_draw=params.owed_images > 0)
 
 
-def _write(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> Iterator[Event]:
+def _write(
+    jobs: Mapping[int, Job], branches: Branches, sequences: Sequence[SequenceState]
+) -> Iterator[Event]:
     """Chooses one token for each sequence; the LM head runs for these sequences only."""
     if not sequences:
         return
-    params = job.params
-    logits_NV = job.model.text_logits(branches.own([sequence.number for sequence in sequences]))
-    warp = warpers(params.temperature, params.top_k, params.top_p)
+    model = jobs[sequences[0].number].model
+    logits_NV = model.text_logits(branches.own([sequence.number for sequence in sequences]))
     for sequence, logits_V in zip(sequences, logits_NV, strict=True):
+        job = jobs[sequence.number]
         token = choose_token(
             logits_V,
             sequence.ids,
-            never_chosen(job.model.config, may_begin_image=sequence.may_begin_image),
+            never_chosen(model.config, may_begin_image=sequence.may_begin_image),
             processors=job.processors,
-            warp=warp,
+            warp=warpers(job.params.temperature, job.params.top_k, job.params.top_p),
             generator=sequence.text_random,
         )
         yield from sequence.say(token)
@@ -197,12 +249,11 @@ def _mark(opening: Sequence[SequenceState], closing: Sequence[SequenceState]) ->
         yield from sequence.close()
 
 
-def _draw(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> Iterator[Event]:
+def _draw(
+    patch_sampler: PatchSampler, branches: Branches, sequences: Sequence[SequenceState]
+) -> Iterator[Event]:
     """Draws the next patch of each sequence's image."""
-    if not sequences:
-        return
-    assert job.patch_sampler is not None, "a row draws only where pictures are wanted"
-    features_NC = job.patch_sampler.draw(
+    features_NC = patch_sampler.draw(
         branches.all([sequence.number for sequence in sequences]),
         torch.stack([sequence.next_noise() for sequence in sequences]),
         mixing([sequence.prompt.guidance for sequence in sequences]),
@@ -212,12 +263,12 @@ def _draw(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> I
         yield from sequence.draw(feature_C)
 
 
-def _submit_images(job: Job, sequences: Sequence[SequenceState]) -> Iterator[PendingImage]:
+def _submit_images(
+    decoder: ImageDecoder, sequences: Sequence[SequenceState]
+) -> Iterator[PendingImage]:
     """Hands the images that these sequences have just completed to the decoder."""
     full_MPC = [sequence.undecoded for sequence in sequences if sequence.undecoded is not None]
-    if not full_MPC:
-        return
-    taken = job.decoder.submit(
+    taken = decoder.submit(
         [sequence.number for sequence in sequences],
         [sequence.images - 1 for sequence in sequences],
         torch.stack(full_MPC),
@@ -227,20 +278,13 @@ def _submit_images(job: Job, sequences: Sequence[SequenceState]) -> Iterator[Pen
     yield from taken
 
 
-def _leave(sequences: list[SequenceState]) -> Iterator[RowDone]:
-    """Removes the sequences that have ended."""
-    for sequence in [sequence for sequence in sequences if sequence.ended]:
-        sequences.remove(sequence)
-        yield RowDone(sequence.number, sequence.ended)
-
-
-def _read(job: Job, branches: Branches, sequences: Sequence[SequenceState]) -> None:
+def _read(backbone: Backbone, branches: Branches, sequences: Sequence[SequenceState]) -> None:
     """Reads each sequence's newest token or patch; all earlier ones are in the cache."""
     if not sequences:
         return
     drawing = [sequence for sequence in sequences if sequence.phase is Phase.DRAW]
     branches.reset_negatives([sequence.number for sequence in drawing if not sequence.patches])
-    embeds_ND = job.backbone.embed([sequence.newest for sequence in sequences])
+    embeds_ND = backbone.embed([sequence.newest for sequence in sequences])
     branches.read(
         embeds_ND,
         [sequence.number for sequence in sequences],

@@ -72,12 +72,27 @@ class KVCache:
         held_RHSE[rows_R1, :, positions_RT] = new_RHTE.transpose(1, 2)
         return held_RHSE[: len(rows_R1), :, : self._width]
 
-    def reorder(self, origins: list[int], capacity: int) -> None:
+    def append(self, other: KVCache, capacity: int) -> None:
+        """Adds the branches of another cache behind the present ones, and changes the capacity.
+
+        Args:
+            other: Cache of the same layers; it is left as it is.
+            capacity: New number of positions, at least the length of the longest branch.
+        """
+        self.reorder(list(range(self.streams)), capacity, more=other.streams)
+        kept = min(capacity, other.capacity)
+        for own, others in ((self._keys, other._keys), (self._values, other._values)):
+            for held_RHSE, new_RHSE in zip(own, others, strict=True):
+                assert held_RHSE is not None and new_RHSE is not None, "both have been read"
+                held_RHSE[-other.streams :, :, :kept] = new_RHSE[:, :, :kept]
+
+    def reorder(self, origins: list[int], capacity: int, *, more: int = 0) -> None:
         """Replaces the branches by copies of present ones, and changes the capacity.
 
         Args:
             origins: Index of the present branch that each new branch is a copy of.
             capacity: New number of positions, at least the length of the longest new branch.
+            more: Number of empty branches behind them.
         """
         kept = min(capacity, self.capacity)
         for layers in (self._keys, self._values):
@@ -85,8 +100,8 @@ class KVCache:
                 if held_RHSE is None:
                     continue
                 _, heads, _, channels = held_RHSE.shape
-                new_RHSE = held_RHSE.new_zeros(len(origins), heads, capacity, channels)
+                new_RHSE = held_RHSE.new_zeros(len(origins) + more, heads, capacity, channels)
                 index_R = torch.tensor(origins, device=held_RHSE.device)
-                new_RHSE[:, :, :kept] = held_RHSE[:, :, :kept].index_select(0, index_R)
+                new_RHSE[: len(origins), :, :kept] = held_RHSE[:, :, :kept].index_select(0, index_R)
                 layers[layer] = new_RHSE  # layer by layer, so that little is in memory twice
-        self.streams, self.capacity = len(origins), capacity
+        self.streams, self.capacity = len(origins) + more, capacity

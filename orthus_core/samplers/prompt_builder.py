@@ -5,6 +5,7 @@
     by example      <s> before after image SEP   against  <s> image SEP, <s> unconditional SEP
     story           <s> images and text SEP      against  <s> unconditional SEP
     question        <s> image question SEP
+    conversation    <s> question SEP answer </s> question SEP
 
 An example plays the role of an edit's instruction: guidance leads towards it, image guidance
 towards the image as it is (in-context editing, 2412.00127, fig. 3).
@@ -15,12 +16,13 @@ Legend: M images, P patches, C feature channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from orthus_core.data.document import Document, turn
+from orthus_core.data.document import Document, Segment, turn
 from orthus_core.data.encode import EncodedRow, TokenIds, encode
 from orthus_core.data.pictures import Picture
 from orthus_core.data.pixels import pack_pixels
@@ -122,6 +124,31 @@ class PromptBuilder:
         self._check_text(question, "the question")
         return Prompt(self.context(picture, question))
 
+    def conversation(
+        self, segments: Sequence[Segment], params: SamplingParams | None = None
+    ) -> Prompt:
+        """The prompt for an answer to a conversation, whose last turn is the user's.
+
+        Args:
+            segments: Texts and pictures of both sides, in order.
+            params: Guidance of the pictures in the answer; None for words alone.
+
+        Raises:
+            DataError: When there is no segment, or a picture cannot be read.
+        """
+        row = self._encoded(Document(tuple(segments)))
+        features_MPC = self.features(row.pictures) if row.pictures else None
+        context = Context(tuple(row.ids), features_MPC)
+        if params is None:
+            return Prompt(context)
+        return without_idle_branches(
+            Prompt(
+                context,
+                guidance=Guidance.text(params.guidance),
+                negatives=(self.context(params.negative_prompt),),
+            )
+        )
+
     def context(self, *parts: str | Picture, features_MPC: Tensor | None = None) -> Context:
         """A context of the user's texts and pictures, up to SEP.
 
@@ -129,18 +156,21 @@ class PromptBuilder:
             parts: Texts and pictures, in order.
             features_MPC: Features of the pictures when they are known already.
         """
-        row = self._encoded(parts)
+        row = self._encoded(Document(turn("user", *parts)))
         if features_MPC is None and row.pictures:
             features_MPC = self.features(row.pictures)
         return Context(tuple(row.ids), features_MPC)
 
     def length(self, *parts: str | Picture) -> int:
         """Number of tokens of the context of these texts and pictures; no picture is opened."""
-        return len(self._encoded(parts).ids)
+        return len(self._encoded(Document(turn("user", *parts))).ids)
 
-    def _encoded(self, parts: Sequence[str | Picture]) -> EncodedRow:
-        read = [self.read(part) if isinstance(part, str) else part for part in parts]
-        document = Document(turn("user", *read))
+    def _encoded(self, document: Document) -> EncodedRow:
+        read = tuple(
+            replace(each, value=self.read(each.value)) if isinstance(each.value, str) else each
+            for each in document.segments
+        )
+        document = replace(document, segments=read)
         return encode(document, self.tokenizer, self._ids, self.model.config.patches)
 
     @torch.no_grad()

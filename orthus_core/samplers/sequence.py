@@ -191,6 +191,10 @@ class SequenceState:
         self.phase = self._after_text()
         return []
 
+    def cancel(self) -> None:
+        """Ends the sequence where it is."""
+        self.phase = self._end("cancelled")
+
     def _go_on_with(self, features_NC: Tensor) -> None:
         """Begins an image with these patches.
 

@@ -1,0 +1,111 @@
+"""The routes of the server, and the handlers of those that only look.
+
+Other handlers check a body, hand a ticket to the worker, and make the answer from the events of its
+rows: picture_routes.py, chat_routes.py and page_routes.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, Router
+
+from orthus_core.server import chat_routes, page_routes, picture_routes, story_routes
+from orthus_core.server.body_fields import Refused
+from orthus_core.server.prometheus import CONTENT_TYPE
+from orthus_core.server.request_guard import Receive, RequestGuard, Scope, Send
+from orthus_core.server.server_state import ServerState
+from orthus_core.version import __version__
+
+PAGE = Path(__file__).with_name("page.html")
+# The page is one file: it loads nothing, and nobody may put it into a frame.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+def make_app(state: ServerState) -> RequestGuard:
+    """The ASGI application."""
+
+    def route(path: str, method: str, handler: Callable[..., Awaitable[Response]]) -> Route:
+        return Route(path, partial(handler, state), methods=[method])
+
+    routes = [
+        route("/", "GET", page),
+        route("/health", "GET", health),
+        route("/metrics", "GET", metrics),
+        route("/v1/models", "GET", models),
+        route("/v1/models/{name:path}", "GET", one_model),
+        route("/v1/images/generations", "POST", picture_routes.generations),
+        route("/v1/images/edits", "POST", picture_routes.edits),
+        route("/v1/chat/completions", "POST", chat_routes.chat),
+        route("/files/{name}", "GET", kept_file),
+        *(route(*each) for each in (*page_routes.ROUTES, *story_routes.ROUTES)),
+    ]
+    paths = frozenset(each.path for each in routes)
+    router = Router(routes, redirect_slashes=False, default=_not_found)
+    return RequestGuard(router, state.access, state.limits, state.meters, paths)
+
+
+async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    raise Refused("there is nothing at this address", status=404, code="not_found")
+
+
+# Small answers
+
+
+async def page(state: ServerState, request: Request) -> Response:
+    if PAGE.is_file():
+        headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
+        return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers=headers)
+    return PlainTextResponse(
+        f"orthus {__version__} serves {state.served.name}: docs/server.md says how to ask\n"
+    )
+
+
+async def health(state: ServerState, request: Request) -> Response:
+    stopping = state.access.stopping
+    return JSONResponse(
+        {"status": "stopping" if stopping else "ok", "model": state.served.name},
+        status_code=503 if stopping else 200,
+    )
+
+
+async def metrics(state: ServerState, request: Request) -> Response:
+    return Response(state.meters.text(), headers={"content-type": CONTENT_TYPE})
+
+
+async def models(state: ServerState, request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_model_entry(state)]})
+
+
+async def one_model(state: ServerState, request: Request) -> Response:
+    name = request.path_params["name"]
+    if name != state.served.name:
+        raise Refused(f"there is no model {name[:80]!r}", status=404, code="model_not_found")
+    return JSONResponse(_model_entry(state))
+
+
+def _model_entry(state: ServerState) -> dict[str, Any]:
+    return {
+        "id": state.served.name,
+        "object": "model",
+        "created": state.began,
+        "owned_by": "orthus-kit",
+    }
+
+
+async def kept_file(state: ServerState, request: Request) -> Response:
+    name = request.path_params["name"]
+    content = state.served.store.file(name)
+    if content is None:
+        raise Refused("this file is no longer kept", status=404, code="not_found")
+    kind = "image/png" if name.endswith(".png") else "application/zip"
+    return Response(content, media_type=kind, headers={"cache-control": "no-store"})
