@@ -475,6 +475,7 @@ def test_mmmu_scores_by_hand_and_guesses_with_seed_42():
         del row["response"]
     # What is parsed already is not parsed again: a list of readings, too.
     assert mmmu.score(given)["right"] == [True, True]
+    assert mmmu.score([{**given[1], "answer": "12.0, 'about'"}])["right"] == [False]
     hub = {"id": "validation_Art_1", "question_type": "multiple-choice", "answer": "B"}
     assert mmmu.score([{**hub, "options": "['red', 'a b']", "response": "B"}])["fallbacks"] == 0
 
