@@ -14,6 +14,7 @@ from orthus_cli.drawing import (
     hint_at_unknown_words,
     kept_line,
     open_model,
+    picture_line,
     save_images,
 )
 from orthus_cli.prompts import check_count, hint_at_slips, read_prompts
@@ -106,7 +107,7 @@ def generate(
             "sampling": request.params.to_dict(),
             "model": loaded.about,
         },
-        text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved)
+        text="\n".join(map(picture_line, saved))
         + kept_line(files)
         + (f"\n{grid}: all of them" if grid else ""),
         quiet=files.paths,

@@ -38,7 +38,6 @@ from orthus_core.api.arguments import (
 )
 from orthus_core.api.captions import Answers, CaptionCollector, prepare_caption
 from orthus_core.api.images import (
-    ImageCollector,
     ImageRequest,
     Images,
     prepare_edit,
@@ -157,8 +156,9 @@ class Orthus:
             seed: Each seed gives the same picture in any batch, except for rounding: a colour value
                 may differ by 1 of 255. A single seed counts up for `num_images`.
             batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.
-            asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt
-                ... `num_inference_steps` and `guidance_scale` are other names of the first two.
+            asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt,
+                best_of, scale ... `num_inference_steps` and `guidance_scale` are other names of the
+                first two.
 
         Returns: One RGB image [H, W] for each prompt and seed, all seeds of the first prompt first;
             H and W are the model's resolution in pixels, such as 512 for the 7B.
@@ -331,7 +331,7 @@ class Orthus:
 
 
 def _images(request: ImageRequest) -> Work[Images]:
-    collector = ImageCollector(request)
+    collector = request.collector()
     for event in run(request):
         collector.add(event)
         yield event
