@@ -95,7 +95,8 @@ def generate(
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)
-    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or len(chosen) > 1)
+    several = len(chosen) > 1 or resolved.best_of > 1
+    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or several)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, resolved, preview=preview)
     files.save_grid(len(chosen), [name.prompt for name in names], [name.seed for name in names])

@@ -239,7 +239,7 @@ class Images(NamedTuple):
         return [info.text or "" for info in self.infos]
 
     def save(self, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
-        """Writes PNG files that record how they were made, and returns their paths.
+        """Writes files that record how they were made, and returns their paths.
 
         Args:
             output: File, folder or template, as for `picture_paths`.
