@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image
 
 from orthus_core import Orthus
 from orthus_core.api import run
 from orthus_core.api.best_of import CandidatesJudged, prepare_best_of
+from orthus_core.api.inputs import input_image
 from orthus_core.api.loaded import LoadedModel
+from orthus_core.data.pixels import to_image
 from orthus_core.evaluation.intervals import bootstrap, wilson
 from orthus_core.events import ImageDone
 from orthus_core.recipe import GenerateRecipe, load
+from orthus_core.samplers.answer_scores import answer_probabilities
+from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.samplers.prompt_questions import PromptQuestion
 from orthus_core.world.benchmark.detector import Detector
 from orthus_core.world.benchmark.geneval_rule import judge
 from orthus_core.world.benchmark.model_under_test import to_unit_range
@@ -47,14 +54,28 @@ def main() -> None:
     loaded = LoadedModel(orthus.builder, orthus.about, None)
     request = prepare_best_of(loaded, recipe, [prompt.prompt for prompt in asked], [1])
     right = np.zeros((len(asked), request.candidates), bool)
+    firsts: dict[int, Image.Image] = {}
     scores = np.zeros((len(asked), request.candidates))
     for event in run(request):
         if isinstance(event, ImageDone):
             row, number = divmod(event.row, request.candidates)
             found = detector.find(to_unit_range(event.pixels_3HW))
+            if number == 0:
+                firsts[row] = to_image(event.pixels_3HW)
             right[row, number] = judge(asked[row].record(), found).right
         if isinstance(event, CandidatesJudged):
             scores[event.row] = event.scores
+    # Does the model see anything at all? Each first candidate, asked about the next prompt, too.
+    of_one = len(asked) // len(TAGS)
+    others = [(row + 1) % of_one + row // of_one * of_one for row in range(len(asked))]
+    for tag in TAGS:
+        rows = [number for number, prompt in enumerate(asked) if prompt.tag == tag]
+        own = [
+            scores[row, 0] > mean_score(orthus.builder, firsts[row], request.questions[others[row]])
+            for row in rows
+        ]
+        low, high = wilson(sum(own), len(own))
+        print(f"{tag}, own prompt before another: {np.mean(own):.2f} [{low:.2f}, {high:.2f}]")
     for tag in TAGS:
         rows = [number for number, prompt in enumerate(asked) if prompt.tag == tag]
         report(tag, right[rows], scores[rows])
@@ -70,6 +91,14 @@ def main() -> None:
         print(f"a right one has the higher score than a wrong one: {np.mean(pairs):.2f} of pairs")
     print(f"scores of a prompt's candidates: standard deviation {scores.std(1).mean():.3f}")
     print(f"{time.process_time() - start:.0f} s of one core")
+
+
+def mean_score(
+    builder: PromptBuilder, image: Image.Image, questions: Sequence[PromptQuestion]
+) -> float:
+    """The score of one picture for some questions."""
+    picture = input_image(image).picture
+    return float(np.mean(answer_probabilities(builder, [picture], questions)[0]))
 
 
 def report(tag: str, right: np.ndarray, scores: np.ndarray) -> None:

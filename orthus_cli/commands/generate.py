@@ -95,7 +95,7 @@ def generate(
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)
-    several = len(chosen) > 1 or resolved.best_of > 1
+    several = len(chosen) > 1 or bool(resolved.best_of)
     hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or several)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, resolved, preview=preview)

@@ -156,8 +156,9 @@ def prepare_best_of(
     Raises:
         PromptError: As `prepare_generate`; and when a question does not fit the model's context.
     """
-    drawn = [seed for first in seeds for seed in candidate_seeds(first, recipe.best_of)]
-    alone = dataclasses.replace(recipe, best_of=1)
+    candidates = recipe.best_of or 1
+    drawn = [seed for first in seeds for seed in candidate_seeds(first, candidates)]
+    alone = dataclasses.replace(recipe, best_of=None)
     request = prepare_generate(loaded, alone, prompts, drawn, continuation)
     asked = {text: tuple(questions_of(loaded.builder.read(text))) for text in prompts}
     most = loaded.model.config.max_position_embeddings
@@ -170,4 +171,4 @@ def prepare_best_of(
             )
     values = {field.name: getattr(request, field.name) for field in dataclasses.fields(request)}
     of_each = tuple(asked[text] for text in prompts for _ in seeds)
-    return BestOfRequest(**values, candidates=recipe.best_of, questions=of_each)
+    return BestOfRequest(**values, candidates=candidates, questions=of_each)

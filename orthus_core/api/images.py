@@ -101,7 +101,7 @@ def prepare_generate(
         CheckpointError: When one of the model's own values is invalid.
     """
     seeds = choose_seeds(recipe.seeds, recipe.num_images) if seeds is None else seeds
-    if recipe.best_of > 1:
+    if recipe.best_of and recipe.best_of > 1:
         from orthus_core.api.best_of import prepare_best_of
 
         return prepare_best_of(loaded, recipe, prompts, seeds, continuation)

@@ -182,7 +182,9 @@ def prepare_again(
     if run:
         recipe = dataclasses.replace(recipe, seeds=run.seeds)
     if isinstance(recipe, GenerateRecipe):
-        recipe = dataclasses.replace(recipe, best_of=1)  # a record's seed is that of the kept one
+        recipe = dataclasses.replace(
+            recipe, best_of=None
+        )  # a record's seed is that of the kept one
         return prepare_generate(loaded, recipe, prompts, continuation=_continuation(record, inputs))
     own = 2 if recipe.by_example else 0
     opened = input_images(inputs)

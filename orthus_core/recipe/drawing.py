@@ -177,10 +177,10 @@ class GenerateRecipe(SeveralPictures):
     negative_prompt: str | None = key(
         None, "what a picture should not show; guidance leads away from it", before="seeds"
     )
-    best_of: int = key(
-        1,
+    best_of: int | None = key(
+        None,
         "draw this many candidates for each picture, and keep the one for which the model's own "
-        "answers to questions made from the prompt are most probably right; 1 keeps the first",
+        "answers to questions made from the prompt are most probably right",
         minimum=1,
         maximum=64,
         before="batch_size",

@@ -189,8 +189,8 @@ def keep_existing(paths: Sequence[Path], wanted: Sequence[Wanted]) -> Kept:
                 hint="choose another name with -o, or replace it with --overwrite",
             )
         recipe = record.get("recipe")
-        if chosen and isinstance(recipe, Mapping):
-            recipe = {**recipe, "best_of": chosen.get("candidates")}
+        if isinstance(recipe, Mapping):
+            recipe = {**recipe, "best_of": chosen.get("candidates", 1)}
         otherwise |= dict.fromkeys(_differences(recipe, want.recipe))
     return Kept(frozenset(kept), unknown, list(otherwise))
 

@@ -68,7 +68,7 @@ def test_what_is_there_of_the_best_of_several_is_known_by_the_seed_asked_for(
     (again,) = json.loads(done.stdout)["pictures"]
     assert again["pixels"] == best["pictures"][1]["pixels"]
     assert again["best_of"] == best["pictures"][1]["best_of"]
-    done = orthus(*words)
+    done = orthus(*words, "--best-of", 2)
     assert done.exit_code == 0 and "other values of best_of" in done.stderr
 
 

@@ -150,6 +150,9 @@ def test_a_damaged_record_is_named_and_the_picture_stays_usable(tmp_path: Path, 
     path.write_bytes(content.replace(b"MM\0*\0\0\0\x08", b"MM\0*\0\0\xff\x08"))
     with pytest.raises(DataError, match="EXIF data is cut short"):
         read_record(path)
+    path.write_bytes(content.replace("☃".encode(), b"\xff\xff\xff"))
+    with pytest.raises(DataError, match="no valid text"):
+        read_record(path)
     # Of another tool's damaged data nothing is said.
     strange = content.replace(b"MM\0*\0\0\0\x08", b"MM\0*\0\0\xff\x08")
     path.write_bytes(strange.replace(b"orthus\0{", b"camera\0{"))
