@@ -4,7 +4,7 @@ and save each image when it is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from orthus_core.api.images import ImageRequest
     from orthus_core.api.inputs import InputImage
     from orthus_core.api.loaded import LoadedModel
+    from orthus_core.api.stories import Story
     from orthus_core.recipe import EditRecipe, GenerateRecipe
     from orthus_core.recipe.drawing import DrawingRecipe
     from orthus_core.results.image_files import ImageFiles
@@ -132,7 +133,6 @@ def save_images(
     Raises:
         OutputError: When a file cannot be written; the images before it are kept.
     """
-    from orthus_core.api.images import ImageCollector
     from orthus_core.api.requests import run
 
     rows, seed = files.missing, request.infos[0].seed
@@ -142,7 +142,7 @@ def save_images(
         from orthus_cli.preview import with_preview
 
         events = with_preview(r, events, request.loaded.model)
-    collector, entries = ImageCollector(request), dict[int, dict[str, Any]]()
+    collector, entries = request.collector(), dict[int, dict[str, Any]]()
     try:
         for event in r.track(events, images=len(request.prompts)):
             if result := collector.add(event):
@@ -166,6 +166,31 @@ def check_one(overwrite: bool, skip_existing: bool) -> None:
         raise typer.BadParameter(
             "--overwrite replaces what --skip-existing keeps: give one of them"
         )
+
+
+def picture_line(entry: Mapping[str, Any]) -> str:
+    """The line of a report on a picture that was drawn."""
+    line = f"{entry['path']}: {entry['prompt'] or 'as the example'}, seed {entry['seed']}"
+    if "best_of" in entry:
+        said = entry["best_of"]
+        line += f", best of {said['candidates']} from seed {said['seed']}"
+    if "enlarged" in entry:
+        line += f"; {entry['size']}, {enlarged_from(entry['enlarged'])}"
+    return line + (f"; drawn as: {entry['text']}" if "text" in entry else "")
+
+
+def enlarged_from(enlarged: Mapping[str, Any]) -> str:
+    """What is said of a picture that was enlarged after it was drawn."""
+    return f"enlarged {enlarged['times']} times from {enlarged['from']}"
+
+
+def story_enlarged(story: Story) -> str:
+    """What a report adds on a story whose pictures were enlarged; empty otherwise."""
+    if not (story.info.scale and story.images):
+        return ""
+    image = story.images[0]
+    said = enlarged_from(story.info.enlargement(image.size))
+    return f"; {image.width}x{image.height}, {said}"
 
 
 def kept_line(files: ImageFiles) -> str:

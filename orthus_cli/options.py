@@ -20,6 +20,27 @@ def option(section: str, *words: str, **settings: Any) -> Any:
     return typer.Option(*words, rich_help_panel=section, **settings)
 
 
+def model_names() -> list[str]:
+    """The names of models that a shell completes; folders it completes by itself."""
+    from orthus_core.checkpoint.hub import BUNDLED, HUB_ALIASES
+
+    return [*BUNDLED, *HUB_ALIASES]
+
+
+def recipe_names(ctx: typer.Context) -> list[str]:
+    """The names of the included recipes that a shell completes: for a command with recipes of its
+    own those, and for any other all.
+    """
+    from orthus_core.recipe import SCHEMAS
+    from orthus_core.recipe.load import command_of
+    from orthus_core.recipe.shelf import shelved
+
+    names = shelved()
+    if ctx.info_name not in SCHEMAS:
+        return [*names]
+    return [name for name, path in names.items() if command_of(path) == ctx.info_name]
+
+
 Output = Annotated[
     str | None,  # a path would lose the slash that says that NAME.v2/ is a folder
     option(
@@ -27,7 +48,7 @@ Output = Annotated[
         "-o",
         "--output",
         metavar="PATH",
-        help="File, folder or template {prompt}_{seed}.png.",
+        help="File, folder or template {prompt}_{seed}.png; also .jpg, and .webp without loss.",
     ),
 ]
 OutputFolder = Annotated[
@@ -80,6 +101,7 @@ RecipeFile = Annotated[
         help_sections.RECIPE,
         "--recipe",
         metavar="FILE",
+        autocompletion=recipe_names,
         help="Recipe: a TOML file, or a name from `orthus recipes ls`.",
     ),
 ]

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from orthus_cli import help_sections
+from orthus_cli.options import model_names
 from orthus_cli.prompts import as_text, read_text
 from orthus_core.recipe import Recipe, keys
 from orthus_core.recipe.drawing import DrawingKeys, ModelKeys
@@ -59,7 +60,7 @@ TEXT_NAMES = ("temperature", "top_p", "max_new_tokens")
 TEXT_OPTIONS = [f"text.{name}" for name in TEXT_NAMES]
 
 SPELLINGS = {
-    "model": Spelling(("-m", "--model"), "MODEL"),
+    "model": Spelling(("-m", "--model"), "MODEL", completes=model_names),
     "lora": Spelling(metavar="PATH[:SCALE]"),
     "steps": Spelling(("--steps", "--num-inference-steps")),
     "scheduler": Spelling(metavar="NAME", completes=lambda: list(SOLVERS)),
@@ -69,6 +70,7 @@ SPELLINGS = {
     "max_text": Spelling(metavar="TOKENS"),
     "seeds": Spelling(("--seed",)),
     "num_images": Spelling(("-n", "--num-images")),
+    "best_of": Spelling(metavar="N"),
     "question": Spelling(metavar="TEXT", becomes=read_text),
     "keep_panels": Spelling(metavar="N"),
     "from_story": Spelling(metavar="DIR", reads=Path, becomes=_absolute),
@@ -81,6 +83,7 @@ GROUPS = {
     "question": help_sections.ASK,
     **dict.fromkeys(("seed", "image_guidance", "max_text", *TEXT_OPTIONS), help_sections.HOW),
     **dict.fromkeys((found.name for found in keys(DrawingKeys)), help_sections.HOW),
+    "scale": help_sections.WHERE,
     **dict.fromkeys(
         ("batch_size", *(found.name for found in keys(ModelKeys))), help_sections.MODEL
     ),

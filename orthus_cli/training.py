@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import DryRun, OutputFolder, OverwriteRun, Resume, Sets
+from orthus_cli.options import (
+    DryRun,
+    OutputFolder,
+    OverwriteRun,
+    Resume,
+    Sets,
+    model_names,
+    recipe_names,
+)
 from orthus_core.events import StepDone
 from orthus_core.recipe import Recipe, as_table, dump, load
 from orthus_core.user_files import user_path
@@ -25,6 +33,7 @@ RecipeArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
+        autocompletion=recipe_names,
         help="A TOML file, or a name from `orthus recipes ls`; the paper's values when not given.",
         show_default=False,
     ),
@@ -32,7 +41,10 @@ RecipeArgument = Annotated[
 StartFrom = Annotated[
     str,
     typer.Option(
-        "--init-from", metavar="MODEL", help="Model folder, alias or hub id to start from."
+        "--init-from",
+        metavar="MODEL",
+        autocompletion=model_names,
+        help="Model folder, alias or hub id to start from.",
     ),
 ]
 GoOnFrom = Annotated[

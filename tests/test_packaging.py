@@ -67,7 +67,10 @@ def test_the_wheel_holds_nothing_else(wheel: set[str]) -> None:
         "orthus_cli",
         "orthus_core",
         f"orthus_kit-{__version__}.dist-info",
+        f"orthus_kit-{__version__}.data",
     }
+    shared = [name for name in wheel if ".data/" in name]
+    assert shared == [f"orthus_kit-{__version__}.data/data/share/man/man1/orthus.1"]
 
 
 def test_the_installed_entry_points_are_the_ones_declared(project: dict) -> None:

@@ -14,6 +14,7 @@ from orthus_cli.drawing import (
     hint_at_unknown_words,
     kept_line,
     open_model,
+    picture_line,
     save_images,
     say_framing,
 )
@@ -110,9 +111,7 @@ def edit(
     r.result(
         {"pictures": saved, **skipped, "sampling": request.params.to_dict(), "model": loaded.about},
         text="\n".join(
-            f"{one['path']}: {one['prompt'] or 'as the example'}, seed {one['seed']}"
-            + (f"; drawn as: {one['text']}" if "text" in one else "")
-            + (f"; beside what it was: {one['compare']}" if compare else "")
+            picture_line(one) + (f"; beside what it was: {one['compare']}" if compare else "")
             for one in saved
         )
         + kept_line(files),

@@ -14,6 +14,7 @@ from orthus_cli.drawing import (
     hint_at_unknown_words,
     kept_line,
     open_model,
+    picture_line,
     save_images,
 )
 from orthus_cli.prompts import check_count, hint_at_slips, read_prompts
@@ -94,7 +95,8 @@ def generate(
     loaded = open_model(r, resolved)
     hint_at_unknown_words(r, loaded, texts)
     request = prepare_generate(loaded, resolved, texts, chosen, continuation)
-    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or len(chosen) > 1)
+    several = len(chosen) > 1 or bool(resolved.best_of)
+    hint_at_idle_seed(r, request.params, given=bool(flags["seeds"]) or several)
     # 3. Pictures, each saved when it is done.
     saved = save_images(r, request, files, resolved, preview=preview)
     files.save_grid(len(chosen), [name.prompt for name in names], [name.seed for name in names])
@@ -106,7 +108,7 @@ def generate(
             "sampling": request.params.to_dict(),
             "model": loaded.about,
         },
-        text="\n".join(f"{one['path']}: {one['prompt']}, seed {one['seed']}" for one in saved)
+        text="\n".join(map(picture_line, saved))
         + kept_line(files)
         + (f"\n{grid}: all of them" if grid else ""),
         quiet=files.paths,

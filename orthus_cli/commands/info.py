@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,7 +75,8 @@ def _tell_picture(r: Reporter, path: Path) -> None:
     record = read_made(path)
     info = record.info
     command = command_line(record, encoding_of(sys.stdout))
-    as_drawn = record.seen in record.pixels.values() if record.seen else None
+    pixels = {True: "as drawn", False: "as drawn, but for what JPEG loses", None: None}
+    changed = "changed since they were drawn" + ", or decoded otherwise" * bool(record.stored)
     facts = {
         "prompt": info.prompt,
         "drawn as": info.text,
@@ -86,9 +88,11 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         "device": info.model.get("device"),
         "dtype": info.model.get("dtype"),
         "version": record.version or None,
+        "best of": _best_of(info.best_of) if info.best_of else None,
+        "enlarged": f"{info.scale} times after it was drawn" if info.scale else None,
         "panel": info.panel,
         "made from": list(info.files or info.inputs) or None,
-        "pixels": {True: "as drawn", False: "changed since they were drawn", None: None}[as_drawn],
+        "pixels": changed if record.is_changed else pixels[record.as_drawn],
     }
     r.table(
         ("setting", "value"),
@@ -99,12 +103,23 @@ def _tell_picture(r: Reporter, path: Path) -> None:
             "path": str(record.path),
             "kind": "picture" if record.seen else "record",
             "record": {**info._asdict(), "version": record.version, "pixels": record.pixels},
-            "as_drawn": as_drawn,
+            "as_drawn": record.as_drawn,
+            "changed": record.is_changed,
             "command": command,
         },
         text=f"\n{command}" if not r.is_json else None,
         quiet=[command],
     )
+
+
+def _best_of(chosen: Mapping[str, Any]) -> list[str]:
+    """How a picture was chosen among candidates; what does not read is left out."""
+    asked = chosen.get("answers")
+    answers = [each for each in asked if isinstance(each, dict)] if isinstance(asked, list) else []
+    return [
+        f"{chosen.get('candidates')} from seed {chosen.get('seed')}",
+        *(f"{a.get('question')} {a.get('answer')}, {a.get('probability')}" for a in answers),
+    ]
 
 
 def _tell_checkpoint(r: Reporter, path: str) -> None:

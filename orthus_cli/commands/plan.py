@@ -97,12 +97,20 @@ def plan(
         str,
         typer.Argument(
             metavar="COMMAND|RECIPE",
+            autocompletion=options.recipe_names,
             help="A command that draws or trains; or a recipe's name or file.",
         ),
     ],
     model: Annotated[
         str | None,
-        typer.Option("-m", "--model", "--init-from", metavar="MODEL", help="Whose size counts."),
+        typer.Option(
+            "-m",
+            "--model",
+            "--init-from",
+            metavar="MODEL",
+            autocompletion=options.model_names,
+            help="Whose size counts.",
+        ),
     ] = None,
     *,
     flags: Flags,

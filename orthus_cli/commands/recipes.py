@@ -9,7 +9,7 @@ import typer
 
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
-from orthus_cli.options import Overwrite
+from orthus_cli.options import Overwrite, recipe_names
 from orthus_core.atomic import write_text
 from orthus_core.errors import OutputError, RecipeError
 from orthus_core.recipe import SCHEMAS, as_table, load
@@ -25,7 +25,12 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A name from `ls`, or a file.")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", autocompletion=recipe_names, help="A name from `ls`, or a file."
+    ),
+]
 
 
 @app.command("ls")
@@ -83,7 +88,10 @@ def cp(
 def validate(
     ctx: typer.Context,
     recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE...", help="Names or files to check.")
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...", autocompletion=recipe_names, help="Names or files to check."
+        ),
     ],
 ) -> None:
     """Check recipes without running them; all mistakes are told."""

@@ -63,7 +63,7 @@ def replay(
         return
 
     from orthus_core.api import replay as again
-    from orthus_core.results.output_names import check_free, write_file
+    from orthus_core.results.output_names import check_free
     from orthus_core.results.record import asked_of, find_inputs, read_made, run_of
     from orthus_core.results.trusted import check_harmless
 
@@ -91,7 +91,7 @@ def replay(
         same = remake.equals(record)
     # 3. The result.
     if output:
-        write_file(output, remake.png, overwrite=overwrite)
+        remake.save(output, overwrite=overwrite)
     report_replay(r, record, remake, same, among, again.differences_from(record, loaded), output)
     if not same:
         raise typer.Exit(1)

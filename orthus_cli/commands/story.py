@@ -10,7 +10,7 @@ import typer
 
 from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
-from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model
+from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model, story_enlarged
 from orthus_cli.prompts import add_dash, read_text
 from orthus_cli.recipe_options import Flags, recipe_options
 from orthus_cli.stored import read_stored
@@ -111,6 +111,7 @@ def story(
     shown = sum(panel.image is not None for panel in story.panels)
     r.result(
         {"folder": str(folder), **record},
-        text=f"{folder / PAGE}: {shown} picture{'s' * (shown != 1)}, seed {chosen}",
+        text=f"{folder / PAGE}: {shown} picture{'s' * (shown != 1)}, seed {chosen}"
+        + story_enlarged(story),
         quiet=[folder],
     )

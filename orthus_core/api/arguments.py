@@ -74,7 +74,7 @@ def named(
             raise ArgumentError(
                 f"a model draws pictures of one size, so that there is no {name}",
                 where=f"the argument {name}",
-                hint="scale the picture afterwards, as in: image.resize((512, 512))",
+                hint="scale=2 or scale=4 enlarges a picture after it is drawn",
             )
         if key in given:
             raise ArgumentError(

@@ -68,7 +68,7 @@ class Continuation(NamedTuple):
         was not changed since.
         """
         record = self.record
-        if record is None or record.info.begun or record.seen not in record.pixels.values():
+        if record is None or record.info.begun or record.seen is None or record.is_changed:
             return ENCODED
         same = record.info.model.get("hash") == loaded.about["hash"]
         return DRAWN_AGAIN if same and record.command == "generate" else ENCODED

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from PIL import Image
 
 from orthus_core.api.loaded import LoadedModel
-from orthus_core.data.pixels import to_image
+from orthus_core.data.pixels import enlarged, to_image
 from orthus_core.events import Event, ImageDone, Note, TextPiece
 from orthus_core.recipe import EditRecipe, GenerateRecipe, as_table
 from orthus_core.results.metadata import GenerationInfo, save_picture, with_batch
@@ -61,6 +61,10 @@ class ImageRequest:
         prompts = tuple(self.prompts[row] for row in rows)
         return dataclasses.replace(self, prompts=prompts, infos=tuple(infos))
 
+    def collector(self) -> ImageCollector:
+        """What gathers its images from its events."""
+        return ImageCollector(self)
+
     def events(self) -> Iterator[Event]:
         """Draws. Yields ImageBegun, PatchDone, ImageDone and RowDone, rows numbered as the prompts;
         TextPiece where the model writes first, and Notes.
@@ -81,7 +85,8 @@ def prepare_generate(
     seeds: Sequence[int] | None = None,
     continuation: Continuation | None = None,
 ) -> ImageRequest:
-    """Images from text: all seeds of the first prompt, then of the next.
+    """Images from text: all seeds of the first prompt, then of the next; each the best of several
+    where the recipe says so.
 
     Args:
         loaded: Open model.
@@ -91,13 +96,17 @@ def prepare_generate(
         continuation: Image whose top rows are kept.
 
     Raises:
-        PromptError: When a prompt is empty, the model does not support a requested value, or the
-            continued image has too few rows.
+        PromptError: When a prompt is empty, the model does not support a requested value, the
+            continued image has too few rows, or the best of several cannot be judged.
         CheckpointError: When one of the model's own values is invalid.
     """
+    seeds = choose_seeds(recipe.seeds, recipe.num_images) if seeds is None else seeds
+    if recipe.best_of and recipe.best_of > 1:
+        from orthus_core.api.best_of import prepare_best_of
+
+        return prepare_best_of(loaded, recipe, prompts, seeds, continuation)
     params = SamplingParams.from_recipe(loaded.model.config, recipe)
     by_text = {text: loaded.builder.picture(text, params) for text in prompts}
-    seeds = choose_seeds(recipe.seeds, recipe.num_images) if seeds is None else seeds
     if continuation:
         continuation.check(loaded)
     infos = [_image_info(recipe, params, loaded, text, seed) for text in prompts for seed in seeds]
@@ -192,7 +201,8 @@ class ImageCollector:
             return None
         row = event.row
         info = self._infos[row]._replace(text=self._texts[row].strip() or None)
-        self._results[row] = ImageResult(row, to_image(event.pixels_3HW), info)
+        image = enlarged(to_image(event.pixels_3HW), info.scale)
+        self._results[row] = ImageResult(row, image, info)
         return self._results[row]
 
     @property
@@ -240,7 +250,7 @@ class Images(NamedTuple):
         return figures_html([*zip(self.images, words, strict=True)])
 
     def save(self, output: str | Path | None = None, *, overwrite: bool = False) -> list[Path]:
-        """Writes PNG files that record how they were made, and returns their paths.
+        """Writes files that record how they were made, and returns their paths.
 
         Args:
             output: File, folder or template, as for `picture_paths`.

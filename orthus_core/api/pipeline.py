@@ -39,7 +39,6 @@ from orthus_core.api.arguments import (
 from orthus_core.api.captions import Answers, CaptionCollector, prepare_caption
 from orthus_core.api.continuation import Continuation, open_continuation
 from orthus_core.api.images import (
-    ImageCollector,
     ImageRequest,
     Images,
     prepare_edit,
@@ -163,8 +162,9 @@ class Orthus:
             batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.
             continue_from: File of a picture whose top rows of patches are kept.
             keep_rows: Rows to keep of it; half of them by default.
-            asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt
-                ... `num_inference_steps` and `guidance_scale` are other names of the first two.
+            asked: Further keys of `GenerateRecipe`: steps, guidance, noise_scale, negative_prompt,
+                best_of, scale ... `num_inference_steps` and `guidance_scale` are other names of the
+                first two.
 
         Returns: One RGB image [H, W] for each prompt and seed, all seeds of the first prompt first;
             H and W are the model's resolution in pixels, such as 512 for the 7B.
@@ -374,7 +374,7 @@ def continuation_of(path: str | Path | None, rows: int | None) -> Continuation |
 
 
 def _images(request: ImageRequest) -> Work[Images]:
-    collector = ImageCollector(request)
+    collector = request.collector()
     for event in run(request):
         collector.add(event)
         yield event

@@ -27,7 +27,8 @@ from orthus_core.recipe import (
 )
 from orthus_core.recipe.drawing import DrawingRecipe
 from orthus_core.results.answer_file import StoredAnswer
-from orthus_core.results.metadata import pixel_hash, png_bytes
+from orthus_core.results.metadata import GenerationInfo, picture_bytes, pixel_hash
+from orthus_core.results.output_names import check_format, write_file
 from orthus_core.results.record import (
     Difference,
     Distance,
@@ -49,11 +50,13 @@ class Remake(NamedTuple):
     Attributes:
         images: Images by the number of the record's panel; an image that is not a panel has number
             1.
-        png: First of them as a PNG file.
+        info: How the first of them was made.
+        png: The first one's own file, where it was kept and not made again.
     """
 
     images: Mapping[int, Image.Image | None]
-    png: bytes
+    info: GenerationInfo
+    png: bytes | None = None
 
     def equals(self, record: Record) -> bool:
         """Whether all pixels equal those of the record."""
@@ -63,11 +66,21 @@ class Remake(NamedTuple):
         )
 
     def distance(self, record: Record) -> Distance | None:
-        """Distance of the image from the one in the record's file; None if that holds none."""
+        """Distance of the image from the one in the record's file; None if that holds none, or not
+        the drawn pixels themselves.
+        """
         image = next(iter(self.images.values()))
-        if record.seen is None or image is None:
+        if record.seen is None or record.stored or image is None:
             return None
         return distance(open_image(record.path), image)
+
+    def save(self, path: Path, *, overwrite: bool = False) -> None:
+        """Write the first image. Raises: OutputError when the file cannot be written."""
+        image = next(iter(self.images.values()))
+        assert image is not None, "the first of the record's images was drawn"
+        is_own = self.png is not None and path.suffix.lower() == ".png"
+        content = self.png if is_own else picture_bytes(image, self.info, path)
+        write_file(path, content or b"", overwrite=overwrite)
 
 
 def recipe_again(record: Record) -> DrawingRecipe:
@@ -169,6 +182,9 @@ def prepare_again(
     if run:
         recipe = dataclasses.replace(recipe, seeds=run.seeds)
     if isinstance(recipe, GenerateRecipe):
+        recipe = dataclasses.replace(
+            recipe, best_of=None
+        )  # a record's seed is that of the kept one
         return prepare_generate(loaded, recipe, prompts, continuation=_continuation(record, inputs))
     own = 2 if recipe.by_example else 0
     opened = input_images(inputs)
@@ -222,7 +238,7 @@ class RemakeCollector:
         if isinstance(self._collector, ImageCollector):
             made = self._collector.images
             image, info = made.images[self._place], made.infos[self._place]
-            return Remake(dict.fromkeys(numbers, image), png_bytes(image, info))
+            return Remake(dict.fromkeys(numbers, image), info)
         story = self._collector.story
         first_panel = first_number(story.panels)
         if self._record.info.panel is not None and counts_words(self._record):
@@ -234,8 +250,7 @@ class RemakeCollector:
             raise DataError(
                 f"the story has no picture {first} any more", where=str(self._record.path)
             )
-        info = story.info._replace(panel=first)
-        return Remake(images, panels[first].png or png_bytes(image, info))
+        return Remake(images, story.info._replace(panel=first), panels[first].png)
 
 
 def differences_from(record: Record, loaded: LoadedModel) -> list[Difference]:
@@ -252,8 +267,7 @@ def check_replay_output(output: Path, record: Record) -> None:
             where=str(output),
             hint="replay one of its panels, such as story/02.png, to keep it",
         )
-    if output.suffix.lower() != ".png":
-        raise OutputError("pictures are written as PNG", where=str(output))
+    check_format(output)
 
 
 def answers_alike(answers: Sequence[StoredAnswer]) -> Iterable[list[int]]:

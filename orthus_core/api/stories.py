@@ -13,7 +13,7 @@ from PIL import Image
 from orthus_core.api.inputs import PictureLike, files_of, hashes_of, input_images
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.data.pictures import BytesPicture, Picture
-from orthus_core.data.pixels import to_image
+from orthus_core.data.pixels import enlarged, to_image
 from orthus_core.errors import PromptError
 from orthus_core.events import Event
 from orthus_core.recipe import StoryRecipe, as_table
@@ -229,7 +229,7 @@ class StoryCollector:
         """Takes an event and returns the panel that it completes, if any."""
         if not isinstance(event, PanelDone):
             return None
-        self.panels.append(_panel_of(event))
+        self.panels.append(_panel_of(event, self._info.scale))
         return self.panels[-1]
 
     @property
@@ -294,11 +294,11 @@ def _picture_of(panel: Panel) -> Picture | None:
     return None if panel.png is None else BytesPicture(panel.png)
 
 
-def _panel_of(done: PanelDone) -> Panel:
-    """A finished panel as a `Panel` of the results."""
+def _panel_of(done: PanelDone, scale: int | None) -> Panel:
+    """A finished panel as a `Panel` of the results, its picture enlarged if that is wanted."""
     return Panel(
         done.text,
-        None if done.pixels_3HW is None else to_image(done.pixels_3HW),
+        None if done.pixels_3HW is None else enlarged(to_image(done.pixels_3HW), scale),
         forced=done.forced,
         went_on=done.went_on,
         kept=done.kept,

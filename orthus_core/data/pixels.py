@@ -243,6 +243,14 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     return np.array(scaled.crop((left, top, left + size, top + size)))
 
 
+def enlarged(image: Image.Image, times: int | None) -> Image.Image:
+    """The picture so many times as wide and as high (Lanczos); None leaves it as it is."""
+    if not times:
+        return image
+    size = (image.width * times, image.height * times)
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
 def pack_pixels(squares: Sequence[np.ndarray]) -> Tensor:
     """The autoencoder's input, [M, 3, H, W], from uint8 [H, W, 3] arrays of equal size."""
     # A table of the 256 levels is three times as fast as arithmetic.

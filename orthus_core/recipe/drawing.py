@@ -148,6 +148,12 @@ class DrawingKeys(ModelKeys):
         minimum=0,
         before="device",
     )
+    scale: Literal[2, 4] | None = key(
+        None,
+        "enlarge each picture by this factor after it is drawn, with Lanczos resampling; that adds "
+        "no detail",
+        before="device",
+    )
 
     def __post_init__(self) -> None:
         limits = self.patch_norm
@@ -182,6 +188,14 @@ class GenerateRecipe(SeveralPictures):
 
     negative_prompt: str | None = key(
         None, "what a picture should not show; guidance leads away from it", before="seeds"
+    )
+    best_of: int | None = key(
+        None,
+        "draw this many candidates for each picture, and keep the one for which the model's own "
+        "answers to questions made from the prompt are most probably right",
+        minimum=1,
+        maximum=64,
+        before="batch_size",
     )
 
 

@@ -93,6 +93,11 @@ class ImageFiles(NamedTuple):
         }
         if info.text:
             entry["text"] = info.text
+        if info.best_of:
+            entry["best_of"] = info.best_of
+        if info.scale:
+            entry["size"] = f"{image.width}x{image.height}"
+            entry["enlarged"] = info.enlargement(image.size)
         if self.metadata:
             save_sidecar(image, path, info, overwrite=self.overwrite)
             entry["metadata"] = str(sidecar_of(path))
@@ -166,6 +171,10 @@ def keep_existing(paths: Sequence[Path], wanted: Sequence[Wanted]) -> Kept:
         if record is None:
             unknown += 1
             continue
+        # The best of several was asked for by another seed than its own.
+        chosen = record.get("best_of")
+        chosen = chosen if isinstance(chosen, Mapping) else {}
+        record |= {"seed": chosen.get("seed", record.get("seed"))}
         differs = [
             f"{name} {record.get(name)!r} instead of {value!r}"
             for name, value in (("prompt", want.prompt), ("seed", want.seed))
@@ -179,7 +188,10 @@ def keep_existing(paths: Sequence[Path], wanted: Sequence[Wanted]) -> Kept:
                 where=str(path),
                 hint="choose another name with -o, or replace it with --overwrite",
             )
-        otherwise |= dict.fromkeys(_differences(record.get("recipe"), want.recipe))
+        recipe = record.get("recipe")
+        if isinstance(recipe, Mapping):
+            recipe = {**recipe, "best_of": chosen.get("candidates", 1)}
+        otherwise |= dict.fromkeys(_differences(recipe, want.recipe))
     return Kept(frozenset(kept), unknown, list(otherwise))
 
 

@@ -1,7 +1,8 @@
-"""PNG files with generation metadata.
+"""Picture files with generation metadata.
 
 The text chunk `parameters` has the format of other tools; our own chunk `orthus` is one JSON
 object with everything needed to reproduce the picture, and a hash of its pixels for comparison.
+PNG files have both as text chunks, JPEG and WebP files as EXIF fields (`exif_pictures`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from PIL import Image, PngImagePlugin
 from orthus_core.data.pixels import open_image
 from orthus_core.errors import DataError
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.results.output_names import json_text, write_file
+from orthus_core.results.output_names import format_of, json_text, write_file
 from orthus_core.version import __version__
 
 OUR_CHUNK = "orthus"
@@ -47,6 +48,9 @@ class GenerationInfo(NamedTuple):
             products round differently at different batch sizes, so an image's last bit can depend
             on its batch.
         text: Text that the model wrote before the picture; None without text.
+        best_of: How it was chosen among several candidates: their number, the seed that was asked
+            for, the score of each seed, and how probable the model found the right answers about
+            the picture. Its own seed draws it alone. None where nothing was chosen.
     """
 
     recipe: dict[str, Any]
@@ -60,6 +64,18 @@ class GenerationInfo(NamedTuple):
     begun: dict[str, Any] | None = None
     among: dict[str, Any] | None = None
     text: str | None = None
+    best_of: dict[str, Any] | None = None
+
+    @property
+    def scale(self) -> int | None:
+        """How many times the drawn picture was enlarged; None when it was not."""
+        return self.recipe.get("scale")
+
+    def enlargement(self, size: tuple[int, int]) -> dict[str, Any]:
+        """What is recorded of an enlarged picture of this size: by how much, and from what."""
+        times = self.scale or 1
+        drawn = f"{size[0] // times}x{size[1] // times}"
+        return {"times": times, "from": drawn, "filter": "Lanczos"}
 
 
 def pixel_hash(image: Image.Image) -> str:
@@ -73,7 +89,8 @@ def pixel_hash(image: Image.Image) -> str:
 def record_of(image: Image.Image, info: GenerationInfo) -> dict[str, Any]:
     """The contents of our chunk."""
     said = {name: value for name, value in info._asdict().items() if value not in (None, ())}
-    return {"version": __version__, **said, "pixels": pixel_hash(image)}
+    larger = {"enlarged": info.enlargement(image.size)} if info.scale else {}
+    return {"version": __version__, **said, **larger, "pixels": pixel_hash(image)}
 
 
 def png_bytes(image: Image.Image, info: GenerationInfo | None) -> bytes:
@@ -87,15 +104,30 @@ def png_bytes(image: Image.Image, info: GenerationInfo | None) -> bytes:
     return file.getvalue()
 
 
+def picture_bytes(image: Image.Image, info: GenerationInfo | None, path: Path) -> bytes:
+    """The picture as a file of the kind that its path names.
+
+    Raises:
+        OutputError: When the metadata is too long for that kind.
+    """
+    kind = format_of(path)
+    if kind == "PNG":
+        return png_bytes(image, info)
+    from orthus_core.results.exif_pictures import exif_picture
+
+    return exif_picture(image, info, kind)
+
+
 def save_picture(
     image: Image.Image, path: Path, info: GenerationInfo | None, *, overwrite: bool = False
 ) -> None:
     """Write the picture with its generation metadata, or without any when `info` is None.
 
     Raises:
-        OutputError: When the file exists or the location is not writable.
+        OutputError: When the file exists or the location is not writable, or the metadata is too
+            long for that kind of file.
     """
-    write_file(path, png_bytes(image, info), overwrite=overwrite)
+    write_file(path, picture_bytes(image, info, path), overwrite=overwrite)
 
 
 def sidecar_of(path: Path) -> Path:
@@ -117,7 +149,7 @@ def save_sidecar(
 
 
 def read_record(path: str | Path) -> dict[str, Any] | None:
-    """The contents of our chunk in a PNG file, or None without one.
+    """The contents of our chunk in a picture file, or None without one.
 
     Raises:
         DataError: When the file is not a picture, or the chunk cannot be read.
@@ -137,22 +169,25 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
 def read_text(path: str | Path, chunk: str) -> str | None:
     """The text of a chunk of a picture, or None without one.
 
-    Other chunks of a PNG file may be broken: they are not looked at.
+    Other chunks of a PNG file may be broken: they are not looked at. In JPEG and WebP files the
+    chunks are EXIF fields.
 
     Raises:
         DataError: When the file is not a picture, or the chunk cannot be read.
     """
-    from orthus_core.data.png_chunks import is_png, text_of
+    from orthus_core.data import exif_texts, png_chunks
 
     image = open_image(path)  # rejects incomplete and invalid pictures
     content = Path(path).read_bytes()
-    if not is_png(content):
-        text = image.info.get(chunk)
-        return text if isinstance(text, str) else None
     try:
-        return text_of(content, chunk)
+        if png_chunks.is_png(content):
+            return png_chunks.text_of(content, chunk)
+        if exif_texts.is_exif_format(content):
+            return exif_texts.text_of(content, chunk)
     except ValueError as error:
         raise _broken_chunk(path, chunk, error) from error
+    text = image.info.get(chunk)
+    return text if isinstance(text, str) else None
 
 
 def _broken_chunk(path: str | Path, chunk: str, error: Exception) -> DataError:
@@ -169,16 +204,20 @@ def common_text(image: Image.Image, info: GenerationInfo) -> str:
     negative = sampling.get("negative_prompt")
     # Every task's sampling has an image guidance scale; only an edit uses it.
     is_edit = info.recipe.get("command") == "edit"
+    # Readers take Size for the size that was drawn, and know these names for what came after it.
+    times = info.scale or 1
     facts = {
         "Steps": sampling.get("steps"),
         "Sampler": common_sampler(sampling.get("scheduler")),
         "CFG scale": sampling.get("guidance"),
         "Image CFG scale": sampling.get("image_guidance") if is_edit else None,
         "Seed": info.seed,
-        "Size": f"{image.width}x{image.height}",
+        "Size": f"{image.width // times}x{image.height // times}",
         "Model hash": info.model.get("hash", "")[:10],
         "Model": info.model.get("name"),
         "Lora hashes": lora_hashes(info.model),
+        "Postprocess upscale by": info.scale,
+        "Postprocess upscaler": "Lanczos" if info.scale else None,
         "Version": f"orthus {__version__}",
     }
     # Readers stop at an empty value.

@@ -21,6 +21,8 @@ from orthus_core.shell_words import shell_quoted
 
 DEFAULT_TEMPLATE = "{prompt}_{seed}.png"
 FIELDS = ("prompt", "seed", "number")
+# Kinds of picture files, by their suffix.
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 TAKEN = "choose another name with -o, or replace it with --overwrite"
 TAKEN_PICTURE = f"{TAKEN}; --skip-existing draws only what is missing"
 
@@ -64,9 +66,10 @@ def picture_paths(
     """A path for each picture, all different.
 
     Args:
-        output: A `.png` file, a folder (it exists, ends with a slash, or has no extension), or a
-            template with `{prompt}`, `{seed}` and `{number}`; None is `{prompt}_{seed}.png` here. A
-            plain file name for several pictures gets their seeds, or else their numbers.
+        output: A `.png`, `.jpg` or `.webp` file, a folder (it exists, ends with a slash, or has no
+            extension), or a template with `{prompt}`, `{seed}` and `{number}`; None is
+            `{prompt}_{seed}.png` here. A plain file name for several pictures gets their seeds, or
+            else their numbers.
         pictures: Pictures in the order of their numbers, from 1.
         overwrite: Whether existing files may be replaced.
         keep: Whether existing files are allowed because the caller leaves them as they are.
@@ -78,14 +81,20 @@ def picture_paths(
     template = _template(output)
     paths = _filled(template, pictures)
     if len(set(paths)) < len(paths):
-        stem = template.removesuffix(".png")
+        suffix = Path(template).suffix
+        stem = template.removesuffix(suffix)
         for distinct in ("{seed}", "{number}"):
-            paths = _filled(f"{stem}_{distinct}.png", pictures)
+            paths = _filled(f"{stem}_{distinct}{suffix}", pictures)
             if len(set(paths)) == len(paths):
                 break
     for path in paths:
         check_free(path, overwrite=overwrite or keep, hint=TAKEN_PICTURE)
     return paths
+
+
+def format_of(path: Path) -> str:
+    """The kind of picture file that a path names, as Pillow calls it; PNG unless it is another."""
+    return PICTURE_FORMATS.get(path.suffix.lower(), "PNG")
 
 
 def check_free(path: Path, *, overwrite: bool = False, hint: str = TAKEN) -> None:
@@ -228,13 +237,18 @@ def _template(output: str | Path | None) -> str:
                 where=text,
                 hint="the fields are " + ", ".join(f"{{{name}}}" for name in FIELDS),
             )
-    if Path(text).suffix.lower() != ".png":
-        raise OutputError(
-            f"pictures are written as PNG, not as {Path(text).suffix}",
-            where=text,
-            hint=f"-o {shell_quoted([str(Path(text).with_suffix('.png'))])}",
-        )
+    check_format(Path(text))
     return text
+
+
+def check_format(path: Path) -> None:
+    """Raises: OutputError when pictures are not written as files of this suffix."""
+    if path.suffix.lower() not in PICTURE_FORMATS:
+        raise OutputError(
+            f"pictures are written as PNG, JPEG or WebP, not as {path.suffix}",
+            where=str(path),
+            hint=f"-o {shell_quoted([str(path.with_suffix('.png'))])}",
+        )
 
 
 def _literal(text: str) -> str:

@@ -36,6 +36,7 @@ KINDS = {  # type of each field of a record
     "begun": dict,
     "among": dict,
     "text": str,
+    "best_of": dict,
 }
 ANSWERS = ".jsonl"
 NEEDED = ("recipe", "prompt", "seed", "sampling", "model")
@@ -70,6 +71,8 @@ class Record(NamedTuple):
         pixels: Pixel hash of each picture described: one, or those of a story by panel; empty for
             answers about pictures.
         seen: Pixel hash of the picture in the file itself; None for a sidecar, which has none.
+        stored: Pixel hash of that picture when it was written, if its file (a JPEG) does not hold
+            the drawn pixels themselves; None if it does.
     """
 
     path: Path
@@ -77,16 +80,27 @@ class Record(NamedTuple):
     version: str
     pixels: dict[int, str]
     seen: str | None = None
+    stored: str | None = None
 
     @property
     def command(self) -> str:
         """The command that drew it."""
         return self.info.recipe["command"]
 
+    @property
+    def as_drawn(self) -> bool | None:
+        """Whether the file's pixels are the drawn ones; None for a sidecar, which has none."""
+        return None if self.seen is None else self.seen in self.pixels.values()
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the file's pixels are neither the drawn ones, nor those that were written."""
+        return not self.as_drawn and self.seen not in (None, self.stored)
+
 
 def read_made(path: str | Path) -> Record:
-    """The record in a PNG file, in a sidecar or `story.json`, in a story's folder, or in the last
-    line of a file of answers.
+    """The record in a picture file, in a sidecar or `story.json`, in a story's folder, or in the
+    last line of a file of answers.
 
     Raises:
         DataError: When there is none, or it cannot be read.
@@ -240,14 +254,18 @@ def _checked(path: Path, table: Mapping[str, Any]) -> Record:
         raise DataError(
             f"its record {problem}",
             where=str(path),
-            hint="a PNG that orthus drew, its sidecar or a story.json is needed",
+            hint="a picture that orthus drew, its sidecar or a story.json is needed",
         )
     if fields["recipe"].get("command") not in SCHEMAS:
         raise DataError("its record names no command that draws", where=str(path))
     for name in ("inputs", "files"):
         fields[name] = tuple(fields.get(name, ()))
-    version = table.get("version", "")
-    return Record(path, GenerationInfo(**fields), str(version), _pixels(path, table))
+    version, written = table.get("version", ""), table.get("stored")
+    stored = written.get("pixels") if isinstance(written, Mapping) else None
+    info, pixels = GenerationInfo(**fields), _pixels(path, table)
+    return Record(
+        path, info, str(version), pixels, stored=stored if isinstance(stored, str) else None
+    )
 
 
 def _without_names(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,16 @@ def choose_seeds(given: Sequence[int], count: int) -> list[int]:
     return list(given)
 
 
+def candidate_seeds(seed: int, count: int) -> list[int]:
+    """The seeds of the candidates for one image: its own, then others that follow from it.
+
+    They are spread out, because the seeds next to it are those of the next images; and a larger
+    count has all those of a smaller one.
+    """
+    others = (hashlib.sha256(f"{seed}/{number}".encode()).digest() for number in range(1, count))
+    return [seed, *(int.from_bytes(digest[:4], "big") for digest in others)]
+
+
 def image_stream(seed: int) -> int:
     """The number that starts the generator of a seed's image noise: the seed itself if it fits into
     32 bits, and otherwise a hash of all its bits.

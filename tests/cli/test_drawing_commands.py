@@ -95,7 +95,7 @@ def test_nothing_is_overwritten_unless_told(orthus, model, tmp_path):
         (["generate", " "], "the prompt is empty"),
         (["generate", "a fox", "--steps", "0"], "steps must be at least 1"),
         (["generate", "a fox", "--guidance", "nan"], "guidance must be a finite number"),
-        (["generate", "a fox", "-o", "out.jpg"], "written as PNG"),
+        (["generate", "a fox", "-o", "out.gif"], "written as PNG"),
         (["generate", "fox " * 300], "tokens long"),
         (["generate", "a fox", "--model", "minni"], "did you mean 'mini'"),
         (["edit", "missing.png", "a hat"], "no such picture"),

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from orthus_cli.app import app
 from orthus_cli.console import Reporter, Settings
 from orthus_cli.progress import Bar, Pace
 
+ROOT = Path(__file__).parents[2]
 ESCAPE = "\x1b"
 
 
@@ -30,6 +32,41 @@ def test_a_shell_completes_commands_options_and_their_values():
     assert "--keep-rows" in completed("orthus generate --keep")
     assert completed("orthus generate --dtype bf") == ["bf16"]
     assert completed("orthus generate --scheduler eul") == ["euler", "euler_a"]
+
+
+def test_a_shell_completes_the_names_of_models_and_recipes():
+    for words in ("generate -m ", "eval mini -m ", "plan generate -m ", "posttrain --init-from "):
+        found = completed(f"orthus {words}")
+        assert {"mini", "chameleon-mini", "base", "instruct", "chameleon-7b"} <= {*found}, words
+    assert completed("orthus generate -m cham") == ["chameleon-mini", "chameleon-7b"]
+    assert completed("orthus recipes cat starter/5") == ["starter/5-posttrain"]
+    assert completed("orthus plan 7b/inst") == ["7b/instruct", "7b/instruct-lora"]
+    # A command is offered its own recipes.
+    assert completed("orthus convert x --recipe ") == ["convert", "starter/2-convert"]
+    assert "7b/instruct" in completed("orthus posttrain ")
+    assert "convert" not in completed("orthus posttrain ")
+
+
+def test_completion_is_installed_for_the_shell_of_the_user(tmp_path, monkeypatch):
+    import shellingham
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(shellingham, "detect_shell", lambda *_: ("bash", "/bin/bash"))
+    done = CliRunner().invoke(app, ["--show-completion"], prog_name="orthus")
+    assert done.exit_code == 0 and "complete -o default -F" in done.stdout
+    done = CliRunner().invoke(app, ["--install-completion"], prog_name="orthus")
+    assert done.exit_code == 0, done.output
+    (script,) = (tmp_path / ".bash_completions").iterdir()
+    assert script.name == "orthus.sh" and "_ORTHUS_COMPLETE=complete_bash" in script.read_text()
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    # What was installed asks `orthus` itself.
+    program = tmp_path / "orthus"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m orthus_cli "$@"\n')
+    program.chmod(0o755)
+    asked = f"source {script}; COMP_WORDS=(orthus generate -m cham); COMP_CWORD=3; "
+    asked += f'_orthus_completion {program}; echo "${{COMPREPLY[@]}}"'
+    shell = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, cwd=ROOT)
+    assert shell.stdout.split() == ["chameleon-mini", "chameleon-7b"], shell.stderr
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -93,7 +93,7 @@ def test_several_pictures_never_share_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("out.jpg", "written as PNG, not as .jpg"),
+        ("out.gif", "written as PNG, JPEG or WebP, not as .gif"),
         ("{sed}.png", r"field \{sed\} is unknown"),
         ("{0}.png", r"field \{0\} is unknown"),
         ("{prompt.__class__}.png", "is unknown"),
