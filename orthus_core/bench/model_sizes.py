@@ -113,7 +113,7 @@ def random_model(
     finally:
         torch.set_default_dtype(standard)
     _fill(model, torch.Generator(device).manual_seed(0))
-    model.mlp_head.cond_embed.weight.mul_(CALM)
+    model.diffusion_head.cond_embed.weight.mul_(CALM)
     return model.requires_grad_(False)
 
 

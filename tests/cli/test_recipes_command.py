@@ -60,7 +60,7 @@ def test_validate_shows_what_a_recipe_resolves_to(orthus, recipe: Path) -> None:
     answer = json.loads(orthus("recipes", "validate", recipe, "--format", "json").stdout)
     (row,) = answer["valid"]
     assert row["command"] == "convert"
-    assert row["resolved"]["head"] == {"width": 384, "depth": 3, "seed": 0}
+    assert row["resolved"]["head"] == {"kind": "diffusion", "width": 384, "depth": 3, "seed": 0}
 
 
 def test_validate_tells_the_mistake_and_nothing_else(orthus, recipe: Path, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_validate_tells_the_mistake_and_nothing_else(orthus, recipe: Path, tmp_p
     assert result.stderr.splitlines() == [
         "error: unknown key 'head.widht', did you mean 'head.width'?",
         f"where: {typo}, line 4",
-        "next: the keys here are width, depth, seed",
+        "next: the keys here are kind, width, depth, seed",
     ]
 
 

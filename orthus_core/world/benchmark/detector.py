@@ -33,10 +33,10 @@ from orthus_core.world.world import World
 
 JUDGE = "EfficientNet-Lite0, nearest sprite"
 # Minimum score of a detection; docs/evaluation.md says how it was chosen.
-THRESHOLD = 0.2
+THRESHOLD = 0.3
 # Score from which a window of an empty backdrop resembles a sprite, which is then not looked for
 # in this window: a room has a window that could be a square.
-RESEMBLANCE = 0.15
+RESEMBLANCE = 0.2
 # Two detections that overlap more (as a fraction of the smaller box) are the same thing.
 MOST_OVERLAP = 0.25
 
