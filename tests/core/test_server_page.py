@@ -49,7 +49,7 @@ class Elements(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
     def handle_data(self, data):
-        if self.found[-1][0] in self.inside and data.strip():
+        if self.found and self.found[-1][0] in self.inside and data.strip():
             self.inside[self.found[-1][0]].append(data)
 
 
