@@ -17,6 +17,7 @@ import orthus_core
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "rich", "accelerate", "datasets", "diffusers", "numpy", "PIL"}
+HEAVY |= {"starlette", "uvicorn", "anyio"}
 
 GROUND = {"errors", "events", "version", "device", "atomic", "image_grid", "entry_points"}
 GROUND |= {"user_files", "wrong_content", "shell_words", "output_checks", "atomic_folder"}
@@ -157,7 +158,7 @@ NOT_FOR_DRAWING = {
     *(f"orthus_core.checkpoint.{name}" for name in CONVERSION.split()),
     *("orthus_core.bench", "orthus_core.recipe.training", "orthus_core.recipe.conversion"),
     *("datasets", "diffusers", "scipy", "sklearn", "pandas", "torchvision", "tensorboard"),
-    *("rich", "torchao"),
+    *("rich", "torchao", "orthus_core.server"),
 }
 NOT_FOR_POSTTRAIN = {
     *(f"orthus_core.train.{name}" for name in ("autoencoder", "pretrain", "picture_source")),

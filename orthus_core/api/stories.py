@@ -22,7 +22,13 @@ from orthus_core.results.story_folder import Panel, first_number, read_story, wr
 from orthus_core.results.trusted import check_harmless
 from orthus_core.samplers.params import STORY_TEXT, SamplingParams
 from orthus_core.samplers.seeds import choose_seeds
-from orthus_core.samplers.story import PanelDone, StoryPlan, panel_context, tell
+from orthus_core.samplers.story import (
+    PanelContinuer,
+    PanelDone,
+    StoryPlan,
+    panel_context,
+    tell,
+)
 from orthus_core.user_files import user_path
 
 # The words that end the user's part in story data (StoryStream, and the bundled model's stories).
@@ -156,8 +162,8 @@ class StoryRequest:
         earlier = sum(panel.image is not None for panel in self.opening.earlier)
         return max(0, self.plan.panels - earlier)
 
-    def events(self) -> Iterator[Event | PanelDone]:
-        """Tells. Yields as `tell`."""
+    def events(self, continue_panel: PanelContinuer | None = None) -> Iterator[Event | PanelDone]:
+        """Tells. Yields as `tell`, which takes the argument."""
         builder, opening = self.loaded.builder, self.opening
         return tell(
             builder,
@@ -167,6 +173,7 @@ class StoryRequest:
             seed=self.info.seed,
             before=[panel_context(builder, p.text, _picture_of(p)) for p in opening.earlier],
             first=first_number(opening.panels) + len(opening.panels),
+            continue_panel=continue_panel,
         )
 
 

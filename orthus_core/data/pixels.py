@@ -73,7 +73,7 @@ def open_image(source: ImageSource, *, max_pixels: int | None = None) -> Image.I
     except Exception as error:  # Pillow's decoders raise anything: struct.error, IndexError ...
         image = _without_side_chunks(source, where, max_pixels)
         if image is None:
-            raise _open_error(source, where, error) from error
+            raise _open_error(source, where, error, max_pixels) from error
         return image
 
 
@@ -135,7 +135,7 @@ def _content(source: ImageSource) -> bytes:
     return source.read()
 
 
-def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
+def _open_error(source: ImageSource, where: str, error: Exception, max_pixels: int) -> DataError:
     """The reason why a picture cannot be opened: of the place, of what is in it, of its format."""
     from orthus_core.wrong_content import true_cause
 
@@ -151,7 +151,7 @@ def _open_error(source: ImageSource, where: str, error: Exception) -> DataError:
         return DataError(
             "the picture has too many pixels",
             where=where,
-            hint=f"scale it down to at most {MAX_PIXELS // 1_000_000} megapixels",
+            hint=f"scale it down to at most {max_pixels // 1_000_000} megapixels",
         )
     if isinstance(error, UnidentifiedImageError):
         kind = _begins_as(source)

@@ -14,7 +14,7 @@ vocabulary.
 from __future__ import annotations
 
 import random
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -30,7 +30,7 @@ from orthus_core.events import Event, ImageBegun, ImageDone, Note, PatchDone, Ro
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
-from orthus_core.samplers.prompt import Context, room_for_image
+from orthus_core.samplers.prompt import Context, Prompt, room_for_image
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import GENERATOR_SEEDS
 from orthus_core.samplers.sequence import ends
@@ -253,6 +253,10 @@ def panel_context(builder: PromptBuilder, text: str, picture: Picture | None) ->
     return PanelContext(ids, features_MPC[0])
 
 
+PanelContinuer = Callable[[Prompt, SamplingParams, LogitsProcessor], Iterator[Event]]
+"""Continues the prompt of a panel, and yields the events of row 0."""
+
+
 def tell(
     builder: PromptBuilder,
     opening: Sequence[str | Picture],
@@ -262,6 +266,7 @@ def tell(
     seed: int,
     before: Sequence[PanelContext] = (),
     first: int = 1,
+    continue_panel: PanelContinuer | None = None,
 ) -> Iterator[Event | PanelDone]:
     """Tells a story from an opening, and yields events as they happen.
 
@@ -273,6 +278,8 @@ def tell(
         seed: Seed of the story; each panel's seed is made from it, see `panel_seed`.
         before: The first panels, from an earlier story.
         first: Number of the first panel after the opening in notes and in ImageBegun.
+        continue_panel: Continues a prompt in the place of `generate`, as a server does that
+            continues several stories side by side.
 
     Yields: The events of `generate` except RowDone, pictures numbered through the story; a
         PanelDone after each panel; a Note where the story would have ended, and where the context
@@ -312,7 +319,10 @@ def tell(
             max_text=longest + 1 if may_end else longest,
             end_with_image=True,
         )
-        events = generate(builder.model, [panel_prompt], panel_params, processors=[direction])
+        if continue_panel:
+            events = continue_panel(panel_prompt, panel_params, direction)
+        else:
+            events = generate(builder.model, [panel_prompt], panel_params, processors=[direction])
         panel = yield from _panel(with_words(events, builder.tokenizer), direction, drawn, name)
         # 3. Report where the rules overruled the model; a panel without a picture ends the story.
         if direction.went_on and not went_on:

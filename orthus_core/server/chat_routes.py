@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from orthus_core.events import ImageBegun, ImageDone, RowDone, TextPiece
+from orthus_core.server.chat_requests import ChatAsk, read_chat, size_of_usage
 from orthus_core.server.event_streams import EventStream, RequestRows, data_event, or_gone
 from orthus_core.server.model_worker import UnfinishedImage
-from orthus_core.server.openai_requests import ChatAsk, ImageAsk, read_chat, size_of_usage
+from orthus_core.server.picture_requests import shown_at
 from orthus_core.server.picture_routes import finished_png, unfinished_png
 from orthus_core.server.request_bodies import in_reader, json_body
 from orthus_core.server.server_state import ServerState
@@ -25,7 +26,7 @@ async def chat(state: ServerState, request: Request) -> Response:
     body = await json_body(request)
     ask: ChatAsk = await in_reader(state, read_chat, body, state.served)
     patches = state.served.loaded.model.config.patches
-    shown = ImageAsk.shown_at(ask, patches) if ask.stream else frozenset()  # type: ignore[arg-type]
+    shown = shown_at(ask.partial_images, patches) if ask.stream else frozenset()
     rows = RequestRows(state.worker, len(ask.seeds), ask.prepare, shown)
     prompt_tokens: int = await or_gone(request, rows.accepted())
     head = {
@@ -55,6 +56,10 @@ async def chat(state: ServerState, request: Request) -> Response:
     ]
     usage = size_of_usage(prompt_tokens, completion)
     return JSONResponse({**head, "object": "chat.completion", "choices": choices, "usage": usage})
+
+
+# Between the words before and after a picture.
+BETWEEN = "\n\n"
 
 
 class ChatAnswer:
@@ -87,9 +92,11 @@ class ChatAnswer:
         if said:
             if self._parts and isinstance(self._parts[-1], str):
                 self._parts[-1] += said
-            else:
-                self._parts.append(said)
-        return said
+                return said
+            is_first = not any(isinstance(part, str) for part in self._parts)
+            self._parts.append(said)
+            return said if is_first else f"{BETWEEN}{said}"
+        return ""
 
     def show(self, png: bytes) -> dict[str, Any]:
         """Takes a picture, and returns it as a part."""
@@ -103,7 +110,7 @@ class ChatAnswer:
         pictures came, pictures by their place in `images`.
         """
         images = [part for part in self._parts if not isinstance(part, str)]
-        content = "\n\n".join(part.strip() for part in self._parts if isinstance(part, str))
+        content = BETWEEN.join(part.strip() for part in self._parts if isinstance(part, str))
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         if images:
             numbers = iter(range(len(images)))

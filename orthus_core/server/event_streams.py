@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -25,8 +25,57 @@ R = TypeVar("R")
 KEEP_ALIVE = 15.0
 
 
-class RequestRows:
-    """The rows of a request in the worker's hands: an asynchronous iterator of their events.
+class ArrivingEvents:
+    """An asynchronous iterator of events that come from a thread; `Finished` ends them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+
+    def deliver(self, event: Any) -> None:
+        """Adds an event; any thread may call it."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    def cancel(self) -> None:
+        """Drops what is not done yet."""
+        raise NotImplementedError
+
+    async def accepted(self) -> Any:
+        """Waits until the request is accepted, and returns `PreparedRows.about`.
+
+        Raises:
+            OrthusError: When it is not.
+        """
+        try:
+            event = await self._events.get()
+        except BaseException:
+            self.cancel()
+            raise
+        if isinstance(event, OrthusError):
+            raise event
+        assert isinstance(event, Accepted), "it comes first"
+        return event.about
+
+    async def __aenter__(self) -> ArrivingEvents:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> ArrivingEvents:
+        return self
+
+    async def __anext__(self) -> Any:
+        event = await self._events.get()
+        if isinstance(event, Finished):
+            raise StopAsyncIteration
+        if isinstance(event, OrthusError):
+            raise event
+        return event
+
+
+class RequestRows(ArrivingEvents):
+    """The rows of a request in the worker's hands.
 
     Args:
         worker: Owner of the model.
@@ -45,52 +94,13 @@ class RequestRows:
         prepare: Callable[..., PreparedRows],
         shown_at: frozenset[int] = frozenset(),
     ) -> None:
-        loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Any] = asyncio.Queue()
+        super().__init__()
         self._worker = worker
-
-        def deliver(event: Any) -> None:
-            loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-        self._ticket = Ticket(rows, prepare, deliver, shown_at)
+        self._ticket = Ticket(rows, prepare, self.deliver, shown_at)
         worker.submit(self._ticket)
 
-    async def accepted(self) -> Any:
-        """Waits until the rows are prepared, and returns `PreparedRows.about`.
-
-        Raises:
-            OrthusError: When they cannot be.
-        """
-        try:
-            event = await self._events.get()
-        except BaseException:
-            self.cancel()
-            raise
-        if isinstance(event, OrthusError):
-            raise event
-        assert isinstance(event, Accepted), "it comes first"
-        return event.about
-
     def cancel(self) -> None:
-        """Drops what is not done yet."""
         self._worker.cancel(self._ticket)
-
-    async def __aenter__(self) -> RequestRows:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
-
-    def __aiter__(self) -> RequestRows:
-        return self
-
-    async def __anext__(self) -> Any:
-        event = await self._events.get()
-        if isinstance(event, Finished):
-            raise StopAsyncIteration
-        if isinstance(event, OrthusError):
-            raise event
-        return event
 
 
 class EventStream(Response):
@@ -98,10 +108,10 @@ class EventStream(Response):
 
     Args:
         events: Events as bytes.
-        rows: Rows that they come from; cancelled at the end.
+        rows: Where they come from; cancelled at the end.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], rows: RequestRows) -> None:
+    def __init__(self, events: AsyncIterator[bytes], rows: ArrivingEvents) -> None:
         super().__init__(
             headers={
                 "content-type": "text/event-stream; charset=utf-8",
@@ -128,7 +138,7 @@ class EventStream(Response):
             self._rows.cancel()
 
 
-async def _with_comments(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_comments(events: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     """The events, an error as the last of them, and comments where nothing comes for long."""
     waiting: asyncio.Future[bytes] | None = None
     try:

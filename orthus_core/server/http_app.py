@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
 
-from orthus_core.server import chat_routes, page_routes, picture_routes
-from orthus_core.server.openai_requests import Refused
+from orthus_core.server import chat_routes, page_routes, picture_routes, story_routes
+from orthus_core.server.body_fields import Refused
 from orthus_core.server.page_file import read_page
 from orthus_core.server.prometheus import CONTENT_TYPE
 from orthus_core.server.request_guard import Receive, RequestGuard, Scope, Send
@@ -38,7 +38,7 @@ def make_app(state: ServerState) -> RequestGuard:
         route("/v1/images/edits", "POST", picture_routes.edits),
         route("/v1/chat/completions", "POST", chat_routes.chat),
         route("/files/{name}", "GET", kept_file),
-        *(route(*each) for each in page_routes.ROUTES),
+        *(route(*each) for each in (*page_routes.ROUTES, *story_routes.ROUTES)),
     ]
     paths = frozenset(each.path for each in routes)
     router = Router(routes, redirect_slashes=False, default=_not_found)

@@ -165,6 +165,9 @@ class ModelWorker:
         meters: Counts rows, pictures and tokens, and measures steps.
         most_rows: Rows that run side by side; None is as many as memory is estimated to hold.
         most_waiting: Rows that wait for a place.
+
+    Attributes:
+        unfinished_rows: Rows that wait or run.
     """
 
     def __init__(
@@ -189,7 +192,7 @@ class ModelWorker:
         self._changed = threading.Condition()
         self._arrived: deque[tuple[Ticket, float]] = deque()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
-        self._unfinished_rows = 0
+        self.unfinished_rows = 0
         self._stopping = False
         self._has_cancelled = False
         self._seconds_a_picture, self._last_picture = 0.0, 0.0
@@ -218,11 +221,11 @@ class ModelWorker:
         with self._changed:
             if self._stopping:
                 raise Stopped("the server is stopping", where="server", hint="try again later")
-            if self._unfinished_rows + ticket.rows > self.most_rows + self.most_waiting:
-                waiting = max(0, self._unfinished_rows - self.most_rows)
+            if self.unfinished_rows + ticket.rows > self.most_rows + self.most_waiting:
+                waiting = max(0, self.unfinished_rows - self.most_rows)
                 raise QueueFull(waiting, self._retry_after(ticket.rows))
             ticket.left = ticket.rows
-            self._unfinished_rows += ticket.rows
+            self.unfinished_rows += ticket.rows
             self._arrived.append((ticket, time.perf_counter()))
             self._changed.notify()
 
@@ -313,7 +316,7 @@ class ModelWorker:
                 self._refuse(ticket, error)
                 continue
             except Exception as error:
-                self._refuse(ticket, _unforeseen(error))
+                self._refuse(ticket, unforeseen(error))
                 continue
             assert len(prepared.prompts) == ticket.rows, "as many as were asked for"
             self._deliver(ticket, Accepted(prepared.about))
@@ -399,7 +402,7 @@ class ModelWorker:
     def _leave(self, row: _Row) -> None:
         """Counts a row as done, and tells its request when that was the last one."""
         with self._changed:
-            self._unfinished_rows -= 1
+            self.unfinished_rows -= 1
         row.ticket.left -= 1
         if row.ticket.left == 0 and not row.ticket.cancelled:
             self._deliver(row.ticket, Finished())
@@ -417,7 +420,7 @@ class ModelWorker:
 
     def _forget(self, ticket: Ticket) -> None:
         with self._changed:
-            self._unfinished_rows -= ticket.left
+            self.unfinished_rows -= ticket.left
         ticket.left = 0
 
     def _recover(self, error: Exception) -> None:
@@ -437,11 +440,11 @@ class ModelWorker:
             log.warning(
                 "memory does not hold %d at once: going on with %d", len(seated), self._at_once
             )
-            told = _unforeseen(RuntimeError("memory ran out"))
+            told = unforeseen(RuntimeError("memory ran out"))
         else:
             release_memory(device)
             lost += seated
-            told = _too_large(device) if is_out_of_memory(error) else _unforeseen(error)
+            told = _too_large(device) if is_out_of_memory(error) else unforeseen(error)
         for ticket in dict.fromkeys(row.ticket for row in lost):
             self._fail(ticket, told)
 
@@ -494,7 +497,7 @@ def rows_that_fit(loaded: LoadedModel) -> int:
     return min(MOST_AT_ONCE, of_row.rows_in(free))
 
 
-def _unforeseen(error: Exception) -> OrthusError:
+def unforeseen(error: Exception) -> OrthusError:
     """An error of ours, told without its insides."""
     log.error(
         "%s while a request was worked on: %s",

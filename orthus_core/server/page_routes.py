@@ -1,4 +1,7 @@
-"""What the page needs and OpenAI's interface has not: the model, its words, and stories."""
+"""What the page needs and OpenAI's interface has not: the model and its words.
+
+Stories have a file of their own (story_routes.py).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from orthus_core.errors import OrthusError
 from orthus_core.model.config import DiscreteConfig
 from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.samplers.params import PRESETS, STORY_TEXT, SamplingParams, Task
-from orthus_core.server.openai_requests import Fields
+from orthus_core.server.body_fields import Fields
 from orthus_core.server.request_bodies import json_body
 from orthus_core.server.server_state import ServerState
 from orthus_core.version import __version__

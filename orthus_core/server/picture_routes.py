@@ -22,7 +22,12 @@ from orthus_core.events import ImageDone, TextPiece
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
 from orthus_core.server.event_streams import EventStream, RequestRows, or_gone, typed_event
 from orthus_core.server.model_worker import UnfinishedImage
-from orthus_core.server.openai_requests import ImageAsk, read_edit, read_generation
+from orthus_core.server.picture_requests import (
+    ImageAsk,
+    read_edit,
+    read_generation,
+    shown_at,
+)
 from orthus_core.server.request_bodies import form_body, in_reader, json_body
 from orthus_core.server.server_state import ServerState
 from orthus_core.server.uploaded_pictures import read_picture
@@ -50,7 +55,7 @@ async def _draw(state: ServerState, request: Request, ask: ImageAsk, kind: str) 
         state.worker,
         len(ask.seeds),
         partial(ask.prepare, store=store),
-        ask.shown_at(config.patches) if ask.stream else frozenset(),
+        shown_at(ask.partial_images, config.patches) if ask.stream else frozenset(),
     )
     infos: list[GenerationInfo] = await or_gone(request, rows.accepted())
     if ask.stream:

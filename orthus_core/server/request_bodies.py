@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from anyio import to_thread
 from starlette.requests import Request
 
-from orthus_core.server.openai_requests import Refused
+from orthus_core.server.body_fields import Refused
 from orthus_core.server.server_state import ServerState
 
 R = TypeVar("R")

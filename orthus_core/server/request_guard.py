@@ -23,8 +23,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from orthus_core.errors import OrthusError
+from orthus_core.server.body_fields import Refused
 from orthus_core.server.model_worker import QueueFull, ServerFault, Stopped
-from orthus_core.server.openai_requests import Refused
 from orthus_core.server.prometheus import Meters
 
 log = logging.getLogger("orthus.server")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 
 from orthus_core.server.model_worker import ModelWorker
-from orthus_core.server.openai_requests import Served
+from orthus_core.server.picture_requests import Served
 from orthus_core.server.prometheus import Meters
 from orthus_core.server.request_guard import Access, Limits
 
@@ -25,6 +26,8 @@ METERS = {
 
 # Pictures that clients send are read by at most so many threads, each of which may need 100 MB.
 READ_AT_ONCE = 2
+# Stories told at once; each has a thread.
+MOST_STORIES = 16
 
 
 @dataclass
@@ -37,6 +40,9 @@ class ServerState:
         meters: Counts and times.
         access: Who is answered.
         limits: Limits of each request.
+        readers: Threads that read pictures.
+        stories: Places for stories.
+        began: When the server began, in seconds since 1970.
     """
 
     served: Served
@@ -45,4 +51,7 @@ class ServerState:
     access: Access = field(default_factory=Access)
     limits: Limits = field(default_factory=Limits)
     readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(READ_AT_ONCE))
+    stories: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(MOST_STORIES)
+    )
     began: int = field(default_factory=lambda: int(time.time()))

@@ -6,6 +6,7 @@ complete; the second ends it at once.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from types import FrameType
 
 import anyio
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.errors import OrthusError
 from orthus_core.server.http_app import make_app
 from orthus_core.server.model_worker import ModelWorker
-from orthus_core.server.openai_requests import Served
+from orthus_core.server.picture_requests import Served
 from orthus_core.server.picture_store import PictureStore
 from orthus_core.server.prometheus import Meters
 from orthus_core.server.request_guard import Access, Limits, is_loopback
@@ -27,6 +29,8 @@ from orthus_core.server.server_state import METERS, ServerState
 
 # More connections than this are closed with 503 by uvicorn itself.
 MOST_CONNECTIONS = 1000
+# Seconds in which the head of a request must arrive.
+HEAD_SECONDS = 30.0
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -73,6 +77,46 @@ def check_access(access: Access) -> None:
         raise OrthusError("the API key is empty", where="--api-key", hint="give it a value")
 
 
+class ImpatientProtocol(H11Protocol):
+    """A connection that is closed when a request does not begin, or its head does not end, in
+    `HEAD_SECONDS`. Bodies have a limit of their own.
+    """
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget()
+        super().connection_lost(exc)
+
+    @property
+    def _answers(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _watch(self) -> None:
+        if self._answers:
+            self._forget()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEAD_SECONDS, self._close)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _close(self) -> None:
+        self._late = None
+        if not self._answers:
+            self.transport.close()
+
+
 class GracefulServer(uvicorn.Server):
     """A server whose first signal lets what runs finish.
 
@@ -84,7 +128,7 @@ class GracefulServer(uvicorn.Server):
     def __init__(self, state: ServerState, say: Callable[[str], None] = lambda _: None) -> None:
         config = uvicorn.Config(
             make_app(state),
-            http="h11",
+            http=ImpatientProtocol,
             ws="none",
             log_config=None,
             access_log=False,

@@ -1,0 +1,143 @@
+"""How fast the server draws under load, beside `generate` on the same machine.
+
+    python benchmarks/server_load.py --clients 32 --seconds 20
+
+Both sides draw with one model in this process, in turns, so that other work on the machine slows
+both: `generate` draws batches of as many pictures as there are clients; the server is asked by as
+many clients over its port, each for one picture after another. It also measures the time to the
+first unfinished picture on an idle server, beside the time of a patch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import threading
+import time
+from contextlib import contextmanager
+
+from orthus_core.api.images import prepare_generate
+from orthus_core.api.loaded import load_model
+from orthus_core.api.requests import run
+from orthus_core.events import ImageDone, PatchDone
+from orthus_core.recipe import GenerateRecipe
+from orthus_core.samplers.generate import generate
+from orthus_core.server.request_guard import Access, Limits
+from orthus_core.server.serving import GracefulServer, bind, open_state
+
+PROMPTS = ("a snowman", "a red fox", "a blue car", "a cat and a dog", "a tree on a hill")
+
+
+@contextmanager
+def serving(loaded, clients):
+    """The port of a server in a thread of its own."""
+    state = open_state(loaded, Access(), Limits(), most_rows=clients, most_waiting=clients)
+    server = GracefulServer(state)
+    with bind("127.0.0.1", 0) as bound:
+        state.worker.start()
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield bound.getsockname()[1]
+        finally:
+            server.finish()
+            thread.join()
+            state.worker.stop()
+
+
+async def post(port, body, first=None):
+    """The answer's body; the time of the first unfinished picture is put into `first`."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    content = json.dumps(body).encode()
+    head = f"POST /v1/images/generations HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    head += "Content-Type: application/json\r\nConnection: close\r\n"
+    writer.write(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    received = b""
+    while piece := await reader.read(1 << 16):
+        received += piece
+        if first is not None and not first and b"partial_image" in received:
+            first.append(time.perf_counter())
+    writer.close()
+    assert received.startswith(b"HTTP/1.1 200"), received[:300]
+    return received
+
+
+def with_generate(loaded, clients, seconds):
+    """Pictures a second of `generate -n CLIENTS`, over whole batches."""
+    request = prepare_generate(loaded, GenerateRecipe(), PROMPTS, [1])
+    rows = [request.prompts[n % len(PROMPTS)]._replace(seed=n) for n in range(clients)]
+    began, pictures = time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        events = generate(loaded.model, rows, request.params, clients)
+        pictures += sum(isinstance(event, ImageDone) for event in events)
+    return pictures / (time.perf_counter() - began)
+
+
+def with_server(port, clients, seconds):
+    """Pictures a second of that many clients, and the seconds of each request."""
+    times: list[float] = []
+
+    async def client(number, until):
+        seed = number
+        while time.perf_counter() < until:
+            began = time.perf_counter()
+            await post(port, {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed})
+            times.append(time.perf_counter() - began)
+            seed += clients
+
+    async def every():
+        began = time.perf_counter()
+        await asyncio.gather(*(client(number, began + seconds) for number in range(clients)))
+        return len(times) / (time.perf_counter() - began)
+
+    return asyncio.run(every()), times
+
+
+def first_unfinished(loaded, port):
+    """Seconds to the first unfinished picture, and of one patch of a picture drawn alone."""
+    request = prepare_generate(loaded, GenerateRecipe(), [PROMPTS[0]], [1])
+    at = [time.perf_counter() for event in run(request) if isinstance(event, PatchDone)]
+    patch = statistics.median(b - a for a, b in zip(at, at[1:], strict=False))
+    waits = []
+    for _ in range(3):
+        first: list[float] = []
+        began = time.perf_counter()
+        body = {"prompt": PROMPTS[0], "stream": True, "partial_images": 1}
+        asyncio.run(post(port, body, first))
+        waits.append(first[0] - began)
+    return statistics.median(waits), patch
+
+
+def main():
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("-m", "--model", default="mini")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=20, help="of each side, in all")
+    parser.add_argument("--rounds", type=int, default=2)
+    asked = parser.parse_args()
+    loaded = load_model(asked.model)
+    each = asked.seconds / asked.rounds
+    ours, theirs, times = [], [], []
+    with serving(loaded, asked.clients) as port:
+        with_generate(loaded, 2, 0)
+        asyncio.run(post(port, {"prompt": PROMPTS[0]}))
+        waited, patch = first_unfinished(loaded, port)
+        for _ in range(asked.rounds):
+            theirs.append(with_generate(loaded, asked.clients, each))
+            rate, seconds = with_server(port, asked.clients, each)
+            ours.append(rate)
+            times += seconds
+    p50, p99 = (statistics.quantiles(times, n=100)[n] for n in (49, 98))
+    print(f"generate -n {asked.clients}: {statistics.mean(theirs):.2f} pictures/s")
+    print(f"server, {asked.clients} clients: {statistics.mean(ours):.2f} pictures/s")
+    print(f"ratio: {statistics.mean(ours) / statistics.mean(theirs):.2f}")
+    print(f"request: p50 {p50:.2f} s, p99 {p99:.2f} s")
+    print(f"first unfinished picture: {waited:.3f} s = {waited / patch:.1f} patches")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Fields of requests' bodies, checked one by one; what is refused says why, and what was probably
+meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from orthus_core.data.document import check_unicode
+from orthus_core.errors import OrthusError
+
+# Characters of a prompt.
+LONGEST_PROMPT = 32_000
+
+
+class Refused(OrthusError):
+    """A request that cannot be answered as it stands.
+
+    Args:
+        message: What is wrong.
+        where: Field of the request.
+        hint: What to do.
+        status: HTTP status.
+        code: OpenAI's short name of the error.
+        headers: Further headers of the response.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str = "",
+        hint: str = "",
+        status: int = 400,
+        code: str = "invalid_value",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.status, self.code, self.headers = status, code, dict(headers or {})
+
+
+class Fields:
+    """The fields of a body, taken one by one; `done` refuses those that are left.
+
+    Args:
+        body: The body.
+        from_form: Whether values are texts, as in a form.
+    """
+
+    def __init__(self, body: Any, *, from_form: bool = False) -> None:
+        if not isinstance(body, Mapping):
+            raise Refused("the body must be a JSON object", where="body")
+        self._left = {name: value for name, value in body.items() if value is not None}
+        self._known: set[str] = set()
+        self._from_form = from_form
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str, default: Any = None) -> Any:
+        self._known.add(name)
+        return self._left.pop(name, default)
+
+    def text(self, name: str, default: str | None = None, longest: int = LONGEST_PROMPT) -> Any:
+        value = self.take(name, default)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise Refused(f"{name} must be text, not {shown(value)}", where=name)
+        return checked_text(value, name, longest)
+
+    def integer(
+        self, name: str, default: int | None = None, low: int = 0, high: int = 2**63 - 1
+    ) -> Any:
+        value = self._number(name, default)
+        if value is None:
+            return None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, int):
+            raise Refused(f"{name} must be a whole number, not {shown(value)}", where=name)
+        if not low <= value <= high:
+            raise Refused(f"{name} must be from {low} to {high}, not {shown(value)}", where=name)
+        return value
+
+    def number(
+        self, name: str, default: float | None = None, low: float = -1e6, high: float = 1e6
+    ) -> Any:
+        value = self._number(name, default)
+        if value is None:
+            return None
+        if not low <= value <= high:  # also what is no number at all
+            raise Refused(f"{name} must be from {low:g} to {high:g}", where=name)
+        return value
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        value = self.take(name, default)
+        if self._from_form and isinstance(value, str):
+            value = {"true": True, "false": False}.get(value.lower(), value)
+        if not isinstance(value, bool):
+            raise Refused(f"{name} must be true or false, not {shown(value)}", where=name)
+        return value
+
+    def choice(self, name: str, choices: Sequence[str], default: str, hint: str = "") -> str:
+        value = self.take(name, default)
+        if value not in choices:
+            raise Refused(
+                f"{name} {shown(value)} is not supported",
+                where=name,
+                hint=hint or f"use {' or '.join(choices)}",
+            )
+        return value
+
+    def unsupported(self, reasons: Mapping[str, tuple[Any, str]]) -> None:
+        """Refuses fields that have no meaning here, unless they have a value that changes nothing.
+
+        Args:
+            reasons: By name: that value, and why another is refused.
+        """
+        for name, (idle, reason) in reasons.items():
+            if self.take(name, idle) != idle:
+                raise Refused(f"{name} is not supported: {reason}", where=name, hint="leave it out")
+
+    def ignore(self, *names: str) -> None:
+        for name in names:
+            self.take(name)
+
+    def done(self) -> None:
+        """Refuses what is left. Raises: Refused."""
+        for name in self._left:
+            near = get_close_matches(str(name), self._known, 1)
+            raise Refused(
+                f"unknown field {shown(name)}" + (f", did you mean {near[0]!r}?" if near else ""),
+                where=str(name)[:64],
+                code="unknown_parameter",
+            )
+
+    def _number(self, name: str, default: Any) -> Any:
+        value = self.take(name, default)
+        if self._from_form and isinstance(value, str):
+            try:
+                value = float(value) if len(value) < 32 else math.nan
+            except ValueError:
+                pass
+        if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+            raise Refused(f"{name} must be a number, not {shown(value)}", where=name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refused(f"{name} must be a finite number", where=name)
+        return value
+
+
+def checked_text(text: str, where: str, longest: int) -> str:
+    """The text, if it is Unicode and not too long. Raises: Refused."""
+    if len(text) > longest:
+        raise Refused(
+            f"{where} is {len(text)} characters long, and at most {longest} are read",
+            where=where,
+            code="string_above_max_length",
+        )
+    check_unicode(text, where)
+    return text
+
+
+def shown(value: Any) -> str:
+    """A client's value in a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,599 @@
+"""The server, asked in this process: what it answers, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import threading
+import zipfile
+import zlib
+
+import pytest
+from PIL import Image
+
+from orthus_core.api.loaded import load_model
+from orthus_core.api.pipeline import Orthus
+from orthus_core.errors import OrthusError
+from orthus_core.results.record import read_made
+from orthus_core.samplers.generate import RunningBatch
+from orthus_core.server import picture_store
+from orthus_core.server.model_worker import Ticket
+from orthus_core.server.request_guard import Access, Limits
+from orthus_core.server.serving import bind, check_access
+from tests.core.server_under_test import (
+    asked,
+    data_url,
+    events_of,
+    image_of,
+    png,
+    wait_until,
+)
+
+GENERATE, EDIT, CHAT = "/v1/images/generations", "/v1/images/edits", "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_folder):
+    return load_model(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def orthus(tiny_folder):
+    return Orthus.open(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def server(loaded):
+    with asked(loaded) as (client, state):
+        yield client, state
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return server[0]
+
+
+def question(*parts) -> dict:
+    return {"messages": [{"role": "user", "content": list(parts)}]}
+
+
+def words(text: str) -> dict:
+    return {"type": "text", "text": text}
+
+
+def shown(content: bytes) -> dict:
+    return {"type": "image_url", "image_url": {"url": data_url(content)}}
+
+
+# Pictures
+
+
+def test_a_seed_is_the_picture_that_generate_draws_and_says_how_it_was_made(
+    client, orthus, tmp_path
+):
+    body = {"prompt": "a snowman", "n": 2, "seed": 7, "num_inference_steps": 3}
+    answer = client.post(GENERATE, json=body).json()
+    drawn = orthus.generate("a snowman", num_images=2, seed=7, steps=3)
+    assert [each["seed"] for each in answer["data"]] == [7, 8]
+    for each, image in zip(answer["data"], drawn.images, strict=True):
+        assert image_of(each["b64_json"]).tobytes() == image.tobytes()
+    assert answer["size"] == "16x16" and answer["usage"]["output_tokens"] == 2 * 4
+    path = tmp_path / "first.png"
+    image = image_of(answer["data"][0]["b64_json"])
+    path.write_bytes(image.fp.getvalue())  # type: ignore[union-attr]
+    record = read_made(path)
+    assert record is not None
+    assert record.info.prompt == "a snowman" and record.info.sampling["steps"] == 3
+
+
+def test_a_stream_shows_the_first_patch_and_then_more_and_ends_with_the_picture(client):
+    body = {"prompt": "a fox", "seed": 1, "n": 2, "stream": True, "partial_images": 2}
+    answer = client.post(GENERATE, json=body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = events_of(answer.text)
+    partial = [event for event in events if event["type"] == "image_generation.partial_image"]
+    done = [event for event in events if event["type"] == "image_generation.completed"]
+    assert sorted((each["index"], each["partial_image_index"]) for each in partial) == [
+        *((0, 0), (0, 1), (1, 0), (1, 1))
+    ]
+    assert [each["patches"] for each in partial if each["index"] == 0] == [1, 2]
+    first = image_of(partial[0]["b64_json"]).convert("RGB")
+    white = [first.getpixel(at) == (255, 255, 255) for at in ((2, 2), (12, 2), (2, 12), (12, 12))]
+    assert white == [False, True, True, True]
+    plain = client.post(GENERATE, json={"prompt": "a fox", "seed": 1, "n": 2}).json()
+    assert {each["index"]: each["b64_json"] for each in done} == {
+        index: each["b64_json"] for index, each in enumerate(plain["data"])
+    }
+
+
+def test_a_url_is_answered_for_some_minutes(client, monkeypatch):
+    body = {"prompt": "a fox", "seed": 1, "response_format": "url"}
+    url = client.post(GENERATE, json=body).json()["data"][0]["url"]
+    assert image_of_bytes(client.get(url).content).size == (16, 16)
+    later = picture_store.time.monotonic() + 60 * picture_store.MINUTES + 1
+    monkeypatch.setattr(picture_store.time, "monotonic", lambda: later)
+    assert client.get(url).status_code == 404
+
+
+def image_of_bytes(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def test_files_that_are_kept_have_a_bound(monkeypatch):
+    monkeypatch.setattr(picture_store, "MOST_BYTES", 10)
+    store = picture_store.PictureStore()
+    names = [store.keep(b"12345") for _ in range(3)]
+    assert [store.file(name) is None for name in names] == [True, False, False]
+
+
+def test_kept_rows_are_those_of_the_picture_and_another_seed_draws_the_rest(client):
+    first = client.post(GENERATE, json={"prompt": "a fox", "seed": 1}).json()["data"][0]
+    url = "data:image/png;base64," + first["b64_json"]
+    body = {"prompt": "a fox", "continue_from": {"image": url, "keep_rows": 1}}
+    same = client.post(GENERATE, json={**body, "seed": 1}).json()["data"][0]
+    other = client.post(GENERATE, json={**body, "seed": 2}).json()["data"][0]
+    pixels, again, branch = (image_of(each["b64_json"]).tobytes() for each in (first, same, other))
+    assert again == pixels and branch != pixels
+
+
+def test_an_edit_is_that_of_the_command(client, orthus):
+    content = png(40, 30, "red")
+    files = {"image": ("start.png", content, "image/png")}
+    form = {"prompt": "make it night", "n": "2", "seed": "3", "steps": "2"}
+    answer = client.post(EDIT, files=files, data=form).json()
+    drawn = orthus.edit(content, "make it night", num_images=2, seed=3, steps=2)
+    for each, image in zip(answer["data"], drawn.images, strict=True):
+        assert image_of(each["b64_json"]).tobytes() == image.tobytes()
+    streamed = client.post(EDIT, files=files, data={**form, "stream": "true"})
+    assert [event["type"] for event in events_of(streamed.text)] == ["image_edit.completed"] * 2
+
+
+# Chat
+
+
+def test_an_answer_is_that_of_caption(client, orthus):
+    content = png()
+    body = question(shown(content), words("what is this?")) | {"max_tokens": 9}
+    answer = client.post(CHAT, json=body).json()
+    expected = orthus.caption(content, "what is this?", max_new_tokens=9).texts[0]
+    assert answer["choices"][0]["message"]["content"] == expected
+    assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+    assert answer["usage"]["prompt_tokens"] > 4 and answer["usage"]["completion_tokens"] <= 9
+
+
+SAMPLED = {"max_tokens": 12, "seed": 5, "temperature": 1.5}
+
+
+def test_a_stream_of_words_and_pictures_is_the_whole_answer(client):
+    body = question(words("a red fox")) | SAMPLED
+    body |= {"modalities": ["text", "image"], "n": 2, "max_images": 2}
+    whole = client.post(CHAT, json=body).json()
+    options = {"stream": True, "stream_options": {"include_usage": True}, "partial_images": 2}
+    *chunks, last, done = events_of(client.post(CHAT, json=body | options).text)
+    assert done == {"type": "done"} and last["usage"] == whole["usage"]
+    for index, choice in enumerate(whole["choices"]):
+        deltas = [
+            each["delta"] for chunk in chunks for each in chunk["choices"] if each["index"] == index
+        ]
+        said = "".join(delta.get("content", "") for delta in deltas)
+        assert said.split() == choice["message"]["content"].split()
+        images = [image for delta in deltas for image in delta.get("images", [])]
+        assert images == choice["message"].get("images", [])
+
+
+def test_a_picture_alone_is_the_answer_to_modalities_image(client, orthus):
+    body = question(words("a snowman")) | {"modalities": ["image"], "seed": 7, "steps": 3}
+    message = client.post(CHAT, json=body).json()["choices"][0]["message"]
+    (image,) = message["images"]
+    drawn = orthus.generate("a snowman", seed=7, steps=3).images[0]
+    b64 = image["image_url"]["url"].partition(",")[2]
+    assert image_of(b64).tobytes() == drawn.tobytes() and message["content"] == ""
+    assert message["parts"] == [{"type": "image", "index": 0}]
+
+
+def test_an_answer_ends_before_its_stop_text(client):
+    body = question(words("a red fox")) | SAMPLED
+    whole = client.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
+    stop = whole[4:7]
+    assert len(whole) > 8 and stop.strip()
+    for stream in (False, True):
+        answer = client.post(CHAT, json=body | {"stop": [stop], "stream": stream})
+        if stream:
+            chunks = [chunk for chunk in events_of(answer.text) if "choices" in chunk]
+            deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+            said = "".join(delta.get("content", "") for delta in deltas)
+        else:
+            said = answer.json()["choices"][0]["message"]["content"]
+            assert answer.json()["usage"]["completion_tokens"] < 12
+        assert said.strip() == whole[: whole.find(stop)].strip()
+
+
+def test_the_model_reads_earlier_turns_and_what_the_system_says(server):
+    client, state = server
+    turns = [
+        {"role": "system", "content": "a red fox"},
+        {"role": "user", "content": "what is this?"},
+        {"role": "assistant", "content": "a snowman"},
+        {"role": "user", "content": "a red fox"},
+    ]
+    tokens = client.post(CHAT, json={"messages": turns}).json()["usage"]["prompt_tokens"]
+    length = state.served.loaded.builder.length
+    # <s>, SEP after both questions, </s> after the answer.
+    texts = ["a red fox what is this?", "a snowman", "a red fox"]
+    assert tokens == sum(length(text) - 2 for text in texts) + 4
+
+
+# Stories
+
+
+def test_a_story_is_told_panel_by_panel_and_kept_as_a_folder(client, orthus):
+    body = {"prompt": "a red fox", "panels": 2, "seed": 4, "steps": 2, "partial_images": 1}
+    body |= {"max_new_tokens": 6}
+    events = events_of(client.post("/api/story", json=body).text)
+    panels = [event for event in events if event["type"] == "story.panel"]
+    told = orthus.story("a red fox", panels=2, seed=4, steps=2, max_new_tokens=6)
+    assert [panel["text"] for panel in panels] == told.texts
+    drawn = [image_of(panel["b64_json"]).tobytes() for panel in panels]
+    assert drawn == [image.tobytes() for image in told.images]
+    kinds = {event["type"] for event in events}
+    assert {"story.text", "story.partial_image", "story.image_begun"} <= kinds
+    file = client.get(events[-1]["file"]).content
+    names = zipfile.ZipFile(io.BytesIO(file)).namelist()
+    assert events[-1]["seed"] == 4 and "story/story.html" in names
+    before = [
+        {"text": panels[0]["text"], "image": "data:image/png;base64," + panels[0]["b64_json"]}
+    ]
+    goes_on = events_of(client.post("/api/story", json={**body, "before": before}).text)
+    assert [event["panel"] for event in goes_on if event["type"] == "story.panel"] == [2]
+
+
+# What the page asks
+
+
+def test_the_page_learns_what_the_model_is_and_which_words_it_knows(client, loaded):
+    model = client.get("/api/model").json()
+    assert model["grid"] == {"rows": 2, "columns": 2, "patches": 4}
+    assert model["defaults"]["generate"]["steps"] == 4 and model["has_words"] is False
+    assert client.get("/api/words").json() == {"words": None}
+    checked = client.post("/api/check_words", json={"text": "a fox"}).json()
+    assert checked == {"read_as": "a fox", "unknown": [], "exceeds": False}
+    assert client.get("/").status_code == 200
+
+
+def test_models_health_and_metrics_answer(client):
+    client.post(GENERATE, json={"prompt": "a fox", "steps": 1})
+    (model,) = client.get("/v1/models").json()["data"]
+    assert model["id"] == "tiny" and client.get("/v1/models/tiny").json() == model
+    assert client.get("/health").json() == {"status": "ok", "model": "tiny"}
+    lines = client.get("/metrics").text.splitlines()
+    counted = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"
+    }
+    assert counted[f'orthus_requests_total{{code="200",path="{GENERATE}"}}'] >= 1
+    assert counted["orthus_pictures_total"] >= 1 and counted["orthus_batch_rows"] == 0
+    name = "orthus_request_seconds"
+    assert (
+        counted[f'{name}_bucket{{path="{GENERATE}",le="+Inf"}}']
+        == (counted[f'{name}_count{{path="{GENERATE}"}}'])
+    )
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "said"),
+    [
+        ({"prompt": " "}, 400, "prompt", "empty"),
+        ({}, 400, "prompt", "empty"),
+        ({"prompt": 5}, 400, "prompt", "must be text"),
+        ({"prompt": "a", "size": "1024x1024"}, 400, "size", "16x16"),
+        ({"prompt": "a", "n": 11}, 400, "n", "1 to 10"),
+        ({"prompt": "a", "n": True}, 400, "n", "number"),
+        ({"prompt": "a", "seed": -1}, 400, "seed", "from 0"),
+        ({"prompt": "a", "seed": 1.5}, 400, "seed", "whole"),
+        ({"prompt": "a", "steps": 0}, 400, "steps", "at least 1"),
+        ({"prompt": "a", "steps": 10**6}, 400, "steps", "1000"),
+        ({"prompt": "a", "steps": 3, "num_inference_steps": 3}, 400, "steps", "both"),
+        ({"prompt": "a", "guidance_scale": "5"}, 400, "guidance_scale", "number"),
+        ({"prompt": "a", "scheduler": "os.system"}, 400, "scheduler", "not supported"),
+        ({"prompt": "a", "stepz": 3}, 400, "stepz", "did you mean 'steps'"),
+        ({"prompt": "a", "lora": "x"}, 400, "lora", "unknown"),
+        ({"prompt": "a", "model": "gpt-image-1"}, 404, "model", "'tiny'"),
+        ({"prompt": "a", "output_format": "webp"}, 400, "output_format", "PNG"),
+        ({"prompt": "a", "stream": True, "response_format": "url"}, 400, "response_format", "b64"),
+        ({"prompt": "a" * 40_000}, 400, "prompt", "32000"),
+        ({"prompt": "a fox " * 200}, 400, "prompt", "tokens"),
+        ({"prompt": "half \ud83d"}, 400, None, "surrogate"),
+        ({"prompt": "a", "continue_from": {"image": "x"}}, 400, "continue_from.image", "data:"),
+        ([1], 400, "body", "object"),
+    ],
+)
+def test_a_request_that_cannot_be_drawn_says_why(client, body, status, param, said):
+    answer = client.post(
+        GENERATE, content=json.dumps(body), headers={"content-type": "application/json"}
+    )
+    error = answer.json()["error"]
+    assert answer.status_code == status and said in error["message"]
+    assert error["param"] == param and error["type"] and error["code"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "no JSON"),
+        (b'{"prompt": "a", "guidance": NaN}', "no JSON"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"\xff\xfe\x00", "no JSON"),
+    ],
+)
+def test_what_is_no_json_is_refused(client, content, said):
+    answer = client.post(GENERATE, content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"messages": []}, "at least one"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "user or assistant"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "must be the user's"),
+        ({"messages": [{"role": "user", "content": ""}]}, "empty"),
+        ({"tools": [{}]}, "calls no tools"),
+        ({"logprobs": True}, "not recorded"),
+        ({"temperature": 3}, "from 0 to 2"),
+        ({"modalities": ["audio"]}, "modalities"),
+        (question({"type": "input_audio"}), "text or image_url"),
+        (
+            question({"type": "image_url", "image_url": {"url": "http://127.0.0.1/a.png"}}),
+            "fetches nothing",
+        ),
+        (
+            question({"type": "image_url", "image_url": {"url": "data:image/png;base64,%%%"}}),
+            "base64",
+        ),
+    ],
+)
+def test_a_conversation_that_cannot_be_continued_says_why(client, change, said):
+    answer = client.post(CHAT, json=question(words("a fox")) | change)
+    assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+def bomb() -> bytes:
+    """A PNG file of a few bytes that says it is 30,000 x 30,000."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def noisy() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"this is a text", "no picture"),
+        (b"", "no picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture"),
+        (noisy()[:900], "cut short"),
+        (bomb(), "too many pixels; scale it down to at most 16 megapixels"),
+        (png(5000, 4000), "5000 x 4000"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 99, ""),
+        (b"GIF89a" + b"\xff" * 60, ""),
+        (b"BM" + b"\xff" * 60, ""),
+    ],
+)
+def test_a_hostile_upload_is_refused_kindly(client, content, said):
+    files = {"image": ("cat.png", content, "image/png")}
+    answer = client.post(EDIT, files=files, data={"prompt": "make it night"})
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and said in error["message"] and error["param"] == "image"
+
+
+def test_a_form_without_a_picture_or_with_a_mask_is_refused(client):
+    files = {"image": ("a.png", png(), "image/png")}
+    for sent, said in (
+        ({"files": {"else": ("a.png", png())}, "data": {"prompt": "a"}}, "no picture to edit"),
+        ({"files": {**files, "mask": ("m.png", png())}, "data": {"prompt": "a"}}, "anew"),
+        ({"files": files, "data": {"prompt": "a", "n": "two"}}, "number"),
+        ({"json": {"prompt": "a"}}, "multipart"),
+        ({"content": b"nothing", "headers": {"content-type": "multipart/form-data"}}, ""),
+        ({"files": [("image", ("a.png", png()))] * 9, "data": {"prompt": "a"}}, "Too many files"),
+    ):
+        answer = client.post(EDIT, **sent)
+        assert answer.status_code in (400, 415) and said in answer.json()["error"]["message"]
+
+
+# Who is answered
+
+
+def test_only_this_machines_names_are_answered_on_a_loopback_address(client):
+    for host, status in (
+        ("localhost:8000", 200),
+        ("[::1]:8000", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+    ):
+        assert client.get("/v1/models", headers={"host": host}).status_code == status
+
+
+def test_a_page_of_another_origin_is_not_answered_and_gets_no_rights(client):
+    own, other = {"origin": "http://127.0.0.1:8000"}, {"origin": "http://evil.example"}
+    assert client.get("/v1/models", headers=own).status_code == 200
+    for answer in (
+        client.post(EDIT, files={"image": png()}, data={"prompt": "a"}, headers=other),
+        client.options(GENERATE, headers={**other, "access-control-request-method": "POST"}),
+        client.get("/v1/models", headers={"origin": "null"}),
+    ):
+        assert answer.status_code == 403
+        assert not any(name.startswith("access-control") for name in answer.headers)
+    plain = client.post(GENERATE, content='{"prompt": "a"}', headers={"content-type": "text/plain"})
+    assert plain.status_code == 415
+    assert client.get(GENERATE).status_code == 405
+
+
+def test_a_key_is_needed_elsewhere_and_is_compared(loaded):
+    with asked(loaded, access=Access("0.0.0.0", "secret")) as (client, _):
+        for header, status in (
+            ({}, 401),
+            ({"authorization": "Bearer wrong"}, 401),
+            ({"authorization": "Bearer secret2"}, 401),
+            ({"authorization": "secret"}, 401),
+            ({"authorization": "Bearer \xe4"}, 401),
+            ({"authorization": "Bearer secret"}, 200),
+        ):
+            encoded = {name: value.encode("latin-1") for name, value in header.items()}
+            for path in ("/v1/models", "/metrics"):
+                assert client.get(path, headers=encoded).status_code == status
+        assert client.get("/health").status_code == 200
+    for access, said in (
+        (Access("0.0.0.0"), "ORTHUS_API_KEY"),
+        (Access("::"), "ORTHUS_API_KEY"),
+        (Access("127.0.0.1", " "), "empty"),
+    ):
+        with pytest.raises(OrthusError, match=said):
+            check_access(access)
+    check_access(Access("::1"))
+    assert "secret" not in repr(Access("0.0.0.0", "secret"))
+
+
+def test_a_body_is_read_only_so_far_and_so_long(loaded):
+    limits = Limits(body_bytes=3000, body_seconds=0.2)
+    with asked(loaded, limits=limits) as (client, _):
+        big = b'{"prompt": "' + b"a" * 4000 + b'"}'
+        kind = {"content-type": "application/json"}
+        assert client.post(GENERATE, content=big, headers=kind).status_code == 413
+        pieces = (big[first : first + 100] for first in range(0, len(big), 100))
+        assert client.post(GENERATE, content=pieces, headers=kind).status_code == 413
+
+
+def test_a_request_has_a_time_limit_and_its_rows_leave(loaded):
+    with asked(loaded, limits=Limits(seconds=0.3)) as (client, state):
+        body = {"prompt": "a fox", "n": 10, "steps": 1000}
+        answer = client.post(GENERATE, json=body)
+        assert answer.status_code == 504 and "--timeout" in answer.json()["error"]["message"]
+        wait_until(lambda: state.worker.unfinished_rows == 0)
+
+
+# The worker
+
+
+def test_a_full_queue_is_429_and_says_when_to_try_again(loaded):
+    with asked(loaded, most_rows=1, most_waiting=1) as (client, state):
+        hold, holding = threading.Event(), threading.Event()
+
+        def wait_here(_):
+            holding.set()
+            hold.wait(10)
+            raise OrthusError("enough")
+
+        state.worker.submit(Ticket(2, wait_here, lambda _: None))
+        assert holding.wait(10)
+        answer = client.post(GENERATE, json={"prompt": "a fox"})
+        hold.set()
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "queue_full"
+        assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 200
+        assert client.post(GENERATE, json={"prompt": "a fox", "n": 3}).status_code == 429
+
+
+def test_rows_beyond_the_batch_wait_and_are_drawn(loaded):
+    with asked(loaded, most_rows=2) as (client, state):
+        sizes: list[int] = []
+        step = RunningBatch.step
+
+        def watched(batch):
+            sizes.append(len(batch.sequences))
+            return step(batch)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RunningBatch, "step", watched)
+            answer = client.post(GENERATE, json={"prompt": "a fox", "n": 5, "seed": 1})
+        assert len(answer.json()["data"]) == 5 and set(sizes) == {1, 2}
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_server(loaded, monkeypatch, caplog):
+    with asked(loaded) as (client, state):
+        with monkeypatch.context() as patch:
+            patch.setattr(RunningBatch, "step", lambda batch: iter([1 / 0]))
+            answer = client.post(GENERATE, json={"prompt": "a fox", "n": 2})
+        assert answer.status_code == 500 and "division" not in answer.text
+        assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 200
+        assert state.worker.unfinished_rows == 0
+    assert "ZeroDivisionError" in caplog.text and "Traceback" not in caplog.text
+
+
+def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(loaded, monkeypatch):
+    with asked(loaded) as (client, _):
+        body = {"prompt": "a fox", "n": 6, "seed": 1}
+        whole = client.post(GENERATE, json=body).json()["data"]
+        step, sizes = RunningBatch.step, []
+
+        def narrow(batch):
+            sizes.append(len(batch.sequences))
+            if len(batch.sequences) > 2 and len(sizes) > 2:
+                raise MemoryError
+            yield from step(batch)
+
+        monkeypatch.setattr(RunningBatch, "step", narrow)
+        answer = client.post(GENERATE, json=body)
+        assert [each["b64_json"] for each in answer.json()["data"]] == [
+            each["b64_json"] for each in whole
+        ]
+        assert sizes[:4] == [6, 6, 6, 3] and max(sizes[4:]) <= 2 or sizes[3] == 3
+        monkeypatch.setattr(RunningBatch, "step", lambda batch: (_ for _ in ()).throw(MemoryError))
+        answer = client.post(GENERATE, json={"prompt": "a fox"})
+        assert answer.status_code == 400 and "memory" in answer.json()["error"]["message"]
+
+
+def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded):
+    with asked(loaded) as (_, state):
+        worker, seen, ended = state.worker, [], threading.Event()
+        from orthus_core.samplers.params import SamplingParams
+        from orthus_core.server.model_worker import Finished, PreparedRows, UnfinishedImage
+
+        params = SamplingParams(max_images=1, steps=2)
+        rows = lambda _: PreparedRows([loaded.builder.picture("a fox", params)], params)  # noqa: E731
+
+        def leave(event):
+            seen.append(type(event).__name__)
+            if isinstance(event, UnfinishedImage):
+                worker.cancel(left)
+
+        stays = lambda event: isinstance(event, Finished) and ended.set()  # noqa: E731
+        left = Ticket(1, rows, leave, frozenset({1}))
+        worker.submit(left)
+        worker.submit(Ticket(1, rows, stays))
+        assert ended.wait(10)
+        wait_until(lambda: worker.unfinished_rows == 0)
+        assert seen == ["Accepted", "ImageBegun", "UnfinishedImage"]
+
+
+def test_a_server_that_stops_refuses_what_is_new(loaded):
+    with asked(loaded) as (client, state):
+        state.access.stopping = True
+        answer = client.post(GENERATE, json={"prompt": "a fox"})
+        assert answer.status_code == 503 and "retry-after" in answer.headers
+        assert client.get("/health").status_code == 503
+        state.access.stopping = False
+        state.worker.stop()
+        assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 503
+
+
+def test_an_address_in_use_is_told():
+    with bind("127.0.0.1", 0) as bound:
+        bound.listen()
+        with pytest.raises(OrthusError, match="in use"):
+            bind("127.0.0.1", bound.getsockname()[1])
+    with pytest.raises(OrthusError, match="cannot listen"):
+        bind("no.such.host.invalid", 0)
