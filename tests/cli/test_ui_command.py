@@ -14,17 +14,18 @@ from orthus_core.server import serving
 @pytest.fixture
 def opened(monkeypatch):
     """The addresses that a browser was given, and whether each took a connection by then."""
-    found, has_come = [], threading.Event()
+    found = []
 
     def open_browser(url):
         port = int(url.split(":")[2].split("/")[0])
         with socket.create_connection(("127.0.0.1", port), 5):
             found.append(url)
-        has_come.set()
         return len(found) == 1
 
     def run_server(state, bound, say, log):
-        has_come.wait(2)
+        for thread in threading.enumerate():
+            if thread.name == "orthus-browser":
+                thread.join(5)
         return True
 
     monkeypatch.setattr(webbrowser, "open", open_browser)

@@ -478,6 +478,7 @@ def test_it_fits_a_phone_and_is_used_by_keyboard_alone(open_page):
     page.keyboard.type("a fox " + "word" * 30)
     page.keyboard.press("Control+Enter")
     finished(page, "draw", 2)
+    page.wait_for_selector("#draw-unknown > *")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     for _ in range(40):
         page.keyboard.press("Tab")
