@@ -54,7 +54,7 @@ def serve(
     *,
     flags: Flags,
 ) -> None:
-    """Serve a model with OpenAI's HTTP interface: pictures, edits and chat.
+    """Serve a model over HTTP, as OpenAI does.
 
     Example: orthus serve -m mini --port 8000
 

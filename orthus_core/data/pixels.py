@@ -135,9 +135,7 @@ def _content(source: ImageSource) -> bytes:
     return source.read()
 
 
-def _open_error(
-    source: ImageSource, where: str, error: Exception, max_pixels: int
-) -> DataError:
+def _open_error(source: ImageSource, where: str, error: Exception, max_pixels: int) -> DataError:
     """The reason why a picture cannot be opened: of the place, of what is in it, of its format."""
     from orthus_core.wrong_content import true_cause
 

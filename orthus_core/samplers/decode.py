@@ -202,9 +202,17 @@ def decode(model: InterleavedModel, features_MPC: Tensor) -> Tensor:
     """Pixels [M, 3, H, W] of images on the model's grid, nominally in [-1, 1], unclipped."""
     if max(model.config.grid) <= LARGEST_WHOLE:
         return model.decode_images(features_MPC)
+    return _decode_grid(model, features_MPC, model.config.grid)
+
+
+def _decode_grid(model: InterleavedModel, features_MPC: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pixels of images on any grid, in tiles if it is large: [M, 3, H, W]."""
     vq = model.model.vqmodel
     weight = vq.post_quant_conv.weight
-    features_MhwC = features_MPC.to(weight.device, weight.dtype).unflatten(1, model.config.grid)
+    features_MPC = features_MPC.to(weight.device, weight.dtype)
+    if max(grid) <= LARGEST_WHOLE:
+        return vq.pixels(features_MPC, grid)
+    features_MhwC = features_MPC.unflatten(1, grid)
 
     def decode_tile(tile_MhwC: Tensor) -> Tensor:
         grid = (tile_MhwC.shape[1], tile_MhwC.shape[2])
@@ -216,27 +224,34 @@ def decode(model: InterleavedModel, features_MPC: Tensor) -> Tensor:
 def decode_unfinished(model: InterleavedModel, drawn: Sequence[Tensor]) -> Tensor:
     """Pixels [M, 3, H, W] of images that have only some of their patches, white elsewhere.
 
-    The decoder reads whole images, so missing patches are filled with the mean of the others. What
-    borders on them may still change a little when the next ones come.
+    Only the rows so far are decoded, or the columns of the first: that is quicker than decoding
+    whole images, and the pixels are closer to those of the finished image, because the decoder's
+    normalisation sees little but patches that are drawn. Those at the edge still change.
 
     Args:
         model: Model with a pixel decoder.
         drawn: Features [k, C] of the first patches of each image, at least one.
     """
-    patches, (_, columns) = model.config.patches, model.config.grid
-    filled_MPC = torch.stack(
-        [
-            torch.cat([each_NC, each_NC.mean(0, keepdim=True).expand(patches - len(each_NC), -1)])
-            for each_NC in drawn
-        ]
-    )
-    pixels_M3HW = decode(model, filled_MPC).float()
-    f = pixels_M3HW.shape[3] // columns
-    for pixels_3HW, each_NC in zip(pixels_M3HW, drawn, strict=True):
-        row, column = divmod(len(each_NC), columns)
-        pixels_3HW[:, (row + 1) * f :] = 1.0
-        pixels_3HW[:, row * f : (row + 1) * f, column * f :] = 1.0
+    _, columns = model.config.grid
+    size = model.model.vqmodel.config.resolution
+    pixels_M3HW = torch.ones(len(drawn), 3, size, size, device=model.device)
+    for count in {len(each_NC) for each_NC in drawn}:
+        own = [number for number, each_NC in enumerate(drawn) if len(each_NC) == count]
+        # Two columns at least: a single value has no norm.
+        grid = (-(-count // columns), min(max(count, 2), columns))
+        features_MPC = torch.stack([_filled(drawn[number], grid) for number in own])
+        own_M3HW = _decode_grid(model, features_MPC, grid).float().to(pixels_M3HW.device)
+        f = own_M3HW.shape[2] // grid[0]
+        row, column = divmod(count, columns)
+        own_M3HW[:, :, row * f :, column * f :] = 1.0
+        pixels_M3HW[own, :, : own_M3HW.shape[2], : own_M3HW.shape[3]] = own_M3HW
     return pixels_M3HW
+
+
+def _filled(drawn_NC: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The features of a grid, with the mean of the drawn ones where there are none yet: [P, C]."""
+    missing = grid[0] * grid[1] - len(drawn_NC)
+    return torch.cat([drawn_NC, drawn_NC.mean(0, keepdim=True).expand(missing, -1)])
 
 
 def in_tiles(

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from orthus_core.events import ImageBegun, ImageDone, RowDone, TextPiece
 from orthus_core.server.chat_requests import ChatAsk, read_chat, size_of_usage
-from orthus_core.server.event_streams import EventStream, RequestRows, data_event, or_gone
+from orthus_core.server.event_streams import RequestRows, ServerSentEvents, data_event, or_gone
 from orthus_core.server.model_worker import UnfinishedImage
 from orthus_core.server.picture_requests import shown_at
 from orthus_core.server.picture_routes import finished_png, unfinished_png
@@ -35,7 +35,7 @@ async def chat(state: ServerState, request: Request) -> Response:
         "model": state.served.name,
     }
     if ask.stream:
-        return EventStream(_chat_events(state, rows, ask, head, prompt_tokens), rows)
+        return ServerSentEvents(_chat_events(state, rows, ask, head, prompt_tokens), rows)
     answers = [ChatAnswer(ask.stops) for _ in ask.seeds]
 
     async def gather() -> None:

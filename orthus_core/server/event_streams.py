@@ -103,7 +103,7 @@ class RequestRows(ArrivingEvents):
         self._worker.cancel(self._ticket)
 
 
-class EventStream(Response):
+class ServerSentEvents(Response):
     """Server-sent events, until they end or the client goes.
 
     Args:

@@ -147,7 +147,7 @@ class Ticket:
     left: int = field(default=0, init=False)
 
 
-class _Row(NamedTuple):
+class _RowInBatch(NamedTuple):
     """A row of a request: the request, its number there, and what it is continued with."""
 
     ticket: Ticket
@@ -185,8 +185,8 @@ class ModelWorker:
         self._at_once = self.most_rows
         self._batch = RunningBatch(self._backbone)
         self._samplers: OrderedDict[Hashable, PatchSampler] = OrderedDict()
-        self._rows: dict[int, _Row] = {}
-        self._waiting: deque[_Row] = deque()
+        self._rows: dict[int, _RowInBatch] = {}
+        self._waiting: deque[_RowInBatch] = deque()
         self._next_number = 0
         # What other threads change, under the lock of `_changed`.
         self._changed = threading.Condition()
@@ -329,7 +329,7 @@ class ModelWorker:
                     self.loaded.model.config,
                     job.patch_sampler,
                 )
-                self._waiting.append(_Row(ticket, number, job, sequence, came))
+                self._waiting.append(_RowInBatch(ticket, number, job, sequence, came))
 
     def _job(self, prepared: PreparedRows) -> Job:
         params = prepared.params
@@ -399,7 +399,7 @@ class ModelWorker:
             del self._rows[row.sequence.number]
             self._leave(row)
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: _RowInBatch) -> None:
         """Counts a row as done, and tells its request when that was the last one."""
         with self._changed:
             self.unfinished_rows -= 1

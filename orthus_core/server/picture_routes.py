@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from orthus_core.data.pixels import to_image
 from orthus_core.events import ImageDone, TextPiece
 from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
-from orthus_core.server.event_streams import EventStream, RequestRows, or_gone, typed_event
+from orthus_core.server.event_streams import RequestRows, ServerSentEvents, or_gone, typed_event
 from orthus_core.server.model_worker import UnfinishedImage
 from orthus_core.server.picture_requests import (
     ImageAsk,
@@ -59,7 +59,7 @@ async def _draw(state: ServerState, request: Request, ask: ImageAsk, kind: str) 
     )
     infos: list[GenerationInfo] = await or_gone(request, rows.accepted())
     if ask.stream:
-        return EventStream(_image_events(state, rows, infos, kind), rows)
+        return ServerSentEvents(_image_events(state, rows, infos, kind), rows)
     data = await or_gone(request, _images(state, rows, infos))
     for item in data:
         png = item.pop("png")

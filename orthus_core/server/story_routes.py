@@ -38,7 +38,7 @@ from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.server.body_fields import Fields, Refused
-from orthus_core.server.event_streams import ArrivingEvents, EventStream, or_gone, typed_event
+from orthus_core.server.event_streams import ArrivingEvents, ServerSentEvents, or_gone, typed_event
 from orthus_core.server.model_worker import (
     Accepted,
     Finished,
@@ -288,7 +288,7 @@ async def story(state: ServerState, request: Request) -> Response:
     ask = await in_reader(state, read_story, body, state.served)
     run = StoryRun(state, ask)
     await or_gone(request, run.accepted())
-    return EventStream(_story_events(run, str(request.base_url)), run)
+    return ServerSentEvents(_story_events(run, str(request.base_url)), run)
 
 
 async def _story_events(run: StoryRun, base_url: str) -> AsyncIterator[bytes]:

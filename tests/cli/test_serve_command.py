@@ -49,7 +49,9 @@ def test_an_address_that_others_reach_needs_a_key(orthus, model, served, monkeyp
 
 def test_without_the_extra_it_says_what_to_install(orthus, model, served, monkeypatch):
     found = command.find_spec
-    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "starlette" else found(name))
+    monkeypatch.setattr(
+        command, "find_spec", lambda name: None if name == "starlette" else found(name)
+    )
     done = orthus("serve", *model)
     assert done.exit_code == 1 and "starlette" in done.stderr
     assert "pip install 'orthus-kit[serve]'" in done.stderr

@@ -223,3 +223,20 @@ def test_a_small_picture_is_never_tiled_and_a_large_one_is(monkeypatch):
         monkeypatch.setattr(decoding, "OVERLAP", 2)
         tiled = decoding.decode(model, features)
     assert tiled.shape == whole.shape and not torch.allclose(tiled, whole, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_unfinished_picture_is_white_where_no_patch_is_drawn():
+    model = make_tiny_model()
+    model.config.vq_config.resolution = 32  # a grid of 4 x 4 patches
+    features = torch.randn(16, CHANNELS, generator=torch.Generator().manual_seed(1))
+    drawn = [features[:count] for count in (1, 8, 6, 8, 15)]
+    pixels = decoding.decode_unfinished(model, drawn)
+    assert pixels.shape == (5, 3, 32, 32)
+    for own, each in zip(pixels, drawn, strict=True):
+        patches = own.unfold(1, 8, 8).unfold(2, 8, 8).flatten(3).permute(1, 2, 0, 3).reshape(16, -1)
+        white = (patches == 1).all(1).tolist()
+        assert white == [number >= len(each) for number in range(16)]
+    rows = model.model.vqmodel.pixels(features[None, :8], (2, 4))
+    for row in (1, 3):
+        torch.testing.assert_close(pixels[row, :, :16], rows[0])
