@@ -400,8 +400,12 @@ def test_a_picture_is_edited_asked_about_and_begins_a_story(open_page, start, tm
     with zipfile.ZipFile(saved(page, "#story-save", tmp_path)) as story:
         names = {name.rpartition("/")[2] for name in story.namelist()}
     assert {"story.html", "story.json", "01.png", "02.png", "03.png"} <= names
+    told = page.locator("#story-stage article img")
+    before = [told.nth(number).get_attribute("src") for number in range(2)]
     page.click("#story-stage article >> nth=1 >> text=Tell anew from here")
     page.wait_for_selector("#story-save:visible")
+    after = [told.nth(number).get_attribute("src") for number in range(told.count())]
+    assert len(after) == 3 and after[0] == before[0] and after[1] != before[1]
     assert page.locator("#shelf li").count() == 3
 
 
