@@ -177,6 +177,12 @@ class PageServer:
         self.thread.start()
         until(lambda: self.server.started)
 
+    def __enter__(self) -> PageServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         self.server.should_exit = self.server.force_exit = True
         self.thread.join(30)
@@ -196,9 +202,8 @@ def until(holds, seconds: float = 20) -> None:
 
 @pytest.fixture(scope="module")
 def served(loaded):
-    server = PageServer(loaded)
-    yield server
-    server.stop()
+    with PageServer(loaded) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -426,34 +431,32 @@ def test_errors_are_told_in_the_servers_words_beside_their_field(open_page):
 
 @pytest.mark.browser
 def test_a_lost_connection_is_told_and_taken_up_again(open_page, loaded):
-    server = PageServer(loaded)
-    page = open_page(server.url)
-    page.click("#panel-draw summary")
-    page.fill("#draw-steps", "1000")
-    draw(page, n=10)
-    until(lambda: server.rows() == 10)
-    server.stop()
-    page.wait_for_selector("#connection:has-text('The server does not answer')")
-    page.wait_for_selector("#draw-form .error:has-text('was lost')")
-    server.start()
-    page.wait_for_selector("#connection", state="hidden")
-    page.fill("#draw-steps", "2")
-    draw(page)
-    finished(page, "draw", 1)
-    server.stop()
+    with PageServer(loaded) as server:
+        page = open_page(server.url)
+        page.click("#panel-draw summary")
+        page.fill("#draw-steps", "1000")
+        draw(page, n=10)
+        until(lambda: server.rows() == 10)
+        server.stop()
+        page.wait_for_selector("#connection:has-text('The server does not answer')")
+        page.wait_for_selector("#draw-form .error:has-text('was lost')")
+        server.start()
+        page.wait_for_selector("#connection", state="hidden")
+        page.fill("#draw-steps", "2")
+        draw(page)
+        finished(page, "draw", 1)
 
 
 @pytest.mark.browser
 def test_a_key_is_taken_from_the_address_or_asked_for(open_page, loaded):
-    server = PageServer(loaded, api_key="a key/1")
-    page = open_page(f"{server.url}/#key=a%20key%2F1")
-    page.wait_for_selector("#model-line:has-text('tiny')")
-    assert "key" not in page.url
-    page = open_page(server.url)
-    page.fill("#key", "a key/1")
-    page.click("#key-form .main")
-    page.wait_for_selector("#model-line:has-text('tiny')")
-    server.stop()
+    with PageServer(loaded, api_key="a key/1") as server:
+        page = open_page(f"{server.url}/#key=a%20key%2F1")
+        page.wait_for_selector("#model-line:has-text('tiny')")
+        assert "key" not in page.url
+        page = open_page(server.url)
+        page.fill("#key", "a key/1")
+        page.click("#key-form .main")
+        page.wait_for_selector("#model-line:has-text('tiny')")
 
 
 @pytest.mark.browser
