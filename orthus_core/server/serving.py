@@ -197,24 +197,30 @@ def run_server(
         say: Called with what a person should know.
         log: Called with a line for each request.
     """
-    logger, handler = logging.getLogger("orthus.server"), _Lines(say, log)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
+    # What uvicorn says of hostile clients is of no interest to others.
+    handlers = {"orthus.server": _Lines(say, log), "uvicorn.error": _Lines(log, log)}
+    for name, handler in handlers.items():
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     server = GracefulServer(state, say)
     state.worker.start()
     try:
         anyio.run(server.serve, [bound])
     finally:
         state.worker.stop()
-        logger.removeHandler(handler)
+        for name, handler in handlers.items():
+            logging.getLogger(name).removeHandler(handler)
     return not server.stopped_at_once
 
 
 class _Lines(logging.Handler):
     """Passes log lines on: warnings and errors to one function, the others to another."""
 
-    def __init__(self, say: Callable[[str], None], log: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, say: Callable[[str], None] | None, log: Callable[[str], None] | None
+    ) -> None:
         super().__init__()
         self._say, self._log = say, log
 

@@ -17,8 +17,14 @@ from orthus_core.api.pipeline import Orthus
 from orthus_core.errors import OrthusError
 from orthus_core.results.record import read_made
 from orthus_core.samplers.generate import RunningBatch
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.server import picture_store
-from orthus_core.server.model_worker import Ticket
+from orthus_core.server.model_worker import (
+    Finished,
+    PreparedRows,
+    Ticket,
+    UnfinishedImage,
+)
 from orthus_core.server.request_guard import Access, Limits
 from orthus_core.server.serving import bind, check_access
 from tests.core.server_under_test import (
@@ -85,6 +91,13 @@ def test_a_seed_is_the_picture_that_generate_draws_and_says_how_it_was_made(
     record = read_made(path)
     assert record is not None
     assert record.info.prompt == "a snowman" and record.info.sampling["steps"] == 3
+
+
+def test_requests_with_other_values_are_drawn_with_theirs(client, orthus):
+    for values in ({"steps": 2}, {"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0}):
+        answer = client.post(GENERATE, json={"prompt": "a fox", "seed": 1, **values}).json()
+        drawn = orthus.generate("a fox", seed=1, **values).images[0]
+        assert image_of(answer["data"][0]["b64_json"]).tobytes() == drawn.tobytes()
 
 
 def test_a_stream_shows_the_first_patch_and_then_more_and_ends_with_the_picture(client):
@@ -556,27 +569,37 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(loaded, monkeyp
         assert answer.status_code == 400 and "memory" in answer.json()["error"]["message"]
 
 
-def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded):
+def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded, monkeypatch):
+    params = SamplingParams(max_images=1, steps=2)
+    step, ends = RunningBatch.step, []
+
+    def watched(batch):
+        ends.append([sequence.ended for sequence in batch.sequences])
+        return step(batch)
+
+    monkeypatch.setattr(RunningBatch, "step", watched)
     with asked(loaded) as (_, state):
         worker, seen, ended = state.worker, [], threading.Event()
-        from orthus_core.samplers.params import SamplingParams
-        from orthus_core.server.model_worker import Finished, PreparedRows, UnfinishedImage
 
-        params = SamplingParams(max_images=1, steps=2)
-        rows = lambda _: PreparedRows([loaded.builder.picture("a fox", params)], params)  # noqa: E731
+        def rows(_):
+            return PreparedRows([loaded.builder.picture("a fox", params)], params)
 
         def leave(event):
             seen.append(type(event).__name__)
             if isinstance(event, UnfinishedImage):
                 worker.cancel(left)
 
-        stays = lambda event: isinstance(event, Finished) and ended.set()  # noqa: E731
+        def stay(event):
+            if isinstance(event, Finished):
+                ended.set()
+
         left = Ticket(1, rows, leave, frozenset({1}))
         worker.submit(left)
-        worker.submit(Ticket(1, rows, stays))
+        worker.submit(Ticket(1, rows, stay))
         assert ended.wait(10)
         wait_until(lambda: worker.unfinished_rows == 0)
-        assert seen == ["Accepted", "ImageBegun", "UnfinishedImage"]
+    assert seen == ["Accepted", "ImageBegun", "UnfinishedImage"]
+    assert ends.count(["cancelled", ""]) == 1
 
 
 def test_a_server_that_stops_refuses_what_is_new(loaded):

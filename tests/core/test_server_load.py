@@ -158,4 +158,4 @@ def test_32_clients_of_whom_some_leave_are_slow_or_hostile(tiny_folder, caplog):
     kinds = {"right", "slow", "left", "hostile", "talked"}
     assert all(load.found[kind] > 3 for kind in kinds)
     assert "Traceback" not in caplog.text and "ERROR" not in caplog.text
-    assert sizes[2] < 1.05 * sizes[0]
+    assert sizes[2] < 1.05 * sizes[1]  # the first third warms up
