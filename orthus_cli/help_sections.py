@@ -22,7 +22,7 @@ OPTION_GROUPS = (WHAT, ASK, HOW, WHERE, MODEL, RECIPE)
 """Headings of options, in the order they are printed."""
 
 COMMAND_GROUPS = {
-    "Draw": ("generate", "edit", "story", "caption", "serve"),
+    "Draw": ("generate", "edit", "story", "caption", "ui", "serve"),
     "Train": (
         *("convert", "pretrain", "finetune-vae", "build-base", "posttrain"),
         *("merge", "starter", "data", "recipes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -61,11 +62,34 @@ def serve(
     Ctrl-C finishes what runs and refuses what is new; again stops at once. docs/server.md shows
     requests.
     """
-    recipe = load(GenerateRecipe, flags=flags)
+    run(ctx, load(GenerateRecipe, flags=flags), host, port, api_key, queue, timeout)
+
+
+def run(
+    ctx: typer.Context,
+    recipe: GenerateRecipe,
+    host: str,
+    port: int,
+    api_key: str | None,
+    queue: int,
+    timeout: float,
+    when_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serves until it is stopped.
+
+    Args:
+        recipe: Model, and how it is held.
+        host, port, api_key, queue, timeout: The options.
+        when_ready: Called with the server's address when it takes connections.
+
+    Raises:
+        OrthusError: When packages are missing, or the address may not or cannot be used.
+        KeyboardInterrupt: When it was stopped at once.
+    """
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise OrthusError(
             f"the server needs packages that are not installed: {', '.join(missing)}",
-            where="orthus serve",
+            where=f"orthus {ctx.info_name}",
             hint="pip install 'orthus-kit[serve]'",
         )
     from orthus_core.server.request_guard import Access, Limits
@@ -80,6 +104,8 @@ def serve(
         state = open_state(loaded, access, Limits(seconds=timeout), most, queue)
         url = url_of(bound)
         r.say(f"{model_line(loaded, recipe)}, at {url}")
+        bound.listen()  # connections wait until the server takes them
+        when_ready(url)
         r.result({"url": url, "model": state.served.name, **loaded.about}, text="", quiet=[url])
         if not run_server(state, bound, r.say, log=r.detail):
             raise KeyboardInterrupt

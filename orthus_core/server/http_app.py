@@ -8,27 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route, Router
 
 from orthus_core.server import chat_routes, page_routes, picture_routes, story_routes
 from orthus_core.server.body_fields import Refused
+from orthus_core.server.page_file import read_page
 from orthus_core.server.prometheus import CONTENT_TYPE
 from orthus_core.server.request_guard import Receive, RequestGuard, Scope, Send
 from orthus_core.server.server_state import ServerState
-from orthus_core.version import __version__
-
-PAGE = Path(__file__).with_name("page.html")
-# The page is one file: it loads nothing, and nobody may put it into a frame.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
-)
 
 
 def make_app(state: ServerState) -> RequestGuard:
@@ -62,12 +53,9 @@ async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def page(state: ServerState, request: Request) -> Response:
-    if PAGE.is_file():
-        headers = {"content-security-policy": PAGE_POLICY, "cache-control": "no-cache"}
-        return FileResponse(PAGE, media_type="text/html; charset=utf-8", headers=headers)
-    return PlainTextResponse(
-        f"orthus {__version__} serves {state.served.name}: docs/server.md says how to ask\n"
-    )
+    found = read_page()
+    headers = {"content-security-policy": found.policy, "cache-control": "no-cache"}
+    return HTMLResponse(found.content, headers=headers)
 
 
 async def health(state: ServerState, request: Request) -> Response:

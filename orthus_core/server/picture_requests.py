@@ -81,7 +81,7 @@ def shown_at(partial_images: int, patches: int) -> frozenset[int]:
     distances.
     """
     count = min(partial_images, patches - 1)
-    return frozenset(max(1, number * patches // count) for number in range(count))
+    return frozenset(1 + number * (patches - 1) // count for number in range(count))
 
 
 class ImageAsk(NamedTuple):
