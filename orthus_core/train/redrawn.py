@@ -36,7 +36,7 @@ FOLDER = "redrawn"
 TOGETHER = 32
 
 
-class Wanted(NamedTuple):
+class WantedWords(NamedTuple):
     """A picture to draw before the training.
 
     Attributes:
@@ -68,7 +68,9 @@ class RepeatedRows:
         return self.documents[number % len(self.documents)]
 
 
-def with_redrawn(rows: RowSources, count: int, folder: Path) -> tuple[RowSources, list[Wanted]]:
+def with_redrawn(
+    rows: RowSources, count: int, folder: Path
+) -> tuple[RowSources, list[WantedWords]]:
     """The rows of a training with other pictures in the first `count` rows of each source that is
     made, which then come round again, and the pictures that are to be drawn for them.
 
@@ -86,7 +88,7 @@ def with_redrawn(rows: RowSources, count: int, folder: Path) -> tuple[RowSources
             where="redrawn",
             hint="start one process, or set redrawn = false",
         )
-    wanted: list[Wanted] = []
+    wanted: list[WantedWords] = []
     parts = list(rows.train.parts)
     for place, part in enumerate(parts):
         if not isinstance(part, MadeRows):
@@ -96,7 +98,7 @@ def with_redrawn(rows: RowSources, count: int, folder: Path) -> tuple[RowSources
             kinds = [(segment.role, segment.type) for segment in document.segments]
             if kinds == [("user", "text"), ("model", "image")]:
                 words = str(document.segments[0].value)
-                wanted.append(Wanted(folder / f"{place}-{number:05}.png", words, number))
+                wanted.append(WantedWords(folder / f"{place}-{number:05}.png", words, number))
                 drawn = turn("user", words) + turn("model", wanted[-1].picture)
                 documents[number] = replace(document, segments=drawn)
         parts[place] = part._replace(make=RepeatedRows(documents))
@@ -110,7 +112,7 @@ def with_redrawn(rows: RowSources, count: int, folder: Path) -> tuple[RowSources
 
 
 def drawing(
-    wanted: Sequence[Wanted],
+    wanted: Sequence[WantedWords],
     objective: nn.Module,
     model: OrthusForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
@@ -142,7 +144,7 @@ def drawing(
 def draw(
     model: OrthusForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[WantedWords],
     cache: FeatureCache,
 ) -> Iterator[Event]:
     """Draw pictures into their files, and their features into the cache."""
