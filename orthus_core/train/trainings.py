@@ -92,7 +92,7 @@ from orthus_core.train.state_saver import check_disk
 from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
-    from orthus_core.train.redrawn import Wanted
+    from orthus_core.train.redrawn import WantedWords
 
 Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
 
@@ -268,7 +268,7 @@ def posttrain(
     encode = row_encoder(tokenizer, model.config)
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
-    wanted: Sequence[Wanted] = ()
+    wanted: Sequence[WantedWords] = ()
     if recipe.redrawn:
         from orthus_core.train.redrawn import FOLDER, with_redrawn
 
