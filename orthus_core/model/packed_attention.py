@@ -197,7 +197,9 @@ def use_packed_attention(model: nn.Module) -> None:
     """
     config = getattr(model, "config", None)
     if getattr(config, "_attn_implementation", None) == "sdpa":
-        model.set_attn_implementation(PACKED_ATTENTION)  # type: ignore[operator]
+        # Of the transformer alone: its config also describes the autoencoder, which need not be a
+        # part of it, and attends in its own way.
+        model.set_attn_implementation({"": PACKED_ATTENTION})  # type: ignore[operator]
 
 
 def document_inputs(

@@ -19,10 +19,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
+from transformers import modeling_utils
 
 from orthus_core.data.collate import Batch
 from orthus_core.losses.joint import DiscreteLoss, JointLoss
 from orthus_core.model import packed_attention
+from orthus_core.model.config import PACKED_ATTENTION
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.packed_attention import (
     Documents,
@@ -324,3 +326,15 @@ def test_a_card_attends_as_a_cpu_does(way):
     for ours, theirs in zip(found[1], found[0], strict=True):
         apart = (ours.detach().cpu().float() - theirs.detach()).norm() / theirs.detach().norm()
         assert apart < 2e-2
+
+
+def test_a_transformer_without_its_autoencoder_is_told_nothing_of_it(monkeypatch):
+    """transformers warns of undefined behaviour where a config describes a part that is not there."""
+    warnings = []
+    monkeypatch.setattr(modeling_utils.logger, "warning", warnings.append)
+    model = make_tiny_model().model
+    del model.vqmodel
+    before = model.config.vq_config._attn_implementation
+    use_packed_attention(model)
+    assert model.config._attn_implementation == PACKED_ATTENTION
+    assert model.config.vq_config._attn_implementation == before and not warnings
