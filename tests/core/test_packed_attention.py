@@ -329,7 +329,7 @@ def test_a_card_attends_as_a_cpu_does(way):
 
 
 def test_a_transformer_without_its_autoencoder_is_told_nothing_of_it(monkeypatch):
-    """transformers warns of undefined behaviour where a config describes a part that is not there."""
+    """transformers warns of undefined behaviour where a config describes what is not there."""
     warnings = []
     monkeypatch.setattr(modeling_utils.logger, "warning", warnings.append)
     model = make_tiny_model().model
