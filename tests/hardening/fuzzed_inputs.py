@@ -75,11 +75,14 @@ def picture_with_chunks(rng: random.Random) -> bytes:
         if kind < 0.4:
             content = rng.randbytes(size)
         elif kind < 0.6:
-            content = b"orthus\0\0\0\0\0" + damaged_record(rng.randrange(10**9)).encode()
+            name, content = (
+                b"iTXt",
+                b"orthus\0\0\0\0\0" + damaged_record(rng.randrange(10**9)).encode(),
+            )
         elif kind < 0.8:
-            content = b"parameters\0\0" + zlib.compress(rng.randbytes(size))
+            name, content = b"zTXt", b"parameters\0\0" + zlib.compress(rng.randbytes(size))
         else:
-            content = mutated_bytes(rng, exif())
+            name, content = b"eXIf", mutated_bytes(rng, exif())
         added = bytearray(chunk(name, content))
         if rng.random() < 0.2:  # a size that is a lie
             added[:4] = struct.pack(">I", rng.choice((0, 2**31 - 1, 2**32 - 1, len(content) + 1)))

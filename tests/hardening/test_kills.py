@@ -2,7 +2,9 @@
 go on to the result of a run that was let be.
 
 Half of the kills come at a random time; the other half right before a random file operation (a file
-opened to write, a rename, a removal, a new folder), where what is on disk is least in order.
+opened to write, a rename, a removal, a new folder), where what is on disk is least in order. No
+operation comes twice before all have come, and the last ones, which put a result in its place, come
+by turns with the others.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,8 @@ from tests.hardening.conftest import Tried
 from tests.hardening.tally import KILLS, SEED, Tally
 
 NEVER = 10**9
+LAST = 20
+"""So many operations put a result in its place."""
 
 
 class Killer:
@@ -33,6 +39,18 @@ class Killer:
         # The server that processes are forked from starts with the first one, which takes seconds.
         begin_orthus(["--version"], tried.folder / "version.log").join()
         self.seconds, self.operations = self._whole_run()
+        self._moments = self._each_operation()
+
+    def _each_operation(self) -> Iterator[int]:
+        first_of_last = max(1, self.operations - LAST)
+        while True:
+            early, late = list(range(1, first_of_last)), []
+            for _ in range(max(1, len(early) // LAST)):
+                late += self.random.sample(
+                    range(first_of_last, self.operations + 1), self.operations + 1 - first_of_last
+                )
+            self.random.shuffle(early)
+            yield from (each for pair in zip_longest(late, early) for each in pair if each)
 
     def _whole_run(self) -> tuple[float, int]:
         """How long a run takes that nobody ends, and how many file operations it does."""
@@ -50,7 +68,7 @@ class Killer:
         shutil.rmtree(before, ignore_errors=True)
         shutil.copytree(place, before)
         at_operation = self.random.random() < 0.5
-        operation = self.random.randint(1, self.operations) if at_operation else None
+        operation = next(self._moments) if at_operation else None
         process = begin_orthus(command.words(place), log, dies_at=operation)
         if not at_operation:
             timer = threading.Timer(self.random.uniform(0, self.seconds), process.kill)
