@@ -176,6 +176,13 @@ def check_vocabulary(config: OrthusConfig, tokenizer: Mapping[str, int] | None, 
                 where=where,
                 hint="take the vocabulary that comes with the weights",
             )
+        if type(token_id) is not int or not 0 <= token_id < config.vocab_size:
+            raise CheckpointError(
+                f"the token for {meaning} is {token_id!r}, which is none of the model's "
+                f"{config.vocab_size}",
+                where=where,
+                hint="take the vocabulary that comes with the weights",
+            )
     if tokenizer is None:
         return
     for name, token_id in vocabulary.items():

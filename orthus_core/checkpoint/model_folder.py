@@ -49,7 +49,7 @@ from orthus_core.checkpoint.layout import (
 from orthus_core.checkpoint.parameter_names import EMBEDDINGS, LM_HEAD
 from orthus_core.checkpoint.skeleton import Shapes, check_shapes, model_class, shapes_of, skeleton
 from orthus_core.device import pick_device, pick_dtype
-from orthus_core.errors import CheckpointError
+from orthus_core.errors import CheckpointError, OrthusError
 from orthus_core.model.config import IMAGE_TOKEN, DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -286,7 +286,46 @@ def read_config(folder: Path) -> InterleavedConfig:
             hint=shell_quoted(["orthus", "convert", str(folder), "-o", "DIR"]),
         )
     shapes: Shapes = {name: header.shape for name, header in read_folder(folder).items()}
-    tokenizer = tokenizer_vocabulary(folder)
+    with _read_from(folder / "tokenizer.json", "the tokenizer does not read"):
+        tokenizer = tokenizer_vocabulary(folder)
+    with _read_from(file, "no model can be built with the values of the configuration"):
+        config = _config_of(table, file, shapes, tokenizer)
+        expected = shapes_of(skeleton(config))
+    foreign = {parameter_names.from_hugging_face(name): name for name in shapes}
+    other = [foreign[name] for name in expected if name not in shapes and name in foreign]
+    if other:
+        raise CheckpointError(
+            f"{len(other)} tensors have the names of another program: {listed(other)}",
+            where=str(folder),
+            hint=f"orthus convert {folder} -o DIR gives them theirs",
+        )
+    check_shapes(expected, shapes, str(folder))
+    return config
+
+
+@contextmanager
+def _read_from(file: Path, problem: str) -> Iterator[None]:
+    """Whatever a damaged file leads to, here or in transformers, is an error that names the file.
+
+    Raises:
+        CheckpointError: For any error that is not ours.
+    """
+    try:
+        yield
+    except OrthusError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split()) or "it has a value of the wrong kind"
+        raise CheckpointError(
+            f"{problem}: {said}" + " is unknown" * isinstance(error, KeyError),
+            where=str(file),
+            hint=f"compare it with the {file.name} of the model it came from",
+        ) from error
+
+
+def _config_of(
+    table: Mapping[str, Any], file: Path, shapes: Shapes, tokenizer: dict[str, int] | None
+) -> InterleavedConfig:
     found = released_fields(shapes)
     if table["model_type"] == "orthus":
         check_keys(table, str(file))
@@ -300,18 +339,7 @@ def read_config(folder: Path) -> InterleavedConfig:
         config = orthus_config(table, str(file), has_decoder=has_decoder(shapes), **found)
     check_vocabulary(config, tokenizer, str(file))
     is_discrete = table["model_type"] != "orthus" and not found
-    config = discrete_config(config) if is_discrete else config
-    expected = shapes_of(skeleton(config))
-    foreign = {parameter_names.from_hugging_face(name): name for name in shapes}
-    other = [foreign[name] for name in expected if name not in shapes and name in foreign]
-    if other:
-        raise CheckpointError(
-            f"{len(other)} tensors have the names of another program: {listed(other)}",
-            where=str(folder),
-            hint=f"orthus convert {folder} -o DIR gives them theirs",
-        )
-    check_shapes(expected, shapes, str(folder))
-    return config
+    return discrete_config(config) if is_discrete else config
 
 
 def discrete_config(config: OrthusConfig) -> DiscreteConfig:

@@ -291,6 +291,14 @@ class OrthusConfig(InterleavedConfig):
                 where="config.json",
                 hint='for a hard lookup set embedding = "argmin"',
             )
+        if not (0 <= self.beta_start <= self.beta_end < 1 and 0 < self.num_train_timesteps <= 1e6):
+            raise CheckpointError(
+                f"the noise schedule goes from beta_start = {self.beta_start} to beta_end = "
+                f"{self.beta_end} in num_train_timesteps = {self.num_train_timesteps}",
+                where="config.json",
+                hint="betas are between 0 and 1 and do not fall; the released models have 0.00085, "
+                "0.012 and 1000",
+            )
 
 
 def check_drawable(schedule: Schedule) -> None:

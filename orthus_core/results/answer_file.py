@@ -2,22 +2,29 @@
 
 Each line is self-contained: the picture, a hash of its file, the question, the model and settings,
 and the answer. Questions that the file answers are skipped, and each line has all that is needed
-to repeat its question.
+to repeat its question. Several processes may add to one file: each locks it for a line, and first
+reads what the others have added.
 """
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orthus_core.atomic import is_special
+from orthus_core.atomic import CANNOT_WRITE, failure_message, is_special
 from orthus_core.errors import DataError, OutputError
 from orthus_core.results.output_names import check_writable, json_text, write_file
 from orthus_core.user_files import marked_encoding, text_of
 from orthus_core.wrong_content import true_cause
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; there two processes are not kept apart
+    fcntl = None
 
 NEEDED = ("image", "text", "question", "content", "model", "sampling")
 # Entries of a repeatable answer: the software version, the model's name, its device and dtype.
@@ -80,6 +87,8 @@ class AnswerFile:
         self.known: dict[str, str] = {}
         self._written: set[tuple[str, str]] = set()
         self._whole = 0  # bytes of the complete lines
+        self._lines = 0  # their number
+        self._inode: int | None = None  # of the file that they were read from
         check_answers(path)
         if path.exists() and not anew:
             self._read()
@@ -98,55 +107,96 @@ class AnswerFile:
         try:
             if self._anew:  # the first complete answer replaces the file
                 write_file(self.path, written, overwrite=True)
-            else:
-                self._append(written)
+                self._anew = False
+                self._read()
+            elif not self._append(written, (image, content)):
+                return False
         except OSError as error:
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
             raise OutputError(
-                "the disk is full" if full else f"cannot write there: {error.strerror or error}",
+                failure_message(error, CANNOT_WRITE),
                 where=str(self.path),
                 hint="make room or rights there; the same command then goes on",
             ) from error
-        self._anew, self._whole = False, self._whole + len(written)
-        self._written.add((image, content))
+        self._written.add((image, content))  # a name that is no text reads back as another
         self.known[content] = text
         return True
 
-    def _append(self, written: bytes) -> None:
-        """Append a line after the complete ones; a failed write leaves nothing behind."""
+    def _append(self, written: bytes, key: tuple[str, str]) -> bool:
+        """Append a line after the complete ones, unless another process has; a failed write leaves
+        nothing behind.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_new = not self.path.exists()
-        with self.path.open("ab") as file:
+        with self._locked() as file:
+            about = os.fstat(file.fileno())
+            if (about.st_ino, about.st_size) != (self._inode, self._whole):
+                self._read()
+            if key in self._written:
+                return False
             # Remove an incomplete last line of an interrupted run.
             file.truncate(self._whole)
             try:
-                file.write(written)
-                file.flush()
+                rest = memoryview(written)
+                while rest:  # a disk that fills up takes a part, and refuses the next
+                    rest = rest[file.write(rest) :]
             except OSError:
                 file.truncate(self._whole)
-                if is_new:
+                if is_new and not self._whole:
                     self.path.unlink()
                 raise
+            self._read()
+        return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[Any]:
+        """The file, open to append and not buffered, so that what could not be written is not
+        written again as it is closed; no other process adds to it meanwhile.
+
+        A process that fails removes a file that it made, and `--overwrite` replaces one: whoever
+        has waited for such a file opens the one that is there now.
+        """
+        while True:
+            with self.path.open("ab", buffering=0) as file:
+                if fcntl is not None:
+                    with suppress(OSError):  # a file system without locks
+                        fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+                if self._is_at_path(file):
+                    yield file
+                    return
+
+    def _is_at_path(self, file: Any) -> bool:
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(file.fileno()))
+        except FileNotFoundError:
+            return False
 
     def _read(self) -> None:
+        """Read the lines that came after those that were read; all, if this is another file."""
         try:
-            content = self.path.read_bytes()
+            with self.path.open("rb") as file:
+                about = os.fstat(file.fileno())
+                if about.st_ino != self._inode or about.st_size < self._whole:
+                    self._inode, self._whole, self._lines = about.st_ino, 0, 0
+                    self._written.clear()
+                file.seek(self._whole)
+                content = file.read()
         except OSError as error:
             raise OutputError(
                 f"cannot read what is there: {error.strerror or error}", where=str(self.path)
             ) from error
-        if marked_encoding(content)[0] != "utf-8":
+        if not self._whole and marked_encoding(content)[0] != "utf-8":
             raise OutputError(
                 "an answer cannot be added to it, as it is UTF-16 text",
                 where=str(self.path),
                 hint="save it as UTF-8, or choose another name with -o",
             )
-        self._whole = content.rfind(b"\n") + 1
-        for number, line in enumerate(content[: self._whole].splitlines(), start=1):
+        whole = content.rfind(b"\n") + 1
+        for line in content[:whole].splitlines():
+            self._lines += 1
             entry = _entry(line)
             if entry is None:
                 other = OutputError(
-                    f"there is another kind of file of this name: line {number} is no answer",
+                    f"there is another kind of file of this name: line {self._lines} is no answer",
                     where=str(self.path),
                     hint="choose another name with -o, or replace it with --overwrite",
                 )
@@ -154,6 +204,7 @@ class AnswerFile:
             if all(entry[name] == value for name, value in self._asked._asdict().items()):
                 self.known[entry["content"]] = entry["text"]
                 self._written.add((entry["image"], entry["content"]))
+        self._whole += whole
         if content and not self._whole and _cut(content) is False:
             raise OutputError(
                 "there is another kind of file of this name",

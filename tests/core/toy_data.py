@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -73,19 +74,25 @@ def interleaved(folder: Path, count: int = 20) -> Path:
     return folder / "records.jsonl"
 
 
-def begin_orthus(words: list[str], log: Path, **environment: str) -> ForkServerProcess:
+def begin_orthus(
+    words: list[str], log: Path, *, dies_at: int | None = None, **environment: str
+) -> ForkServerProcess:
     """`orthus WORDS...` as a process of its own, with more in its environment; it writes to `log`.
 
     It is forked from a server that has imported all it needs once, so it starts in a moment.
+
+    Args:
+        dies_at: Which of its file operations (see `_die_at`) ends it as `SIGKILL` does, right
+            before it is done; their number is appended to `log.operations` if it ends before.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.core.toy_data", "orthus_core.train.trainings"])
-    process = context.Process(target=_orthus, args=(words, str(log), environment))
+    process = context.Process(target=_orthus, args=(words, str(log), dies_at, environment))
     process.start()
     return process
 
 
-def _orthus(words: list[str], log: str, environment: dict[str, str]) -> None:
+def _orthus(words: list[str], log: str, dies_at: int | None, environment: dict[str, str]) -> None:
     import torch
 
     from orthus_cli.app import main
@@ -96,7 +103,36 @@ def _orthus(words: list[str], log: str, environment: dict[str, str]) -> None:
     os.dup2(to, 1)
     os.dup2(to, 2)
     sys.argv = ["orthus", *words]
-    main()
+    if dies_at is None:
+        main()
+        return
+    count = _die_at(dies_at)
+    try:
+        main()
+    finally:
+        Path(f"{log}.operations").write_text(str(count()))
+
+
+def _die_at(operation: int) -> Callable[[], int]:
+    """End this process before it opens a file to write, renames, removes, or makes a folder for the
+    given time, counted from 1; returns what tells how many were done.
+    """
+    done = 0
+
+    def watch(event: str, args: tuple) -> None:
+        nonlocal done
+        if event == "open":
+            is_write = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+            if not is_write or str(args[0]).startswith("/dev/"):
+                return
+        elif event not in ("os.rename", "os.remove", "os.mkdir", "os.rmdir"):
+            return
+        done += 1
+        if done == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return lambda: done
 
 
 class ToyPictures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -189,12 +190,27 @@ def test_a_slip_in_the_autoencoders_configuration_is_named(orthus_folder: Path, 
         ("prediction", "w", "prediction is 'w'"),
         ("embedding_temperature", 0.0, "embedding_temperature is 0.0"),
         ("head_width", "wide", "head_width"),
+        ("beta_end", -1.0, "the noise schedule goes from"),
+        ("num_train_timesteps", 0, "num_train_timesteps = 0"),
+        ("boi_token_id", "first", "the beginning of a picture is 'first'"),
+        ("sep_token_id", 10**9, "the end of a prompt is 1000000000"),
+        ("num_key_value_heads", None, "no model can be built with the values"),
+        ("hidden_act", "swish!", "'swish!' is unknown"),
+        ("vq_config", 1, "no model can be built with the values"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(orthus_folder, change_json, key, value, message):
     change_json(orthus_folder / "config.json", lambda table: table.update({key: value}))
     with pytest.raises(CheckpointError, match=message):
         open_model(orthus_folder)
+
+
+def test_a_tokenizer_of_another_shape_is_named(tiny_folder: Path, tmp_path: Path, change_json):
+    folder = shutil.copytree(tiny_folder, tmp_path / "tiny")
+    change_json(folder / "tokenizer.json", lambda table: table.update(added_tokens=0.5))
+    with pytest.raises(CheckpointError, match="the tokenizer does not read") as caught:
+        open_model(folder, device="cpu")
+    assert caught.value.where == str(folder / "tokenizer.json")
 
 
 def test_a_configuration_that_is_no_json_is_named(orthus_folder: Path):
