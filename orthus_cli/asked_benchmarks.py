@@ -34,7 +34,7 @@ class Asking(NamedTuple):
         longest: Most tokens of an answer; None takes the variant's.
         pictures: Pictures of each prompt.
         seed: Seed of the first of them.
-        limit: So many questions of each part; None for all.
+        limit: Number of questions of each part; None is all.
         overwrite: Whether answers that are there may be replaced.
     """
 

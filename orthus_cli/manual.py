@@ -28,7 +28,7 @@ orthus \\- read and draw text and pictures with one model
 _AFTER = {
     "EXIT STATUS": (
         ("0", "Done."),
-        ("1", "An error, which is told in three lines: what, where, and what to do next."),
+        ("1", "An error; its message says what went wrong, where, and what to do next."),
         ("2", "Wrong usage."),
         ("130", "Stopped with Ctrl-C."),
     ),

@@ -8,7 +8,7 @@ command.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,6 +131,15 @@ Resume = Annotated[
         help="Go on from a saved state: the newest of the run beside the output (auto; begins one "
         "where there is none), or PATH, a state such as OUTPUT.training/states/step-000500, or "
         "another run's OUTPUT for its newest.",
+    ),
+]
+
+ResumeStages = Annotated[
+    Literal["auto"] | None,
+    typer.Option(
+        "--resume",
+        metavar="auto",
+        help="Go on where an earlier run stopped; begins one where there is none.",
     ),
 ]
 

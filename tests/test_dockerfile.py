@@ -91,4 +91,4 @@ def test_it_runs_orthus_and_not_as_root():
     assert "RUN" not in words[words.index("USER") :], "what runs later would lack the rights"
     assert json.loads(of(stages[-1], "ENTRYPOINT")[0]) == ["orthus"]
     assert json.loads(of(stages[-1], "CMD")[0]) == ["--help"]
-    assert "/opt/orthus/bin:" in of(stages[-1], "ENV")[0]
+    assert "/orthus/bin:" in of(stages[-1], "ENV")[0]

@@ -139,22 +139,22 @@ def predict_task(
         what = "draws" if draws else "asks questions, which are answered in the likeliest words"
         raise typer.BadParameter(f"{about.name} {what}: {', '.join(given)} changes nothing")
     r, is_first = _reporter(ctx)
-    asking = Asking(
-        about, _place(data), _place(output), variant or next(iter(about.variants)), flags
+    asking = _asking(
+        about.name,
+        data,
+        _place(output),
+        variant,
+        flags,
+        batch_size=batch_size,
+        longest=longest,
+        pictures=pictures,
+        seed=seed,
+        limit=limit,
+        overwrite=overwrite,
     )
-    run = predict_benchmark(
-        r,
-        asking._replace(
-            batch_size=batch_size,
-            longest=longest,
-            pictures=pictures,
-            seed=seed,
-            limit=limit,
-            overwrite=overwrite,
-        ),
-    )
+    run = predict_benchmark(r, asking)
     if run is not None and is_first:
-        r.result(_told(output, run), text=_line(output, run), quiet=[output])
+        r.result(_summary(output, run), text=_line(output, run), quiet=[output])
 
 
 def _question_command(name: str, summary: str) -> Callable[..., None]:
@@ -172,9 +172,17 @@ def _question_command(name: str, summary: str) -> Callable[..., None]:
         flags: Flags,
         overwrite: Overwrite = False,
     ) -> None:
-        asking = _asking(name, data, output, variant, flags)
-        asking = asking._replace(batch_size=batch_size, longest=longest, limit=limit)
-        asking = asking._replace(overwrite=overwrite)
+        asking = _asking(
+            name,
+            data,
+            _place(output) / ANSWERS,
+            variant,
+            flags,
+            batch_size=batch_size,
+            longest=longest,
+            limit=limit,
+            overwrite=overwrite,
+        )
         _predict_and_score(ctx, asking, _place(output))
 
     command.__doc__ = f"""{summary}
@@ -216,9 +224,18 @@ def geneval_task(
     if detector and detections:
         raise typer.BadParameter("give --detector or --detections, not both")
     choice.check()
-    asking = _asking("geneval", data, output, variant, flags)
-    asking = asking._replace(batch_size=batch_size, pictures=pictures, seed=seed)
-    asking = asking._replace(limit=limit, overwrite=overwrite)
+    asking = _asking(
+        "geneval",
+        data,
+        _place(output) / ANSWERS,
+        variant,
+        flags,
+        batch_size=batch_size,
+        pictures=pictures,
+        seed=seed,
+        limit=limit,
+        overwrite=overwrite,
+    )
     _predict_and_score(ctx, asking, _place(output), detections, choice)
 
 
@@ -235,13 +252,19 @@ QUESTION_COMMANDS = {
 
 
 def _asking(
-    name: str, data: Path, output: Path, variant: str | None, flags: dict[str, Any]
+    name: str,
+    data: Path,
+    folder: Path,
+    variant: str | None,
+    flags: dict[str, Any],
+    **settings: Any,
 ) -> Asking:
+    """What is asked, by the task's first variant where none is named; `settings` are `Asking`'s."""
     from orthus_core.evaluation.official.catalogue import task_named
 
     about = task_named(name)
     named = variant or next(iter(about.variants))
-    return Asking(about, _place(data), _place(output) / ANSWERS, named, flags)
+    return Asking(about, _place(data), folder, named, flags, **settings)
 
 
 def _predict_and_score(
@@ -266,7 +289,7 @@ def _predict_and_score(
     looks = detections is not None or (detector is not None and detector.name is not None)
     if form_of(about).draws and not looks:
         r.result(
-            _told(asking.folder, run),
+            _summary(asking.folder, run),
             text=f"{asking.folder}: {run['n_asked']} pictures; detect things in them, "
             f"then: orthus eval score {about.name} --predictions FILE --data {asking.data}; or "
             f"--predictions {asking.folder} --detector mask2former --weights DIR --clip DIR",
@@ -299,7 +322,7 @@ def _place(path: Path) -> Path:
     return user_path(path)
 
 
-def _told(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
+def _summary(folder: Path, run: dict[str, Any]) -> dict[str, Any]:
     return {"folder": str(folder), **{name: run[name] for name in run if name != "files"}}
 
 

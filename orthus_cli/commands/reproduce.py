@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.options import DryRun
+from orthus_cli.options import DryRun, ResumeStages
 from orthus_cli.training import stop_after_step
 from orthus_core.errors import OutputError
 from orthus_core.user_files import user_path
@@ -65,14 +65,7 @@ def reproduce(
             "--quick", help="A few steps of each arm: a rehearsal in minutes, without verdicts."
         ),
     ] = False,
-    resume: Annotated[
-        Literal["auto"] | None,
-        typer.Option(
-            "--resume",
-            metavar="auto",
-            help="Go on where an earlier run stopped; begins one where there is none.",
-        ),
-    ] = None,
+    resume: ResumeStages = None,
     overwrite: Annotated[
         bool,
         typer.Option(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orthus_cli.console import Reporter, reporter
-from orthus_cli.options import DryRun
+from orthus_cli.options import DryRun, ResumeStages
 from orthus_cli.training import stop_after_step
 from orthus_core.recipe import as_table
 from orthus_core.recipe.starter import StarterStage, starter_stages
@@ -44,14 +44,7 @@ def starter(
             help="Train the discrete chameleon-mini as well, on as many rows as mini.",
         ),
     ] = False,
-    resume: Annotated[
-        Literal["auto"] | None,
-        typer.Option(
-            "--resume",
-            metavar="auto",
-            help="Go on where an earlier run stopped; begins one where there is none.",
-        ),
-    ] = None,
+    resume: ResumeStages = None,
     overwrite: Annotated[
         bool,
         typer.Option(

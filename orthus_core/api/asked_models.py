@@ -153,7 +153,7 @@ class DrawingModel:
 
 
 class EditingModel(DrawingModel):
-    """A model that changes pictures as it is told; each is written as soon as it is finished.
+    """A model that changes pictures by instructions; each is written as soon as it is finished.
 
     Args:
         loaded: Open model.

@@ -260,13 +260,13 @@ class KnownWords:
         """The unknown words of a text, each once, in the order of the text."""
         asked = dict.fromkeys(words_of(text))
         unknown = self._other_wordings(text, asked)
-        told = {word for each in unknown for word in words_of(each.word)}
+        hinted = {word for each in unknown for word in words_of(each.word)}
         unknown += [
             UnknownWord(word, self._nearest(word))
             for word in asked
-            if word not in self.words and word not in STOP_WORDS and word not in told
+            if word not in self.words and word not in STOP_WORDS and word not in hinted
         ]
-        unknown += self._not_drawn(word for word in asked if word not in told)
+        unknown += self._not_drawn(word for word in asked if word not in hinted)
         if not text.isascii() and self.listed:
             from orthus_core.data.emoji_words import unknown_emoji
 

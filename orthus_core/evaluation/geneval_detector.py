@@ -123,21 +123,21 @@ class ThingDetector:
         return found
 
     def _with_masks(self, outputs: Any, shape: tuple[int, int]) -> list[FoundThing]:
-        (told,) = self.prepare.post_process_instance_segmentation(
+        (result,) = self.prepare.post_process_instance_segmentation(
             outputs, threshold=THRESHOLD, target_sizes=[shape], return_binary_maps=True
         )
         return [
             FoundThing(THINGS[each["label_id"]], _box_of(mask_HW), each["score"], mask_HW)
             for each, mask_HW in zip(
-                told["segments_info"], told["segmentation"].bool().cpu(), strict=False
+                result["segments_info"], result["segmentation"].bool().cpu(), strict=False
             )
         ]
 
     def _boxes(self, outputs: Any, shape: tuple[int, int]) -> list[FoundThing]:
-        (told,) = self.prepare.post_process_object_detection(
+        (result,) = self.prepare.post_process_object_detection(
             outputs, threshold=THRESHOLD, target_sizes=[shape]
         )
-        columns = (told["labels"].tolist(), told["boxes"].tolist(), told["scores"].tolist())
+        columns = (result["labels"].tolist(), result["boxes"].tolist(), result["scores"].tolist())
         return [
             FoundThing(THINGS[label], tuple(box), score)
             for label, box, score in zip(*columns, strict=True)

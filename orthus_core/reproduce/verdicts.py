@@ -13,7 +13,7 @@ from orthus_core.reproduce.paired_seeds import SeededMean
 Word = Literal["reproduces", "does not", "cannot tell"]
 
 LEAST_SEEDS = 3
-# Beyond so many times the questions and seeds, what it would take is told as that much or more.
+# Largest multiple of questions and seeds that the page names; beyond it, it says "or more".
 MOST_TIMES = 100
 
 RULE = f"""\

@@ -178,7 +178,7 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
     if len(messages) > MOST_MESSAGES:
         raise Refused(f"at most {MOST_MESSAGES} messages are read", where="messages")
     segments: list[Segment] = []
-    told: list[str] = []  # by the system, until the user's first words
+    instructions: list[str] = []  # of the system, until the user's first words
     left, role = LONGEST_CONVERSATION, ""
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
@@ -196,11 +196,11 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
             if role in ("system", "developer"):
                 if not isinstance(part, str):
                     raise Refused("the system shows no pictures", where=where)
-                told.append(part)
+                instructions.append(part)
                 continue
-            if role == "user" and told and isinstance(part, str):
-                part = " ".join([*told, part])
-                told = []
+            if role == "user" and instructions and isinstance(part, str):
+                part = " ".join([*instructions, part])
+                instructions = []
             kind = "text" if isinstance(part, str) else "image"
             segments.append(Segment(kind, "model" if role == "assistant" else "user", part))
     if role != "user":

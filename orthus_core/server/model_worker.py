@@ -204,7 +204,7 @@ class ModelWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread after its present step; what has not ended is told `Stopped`."""
+        """Ends the thread after its present step; what has not ended ends with `Stopped`."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -440,13 +440,13 @@ class ModelWorker:
             log.warning(
                 "memory does not hold %d at once: going on with %d", len(seated), self._at_once
             )
-            told = unforeseen(RuntimeError("memory ran out"))
+            shown = unforeseen(RuntimeError("memory ran out"))
         else:
             release_memory(device)
             lost += seated
-            told = _too_large(device) if is_out_of_memory(error) else unforeseen(error)
+            shown = _too_large(device) if is_out_of_memory(error) else unforeseen(error)
         for ticket in dict.fromkeys(row.ticket for row in lost):
-            self._fail(ticket, told)
+            self._fail(ticket, shown)
 
     def _fail(self, ticket: Ticket, error: OrthusError) -> None:
         """Ends a request and its rows that still wait."""
@@ -498,7 +498,7 @@ def rows_that_fit(loaded: LoadedModel) -> int:
 
 
 def unforeseen(error: Exception) -> OrthusError:
-    """An error of ours, told without its insides."""
+    """An error of ours, without its insides."""
     log.error(
         "%s while a request was worked on: %s",
         type(error).__name__,

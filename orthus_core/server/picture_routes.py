@@ -84,11 +84,11 @@ async def _images(
             elif isinstance(event, ImageDone):
                 info = infos[event.row]._replace(text=texts[event.row].strip() or None)
                 png = await to_thread.run_sync(finished_png, event, info, state)
-                found[event.row] = {"png": png, **_told(info)}
+                found[event.row] = {"png": png, **_seed_and_text(info)}
     return [found[row] for row in sorted(found)]
 
 
-def _told(info: GenerationInfo) -> dict[str, Any]:
+def _seed_and_text(info: GenerationInfo) -> dict[str, Any]:
     return {"seed": info.seed, **({"text": info.text} if info.text else {})}
 
 
@@ -122,7 +122,7 @@ async def _image_events(
                 "b64_json": base64.b64encode(png).decode(),
                 "usage": _image_usage(config.patches),
                 "index": event.row,
-                **_told(info),
+                **_seed_and_text(info),
             }
             yield typed_event(f"{kind}.completed", created_at=int(time.time()), **facts, **content)
 

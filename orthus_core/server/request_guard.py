@@ -141,8 +141,8 @@ class RequestGuard:
             pass
         except HTTPException as error:
             headers = dict(error.headers or {})
-            told = Refused(error.detail, status=error.status_code, code="error", headers=headers)
-            await answer.refuse(told)
+            refusal = Refused(error.detail, status=error.status_code, code="error", headers=headers)
+            await answer.refuse(refusal)
         except OrthusError as error:
             await answer.refuse(error)
         except Exception as error:

@@ -26,7 +26,7 @@ METERS = {
 
 # Pictures that clients send are read by at most so many threads, each of which may need 100 MB.
 READ_AT_ONCE = 2
-# Stories told at once; each has a thread.
+# Stories at once; each has a thread.
 MOST_STORIES = 16
 
 

@@ -65,7 +65,7 @@ from orthus_core.server.uploaded_pictures import content_of_url, read_picture
 
 MOST_PANELS = 24
 MOST_PICTURES = 8
-# Seconds after which a story is probably told.
+# Seconds after which a story has probably ended.
 RETRY_SECONDS = 10
 # Seconds between two tries of a later panel to get a place in the queue.
 NEXT_TRY = 0.2
@@ -167,7 +167,7 @@ class StoryRun(ArrivingEvents):
     the place of each PanelDone, and a StoryFile at last.
 
     Raises:
-        QueueFull: When as many stories as may are told already.
+        QueueFull: When the largest number of stories is under way.
     """
 
     def __init__(self, state: ServerState, ask: StoryAsk) -> None:

@@ -114,7 +114,7 @@ def _edits_of_tables(paths: list[Path]) -> list[EditPair]:
 
 
 def items(data: Path, variant: str = "official") -> list[AskedItem]:
-    """The edits, as a model is told them.
+    """The edits, as a model reads them.
 
     Raises:
         DataError: When files are missing or of another layout, or an edit has no instruction or no

@@ -170,7 +170,7 @@ def first_items(items: Sequence[AskedItem], limit: int, together: int = 1) -> li
 
     Args:
         items: Questions.
-        limit: So many of each part.
+        limit: Number of items of each part.
         together: It is rounded up to a multiple of this.
     """
     limit = -(-limit // together) * together
