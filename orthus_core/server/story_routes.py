@@ -174,6 +174,7 @@ class StoryRun(ArrivingEvents):
         super().__init__()
         self._state, self._ask = state, ask
         self._gone, self._has_begun = False, False
+        self._early: list[Any] = []  # events from before the first panel is accepted
         self._ticket: Ticket | None = None
         self._of_panel: queue.SimpleQueue[Any] = queue.SimpleQueue()
         if not state.stories.acquire(blocking=False):
@@ -204,11 +205,12 @@ class StoryRun(ArrivingEvents):
         for event in request.events(self._continue_panel):
             panel = collector.add(event)
             if panel is None:
-                self.deliver(event)
+                self._deliver_in_order(event)
                 continue
             number = collector.number
             png = panel.image and png_bytes(panel.image, request.info._replace(panel=number))
             self.deliver(ToldPanel(number, panel.text, png, panel.forced))
+        self._begin()  # at the latest now: the earlier panels may be all that are wanted
         story = collector.story
         name = self._state.served.store.keep(_zipped(story), ".zip")
         self.deliver(StoryFile(name, len(story.panels), request.info.seed))
@@ -249,9 +251,22 @@ class StoryRun(ArrivingEvents):
                 raise event
             if not isinstance(event, Accepted):
                 yield event
-            elif not self._has_begun:
-                self._has_begun = True
-                self.deliver(Accepted(None))
+            else:
+                self._begin()
+
+    def _begin(self) -> None:
+        """Delivers `Accepted`, once, and what has waited for it."""
+        if not self._has_begun:
+            self._has_begun = True
+            for event in (Accepted(None), *self._early):
+                self.deliver(event)
+
+    def _deliver_in_order(self, event: Any) -> None:
+        """Delivers an event; a note from before the first panel waits for `Accepted`."""
+        if self._has_begun:
+            self.deliver(event)
+        else:
+            self._early.append(event)
 
     def _end(self, error: OrthusError) -> None:
         try:

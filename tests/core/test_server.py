@@ -261,6 +261,17 @@ def test_a_story_is_told_panel_by_panel_and_kept_as_a_folder(client, orthus):
     assert [event["panel"] for event in goes_on if event["type"] == "story.panel"] == [2]
 
 
+def test_a_story_without_room_for_its_panels_or_without_a_new_one_is_answered(client):
+    before = [{"text": "a red fox " * 20, "image": data_url(png())}] * 20
+    body = {"prompt": "a", "steps": 1, "max_new_tokens": 2, "before": before}
+    kinds = {}
+    for panels in (20, 21):
+        answer = client.post("/api/story", json={**body, "panels": panels})
+        kinds[panels] = [event["type"] for event in events_of(answer.text)]
+    assert kinds[20] == ["story.completed"]
+    assert kinds[21][0] == "story.note" and kinds[21][-2:] == ["story.panel", "story.completed"]
+
+
 # What the page asks
 
 
