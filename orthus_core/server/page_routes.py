@@ -10,12 +10,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from orthus_core.data.known_words import KnownWords
 from orthus_core.errors import OrthusError
 from orthus_core.model.config import DiscreteConfig
 from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.samplers.params import PRESETS, STORY_TEXT, SamplingParams, Task
 from orthus_core.server.body_fields import Fields
-from orthus_core.server.request_bodies import json_body
+from orthus_core.server.request_bodies import in_reader, json_body
 from orthus_core.server.server_state import ServerState
 from orthus_core.version import __version__
 
@@ -80,12 +81,18 @@ async def check_words(state: ServerState, request: Request) -> Response:
     known = state.served.loaded.known
     if known is None:
         return JSONResponse({"read_as": text, "unknown": [], "exceeds": False})
+    # Hundreds of unknown words take seconds, in which other requests must be answered.
+    return JSONResponse(await in_reader(state, _checked, known, text))
+
+
+def _checked(known: KnownWords, text: str) -> dict[str, Any]:
+    """The answer to `check_words`."""
     read = known.read(text)
     unknown = [
         {"word": each.word, "nearest": each.nearest, "message": str(each)}
         for each in known.unknown(read)
     ]
-    return JSONResponse({"read_as": read, "unknown": unknown, "exceeds": known.exceeds(read)})
+    return {"read_as": read, "unknown": unknown, "exceeds": known.exceeds(read)}
 
 
 ROUTES = (

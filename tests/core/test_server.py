@@ -8,6 +8,7 @@ import struct
 import threading
 import zipfile
 import zlib
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -285,8 +286,36 @@ def test_the_page_learns_what_the_model_is_and_which_words_it_knows(client, load
     assert client.get("/").status_code == 200
 
 
-def test_models_health_and_metrics_answer(client):
+def test_other_requests_are_answered_while_words_are_checked(server, monkeypatch):
+    client, state = server
+    reading, answered, found = threading.Event(), threading.Event(), []
+
+    def read(text):
+        reading.set()
+        return text if answered.wait(5) else "nobody else was answered"
+
+    known = SimpleNamespace(read=read, unknown=lambda text: [], exceeds=lambda text: False)
+    served = state.served
+    monkeypatch.setattr(
+        state, "served", served._replace(loaded=served.loaded._replace(known=known))
+    )
+    body = {"text": "a fox"}
+    asking = threading.Thread(
+        target=lambda: found.append(client.post("/api/check_words", json=body).json()["read_as"])
+    )
+    asking.start()
+    assert reading.wait(5)
+    client.get("/health")
+    answered.set()
+    asking.join()
+    assert found == ["a fox"]
+
+
+def test_models_health_and_metrics_answer(server):
+    client, state = server
     client.post(GENERATE, json={"prompt": "a fox", "steps": 1})
+    tokens = 10**9 + 1 - int(state.meters.value("orthus_text_tokens_total"))
+    state.meters.add("orthus_text_tokens_total", tokens)
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == "tiny" and client.get("/v1/models/tiny").json() == model
     assert client.get("/health").json() == {"status": "ok", "model": "tiny"}
