@@ -47,4 +47,4 @@ class RegressionPatchSampler:
         weight = next(self._head.parameters())
         predicted_RC = self._head(moved(hidden_RD, weight.device).to(weight.dtype)).float()
         features_NC = moved(mix_NR, weight.device).float() @ predicted_RC / self._scale
-        return features_NC if self._limits is None else within_norms(features_NC, *self._limits)
+        return within_norms(features_NC, *self._limits) if self._limits else features_NC

@@ -122,6 +122,8 @@ def test_every_way_to_draw_takes_it_and_tells_no_options_that_it_lacks(folder, t
     (image,) = drawn.images
     alone = orthus.generate("a snowman", seed=1, guidance=5.0).images[0]
     assert image.tobytes() == alone.tobytes()
+    unlimited = orthus.generate("a snowman", seed=1, patch_norm=()).images[0]
+    assert image.tobytes() == unlimited.tobytes()
     assert orthus.edit(image, "make it red", seed=1).images[0].size == image.size
     assert len(orthus.caption([image], max_new_tokens=3).texts) == 1
     params = SamplingParams.resolve(orthus.model.config, guidance=2.0)
