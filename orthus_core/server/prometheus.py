@@ -65,7 +65,7 @@ class Meters:
         yield f"# TYPE {name} {kind}"
         for labels, value in self._values[name].items():
             if not is_histogram:
-                yield f"{name}{_braced(labels)} {value:g}"
+                yield f"{name}{_braced(labels)} {value:.15g}"
                 continue
             below = 0
             for bound, count in zip((*SECONDS, "+Inf"), self._buckets[name][labels], strict=True):

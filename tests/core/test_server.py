@@ -324,6 +324,7 @@ def test_models_health_and_metrics_answer(server):
         line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"
     }
     assert counted[f'orthus_requests_total{{code="200",path="{GENERATE}"}}'] >= 1
+    assert counted["orthus_text_tokens_total"] == 10**9 + 1
     assert counted["orthus_pictures_total"] >= 1 and counted["orthus_batch_rows"] == 0
     name = "orthus_request_seconds"
     assert (
