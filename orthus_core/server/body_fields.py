@@ -141,8 +141,9 @@ class Fields:
     def _number(self, name: str, default: Any) -> Any:
         value = self.take(name, default)
         if self._from_form and isinstance(value, str):
+            number = int if value.isdecimal() else float  # a float does not hold every seed
             try:
-                value = float(value) if len(value) < 32 else math.nan
+                value = number(value) if len(value) < 32 else math.nan
             except ValueError:
                 pass
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):

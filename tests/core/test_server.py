@@ -154,9 +154,11 @@ def test_kept_rows_are_those_of_the_picture_and_another_seed_draws_the_rest(clie
 def test_an_edit_is_that_of_the_command(client, orthus):
     content = png(40, 30, "red")
     files = {"image": ("start.png", content, "image/png")}
-    form = {"prompt": "make it night", "n": "2", "seed": "3", "steps": "2"}
+    seed = 2**53 + 1  # which a float does not hold
+    form = {"prompt": "make it night", "n": "2", "seed": str(seed), "steps": "2"}
     answer = client.post(EDIT, files=files, data=form).json()
-    drawn = orthus.edit(content, "make it night", num_images=2, seed=3, steps=2)
+    drawn = orthus.edit(content, "make it night", num_images=2, seed=seed, steps=2)
+    assert [each["seed"] for each in answer["data"]] == [seed, seed + 1]
     for each, image in zip(answer["data"], drawn.images, strict=True):
         assert image_of(each["b64_json"]).tobytes() == image.tobytes()
     streamed = client.post(EDIT, files=files, data={**form, "stream": "true"})
