@@ -207,6 +207,8 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
         raise Refused("the last message must be the user's", where="messages")
     if not any(segment.role == "user" for segment in segments[-1:]):
         raise Refused("the last message is empty", where=f"messages[{len(messages) - 1}]")
+    if instructions:  # the user has sent pictures alone
+        segments.append(Segment("text", "user", " ".join(instructions)))
     return segments
 
 

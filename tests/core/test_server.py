@@ -238,6 +238,12 @@ def test_the_model_reads_earlier_turns_and_what_the_system_says(server):
     # <s>, SEP after both questions, </s> after the answer.
     texts = ["a red fox what is this?", "a snowman", "a red fox"]
     assert tokens == sum(length(text) - 2 for text in texts) + 4
+    asked = question(shown(png()))["messages"]
+    counts = [
+        client.post(CHAT, json={"messages": each}).json()["usage"]["prompt_tokens"]
+        for each in (asked, [turns[0], *asked])
+    ]
+    assert counts[1] == counts[0] + length("a red fox") - 2
 
 
 # Stories
