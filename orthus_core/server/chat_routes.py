@@ -98,6 +98,11 @@ class ChatAnswer:
             return said if is_first else f"{BETWEEN}{said}"
         return ""
 
+    def end(self, reason: str) -> None:
+        """Takes why the row ended; its last token may also have completed a stop text."""
+        is_full = reason in ("length", "context") and not self._stopped
+        self.finish_reason = "length" if is_full else "stop"
+
     def show(self, png: bytes) -> dict[str, Any]:
         """Takes a picture, and returns it as a part."""
         url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -138,8 +143,8 @@ async def _add_to_chat(state: ServerState, answer: ChatAnswer, event: Any) -> di
         png = await to_thread.run_sync(finished_png, event, None, state)
         return {"images": [answer.show(png)]}
     if isinstance(event, RowDone):
-        answer.finish_reason = "length" if event.reason in ("length", "context") else "stop"
         said = answer.say("", last=True)
+        answer.end(event.reason)
         return {"content": said} if said else {}
     return {}
 

@@ -223,6 +223,8 @@ def test_an_answer_ends_before_its_stop_text(client):
             said = answer.json()["choices"][0]["message"]["content"]
             assert answer.json()["usage"]["completion_tokens"] < 12
         assert said.strip() == whole[: whole.find(stop)].strip()
+    last = client.post(CHAT, json=body | {"stop": whole[-3:]}).json()["choices"][0]
+    assert last["finish_reason"] == "stop"
 
 
 def test_the_model_reads_earlier_turns_and_what_the_system_says(server):
