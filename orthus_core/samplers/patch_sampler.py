@@ -66,8 +66,13 @@ class PatchSampler(Protocol):
         ...
 
 
-def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchSampler:
+def patch_sampler_for(
+    model: InterleavedModel, params: SamplingParams, head: DenoisingHead | None = None
+) -> PatchSampler:
     """The patch sampler for this kind of model.
+
+    Args:
+        head: As for `DiffusionPatchSampler`.
 
     Raises:
         PromptError, CheckpointError: As `DiffusionPatchSampler`.
@@ -82,11 +87,17 @@ def patch_sampler_for(model: InterleavedModel, params: SamplingParams) -> PatchS
         from orthus_core.samplers.regression_sampler import RegressionPatchSampler
 
         return RegressionPatchSampler(model, params)
-    return DiffusionPatchSampler(model, params)
+    return DiffusionPatchSampler(model, params, head)
 
 
 class DiffusionPatchSampler:
     """Denoises patches according to `params`, with the head's weights as they are at construction.
+
+    Args:
+        head: Prepared head of this model, if another sampler already has it.
+
+    Attributes:
+        head: The prepared head.
 
     Raises:
         PromptError: For a scheduler that does not exist, and for a tolerance with a solver that
@@ -94,9 +105,14 @@ class DiffusionPatchSampler:
         CheckpointError: As `solver_for`.
     """
 
-    def __init__(self, model: OrthusForConditionalGeneration, params: SamplingParams) -> None:
+    def __init__(
+        self,
+        model: OrthusForConditionalGeneration,
+        params: SamplingParams,
+        head: DenoisingHead | None = None,
+    ) -> None:
         self._model, self._params = model, params
-        self._head = DenoisingHead(model.diffusion_head)
+        self.head = head or DenoisingHead(model.diffusion_head)
         self._plans: dict[int, PatchPlan] = {}
         self._recordings: CUDAGraphCache | None = None
         solver = self._plan(params.steps).solver
@@ -107,7 +123,7 @@ class DiffusionPatchSampler:
                 where="step_tolerance",
                 hint=f"leave it out, or use one of {', '.join(able)}",
             )
-        if isinstance(solver, LinearSolver) and self._head.device.type == "cuda":
+        if isinstance(solver, LinearSolver) and self.head.device.type == "cuda":
             from orthus_core.samplers.cuda_graph import CUDAGraphCache
 
             self._recordings = CUDAGraphCache()
@@ -129,7 +145,7 @@ class DiffusionPatchSampler:
             return self._denoised(steps_N[0], hidden_RD, noise_NC, mix_NR)
         # Images at different patches take different numbers of steps, so there is one batch per
         # number.
-        features_NC = torch.empty(noise_NC.shape, device=self._head.device)
+        features_NC = torch.empty(noise_NC.shape, device=self.head.device)
         for steps in set(steps_N):
             rows = [row for row, its_steps in enumerate(steps_N) if its_steps == steps]
             branches = mix_NR[rows].ne(0).any(dim=0).nonzero().flatten()
@@ -166,7 +182,7 @@ class DiffusionPatchSampler:
     def _plan(self, steps: int) -> PatchPlan:
         if steps not in self._plans:
             scheduler = self._params.scheduler
-            self._plans[steps] = patch_plan(self._model, steps, scheduler, self._head)
+            self._plans[steps] = patch_plan(self._model, steps, scheduler, self.head)
         return self._plans[steps]
 
 

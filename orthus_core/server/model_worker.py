@@ -49,7 +49,11 @@ from orthus_core.samplers.generate import (
 )
 from orthus_core.samplers.memory_estimate import need
 from orthus_core.samplers.params import SamplingParams
-from orthus_core.samplers.patch_sampler import PatchSampler, patch_sampler_for
+from orthus_core.samplers.patch_sampler import (
+    DiffusionPatchSampler,
+    PatchSampler,
+    patch_sampler_for,
+)
 from orthus_core.samplers.prompt import Prompt, room_for_image
 from orthus_core.samplers.sequence import Phase, SequenceState
 from orthus_core.samplers.text import with_words
@@ -58,8 +62,8 @@ from orthus_core.server.prometheus import Meters
 log = logging.getLogger("orthus.server")
 R = TypeVar("R")
 
-# Patch samplers of different steps, schedulers and the like that are kept; each holds the head's
-# weights once more in the layout that is fastest.
+# Patch samplers of different steps, schedulers and the like that are kept; each holds the tables of
+# its steps.
 SAMPLERS_KEPT = 8
 # Text that a row is assumed to write when the memory of a row is estimated.
 TYPICAL_TEXT = 256
@@ -342,7 +346,13 @@ class ModelWorker:
         names = ("steps", "last_steps", "scheduler", "step_tolerance", "noise_scale", "patch_norm")
         key = tuple(getattr(params, name) for name in (*names, "code_top_k", "code_top_p"))
         if key not in self._samplers:
-            self._samplers[key] = patch_sampler_for(self.loaded.model, params)
+            # One copy of the head's weights, in the layout that is fastest, serves all of them.
+            heads = (
+                each.head
+                for each in self._samplers.values()
+                if isinstance(each, DiffusionPatchSampler)
+            )
+            self._samplers[key] = patch_sampler_for(self.loaded.model, params, next(heads, None))
         self._samplers.move_to_end(key)
         while len(self._samplers) > SAMPLERS_KEPT:
             self._samplers.popitem(last=False)

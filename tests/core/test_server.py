@@ -94,11 +94,14 @@ def test_a_seed_is_the_picture_that_generate_draws_and_says_how_it_was_made(
     assert record.info.prompt == "a snowman" and record.info.sampling["steps"] == 3
 
 
-def test_requests_with_other_values_are_drawn_with_theirs(client, orthus):
+def test_requests_with_other_values_are_drawn_with_theirs(server, orthus):
+    client, state = server
     for values in ({"steps": 2}, {"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0}):
         answer = client.post(GENERATE, json={"prompt": "a fox", "seed": 1, **values}).json()
         drawn = orthus.generate("a fox", seed=1, **values).images[0]
         assert image_of(answer["data"][0]["b64_json"]).tobytes() == drawn.tobytes()
+    samplers = list(state.worker._samplers.values())
+    assert len(samplers) >= 2 and len({id(each.head) for each in samplers}) == 1  # type: ignore[attr-defined]
 
 
 def test_a_stream_shows_the_first_patch_and_then_more_and_ends_with_the_picture(client):
@@ -664,7 +667,7 @@ def test_a_server_that_stops_refuses_what_is_new(loaded):
         assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 503
 
 
-def test_an_address_in_use_is_told():
+def test_an_address_in_use_is_refused():
     with bind("127.0.0.1", 0) as bound:
         bound.listen()
         with pytest.raises(OrthusError, match="in use"):
