@@ -1,5 +1,5 @@
-"""Commands that are killed without warning leave nothing half and lose nothing, and the same words
-go on to the result of a run that was let be.
+"""Commands that are killed without warning leave nothing half and lose nothing, and the same
+command goes on to the result of a run that was not interrupted.
 
 Half of the kills come at a random time; the other half right before a random file operation (a file
 opened to write, a rename, a removal, a new folder), where what is on disk is least in order. No

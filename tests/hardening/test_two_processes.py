@@ -1,5 +1,5 @@
-"""Two processes that write to one output at once: each ends well or is told why not, and what is
-there at last is the whole result of one of them.
+"""Two processes that write to one output at once: each ends well or says why not, and what is
+there in the end is the whole result of one of them.
 """
 
 from __future__ import annotations
