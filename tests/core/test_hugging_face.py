@@ -215,8 +215,8 @@ def rows(orthus):
     return batch, labels_BS
 
 
-@pytest.mark.parametrize(("lambda_image", "head"), [(100.0, "diffusion"), (0.5, "mse")])
-def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, lambda_image, head):
+@pytest.mark.parametrize(("weights", "head"), [({}, "diffusion"), ({"lambda_image": 0.5}, "mse")])
+def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, weights, head):
     batch, labels_BS = rows
     seeds_M = torch.arange(len(batch.pictures)) + 7
     batch = replace(batch, noise_seeds_M=seeds_M)
@@ -230,9 +230,9 @@ def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, lambda_image, head):
         features=batch.features_NC,
         labels=labels_BS,
         noise_seeds=seeds_M,
-        lambda_image=lambda_image,
+        **weights,
     )
-    expected = JointLoss(model, lambda_image=lambda_image).eval()(batch)
+    expected = JointLoss(model, **weights).eval()(batch)
     assert output.loss.equal(expected.total)
     assert output.text_loss.equal(expected.text) and output.image_loss.equal(expected.image)
     assert output.past_key_values is None
