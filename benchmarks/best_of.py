@@ -46,8 +46,8 @@ def main() -> None:
     start = time.process_time()
     world = World.open(testing=True)
     detector = Detector(world)
-    asked = [prompt for prompt in geneval_prompts(world, options.prompts, seed=5)]
-    asked = [prompt for prompt in asked if prompt.tag in TAGS]
+    every = geneval_prompts(world, options.prompts, seed=5)
+    asked = [prompt for prompt in every if prompt.tag in TAGS]
     orthus = Orthus.open(options.model, device="cpu", dtype="fp32")
     flags = {"best_of": max(SIZES), "preset": options.preset, "noise_scale": options.noise_scale}
     recipe = load(GenerateRecipe, flags=flags)

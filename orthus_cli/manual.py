@@ -60,8 +60,8 @@ def manual() -> str:
             lines += _command(plugins[name].command, f"orthus {name}")
     for heading, entries in _AFTER.items():
         lines.append(f".SH {heading}")
-        for term, said in entries:
-            lines += _entry(term, said)
+        for term, description in entries:
+            lines += _entry(term, description)
     return "\n".join(lines) + "\n"
 
 
@@ -91,14 +91,14 @@ def _options(command: Any, ctx: Any) -> Iterator[str]:
         if heading and records:
             yield ".PP"
             yield f".I {text(heading)}"
-        for names, said in records:
-            yield from _entry(names, said)
+        for names, description in records:
+            yield from _entry(names, description)
 
 
-def _entry(term: str, said: str) -> Iterator[str]:
+def _entry(term: str, description: str) -> Iterator[str]:
     yield ".TP"
     yield f".B {_quoted(term)}"
-    yield text(" ".join(said.split())) or "\\&"
+    yield text(" ".join(description.split())) or "\\&"
 
 
 def _paragraphs(written: str | None) -> Iterator[str]:
@@ -106,8 +106,8 @@ def _paragraphs(written: str | None) -> Iterator[str]:
     for number, paragraph in enumerate(re.split(r"\n\s*\n", inspect.cleandoc(written or ""))):
         if number:
             yield ".PP"
-        if said := " ".join(paragraph.split()):
-            yield text(said)
+        if line := " ".join(paragraph.split()):
+            yield text(line)
 
 
 def text(plain: str) -> str:

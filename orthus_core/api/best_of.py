@@ -121,7 +121,7 @@ class BestOfCollector(ImageCollector):
         candidates = [self._results.pop(number) for number in request.rows_of(row)]
         best, seeds = candidates[event.best], [each.info.seed for each in candidates]
         asked = zip(request.questions[row], event.answers, strict=True)
-        said = {
+        choice = {
             "candidates": request.candidates,
             "seed": seeds[0],
             "scores": [[seed, round(s, 4)] for seed, s in zip(seeds, event.scores, strict=True)],
@@ -130,7 +130,7 @@ class BestOfCollector(ImageCollector):
                 for each, right in asked
             ],
         }
-        self._kept[row] = ImageResult(row, best.image, best.info._replace(best_of=said))
+        self._kept[row] = ImageResult(row, best.image, best.info._replace(best_of=choice))
         return self._kept[row]
 
     @property

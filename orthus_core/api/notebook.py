@@ -6,23 +6,16 @@ Words come from prompts and models, so they are escaped; pictures are embedded, 
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
 from orthus_core.image_grid import columns_for, contact_sheet
+from orthus_core.results.metadata import png_bytes
 
 # Small pictures are shown enlarged to about this width, pixel by pixel, in CSS pixels.
 SHOWN = 192
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def sheet_png(images: Sequence[Image.Image]) -> bytes | None:
@@ -30,8 +23,8 @@ def sheet_png(images: Sequence[Image.Image]) -> bytes | None:
     if not images:
         return None
     if len(images) == 1:
-        return png_bytes(images[0])
-    return png_bytes(contact_sheet(images, columns_for(len(images), per_prompt=1)))
+        return png_bytes(images[0], None)
+    return png_bytes(contact_sheet(images, columns_for(len(images), per_prompt=1)), None)
 
 
 def figures_html(figures: Sequence[tuple[Image.Image | None, str]]) -> str:
@@ -44,7 +37,7 @@ def _figure(image: Image.Image | None, words: str) -> str:
     shown = ""
     if image is not None:
         width = max(image.width, SHOWN // image.width * image.width)
-        data = base64.b64encode(png_bytes(image)).decode("ascii")
+        data = base64.b64encode(png_bytes(image, None)).decode("ascii")
         shown = (
             f'<img src="data:image/png;base64,{data}" alt="{escape(words)}" width="{width}" '
             'style="image-rendering:pixelated">'

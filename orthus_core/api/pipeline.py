@@ -115,7 +115,7 @@ class Orthus:
             low_memory: Leave the backbone in its files, and fetch each layer when it is used.
             lora: Adapters that `orthus posttrain` trained, one or several: a folder, or
                 "folder:scale" with a number that they are multiplied by.
-            unknown: Nothing else; a mistyped name is told.
+            unknown: Nothing else; a mistyped name is refused with the nearest known one.
 
         Returns: The model in evaluation mode, on that device.
 

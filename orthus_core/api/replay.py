@@ -78,9 +78,8 @@ class Remake(NamedTuple):
         """Write the first image. Raises: OutputError when the file cannot be written."""
         image = next(iter(self.images.values()))
         assert image is not None, "the first of the record's images was drawn"
-        is_own = self.png is not None and path.suffix.lower() == ".png"
-        content = self.png if is_own else picture_bytes(image, self.info, path)
-        write_file(path, content or b"", overwrite=overwrite)
+        own = self.png if path.suffix.lower() == ".png" else None
+        write_file(path, own or picture_bytes(image, self.info, path), overwrite=overwrite)
 
 
 def recipe_again(record: Record) -> DrawingRecipe:
@@ -182,9 +181,8 @@ def prepare_again(
     if run:
         recipe = dataclasses.replace(recipe, seeds=run.seeds)
     if isinstance(recipe, GenerateRecipe):
-        recipe = dataclasses.replace(
-            recipe, best_of=None
-        )  # a record's seed is that of the kept one
+        # A record's seed is that of the picture that was kept.
+        recipe = dataclasses.replace(recipe, best_of=None)
         return prepare_generate(loaded, recipe, prompts, continuation=_continuation(record, inputs))
     own = 2 if recipe.by_example else 0
     opened = input_images(inputs)

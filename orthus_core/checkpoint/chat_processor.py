@@ -87,7 +87,8 @@ class OrthusProcessor(ChameleonProcessor):
         """
         if generation_mode == "image":
             pixels = getattr(generated_outputs, "pixel_values", generated_outputs)
-            return [to_image(pixels_3HW) for pixels_3HW in pixels]
+            # An interleaved sequence may hold text alone.
+            return [] if pixels is None else [to_image(pixels_3HW) for pixels_3HW in pixels]
         if generation_mode not in (None, "text"):
             raise ArgumentError(
                 f"there is no {generation_mode!r}",

@@ -244,7 +244,7 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def enlarged(image: Image.Image, times: int | None) -> Image.Image:
-    """The picture so many times as wide and as high (Lanczos); None leaves it as it is."""
+    """The picture, `times` as wide and as high (Lanczos); None leaves it as it is."""
     if not times:
         return image
     size = (image.width * times, image.height * times)

@@ -31,7 +31,7 @@ from transformers.utils.generic import ModelOutput, can_return_tuple
 from orthus_core.entry_points import imported
 from orthus_core.errors import ArgumentError
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
-from orthus_core.model.interleaved import InterleavedModel, positions
+from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe.drawing import TextSampling
 
 # A mixin's methods see the model that they are mixed into.
@@ -113,13 +113,11 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
         """
         if features is None and pixel_values is not None:
             features = self.encode_pixels(pixel_values)
-        if inputs_embeds is None:
-            if input_ids is None:
-                raise ArgumentError("neither ids nor embeddings are given", where="forward")
-            inputs_embeds = self.embed(input_ids, features)
-        if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
-            position_ids = positions(attention_mask)[:, -inputs_embeds.shape[1] :]
-        output = self.model(
+        if inputs_embeds is None and input_ids is None:
+            raise ArgumentError("neither ids nor embeddings are given", where="forward")
+        output = self.run_backbone(
+            input_ids,
+            features,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -127,10 +125,8 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
             use_cache=False if use_cache is None and labels is not None else use_cache,
             **kwargs,
         )
-        hidden_BSD = output.last_hidden_state
-        last = logits_to_keep
-        kept = slice(-last, None) if isinstance(last, int) and last else slice(None)
-        kept = last if isinstance(last, Tensor) else kept
+        hidden_BSD, last = output.hidden_BSD, logits_to_keep
+        kept = last if isinstance(last, Tensor) else slice(-last, None)
         logits = self.lm_head(hidden_BSD[:, kept])
         # The least number in place of -inf, with which entropies would be NaN (as in Chameleon).
         never, least = self._never_text(logits.device), torch.finfo(logits.dtype).min

@@ -12,7 +12,7 @@ Legend: B batch, S sequence, D hidden, V vocabulary, C feature channels, P patch
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ from orthus_core.errors import PromptError
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.model.vision import OrthusVQ
 
-if TYPE_CHECKING:
-    from orthus_core.model.packed_attention import Documents
-
 
 class OrthusOutput(NamedTuple):
     """The backbone's output.
@@ -34,10 +31,13 @@ class OrthusOutput(NamedTuple):
     Attributes:
         hidden_BSD: Hidden states after the last norm; every head reads them.
         past_key_values: Keys and values of all positions so far; None without a cache.
+        hidden_states, attentions: Those of every layer, where they are asked for.
     """
 
     hidden_BSD: Tensor
     past_key_values: Cache | None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class InterleavedPreTrainedModel(ChameleonPreTrainedModel):
@@ -144,8 +144,8 @@ class InterleavedModel(InterleavedPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        use_cache: bool = False,
-        documents: Documents | None = None,
+        use_cache: bool | None = False,
+        **more: Any,
     ) -> OrthusOutput:
         """Hidden states of a sequence, or of its next part when a cache is given.
 
@@ -156,9 +156,9 @@ class InterleavedModel(InterleavedPreTrainedModel):
             position_ids: Positions [B, S]; by default the mask is counted, which allows left
                 padding.
             past_key_values: Dynamic or static cache, filled in place.
-            use_cache: Whether to make a dynamic cache when none is given.
-            documents: Documents of packed rows, for a model that attends by them; `document_inputs`
-                makes them, with the mask and the positions that go with them.
+            use_cache: Whether to make a dynamic cache when none is given; None is the config's.
+            more: Further arguments of the backbone, such as the `documents` of packed rows, which
+                `document_inputs` makes with the mask and the positions that go with them.
 
         Returns: Hidden states [B, S, D] after the last norm, and the cache.
         """
@@ -167,17 +167,17 @@ class InterleavedModel(InterleavedPreTrainedModel):
             inputs_embeds = self.embed(ids_BS, features)
         if position_ids is None and attention_mask is not None and attention_mask.ndim == 2:
             position_ids = positions(attention_mask)[:, -inputs_embeds.shape[1] :]
-        output = self.model(
+        out = self.model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            documents=documents,
+            **more,
         )
         # A model that is spread over devices ends on another one than it began on.
-        hidden_BSD = output.last_hidden_state.to(inputs_embeds.device)
-        return OrthusOutput(hidden_BSD, output.past_key_values)
+        hidden_BSD = out.last_hidden_state.to(inputs_embeds.device)
+        return OrthusOutput(hidden_BSD, out.past_key_values, out.hidden_states, out.attentions)
 
     def text_logits(self, hidden_ND: Tensor) -> Tensor:
         """Logits of the next text token; those of image codes and image slots are -inf: [N, V]."""

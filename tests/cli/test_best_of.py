@@ -106,7 +106,7 @@ def test_an_enlarged_picture_says_so_in_each_kind_of_file(orthus, model, tmp_pat
     assert again.exit_code == 0 and hash_of(tmp_path / "same.png") == record["pixels"]
 
 
-def test_edits_and_stories_are_enlarged_and_keep_no_metadata_when_told(
+def test_edits_and_stories_are_enlarged_and_keep_no_metadata_where_that_is_asked(
     orthus, model, start, tmp_path
 ):
     words = ["edit", start, "red", "--seed", 1, "--scale", 4, *model]
@@ -123,7 +123,7 @@ def test_edits_and_stories_are_enlarged_and_keep_no_metadata_when_told(
     assert (read_record(tmp_path / "panel.jpg") or {})["panel"] == 1
 
 
-def test_a_changed_jpeg_is_told_and_an_unchanged_one_goes_on_from_its_record(
+def test_a_changed_jpeg_is_named_and_an_unchanged_one_goes_on_from_its_record(
     orthus, model, tmp_path
 ):
     out = tmp_path / "out.jpg"

@@ -48,6 +48,9 @@ def test_generators_and_output_types_are_those_of_diffusers(pipe):
     assert as_list.images.shape == (2, 16, 16, 3) and 0 <= as_list.images.min()
     assert alone.shape == (1, 3, 16, 16) and as_list.images.max() <= 1
     np.testing.assert_allclose(as_list.images[1], alone[0].permute(1, 2, 0).numpy(), atol=1e-5)
+    levels = np.asarray(pipe("a snowman", **one, generator=seeded(2)).images[0])
+    # A picture's levels are scaled by the release's rounded factor.
+    np.testing.assert_allclose(as_list.images[1] * 255, levels, atol=2)
     torch.manual_seed(5)
     first = pipe("a snowman", **one).images[0]
     torch.manual_seed(5)
@@ -56,10 +59,11 @@ def test_generators_and_output_types_are_those_of_diffusers(pipe):
 
 def test_each_patch_is_a_step_and_may_be_the_last(pipe):
     seen = []
+    features = torch.zeros(2, pipe.model.config.patches, 8)
 
     def stops(pipe, step, picture, tensors):
         seen.append((step, picture))
-        assert tensors["features"].shape == (8,)
+        features[picture, step] = tensors["features"]
         pipe._interrupt = step == 1 and picture == 1
 
     asked = {"num_inference_steps": 1, "num_images_per_prompt": 2, "output_type": "pt"}
@@ -67,6 +71,9 @@ def test_each_patch_is_a_step_and_may_be_the_last(pipe):
     assert seen == [(0, 0), (0, 1), (1, 0), (1, 1)]
     whole = pipe("a snowman", **asked, generator=seeded()).images
     assert part.shape == whole.shape and not part.equal(whole)
+    with torch.no_grad():
+        as_they_are = pipe.model.decode_images(features) / 2 + 0.5
+    torch.testing.assert_close(part, as_they_are.clamp(0, 1), rtol=1e-4, atol=1e-4)
 
 
 def test_diffusers_saves_and_opens_it(pipe, tmp_path):

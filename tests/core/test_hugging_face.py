@@ -215,8 +215,8 @@ def rows(orthus):
     return batch, labels_BS
 
 
-@pytest.mark.parametrize(("lambda_image", "head"), [(100.0, "diffusion"), (0.5, "mse")])
-def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, lambda_image, head):
+@pytest.mark.parametrize(("weights", "head"), [({}, "diffusion"), ({"lambda_image": 0.5}, "mse")])
+def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, weights, head):
     batch, labels_BS = rows
     seeds_M = torch.arange(len(batch.pictures)) + 7
     batch = replace(batch, noise_seeds_M=seeds_M)
@@ -230,9 +230,9 @@ def test_the_loss_of_labels_is_the_joint_loss(orthus, rows, lambda_image, head):
         features=batch.features_NC,
         labels=labels_BS,
         noise_seeds=seeds_M,
-        lambda_image=lambda_image,
+        **weights,
     )
-    expected = JointLoss(model, lambda_image=lambda_image).eval()(batch)
+    expected = JointLoss(model, **weights).eval()(batch)
     assert output.loss.equal(expected.total)
     assert output.text_loss.equal(expected.text) and output.image_loss.equal(expected.image)
     assert output.past_key_values is None
@@ -339,7 +339,7 @@ def test_an_image_is_what_our_own_loop_draws(orthus, model, processor):
 
 def test_text_and_images_follow_one_another(model, processor):
     inputs = tokenized(processor, [said("user", RED, "a snowman")])
-    told = model.generate(
+    written = model.generate(
         **inputs,
         generation_mode="interleaved",
         negative_prompt_ids=processor(text="a red fox").input_ids[0],
@@ -349,11 +349,13 @@ def test_text_and_images_follow_one_another(model, processor):
         temperature=2.0,
         seed=[4],
     )
-    assert isinstance(told, GeneratedImages)
-    slots = int((told.sequences == model.config.image_token_id).sum())
-    drawn = 0 if told.features is None else told.features.shape[0]
-    assert slots == (1 + drawn) * model.config.patches and len(told.image_rows) == drawn
-    assert told.sequences.shape[1] > inputs["input_ids"].shape[1]
+    assert isinstance(written, GeneratedImages)
+    slots = int((written.sequences == model.config.image_token_id).sum())
+    drawn = 0 if written.features is None else written.features.shape[0]
+    assert slots == (1 + drawn) * model.config.patches and len(written.image_rows) == drawn
+    assert written.sequences.shape[1] > inputs["input_ids"].shape[1]
+    text_alone = GeneratedImages(sequences=written.sequences)
+    assert processor.post_process_multimodal_output(text_alone, generation_mode="image") == []
 
 
 def test_each_prompt_is_drawn_from_its_own_picture(model, processor):
