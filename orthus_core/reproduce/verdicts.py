@@ -13,8 +13,10 @@ from orthus_core.reproduce.paired_seeds import SeededMean
 Word = Literal["reproduces", "does not", "cannot tell"]
 
 LEAST_SEEDS = 3
-# Largest multiple of questions and seeds that the page names; beyond it, it says "or more".
+# Largest multiple of questions and seeds that the page names.
 MOST_TIMES = 100
+AGREE = "all pairs agree, so their spread is unknown"
+"""The reason of a claim about which nothing can be said, not even which run would decide it."""
 
 RULE = f"""\
 A claim says that one arm is better than another in a measure, by more than a margin that is 0
@@ -68,7 +70,7 @@ def verdict(found: SeededMean, margin: float = 0.0) -> ClaimVerdict:
             "cannot tell", why, Needed(LEAST_SEEDS, LEAST_SEEDS / found.seeds, False)
         )
     if found.half == 0:
-        return ClaimVerdict("cannot tell", "all pairs agree, so their spread is unknown")
+        return ClaimVerdict("cannot tell", AGREE)
     if found.low > margin:
         return ClaimVerdict("reproduces")
     if found.high < margin:

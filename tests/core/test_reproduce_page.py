@@ -34,7 +34,7 @@ def put(folder: Path, arm: Arm, task: str, samples: list[list[dict]]) -> None:
 
 
 def right(*counts: int) -> list[list[dict]]:
-    """Samples of each seed, of which the first so many are right."""
+    """Samples of each seed, of which the first `count` are right."""
     return [[{"right": n < count} for n in range(QUESTIONS)] for count in counts]
 
 
@@ -69,6 +69,13 @@ def test_a_doubtful_difference_is_told_with_the_run_that_would_tell(arms, tmp_pa
     found = section(paper_page(tmp_path, arms), "Table 4")
     assert "**cannot tell**: the interval includes the margin. It would take about" in found
     assert " --seeds " in found and " on one core from nothing." in found
+
+
+def test_of_pairs_that_all_agree_no_run_is_named(arms, tmp_path):
+    put(tmp_path, arms["softmax"], ANSWERS, right(40, 40, 40))
+    put(tmp_path, arms["understanding-only"], ANSWERS, right(0, 0, 0))
+    found = section(paper_page(tmp_path, arms), "Table 4")
+    assert "**cannot tell**: all pairs agree, so their spread is unknown.\n" in found
 
 
 def test_one_seed_of_three_is_not_decided(arms, tmp_path):
