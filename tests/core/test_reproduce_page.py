@@ -12,7 +12,7 @@ from orthus_core.reproduce.claims import REPRODUCTIONS, UNKNOWN
 from orthus_core.reproduce.measures import ANSWERS, TRAINING
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
 from orthus_core.reproduce.paper_page import NOT_RUN, page_arms, paper_page
-from orthus_core.reproduce.training_figures import training_figures
+from orthus_core.reproduce.training_figures import SETTLING, training_figures
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 QUESTIONS = 40
@@ -122,10 +122,11 @@ def test_less_is_better_where_a_measure_says_so(arms, tmp_path):
 
 
 def test_the_figures_of_a_training_are_read_from_its_metrics(tmp_path):
-    lines = [{"step": n, "grad_norm": 50.0 if n < 20 else 2.0} for n in range(60)]
-    lines[40]["grad_norm"] = 10.0
+    assert paper_arms(["softmax"])[0].stages[0][-1].recipe.optim.warmup_steps == SETTLING
+    lines = [{"step": n, "grad_norm": 50.0 if n < SETTLING else 2.0} for n in range(90)]
+    lines[70]["grad_norm"] = 10.0
     lines[30] |= {"validation_text": 9.0}
-    lines[59] |= {"validation_text": 1.5, "validation_mixture_entropy": 0.25}
+    lines[89] |= {"validation_text": 1.5, "validation_mixture_entropy": 0.25}
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = training_figures(tmp_path)
     assert found["text"] == 1.5 and found["entropy"] == 0.25
