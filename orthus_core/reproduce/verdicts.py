@@ -24,7 +24,10 @@ unless it is stated (a claim that less does as well has a negative one: it may b
 than that). The difference is the mean over seeds and over the same questions, prompts or pictures,
 in pairs; its 95% interval counts both, the spread over questions and the spread over seeds
 (Student's quantile, with Welch's and Satterthwaite's degrees of freedom). Of an arm with one seed
-the interval is that of the questions alone, and says nothing of another training.
+the interval is that of the questions alone, and says nothing of another training. A seed is that of
+an arm's last training, posttraining or finetune-vae; what comes before it, from the start to
+build-base, is trained once for all seeds, and how it might have come out otherwise is in no
+interval.
 
 - **reproduces**: the whole interval is above the margin, with at least {LEAST_SEEDS} seeds.
 - **does not**: the whole interval is below the margin, with at least {LEAST_SEEDS} seeds.
