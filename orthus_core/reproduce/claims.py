@@ -85,8 +85,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             f"CLIP-I 0.87, CLIP-D 0.049. The rows of the other editors: {UNKNOWN}.",
             "No diffusion editor lives in the small world, so the rival is the discrete baseline "
             "of the same rows. An edit is right when every thing of the edited scene is found "
-            "where it should be, and no other. The baseline draws with the values of Meta's scripts "
-            "(guidance 3, by the picture 1.2), Orthus with guidance 2 and 2.",
+            "where it should be, and no other. The baseline draws with the values of Meta's "
+            "scripts (guidance 3, by the picture 1.2), Orthus with guidance 2 and 2.",
             ("softmax", "dagger"),
             ("edits", "untouched"),
             (
@@ -228,8 +228,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "10,000 pictures that training has not seen: PSNR 26.1 and SSIM 0.84 from features, "
             "23.7 and 0.80 of the VQ autoencoder from codes.",
             "The same encoder: its features through the decoder that finetune-vae trained, against "
-            "its codes through the decoder that was trained with them. That of finetune-vae began as "
-            "this one, so it has 300 steps more.",
+            "its codes through the decoder that was trained with them. That of finetune-vae began "
+            "as this one, so it has 300 steps more.",
             ("decoder", "start"),
             (),
             (
@@ -286,8 +286,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             f"{UNKNOWN}.",
             "Temperatures are in squared units of the features, which have unit variance here, so "
             "1 is sharper or softer than the 7B's: the entropy tells. Bundled models are trained "
-            "at 16. Gradient norms are those of posttraining; the temperature is raised before it, in "
-            "build-base.",
+            "at 16. Gradient norms are those of posttraining; the temperature is raised before it, "
+            "in build-base.",
             TAUS,
             (
                 *("answers", "text loss", "image loss", "gradient", "jump"),

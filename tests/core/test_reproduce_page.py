@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orthus_core.recipe import PosttrainRecipe, load
 from orthus_core.reproduce.arm_results import fingerprint_of, result_folder
 from orthus_core.reproduce.claims import REPRODUCTIONS, UNKNOWN
 from orthus_core.reproduce.measures import ANSWERS, TRAINING
@@ -122,7 +123,7 @@ def test_less_is_better_where_a_measure_says_so(arms, tmp_path):
 
 
 def test_the_figures_of_a_training_are_read_from_its_metrics(tmp_path):
-    assert paper_arms(["softmax"])[0].stages[0][-1].recipe.optim.warmup_steps == SETTLING
+    assert load(PosttrainRecipe, "paper/5-posttrain").optim.warmup_steps == SETTLING
     lines = [{"step": n, "grad_norm": 50.0 if n < SETTLING else 2.0} for n in range(90)]
     lines[70]["grad_norm"] = 10.0
     lines[30] |= {"validation_text": 9.0}
