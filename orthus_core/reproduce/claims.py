@@ -85,7 +85,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             f"CLIP-I 0.87, CLIP-D 0.049. The rows of the other editors: {UNKNOWN}.",
             "No diffusion editor lives in the small world, so the rival is the discrete baseline "
             "of the same rows. An edit is right when every thing of the edited scene is found "
-            "where it should be, and no other.",
+            "where it should be, and no other. The baseline draws with the values of Meta's "
+            "scripts (guidance 3, by the picture 1.2), Orthus with guidance 2 and 2.",
             ("softmax", "dagger"),
             ("edits", "untouched"),
             (
@@ -141,7 +142,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "Orthus: GenEval 0.58, HPS 28.2 (most likely v2.0). Chameleon posttrained on the same "
             f"data (its dagger): {UNKNOWN}.",
             "GenEval's six kinds of prompts on the small world, judged by a detector that knows "
-            "every thing in it.",
+            "every thing in it. The sampling values are those of table 1.",
             ("softmax", "dagger"),
             ("pictures", "diversity"),
             (
@@ -227,7 +228,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "10,000 pictures that training has not seen: PSNR 26.1 and SSIM 0.84 from features, "
             "23.7 and 0.80 of the VQ autoencoder from codes.",
             "The same encoder: its features through the decoder that finetune-vae trained, against "
-            "its codes through the decoder that was trained with them.",
+            "its codes through the decoder that was trained with them. That of finetune-vae began "
+            "as this one, so it has 300 steps more.",
             ("decoder", "start"),
             (),
             (
@@ -283,8 +285,9 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "begin there and raise it; the paper trains at 1. How other temperatures do: "
             f"{UNKNOWN}.",
             "Temperatures are in squared units of the features, which have unit variance here, so "
-            "1 is sharper or softer than the 7B's: the entropy tells. At 16 bundled models are "
-            "trained.",
+            "1 is sharper or softer than the 7B's: the entropy tells. Bundled models are trained "
+            "at 16. Gradient norms are those of posttraining; the temperature is raised before it, "
+            "in build-base.",
             TAUS,
             (
                 *("answers", "text loss", "image loss", "gradient", "jump"),
@@ -292,8 +295,8 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             ),
             (
                 Claim(
-                    "Raising the temperature from near 0 trains as stably as 1 throughout (largest "
-                    "gradient norm, by less than its median).",
+                    "After raising the temperature from 0, posttraining is as stable as at 1 "
+                    "throughout (largest gradient norm, larger by less than its median).",
                     UNKNOWN,
                     "tau-annealed",
                     "softmax",
@@ -301,7 +304,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                     margin=-1.0,
                 ),
                 Claim(
-                    "Raising the temperature from near 0 answers as well as 1 throughout (within 2 "
+                    "Raising the temperature from 0 answers as well as 1 throughout (within 2 "
                     "points).",
                     UNKNOWN,
                     "tau-annealed",

@@ -21,7 +21,7 @@ from orthus_core.reproduce.claims import (
 from orthus_core.reproduce.measures import MEASURES, Measure
 from orthus_core.reproduce.paired_seeds import SeededMean, seeded_difference, seeded_mean
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
-from orthus_core.reproduce.verdicts import RULE, ClaimVerdict, verdict
+from orthus_core.reproduce.verdicts import AGREE, RULE, ClaimVerdict, verdict
 
 COMMAND = "orthus reproduce"
 NOT_RUN = "not run yet"
@@ -173,6 +173,8 @@ def _needed(decided: ClaimVerdict, claim: Claim, each: Reproduction, place: str)
     if decided.word != "cannot tell":
         return ""
     if needed is None:
+        if decided.why == AGREE:
+            return ""
         return " No run of a reasonable length would tell: more than a hundred times as much."
     more = ""
     if needed.more_questions and needed.times > 1:

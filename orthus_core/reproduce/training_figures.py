@@ -14,8 +14,9 @@ from typing import Any
 
 from orthus_core.train.metrics import METRICS
 
-# Steps at the beginning that say nothing of stability: the learning rate still rises.
-SETTLING = 20
+# Steps at the beginning that say nothing of stability: the learning rate of recipe
+# paper/5-posttrain still rises.
+SETTLING = 50
 HELD_OUT = "validation_"
 IMAGE, TEXT = "image", "text"
 FIGURES = {

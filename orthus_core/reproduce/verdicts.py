@@ -13,8 +13,10 @@ from orthus_core.reproduce.paired_seeds import SeededMean
 Word = Literal["reproduces", "does not", "cannot tell"]
 
 LEAST_SEEDS = 3
-# Largest multiple of questions and seeds that the page names; beyond it, it says "or more".
+# Largest multiple of questions and seeds that the page names.
 MOST_TIMES = 100
+AGREE = "all pairs agree, so their spread is unknown"
+"""The reason of a claim about which nothing can be said, not even which run would decide it."""
 
 RULE = f"""\
 A claim says that one arm is better than another in a measure, by more than a margin that is 0
@@ -22,7 +24,10 @@ unless it is stated (a claim that less does as well has a negative one: it may b
 than that). The difference is the mean over seeds and over the same questions, prompts or pictures,
 in pairs; its 95% interval counts both, the spread over questions and the spread over seeds
 (Student's quantile, with Welch's and Satterthwaite's degrees of freedom). Of an arm with one seed
-the interval is that of the questions alone, and says nothing of another training.
+the interval is that of the questions alone, and says nothing of another training. A seed is that of
+an arm's last training, posttraining or finetune-vae; what comes before it, from the start to
+build-base, is trained once for all seeds, and how it might have come out otherwise is in no
+interval.
 
 - **reproduces**: the whole interval is above the margin, with at least {LEAST_SEEDS} seeds.
 - **does not**: the whole interval is below the margin, with at least {LEAST_SEEDS} seeds.
@@ -68,7 +73,7 @@ def verdict(found: SeededMean, margin: float = 0.0) -> ClaimVerdict:
             "cannot tell", why, Needed(LEAST_SEEDS, LEAST_SEEDS / found.seeds, False)
         )
     if found.half == 0:
-        return ClaimVerdict("cannot tell", "all pairs agree, so their spread is unknown")
+        return ClaimVerdict("cannot tell", AGREE)
     if found.low > margin:
         return ClaimVerdict("reproduces")
     if found.high < margin:

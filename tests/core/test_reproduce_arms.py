@@ -15,9 +15,12 @@ from orthus_core.reproduce.arm_times import expected_times
 from orthus_core.reproduce.claims import REPRODUCTIONS, needed_measures, reproductions
 from orthus_core.reproduce.measures import MEASURES
 from orthus_core.reproduce.paper_arms import Arm, arm_recipes, paper_arms
+from orthus_core.reproduce.verdicts import LEAST_SEEDS
 from orthus_core.train.discrete_posttrain import check_keys
 from orthus_core.train.trainings import OF_DIFFUSION_HEADS
 
+# Keys that are equal in all arms, whatever their recipes state.
+EQUAL = {"seed", "optim", "data", "log", "devices"}
 TASKS = {"answers", "pope", "geneval", "edit", "recon", "diversity"}
 HOURS = 8
 # Two threads do not halve a step: so much of one core's time is left at the worst.
@@ -44,6 +47,7 @@ def test_every_arm_of_a_claim_has_a_recipe_and_every_recipe_a_claim_or_a_table(a
     named = {arm for each in REPRODUCTIONS.values() for arm in each.arms}
     claimed = {arm for r in REPRODUCTIONS.values() for c in r.claims for arm in (c.better, c.worse)}
     assert named == set(arms) and claimed <= named
+    assert all(len(arms[name].seeds) == LEAST_SEEDS for name in claimed - {"start"})
     for each in REPRODUCTIONS.values():
         assert each.claims and {c.better for c in each.claims} <= set(each.arms)
         assert {name for arm in each.arms for name in each.measures_of(arm)} <= set(MEASURES)
@@ -80,6 +84,25 @@ def test_the_arms_of_a_seed_read_the_same_rows(arms):
         assert len(trained) > 10 and all(each.seed == seed for each in trained)
         assert len({str(each.data) for each in trained}) == 1
         assert trained[0].data.seed == seed
+
+
+def test_rows_seeds_steps_and_schedules_are_those_of_the_reference_arm(arms):
+    """In every stage of every seed; the baseline has one training in place of two."""
+    allowed = {"dagger": {"posttrain: optim.steps"}}
+    for arm in arms.values():
+        for seed in arm.seeds:
+            reference = {
+                stage.recipe.command: as_table(stage.recipe)
+                for stage in arms["softmax"].stages[seed]
+            }
+            found = {
+                f"{stage.recipe.command}: {key}"
+                for stage in arm.stages[seed]
+                if stage.recipe.command in reference
+                for key in differences(as_table(stage.recipe), reference[stage.recipe.command])
+                if key.partition(".")[0] in EQUAL
+            }
+            assert found == allowed.get(arm.name, set()), arm.name
 
 
 def test_what_arms_share_is_trained_once(arms):

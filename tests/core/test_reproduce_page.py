@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from orthus_core.recipe import PosttrainRecipe, load
 from orthus_core.reproduce.arm_results import fingerprint_of, result_folder
 from orthus_core.reproduce.claims import REPRODUCTIONS, UNKNOWN
 from orthus_core.reproduce.measures import ANSWERS, TRAINING
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
 from orthus_core.reproduce.paper_page import NOT_RUN, page_arms, paper_page
-from orthus_core.reproduce.training_figures import training_figures
+from orthus_core.reproduce.training_figures import SETTLING, training_figures
 
 PAGE = Path(__file__).parents[2] / "docs" / "paper.md"
 QUESTIONS = 40
@@ -34,7 +35,7 @@ def put(folder: Path, arm: Arm, task: str, samples: list[list[dict]]) -> None:
 
 
 def right(*counts: int) -> list[list[dict]]:
-    """Samples of each seed, of which the first so many are right."""
+    """Samples of each seed, of which the first `count` are right."""
     return [[{"right": n < count} for n in range(QUESTIONS)] for count in counts]
 
 
@@ -69,6 +70,13 @@ def test_a_doubtful_difference_is_told_with_the_run_that_would_tell(arms, tmp_pa
     found = section(paper_page(tmp_path, arms), "Table 4")
     assert "**cannot tell**: the interval includes the margin. It would take about" in found
     assert " --seeds " in found and " on one core from nothing." in found
+
+
+def test_of_pairs_that_all_agree_no_run_is_named(arms, tmp_path):
+    put(tmp_path, arms["softmax"], ANSWERS, right(40, 40, 40))
+    put(tmp_path, arms["understanding-only"], ANSWERS, right(0, 0, 0))
+    found = section(paper_page(tmp_path, arms), "Table 4")
+    assert "**cannot tell**: all pairs agree, so their spread is unknown.\n" in found
 
 
 def test_one_seed_of_three_is_not_decided(arms, tmp_path):
@@ -115,10 +123,11 @@ def test_less_is_better_where_a_measure_says_so(arms, tmp_path):
 
 
 def test_the_figures_of_a_training_are_read_from_its_metrics(tmp_path):
-    lines = [{"step": n, "grad_norm": 50.0 if n < 20 else 2.0} for n in range(60)]
-    lines[40]["grad_norm"] = 10.0
+    assert load(PosttrainRecipe, "paper/5-posttrain").optim.warmup_steps == SETTLING
+    lines = [{"step": n, "grad_norm": 50.0 if n < SETTLING else 2.0} for n in range(90)]
+    lines[70]["grad_norm"] = 10.0
     lines[30] |= {"validation_text": 9.0}
-    lines[59] |= {"validation_text": 1.5, "validation_mixture_entropy": 0.25}
+    lines[89] |= {"validation_text": 1.5, "validation_mixture_entropy": 0.25}
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = training_figures(tmp_path)
     assert found["text"] == 1.5 and found["entropy"] == 0.25
