@@ -307,9 +307,10 @@ def test_ones_own_set_counts_and_refuses(own):
     draw(own.parent / "seen/p1.png", "red")
     with pytest.raises(DataError, match="1 of 3 questions have no prediction, such as q3"):
         own_scores(own)
-    lines(own, [{"question": "What?"}])
-    with pytest.raises(DataError, match="question of record 1 has no answer"):
-        own_scores(own)
+    for answer in ({}, {"answer": 3}, {"answers": {"a": 1}}):
+        lines(own, [{"question": "How many?", **answer}])
+        with pytest.raises(DataError, match="question of record 1 has no answer"):
+            own_scores(own)
     lines(own, [{"prompt": "a", "id": 1, "image": "a.png"}] * 2)
     with pytest.raises(DataError, match="1 ids occur more than once"):
         own_scores(own)
@@ -328,4 +329,17 @@ def test_the_test_set_of_instructpix2pix_is_the_last_twentieth(tmp_path):
     files, edits = read_edits(tmp_path)
     assert [edit.key for edit in edits] == ["0000038", "0000039"] and len(files) == 3
     assert edits[1].caption_before == "before"
+    for wrong, message in (
+        ([], "there are no edits"),
+        ([["0000039"]], "seeds of another layout"),
+        ([[39, ["7"]]], "seeds of another layout"),
+    ):
+        (tmp_path / "seeds.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=message):
+            read_edits(tmp_path)
+    line = {"id": 1, "image": "a.png", "input": "before", "output": "after"}
+    assert read_edits(lines(tmp_path / "edits.jsonl", [line]))[1][0].instruction == ""
+    for name in ("image", "input", "output", "edit"):
+        with pytest.raises(DataError, match=f"record 1 has no text '{name}'"):
+            read_edits(lines(tmp_path / "edits.jsonl", [{**line, name: 5}]))
     assert edits[0].before == tmp_path / "0000038" / "7_0.jpg"

@@ -60,9 +60,10 @@ def read_records(data: Path, pictures: Path) -> list[OwnRecord]:
         answers = line.get("answers", line.get("answer"))
         if "question" in line:
             answers = [answers] if isinstance(answers, str) else answers
-            if not answers or not all(isinstance(each, str) for each in answers):
+            texts = isinstance(answers, list) and all(isinstance(each, str) for each in answers)
+            if not answers or not texts:
                 raise DataError(
-                    f"the question of record {number} has no answer",
+                    f"the question of record {number} has no answer, or one that is no text",
                     where=str(data),
                     hint=f"expected: {LAYOUT}",
                 )
