@@ -20,7 +20,7 @@ from orthus_core.evaluation.official.own_files import score_own_set
 from orthus_core.evaluation.official.picture_sets import score_picture_sets
 from orthus_core.evaluation.official.task import OfficialScores, ScoringRequest
 from orthus_core.evaluation.picture_features import FeatureNetwork
-from orthus_core.evaluation.picture_folders import named_picture, pictures_in, stretched
+from orthus_core.evaluation.picture_folders import NamedPictures, pictures_in, stretched
 
 
 def tiny_clip(folder: Path) -> Path:
@@ -106,15 +106,21 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path, clip):
     for name in ("b.png", "a/2.png", "a/1.jpg", ".hidden/3.png"):
         draw(tmp_path / name, "red")
     (tmp_path / "notes.txt").write_text("no picture")
+    # Names with dots, and what is no picture.
+    draw(tmp_path / "c/x.1.png", "red")
+    (tmp_path / "c/x.1.txt").write_text("no picture")
+    named = NamedPictures(tmp_path)
+    assert named.find("c/x") == named.find("c/x.1") == tmp_path / "c/x.1.png"
+    (tmp_path / "c/x.1.png").unlink()
     names = [path.relative_to(tmp_path).as_posix() for path in pictures_in(tmp_path)]
     assert names == ["a/1.jpg", "a/2.png", "b.png"]
     assert stretched([tmp_path / "b.png"], 8).shape == (1, 3, 8, 8)
-    assert named_picture(tmp_path, "a/1") == tmp_path / "a/1.jpg"
+    assert NamedPictures(tmp_path).find("a/1") == tmp_path / "a/1.jpg"
     with pytest.raises(DataError, match="there is no picture for 'a/3'"):
-        named_picture(tmp_path, "a/3")
+        NamedPictures(tmp_path).find("a/3")
     draw(tmp_path / "a/1.png", "red")
     with pytest.raises(DataError, match="there is 2 pictures"):
-        named_picture(tmp_path, "a/1")
+        NamedPictures(tmp_path).find("a/1")
     with pytest.raises(DataError, match="without pictures"):
         pictures_in(clip)
 
@@ -170,6 +176,11 @@ def test_clip_sees_pictures_and_captions_as_transformers_does(tmp_path, clip):
     pixels = torch.from_numpy((middle - MEAN) / STD).permute(2, 0, 1)[None].float()
     expected = encoder.model.get_image_features(pixel_values=pixels)
     assert torch.allclose(encoder.pictures([path]), getattr(expected, "pooler_output", expected))
+    # A side twice as long stays so: 32 and 64, where 98 * (32 / 49) is a little less.
+    assert torch.allclose(
+        encoder.pictures([draw(tmp_path / "b.png", "red", (98, 49))]),
+        encoder.images([Image.open(tmp_path / "b.png").resize((64, 32), Image.Resampling.BICUBIC)]),
+    )
     # The whole picture, without its shape: other pixels.
     stretched_MD = encoder.stretched_pictures([path])
     assert not torch.allclose(stretched_MD, encoder.pictures([path]), atol=1e-4)

@@ -26,7 +26,7 @@ from orthus_core.evaluation.official.read_files import (
     read_json_lines,
 )
 from orthus_core.evaluation.official.task import AskedItem, OfficialScores
-from orthus_core.evaluation.picture_folders import named_picture
+from orthus_core.evaluation.picture_folders import NamedPictures
 from orthus_core.events import Progress
 
 PAIRS = (
@@ -158,7 +158,8 @@ def score_edits(
         DataError: When pictures are missing.
     """
     files, edits = read_edits(data)
-    after = [named_picture(pictures, each.key) for each in edits]
+    named = NamedPictures(pictures)
+    after = [named.find(each.key) for each in edits]
     for each in edits:
         if isinstance(each.before, TablePicture):
             each.before.check()
