@@ -92,6 +92,12 @@ def test_precision_recall_and_coverage_by_hand():
     assert swapped.precise == found.recalled and swapped.recalled == found.precise
     with pytest.raises(DataError, match="has no 5 neighbours"):
         diversity.overlap(drawn, reference)
+    # By default, the third neighbour of 0 is 7 away (the second 3, the fourth 15); -5 is 6 from 1, and
+    # -12 is 13. The fifth of 31 is 31 away (the fourth 30), and so is 62.
+    reference = [[0.0], [1.0], [3.0], [7.0], [15.0], [31.0]]
+    usual = diversity.overlap([[-5.0], [-12.0], [62.0], [200.0], [300.0], [400.0]], reference)
+    assert usual.precise == [True, False, False, False, False, False]
+    assert usual.covered == [True, True, True, True, False, True]
 
 
 def test_distances_of_chunks_are_those_of_the_whole(monkeypatch):
