@@ -92,8 +92,8 @@ def test_precision_recall_and_coverage_by_hand():
     assert swapped.precise == found.recalled and swapped.recalled == found.precise
     with pytest.raises(DataError, match="has no 5 neighbours"):
         diversity.overlap(drawn, reference)
-    # By default, the third neighbour of 0 is 7 away (the second 3, the fourth 15); -5 is 6 from 1, and
-    # -12 is 13. The fifth of 31 is 31 away (the fourth 30), and so is 62.
+    # By default, the third neighbour of 0 is 7 away (the second 3, the fourth 15): -5 is within it,
+    # and -12 is not. The fifth of 31 is 31 away (the fourth 30), and so is 62.
     reference = [[0.0], [1.0], [3.0], [7.0], [15.0], [31.0]]
     usual = diversity.overlap([[-5.0], [-12.0], [62.0], [200.0], [300.0], [400.0]], reference)
     assert usual.precise == [True, False, False, False, False, False]

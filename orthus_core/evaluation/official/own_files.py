@@ -109,8 +109,9 @@ def score_own_set(
             hint="names are relative to --pictures; --allow-missing counts what is missing",
         )
     asked = [each for each in records if each.answers is not None]
-    drawn = [each for each in records if each.picture and each.answers is None]
-    drawn = [each for each in drawn if each.picture.is_file()]
+    drawn = [
+        each for each in records if each.answers is None and each.picture and each.picture.is_file()
+    ]
     metrics: dict[str, Any] = {}
     intervals: dict[str, Interval] = {}
     samples: list[dict[str, Any]] = []
