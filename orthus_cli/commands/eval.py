@@ -53,7 +53,7 @@ def mini(
         Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the report.")
     ] = Path("eval-mini"),
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="About so many samples of each task.")
+        int | None, typer.Option("--limit", min=1, help="About this many samples of each task.")
     ] = None,
     only: Annotated[
         str,

@@ -10,6 +10,7 @@ import typer
 
 from orthus_cli import options
 from orthus_cli.console import Reporter, reporter
+from orthus_cli.eval_tasks import show_scores
 
 if TYPE_CHECKING:
     from orthus_core.evaluation.official.task import OfficialTask, ScoringRequest
@@ -232,7 +233,6 @@ def report(
         SAMPLES,
         report_files,
         result_table,
-        table_rows,
     )
     from orthus_core.evaluation.official.task import OfficialScores
     from orthus_core.results.output_names import write_folder
@@ -253,6 +253,4 @@ def report(
     if output:
         replaced = (RESULT, SAMPLES, *found.extra_files)
         write_folder(output, files, mark=RESULT, replaces=replaced, overwrite=overwrite)
-    r.table((f"{task.name} ({request.variant})", "value", "95%"), table_rows(table))
-    text = f"{output}: {', '.join(files)}" if output else ""
-    r.result(table, text=text, quiet=[output] if output else [])
+    show_scores(r, table, output, files)

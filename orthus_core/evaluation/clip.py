@@ -124,8 +124,7 @@ def cosines(a_MD: Tensor, b_MD: Tensor) -> list[float]:
 
 
 def _middle(picture: Image.Image, size: int) -> Image.Image:
-    scale = size / min(picture.size)
-    width, height = (max(size, int(side * scale)) for side in picture.size)
+    width, height = (size * side // min(picture.size) for side in picture.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = picture.resize((width, height), Image.Resampling.BICUBIC)
     return resized.crop((left, top, left + size, top + size))

@@ -114,9 +114,10 @@ def _distances(a_ND: Any, b_ND: Any) -> Iterator[Any]:
     """Distances of each picture to all of another set, some rows at once: [n, N]."""
     import numpy as np
 
+    squares_b_N = (b_ND**2).sum(1)
     for first in range(0, len(a_ND), CHUNK):
         x = a_ND[first : first + CHUNK]
-        squared = (x**2).sum(1)[:, None] + (b_ND**2).sum(1) - 2 * x @ b_ND.T
+        squared = (x**2).sum(1)[:, None] + squares_b_N - 2 * x @ b_ND.T
         if a_ND is b_ND:  # a picture is at no distance of itself, whatever the rounding
             squared[np.arange(len(x)), first + np.arange(len(x))] = 0
         yield np.sqrt(np.maximum(squared, 0))

@@ -240,7 +240,7 @@ def options_of(text: str | Sequence[str]) -> list[str]:
     # The official program evaluates this text as code; a literal is all that it may be.
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return [text]
     return [str(each) for each in value] if isinstance(value, list) else []
 

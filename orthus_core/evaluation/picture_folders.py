@@ -52,25 +52,40 @@ def unit_pixels(pictures: Sequence[Image.Image]) -> Tensor:
     )
 
 
-def named_picture(folder: Path, name: str) -> Path:
-    """The picture of a name without its suffix, in a folder: `00000` is `00000.png` or the like.
-
-    Raises:
-        DataError: When there is none, or there are several.
+class NamedPictures:
+    """The pictures of a folder, and of those in it, by names without a suffix: `a/00000` is
+    `a/00000.png` or the like. Each folder is listed once.
     """
-    exact = folder / name
-    if exact.is_file():
-        return exact
-    found = [path for path in exact.parent.glob(f"{_escaped(exact.name)}.*") if is_picture(path)]
-    if len(found) != 1:
-        what = f"{len(found)} pictures" if found else "no picture"
-        raise DataError(
-            f"there is {what} for {name!r}",
-            where=str(folder),
-            hint=f"name the picture {name}.png, {name}.jpg or {name}.webp, and keep one of them",
-        )
-    return found[0]
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._listed: dict[Path, dict[str, list[Path]]] = {}
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "[]*?" else letter for letter in name)
+    def find(self, name: str) -> Path:
+        """The picture of a name; a file that has exactly this name comes first.
+
+        Raises:
+            DataError: When there is none, or there are several.
+        """
+        exact = self._folder / name
+        if exact.is_file():
+            return exact
+        found = [path for path in self._list(exact.parent).get(exact.name, ()) if is_picture(path)]
+        if len(found) != 1:
+            what = f"{len(found)} pictures" if found else "no picture"
+            raise DataError(
+                f"there is {what} for {name!r}",
+                where=str(self._folder),
+                hint=f"name the picture {name}.png, {name}.jpg or {name}.webp, and keep one of "
+                "them",
+            )
+        return found[0]
+
+    def _list(self, folder: Path) -> dict[str, list[Path]]:
+        if folder not in self._listed:
+            files = self._listed[folder] = {}
+            for path in folder.iterdir() if folder.is_dir() else ():
+                pieces = path.name.split(".")
+                for count in range(1, len(pieces)):
+                    files.setdefault(".".join(pieces[:count]), []).append(path)
+        return self._listed[folder]

@@ -145,6 +145,10 @@ def test_the_networks_of_geneval_are_named_where_they_are_missing(orthus, detect
     draw(tmp_path / "00000" / "samples" / "0000.png", 0)
     unknown = orthus(*words, *tools, detector)
     assert unknown.exit_code == 1 and "prompt of a picture is not known" in unknown.stderr
+    damaged = {**PROMPTS[0], "include": [{"color": "red"}]}
+    (tmp_path / "00000" / "metadata.jsonl").write_text(json.dumps(damaged))
+    other = orthus(*words, *tools, detector)
+    assert other.exit_code == 1 and "record of a prompt is of another layout" in other.stderr
     (tmp_path / "00000" / "metadata.jsonl").write_text(json.dumps(PROMPTS[0]))
     lacking = orthus(*words, *tools, tmp_path)
     assert lacking.exit_code == 1 and "lacks config.json" in lacking.stderr

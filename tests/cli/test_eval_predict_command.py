@@ -554,6 +554,14 @@ def test_answers_of_something_else_are_neither_continued_nor_replaced(orthus, mo
     (mine / "thesis.txt").write_text("mine")
     done = orthus(*words_of("gqa", tmp_path / "gqa", mine, model), "--overwrite")
     assert done.exit_code == 1 and (mine / "thesis.txt").exists()
+    # A model's own folder has a run.json, too.
+    trained = {"id": "1", "files": {"thesis.txt": ""}}
+    dump(mine / "run.json", trained)
+    for more in ([], ["--overwrite"]):
+        done = orthus(*words_of("gqa", tmp_path / "gqa", mine, model), *more)
+        assert done.exit_code == 1 and "not that of answers" in done.stderr
+    assert json.loads((mine / "run.json").read_text()) == trained
+    assert (mine / "thesis.txt").exists()
     # A record that someone else wrote can take away nothing outside its folder.
     outside = tmp_path / "outside.txt"
     outside.write_text("mine")

@@ -309,6 +309,9 @@ def test_gqa_by_hand_and_its_refusals(tmp_path):
     dump(path, [{"questionId": "x", "prediction": ""}])
     with pytest.raises(DataError, match="another set"):
         scored("gqa", path, tmp_path)
+    dump(path, [*said, 1])
+    with pytest.raises(DataError, match="record 3 is no object"):
+        scored("gqa", path, tmp_path)
     dump(tmp_path / "testdev_balanced_questions.json", {"1": {"question": "?"}})
     with pytest.raises(DataError, match="question 1 has no answer, imageId"):
         scored("gqa", path, tmp_path)
@@ -459,6 +462,10 @@ def test_geneval_reads_the_official_results(tmp_path):
         ({"metadata": "{"}, "the prompt is no JSON"),
         ({"metadata": {**SINGLE, "tag": None}}, "record of the prompt of out/00000/0.png is of"),
         ({"metadata": {**SINGLE, "include": [{"class": "dog"}]}}, "record of the prompt of"),
+        (
+            {"metadata": {**SINGLE, "include": [{"class": "dog", "count": 1, "position": 5}]}},
+            "record of the prompt of",
+        ),
     ],
 )
 def test_geneval_says_which_line_is_of_another_layout(tmp_path, change, message):

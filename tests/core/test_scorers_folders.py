@@ -20,7 +20,7 @@ from orthus_core.evaluation.official.own_files import score_own_set
 from orthus_core.evaluation.official.picture_sets import score_picture_sets
 from orthus_core.evaluation.official.task import OfficialScores, ScoringRequest
 from orthus_core.evaluation.picture_features import FeatureNetwork
-from orthus_core.evaluation.picture_folders import named_picture, pictures_in, stretched
+from orthus_core.evaluation.picture_folders import NamedPictures, pictures_in, stretched
 
 
 def tiny_clip(folder: Path) -> Path:
@@ -92,6 +92,12 @@ def test_precision_recall_and_coverage_by_hand():
     assert swapped.precise == found.recalled and swapped.recalled == found.precise
     with pytest.raises(DataError, match="has no 5 neighbours"):
         diversity.overlap(drawn, reference)
+    # By default, the third neighbour of 0 is 7 away (the second 3, the fourth 15): -5 is within it,
+    # and -12 is not. The fifth of 31 is 31 away (the fourth 30), and so is 62.
+    reference = [[0.0], [1.0], [3.0], [7.0], [15.0], [31.0]]
+    usual = diversity.overlap([[-5.0], [-12.0], [62.0], [200.0], [300.0], [400.0]], reference)
+    assert usual.precise == [True, False, False, False, False, False]
+    assert usual.covered == [True, True, True, True, False, True]
 
 
 def test_distances_of_chunks_are_those_of_the_whole(monkeypatch):
@@ -106,15 +112,21 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path, clip):
     for name in ("b.png", "a/2.png", "a/1.jpg", ".hidden/3.png"):
         draw(tmp_path / name, "red")
     (tmp_path / "notes.txt").write_text("no picture")
+    # Names with dots, and what is no picture.
+    draw(tmp_path / "c/x.1.png", "red")
+    (tmp_path / "c/x.1.txt").write_text("no picture")
+    named = NamedPictures(tmp_path)
+    assert named.find("c/x") == named.find("c/x.1") == tmp_path / "c/x.1.png"
+    (tmp_path / "c/x.1.png").unlink()
     names = [path.relative_to(tmp_path).as_posix() for path in pictures_in(tmp_path)]
     assert names == ["a/1.jpg", "a/2.png", "b.png"]
     assert stretched([tmp_path / "b.png"], 8).shape == (1, 3, 8, 8)
-    assert named_picture(tmp_path, "a/1") == tmp_path / "a/1.jpg"
+    assert NamedPictures(tmp_path).find("a/1") == tmp_path / "a/1.jpg"
     with pytest.raises(DataError, match="there is no picture for 'a/3'"):
-        named_picture(tmp_path, "a/3")
+        NamedPictures(tmp_path).find("a/3")
     draw(tmp_path / "a/1.png", "red")
     with pytest.raises(DataError, match="there is 2 pictures"):
-        named_picture(tmp_path, "a/1")
+        NamedPictures(tmp_path).find("a/1")
     with pytest.raises(DataError, match="without pictures"):
         pictures_in(clip)
 
@@ -170,6 +182,11 @@ def test_clip_sees_pictures_and_captions_as_transformers_does(tmp_path, clip):
     pixels = torch.from_numpy((middle - MEAN) / STD).permute(2, 0, 1)[None].float()
     expected = encoder.model.get_image_features(pixel_values=pixels)
     assert torch.allclose(encoder.pictures([path]), getattr(expected, "pooler_output", expected))
+    # A side twice as long stays so: 32 and 64, where 98 * (32 / 49) is a little less.
+    assert torch.allclose(
+        encoder.pictures([draw(tmp_path / "b.png", "red", (98, 49))]),
+        encoder.images([Image.open(tmp_path / "b.png").resize((64, 32), Image.Resampling.BICUBIC)]),
+    )
     # The whole picture, without its shape: other pixels.
     stretched_MD = encoder.stretched_pictures([path])
     assert not torch.allclose(stretched_MD, encoder.pictures([path]), atol=1e-4)
@@ -307,9 +324,10 @@ def test_ones_own_set_counts_and_refuses(own):
     draw(own.parent / "seen/p1.png", "red")
     with pytest.raises(DataError, match="1 of 3 questions have no prediction, such as q3"):
         own_scores(own)
-    lines(own, [{"question": "What?"}])
-    with pytest.raises(DataError, match="question of record 1 has no answer"):
-        own_scores(own)
+    for answer in ({}, {"answer": 3}, {"answers": {"a": 1}}):
+        lines(own, [{"question": "How many?", **answer}])
+        with pytest.raises(DataError, match="question of record 1 has no answer"):
+            own_scores(own)
     lines(own, [{"prompt": "a", "id": 1, "image": "a.png"}] * 2)
     with pytest.raises(DataError, match="1 ids occur more than once"):
         own_scores(own)
@@ -328,4 +346,17 @@ def test_the_test_set_of_instructpix2pix_is_the_last_twentieth(tmp_path):
     files, edits = read_edits(tmp_path)
     assert [edit.key for edit in edits] == ["0000038", "0000039"] and len(files) == 3
     assert edits[1].caption_before == "before"
+    for wrong, message in (
+        ([], "there are no edits"),
+        ([["0000039"]], "seeds of another layout"),
+        ([[39, ["7"]]], "seeds of another layout"),
+    ):
+        (tmp_path / "seeds.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=message):
+            read_edits(tmp_path)
+    line = {"id": 1, "image": "a.png", "input": "before", "output": "after"}
+    assert read_edits(lines(tmp_path / "edits.jsonl", [line]))[1][0].instruction == ""
+    for name in ("image", "input", "output", "edit"):
+        with pytest.raises(DataError, match=f"record 1 has no text '{name}'"):
+            read_edits(lines(tmp_path / "edits.jsonl", [{**line, name: 5}]))
     assert edits[0].before == tmp_path / "0000038" / "7_0.jpg"

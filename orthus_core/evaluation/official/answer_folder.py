@@ -159,8 +159,15 @@ def check_answer_folder(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         OutputError: When it is a file or holds something else, or cannot be written to.
     """
-    if path.is_dir() and (read_run(path) or _table(path / PIECES / ASKED)):
+    run = read_run(path)
+    if _asked(run) or _table(path / PIECES / ASKED):
         probe_folder(path)
+    elif run is not None:  # a model's folder, and that of its training, have a file of this name
+        raise OutputError(
+            f"the folder's {RUN} is not that of answers, so it will not be replaced",
+            where=str(path),
+            hint="choose another folder with -o",
+        )
     else:
         check_folder(path, mark=RUN, overwrite=overwrite)
 

@@ -21,11 +21,12 @@ from orthus_core.evaluation.official.hub_tables import (
 from orthus_core.evaluation.official.read_files import (
     check_fields,
     check_unique,
+    column,
     read_json,
     read_json_lines,
 )
 from orthus_core.evaluation.official.task import AskedItem, OfficialScores
-from orthus_core.evaluation.picture_folders import named_picture
+from orthus_core.evaluation.picture_folders import NamedPictures
 from orthus_core.events import Progress
 
 PAIRS = (
@@ -73,37 +74,51 @@ def read_edits(data: Path) -> tuple[list[Path], list[EditPair]]:
             needed = ("id", "image", "input", "output")
             check_fields(each, needed, f"record {number}", data, PAIRS)
         check_unique([str(each["id"]) for each in records], data)
+        texts = [column(records, [name], data) for name in ("image", "input", "output")]
+        edits = column([{"edit": "", **each} for each in records], ["edit"], data)
         return [data], [
-            EditPair(
-                str(each["id"]),
-                data.parent / each["image"],
-                each["input"],
-                each["output"],
-                each.get("edit", ""),
-            )
-            for each in records
+            EditPair(str(each["id"]), data.parent / image, before, after, edit)
+            for each, image, before, after, edit in zip(records, *texts, edits, strict=True)
         ]
     file = data / "seeds.json"
     listed = read_json(file, list, FOLDERS)
     files, found = [file], []
-    for number, seeds in listed[int(len(listed) * (1 - TEST_SHARE)) :]:
+    for each in listed[int(len(listed) * (1 - TEST_SHARE)) :]:
+        if not _is_seeds(each):
+            raise DataError("seeds of another layout", where=str(file), hint=FOLDERS)
+        number, seeds = each
         about = data / number / "prompt.json"
         prompt = read_json(about, dict, FOLDERS)
         before = prompt.get("input", prompt.get("caption"))  # the generator writes `caption`
-        if before is None or not seeds:
+        texts = (before, prompt.get("edit"), prompt.get("output"))
+        if not all(isinstance(text, str) for text in texts):
             raise DataError("an edit of another layout", where=str(about), hint=FOLDERS)
-        check_fields(prompt, ("edit", "output"), "the prompt", about, FOLDERS)
         # Officially a seed is drawn at random; the first is the same in every run.
         picture = data / number / f"{seeds[0]}_0.jpg"
         found.append(EditPair(number, picture, before, prompt["output"], prompt["edit"]))
         files.append(about)
+    if not found:
+        raise DataError("there are no edits", where=str(file), hint=FOLDERS)
     return files, found
+
+
+def _is_seeds(record: Any) -> bool:
+    """Whether it is a folder's name and the seeds of its pictures."""
+    return (
+        isinstance(record, list)
+        and len(record) == 2
+        and isinstance(record[0], str)
+        and isinstance(record[1], list)
+        and bool(record[1])
+    )
 
 
 def _edits_of_tables(paths: list[Path]) -> list[EditPair]:
     """The last 5% of the rows; an edit has the number of its row."""
     columns = ("original_prompt", "edit_prompt", "edited_prompt")
     rows = [*table_rows(paths, columns, TABLES)]
+    if not rows:
+        raise DataError("a table without rows", where=str(paths[0]), hint=f"expected: {TABLES}")
     first = int(len(rows) * (1 - TEST_SHARE))
     found = []
     for at, (path, number, row) in enumerate(rows[first:], start=first):
@@ -143,7 +158,8 @@ def score_edits(
         DataError: When pictures are missing.
     """
     files, edits = read_edits(data)
-    after = [named_picture(pictures, each.key) for each in edits]
+    named = NamedPictures(pictures)
+    after = [named.find(each.key) for each in edits]
     for each in edits:
         if isinstance(each.before, TablePicture):
             each.before.check()

@@ -17,7 +17,7 @@ from orthus_core.evaluation.geneval_detector import (
     FoundThing,
     ThingDetector,
 )
-from orthus_core.evaluation.official.geneval_files import read_prompts
+from orthus_core.evaluation.official.geneval_files import PROMPTS, is_prompt, read_prompts
 from orthus_core.evaluation.official.read_files import read_json_lines
 from orthus_core.events import Progress
 
@@ -42,7 +42,7 @@ def drawn_pictures(folder: Path, data: Path | None) -> list[PromptPicture]:
         data: The prompts, for folders without their records.
 
     Raises:
-        DataError: When there are none, or the prompt of some is not known.
+        DataError: When there are none, or the prompt of some is not known or of another layout.
     """
     prompts = read_prompts(data)[1] if data is not None else []
     found = []
@@ -51,6 +51,12 @@ def drawn_pictures(folder: Path, data: Path | None) -> list[PromptPicture]:
         about = place / "metadata.jsonl"
         if about.is_file():
             metadata = read_json_lines(about, PICTURES)[0]
+            if not is_prompt(metadata):
+                raise DataError(
+                    "the record of a prompt is of another layout",
+                    where=str(about),
+                    hint=f"expected: {PROMPTS}",
+                )
         elif int(place.name) < len(prompts):
             metadata = prompts[int(place.name)]
         else:
@@ -82,13 +88,11 @@ def detect_things(
     for number, each in enumerate(pictures, start=1):
         image = open_image(each.path)
         (things,) = detector.detect([image])
-        asked = {
-            wanted["class"]: wanted["count"]
-            for wanted in each.metadata.get("include", ())
-            if "color" in wanted
-        }
+        asked = [
+            wanted["class"] for wanted in each.metadata.get("include", ()) if "color" in wanted
+        ]
         colors: dict[int, str] = {}
-        for name in asked:
+        for name in dict.fromkeys(asked):
             # The judge looks at the most certain ones; the last of equal ones comes first.
             numbers = [at for at, thing in enumerate(things) if thing.name == name]
             numbers = sorted(numbers, key=lambda at: things[at].score)[::-1][:MOST_OBJECTS]

@@ -61,7 +61,7 @@ def read_prompts(data: Path) -> tuple[Path, list[dict[str, Any]]]:
     path = find_file(data, ["evaluation_metadata.jsonl", "*metadata.jsonl"], PROMPTS)
     records = read_json_lines(path, PROMPTS)
     for number, each in enumerate(records, start=1):
-        if not _is_prompt(each) or not isinstance(each.get("prompt"), str):
+        if not is_prompt(each) or not isinstance(each.get("prompt"), str):
             raise DataError(
                 f"record {number} is of another layout",
                 where=str(path),
@@ -210,7 +210,7 @@ def _metadata(
             where=str(path),
             hint="these are detections for another set of prompts: give its file with --data",
         )
-    if not _is_prompt(metadata):
+    if not is_prompt(metadata):
         raise DataError(
             f"the record of the prompt of {line.get('filename', 'a picture')} is of another layout",
             where=str(path),
@@ -231,7 +231,7 @@ def _parsed(value: Any, what: str, path: Path) -> Any:
         ) from error
 
 
-def _is_prompt(record: Any) -> bool:
+def is_prompt(record: Any) -> bool:
     """Whether the fields that the rule reads are what they should be."""
     if not isinstance(record, dict) or not isinstance(record.get("tag"), str):
         return False
@@ -240,7 +240,8 @@ def _is_prompt(record: Any) -> bool:
         isinstance(each, dict)
         and isinstance(each.get("class"), str)
         and isinstance(each.get("count"), int)
-        and len(each.get("position", "ab")) == 2
+        and isinstance(position := each.get("position", ["", 0]), list)
+        and len(position) == 2
         for each in (*wanted[0], *wanted[1])
     )
 

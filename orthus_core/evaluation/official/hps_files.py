@@ -14,7 +14,7 @@ from orthus_core.evaluation.clip import ClipEncoder, cosines, open_clip_folder
 from orthus_core.evaluation.intervals import bootstrap_counts
 from orthus_core.evaluation.official.read_files import read_json
 from orthus_core.evaluation.official.task import AskedItem, OfficialScores
-from orthus_core.evaluation.picture_folders import named_picture
+from orthus_core.evaluation.picture_folders import NamedPictures
 from orthus_core.events import Progress
 
 PROMPTS = 'anime.json, concept-art.json, paintings.json, photo.json: ["a prompt", ...]'
@@ -125,10 +125,10 @@ def read_pictures(pictures: Path, data: Path) -> tuple[list[Path], list[HpsPictu
     Raises:
         DataError: When there are no prompts, or a picture is missing.
     """
+    named = NamedPictures(pictures)
     # A missing picture would move all that follow to other groups of 80.
     return prompt_files(data), [
-        HpsPicture(item.key, item.part, item.prompt, named_picture(pictures, item.key))
-        for item in items(data)
+        HpsPicture(item.key, item.part, item.prompt, named.find(item.key)) for item in items(data)
     ]
 
 

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_core.errors import DataError
 from orthus_core.evaluation import vqav2
@@ -19,6 +19,9 @@ from orthus_core.evaluation.official.read_files import (
 )
 from orthus_core.evaluation.official.task import OfficialScores, OfficialTask, ScoringRequest
 from orthus_core.events import Progress
+
+if TYPE_CHECKING:
+    from orthus_core.evaluation.picture_folders import NamedPictures
 
 QUESTIONS = '{"id": "1", "image": "a.jpg", "question": "What is it?", "answer": "a dog"}'
 PROMPTS = '{"id": "2", "prompt": "a dog", "image": "drawn.png"}'
@@ -53,16 +56,19 @@ def read_records(data: Path, pictures: Path) -> list[OwnRecord]:
     Raises:
         DataError: When a line is neither a question with answers nor a prompt.
     """
-    found = []
+    from orthus_core.evaluation.picture_folders import NamedPictures  # imports torch
+
+    found, named = [], NamedPictures(pictures)
     for number, line in enumerate(read_json_lines(data, LAYOUT), start=1):
         key = str(line.get("id", number))
         text = line.get("question", line.get("prompt"))
         answers = line.get("answers", line.get("answer"))
         if "question" in line:
             answers = [answers] if isinstance(answers, str) else answers
-            if not answers or not all(isinstance(each, str) for each in answers):
+            texts = isinstance(answers, list) and all(isinstance(each, str) for each in answers)
+            if not answers or not texts:
                 raise DataError(
-                    f"the question of record {number} has no answer",
+                    f"the question of record {number} has no answer, or one that is no text",
                     where=str(data),
                     hint=f"expected: {LAYOUT}",
                 )
@@ -75,7 +81,7 @@ def read_records(data: Path, pictures: Path) -> list[OwnRecord]:
                 hint=f"expected: {LAYOUT}",
             )
         name = line.get("image", key if answers is None else None)
-        found.append(OwnRecord(key, text, _place(pictures, name), answers))
+        found.append(OwnRecord(key, text, _place(pictures, named, name), answers))
     check_unique([each.key for each in found], data)
     return found
 
@@ -103,7 +109,9 @@ def score_own_set(
             hint="names are relative to --pictures; --allow-missing counts what is missing",
         )
     asked = [each for each in records if each.answers is not None]
-    drawn = [each for each in records if each.answers is None and each not in absent]
+    drawn = [
+        each for each in records if each.answers is None and each.picture and each.picture.is_file()
+    ]
     metrics: dict[str, Any] = {}
     intervals: dict[str, Interval] = {}
     samples: list[dict[str, Any]] = []
@@ -207,29 +215,27 @@ def _seen(drawn: list[OwnRecord], pictures: Path, clip: Any) -> Iterator[Progres
 
     for number, each in enumerate(drawn, start=1):
         assert each.picture is not None
-        width, height = open_image(each.picture).size
+        image = open_image(each.picture)
         scores = {}
         if clip is not None:
-            pair = clip.pictures([each.picture]), clip.captions([each.text])
+            pair = clip.images([image]), clip.captions([each.text])
             scores["clip_score"] = 100 * cosines(*pair)[0]
         yield {
             "id": each.key,
             "prompt": each.text,
             "picture": _name(each.picture, pictures),
-            "width": width,
-            "height": height,
+            "width": image.width,
+            "height": image.height,
             "scores": scores,
         }
         yield Progress("pictures", number, len(drawn), "pictures")
 
 
-def _place(pictures: Path, name: Any) -> Path | None:
-    from orthus_core.evaluation.picture_folders import named_picture
-
+def _place(pictures: Path, named: NamedPictures, name: Any) -> Path | None:
     if name is None:
         return None
     try:
-        return named_picture(pictures, str(name))
+        return named.find(str(name))
     except DataError:
         return pictures / str(name)
 

@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from orthus_core.errors import DataError
@@ -194,16 +195,9 @@ def _loaded_ahead(
     """The number of each piece and what it loads, the next piece while one is worked on."""
     left = iter(pieces)
     with ThreadPoolExecutor(1) as pool:
-        ahead = [(number, pool.submit(work.load, asks)) for number, asks in [*_first(left)]]
+        ahead = [(number, pool.submit(work.load, asks)) for number, asks in islice(left, 1)]
         while ahead:
             number, loading = ahead.pop()
             loaded = loading.result()
-            ahead = [(number, pool.submit(work.load, asks)) for number, asks in [*_first(left)]]
+            ahead = [(number, pool.submit(work.load, asks)) for number, asks in islice(left, 1)]
             yield number, loaded
-
-
-def _first(left: Iterator[Any]) -> Iterator[Any]:
-    """The next one, if there is one."""
-    for each in left:
-        yield each
-        return

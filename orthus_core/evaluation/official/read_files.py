@@ -164,10 +164,12 @@ def column(records: Iterable[Mapping[str, Any]], names: Sequence[str], where: Pa
     """A column of records, under one of several names, as text.
 
     Raises:
-        DataError: When a record has none of them, or something else than text.
+        DataError: When one is no record, or has none of them, or something else than text.
     """
     values = []
     for number, record in enumerate(records, start=1):
+        if not isinstance(record, Mapping):
+            raise DataError(f"record {number} is no object", where=str(where))
         value = next((record[name] for name in names if name in record), None)
         if not isinstance(value, str):
             raise DataError(

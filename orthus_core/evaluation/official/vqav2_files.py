@@ -69,7 +69,7 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     path = questions_file(data)
     questions = _records(path, "questions", QUESTIONS)
     gold: dict[Any, Any] = {}
-    found = [each for each in sorted(path.parent.glob("*annotations.json"))]
+    found = sorted(path.parent.glob("*annotations.json"))
     if found:
         records = _records(found[0], "annotations", ANNOTATIONS)
         gold = {each["question_id"]: each["answers"] for each in records}
