@@ -164,7 +164,11 @@ def test_no_two_options_share_a_word_unless_they_are_one_idea() -> None:
     for name, option in SHARED.items():
         for word in words(option):
             other = seen.setdefault(word, name)
-            one_idea = {"Output", "OutputFolder"}, {"Overwrite", "OverwriteRun"}
+            one_idea = (
+                {"Output", "OutputFolder"},
+                {"Overwrite", "OverwriteRun"},
+                {"Resume", "ResumeStages"},
+            )
             assert other == name or {other, name} in one_idea
     for command in DRAWING:
         spelled = [word for option in discover()[command].command.params for word in option.opts]

@@ -367,7 +367,13 @@ def test_what_cannot_be_written_is_found_before_the_model_is_read(
     def opened(*arguments, **options):
         raise AssertionError("the model was read")
 
-    for name in ("checkpoint.model_folder.read_config", "checkpoint.convert.plan"):
+    readers = (  # a module that copies the name is imported, and patched, before the original
+        "checkpoint.autoencoder_alone.read_config",
+        "train.trainings.read_config",
+        "checkpoint.model_folder.read_config",
+        "checkpoint.convert.plan",
+    )
+    for name in readers:
         monkeypatch.setattr(f"orthus_core.{name}", opened)
     out = unwritable(tmp_path)[kind]
     Image.new("RGB", (16, 16)).save(tmp_path / "in.png")
