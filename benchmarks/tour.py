@@ -101,6 +101,9 @@ class Stop(NamedTuple):
         return self.line.split()[0]
 
 
+# Commands that run until they are stopped; docs/server.md shows them.
+UNTIL_STOPPED = {"serve", "ui"}
+
 STOPS = (
     Stop('generate "a snowman" --seed 1 -o out.png', "Pictures from words."),
     Stop(

@@ -17,6 +17,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.checkpoint.layout import read_json
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.hugging_face import text_generation
 
@@ -103,7 +104,7 @@ def add_processor_files(folder: Path) -> None:
 
 
 def _table(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _write(path: Path, table: dict[str, Any]) -> None:

@@ -156,7 +156,7 @@ PLACES = [
         (("-o", "{folder}"), None),
         (("-o", "{file}/x.png"), "a file is in the way"),
         (("-o", "{closed}/x.png"), "may not be written"),
-        (("-o", "out.jpg"), "written as PNG"),
+        (("-o", "out.gif"), "written as PNG"),
         (("-o", "out.tar.gz"), "written as PNG"),
         (("-o", "{sed}.png"), "is unknown"),
         (("-o", "{}.png"), "is unknown"),

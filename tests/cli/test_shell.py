@@ -42,7 +42,11 @@ def test_a_shell_completes_the_names_of_models_and_recipes():
     assert completed("orthus recipes cat starter/5") == ["starter/5-posttrain"]
     assert completed("orthus plan 7b/inst") == ["7b/instruct", "7b/instruct-lora"]
     # A command is offered its own recipes.
-    assert completed("orthus convert x --recipe ") == ["convert", "starter/2-convert"]
+    assert completed("orthus convert x --recipe ") == [
+        "convert",
+        "paper/2-convert",
+        "starter/2-convert",
+    ]
     assert "7b/instruct" in completed("orthus posttrain ")
     assert "convert" not in completed("orthus posttrain ")
 
