@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -168,10 +169,13 @@ def grids_of_contexts(
     used, aside = contexts[::2], contexts[1::2] or contexts
     paths = fine_paths(fine, used, channels, params.noise_scale, MEASURED_ON)
     measure = _HeldOut(model, head, aside, params.noise_scale, times_T.tolist())
+    errors: dict[bool, np.ndarray] = {}
     for solver, most in solvers.items():
-        errors = step_errors(model.schedule, times_T, paths, remembers=solver not in FIRST_ORDER)
+        remembers = solver not in FIRST_ORDER
+        if remembers not in errors:
+            errors[remembers] = step_errors(model.schedule, times_T, paths, remembers=remembers)
         chosen, measured = {}, []
-        for found in best_grids(errors, most):
+        for found in best_grids(errors[remembers], most):
             times = tuple(times_T[list(found.places)].tolist())
             steps = len(times)
             own, own_error = measure(solver, steps, None)

@@ -8,9 +8,16 @@ import pytest
 
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.data.pixels import open_image
+from orthus_core.distill import step_errors
 from orthus_core.results.metadata import pixel_hash, read_record
 
 FEW = ["--contexts", 64, "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def fewer_times(monkeypatch):
+    """Fine paths of 30 steps, so that their errors are there at once."""
+    monkeypatch.setattr(step_errors, "FINE_STEPS", 16)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,7 @@ def test_a_model_gets_grids_that_its_presets_take_and_pictures_tell(
     assert grids["unipc"]["times"] == told["grids"][1]["times"]
     assert {file.name for file in place.iterdir()} == {file.name for file in tiny_folder.iterdir()}
     shown = orthus("--format", "json", "info", place).stdout
-    assert json.loads(shown)["facts"]["sampling"]["time_grids"]["dpm++"] == ["1", "2", "3", "4"]
+    assert json.loads(shown)["sampling"]["time_grids"]["dpm++"] == ["1", "2", "3", "4"]
     # 2. A preset takes them, the picture tells them, and they are replayed.
     drawn = {}
     for preset, given in (("turbo", []), ("turbo", ["--set", "time_grid=[]"]), ("exact", [])):
