@@ -17,7 +17,7 @@ from torch import Tensor
 
 from orthus_core.events import PatchDone, Progress
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.generate import prepare_batch, run_batch
+from orthus_core.samplers.generate import fitting_batch_size, prepare_batch, run_batch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import PatchSampler
 from orthus_core.samplers.prompt import Prompt
@@ -111,10 +111,13 @@ def record_contexts(
     job, sequences = prepare_batch(model, prompts, params)
     assert job.patch_sampler is not None, "the prompts ask for images"
     recorder = ContextRecorder(job.patch_sampler, chosen)
+    recording, done = job._replace(patch_sampler=recorder), 0
+    size = fitting_batch_size(job, sequences)
     with job.decoder:
-        done = 0
-        for event in run_batch(job._replace(patch_sampler=recorder), sequences):
-            if isinstance(event, PatchDone):
-                done += 1
-                yield Progress("contexts", done, len(prompts) * patches, "patches")
+        while sequences:
+            together, sequences = sequences[:size], sequences[size:]
+            for event in run_batch(recording, together):
+                if isinstance(event, PatchDone):
+                    done += 1
+                    yield Progress("contexts", done, len(prompts) * patches, "patches")
     yield recorder.recorded
