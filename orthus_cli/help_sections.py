@@ -25,7 +25,7 @@ COMMAND_GROUPS = {
     "Draw": ("generate", "edit", "story", "caption", "ui", "serve"),
     "Train": (
         *("convert", "pretrain", "finetune-vae", "build-base", "posttrain"),
-        *("merge", "starter", "data", "recipes"),
+        *("merge", "distill", "starter", "data", "recipes"),
     ),
     "Measure": ("eval", "bench", "plan", "reproduce"),
     "Look": ("info", "replay", "doctor", "plugins"),

@@ -36,7 +36,7 @@ Subject = Annotated[
 ]
 
 
-@recipe_options(EditRecipe, but=("by_example", "patch_norm"))  # the first is --example
+@recipe_options(EditRecipe, but=("by_example", "time_grid", "patch_norm"))  # the first is --example
 def edit(
     ctx: typer.Context,
     subject: Subject = None,

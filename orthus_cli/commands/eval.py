@@ -46,7 +46,7 @@ app.command("geneval")(geneval_task)
 
 
 @app.command("mini")
-@recipe_options(GenerateRecipe, only=("steps", "model", "device", "dtype"))
+@recipe_options(GenerateRecipe, only=("preset", "steps", "model", "device", "dtype"))
 def mini(
     ctx: typer.Context,
     output: Annotated[
@@ -83,10 +83,10 @@ def mini(
     r = reporter(ctx)
     tasks = select_tasks([name.strip() for name in only.split(",") if name.strip()])
     check_folder(output, mark=RESULT, overwrite=overwrite)
-    steps = flags.pop("steps")
+    steps, preset = flags.pop("steps"), flags.pop("preset")
     named = {name: value for name, value in flags.items() if value is not None}
     loaded = open_model(r, CaptionRecipe(**named))  # type: ignore[arg-type]
-    subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps)
+    subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps, preset)
     bench = EvalContext(subject, limit=limit, seed=seed)
     asked = {"seed": seed, "limit": limit, "tasks": tasks, "sampling": subject.sampling().to_dict()}
 

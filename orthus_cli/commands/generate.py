@@ -25,7 +25,7 @@ from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
 
-@recipe_options(GenerateRecipe, but=("patch_norm",))
+@recipe_options(GenerateRecipe, but=("time_grid", "patch_norm"))
 def generate(
     ctx: typer.Context,
     prompts: Annotated[

@@ -39,7 +39,7 @@ Folder = Annotated[
 ]
 
 
-@recipe_options(StoryRecipe, but=("patch_norm",))
+@recipe_options(StoryRecipe, but=("time_grid", "patch_norm"))
 def story(
     ctx: typer.Context,
     prompt: Annotated[

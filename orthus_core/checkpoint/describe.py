@@ -180,9 +180,19 @@ def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
         "head_depth": config.head_depth,
         **(noise if config.denoises else {}),
         "latent_scale": config.latent_scale,
-        "sampling": config.sampling_defaults,
+        "sampling": _sampling_facts(config),
         "origin": config.origin or {},
     }
+
+
+def _sampling_facts(config: OrthusConfig) -> dict[str, Any]:
+    """The sampling defaults; of time grids, which are long, the numbers of steps alone."""
+    sampling = config.sampling_defaults
+    grids = sampling.get("time_grids")
+    if not isinstance(grids, dict):
+        return sampling
+    times = {name: each.get("times") for name, each in grids.items() if isinstance(each, dict)}
+    return sampling | {"time_grids": {name: [*(each or ())] for name, each in times.items()}}
 
 
 def _missing(path: Path, tensors: Mapping[str, Tensor], has_tokenizer: bool) -> tuple[Missing, ...]:

@@ -122,6 +122,15 @@ class DrawingKeys(ModelKeys):
         "the manner of diffusers",
         before="device",
     )
+    time_grid: tuple[int, ...] | None = key(
+        None,
+        "timesteps of ddim, dpm++ or unipc, falling from the schedule's last, as in "
+        "[999, 400, 60]; where the steps fall from patch to patch, a grid for each number of steps "
+        "one after another; a preset takes the model's own (`orthus distill grid`), and [] is the "
+        "solver's",
+        minimum=0,
+        before="device",
+    )
     step_tolerance: float | None = key(
         None,
         "stop a patch early, once its estimate can change by no more than this share, such as "

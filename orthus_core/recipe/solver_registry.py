@@ -7,7 +7,7 @@ A solver is registered here and nowhere else. `register_solver` adds one from ou
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -25,29 +25,36 @@ class SolverEntry:
         display_name: Its name in the `parameters` chunk of PNG files, as web interfaces write it.
         factory: A function, or `package.module:function`, that is called as factory(schedule,
             steps=steps, **options) and returns a `Solver` (`orthus_core.samplers.solvers`).
+            One that takes a time grid is also called with times=, its timesteps.
         options: Further arguments of the factory.
         stops_early: Whether it can end a patch whose estimate has settled (`step_tolerance`).
+        takes_grid: Whether it can step over other timesteps than its own (`time_grid`).
     """
 
     display_name: str
     factory: str | Callable[..., Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     stops_early: bool = False
+    takes_grid: bool = False
 
-    def solver(self, schedule: Any, steps: int) -> Any:
-        """A run of `steps` steps over the schedule: a `Solver`."""
+    def solver(self, schedule: Any, steps: int, times: Sequence[int] = ()) -> Any:
+        """A run of `steps` steps over the schedule: a `Solver`. Without `times`, it takes its own
+        timesteps.
+        """
         factory = self.factory
         if isinstance(factory, str):
             module, _, name = factory.partition(":")
             factory = getattr(import_module(module), name)
-        return factory(schedule, steps=steps, **self.options)
+        over = {"times": times} if times else {}
+        return factory(schedule, steps=steps, **over, **self.options)
 
 
 EXTERNAL = "orthus_core.samplers.external_scheduler:external_scheduler"
 
 
 def _ours(display_name: str, function: str) -> SolverEntry:
-    return SolverEntry(display_name, f"orthus_core.samplers.solvers:{function}", stops_early=True)
+    factory = f"orthus_core.samplers.solvers:{function}"
+    return SolverEntry(display_name, factory, stops_early=True, takes_grid=True)
 
 
 def _diffusers(display_name: str, scheduler: str, **arguments: Any) -> SolverEntry:

@@ -14,10 +14,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, cast
 
 from orthus_core.errors import CheckpointError, PromptError
-from orthus_core.model.config import DiscreteConfig, InterleavedConfig
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
 from orthus_core.recipe.drawing import DrawingRecipe
 from orthus_core.recipe.solver_registry import SOLVERS
@@ -56,6 +57,9 @@ class SamplingParams:
         last_steps: Denoising steps of an image's last patch; in between they fall in a straight
             line. None takes `steps` for all patches.
         scheduler: The solver's name (see `solver_for`).
+        time_grid: Timesteps that the solver steps over, a grid for each number of steps (see
+            `grid_of_steps`). None takes the solver's own, and so does (), which is recorded, as it
+            may differ from the model's own.
         step_tolerance: A patch stops before its last step when its estimate would change by less
             than this share of its size; 0 takes all steps.
         noise_scale: Factor on the noise each patch starts from: 1 as in training, less is calmer.
@@ -88,6 +92,7 @@ class SamplingParams:
     steps: int = 100
     last_steps: int | None = None
     scheduler: str = "ddim"
+    time_grid: tuple[int, ...] | None = None
     step_tolerance: float = 0.0
     noise_scale: float = 1.0
     patch_norm: tuple[float, ...] | None = None
@@ -163,7 +168,8 @@ class SamplingParams:
                 interleaved text and images (`story_guidance`, `story_unconditional_prompt`), whose
                 text it samples in its own way (`story_temperature`, `story_top_p`).
             asked: Requested fields of this class; None means not requested. A preset supplies the
-                steps and the scheduler where these are not requested.
+                steps and the scheduler where these are not requested, and takes the model's own
+                time grids for them (`time_grids`).
 
         Raises:
             PromptError: When the preset does not exist, a number is invalid, or a model that
@@ -182,6 +188,8 @@ class SamplingParams:
             values["steps"] = preset.first_steps(values["steps"])
             values["scheduler"] = preset.scheduler or _own_scheduler(values)
             values["last_steps"] = preset.last_steps(asked.get("steps", values["steps"]))
+            if preset.takes_grid and "time_grid" not in asked:
+                values["time_grid"] = _own_grid(cast(OrthusConfig, config), values | asked)
         if task == "edit":
             values |= _text_before_image(asked.get("max_text", values["max_text"]))
         return cls(**(values | asked))
@@ -190,7 +198,8 @@ class SamplingParams:
         """What results record: all values that this kind of model uses."""
         of_kind = CODE_SAMPLING if self.preset is None else DENOISING
         of_kind = () if self.regresses else of_kind
-        of_kind = (*of_kind, *(("patch_norm",) if self.patch_norm is not None else ()))
+        for name in ("time_grid", "patch_norm"):
+            of_kind = (*of_kind, *((name,) if getattr(self, name) is not None else ()))
         before = ("max_text",) if self.text_before_image is not None else ()
         return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
 
@@ -202,11 +211,13 @@ class Preset(NamedTuple):
         steps: Most steps for the first patch of an image; None keeps the model's own number.
         last_share: Steps of the last patch, as a share of the first patch's steps.
         scheduler: Name of the solver (see `solver_for`); None keeps the model's own.
+        takes_grid: Whether the solver steps over the model's time grid where there is one.
     """
 
     steps: int | None
     last_share: float
     scheduler: str | None
+    takes_grid: bool
 
     def first_steps(self, own: int) -> int:
         """Steps of the first patch for a model that takes `own` by itself."""
@@ -218,9 +229,9 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "exact": Preset(None, 1.0, None),
-    "fast": Preset(20, 0.5, "dpm++"),
-    "turbo": Preset(10, 0.5, "unipc"),
+    "exact": Preset(None, 1.0, None, takes_grid=False),
+    "fast": Preset(20, 0.5, "dpm++", takes_grid=True),
+    "turbo": Preset(10, 0.5, "unipc", takes_grid=True),
 }
 
 
@@ -238,6 +249,68 @@ def steps_at(first: int, last: int, patch: int, patches: int) -> int:
     if patches == 1:
         return first
     return round(first + (last - first) * patch / (patches - 1))
+
+
+def step_counts(first: int, last: int, patches: int) -> list[int]:
+    """The different numbers of steps that the patches of an image take, the least first."""
+    return sorted({steps_at(first, last, patch, patches) for patch in range(patches)})
+
+
+# What a time grid depends on: the timesteps' noise, and what the head predicts there.
+SCHEDULE_FIELDS = (
+    *("prediction", "num_train_timesteps", "beta_start", "beta_end", "beta_schedule"),
+    "zero_terminal_snr",
+)
+
+
+def schedule_record(config: OrthusConfig) -> dict[str, Any]:
+    """The noise schedule as it is stored beside time grids."""
+    return {name: getattr(config, name) for name in SCHEDULE_FIELDS}
+
+
+def _own_grid(config: OrthusConfig, values: dict[str, Any]) -> tuple[int, ...] | None:
+    """The model's time grids for the solver and the steps of these values, as `grid_of_steps`
+    reads them; None where the model has none of the solver, or not for all of the steps.
+
+    Raises:
+        CheckpointError: When they are of another noise schedule, or one is no grid.
+    """
+    solver = values["scheduler"]
+    stored = (config.sampling or {}).get("time_grids", {}).get(solver)
+    if stored is None:
+        return None
+    where = f"config.json: sampling.time_grids.{solver}"
+    again = "find them anew with `orthus distill grid MODEL -o DIR`, or take the time_grids out"
+    schedule = stored.get("schedule") if isinstance(stored, dict) else None
+    grids = stored.get("times") if isinstance(stored, dict) else None
+    if not isinstance(schedule, dict) or not isinstance(grids, dict):
+        raise CheckpointError("a schedule or times are missing", where=where, hint=again)
+    for name, own in schedule_record(config).items():
+        if schedule.get(name) != own:
+            raise CheckpointError(
+                f"the time grids are of another noise schedule: {name} {schedule.get(name)!r} "
+                f"there, {own!r} in this model",
+                where=where,
+                hint=again,
+            )
+    counts = step_counts(values["steps"], values["last_steps"], config.patches)
+    if not {*map(str, counts)} <= {*grids}:
+        return None
+    for steps in counts:
+        if wrong := _no_grid(grids[str(steps)], steps, config.num_train_timesteps):
+            raise CheckpointError(wrong, where=f"{where}.times.{steps}", hint=again)
+    return tuple(time for steps in counts for time in grids[str(steps)])
+
+
+def _no_grid(times: Any, steps: int, timesteps: int) -> str | None:
+    """What is wrong with a stored time grid, or None."""
+    if not isinstance(times, list) or not all(type(time) is int for time in times):
+        return f"a time grid is a list of timesteps, not {times!r}"
+    if len(times) != steps:
+        return f"a time grid of {len(times)} timesteps where {steps} steps are taken"
+    if times[0] != timesteps - 1 or times[-1] < 0 or any(a <= b for a, b in pairwise(times)):
+        return f"a time grid begins with {timesteps - 1} and falls, unlike {times!r}"
+    return None
 
 
 TASKS: dict[type, Task] = {GenerateRecipe: "picture", EditRecipe: "edit", StoryRecipe: "story"}
@@ -293,6 +366,7 @@ OWN: dict[str, type | tuple[type, ...]] = {
     "code_top_k": int,
     "code_top_p": NUMBER,
     "patch_norm": list,
+    "time_grids": dict,
     "scheduler": str,
     "unconditional_prompt": str,
     "story_unconditional_prompt": str,
@@ -305,11 +379,11 @@ def _check_own(sampling: dict[str, Any]) -> None:
         value, kind = sampling[name], OWN[name]
         pair = kind is not list or _are_two_numbers(value)
         if not (isinstance(value, kind) and pair) or isinstance(value, bool):
-            wanted = {str: "a text", list: "two numbers, as in [7.5, 12]"}.get(kind, "a number")
+            wanted = {str: "a text", list: "two numbers, as in [7.5, 12]", dict: "a table"}
             raise CheckpointError(
                 f"the model names {value!r} as its {name}",
                 where=f"config.json: sampling.{name}",
-                hint=f"set it to {wanted}, or leave it out",
+                hint=f"set it to {wanted.get(kind, 'a number')}, or leave it out",
             )
 
 
@@ -351,7 +425,7 @@ def _check_one_step(values: dict[str, Any], *, regresses: bool) -> None:
             hint=f"leave steps out, or draw with {able}",
         )
     # A regression head's features can be renormalised; a code has its own norm.
-    for name in DENOISING if regresses else (*DENOISING, "patch_norm"):
+    for name in (*DENOISING, "time_grid", *(() if regresses else ("patch_norm",))):
         if values.get(name) is not None:
             raise PromptError(
                 f"{name} {values[name]}, and {kind} denoises nothing",

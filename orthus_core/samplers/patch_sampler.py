@@ -32,9 +32,9 @@ from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.solver_registry import SOLVERS
-from orthus_core.samplers.params import SamplingParams, steps_at
+from orthus_core.samplers.params import SamplingParams, step_counts, steps_at
 from orthus_core.samplers.seeds import image_stream
-from orthus_core.samplers.solvers import LinearSolver, Solver, solver_for
+from orthus_core.samplers.solvers import LinearSolver, Solver, grid_of_steps, solver_for
 
 if TYPE_CHECKING:
     from orthus_core.samplers.cuda_graph import CUDAGraphCache
@@ -100,8 +100,9 @@ class DiffusionPatchSampler:
         head: The prepared head.
 
     Raises:
-        PromptError: For a scheduler that does not exist, and for a tolerance with a solver that
-            gives no clean estimate for each step.
+        PromptError: For a scheduler that does not exist, for a time grid that it cannot follow or
+            that some patch has none of, and for a tolerance with a solver that gives no clean
+            estimate for each step.
         CheckpointError: As `solver_for`.
     """
 
@@ -123,6 +124,10 @@ class DiffusionPatchSampler:
                 where="step_tolerance",
                 hint=f"leave it out, or use one of {', '.join(able)}",
             )
+        if params.time_grid:  # all of them, before the first patch is drawn
+            last = params.steps if params.last_steps is None else params.last_steps
+            for steps in step_counts(params.steps, last, model.config.patches):
+                grid_of_steps(params.time_grid, steps)
         if isinstance(solver, LinearSolver) and self.head.device.type == "cuda":
             from orthus_core.samplers.cuda_graph import CUDAGraphCache
 
@@ -181,8 +186,10 @@ class DiffusionPatchSampler:
 
     def _plan(self, steps: int) -> PatchPlan:
         if steps not in self._plans:
-            scheduler = self._params.scheduler
-            self._plans[steps] = patch_plan(self._model, steps, scheduler, self.head)
+            params = self._params
+            self._plans[steps] = patch_plan(
+                self._model, steps, params.scheduler, self.head, params.time_grid
+            )
         return self._plans[steps]
 
 
@@ -235,17 +242,19 @@ def patch_plan(
     steps: int,
     scheduler: str = "ddim",
     head: DenoisingHead | None = None,
+    time_grid: Sequence[int] | None = None,
 ) -> PatchPlan:
     """Everything that can be computed before the first patch of `steps` steps.
 
     Args:
         scheduler: Name of the solver, see `solver_for`.
         head: Prepared head of this model, if another plan already has it.
+        time_grid: Timesteps of the solver, see `solver_for`.
 
     Raises:
         PromptError, CheckpointError: As `solver_for`.
     """
-    solver = solver_for(model.schedule, scheduler, steps)
+    solver = solver_for(model.schedule, scheduler, steps, time_grid)
     head = head or DenoisingHead(model.diffusion_head)
     return PatchPlan(solver, head, head.times(solver.timesteps_T), model.config.latent_scale)
 

@@ -140,6 +140,53 @@ def thinning_timesteps(num_timesteps: int, steps: int) -> Tensor:
     return torch.maximum(wanted, left.long() - 1)
 
 
+def grid_of_steps(time_grid: Sequence[int], steps: int) -> tuple[int, ...]:
+    """The grid of `steps` timesteps among those of a `time_grid`.
+
+    A patch takes fewer steps than an earlier one where a preset's steps fall, so `time_grid` holds
+    a grid for each number of steps, one after another. Times fall within a grid, so the next begins
+    where they rise.
+
+    Raises:
+        PromptError: When there is no grid of that length.
+    """
+    begins = [n for n, time in enumerate(time_grid) if not n or time >= time_grid[n - 1]]
+    grids = [tuple(time_grid[n:end]) for n, end in pairwise([*begins, len(time_grid)])]
+    for grid in grids:
+        if len(grid) == steps:
+            return grid
+    lengths = ", ".join(str(length) for length in sorted({len(grid) for grid in grids}))
+    raise PromptError(
+        f"a patch takes {steps} steps, and the time grid is of {lengths}",
+        where="time_grid",
+        hint=f"take as many steps as it has (--steps {lengths}), or leave time_grid out",
+    )
+
+
+def check_grid(schedule: Schedule, name: str, times: Sequence[int]) -> None:
+    """Checks that a solver can step over these timesteps.
+
+    Raises:
+        PromptError: When the solver has times of its own alone, or the times are not those of this
+            schedule.
+    """
+    able = [each for each, entry in SOLVERS.items() if entry.takes_grid]
+    if name not in able:
+        raise PromptError(
+            f"{name} steps over its own timesteps, not over a time grid",
+            where="time_grid",
+            hint=f"leave time_grid out, or use one of {', '.join(able)}",
+        )
+    last = schedule.num_timesteps - 1
+    if times[0] != last or times[-1] < 0 or any(a <= b for a, b in pairwise(times)):
+        raise PromptError(
+            f"a time grid from {times[0]} to {times[-1]}, and the schedule's are {last} to 0",
+            where="time_grid",
+            hint=f"begin with {last} and let the times fall to 0 at most; `orthus distill grid` "
+            "finds the best ones",
+        )
+
+
 class Point(NamedTuple):
     """A time of the run: sample = signal * clean + noise * eps."""
 
@@ -221,7 +268,7 @@ def dpm_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
     updates = []
     for step, (of_x, of_prediction) in enumerate(clean_estimates(schedule, timesteps_T)):
         clean = np.array([of_x, 0.0, of_prediction])
-        carry, gain = _interval(times[step], times[step + 1])
+        carry, gain = interval(times[step], times[step + 1])
         weights = _forward_weights(times, step)
         seen = np.array([[0.0, 1.0, 0.0], clean])  # the estimates, older first
         sample = carry * np.array([1.0, 0.0, 0.0]) + gain * weights @ seen[-len(weights) :]
@@ -242,18 +289,18 @@ def unipc_updates(schedule: Schedule, timesteps_T: Tensor) -> list[Numbers]:
         clean = of_x * x + of_prediction * prediction
         # 1. Correct the sample, now that the estimate at its end is known.
         if step > 0:
-            carry, gain = _interval(times[step - 1], times[step])
+            carry, gain = interval(times[step - 1], times[step])
             weights = _correcting_weights(times, step)
             x = carry * before + gain * weights @ np.stack([older, last, clean])[-len(weights) :]
         # 2. Take the next step.
-        carry, gain = _interval(times[step], times[step + 1])
+        carry, gain = interval(times[step], times[step + 1])
         weights = _forward_weights(times, step)
         ahead = carry * x + gain * weights @ np.stack([last, clean])[-len(weights) :]
         updates.append(_numbers(ahead, x, clean, last))
     return updates
 
 
-def _interval(start: Point, end: Point) -> tuple[float, float]:
+def interval(start: Point, end: Point) -> tuple[float, float]:
     """x(end) = carry * x(start) + gain * (mean of D over rho)."""
     carry = end.noise / start.noise
     return carry, end.signal - carry * start.signal
@@ -263,10 +310,15 @@ def _forward_weights(times: Sequence[Point], step: int) -> np.ndarray:
     """Weights of the last estimates in the mean of D over the interval ahead, older first."""
     if step == 0 or step == len(times) - 2:
         return np.ones(1)
-    nodes, _ = _on_unit_interval(times[step - 1], times[step], times[step + 1])
+    return straight_line_weights(times[step - 1], times[step], times[step + 1])
+
+
+def straight_line_weights(older: Point, start: Point, end: Point) -> np.ndarray:
+    """Weights of the estimates at `older` and `start` in the mean of D from `start` to `end`."""
+    node, _ = _on_unit_interval(older, start, end)
     # The mean of a straight line is its value at the midpoint. Both papers use this, which is exact
     # in rho, and in lambda up to terms of the next order.
-    return _weights([nodes, 0.0], [1.0, 0.5])
+    return _weights([node, 0.0], [1.0, 0.5])
 
 
 def _correcting_weights(times: Sequence[Point], step: int) -> np.ndarray:
@@ -318,39 +370,45 @@ def linear_solver(schedule: Schedule, updates: Updates, timesteps_T: Tensor) -> 
     )
 
 
-def ddim(schedule: Schedule, steps: int) -> LinearSolver:
-    """DDIM over the release's timesteps."""
-    timesteps_T = trailing_timesteps(schedule.num_timesteps, steps)
-    return linear_solver(schedule, ddim_updates, timesteps_T)
+def ddim(schedule: Schedule, steps: int, times: Sequence[int] = ()) -> LinearSolver:
+    """DDIM over the release's timesteps, or over `times`."""
+    own_T = trailing_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, ddim_updates, torch.tensor(times) if times else own_T)
 
 
-def dpm_plus_plus(schedule: Schedule, steps: int) -> LinearSolver:
-    """DPM-Solver++ (2M)."""
-    timesteps_T = thinning_timesteps(schedule.num_timesteps, steps)
-    return linear_solver(schedule, dpm_updates, timesteps_T)
+def dpm_plus_plus(schedule: Schedule, steps: int, times: Sequence[int] = ()) -> LinearSolver:
+    """DPM-Solver++ (2M) over thinning timesteps, or over `times`."""
+    own_T = thinning_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, dpm_updates, torch.tensor(times) if times else own_T)
 
 
-def unipc(schedule: Schedule, steps: int) -> LinearSolver:
-    """UniPC."""
-    timesteps_T = thinning_timesteps(schedule.num_timesteps, steps)
-    return linear_solver(schedule, unipc_updates, timesteps_T)
+def unipc(schedule: Schedule, steps: int, times: Sequence[int] = ()) -> LinearSolver:
+    """UniPC over thinning timesteps, or over `times`."""
+    own_T = thinning_timesteps(schedule.num_timesteps, steps)
+    return linear_solver(schedule, unipc_updates, torch.tensor(times) if times else own_T)
 
 
-def solver_for(schedule: Schedule, name: str, steps: int) -> Solver:
+def solver_for(
+    schedule: Schedule, name: str, steps: int, time_grid: Sequence[int] | None = None
+) -> Solver:
     """A run of `steps` steps over this schedule.
 
     Args:
         name: A name of the registry (`orthus_core.recipe.solver_registry`), or `pkg.mod.Class` of a
             scheduler with the interface of diffusers.
+        time_grid: Its timesteps, as `grid_of_steps` reads them; by default the solver's own.
 
     Raises:
-        PromptError: For any other name, and as `check_run`.
+        PromptError: For any other name, and as `check_run`, `grid_of_steps` and `check_grid`.
         CheckpointError: As `check_run`.
     """
     check_name(name)
     check_run(schedule, steps)
+    times = grid_of_steps(time_grid, steps) if time_grid else ()
+    if times:
+        check_grid(schedule, name, times)
     if name in SOLVERS:
-        return SOLVERS[name].solver(schedule, steps)
+        return SOLVERS[name].solver(schedule, steps, times)
     return SolverEntry(name, EXTERNAL, {"name": name}).solver(schedule, steps)
 
 

@@ -54,9 +54,11 @@ def test_the_same_seed_asks_and_scores_the_same(orthus, model, tmp_path):
     told = []
     for name in ("one", "two"):
         words = ["eval", "mini", "--only", "story,pope", "--limit", 1, "-o", tmp_path / name]
-        done = orthus(*words, "--format", "json", *model)
+        done = orthus(*words, "--preset", "turbo", "--format", "json", *model)
         assert done.exit_code == 0, done.stderr
-        told.append(json.loads(done.stdout)["scores"])
+        result = json.loads(done.stdout)
+        assert result["sampling"]["preset"] == "turbo"
+        told.append(result["scores"])
     assert told[0] == told[1]
     assert [score["name"] for score in told[0]["mini-story"]] == [
         "right entities",

@@ -98,18 +98,18 @@ def test_a_place_that_cannot_be_written_keeps_what_was_there(tmp_path: Path) -> 
     [
         (
             "generate",
-            "model preset steps scheduler step_tolerance guidance noise_scale patch_norm "
+            "model preset steps scheduler time_grid step_tolerance guidance noise_scale patch_norm "
             "negative_prompt seeds num_images batch_size device dtype quantize low_memory",
         ),
         (
             "edit",
-            "model by_example preset steps scheduler step_tolerance guidance image_guidance "
-            "max_text noise_scale patch_norm seeds num_images batch_size device dtype quantize "
-            "low_memory",
+            "model by_example preset steps scheduler time_grid step_tolerance guidance "
+            "image_guidance max_text noise_scale patch_norm seeds num_images batch_size device "
+            "dtype quantize low_memory",
         ),
         (
             "story",
-            "model panels free keep_panels from_story from_panel preset steps scheduler "
+            "model panels free keep_panels from_story from_panel preset steps scheduler time_grid "
             "step_tolerance guidance noise_scale patch_norm negative_prompt seed text device dtype "
             "quantize low_memory",
         ),
@@ -121,6 +121,6 @@ def test_keys_that_recipes_share_stay_in_the_order_pictures_carry_them(
 ) -> None:
     values: dict[str, Any] = {name: 4 for name in names.split() if name != "text"}
     if "patch_norm" in values:
-        values["patch_norm"] = (4.0, 4.0)
+        values |= {"patch_norm": (4.0, 4.0), "time_grid": (999, 4)}
     whole = replace(SCHEMAS[command](), **values)
     assert list(as_table(whole)) == ["command", *names.split()]

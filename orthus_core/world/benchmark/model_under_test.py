@@ -60,6 +60,7 @@ class ModelUnderTest:
         batch_size: Number of prompts in a batch.
         seed: Seed of the first picture of every request; the next ones have seed + 1, seed + 2, ...
         steps: Sampling steps for each patch; None uses the model's default.
+        preset: Preset that pictures are drawn with; None is `exact`.
         builder: Builder of the prompts.
     """
 
@@ -68,6 +69,7 @@ class ModelUnderTest:
     batch_size: int = 32
     seed: int = 1
     steps: int | None = None
+    preset: str | None = None
     builder: PromptBuilder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class ModelUnderTest:
 
     def sampling(self, task: Task = "picture") -> SamplingParams:
         """The model's default sampling parameters for a task."""
-        return SamplingParams.resolve(self.model.config, task, steps=self.steps)
+        return SamplingParams.resolve(self.model.config, task, steps=self.steps, preset=self.preset)
 
     def draw(self, captions: Sequence[str], stage: str) -> Work[list[Tensor]]:
         """Draws a picture for each caption."""

@@ -1,0 +1,1 @@
+"""Fewer calls of the diffusion head for the same picture."""
