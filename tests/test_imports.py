@@ -21,12 +21,14 @@ HEAVY |= {"starlette", "uvicorn", "anyio"}
 
 GROUND = {"errors", "events", "version", "device", "atomic", "image_grid", "entry_points"}
 GROUND |= {"user_files", "wrong_content", "shell_words", "output_checks", "atomic_folder"}
+GROUND |= {"cache_folder"}
 USES = {  # a package of orthus_core: what it may import beside itself
     "errors": set(),
     "events": set(),
     "version": set(),
     "entry_points": set(),
     "user_files": set(),
+    "cache_folder": {"user_files"},
     "shell_words": set(),
     "device": {"errors"},
     "atomic": {"errors"},
@@ -179,7 +181,7 @@ NOT_FOR_POSTTRAIN = {
 @pytest.mark.parametrize(
     ("words", "most", "unwanted"),
     [
-        (DRAW, 84, NOT_FOR_DRAWING),
+        (DRAW, 86, NOT_FOR_DRAWING),
         ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 122, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orthus_core.model.compiled_loop import compiled_loop
 from orthus_core.model.cpu_linear import Activation, FastLinear, Layout
 from orthus_core.model.diffusion_head import HEAD_EPS, DiffusionHead
 
@@ -35,6 +36,7 @@ class DenoisingHead:
         device, dtype: Device and precision of the products.
         width: W.
         amounts: A, the number of modulation values of one row at one time.
+        loop: All of a patch's steps in one call, where they have been compiled (compiled_loop.py).
     """
 
     @torch.no_grad()
@@ -70,6 +72,8 @@ class DenoisingHead:
             for block in head.blocks
         ]
         self.amounts = (3 * len(self._blocks) + 2) * self.width
+        # A layout is asked for to measure it.
+        self.loop = None if layout else compiled_loop(head, self.dtype)
 
     @torch.no_grad()
     def times(self, timesteps_T: Tensor) -> Tensor:

@@ -279,9 +279,19 @@ def denoise(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor
         noise_NC: Starting noise of each image's patch; its branches share it.
         mix_NR: Weight of each branch in each image, 0 for the branches of others (see `mixing`).
     """
-    known = [noise_NC]
-    for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
-        known = taken.known
+    known, solver, loop = [noise_NC], plan.solver, plan.head.loop
+    if (
+        loop
+        and isinstance(solver, LinearSolver)
+        and loop.takes(len(hidden_RD), len(solver.updates[0]))
+    ):
+        known = solver.start(noise_NC)
+        for part in modulated_stretches(plan, hidden_RD, mix_NR):
+            updates_TSK = solver.updates_TSK[part.steps.start : part.steps.stop]
+            known = loop.steps(part.amounts_TRA, part.owner_R, part.mix_NR, updates_TSK, known)
+    else:
+        for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
+            known = taken.known
     return known[0] / plan.latent_scale
 
 
@@ -340,18 +350,36 @@ def denoising_steps(
     """The steps of the plan one by one; the caller may stop at any step. Arguments as for
     `denoise`.
     """
-    # 1. Values that are the same for all steps.
-    condition_RW = plan.head.condition(hidden_RD)
-    owner_R = mix_NR.abs().argmax(dim=0)
     known = plan.solver.start(noise_NC)
-    for stretch, times_TW in plan.stretches(len(hidden_RD)):
-        # 2. Modulations of many steps at once, even if some steps are not taken: one product is
-        # cheaper than several.
-        amounts_TRA = plan.head.modulation(times_TW, condition_RW)
-        # 3. The steps themselves.
-        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
+    for part in modulated_stretches(plan, hidden_RD, mix_NR):
+        for step, amounts in zip(part.steps, plan.head.by_step(part.amounts_TRA), strict=True):
             before = known
             seen_NC = plan.solver.head_input(step, before)
-            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
+            prediction_NC = part.mix_NR @ plan.head.step(seen_NC, amounts, part.owner_R)
             known = plan.solver.advance(step, before, prediction_NC)
             yield StepTaken(step, before, prediction_NC, known)
+
+
+class Stretch(NamedTuple):
+    """Steps whose modulations are made at once.
+
+    Attributes:
+        steps: Their numbers.
+        amounts_TRA: Their modulation values.
+        owner_R: Index of the image that each row denoises.
+        mix_NR: Weight of each row in each image.
+    """
+
+    steps: range
+    amounts_TRA: Tensor
+    owner_R: Tensor
+    mix_NR: Tensor
+
+
+def modulated_stretches(plan: PatchPlan, hidden_RD: Tensor, mix_NR: Tensor) -> Iterator[Stretch]:
+    """All steps of the plan, with what does not depend on the sample; arguments as `denoise`."""
+    condition_RW = plan.head.condition(hidden_RD)
+    owner_R = mix_NR.abs().argmax(dim=0)
+    for steps, times_TW in plan.stretches(len(hidden_RD)):
+        # Of many steps at once, even if some are not taken: one product is cheaper than several.
+        yield Stretch(steps, plan.head.modulation(times_TW, condition_RW), owner_R, mix_NR)

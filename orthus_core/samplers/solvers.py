@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -85,6 +86,11 @@ class LinearSolver:
     clean: tuple[tuple[float, float], ...] = ()
     ahead: tuple[float, ...] = ()
     start_scale: float = 1.0
+
+    @cached_property
+    def updates_TSK(self) -> Tensor:
+        """The tables as one tensor, of S rows with K = S + 1 weights: fp32 [T, S, K]."""
+        return torch.tensor(self.updates, dtype=torch.float32)
 
     def start(self, noise_NC: Tensor) -> list[Tensor]:
         remembered = len(self.updates[0]) - 1
