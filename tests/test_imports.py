@@ -194,8 +194,8 @@ def test_a_command_imports_what_it_needs_and_little_else(words, most, unwanted, 
     the mixture's figures, by one for the tables of wordings, by two when the order of rows, their
     faults and the shards of features became files of their own, by one for the random numbers of
     pictures, by three when states came to be written in parts and in the background, by four when a
-    model came to lie on several devices, and by two for the figures of speed and the work that they
-    count.
+    model came to lie on several devices, by two for the figures of speed and the work that they
+    count, and that of generate by two for the compiled steps of a CPU.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", IMPORTED, *words]

@@ -81,7 +81,7 @@ def doctor(
             (
                 "compiled steps",
                 "yes" if has_loop else "-",
-                "drawing few pictures at a time on a CPU; orthus doctor --compile",
+                "drawing on a CPU; orthus doctor --compile",
             ),
         ],
     )
