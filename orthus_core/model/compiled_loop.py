@@ -143,32 +143,32 @@ def _processor() -> str:
     return f"{platform.system()} {platform.machine()} {known}"
 
 
-class _Linear(Structure):
+class _CLinear(Structure):
     _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
 
 
-class _Block(Structure):
+class _CBlock(Structure):
     _fields_ = [
         ("norm_weight", c_void_p),
         ("norm_bias", c_void_p),
-        ("first", _Linear),
-        ("second", _Linear),
+        ("first", _CLinear),
+        ("second", _CLinear),
     ]
 
 
-class _Head(Structure):
+class _CHead(Structure):
     _fields_ = [
         ("channels", c_int64),
         ("width", c_int64),
         ("blocks", c_int64),
         ("epsilon", c_float),
-        ("input", _Linear),
-        ("output", _Linear),
-        ("block", POINTER(_Block)),
+        ("input", _CLinear),
+        ("output", _CLinear),
+        ("block", POINTER(_CBlock)),
     ]
 
 
-class _Run(Structure):
+class _CRun(Structure):
     _fields_ = [
         *((name, c_int64) for name in ("steps", "rows", "images", "states")),
         *((name, c_void_p) for name in ("amounts", "owner", "mix", "updates", "known", "scratch")),
@@ -189,7 +189,7 @@ class Library:
             self._number(functions, name) for name in ("panel", "most_rows", "most_states")
         )
         self.denoise = functions.orthus_denoise
-        self.denoise.argtypes = [POINTER(_Head), POINTER(_Run), c_int]
+        self.denoise.argtypes = [POINTER(_CHead), POINTER(_CRun), c_int]
         self.denoise.restype = None
 
     @staticmethod
@@ -227,7 +227,7 @@ class CompiledLoop:
         self._stride, self._padded = (self._whole(size) for size in (head.width, self._channels))
         self._kept: list[Tensor] = []  # what the pointers below point to
         blocks = [
-            _Block(
+            _CBlock(
                 self._padded_copy(block.in_ln.weight),
                 self._padded_copy(block.in_ln.bias),
                 self._panels(block.mlp[0]),
@@ -235,14 +235,14 @@ class CompiledLoop:
             )
             for block in head.blocks
         ]
-        self._head = _Head(
+        self._head = _CHead(
             self._channels,
             head.width,
             len(blocks),
             HEAD_EPS,
             self._panels(head.input_proj),
             self._panels(head.final_layer.linear),
-            (_Block * len(blocks))(*blocks),
+            (_CBlock * len(blocks))(*blocks),
         )
 
     def takes(self, rows: int, states: int) -> bool:
@@ -279,21 +279,21 @@ class CompiledLoop:
             torch.empty(2 + threads, rows, self._stride),
         )
         pointers = (tensor.data_ptr() for tensor in tensors)
-        run = _Run(steps, rows, mix_NR.shape[0], len(known), *pointers)
+        run = _CRun(steps, rows, mix_NR.shape[0], len(known), *pointers)
         self._compiled.denoise(ctypes.byref(self._head), ctypes.byref(run), threads)
         return list(tensors[4][..., : self._channels].unbind())
 
     def _whole(self, size: int) -> int:
         return -(-size // self._compiled.panel) * self._compiled.panel
 
-    def _panels(self, layer: nn.Module) -> _Linear:
+    def _panels(self, layer: nn.Module) -> _CLinear:
         """The weight as [O / P, I, P], and the bias."""
         assert isinstance(layer, nn.Linear), "the head's products are linear layers"
         outputs, inputs = layer.weight.shape
         weight_OI = F.pad(layer.weight.float(), (0, 0, 0, self._whole(outputs) - outputs))
         panels = weight_OI.view(-1, self._compiled.panel, inputs).transpose(1, 2).contiguous()
         self._kept.append(panels)
-        return _Linear(panels.data_ptr(), self._padded_copy(layer.bias))
+        return _CLinear(panels.data_ptr(), self._padded_copy(layer.bias))
 
     def _padded_copy(self, values: Tensor) -> int:
         padded = F.pad(values.detach().float(), (0, self._whole(len(values)) - len(values))).clone()
