@@ -382,12 +382,11 @@ def denoising_steps(
     # 1. Values that are the same for all steps.
     condition_RW = plan.head.condition(hidden_RD)
     owner_R = mix_NR.abs().argmax(dim=0)
-    branches, images = len(hidden_RD), len(noise_NC)
     known = plan.solver.start(noise_NC)
-    for stretch, times_TW in plan.stretches(branches, images):
+    for stretch, times_TW in plan.stretches(len(hidden_RD), len(noise_NC)):
         # Where guidance does not act, an image's own branch alone counts: the first of a weight
         # other than 0. At guidance 0, which leaves the prompt out, that is the next one.
-        is_mixed = plan.guided_T[stretch.start] or branches == images
+        is_mixed = plan.guided_T[stretch.start]
         own_N = None if is_mixed else mix_NR.ne(0).byte().argmax(dim=1)
         # 2. Modulations of many steps at once, even if some steps are not taken: one product is
         # cheaper than several.
