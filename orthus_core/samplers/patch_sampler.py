@@ -387,7 +387,7 @@ def denoising_steps(
         # Where guidance does not act, an image's own branch alone counts: the first of a weight
         # other than 0. At guidance 0, which leaves the prompt out, that is the next one.
         is_mixed = plan.guided_T[stretch.start]
-        own_N = None if is_mixed else mix_NR.ne(0).byte().argmax(dim=1)
+        own_N = None if is_mixed else mix_NR.ne(0).float().argmax(dim=1)
         # 2. Modulations of many steps at once, even if some steps are not taken: one product is
         # cheaper than several.
         rows_RW = condition_RW if own_N is None else condition_RW.index_select(0, own_N)
