@@ -256,7 +256,7 @@ def _draw(
     features_NC = patch_sampler.draw(
         branches.all([sequence.number for sequence in sequences]),
         torch.stack([sequence.next_noise() for sequence in sequences]),
-        mixing([sequence.prompt.guidance for sequence in sequences]),
+        mixing([sequence.guidance for sequence in sequences]),
         [len(sequence.patches) for sequence in sequences],
     )
     for sequence, feature_C in zip(sequences, features_NC, strict=True):

@@ -96,10 +96,14 @@ def test_a_seed_is_the_picture_that_generate_draws_and_says_how_it_was_made(
 
 def test_requests_with_other_values_are_drawn_with_theirs(server, orthus):
     client, state = server
-    for values in ({"steps": 2}, {"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0}):
+    guides = ({"guidance_interval": [300, 800]}, {"guidance_schedule": "linear"})
+    others = ({"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0})
+    for values in ({"steps": 2}, *others, *({"steps": 5, **each} for each in guides)):
         answer = client.post(GENERATE, json={"prompt": "a fox", "seed": 1, **values}).json()
         drawn = orthus.generate("a fox", seed=1, **values).images[0]
         assert image_of(answer["data"][0]["b64_json"]).tobytes() == drawn.tobytes()
+    refused = client.post(GENERATE, json={"prompt": "a fox", "guidance_interval": "all"})
+    assert refused.status_code == 400 and "list of whole numbers" in refused.text
     samplers = list(state.worker._samplers.values())
     assert len(samplers) >= 2 and len({id(each.head) for each in samplers}) == 1  # type: ignore[attr-defined]
 
