@@ -35,6 +35,7 @@ class DenoisingHead:
         device, dtype: Device and precision of the products.
         width: W.
         amounts: A, the number of modulation values of one row at one time.
+        is_flow_map: Whether the head knows where a step ends.
     """
 
     @torch.no_grad()
@@ -43,7 +44,7 @@ class DenoisingHead:
     ) -> None:
         weight = head.input_proj.weight
         self.device, self.dtype = weight.device, dtype or weight.dtype
-        self._time_embed, self.width = head.time_embed, head.width
+        self._times, self.width, self.is_flow_map = head.times, head.width, head.is_flow_map
 
         def ready(layer: nn.Linear, activation: Activation = "none") -> FastLinear:
             return FastLinear(
@@ -72,9 +73,15 @@ class DenoisingHead:
         self.amounts = (3 * len(self._blocks) + 2) * self.width
 
     @torch.no_grad()
-    def times(self, timesteps_T: Tensor) -> Tensor:
-        """Time embeddings: [T, W]."""
-        return self._time_embed(timesteps_T.to(self.device)).to(self.dtype)
+    def times(self, timesteps_T: Tensor, ends_T: Tensor | None = None) -> Tensor:
+        """Time embeddings: [T, W].
+
+        Args:
+            timesteps_T: Timesteps where the steps start.
+            ends_T: Angles where they end, of a flow map head alone; None asks it for velocities.
+        """
+        ends_T = None if ends_T is None else ends_T.to(self.device)
+        return self._times(timesteps_T.to(self.device), ends_T).to(self.dtype)
 
     def condition(self, hidden_RD: Tensor) -> Tensor:
         """Condition embeddings, computed once a patch: [R, W]."""

@@ -252,11 +252,20 @@ def patch_plan(
         time_grid: Timesteps of the solver, see `solver_for`.
 
     Raises:
-        PromptError, CheckpointError: As `solver_for`.
+        PromptError: As `solver_for`, and for the solver of flow maps with a plain head.
+        CheckpointError: As `solver_for`.
     """
     solver = solver_for(model.schedule, scheduler, steps, time_grid)
     head = head or DenoisingHead(model.diffusion_head)
-    return PatchPlan(solver, head, head.times(solver.timesteps_T), model.config.latent_scale)
+    ends_T = solver.ends_T if isinstance(solver, LinearSolver) else None
+    if ends_T is not None and not head.is_flow_map:
+        raise PromptError(
+            f"{scheduler} takes the steps of a flow map head, and this model's head is a plain one",
+            where="scheduler",
+            hint="use ddim, dpm++ or unipc, or make such a head with `orthus distill head`",
+        )
+    times_TW = head.times(solver.timesteps_T, ends_T)
+    return PatchPlan(solver, head, times_TW, model.config.latent_scale)
 
 
 def draw_patches(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
