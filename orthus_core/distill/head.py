@@ -39,7 +39,7 @@ from orthus_core.events import Event, Note
 from orthus_core.losses.flow_map import Angles, FlowMapLoss, Steps, draw_steps
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.denoising_head import DenoisingHead
-from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.flow_map_head import FlowMapHead
 from orthus_core.model.image_heads import image_head
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.distill_head import DistillHeadRecipe
@@ -186,20 +186,20 @@ def identity(
     return str((fingerprint(teacher), as_saved(sampling), data, keys, rows))
 
 
-def student_of(teacher: OrthusForConditionalGeneration, seed: int) -> DiffusionHead:
+def student_of(teacher: OrthusForConditionalGeneration, seed: int) -> FlowMapHead:
     """A flow map head that predicts what the teacher's head does, wherever a step ends."""
     config = OrthusConfig.from_dict(teacher.config.to_dict() | {"flow_map_head": True})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the first layer of the second time starts from random weights
         student = image_head(config)
-    assert isinstance(student, DiffusionHead), "the configuration says so"
+    assert isinstance(student, FlowMapHead), "the configuration says so"
     known = teacher.diffusion_head.state_dict()
     new = student.load_state_dict(known, strict=False).missing_keys
-    assert all(name.startswith("end_embed.") for name in new), "nothing else is new"
+    assert all(name.startswith("time_embed.end_mlp.") for name in new), "nothing else is new"
     return student.to(teacher.device)
 
 
-def put_head(model: OrthusForConditionalGeneration, head: DiffusionHead, steps: int) -> None:
+def put_head(model: OrthusForConditionalGeneration, head: FlowMapHead, steps: int) -> None:
     """Puts a flow map head into a model, which from then on draws with it in so many steps."""
     head.requires_grad_(False)
     model.mlp_head = head
@@ -297,7 +297,7 @@ class EndError(NamedTuple):
 @torch.no_grad()
 def end_errors(
     teacher: OrthusForConditionalGeneration,
-    student: DiffusionHead,
+    student: FlowMapHead,
     kept: HeadContexts,
     own_steps: int = 4,
 ) -> list[EndError]:

@@ -16,8 +16,8 @@ Guidance stays outside of the head. Each branch learns the diagonal by itself, s
 ask for velocities draw as with the teacher, under any guidance. The jumps are learnt for the
 weighted sum over the branches, as it is drawn with: a sum of unguided jumps is no guided one.
 
-Legend: N contexts, Q draws of all of them, J of these that jump, R branches of a context, X branches of
-    all draws, C feature channels, D hidden.
+Legend: N contexts, Q draws of all of them, J of these that jump, R branches of a context, X
+    branches of all draws, C feature channels, D hidden.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from orthus_core.losses.diffusion import timesteps_at
 from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.flow_map_head import FlowMapHead
 from orthus_core.model.schedule import Schedule, add_noise
 
 
@@ -134,9 +135,9 @@ class FlowMapLoss(nn.Module):
         schedule: The teacher's noise schedule, with v-prediction.
     """
 
-    def __init__(self, student: DiffusionHead, teacher: DiffusionHead, schedule: Schedule) -> None:
+    def __init__(self, student: FlowMapHead, teacher: DiffusionHead, schedule: Schedule) -> None:
         super().__init__()
-        assert student.is_flow_map and schedule.prediction == "v", "checked before it begins"
+        assert schedule.prediction == "v", "checked before it begins"
         self.student = student
         self.teacher = teacher.requires_grad_(False)
         self.schedule = schedule

@@ -222,7 +222,7 @@ class OrthusConfig(InterleavedConfig):
             in the released code).
         image_head: What predicts the next feature: "diffusion", or "mse", which regresses it (see
             `RegressionHead`). The released layout has no such field, so only "mse" is written.
-        flow_map_head: Whether the diffusion head knows where a step ends (see `DiffusionHead`), as
+        flow_map_head: Whether the diffusion head knows where a step ends (see `FlowMapHead`), as
             `orthus distill head` makes it. Other heads have no such field.
         head_width, head_depth: Width of the head, and number of its blocks.
         latent_scale: Factor on features before diffusion; they are divided by it afterwards.

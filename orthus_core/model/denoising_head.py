@@ -44,7 +44,8 @@ class DenoisingHead:
     ) -> None:
         weight = head.input_proj.weight
         self.device, self.dtype = weight.device, dtype or weight.dtype
-        self._times, self.width, self.is_flow_map = head.times, head.width, head.is_flow_map
+        self._time_embed, self.width = head.time_embed, head.width
+        self.is_flow_map = hasattr(head.time_embed, "end_mlp")
 
         def ready(layer: nn.Linear, activation: Activation = "none") -> FastLinear:
             return FastLinear(
@@ -80,8 +81,8 @@ class DenoisingHead:
             timesteps_T: Timesteps where the steps start.
             ends_T: Angles where they end, of a flow map head alone; None asks it for velocities.
         """
-        ends_T = None if ends_T is None else ends_T.to(self.device)
-        return self._times(timesteps_T.to(self.device), ends_T).to(self.dtype)
+        ends = () if ends_T is None else (ends_T.to(self.device),)
+        return self._time_embed(timesteps_T.to(self.device), *ends).to(self.dtype)
 
     def condition(self, hidden_RD: Tensor) -> Tensor:
         """Condition embeddings, computed once a patch: [R, W]."""

@@ -4,16 +4,12 @@ Each block normalises its input, shifts and scales it by values computed from ti
 applies two linear layers, and adds the result through a gate (2406.11838 and 2212.09748, without
 attention). `denoising_head.py` computes the same faster for the many steps of a patch.
 
-A flow map head is also given the angle at which a step ends, so that one step may go far (see
-`DiffusionHead`).
-
-Legend: N rows, C feature channels, D hidden, W head width, L blocks, K harmonics.
+Legend: N rows, C feature channels, D hidden, W head width, L blocks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -24,9 +20,6 @@ from torch import Tensor, nn
 TIME_CODE_LENGTH = 256
 # LayerNorm epsilon of the head.
 HEAD_EPS = 1e-6
-# Harmonics of an angle that a flow map head reads. Few and low: the loss differentiates by the end
-# of a step, and the derivative of a harmonic grows with its number.
-HARMONICS = 8
 
 
 def time_code(t_N: Tensor) -> Tensor:
@@ -56,29 +49,6 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t_N: Tensor) -> Tensor:
         return self.mlp(time_code(t_N).to(next(self.parameters()).dtype))
-
-
-def angle_code(angles_N: Tensor) -> Tensor:
-    """Cosines and sines of the first harmonics of angles: fp32 [N, 2 K]."""
-    numbers_K = torch.arange(1, HARMONICS + 1, dtype=torch.float32, device=angles_N.device)
-    angles_NK = angles_N.float().unsqueeze(-1) * numbers_K
-    return torch.cat([angles_NK.cos(), angles_NK.sin()], dim=-1)
-
-
-class EndEmbedding(nn.Module):
-    """Two linear layers on the harmonics of the angle where a step ends, and of the way there:
-    [N], [N] -> [N, W]. The last layer starts at zero, so that nothing depends on the end at first.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(4 * HARMONICS, width), nn.SiLU(), zero_linear(width, width)
-        )
-
-    def forward(self, start_N: Tensor, end_N: Tensor) -> Tensor:
-        code = torch.cat([angle_code(end_N), angle_code(start_N - end_N)], dim=-1)
-        return self.mlp(code.to(next(self.parameters()).dtype))
 
 
 class Block(nn.Module):
@@ -124,33 +94,13 @@ class DiffusionHead(nn.Module):
         cond_dim: D, size of the hidden state that is the condition.
         width: W, width of the head's layers.
         depth: L, number of AdaLN blocks.
-        angles: Angle of each timestep (`schedule.angles`), for a flow map head; empty for a plain
-            one, which knows one time.
-
-    A flow map head predicts F, the mean direction of the way from angle s to angle e:
-
-        x_e = cos(e - s) x_s + sin(e - s) F(x_s, s, e)
-
-    Where e = s this is the velocity, which a plain head predicts. Source: 2506.14603 and
-    2406.07507 for flow maps; the angles are those of 2410.11081.
 
     Source: 2412.00127, section 3.2; structure as in MAR's head (2406.11838).
     """
 
-    def __init__(
-        self,
-        channels: int,
-        cond_dim: int,
-        width: int,
-        depth: int,
-        *,
-        angles: Sequence[float] = (),
-    ) -> None:
+    def __init__(self, channels: int, cond_dim: int, width: int, depth: int) -> None:
         super().__init__()
         self.width = width
-        self._angles = tuple(angles)
-        if angles:
-            self.end_embed = EndEmbedding(width)
         self.time_embed = TimeEmbedding(width)
         self.cond_embed = nn.Linear(cond_dim, width)
         self.input_proj = nn.Linear(channels, width)
@@ -162,43 +112,15 @@ class DiffusionHead(nn.Module):
         """The AdaLN blocks in order."""
         return [cast(Block, block) for block in self.res_blocks]
 
-    @property
-    def is_flow_map(self) -> bool:
-        """Whether it knows where a step ends."""
-        return bool(self._angles)
-
-    def times(self, t_N: Tensor, end_N: Tensor | None = None) -> Tensor:
-        """Embeddings of the times of a step: [N, W]. Arguments as for `forward`."""
-        if not self._angles:
-            assert end_N is None, "a plain head knows one time"
-            return self.time_embed(t_N)
-        start_N = self.angles_at(t_N)
-        end_N = start_N if end_N is None else end_N
-        return self.time_embed(t_N) + self.end_embed(start_N, end_N)
-
-    def angles_at(self, t_N: Tensor) -> Tensor:
-        """Angles of timesteps, between those of a flow map head's schedule where a solver asks for
-        times between: fp32 [N].
-        """
-        angles_T = torch.tensor(self._angles, dtype=torch.float32, device=t_N.device)
-        t_N = t_N.float().clamp(0, len(self._angles) - 1)
-        below_N = t_N.floor().long()
-        above_N = (below_N + 1).clamp(max=len(self._angles) - 1)
-        return torch.lerp(angles_T[below_N], angles_T[above_N], t_N - below_N)
-
-    def forward(
-        self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor, end_N: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor, *end_N: Tensor) -> Tensor:
         """The prediction; each row has its own time and condition: [N, C].
 
         Args:
             x_NC: Noisy features; the clean ones were multiplied by the config's latent_scale.
-            t_N: Integer timesteps.
+            t_N, end_N: Integer timesteps; where steps end, of a head of flow_map_head.py alone.
             cond_ND: Hidden states of the position before each patch.
-            end_N: Angles where the steps end, of a flow map head alone, in radians; by default
-                they end where they start, and the prediction is the velocity.
         """
-        y_NW = self.times(t_N, end_N) + self.cond_embed(cond_ND)
+        y_NW = self.time_embed(t_N, *end_N) + self.cond_embed(cond_ND)
         x_NW = self.input_proj(x_NC)
         for block in self.blocks:
             x_NW = block(x_NW, *block.adaLN_modulation(y_NW).chunk(3, dim=-1))

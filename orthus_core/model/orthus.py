@@ -18,7 +18,7 @@ from orthus_core.model.config import OrthusConfig
 from orthus_core.model.hugging_face import OrthusGenerationMixin, register_auto_classes
 from orthus_core.model.image_heads import ImageHeadOfKind, image_head
 from orthus_core.model.interleaved import InterleavedBackbone, InterleavedModel
-from orthus_core.model.schedule import Schedule, schedule_of
+from orthus_core.model.schedule import Schedule, make_schedule
 from orthus_core.model.soft_embedding import CodeSquares, argmin_embed, soft_embed
 
 
@@ -59,7 +59,15 @@ class OrthusForConditionalGeneration(ImageHeadOfKind, OrthusGenerationMixin, Int
     @property
     def schedule(self) -> Schedule:
         """The noise schedule of the config."""
-        return schedule_of(self.config)
+        config = self.config
+        return make_schedule(
+            num_train_timesteps=config.num_train_timesteps,
+            beta_start=config.beta_start,
+            beta_end=config.beta_end,
+            beta_schedule=config.beta_schedule,
+            zero_terminal_snr=config.zero_terminal_snr,
+            prediction=config.prediction,
+        )
 
     def forget_code_squares(self) -> None:
         """Forget what is known of the codes; see `CodeSquares.forget`."""

@@ -9,14 +9,10 @@ Legend: N rows, C feature channels, T timesteps.
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from orthus_core.model.config import OrthusConfig
 
 
 class Schedule(NamedTuple):
@@ -72,26 +68,6 @@ def make_schedule(
     if zero_terminal_snr:
         betas_T = rescale_to_zero_terminal_snr(betas_T)
     return Schedule((1 - betas_T).cumprod(0), prediction)
-
-
-def schedule_of(config: OrthusConfig) -> Schedule:
-    """The noise schedule of a configuration."""
-    return make_schedule(
-        num_train_timesteps=config.num_train_timesteps,
-        beta_start=config.beta_start,
-        beta_end=config.beta_end,
-        beta_schedule=config.beta_schedule,
-        zero_terminal_snr=config.zero_terminal_snr,
-        prediction=config.prediction,
-    )
-
-
-def angles(schedule: Schedule) -> list[float]:
-    """phi_t of each timestep, where cos(phi_t) = sqrt(a_t): radians, rising to pi / 2 where no
-    signal is left. A clean feature has the angle 0.
-    """
-    alphas_T = schedule.alphas_cumprod_T.to("cpu", torch.float64).clamp(0, 1)
-    return [math.acos(signal) for signal in alphas_T.sqrt().tolist()]
 
 
 def signal_and_noise(schedule: Schedule, t_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from orthus_core.errors import PromptError
 from orthus_core.model.config import check_drawable
-from orthus_core.model.schedule import Schedule, angles
+from orthus_core.model.schedule import Schedule
 from orthus_core.recipe.solver_registry import EXTERNAL, SOLVERS, SolverEntry, check_name
 
 # 1. A run. ---------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class LinearSolver:
             last step. Distances are differences of sqrt(a), the signal's share of the sample.
         start_scale: Factor on the noise to make the first sample.
         ends_T: Angles where the steps end, which a flow map head is to be told (see
-            `DiffusionHead`); None for solvers that ask for velocities.
+            `FlowMapHead`); None for solvers that ask for velocities.
     """
 
     timesteps_T: Tensor
@@ -398,6 +398,9 @@ def flow_map(schedule: Schedule, steps: int, times: Sequence[int] = ()) -> Linea
     in the place of v. F is a mean over the step, so it implies no clean feature on the way, and no
     patch can stop early.
     """
+    # Imported here, because other solvers need none of it.
+    from orthus_core.model.flow_map_head import angles
+
     own_T = trailing_timesteps(schedule.num_timesteps, steps)
     times_T = torch.tensor(times) if times else own_T
     of_schedule = angles(schedule)

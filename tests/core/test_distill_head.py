@@ -24,8 +24,8 @@ from orthus_core.distill.time_grids import check_solvers
 from orthus_core.errors import CheckpointError, PromptError, TrainingError
 from orthus_core.losses.flow_map import Angles, FlowMapLoss, draw_steps
 from orthus_core.model.denoising_head import DenoisingHead
-from orthus_core.model.diffusion_head import DiffusionHead
-from orthus_core.model.schedule import angles, make_schedule
+from orthus_core.model.flow_map_head import FlowMapHead, angles
+from orthus_core.model.schedule import make_schedule
 from orthus_core.recipe import BuildBaseRecipe, DistillHeadRecipe, PosttrainRecipe, load
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams
@@ -60,10 +60,10 @@ def test_a_student_starts_as_few_step_ddim_of_its_teacher(tiny_model, dtype):
         assert torch.equal(*ends)
 
 
-def moved(student: DiffusionHead) -> DiffusionHead:
+def moved(student: FlowMapHead) -> FlowMapHead:
     """The student once it has learnt something of where a step ends."""
     with torch.no_grad():
-        for parameter in student.end_embed.parameters():
+        for parameter in student.time_embed.end_mlp.parameters():
             parameter.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
     return student
 
@@ -108,7 +108,7 @@ class Gaussian(nn.Module):
         knows_end: Whether it is the flow map; otherwise every step goes on as it starts, as DDIM.
     """
 
-    is_flow_map, spread = True, 0.4
+    spread = 0.4
 
     def __init__(self, *, knows_end: bool) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class Mixture(nn.Module):
 def test_the_flow_map_of_a_mixture_is_learnt_to_two_percent():
     torch.manual_seed(0)
     teacher = Mixture()
-    student = DiffusionHead(2, 1, width=64, depth=2, angles=angles(SCHEDULE))
+    student = FlowMapHead(2, 1, 64, 2, angles(SCHEDULE))
     loss = FlowMapLoss(student, teacher, SCHEDULE)  # type: ignore[arg-type]
     count, length = 192, 900
     optimizer = torch.optim.Adam(student.parameters(), lr=4e-3, fused=True)
@@ -255,7 +255,7 @@ def test_a_training_goes_on_bit_for_bit(tiny_folder, recipe, distilled, tmp_path
     before = load_file(tiny_folder / "model.safetensors")
     changed = {name for name in before if not before[name].equal(one[name])}
     assert changed and all(name.startswith("mlp_head.") for name in changed)
-    assert one["mlp_head.end_embed.mlp.2.weight"].any()
+    assert one["mlp_head.time_embed.end_mlp.2.weight"].any()
 
 
 def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path):
@@ -339,7 +339,7 @@ def test_a_model_without_velocities_is_no_teacher(fields, message, tiny_folder, 
 
 def test_a_plain_head_says_nothing_of_flow_maps(tiny_model, tiny_folder):
     assert "flow_map_head" not in json.loads((tiny_folder / "config.json").read_text())
-    assert not any("end_embed" in name for name in tiny_model.state_dict())
+    assert not any("end_mlp" in name for name in tiny_model.state_dict())
 
 
 # What draws with it.
