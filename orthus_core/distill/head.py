@@ -123,9 +123,9 @@ def distill_head(
         stage.contexts[name] = found
 
     def prepare() -> Iterator[Event]:
-        yield from contexts(CONTEXTS, rows.train, recipe.rows, recipe.seed)
+        yield from contexts(CONTEXTS, rows.train, recipe.pictures, recipe.seed)
         if rows.held_out is not None:
-            wanted = min(recipe.log.validate_rows, recipe.rows)
+            wanted = min(recipe.log.validate_rows, recipe.pictures)
             yield from contexts(HELD_OUT, rows.held_out, wanted, VALIDATION_SEED)
 
     def before(start: int, batches: int) -> Iterator[Event]:
@@ -182,7 +182,7 @@ def identity(
     """What tells contexts from others."""
     sampling = {task: each.to_dict() for task, each in params.items()}
     data = as_saved(replace(recipe.data, workers=0, cache="", strict=False))
-    keys = (recipe.seed, recipe.rows, recipe.self_drawn, recipe.log.validate_rows)
+    keys = (recipe.seed, recipe.pictures, recipe.self_drawn, recipe.log.validate_rows)
     return str((fingerprint(teacher), as_saved(sampling), data, keys, rows))
 
 

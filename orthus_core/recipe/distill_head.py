@@ -51,7 +51,7 @@ class DistillHeadRecipe:
         minimum=0,
     )
     edit_guidance: float | None = key(None, "the same of edits", minimum=0)
-    rows: int = key(
+    pictures: int = key(
         1024, "rows whose pictures' hidden states are learnt from", unit="rows", minimum=1
     )
     self_drawn: float = key(

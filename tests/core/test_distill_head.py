@@ -22,6 +22,7 @@ from orthus_core.distill.head import FLOW_MAP, distill_head, student_of
 from orthus_core.distill.head_contexts import record_rows
 from orthus_core.distill.time_grids import check_solvers
 from orthus_core.errors import CheckpointError, PromptError, TrainingError
+from orthus_core.events import StepDone
 from orthus_core.losses.flow_map import Angles, FlowMapLoss, draw_steps
 from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.flow_map_head import FlowMapHead, angles
@@ -218,7 +219,7 @@ def test_the_flow_map_of_a_mixture_is_learnt_to_two_percent():
 # A training of it.
 
 FEW = (
-    *("rows=4", "patch_share=0.5", "draws=2", "optim.steps=4", "optim.batch_size=3"),
+    *("pictures=4", "patch_share=0.5", "draws=2", "optim.steps=4", "optim.batch_size=3"),
     *("optim.warmup_steps=1", "optim.lr=1e-2", "log.every=1", "log.sample_every=0"),
     *("log.save_every=2", "log.validate_every=4", "log.validate_rows=2", "data.held_out=0.2"),
 )
@@ -240,10 +241,10 @@ def distilled(tiny_folder, recipe, tmp_path_factory):
 
 
 def test_a_training_goes_on_bit_for_bit(tiny_folder, recipe, distilled, tmp_path):
-    out, asked = tmp_path / "fast", iter([False, True])
-    for _ in distill_head(recipe, tiny_folder, out, should_stop=lambda: next(asked, False)):
-        pass
-    assert not out.exists()
+    out, done = tmp_path / "fast", []
+    for event in distill_head(recipe, tiny_folder, out, should_stop=lambda: 2 in done):
+        done += [event.step] if isinstance(event, StepDone) else []
+    assert done == [1, 2] and not out.exists()
     for _ in distill_head(recipe, tiny_folder, out, resume=True):
         pass
     one, other = (load_file(folder / "model.safetensors") for folder in (distilled, out))
@@ -298,8 +299,8 @@ def test_another_teacher_another_schedule_or_other_rows_do_not_go_on(
     for teacher in (tmp_path / "other", tmp_path / "noisier"):
         with pytest.raises(TrainingError, match="init_from"):
             list(distill_head(recipe, teacher, distilled, resume=True))
-    longer = replace(recipe, optim=replace(recipe.optim, steps=6), rows=5)
-    with pytest.raises(TrainingError, match="rows = 4, now 5"):
+    longer = replace(recipe, optim=replace(recipe.optim, steps=6), pictures=5)
+    with pytest.raises(TrainingError, match="pictures = 4, now 5"):
         list(distill_head(longer, tiny_folder, distilled, resume=True))
 
 
