@@ -241,9 +241,10 @@ def distilled(tiny_folder, recipe, tmp_path_factory):
 
 
 def test_a_training_goes_on_bit_for_bit(tiny_folder, recipe, distilled, tmp_path):
-    out, done = tmp_path / "fast", []
+    out, done = tmp_path / "fast", list[int]()
     for event in distill_head(recipe, tiny_folder, out, should_stop=lambda: 2 in done):
-        done += [event.step] if isinstance(event, StepDone) else []
+        if isinstance(event, StepDone):
+            done.append(event.step)
     assert done == [1, 2] and not out.exists()
     for _ in distill_head(recipe, tiny_folder, out, resume=True):
         pass
