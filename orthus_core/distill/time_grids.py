@@ -97,7 +97,7 @@ def solvers_of_presets() -> dict[str, int]:
 
 def check_solvers(solvers: Sequence[str]) -> None:
     """Raises: PromptError for a solver that does not exist or takes no time grid."""
-    able = [name for name, entry in SOLVERS.items() if entry.takes_grid]
+    able = [name for name, entry in SOLVERS.items() if entry.takes_grid and entry.stops_early]
     for name in solvers:
         check_name(name)
         if name not in able:

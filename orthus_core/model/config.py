@@ -222,6 +222,8 @@ class OrthusConfig(InterleavedConfig):
             in the released code).
         image_head: What predicts the next feature: "diffusion", or "mse", which regresses it (see
             `RegressionHead`). The released layout has no such field, so only "mse" is written.
+        flow_map_head: Whether the diffusion head knows where a step ends (see `FlowMapHead`), as
+            `orthus distill head` makes it. Other heads have no such field.
         head_width, head_depth: Width of the head, and number of its blocks.
         latent_scale: Factor on features before diffusion; they are divided by it afterwards.
         prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
@@ -236,6 +238,7 @@ class OrthusConfig(InterleavedConfig):
     embedding_temperature: float | int = 1.0
     embedding_distance: str = "exact"
     image_head: str = "diffusion"
+    flow_map_head: bool = False
     head_width: int = 1536
     head_depth: int = 3
     latent_scale: float | int = 0.1
@@ -259,6 +262,8 @@ class OrthusConfig(InterleavedConfig):
         fields = super().to_dict()
         if fields.get("image_head") == "diffusion":
             del fields["image_head"]
+        if not fields.get("flow_map_head"):
+            fields.pop("flow_map_head", None)
         return fields
 
     @classmethod
@@ -285,6 +290,13 @@ class OrthusConfig(InterleavedConfig):
                     where="config.json",
                     hint=f"use one of {', '.join(allowed)}",
                 )
+        if self.flow_map_head and (self.image_head, self.prediction) != ("diffusion", "v"):
+            raise CheckpointError(
+                f"flow_map_head is true, image_head is {self.image_head!r} and prediction is "
+                f"{self.prediction!r}",
+                where="config.json",
+                hint='a flow map head is a diffusion head that predicts "v"',
+            )
         if not self.embedding_temperature > 0:
             raise CheckpointError(
                 f"embedding_temperature is {self.embedding_temperature}, it must be above 0",

@@ -285,11 +285,19 @@ def patch_plan(
         guidance_interval: Lowest and highest timestep at which guidance acts; all by default.
 
     Raises:
-        PromptError, CheckpointError: As `solver_for`.
+        PromptError: As `solver_for`, and for the solver of flow maps with a plain head.
+        CheckpointError: As `solver_for`.
     """
     solver = solver_for(model.schedule, scheduler, steps, time_grid)
     head = head or DenoisingHead(model.diffusion_head)
-    times_TW = head.times(solver.timesteps_T)
+    ends_T = solver.ends_T if isinstance(solver, LinearSolver) else None
+    if ends_T is not None and not head.is_flow_map:
+        raise PromptError(
+            f"{scheduler} takes the steps of a flow map head, and this model's head is a plain one",
+            where="scheduler",
+            hint="use ddim, dpm++ or unipc, or make such a head with `orthus distill head`",
+        )
+    times_TW = head.times(solver.timesteps_T, ends_T)
     return PatchPlan(solver, head, times_TW, model.config.latent_scale, guidance_interval)
 
 

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
@@ -92,9 +92,10 @@ from orthus_core.train.state_saver import check_disk
 from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.train.redrawn import WantedWords
 
-Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
+Trained: TypeAlias = "FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe | DistillHeadRecipe"
 
 
 @ends_together
@@ -333,8 +334,17 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
 
     Raises:
         RecipeError: Names every such key.
+        CheckpointError: When a flow map head would be trained.
     """
     config, default = read_config(resolve(init_from)), type(recipe)()
+    if isinstance(config, OrthusConfig) and config.flow_map_head and moves_head(recipe):
+        raise CheckpointError(
+            "this model's head was distilled for few steps, and this training would move it "
+            "without them",
+            where=f"{init_from}: config.json: flow_map_head",
+            hint="train the model that it was distilled from (`orthus info` names it), then "
+            "distil a head for the result with `orthus distill head`",
+        )
     if not isinstance(config, OrthusConfig) or config.denoises:
         return
     names = OF_DIFFUSION_HEADS
@@ -346,6 +356,14 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
             where=changed[0],
             hint="leave these keys out, or train a model with a diffusion head",
         )
+
+
+def moves_head(recipe: BuildBaseRecipe | PosttrainRecipe) -> bool:
+    """Whether a training moves the head for features."""
+    if isinstance(recipe, BuildBaseRecipe):
+        return True
+    frozen = recipe.lora.rank > 0 and recipe.lora.head == "frozen"
+    return recipe.objective != "understanding" and not frozen
 
 
 MEASURED = "measured"
