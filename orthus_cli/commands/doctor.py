@@ -32,8 +32,8 @@ def doctor(
     """Check versions, devices and memory, and say what to do.
 
     Optional parts that are missing are named with what they would make possible.
-    `--compile` is worth it once on a machine that draws on its CPU: few pictures at a time are
-    then drawn 1.3 to 2 times as fast, and equal up to rounding.
+    `--compile` is worth it once on a machine that draws on its CPU: up to four pictures at a time
+    are then drawn about 1.5 times as fast, and equal up to rounding.
 
     Exit code 1 means that something required is missing or too old. The network is left alone
     unless --hub is given.
