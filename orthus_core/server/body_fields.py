@@ -93,7 +93,7 @@ class Fields:
         if self._from_form and isinstance(value, str):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 pass
         are_whole = isinstance(value, list) and all(type(each) is int for each in value)
         if value is not None and not are_whole:

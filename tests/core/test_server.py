@@ -20,6 +20,7 @@ from orthus_core.results.record import read_made
 from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.server import picture_store
+from orthus_core.server.body_fields import Fields, Refused
 from orthus_core.server.model_worker import (
     Finished,
     PreparedRows,
@@ -103,7 +104,12 @@ def test_requests_with_other_values_are_drawn_with_theirs(server, orthus):
         drawn = orthus.generate("a fox", seed=1, **values).images[0]
         assert image_of(answer["data"][0]["b64_json"]).tobytes() == drawn.tobytes()
     refused = client.post(GENERATE, json={"prompt": "a fox", "guidance_interval": "all"})
-    assert refused.status_code == 400 and "list of whole numbers" in refused.text
+    assert refused.status_code == 400
+    assert "guidance_interval must be a list of whole numbers" in refused.text
+    form = Fields({"a": "[200, 800]", "b": "[" * 100_000}, from_form=True)
+    assert form.integers("a") == [200, 800] and form.integers("c") is None
+    with pytest.raises(Refused, match="b must be a list"):
+        form.integers("b")
     samplers = list(state.worker._samplers.values())
     assert len(samplers) >= 2 and len({id(each.head) for each in samplers}) == 1  # type: ignore[attr-defined]
 
