@@ -43,7 +43,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "evaluation": GROUND | {"model", "data"},
     "results": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
     "bench": GROUND | {"model", "samplers", "checkpoint"},
-    "distill": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
+    "distill": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
     "world": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
     "plan": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
     "api": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results"},

@@ -16,6 +16,7 @@ from orthus_core.data.encode import EncodedRow
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
         FinetuneVaeRecipe,
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
         PretrainRecipe,
     )
 
-    TrainingRecipe = PretrainRecipe | FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
+    TrainingRecipe = (
+        PretrainRecipe
+        | FinetuneVaeRecipe
+        | BuildBaseRecipe
+        | PosttrainRecipe
+        | DistillGuidanceRecipe
+    )
 
 Encode = Callable[[Document], EncodedRow]
 
