@@ -55,6 +55,8 @@ UNGUIDED = {"guidance": 1.0, "image_guidance": 1.0}
 """Sampling defaults of a model that is guided inside."""
 OF_TASKS = ("edit_guidance", "story_guidance")
 """Guidance of single tasks, which it has none of."""
+OF_STREAMS = (*OF_TASKS, "guidance_interval", "guidance_schedule")
+"""Sampling defaults that mean nothing without other streams."""
 
 
 @ends_together
@@ -140,8 +142,8 @@ def check_teacher(init_from: str | Path) -> None:
     """Check, before a model is opened, that there is guidance to learn from it.
 
     Raises:
-        CheckpointError: For a discrete Chameleon, a head that denoises nothing, and a model that is
-            guided inside already.
+        CheckpointError: For a discrete Chameleon, a head that denoises nothing or takes few steps,
+            and a model that is guided inside already.
     """
     folder = resolve(init_from)
     config = check_orthus(read_config(folder), folder)
@@ -150,6 +152,12 @@ def check_teacher(init_from: str | Path) -> None:
             "this model's head regresses features, and guidance is distilled into a diffusion head",
             where=str(folder),
             hint="take a model with a diffusion head",
+        )
+    if getattr(config, "flow_map_head", False):
+        raise CheckpointError(
+            "this model's head takes few steps, and was taught to take them as it is guided",
+            where=str(folder),
+            hint="distil the guidance of the model that it was made from, and its head after that",
         )
     if config.distilled_guidance is not None:
         raise CheckpointError(
@@ -201,6 +209,6 @@ def guided_inside(config: OrthusConfig, taught: TaughtGuidance) -> dict[str, Any
     sampling defaults that this sets.
     """
     config.distilled_guidance = taught.picture
-    own = {name: value for name, value in (config.sampling or {}).items() if name not in OF_TASKS}
+    own = {n: value for n, value in (config.sampling or {}).items() if n not in OF_STREAMS}
     config.sampling = own | UNGUIDED
     return dict(UNGUIDED) | {name: 1.0 for name in OF_TASKS}

@@ -76,7 +76,7 @@ class Teacher:
             if self._adapted is None:
                 yield self.model
                 return
-            layers = [m for m in self.model.modules() if hasattr(m, "enable_adapters")]
+            layers = [m for m in self.model.modules() if hasattr(m, "lora_A")]
             for layer in layers:
                 layer.enable_adapters(False)  # type: ignore[operator]
             try:

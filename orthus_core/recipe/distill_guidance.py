@@ -49,7 +49,7 @@ class DistillGuidanceRecipe:
     )
     lambda_image: float = key(1.0, "weight of the error of the head's prediction", minimum=0)
     text_weight: float = key(
-        0.5, "weight of the divergence from the words that the model would write before", minimum=0
+        2.0, "weight of the divergence from the words that the model would write before", minimum=0
     )
     repeats: int = key(4, "noise draws for each patch", minimum=1)
     patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)

@@ -416,7 +416,12 @@ def _own_scheduler(values: dict[str, Any]) -> str:
 
 
 # What guidance is asked for with, in the order in which it is refused.
-GUIDING = ("guidance", "image_guidance", "negative_prompt")
+GUIDING = (
+    *("guidance", "image_guidance", "guidance_interval", "guidance_schedule"),
+    "negative_prompt",
+)
+UNCHANGING = (None, 1, (), [], "constant")
+"""Values of these that change nothing in one stream."""
 
 
 def _guided_inside(
@@ -432,7 +437,7 @@ def _guided_inside(
     if task != "edit" and asked.get("guidance") == learnt:
         asked = asked | {"guidance": 1.0}
     for name in GUIDING:
-        if asked.get(name, own[name]) not in (own[name], 1):
+        if asked.get(name) not in (*UNCHANGING, own.get(name)):
             raise PromptError(
                 f"{name.replace('_', ' ')} {asked[name]!r}, and this model draws guidance "
                 f"{learnt:g} by itself, in one stream: there is none beside it to lead away from",

@@ -41,7 +41,7 @@ SETS = (
     "optim.warmup_steps=0",
     "optim.schedule=constant",
     "optim.ema_decay=0",
-    "optim.lr=0.01",
+    "optim.lr=0.001",
     "prefix_noise=0",
     "log.every=1",
     "log.sample_every=0",
@@ -71,13 +71,19 @@ def train(base: Path, source: Path, output: Path, *sets: str, stop_at: int = 0, 
 
 @pytest.fixture(scope="module")
 def guided(tiny_folder, source, tmp_path_factory) -> Path:
-    """The tiny model, which draws guidance 2 by itself as well as 60 steps teach it."""
+    """The tiny model, which draws guidance 2 by itself as well as 40 steps teach it."""
     place = tmp_path_factory.mktemp("guided") / "guided"
-    figures = train(tiny_folder, source, place, "optim.steps=60")
+    figures = train(tiny_folder, source, place, "optim.steps=40")
     assert figures[0]["image"] == pytest.approx(figures[0]["unguided"], rel=1e-3)
     assert figures[0]["text"] == pytest.approx(0, abs=1e-5) and figures[0]["unguided"] > 0
-    assert figures[-1]["image"] < 0.4 * figures[-1]["unguided"]
+    assert left(figures) < 0.4
     return place
+
+
+def left(figures: list[dict[str, float]]) -> float:
+    """The share of the guidance that is missing in the last steps."""
+    image, unguided = (sum(each[n] for each in figures[-5:]) for n in ("image", "unguided"))
+    return image / unguided
 
 
 # What is learnt
@@ -277,11 +283,11 @@ def test_a_stopped_training_goes_on_to_the_bit(tiny_folder, source, tmp_path, se
 def test_adapters_hold_guidance(tiny_folder, source, tmp_path):
     place = tmp_path / "adapters"
     base = {path: path.read_bytes() for path in tiny_folder.iterdir()}
-    sets = ("lora.rank=8", "optim.steps=40", "optim.lr=0.02")
+    sets = ("lora.rank=8", "optim.steps=30")
     figures = train(tiny_folder, source, place, *sets, "guidance=3")
     assert figures[0]["image"] == pytest.approx(figures[0]["unguided"], rel=1e-3)
     # The teacher stays what it was, although the adapters lie in its layers.
-    assert figures[-1]["image"] < 0.6 * figures[-1]["unguided"]
+    assert left(figures) < 0.7
     assert base == {path: path.read_bytes() for path in tiny_folder.iterdir()}
     assert (place / ADAPTER_WEIGHTS).is_file()
     loaded = open_model(tiny_folder, device="cpu", lora=[place]).model
