@@ -100,7 +100,7 @@ def guidance_streams(
     for of_document in documents.values():
         drawn = [number for number in of_document if wanted[number]]
         for number in drawn:
-            shown = [other for other in of_document if other < number and not wanted[other]]
+            shown = [other for other in of_document if other < number]
             away, seen = taught.away, -1
             if len(drawn) == 1 and shown:
                 own, without_words, without = Guidance.edit(taught.edit, taught.image).weights
