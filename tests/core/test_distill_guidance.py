@@ -243,7 +243,7 @@ def test_the_student_draws_in_one_stream_what_the_teacher_draws_in_two(tiny_fold
         features(tiny_folder, guidance=1),
         features(guided),
     )
-    assert (own - wanted).norm() < 0.6 * (without - wanted).norm()
+    assert (own - wanted).norm() < 0.75 * (without - wanted).norm()
     config = json.loads((guided / "config.json").read_text())
     assert config["distilled_guidance"] == 2.0
     assert config["sampling"] == {"steps": 4, "guidance": 1.0, "image_guidance": 1.0}
