@@ -175,10 +175,10 @@ def taught_guidance(
     Raises:
         RecipeError: When it is 1 for a picture from text, which is no guidance.
     """
-    asked = {"guidance": recipe.guidance}
-    picture = SamplingParams.resolve(config, **asked)
-    edited = {"guidance": recipe.edit_guidance, "image_guidance": recipe.image_guidance}
-    edit = SamplingParams.resolve(config, "edit", **edited)
+    picture = SamplingParams.resolve(config, guidance=recipe.guidance)
+    edit = SamplingParams.resolve(
+        config, "edit", guidance=recipe.edit_guidance, image_guidance=recipe.image_guidance
+    )
     story = SamplingParams.resolve(config, "story", guidance=recipe.story_guidance)
     if picture.guidance == 1:
         raise RecipeError(
