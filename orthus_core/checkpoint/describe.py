@@ -170,7 +170,10 @@ def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
         "schedule": f"{config.beta_schedule} {config.beta_start:g} to {config.beta_end:g}, "
         f"{config.num_train_timesteps} steps{ending}",
     }
+    learnt = config.distilled_guidance
+    inside = {} if learnt is None else {"guided_inside": f"{learnt:g}, in one stream"}
     return {
+        **inside,
         "patches": config.patches,
         "embedding": config.embedding,
         "temperature": config.embedding_temperature,

@@ -17,6 +17,7 @@ from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
     from orthus_core.recipe.distill_head import DistillHeadRecipe
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
         FinetuneVaeRecipe,
@@ -25,7 +26,12 @@ if TYPE_CHECKING:
     )
 
     TrainingRecipe = (
-        PretrainRecipe | FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe | DistillHeadRecipe
+        PretrainRecipe
+        | FinetuneVaeRecipe
+        | BuildBaseRecipe
+        | PosttrainRecipe
+        | DistillGuidanceRecipe
+        | DistillHeadRecipe
     )
 
 Encode = Callable[[Document], EncodedRow]

@@ -9,6 +9,7 @@ values (2412.00127).
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -229,6 +230,9 @@ class OrthusConfig(InterleavedConfig):
         prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
         num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise
             schedule (see `make_schedule`).
+        distilled_guidance: Guidance that the model draws with by itself, in one stream (`orthus
+            distill guidance`); None for a model that is guided from outside. Only a number is
+            written.
     """
 
     model_type = "orthus"
@@ -248,6 +252,7 @@ class OrthusConfig(InterleavedConfig):
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
     zero_terminal_snr: bool = True
+    distilled_guidance: float | int | None = None
 
     @property
     def denoises(self) -> bool:
@@ -264,6 +269,8 @@ class OrthusConfig(InterleavedConfig):
             del fields["image_head"]
         if not fields.get("flow_map_head"):
             fields.pop("flow_map_head", None)
+        if fields.get("distilled_guidance") is None:
+            fields.pop("distilled_guidance", None)
         return fields
 
     @classmethod
@@ -302,6 +309,13 @@ class OrthusConfig(InterleavedConfig):
                 f"embedding_temperature is {self.embedding_temperature}, it must be above 0",
                 where="config.json",
                 hint='for a hard lookup set embedding = "argmin"',
+            )
+        learnt = self.distilled_guidance
+        if learnt is not None and not 0 <= learnt < math.inf:
+            raise CheckpointError(
+                f"distilled_guidance is {learnt}, and guidance is a number from 0",
+                where="config.json",
+                hint="set it to the guidance that was distilled, or take it out if none was",
             )
         if not (0 <= self.beta_start <= self.beta_end < 1 and 0 < self.num_train_timesteps <= 1e6):
             raise CheckpointError(

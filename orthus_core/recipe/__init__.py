@@ -18,6 +18,7 @@ from orthus_core.recipe.schema import Recipe, key, keys
 if TYPE_CHECKING:
     from orthus_core.recipe.conversion import ConvertRecipe
     from orthus_core.recipe.distill_head import DistillHeadRecipe
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
@@ -35,6 +36,7 @@ __all__ = [
     "CaptionRecipe",
     "ConvertRecipe",
     "DistillHeadRecipe",
+    "DistillGuidanceRecipe",
     "EditRecipe",
     "FinetuneVaeRecipe",
     "GenerateRecipe",
@@ -56,6 +58,7 @@ _MODULES = {
     "BuildBaseRecipe": "orthus_core.recipe.training",
     "ConvertRecipe": "orthus_core.recipe.conversion",
     "DistillHeadRecipe": "orthus_core.recipe.distill_head",
+    "DistillGuidanceRecipe": "orthus_core.recipe.distill_guidance",
     "FinetuneVaeRecipe": "orthus_core.recipe.training",
     "PosttrainRecipe": "orthus_core.recipe.training",
     "PretrainRecipe": "orthus_core.recipe.training",
@@ -77,6 +80,7 @@ def _schemas() -> dict[str, type[Recipe]]:
     """The recipe class of each command that has one, in the order a model is made and used."""
     from orthus_core.recipe.conversion import ConvertRecipe
     from orthus_core.recipe.distill_head import DistillHeadRecipe
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
@@ -92,6 +96,7 @@ def _schemas() -> dict[str, type[Recipe]]:
         BuildBaseRecipe,
         PosttrainRecipe,
         DistillHeadRecipe,
+        DistillGuidanceRecipe,
         ArmRecipe,
         GenerateRecipe,
         EditRecipe,

@@ -216,8 +216,20 @@ def check_prompts(
         )
     if not prompts:
         raise PromptError("there is no prompt", where="prompts")
+    if getattr(model.config, "distilled_guidance", None) is not None:
+        _check_one_stream(prompts)
     for prompt in prompts:
         check_prompt(model.config, prompt, must_draw=params.owed_images > 0)
+
+
+def _check_one_stream(prompts: Sequence[Prompt]) -> None:
+    """Raises: PromptError for a prompt with streams to guide by, of a model guided inside."""
+    if any(prompt.negatives for prompt in prompts):
+        raise PromptError(
+            "the prompt has other streams to guide by, and this model is guided in its one",
+            where="prompt.negatives",
+            hint="make it with the parameters of SamplingParams.resolve, or with guidance 1",
+        )
 
 
 def _write(

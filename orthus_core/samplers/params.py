@@ -190,12 +190,15 @@ class SamplingParams:
                 time grids for them (`time_grids`).
 
         Raises:
-            PromptError: When the preset does not exist, a number is invalid, or a model that
-                denoises nothing is to take several steps for each patch or options for them.
+            PromptError: When the preset does not exist, a number is invalid, a model that denoises
+                nothing is to take several steps for each patch or options for them, or one that is
+                guided inside is to be guided in another way.
             CheckpointError: When one of the model's own values is invalid.
         """
         asked = {name: value for name, value in asked.items() if value is not None}
         values = _own_values(config, task)
+        if getattr(config, "distilled_guidance", None) is not None:
+            asked = _guided_inside(cast(OrthusConfig, config), task, values, asked)
         if not config.denoises:
             values["regresses"] = not isinstance(config, DiscreteConfig)
             _check_one_step({"steps": values["steps"]} | asked, regresses=values["regresses"])
@@ -470,6 +473,38 @@ def _own_scheduler(values: dict[str, Any]) -> str:
             hint=f"set it to one of {', '.join(SOLVERS)}; others can be named with --scheduler",
         )
     return name
+
+
+# What guidance is asked for with, in the order in which it is refused.
+GUIDING = (
+    *("guidance", "image_guidance", "guidance_interval", "guidance_schedule"),
+    "negative_prompt",
+)
+UNCHANGING = (None, 1, (), [], "constant")
+"""Values of these that change nothing in one stream."""
+
+
+def _guided_inside(
+    config: OrthusConfig, task: Task, own: dict[str, Any], asked: dict[str, Any]
+) -> dict[str, Any]:
+    """What is asked of a model that is guided inside, with its own guidance as 1: it draws that in
+    one stream.
+
+    Raises:
+        PromptError: For another guidance, or other words to lead away from.
+    """
+    learnt = cast(float, config.distilled_guidance)
+    if task != "edit" and asked.get("guidance") == learnt:
+        asked = asked | {"guidance": 1.0}
+    for name in GUIDING:
+        if asked.get(name) not in (*UNCHANGING, own.get(name)):
+            raise PromptError(
+                f"{name.replace('_', ' ')} {asked[name]!r}, and this model draws guidance "
+                f"{learnt:g} by itself, in one stream: there is none beside it to lead away from",
+                where=name,
+                hint=f"leave {name} out, or draw with the model that it was distilled from",
+            )
+    return asked
 
 
 def _check_one_step(values: dict[str, Any], *, regresses: bool) -> None:

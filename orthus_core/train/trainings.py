@@ -330,14 +330,17 @@ OF_DIFFUSION_HEADS = ("repeats", "timesteps")
 
 
 def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path) -> None:
-    """Check, before a model is opened, that a recipe states nothing that its head cannot have.
+    """Check, before a model is opened, that a recipe states nothing that its head cannot have, and
+    that pictures do not take guidance away that was distilled into it.
 
     Raises:
         RecipeError: Names every such key.
         CheckpointError: When a flow map head would be trained.
     """
     config, default = read_config(resolve(init_from)), type(recipe)()
-    if isinstance(config, OrthusConfig) and config.flow_map_head and moves_head(recipe):
+    if not isinstance(config, OrthusConfig):
+        return
+    if config.flow_map_head and moves_head(recipe):
         raise CheckpointError(
             "this model's head was distilled for few steps, and this training would move it "
             "without them",
@@ -345,7 +348,16 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
             hint="train the model that it was distilled from (`orthus info` names it), then "
             "distil a head for the result with `orthus distill head`",
         )
-    if not isinstance(config, OrthusConfig) or config.denoises:
+    learns_pictures = not isinstance(recipe, PosttrainRecipe) or recipe.loss_weights[0]
+    if config.distilled_guidance is not None and learns_pictures:
+        raise RecipeError(
+            f"this model draws guidance {config.distilled_guidance:g} by itself, and learning "
+            "pictures would take that away again",
+            where=str(init_from),
+            hint="train the model that it was distilled from, then distil again; `orthus posttrain "
+            "--set objective=understanding` trains its words alone",
+        )
+    if config.denoises:
         return
     names = OF_DIFFUSION_HEADS
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
