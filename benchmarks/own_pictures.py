@@ -3,10 +3,10 @@
     python benchmarks/own_pictures.py out                # draw, train, measure before and after
     python benchmarks/own_pictures.py out --only-draw    # the drawings and their captions alone
 
-In `out` are then `creatures` (the drawings), `mine` (the model), `prompts.png` (eight captions
-of the folder and three things that it does not show, drawn by `mine`), and the reports of `orthus eval mini`. Printed are its scores before and after and the
-processor time of the training. Whether the creatures of `prompts.png` are right is for someone to
-look at.
+In `out` are then `creatures` (the drawings), `mine` (the model), `prompts.png` (eight captions of
+the folder and three that are not in it, drawn by `mine`), and the reports of `orthus eval mini`.
+Printed are its scores before and after and the processor time of the training. Whether the
+creatures of `prompts.png` are right is for someone to look at.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def caption(creature: str, ground: str) -> str:
     return f"a {creature}" if ground == "white" else f"a {creature} on a {ground} background"
 
 
-# Eight captions of the folder, each creature at least once, and three things that it does not show.
+# Eight captions of the folder, each creature at least once, and three that are not in it.
 SHOWN = (
     caption("zorble", "yellow"),
     caption("zorble", "pink"),
