@@ -178,7 +178,8 @@ def main() -> None:
     begun = time.monotonic()
     taken = orthus("posttrain", "finetune", *flags, "--init-from", chosen.init_from, "-o", mine)
     elapsed = time.monotonic() - begun
-    orthus("generate", *SHOWN, *UNSEEN, "-m", mine, "-o", out / "drawn", "--grid", out / "prompts.png")
+    drawn = ("-o", out / "drawn", "--grid", out / "prompts.png")
+    orthus("generate", *SHOWN, *UNSEEN, "-m", mine, *drawn)
     before = scores(chosen.init_from, out / "before", chosen.limit)
     after = scores(mine, out / "after", chosen.limit)
     print(f"| score | {chosen.init_from} | mine |\n|---|---|---|")
