@@ -179,7 +179,7 @@ def main() -> None:
     taken = orthus("posttrain", "finetune", *flags, "--init-from", chosen.init_from, "-o", mine)
     elapsed = time.monotonic() - begun
     drawn = ("-o", out / "drawn", "--grid", out / "prompts.png")
-    orthus("generate", *SHOWN, *UNSEEN, "-m", mine, *drawn)
+    orthus("generate", *SHOWN, *UNSEEN, "-m", mine, "--seed", 0, *drawn)
     before = scores(chosen.init_from, out / "before", chosen.limit)
     after = scores(mine, out / "after", chosen.limit)
     print(f"| score | {chosen.init_from} | mine |\n|---|---|---|")

@@ -35,7 +35,7 @@ def predicting(times: float) -> OrthusForConditionalGeneration:
 
 
 def image_loss(times: float, rows) -> float:
-    return float(JointLoss(predicting(times), **OPTIONS).train()(rows).image)
+    return JointLoss(predicting(times), **OPTIONS).train()(rows).image.item()
 
 
 @pytest.fixture(scope="module")
