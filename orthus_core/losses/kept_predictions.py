@@ -12,21 +12,30 @@ channels, R noise draws a patch.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Hashable, Iterable, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from orthus_core.data.collate import Batch
-from orthus_core.data.pictures import Picture
 from orthus_core.losses.joint import BatchLike, JointLoss
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.packed_attention import document_inputs
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import add_noise
+
+
+class RowsOfPictures(BatchLike, Protocol):
+    """A batch that names its pictures.
+
+    Attributes:
+        pictures: The M pictures, each equal to itself wherever it comes.
+    """
+
+    @property
+    def pictures(self) -> Sequence[Hashable]: ...
 
 
 class KeepingLoss(JointLoss):
@@ -44,7 +53,7 @@ class KeepingLoss(JointLoss):
         self,
         model: OrthusForConditionalGeneration,
         *,
-        kept: Collection[Picture],
+        kept: Iterable[Hashable],
         weight: float,
         **options: Any,
     ) -> None:
@@ -65,11 +74,11 @@ class KeepingLoss(JointLoss):
         """
         if not self.training or rows.features_NC is None:
             return super().image(hidden_XD, rows, seeds_M)
-        assert isinstance(rows, Batch), "the pictures tell which are kept"
+        pictures = cast(RowsOfPictures, rows).pictures
         chosen_N = self.predicted(rows, seeds_M)
         if chosen_N is None:
             chosen_N = torch.arange(len(rows.features_NC), device=hidden_XD.device)
-        is_kept_M = torch.tensor([each in self.kept for each in rows.pictures])
+        is_kept_M = torch.tensor([each in self.kept for each in pictures])
         is_kept_N = is_kept_M.to(chosen_N.device)[chosen_N // self.model.config.patches]
         kept_N, others_N = chosen_N[is_kept_N], chosen_N[~is_kept_N]
         others = self.image_among(hidden_XD, rows, seeds_M, others_N)
