@@ -270,18 +270,24 @@ def posttrain(
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
     wanted: Sequence[WantedWords] = ()
+    kind_of_loss = JointLoss
     if recipe.redrawn:
         from orthus_core.train.redrawn import FOLDER, with_redrawn
 
         folder = training_folder(output) / FOLDER / fingerprint(opened.path)[:10]
         rows, wanted = with_redrawn(rows, recipe.data.rows, folder)
+        if recipe.redrawn_predictions:
+            from orthus_core.losses.kept_predictions import KeepingLoss
+
+            kept = [each.picture for each in wanted]
+            kind_of_loss = partial(KeepingLoss, kept=kept, weight=recipe.redrawn_predictions)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
     stage = RowsStage(
-        JointLoss(
+        kind_of_loss(
             model,
             lambda_image=lambda_image,
             text_weight=text_weight,
@@ -325,7 +331,7 @@ def posttrain(
         yield from map(Note, cache.notes())
 
 
-OF_DIFFUSION_HEADS = ("repeats", "timesteps")
+OF_DIFFUSION_HEADS = ("repeats", "timesteps", "redrawn_predictions")
 """Keys that only mean something to a diffusion head."""
 
 
@@ -359,7 +365,7 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
         )
     if config.denoises:
         return
-    names = OF_DIFFUSION_HEADS
+    names = [name for name in OF_DIFFUSION_HEADS if hasattr(recipe, name)]
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
     if changed:
         raise RecipeError(
