@@ -177,9 +177,14 @@ STOPS = (
         r".*nothing that text depends on has moved\n.*wrote toy-base\ntoy-base",
     ),
     Stop(
-        f"posttrain --init-from toy-base -o toy-told {QUICK}",
+        "distill grid toy-base -o toy-grid --steps 2 --contexts 8",
+        "The times at which the head is called, chosen by measurement: fewer calls do.",
+        r"contexts: N/N patches\ngrids of .*\nsolver steps error, own times .*\ntoy-grid",
+    ),
+    Stop(
+        f"posttrain --init-from toy-base -o toy-both {QUICK}",
         "Text and pictures together.",
-        r".*training: N/N steps, .*\nwrote toy-told\ntoy-told",
+        r".*training: N/N steps, .*\nwrote toy-both\ntoy-both",
     ),
     Stop(
         f"posttrain --init-from toy-base -o toy-lora --set lora.rank=2 {QUICK}",

@@ -12,7 +12,7 @@ import pytest
 
 import orthus_core
 from orthus_core.model.config import OrthusConfig
-from orthus_core.recipe import BuildBaseRecipe, PosttrainRecipe, keys
+from orthus_core.recipe import BuildBaseRecipe, GenerateRecipe, PosttrainRecipe, keys
 from tests.conftest import make_tiny_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "model.md").read_text("utf-8")
@@ -75,7 +75,8 @@ def test_weights_and_keys_that_the_page_names_exist():
     model = make_tiny_model()
     weights = {part for name in model.state_dict() for part in name.split(".")}
     fields = set(vars(OrthusConfig())) | {"scaled_linear"}
-    recipe = {key.name for schema in (BuildBaseRecipe, PosttrainRecipe) for key in keys(schema())}
+    schemas = (BuildBaseRecipe, PosttrainRecipe, GenerateRecipe)
+    recipe = {key.name for schema in schemas for key in keys(schema())}
     words = {word for text in QUOTED for word in re.findall(r"(?<![.\w-])[a-z]+(?:_[a-z]+)+", text)}
     formula = {"x_t", "a_t", "x_0", "c_k", "orthus_core"}
     parts = {part for name in names() for part in name.split(".")}
