@@ -562,10 +562,13 @@ def test_a_body_is_read_only_so_far_and_so_long(loaded):
 
 
 def test_a_request_has_a_time_limit_and_its_rows_leave(loaded):
-    with asked(loaded, limits=Limits(seconds=0.3)) as (client, state):
+    with asked(loaded, limits=Limits(seconds=0.5)) as (client, state):
         body = {"prompt": "a fox", "n": 10, "steps": 1000}
         answer = client.post(GENERATE, json=body)
         assert answer.status_code == 504 and "--timeout" in answer.json()["error"]["message"]
+        stream = client.post(GENERATE, json=body | {"stream": True})
+        assert stream.status_code == 200 and stream.text.startswith("event: error\n")
+        assert events_of(stream.text)[-1] == answer.json()
         wait_until(lambda: state.worker.unfinished_rows == 0)
 
 

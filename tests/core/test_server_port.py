@@ -24,8 +24,8 @@ openai = pytest.importorskip("openai")
 class Port:
     """A server in a thread of its own."""
 
-    def __init__(self, loaded, **how) -> None:
-        self.state = open_state(loaded, Access(), Limits(seconds=60), **how)
+    def __init__(self, loaded, seconds: float = 60, **how) -> None:
+        self.state = open_state(loaded, Access(), Limits(seconds=seconds), **how)
         self.server = GracefulServer(self.state)
         self.bound = bind("127.0.0.1", 0)
         self.url = url_of(self.bound)
