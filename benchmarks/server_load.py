@@ -5,7 +5,8 @@
 Both sides draw with one model in this process, in turns, so that other work on the machine slows
 both: `generate` draws batches of as many pictures as there are clients; the server is asked by as
 many clients over its port, each for one picture after another. It also measures the time to the
-first unfinished picture on an idle server, beside the time of a patch.
+first unfinished picture, beside the time of a patch: on an idle server, and on one that draws for
+the other clients, where a patch takes as long as one of all of them.
 """
 
 from __future__ import annotations
@@ -78,13 +79,23 @@ def with_generate(loaded, clients, seconds):
 
 
 def with_server(port, clients, seconds):
-    """Pictures a second of that many clients, and the seconds of each request.
+    """Pictures a second of that many clients, the seconds of each request, and the seconds to the
+    first unfinished picture of one of them, who asks for one after another.
 
     Those that are finished in the last three quarters of the time count: at first all clients are
     at the same patch, and when the time is over they leave one by one.
     """
     times: list[float] = []
     finished: list[float] = []
+    waits: list[float] = []
+
+    async def looker(until):
+        while time.perf_counter() < until:
+            first: list[float] = []
+            began = time.perf_counter()
+            await post(port, {"prompt": PROMPTS[0], "stream": True, "partial_images": 1}, first)
+            waits.append(first[0] - began)
+            finished.append(time.perf_counter())
 
     async def client(number, until):
         seed = number
@@ -93,15 +104,16 @@ def with_server(port, clients, seconds):
             await post(port, {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed})
             finished.append(time.perf_counter())
             times.append(finished[-1] - began)
-            seed += clients
+            seed += clients - 1
 
     async def every():
         began = time.perf_counter()
         until, counted = began + seconds, 0.75 * seconds
-        await asyncio.gather(*(client(number, until) for number in range(clients)))
+        askers = (client(number, until) for number in range(clients - 1))
+        await asyncio.gather(looker(until), *askers)
         return sum(until - counted <= at < until for at in finished) / counted
 
-    return asyncio.run(every()), times
+    return asyncio.run(every()), times, waits
 
 
 def first_unfinished(loaded, port):
@@ -128,22 +140,27 @@ def main():
     asked = parser.parse_args()
     loaded = load_model(asked.model)
     each = asked.seconds / asked.rounds
-    ours, theirs, times = [], [], []
+    ours, theirs, times, waits = [], [], [], []
     with serving(loaded, asked.clients) as port:
         with_generate(loaded, 2, 0)
         asyncio.run(post(port, {"prompt": PROMPTS[0]}))
         waited, patch = first_unfinished(loaded, port)
         for _ in range(asked.rounds):
             theirs.append(with_generate(loaded, asked.clients, each))
-            rate, seconds = with_server(port, asked.clients, each)
+            rate, seconds, firsts = with_server(port, asked.clients, each)
             ours.append(rate)
             times += seconds
+            waits += firsts
     p50, p99 = (statistics.quantiles(times, n=100)[n] for n in (49, 98))
     print(f"generate -n {asked.clients}: {statistics.mean(theirs):.2f} pictures/s")
     print(f"server, {asked.clients} clients: {statistics.mean(ours):.2f} pictures/s")
     print(f"ratio: {statistics.mean(ours) / statistics.mean(theirs):.2f}")
     print(f"request: p50 {p50:.2f} s, p99 {p99:.2f} s")
     print(f"first unfinished picture: {waited:.3f} s = {waited / patch:.1f} patches")
+    under_load, of_batch = statistics.median(waits), p50 / loaded.model.config.patches
+    print(
+        f"under load: {under_load:.3f} s = {under_load / of_batch:.1f} patches of {of_batch:.3f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -310,6 +310,11 @@ class KnownWords:
         )
 
     @cached_property
+    def _nameable(self) -> set[str]:
+        """What may be named in place of an unknown word."""
+        return {name for name in self._named if name not in STOP_WORDS} | self._listed_phrases
+
+    @cached_property
     def _listed_words(self) -> set[str]:
         phrases = self.listed.phrases if self.listed else ()
         return {word for phrase in phrases for word in words_of(phrase)}
@@ -337,13 +342,12 @@ class KnownWords:
         # The import is for mistyped prompts alone.
         from orthus_core.data.similar_words import by_meaning, by_spelling
 
-        known = [name for name in self._named if name not in STOP_WORDS]
         first = self._listed_phrases
-        if meant := by_meaning(word, {*known, *first}):
+        if meant := by_meaning(word, self._nameable):
             return meant
         if word in self._listed_words:  # it is spelled well: part of a name, "next track button"
             return None
-        if near := by_spelling(word, [*first, *known], first):
+        if near := by_spelling(word, self._nameable, first):
             return near
         tagged = self.listed.by_tag.get(word) if self.listed else None
         return tagged[0] if tagged else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 # Known words, the best first where several are separated by a slash: the everyday words for them.
 MEANINGS: Mapping[str, str] = {
@@ -174,7 +175,7 @@ def _begins_with(text: str, things: Collection[str], looks: Collection[str]) -> 
 
 
 def by_spelling(
-    word: str, known: Sequence[str], first: Collection[str] = frozenset()
+    word: str, known: Collection[str], first: Collection[str] = frozenset()
 ) -> str | None:
     """The known word or phrase that a mistyped word comes nearest to, if it is near enough.
 
@@ -190,7 +191,7 @@ def by_spelling(
     most = 1 if len(folded) < LONG else 2
     near: list[tuple[int, bool, str]] = []
     for candidate in known:
-        other = _fold(candidate)
+        other = _fold_known(candidate)
         if other[:1] != folded[:1] or abs(len(other) - len(folded)) > most or len(other) < 3:
             continue
         distance = _distance(folded, other)
@@ -205,6 +206,11 @@ def _fold(word: str) -> str:
     plain = unicodedata.normalize("NFD", word.lower())
     letters = "".join(char for char in plain if not unicodedata.combining(char))
     return letters.replace("ph", "f")
+
+
+# A text of hundreds of unknown words compares each with the same thousands of known ones, which
+# unlike the unknown ones are no longer than a model's folder says.
+_fold_known = lru_cache(maxsize=16384)(_fold)
 
 
 def _distance(one: str, other: str) -> int:

@@ -8,7 +8,7 @@ on its batch. The batch size is given, or chosen from the free memory. When memo
 of that, half the sequences continue from where they are, and the others wait: no patch is lost, and
 none is drawn twice.
 
-Read `RunningBatch.step` first. engine.py makes a pass fast, and patch_sampler.py draws a patch;
+Read `RunningBatch.extend` first. engine.py makes a pass fast, and patch_sampler.py draws a patch;
 reference.py does the same plainly, for one image.
 
 Legend: N sequences in the same phase, R branches (the sequences' own and the other guidance
@@ -158,11 +158,21 @@ class RunningBatch:
 
     def step(self) -> Iterator[Event | PendingImage]:
         """One step of every sequence."""
+        yield from self.extend()
+        self.read()
+
+    def extend(self) -> Iterator[Event | PendingImage]:
+        """The first part of a step: every sequence grows by a token or a patch."""
         sequences, branches = self.sequences, self._branches
         # 1. Read the prompts of those that have joined, and the contexts of their other guidance
-        # branches.
+        # branches. Where an image begins at once, [BOI] is read too: they draw in this step, and
+        # need not wait for the next one of all the others.
         joined = [each for each in sequences if not (each.ended or each.number in branches)]
-        branches.add({sequence.number: sequence.branches for sequence in joined})
+        prompts = {sequence.number: sequence.branches for sequence in joined}
+        opening = [sequence for sequence in joined if sequence.phase is Phase.OPEN]
+        yield from _mark(opening, [])
+        boi = {each.number: self._backbone.embed([each.newest])[0] for each in opening}
+        branches.add(prompts, boi)
         at = {
             phase: [sequence for sequence in sequences if sequence.phase is phase]
             for phase in Phase
@@ -184,8 +194,10 @@ class RunningBatch:
             del self._jobs[sequence.number]
             yield RowDone(sequence.number, sequence.ended)
         branches.keep([sequence.number for sequence in sequences])
-        # 6. The backbone reads the new tokens and patches, in one pass.
-        _read(self._backbone, branches, sequences)
+
+    def read(self) -> None:
+        """The second part of a step: the backbone reads the new tokens and patches, in one pass."""
+        _read(self._backbone, self._branches, self.sequences)
 
     def _by(
         self, part: Callable[[Job], Part], sequences: Sequence[SequenceState]
@@ -216,8 +228,20 @@ def check_prompts(
         )
     if not prompts:
         raise PromptError("there is no prompt", where="prompts")
+    if getattr(model.config, "distilled_guidance", None) is not None:
+        _check_one_stream(prompts)
     for prompt in prompts:
         check_prompt(model.config, prompt, must_draw=params.owed_images > 0)
+
+
+def _check_one_stream(prompts: Sequence[Prompt]) -> None:
+    """Raises: PromptError for a prompt with streams to guide by, of a model guided inside."""
+    if any(prompt.negatives for prompt in prompts):
+        raise PromptError(
+            "the prompt has other streams to guide by, and this model is guided in its one",
+            where="prompt.negatives",
+            hint="make it with the parameters of SamplingParams.resolve, or with guidance 1",
+        )
 
 
 def _write(
@@ -256,7 +280,7 @@ def _draw(
     features_NC = patch_sampler.draw(
         branches.all([sequence.number for sequence in sequences]),
         torch.stack([sequence.next_noise() for sequence in sequences]),
-        mixing([sequence.prompt.guidance for sequence in sequences]),
+        mixing([sequence.guidance for sequence in sequences]),
         [len(sequence.patches) for sequence in sequences],
     )
     for sequence, feature_C in zip(sequences, features_NC, strict=True):

@@ -151,14 +151,25 @@ class Ticket:
     left: int = field(default=0, init=False)
 
 
-class _RowInBatch(NamedTuple):
-    """A row of a request: the request, its number there, and what it is continued with."""
+@dataclass(eq=False)
+class _Row:
+    """A row of a request: the request, its number there, and what it is continued with.
+
+    What it is continued with is made when it joins the batch: a patch sampler holds the tables of
+    all its steps, and as many rows may wait as there are samplers.
+    """
 
     ticket: Ticket
     number: int
-    job: Job
-    sequence: SequenceState
+    prompt: Prompt
+    prepared: PreparedRows
     came: float
+    begun: tuple[Job, SequenceState] | None = None
+
+    @property
+    def sequence(self) -> SequenceState:
+        assert self.begun is not None, "it has joined the batch"
+        return self.begun[1]
 
 
 class ModelWorker:
@@ -189,8 +200,8 @@ class ModelWorker:
         self._at_once = self.most_rows
         self._batch = RunningBatch(self._backbone)
         self._samplers: OrderedDict[Hashable, PatchSampler] = OrderedDict()
-        self._rows: dict[int, _RowInBatch] = {}
-        self._waiting: deque[_RowInBatch] = deque()
+        self._rows: dict[int, _Row] = {}
+        self._waiting: deque[_Row] = deque()
         self._next_number = 0
         # What other threads change, under the lock of `_changed`.
         self._changed = threading.Condition()
@@ -293,8 +304,10 @@ class ModelWorker:
             if not self._batch.sequences:
                 return
             began = time.perf_counter()
-            yield from self._batch.step()
+            # Whoever looks on need not wait until the backbone has read what is drawn.
+            yield from self._batch.extend()
             yield from self._unfinished_images()  # type: ignore[misc]
+            self._batch.read()
             self._meters.observe("orthus_step_seconds", time.perf_counter() - began)
 
     def _take_calls(self) -> None:
@@ -315,7 +328,7 @@ class ModelWorker:
             try:
                 prepared = ticket.prepare(self.loaded)
                 check_prompts(self.loaded.model, prepared.prompts, prepared.params)
-                job = self._job(prepared)
+                self._job(prepared)  # refused now, and not when its turn comes
             except OrthusError as error:
                 self._refuse(ticket, error)
                 continue
@@ -324,16 +337,10 @@ class ModelWorker:
                 continue
             assert len(prepared.prompts) == ticket.rows, "as many as were asked for"
             self._deliver(ticket, Accepted(prepared.about))
-            for number, prompt in enumerate(prepared.prompts):
-                self._next_number += 1
-                sequence = SequenceState(
-                    self._next_number,
-                    prompt,
-                    prepared.params,
-                    self.loaded.model.config,
-                    job.patch_sampler,
-                )
-                self._waiting.append(_RowInBatch(ticket, number, job, sequence, came))
+            self._waiting.extend(
+                _Row(ticket, number, prompt, prepared, came)
+                for number, prompt in enumerate(prepared.prompts)
+            )
 
     def _job(self, prepared: PreparedRows) -> Job:
         params = prepared.params
@@ -344,7 +351,7 @@ class ModelWorker:
     def _patch_sampler(self, params: SamplingParams) -> PatchSampler:
         """The patch sampler of these values; rows with the same one are drawn together."""
         names = ("steps", "last_steps", "scheduler", "time_grid", "step_tolerance", "noise_scale")
-        others = ("patch_norm", "code_top_k", "code_top_p")
+        others = ("patch_norm", "guidance_interval", "code_top_k", "code_top_p")
         key = tuple(getattr(params, name) for name in (*names, *others))
         if key not in self._samplers:
             # One copy of the head's weights, in the layout that is fastest, serves all of them.
@@ -373,10 +380,23 @@ class ModelWorker:
     def _seat(self) -> None:
         """Lets waiting rows join, first come, first served."""
         while self._waiting and len(self._batch.sequences) < self._at_once:
-            row = self._waiting.popleft()
+            row = self._waiting[0]
+            try:
+                row.begun = row.begun or self._begin(row)
+            except Exception as error:  # memory that ran out since the request came
+                self._deliver(row.ticket, unforeseen(error))
+                self.cancel(row.ticket)
+                self._drop_cancelled()
+                continue
+            self._waiting.popleft()
             self._rows[row.sequence.number] = row
-            self._batch.join(row.job, [row.sequence])
+            self._batch.join(row.begun[0], [row.sequence])
             self._meters.observe("orthus_queue_seconds", time.perf_counter() - row.came)
+
+    def _begin(self, row: _Row) -> tuple[Job, SequenceState]:
+        job, self._next_number = self._job(row.prepared), self._next_number + 1
+        about = (row.prompt, row.prepared.params, self.loaded.model.config, job.patch_sampler)
+        return job, SequenceState(self._next_number, *about)
 
     def _unfinished_images(self) -> Iterator[UnfinishedImage]:
         """Pictures of the rows that show them after as many patches as they have now."""
@@ -410,7 +430,7 @@ class ModelWorker:
             del self._rows[row.sequence.number]
             self._leave(row)
 
-    def _leave(self, row: _RowInBatch) -> None:
+    def _leave(self, row: _Row) -> None:
         """Counts a row as done, and tells its request when that was the last one."""
         with self._changed:
             self.unfinished_rows -= 1

@@ -43,6 +43,8 @@ SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+# A stream that took too long says so at its end, but does not wait for who reads nothing.
+SECONDS_TO_SAY_WHY = 1.0
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
 TYPES |= {404: "not_found_error", 429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 
@@ -241,19 +243,32 @@ def too_large(limits: Limits) -> Refused:
 
 
 class _Answer:
-    """The answer to a request: its status, and whether it has begun."""
+    """The answer to a request: its status, whether it has begun, and whether it is a stream of
+    events that has not ended.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send, self.status, self._begun = send, 499, False  # 499: the client left before
+        self._streams = False
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._begun, self.status = True, message["status"]
+            kind = dict(message.get("headers", ())).get(b"content-type", b"")
+            self._streams = kind.startswith(b"text/event-stream")
             message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
+        elif not message.get("more_body", False):
+            self._streams = False
         await self._send(message)
 
     async def refuse(self, error: OrthusError) -> None:
-        """Answers with an error; when the answer has begun, it is broken off."""
+        """Answers with an error; when the answer has begun, it is broken off, or is a stream that
+        ends with the error.
+        """
+        if self._streams:
+            last = b"event: error\ndata: " + json.dumps(error_body(error)).encode() + b"\n\n"
+            with anyio.move_on_after(SECONDS_TO_SAY_WHY):  # its reader may have stopped to read
+                await self.send({"type": "http.response.body", "body": last})
         if self._begun:
             return
         status, headers = status_of(error)

@@ -109,7 +109,8 @@ def check_keys(recipe: PosttrainRecipe) -> None:
     """
     default = PosttrainRecipe()
     changed = [name for name in OF_DIFFUSION if getattr(recipe, name) != getattr(default, name)]
-    changed += ["sampling.patch_norm"] if "patch_norm" in recipe.sampling else []
+    of_patches = ("patch_norm", "guidance_interval")
+    changed += [f"sampling.{name}" for name in of_patches if name in recipe.sampling]
     if changed:
         raise RecipeError(
             f"a discrete Chameleon has no diffusion head and one loss for all tokens, so it cannot "

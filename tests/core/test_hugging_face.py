@@ -21,6 +21,7 @@ from transformers import (
     AutoTokenizer,
     Trainer,
     TrainingArguments,
+    pipeline,
 )
 
 from orthus_core import Orthus, OrthusForConditionalGeneration, OrthusProcessor
@@ -335,6 +336,22 @@ def test_an_image_is_what_our_own_loop_draws(orthus, model, processor):
     again = model.generate(**inputs, **free, num_return_sequences=2)
     assert first.pixel_values.equal(again.pixel_values) and len(first.features) == 4
     assert not first.pixel_values[0].equal(first.pixel_values[1])
+
+
+def test_a_pipeline_of_transformers_answers_as_our_own_loop(orthus, tiny_folder):
+    """With chats, several side by side, and a placeholder in plain text."""
+    answers = pipeline("image-text-to-text", model=str(tiny_folder), trust_remote_code=True)
+    asked = {"max_new_tokens": 5, "return_full_text": False}
+    chats = [[said("user", RED, "what is this?")], [said("user", BLUE, "a red fox, or a snowman?")]]
+    told = answers(text=chats, batch_size=2, **asked)
+    assert told == [answers(text=chat, **asked) for chat in chats]
+    found = [each[0]["generated_text"] for each in told]
+    ours = orthus.caption(RED, "what is this?", max_new_tokens=5).texts
+    assert [found[0].strip().rstrip(UNFINISHED)] == ours
+    whole = answers(text=chats[0], max_new_tokens=5)[0]["generated_text"]
+    assert whole[-1] == {"role": "assistant", "content": found[0]}
+    plain = answers(images=BLUE, text="<image>", max_new_tokens=3)[0]["generated_text"]
+    assert plain.startswith("<image>") and len(plain) > len("<image>")
 
 
 def test_text_and_images_follow_one_another(model, processor):

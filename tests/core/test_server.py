@@ -6,11 +6,13 @@ import io
 import json
 import struct
 import threading
+import weakref
 import zipfile
 import zlib
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from orthus_core.api.loaded import load_model
@@ -19,8 +21,11 @@ from orthus_core.errors import OrthusError
 from orthus_core.results.record import read_made
 from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
-from orthus_core.server import picture_store
+from orthus_core.server import model_worker, picture_store
+from orthus_core.server.body_fields import Fields, Refused
 from orthus_core.server.model_worker import (
+    SAMPLERS_KEPT,
+    Accepted,
     Finished,
     PreparedRows,
     Ticket,
@@ -96,10 +101,19 @@ def test_a_seed_is_the_picture_that_generate_draws_and_says_how_it_was_made(
 
 def test_requests_with_other_values_are_drawn_with_theirs(server, orthus):
     client, state = server
-    for values in ({"steps": 2}, {"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0}):
+    guides = ({"guidance_interval": [300, 800]}, {"guidance_schedule": "linear"})
+    others = ({"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0})
+    for values in ({"steps": 2}, *others, *({"steps": 5, **each} for each in guides)):
         answer = client.post(GENERATE, json={"prompt": "a fox", "seed": 1, **values}).json()
         drawn = orthus.generate("a fox", seed=1, **values).images[0]
         assert image_of(answer["data"][0]["b64_json"]).tobytes() == drawn.tobytes()
+    refused = client.post(GENERATE, json={"prompt": "a fox", "guidance_interval": "all"})
+    assert refused.status_code == 400
+    assert "guidance_interval must be a list of whole numbers" in refused.text
+    form = Fields({"a": "[200, 800]", "b": "[" * 100_000}, from_form=True)
+    assert form.integers("a") == [200, 800] and form.integers("c") is None
+    with pytest.raises(Refused, match="b must be a list"):
+        form.integers("b")
     samplers = list(state.worker._samplers.values())
     assert len(samplers) >= 2 and len({id(each.head) for each in samplers}) == 1  # type: ignore[attr-defined]
 
@@ -142,6 +156,19 @@ def test_files_that_are_kept_have_a_bound(monkeypatch):
     store = picture_store.PictureStore()
     names = [store.keep(b"12345") for _ in range(3)]
     assert [store.file(name) is None for name in names] == [True, False, False]
+    drawn_MPC = torch.zeros(100, 1, 1)
+    for name in ("first", "second", "second", "third"):
+        store.keep_features(name, drawn_MPC[0])
+    assert [store.features(name) is None for name in ("first", "second", "third")] == [
+        True,
+        False,
+        False,
+    ]
+    third_PC = store.features("third")
+    assert third_PC is not None and third_PC.untyped_storage().nbytes() == 4
+    later = picture_store.time.monotonic() + 60 * picture_store.MINUTES_OF_FEATURES + 1
+    monkeypatch.setattr(picture_store.time, "monotonic", lambda: later)
+    assert store.features("third") is None and store.file(names[2]) is None
 
 
 def test_kept_rows_are_those_of_the_picture_and_another_seed_draws_the_rest(client):
@@ -545,10 +572,13 @@ def test_a_body_is_read_only_so_far_and_so_long(loaded):
 
 
 def test_a_request_has_a_time_limit_and_its_rows_leave(loaded):
-    with asked(loaded, limits=Limits(seconds=0.3)) as (client, state):
+    with asked(loaded, limits=Limits(seconds=0.5)) as (client, state):
         body = {"prompt": "a fox", "n": 10, "steps": 1000}
         answer = client.post(GENERATE, json=body)
         assert answer.status_code == 504 and "--timeout" in answer.json()["error"]["message"]
+        stream = client.post(GENERATE, json=body | {"stream": True})
+        assert stream.status_code == 200 and stream.text.startswith("event: error\n")
+        assert events_of(stream.text)[-1] == answer.json()
         wait_until(lambda: state.worker.unfinished_rows == 0)
 
 
@@ -577,22 +607,67 @@ def test_a_full_queue_is_429_and_says_when_to_try_again(loaded):
 def test_rows_beyond_the_batch_wait_and_are_drawn(loaded):
     with asked(loaded, most_rows=2) as (client, state):
         sizes: list[int] = []
-        step = RunningBatch.step
+        step = RunningBatch.extend
 
         def watched(batch):
             sizes.append(len(batch.sequences))
             return step(batch)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RunningBatch, "step", watched)
+            patch.setattr(RunningBatch, "extend", watched)
             answer = client.post(GENERATE, json={"prompt": "a fox", "n": 5, "seed": 1})
         assert len(answer.json()["data"]) == 5 and set(sizes) == {1, 2}
+
+
+def test_rows_that_wait_hold_no_tables_of_their_steps(loaded, monkeypatch):
+    samplers, make = [], model_worker.patch_sampler_for
+
+    def made(*args):
+        samplers.append(weakref.ref(sampler := make(*args)))
+        return sampler
+
+    monkeypatch.setattr(model_worker, "patch_sampler_for", made)
+    with asked(loaded, most_rows=1) as (_, state):
+        go, most, left = threading.Event(), [], []
+
+        def rows(steps):
+            params = SamplingParams(max_images=1, steps=steps)
+            return PreparedRows([loaded.builder.picture("a fox", params)], params)
+
+        def deliver(event):
+            if isinstance(event, Accepted):
+                most.append(sum(each() is not None for each in samplers))
+            if isinstance(event, (Finished, OrthusError)):
+                left.append(event)
+
+        threading.Thread(target=lambda: state.worker.call(lambda: go.wait(10))).start()
+        for steps in range(1, 31):
+            state.worker.submit(Ticket(1, lambda _, steps=steps: rows(steps), deliver))
+        go.set()
+        wait_until(lambda: len(left) == 30, 20)
+        assert SAMPLERS_KEPT <= max(most) <= SAMPLERS_KEPT + 1
+        assert all(isinstance(each, Finished) for each in left)
+
+        # One that cannot be made when its turn comes is said, and the others go on.
+        whole, left[:] = state.worker._begin, []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                state.worker, "_begin", lambda row: 1 / 0 if row.ticket is bad else whole(row)
+            )
+            bad, good = (Ticket(2, lambda _: two, left.append) for _ in range(2))
+            two = rows(2)._replace(prompts=[*rows(2).prompts] * 2)
+            for ticket in (bad, good):
+                state.worker.submit(ticket)
+            wait_until(lambda: Finished() in left, 20)
+            assert not state.worker._rows and not state.worker._waiting
+            wait_until(lambda: state.worker.unfinished_rows == 0)
+        assert sum(isinstance(each, OrthusError) for each in left) == 1
 
 
 def test_a_step_that_fails_ends_its_requests_and_not_the_server(loaded, monkeypatch, caplog):
     with asked(loaded) as (client, state):
         with monkeypatch.context() as patch:
-            patch.setattr(RunningBatch, "step", lambda batch: iter([1 / 0]))
+            patch.setattr(RunningBatch, "extend", lambda batch: iter([1 / 0]))
             answer = client.post(GENERATE, json={"prompt": "a fox", "n": 2})
         assert answer.status_code == 500 and "division" not in answer.text
         assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 200
@@ -604,7 +679,7 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(loaded, monkeyp
     with asked(loaded) as (client, _):
         body = {"prompt": "a fox", "n": 6, "seed": 1}
         whole = client.post(GENERATE, json=body).json()["data"]
-        step, sizes = RunningBatch.step, []
+        step, sizes = RunningBatch.extend, []
 
         def narrow(batch):
             sizes.append(len(batch.sequences))
@@ -612,28 +687,31 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(loaded, monkeyp
                 raise MemoryError
             yield from step(batch)
 
-        monkeypatch.setattr(RunningBatch, "step", narrow)
+        monkeypatch.setattr(RunningBatch, "extend", narrow)
         answer = client.post(GENERATE, json=body)
         assert [each["b64_json"] for each in answer.json()["data"]] == [
             each["b64_json"] for each in whole
         ]
         assert sizes[:4] == [6, 6, 6, 3] and max(sizes[4:]) <= 2 or sizes[3] == 3
-        monkeypatch.setattr(RunningBatch, "step", lambda batch: (_ for _ in ()).throw(MemoryError))
+        monkeypatch.setattr(
+            RunningBatch, "extend", lambda batch: (_ for _ in ()).throw(MemoryError)
+        )
         answer = client.post(GENERATE, json={"prompt": "a fox"})
         assert answer.status_code == 400 and "memory" in answer.json()["error"]["message"]
 
 
 def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded, monkeypatch):
     params = SamplingParams(max_images=1, steps=2)
-    step, ends = RunningBatch.step, []
+    step, read, ends, reads = RunningBatch.extend, RunningBatch.read, [], []
 
     def watched(batch):
         ends.append([sequence.ended for sequence in batch.sequences])
         return step(batch)
 
-    monkeypatch.setattr(RunningBatch, "step", watched)
+    monkeypatch.setattr(RunningBatch, "extend", watched)
+    monkeypatch.setattr(RunningBatch, "read", lambda batch: (reads.append(batch), read(batch)))
     with asked(loaded) as (_, state):
-        worker, seen, ended = state.worker, [], threading.Event()
+        worker, seen, shown_after, ended = state.worker, [], [], threading.Event()
 
         def rows(_):
             return PreparedRows([loaded.builder.picture("a fox", params)], params)
@@ -641,6 +719,7 @@ def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded, monkeyp
         def leave(event):
             seen.append(type(event).__name__)
             if isinstance(event, UnfinishedImage):
+                shown_after.append(len(reads))
                 worker.cancel(left)
 
         def stay(event):
@@ -653,6 +732,7 @@ def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded, monkeyp
         assert ended.wait(10)
         wait_until(lambda: worker.unfinished_rows == 0)
     assert seen == ["Accepted", "ImageBegun", "UnfinishedImage"]
+    assert shown_after == [0]  # the first patch: in the step in which the row joins
     assert ends.count(["cancelled", ""]) == 1
 
 

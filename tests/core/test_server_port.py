@@ -24,8 +24,8 @@ openai = pytest.importorskip("openai")
 class Port:
     """A server in a thread of its own."""
 
-    def __init__(self, loaded, **how) -> None:
-        self.state = open_state(loaded, Access(), Limits(seconds=60), **how)
+    def __init__(self, loaded, seconds: float = 60, **how) -> None:
+        self.state = open_state(loaded, Access(), Limits(seconds=seconds), **how)
         self.server = GracefulServer(self.state)
         self.bound = bind("127.0.0.1", 0)
         self.url = url_of(self.bound)
@@ -102,13 +102,13 @@ def test_the_official_client_draws_edits_asks_and_is_told_what_is_wrong(port, ti
 
 @pytest.mark.parametrize("stream", ["true", "false"])
 def test_who_goes_away_leaves_the_batch(port, monkeypatch, stream):
-    step, ends = RunningBatch.step, []
+    step, ends = RunningBatch.extend, []
 
     def watched(batch):
         ends.extend(sequence.ended for sequence in batch.sequences)
         return step(batch)
 
-    monkeypatch.setattr(RunningBatch, "step", watched)
+    monkeypatch.setattr(RunningBatch, "extend", watched)
     body = '{"prompt": "a fox", "n": 10, "steps": 1000, "stream": STREAM, "partial_images": 1}'
     connection = port.begin(body.replace("STREAM", stream))
     wait_until(lambda: len(ends) >= 10)

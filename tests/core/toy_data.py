@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -75,7 +76,12 @@ def interleaved(folder: Path, count: int = 20) -> Path:
 
 
 def begin_orthus(
-    words: list[str], log: Path, *, dies_at: int | None = None, **environment: str
+    words: list[str],
+    log: Path,
+    *,
+    dies_at: int | None = None,
+    dies_within: bool = False,
+    **environment: str,
 ) -> ForkServerProcess:
     """`orthus WORDS...` as a process of its own, with more in its environment; it writes to `log`.
 
@@ -83,16 +89,26 @@ def begin_orthus(
 
     Args:
         dies_at: Which of its file operations (see `_die_at`) ends it as `SIGKILL` does, right
-            before it is done; their number is appended to `log.operations` if it ends before.
+            before it is done; their number is written to `log.operations` if it ends before.
+        dies_within: Whether it ends right after instead, where the operation opens a file: it is
+            empty then, if it was opened to be written anew.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.core.toy_data", "orthus_core.train.trainings"])
-    process = context.Process(target=_orthus, args=(words, str(log), dies_at, environment))
+    process = context.Process(
+        target=_orthus, args=(words, str(log), dies_at, dies_within, environment)
+    )
     process.start()
     return process
 
 
-def _orthus(words: list[str], log: str, dies_at: int | None, environment: dict[str, str]) -> None:
+def _orthus(
+    words: list[str],
+    log: str,
+    dies_at: int | None,
+    dies_within: bool,
+    environment: dict[str, str],
+) -> None:
     import torch
 
     from orthus_cli.app import main
@@ -106,16 +122,17 @@ def _orthus(words: list[str], log: str, dies_at: int | None, environment: dict[s
     if dies_at is None:
         main()
         return
-    count = _die_at(dies_at)
+    count = _die_at(dies_at, within=dies_within)
     try:
         main()
     finally:
         Path(f"{log}.operations").write_text(str(count()))
 
 
-def _die_at(operation: int) -> Callable[[], int]:
+def _die_at(operation: int, *, within: bool) -> Callable[[], int]:
     """End this process before it opens a file to write, renames, removes, or makes a folder for the
-    given time, counted from 1; returns what tells how many were done.
+    given time, counted from 1; `within`, when the file is open. Returns what tells how many were
+    done.
     """
     done = 0
 
@@ -129,6 +146,9 @@ def _die_at(operation: int) -> Callable[[], int]:
             return
         done += 1
         if done == operation:
+            if within and event == "open":
+                with suppress(OSError):
+                    os.open(args[0], args[2], 0o666)
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)

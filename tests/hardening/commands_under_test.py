@@ -103,6 +103,10 @@ class Story(CommandUnderTest):
     def half(self, place: Path) -> list[str]:
         found = super().half(place)
         if (place / "told" / "story.json").exists() and not found:
+            named = json.loads((place / "told" / "story.json").read_text())["panels"]
+            names = [each["image"] for each in named if "image" in each]
+            if missing := [name for name in names if not (place / "told" / name).exists()]:
+                return missing
             panels, pixels = self.result(place)
             found += ["story.json"] * ([each[1] for each in panels if each[1]] != pixels)
         return found
@@ -127,6 +131,12 @@ class Conversion(CommandUnderTest):
 
     def result(self, place: Path) -> Any:
         return weights_of(place / "model")
+
+    def half(self, place: Path) -> list[str]:
+        found, model = super().half(place), place / "model"
+        if (model / "config.json").exists() and not (model / "model.safetensors").exists():
+            found.append("model.safetensors")
+        return found
 
     def lost(self, before: Path, place: Path, whole: Any) -> list[str]:
         is_whole = (place / "model" / "config.json").exists() and self.result(place) == whole

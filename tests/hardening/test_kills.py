@@ -1,8 +1,9 @@
 """Commands that are killed without warning leave nothing half and lose nothing, and the same
 command goes on to the result of a run that was not interrupted.
 
-Half of the kills come at a random time; the other half right before a random file operation (a file
-opened to write, a rename, a removal, a new folder), where what is on disk is least in order. No
+A quarter of the kills come at a random time; the others right before a random file operation (a
+file opened to write, a rename, a removal, a new folder), or right after a file was opened and is
+still empty, where what is on disk is least in order. No
 operation comes twice before all have come, and the last ones, which put a result in its place, come
 by turns with the others.
 """
@@ -67,9 +68,10 @@ class Killer:
         before = place.with_name(f"{place.name}-before")
         shutil.rmtree(before, ignore_errors=True)
         shutil.copytree(place, before)
-        at_operation = self.random.random() < 0.5
+        at_operation = self.random.random() < 0.75
         operation = next(self._moments) if at_operation else None
-        process = begin_orthus(command.words(place), log, dies_at=operation)
+        within = self.random.random() < 0.5
+        process = begin_orthus(command.words(place), log, dies_at=operation, dies_within=within)
         if not at_operation:
             timer = threading.Timer(self.random.uniform(0, self.seconds), process.kill)
             timer.start()

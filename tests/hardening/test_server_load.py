@@ -145,7 +145,7 @@ def load_of(seconds: float, folder, caplog, tally: Tally) -> tuple[Load, list[in
     }
     caplog.set_level(logging.WARNING)
     process, sizes = psutil.Process(), []
-    with Port(orthus._loaded, most_waiting=16) as port:
+    with Port(orthus._loaded, seconds=600, most_waiting=16) as port:  # on a busy machine too
         load = Load(port, expected)
         with tally.one("the load"):
             for _ in range(3):
