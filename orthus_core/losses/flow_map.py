@@ -173,7 +173,7 @@ class FlowMapLoss(nn.Module):
             way_Q1 = (end_Q - start_Q).unsqueeze(-1)
             return way_Q1.cos() * rows.noisy_QC + way_Q1.sin() * rows.mixed(found_XC)
 
-        landed_QC, speed_QC = torch.func.jvp(landing, (end_Q,), (torch.ones_like(end_Q),))
+        landed_QC, speed_QC, *_ = torch.func.jvp(landing, (end_Q,), (torch.ones_like(end_Q),))
         with torch.no_grad():
             # Beyond the first timestep the teacher goes on as there: so ends DDIM, too.
             there_Q = ends_Q.clamp(min=0)

@@ -71,7 +71,7 @@ class StepEmbedding(TimeEmbedding):
         start_N = self.angles_at(t_N)
         end_N = start_N if end_N is None else end_N
         code = torch.cat([angle_code(end_N), angle_code(start_N - end_N)], dim=-1)
-        return super().forward(t_N) + self.end_mlp(code.to(self.end_mlp[0].weight.dtype))
+        return super().forward(t_N) + self.end_mlp(code.to(next(self.end_mlp.parameters()).dtype))
 
     def angles_at(self, t_N: Tensor) -> Tensor:
         """Angles of timesteps, between those of the schedule where a solver asks for times between:

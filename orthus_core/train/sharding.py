@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ from orthus_core.recipe.training import (
 from orthus_core.train.distributed import all_reduce_sum, anywhere, current_rank, gather_each
 from orthus_core.train.freeze import hold_other_rows
 from orthus_core.train.sharded_tensors import is_sharded, local, whole
+
+if TYPE_CHECKING:
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
 
 Model = TypeVar("Model", bound=InterleavedModel | ChameleonForConditionalGeneration)
 Training = PretrainRecipe | FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
@@ -393,7 +396,7 @@ def check_alike(facts: dict[str, Any]) -> None:
                 )
 
 
-def check_launch(recipe: Training, output: Path, *, finished: bool) -> None:
+def check_launch(recipe: Training | DistillHeadRecipe, output: Path, *, finished: bool) -> None:
     """Check, before a model or data is read, that all processes were started to train the same, and
     can share it.
 

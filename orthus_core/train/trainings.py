@@ -365,7 +365,7 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
         )
     if config.denoises:
         return
-    names = list(OF_DIFFUSION_HEADS)
+    names: list[str] = [*OF_DIFFUSION_HEADS]
     if isinstance(recipe, PosttrainRecipe):
         names.append("redrawn_predictions")
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
