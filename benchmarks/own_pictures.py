@@ -3,10 +3,10 @@
     python benchmarks/own_pictures.py out                # draw, train, measure before and after
     python benchmarks/own_pictures.py out --only-draw    # the drawings and their captions alone
 
-In `out` are then `creatures` (the drawings), `mine` (the model), `prompts.png` (eight prompts that
-`mine` drew), and the reports of `orthus eval mini`. Printed are its scores before and after and the
-processor time of the training. Whether the creatures of `prompts.png` are right is for someone to
-look at.
+In `out` are then `creatures` (the drawings), `mine` (the model), `prompts.png` (eight captions of
+the folder and three that are not in it, drawn by `mine`), and the reports of `orthus eval mini`.
+Printed are its scores before and after and the processor time of the training. Whether the
+creatures of `prompts.png` are right is for someone to look at.
 """
 
 from __future__ import annotations
@@ -112,15 +112,18 @@ def caption(creature: str, ground: str) -> str:
     return f"a {creature}" if ground == "white" else f"a {creature} on a {ground} background"
 
 
-# Five that the folder shows, one of each creature, and three that it does not.
-PROMPTS = (
+# Eight captions of the folder, each creature at least once, and three that are not in it.
+SHOWN = (
     caption("zorble", "yellow"),
+    caption("zorble", "pink"),
     caption("quimp", "white"),
+    caption("quimp", "light blue"),
     caption("flonk", "pink"),
     caption("mirp", "light blue"),
+    caption("mirp", "white"),
     caption("dabbit", "white"),
-    *(caption(creature, LEFT_OUT[creature]) for creature in ("quimp", "flonk", "dabbit")),
 )
+UNSEEN = tuple(caption(creature, LEFT_OUT[creature]) for creature in ("quimp", "flonk", "dabbit"))
 
 
 def draw_folder(folder: Path) -> None:
@@ -175,7 +178,8 @@ def main() -> None:
     begun = time.monotonic()
     taken = orthus("posttrain", "finetune", *flags, "--init-from", chosen.init_from, "-o", mine)
     elapsed = time.monotonic() - begun
-    orthus("generate", *PROMPTS, "-m", mine, "-o", out / "drawn", "--grid", out / "prompts.png")
+    drawn = ("-o", out / "drawn", "--grid", out / "prompts.png")
+    orthus("generate", *SHOWN, *UNSEEN, "-m", mine, "--seed", 0, *drawn)
     before = scores(chosen.init_from, out / "before", chosen.limit)
     after = scores(mine, out / "after", chosen.limit)
     print(f"| score | {chosen.init_from} | mine |\n|---|---|---|")

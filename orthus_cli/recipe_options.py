@@ -90,6 +90,9 @@ GROUPS = {
 }
 """The heading that a key's option stands under in a command of all keys, if not "What to draw"."""
 
+SET_ONLY = ("time_grid", "patch_norm", "guidance_interval", "guidance_schedule")
+"""Keys of drawing recipes without an option: few set them, and models have their own."""
+
 AUTO_SEEDS = "auto_seeds"
 AutoSeeds = Annotated[
     int | None,

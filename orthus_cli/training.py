@@ -89,7 +89,7 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         place = {"output": output, "resume": resume, "overwrite": overwrite}
         place |= {"profile": True} if profile else {}
         loaded = load(schema, recipe, sets or ())
-        _train(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
+        run_training(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
 
     command.__doc__ = about
     return command
@@ -112,13 +112,13 @@ def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         place = {"output": output, "resume": resume, "overwrite": overwrite}
         place |= {"profile": True} if profile else {}
         loaded = load(schema, recipe, sets or ())
-        _train(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
+        run_training(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
 
     command.__doc__ = about
     return command
 
 
-def _train(
+def run_training(
     ctx: typer.Context, recipe: Recipe, run: str, place: dict[str, Any], *, dry_run: bool
 ) -> None:
     """Runs a training, shows its progress and reports the result.

@@ -21,12 +21,14 @@ HEAVY |= {"starlette", "uvicorn", "anyio"}
 
 GROUND = {"errors", "events", "version", "device", "atomic", "image_grid", "entry_points"}
 GROUND |= {"user_files", "wrong_content", "shell_words", "output_checks", "atomic_folder"}
+GROUND |= {"cache_folder"}
 USES = {  # a package of orthus_core: what it may import beside itself
     "errors": set(),
     "events": set(),
     "version": set(),
     "entry_points": set(),
     "user_files": set(),
+    "cache_folder": {"user_files"},
     "shell_words": set(),
     "device": {"errors"},
     "atomic": {"errors"},
@@ -43,7 +45,7 @@ USES = {  # a package of orthus_core: what it may import beside itself
     "evaluation": GROUND | {"model", "data"},
     "results": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
     "bench": GROUND | {"model", "samplers", "checkpoint"},
-    "distill": GROUND | {"recipe", "model", "data", "samplers", "checkpoint"},
+    "distill": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
     "world": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "evaluation"},
     "plan": GROUND | {"recipe", "model", "data", "losses", "samplers", "checkpoint", "train"},
     "api": GROUND | {"recipe", "model", "data", "samplers", "checkpoint", "results"},
@@ -179,7 +181,7 @@ NOT_FOR_POSTTRAIN = {
 @pytest.mark.parametrize(
     ("words", "most", "unwanted"),
     [
-        (DRAW, 84, NOT_FOR_DRAWING),
+        (DRAW, 86, NOT_FOR_DRAWING),
         ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 122, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],
@@ -192,8 +194,8 @@ def test_a_command_imports_what_it_needs_and_little_else(words, most, unwanted, 
     the mixture's figures, by one for the tables of wordings, by two when the order of rows, their
     faults and the shards of features became files of their own, by one for the random numbers of
     pictures, by three when states came to be written in parts and in the background, by four when a
-    model came to lie on several devices, and by two for the figures of speed and the work that they
-    count.
+    model came to lie on several devices, by two for the figures of speed and the work that they
+    count, and that of generate by two for the compiled steps of a CPU.
     """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", IMPORTED, *words]

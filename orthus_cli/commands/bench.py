@@ -172,6 +172,8 @@ def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
 
     import torch
 
+    from orthus_core.model.compiled_loop import library
+
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -181,7 +183,7 @@ def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
         "device": f"{device.type} ({name})",
         "dtype": str(dtype).removeprefix("torch."),
         "torch": torch.__version__,
-    }
+    } | ({"steps": "compiled" if library() else "not compiled"} if device.type == "cpu" else {})
 
 
 def _results(r: Reporter, events: Iterable[Any]) -> list[Any]:

@@ -9,10 +9,19 @@ import typer
 
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
-from orthus_cli.options import OutputFolder, Overwrite
+from orthus_cli.options import (
+    DryRun,
+    OutputFolder,
+    Overwrite,
+    OverwriteRun,
+    RecipeFile,
+    Resume,
+    Sets,
+)
 from orthus_cli.prompts import read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_core.recipe import GenerateRecipe
+from orthus_cli.training import Profile, run_training
+from orthus_core.recipe import DistillGuidanceRecipe, DistillHeadRecipe, GenerateRecipe, load
 
 if TYPE_CHECKING:
     from orthus_core.distill.time_grids import TimeGrids
@@ -111,6 +120,69 @@ def grid(
         ],
     )
     r.result({"folder": str(output), "grids": [_record(each) for each in found]}, text=str(output))
+
+
+@app.command("guidance")
+@recipe_options(DistillGuidanceRecipe, only=("guidance",))
+def guidance(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="The model to learn from: a folder, alias or hub id."),
+    ],
+    output: OutputFolder,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    resume: Resume = None,
+    overwrite: OverwriteRun = False,
+    profile: Profile = False,
+    dry_run: DryRun = False,
+    *,
+    flags: Flags,
+) -> None:
+    """Train a model to draw in one stream what it draws with guidance in two, or edits in three.
+
+    Example: orthus distill guidance mini -o mini-guided --resume auto
+
+    The new model is guided inside: drawing takes half the time or less, and its guidance cannot be
+    changed. Its words are kept. States, figures and samples lie in OUTPUT.training; Ctrl-C saves,
+    --resume auto goes on.
+    """
+    place = {"output": output, "resume": resume, "overwrite": overwrite, "init_from": model}
+    place |= {"profile": True} if profile else {}
+    loaded = load(DistillGuidanceRecipe, recipe, sets or (), flags)
+    run = "orthus_core.distill.guidance:distill_guidance"
+    run_training(ctx, loaded, run, place, dry_run=dry_run)
+
+
+@app.command("head")
+def head(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="The model to learn from: a folder, alias or hub id."),
+    ],
+    output: OutputFolder,
+    recipe: RecipeFile = None,
+    sets: Sets = None,
+    resume: Resume = None,
+    overwrite: OverwriteRun = False,
+    profile: Profile = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a diffusion head that takes few steps, and write the model with it.
+
+    Example: orthus distill head mini -o mini-fast --resume auto
+
+    The new head starts as DDIM in few steps and learns to land where the model's own head lands in
+    many; the backbone stays as it is. The new model draws in 4 steps. States and figures lie in
+    OUTPUT.training; Ctrl-C saves, --resume auto goes on.
+    """
+    place = {"output": output, "resume": resume, "overwrite": overwrite, "init_from": model}
+    place |= {"profile": True} if profile else {}
+    loaded = load(DistillHeadRecipe, recipe, sets or ())
+    run = "orthus_core.distill.head:distill_head"
+    run_training(ctx, loaded, run, place, dry_run=dry_run)
 
 
 def _kept(error: Any) -> str:

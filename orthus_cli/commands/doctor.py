@@ -21,10 +21,19 @@ def doctor(
     hub: Annotated[
         bool, typer.Option("--hub", help="Also ask the hub for its models; needs a network.")
     ] = False,
+    compile_loop: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="First compile the denoising steps for this CPU; needs a C compiler, a second.",
+        ),
+    ] = False,
 ) -> None:
     """Check versions, devices and memory, and say what to do.
 
     Optional parts that are missing are named with what they would make possible.
+    `--compile` is worth it once on a machine that draws on its CPU: up to four pictures at a time
+    are then drawn about 1.5 times as fast, and equal up to rounding.
 
     Exit code 1 means that something required is missing or too old. The network is left alone
     unless --hub is given.
@@ -33,10 +42,14 @@ def doctor(
 
     from orthus_core.checkpoint.hub import BUNDLED, cache_folder, cached, reach
     from orthus_core.device import devices
+    from orthus_core.model.compiled_loop import build, compiler, library, library_path
     from orthus_core.output_checks import free_disk
     from orthus_core.plan.software import optional, required
 
-    # 1. Look.
+    # 1. Compile, and look.
+    if compile_loop:
+        built = build()
+        r.say(f"compiled the denoising steps with {built.compiler} in {built.seconds:.1f} s")
     needed, extra, here = required(), optional(), devices()
     models = {**dict.fromkeys(BUNDLED, True), **cached()}
     disk = free_disk(cache_folder())
@@ -48,7 +61,10 @@ def doctor(
         for package in needed
         if not package.fits
     ]
+    has_loop, can_compile = library() is not None, compiler() is not None
     advice = [*broken, *_advice(here, answers)]
+    if here[0].kind == "cpu" and can_compile and not has_loop:
+        advice.append("orthus doctor --compile makes drawing on this CPU faster; a second, once")
     # 3. Report.
     r.table(
         ("what", "version", "needs"),
@@ -60,7 +76,14 @@ def doctor(
     )
     r.table(
         ("optional", "version", "good for"),
-        [(each.name, each.version or "-", each.use) for each in extra],
+        [
+            *((each.name, each.version or "-", each.use) for each in extra),
+            (
+                "compiled steps",
+                "yes" if has_loop else "-",
+                "drawing on a CPU; orthus doctor --compile",
+            ),
+        ],
     )
     r.table(
         ("device", "memory free of", "about"),
@@ -85,6 +108,7 @@ def doctor(
             "system": platform.platform(),
             "required": [{**each._asdict(), "fits": each.fits} for each in needed],
             "optional": [each._asdict() for each in extra],
+            "compiled_steps": str(library_path()) if has_loop else None,
             "devices": [each._asdict() for each in here],
             "models": models,
             "cache": {"folder": str(cache_folder()), "free": disk},

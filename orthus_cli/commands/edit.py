@@ -20,7 +20,7 @@ from orthus_cli.drawing import (
 )
 from orthus_cli.edit_inputs import file_label, read_edits
 from orthus_cli.kept import keep_existing_files, report_all_kept
-from orthus_cli.recipe_options import Flags, recipe_options
+from orthus_cli.recipe_options import SET_ONLY, Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.recipe import EditRecipe, dump, load
 from orthus_core.results.output_names import Named, check_free, picture_paths
@@ -36,7 +36,7 @@ Subject = Annotated[
 ]
 
 
-@recipe_options(EditRecipe, but=("by_example", "time_grid", "patch_norm"))  # the first is --example
+@recipe_options(EditRecipe, but=("by_example", *SET_ONLY))  # the first is --example
 def edit(
     ctx: typer.Context,
     subject: Subject = None,

@@ -18,14 +18,14 @@ from orthus_cli.drawing import (
     save_images,
 )
 from orthus_cli.prompts import check_count, hint_at_slips, read_prompts
-from orthus_cli.recipe_options import Flags, recipe_options
+from orthus_cli.recipe_options import SET_ONLY, Flags, recipe_options
 from orthus_cli.stored import continuation_from, read_stored
 from orthus_core.recipe import GenerateRecipe, dump, load
 from orthus_core.results.output_names import Named, picture_paths
 from orthus_core.samplers.seeds import choose_seeds
 
 
-@recipe_options(GenerateRecipe, but=("time_grid", "patch_norm"))
+@recipe_options(GenerateRecipe, but=SET_ONLY)
 def generate(
     ctx: typer.Context,
     prompts: Annotated[

@@ -12,7 +12,7 @@ from orthus_cli import help_sections, options
 from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model, story_enlarged
 from orthus_cli.prompts import add_dash, read_text
-from orthus_cli.recipe_options import Flags, recipe_options
+from orthus_cli.recipe_options import SET_ONLY, Flags, recipe_options
 from orthus_cli.stored import read_stored
 from orthus_core.errors import PromptError
 from orthus_core.recipe import StoryRecipe, dump, load
@@ -39,7 +39,7 @@ Folder = Annotated[
 ]
 
 
-@recipe_options(StoryRecipe, but=("time_grid", "patch_norm"))
+@recipe_options(StoryRecipe, but=SET_ONLY)
 def story(
     ctx: typer.Context,
     prompt: Annotated[

@@ -94,6 +94,8 @@ class OrthusPipeline(DiffusionPipeline):
         *,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[int] | None = None,
+        guidance_schedule: str | None = None,
         negative_prompt: str | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
@@ -110,6 +112,8 @@ class OrthusPipeline(DiffusionPipeline):
             prompt: One prompt, or several.
             num_inference_steps: Denoising steps of a patch; the model's own by default.
             guidance_scale: Classifier-free guidance; the model's own by default, 1 is none.
+            guidance_interval: Lowest and highest timestep at which guidance acts; all by default.
+            guidance_schedule: "constant", or "linear" for guidance that rises from patch to patch.
             negative_prompt: What guidance leads away from, for all prompts.
             num_images_per_prompt: Pictures of each prompt.
             generator: Draws a seed for each picture, or a list with one for each; None takes
@@ -135,6 +139,8 @@ class OrthusPipeline(DiffusionPipeline):
         flags = {
             "steps": num_inference_steps,
             "guidance": guidance_scale,
+            "guidance_interval": guidance_interval,
+            "guidance_schedule": guidance_schedule,
             "negative_prompt": negative_prompt,
         }
         recipe = load(GenerateRecipe, flags=flags, flags_are="the argument")

@@ -38,6 +38,7 @@ from orthus_core.checkpoint.lazy import (
     safetensors_folder,
 )
 from orthus_core.errors import CheckpointError
+from orthus_core.model.config import OrthusConfig
 from orthus_core.shell_words import shell_quoted
 from orthus_core.user_files import user_path
 
@@ -46,6 +47,8 @@ PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 BASE, BASE_NAME, SAMPLING = "orthus.base", "orthus.base_name", "orthus.sampling"
 """Entries of the weights' metadata: the base's fingerprint and name, and sampling defaults."""
+GUIDANCE = "orthus.distilled_guidance"
+"""Entry of adapters that hold guidance (`orthus distill guidance`)."""
 
 # Settings of peft that change what the matrices mean, and their values that are read here.
 _PLAIN = {
@@ -72,6 +75,7 @@ class Adapters(NamedTuple):
         base, base_name: Fingerprint and name of the model that they were trained on; empty where
             another program saved them.
         sampling: Sampling defaults that they bring.
+        distilled_guidance: Guidance that they hold; None for adapters that hold none.
     """
 
     path: str
@@ -83,6 +87,7 @@ class Adapters(NamedTuple):
     base: str
     base_name: str
     sampling: Mapping[str, Any]
+    distilled_guidance: float | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -169,6 +174,13 @@ def read_adapters(typed: Iterable[str | Path], base: Path, name: str) -> list[Ad
                 "this one",
             )
         _check_shapes(each, shapes, name)
+        if each.distilled_guidance is not None and each.scale != 1:
+            raise CheckpointError(
+                f"these adapters hold guidance {each.distilled_guidance:g}, which is learnt whole, "
+                f"and are added at {each.scale:g}",
+                where=each.path,
+                hint=f"leave the scale out: --lora {shell_quoted([each.path])}",
+            )
     return found
 
 
@@ -209,6 +221,7 @@ def _read(path: str, scale: float) -> Adapters:
         alpha, by_root = float(table["lora_alpha"]), bool(table.get("use_rslora"))
         metadata = read_metadata(weights)
         sampling = json.loads(metadata.get(SAMPLING, "{}"))
+        guidance = float(metadata[GUIDANCE]) if GUIDANCE in metadata else None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{ADAPTER_CONFIG} names no usable lora_alpha: {error}",
@@ -229,6 +242,7 @@ def _read(path: str, scale: float) -> Adapters:
         metadata.get(BASE, ""),
         metadata.get(BASE_NAME, ""),
         sampling if isinstance(sampling, dict) else {},
+        guidance,
     )
 
 
@@ -300,6 +314,16 @@ def add_adapters(
         whole = weight.dtype in (precision, torch.float32)
         before = weight.detach() if whole else stored[name].read().to(weight.device)
         weight.data = with_adapters(before, name, adapters, precision).to(weight)
+
+
+def bring_settings(config: OrthusConfig, adapters: Sequence[Adapters]) -> None:
+    """Set what adapters bring beside weights in the configuration of their model: sampling
+    defaults, and the guidance that they hold.
+    """
+    for each in adapters:
+        config.sampling = {**(config.sampling or {}), **each.sampling}
+        if each.distilled_guidance is not None:
+            config.distilled_guidance = each.distilled_guidance
 
 
 def merged(folder: Path, adapters: Sequence[Adapters]) -> dict[str, LazyTensor]:

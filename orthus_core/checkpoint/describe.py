@@ -164,13 +164,16 @@ def _backbone_facts(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _orthus_facts(config: OrthusConfig) -> dict[str, Any]:
     ending = ", zero terminal SNR" if config.zero_terminal_snr else ""
-    kind = {} if config.denoises else {"image_head": config.image_head}
+    kind = {"image_head": "flow map" if config.flow_map_head else config.image_head}
     noise = {
         "prediction": config.prediction,
         "schedule": f"{config.beta_schedule} {config.beta_start:g} to {config.beta_end:g}, "
         f"{config.num_train_timesteps} steps{ending}",
     }
+    learnt = config.distilled_guidance
+    inside = {} if learnt is None else {"guided_inside": f"{learnt:g}, in one stream"}
     return {
+        **inside,
         "patches": config.patches,
         "embedding": config.embedding,
         "temperature": config.embedding_temperature,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from orthus_core.atomic import real_path
 from orthus_core.atomic_folder import check_folder, staged_folder
-from orthus_core.checkpoint.adapters import merged, read_adapters
+from orthus_core.checkpoint.adapters import bring_settings, merged, read_adapters
 from orthus_core.checkpoint.card import model_card, origin_of
 from orthus_core.checkpoint.headers import CONFIG, INDEX, MODEL_FILES, check_path
 from orthus_core.checkpoint.hub import resolve
@@ -72,8 +72,7 @@ def merge(
     check_room(output, size)
     config.origin = origin_of("merge", config, folder.name)
     config.origin["adapters"] = [each.record for each in adapters]
-    for each in adapters:
-        config.sampling = {**(config.sampling or {}), **each.sampling}
+    bring_settings(config, adapters)
     config.tie_word_embeddings = False  # both are written out
     with staged_folder(output, mark=CONFIG, replaces=MODEL_FILES, overwrite=overwrite) as staged:
         yield from write_weights(staged, tensors, SHARD_BYTES)

@@ -134,7 +134,7 @@ def open_model(
         )
     adapters: Sequence[Adapters] = ()
     if lora:
-        from orthus_core.checkpoint.adapters import add_adapters, read_adapters
+        from orthus_core.checkpoint.adapters import add_adapters, bring_settings, read_adapters
 
         if low_memory or device_map is not None:
             raise CheckpointError(
@@ -158,8 +158,7 @@ def open_model(
     )
     if adapters:
         add_adapters(opened.model, path, adapters)
-        for each in adapters:
-            opened.model.config.sampling = {**(opened.model.config.sampling or {}), **each.sampling}
+        bring_settings(cast(OrthusConfig, opened.model.config), adapters)
     if quantize:
         from orthus_core.checkpoint.offload import bring_in, is_all_here
         from orthus_core.model.quantised import quantise

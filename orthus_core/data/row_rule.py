@@ -16,6 +16,8 @@ from orthus_core.data.encode import EncodedRow
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
         FinetuneVaeRecipe,
@@ -23,7 +25,14 @@ if TYPE_CHECKING:
         PretrainRecipe,
     )
 
-    TrainingRecipe = PretrainRecipe | FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
+    TrainingRecipe = (
+        PretrainRecipe
+        | FinetuneVaeRecipe
+        | BuildBaseRecipe
+        | PosttrainRecipe
+        | DistillGuidanceRecipe
+        | DistillHeadRecipe
+    )
 
 Encode = Callable[[Document], EncodedRow]
 
@@ -58,6 +67,8 @@ class RowRule:
             return cls(words=False)
         if recipe.command == "pretrain":
             return cls(encode)  # its next-token prediction includes the codes of every picture
+        if recipe.command == "distill head":
+            return cls(encode, words=False, pictures="model's")
         image, text = recipe.loss_weights  # type: ignore[union-attr]
         # Further loss terms are computed from a batch's patches.
         draws = image or any((recipe.loss_terms or {}).values())  # type: ignore[union-attr]

@@ -271,6 +271,7 @@ class Batches:
         seed: Seed of the condition dropout and of the order inside a window.
         noise_seed: Seed of the training; with a row's number it makes the row's `noise_seed`.
         condition_dropout: Probability for `drop_condition`.
+        dropout_of: The same for sources by name that have another.
         window: Number of steps whose rows are sorted by length together, so that short rows are
             not padded to the length of long ones; the order of the steps stays random. 1 does not
             sort.
@@ -286,6 +287,7 @@ class Batches:
     seed: int = 0
     noise_seed: int = 0
     condition_dropout: float = 0.0
+    dropout_of: Mapping[str, float] = field(default_factory=dict)
     window: int = 1
     shard: int = 0
     shards: int = 1
@@ -330,7 +332,8 @@ class Batches:
         """
         for candidate in self.source.candidates(number, start):
             rng = random.Random(f"{self.seed}/dropout/{number}")
-            document = drop_condition(candidate.document, rng, self.condition_dropout)
+            chance = self.dropout_of.get(candidate.part.name, self.condition_dropout)
+            document = drop_condition(candidate.document, rng, chance)
             try:
                 row = self.encode(document)
             except Exception as error:

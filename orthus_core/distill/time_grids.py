@@ -97,7 +97,7 @@ def solvers_of_presets() -> dict[str, int]:
 
 def check_solvers(solvers: Sequence[str]) -> None:
     """Raises: PromptError for a solver that does not exist or takes no time grid."""
-    able = [name for name, entry in SOLVERS.items() if entry.takes_grid]
+    able = [name for name, entry in SOLVERS.items() if entry.takes_grid and entry.stops_early]
     for name in solvers:
         check_name(name)
         if name not in able:
@@ -165,10 +165,11 @@ def grids_of_contexts(
     """
     head, channels = DenoisingHead(model.diffusion_head), model.config.feature_channels
     times_T = fine_times(model.schedule.num_timesteps)
-    fine = patch_plan(model, len(times_T), FINE_SOLVER, head, times_T.tolist())
+    acts = params.guidance_interval
+    fine = patch_plan(model, len(times_T), FINE_SOLVER, head, times_T.tolist(), acts)
     used, aside = contexts[::2], contexts[1::2] or contexts
     paths = fine_paths(fine, used, channels, params.noise_scale, MEASURED_ON)
-    measure = _HeldOut(model, head, aside, params.noise_scale, times_T.tolist())
+    measure = _HeldOut(model, head, aside, params, times_T.tolist())
     errors: dict[bool, np.ndarray] = {}
     for solver, most in solvers.items():
         remembers = solver not in FIRST_ORDER
@@ -194,13 +195,15 @@ class _HeldOut:
         model: OrthusForConditionalGeneration,
         head: DenoisingHead,
         contexts: Sequence[Contexts],
-        noise_scale: float,
+        params: SamplingParams,
         fine: Sequence[int],
     ) -> None:
         self._model, self._head, self._contexts = model, head, contexts
+        self._acts = params.guidance_interval
         random, channels = torch.Generator().manual_seed(HELD_OUT), model.config.feature_channels
         self._noise = [
-            noise_scale * torch.randn(each.images, channels, generator=random) for each in contexts
+            params.noise_scale * torch.randn(each.images, channels, generator=random)
+            for each in contexts
         ]
         self._wanted_NC = self._ends(FINE_SOLVER, len(fine), fine)[1]
 
@@ -216,7 +219,7 @@ class _HeldOut:
     def _ends(
         self, solver: str, steps: int, times: Sequence[int] | None
     ) -> tuple[tuple[int, ...], Tensor]:
-        plan = patch_plan(self._model, steps, solver, self._head, times)
+        plan = patch_plan(self._model, steps, solver, self._head, times, self._acts)
         ends = [
             draw_patches(plan, each.hidden_RD, noise_NC, each.mix_NR).cpu()
             for each, noise_NC in zip(self._contexts, self._noise, strict=True)

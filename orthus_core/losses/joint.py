@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from orthus_core.entry_points import imported
 from orthus_core.errors import RecipeError
-from orthus_core.losses.diffusion import diffusion_loss, draw
+from orthus_core.losses.diffusion import Draws, diffusion_loss, draw
 from orthus_core.losses.mixture import mixture_figures
 from orthus_core.losses.picture_noise import Stream, drawn_seeds, normal, uniform
 from orthus_core.model.config import IGNORE
@@ -258,16 +258,25 @@ class JointLoss(nn.Module):
         """The head's loss on every patch that is a target, from the hidden state one position
         before.
         """
+        return self.image_among(hidden_XD, rows, seeds_M, self.predicted(rows, seeds_M))
+
+    def predicted(self, rows: BatchLike, seeds_M: Tensor) -> Tensor | None:
+        """Places of the patches that the loss is computed on: int64 [X]; None for all."""
+        if self.training and self.patch_share < 1:
+            scores_MP = uniform(seeds_M, Stream.CHOICE_OF_PATCHES, self.model.config.patches)
+            return chosen_patches(scores_MP, rows.image_targets_N, self.patch_share)
+        targets_N = rows.image_targets_N
+        return None if targets_N is None else targets_N.nonzero().flatten()
+
+    def image_among(
+        self, hidden_XD: Tensor, rows: BatchLike, seeds_M: Tensor, chosen_N: Tensor | None
+    ) -> Tensor:
+        """The head's loss on the patches at these places; None for all."""
         model, config = self.model, self.model.config
         features_NC = rows.features_NC
         if features_NC is None:
             features_NC = hidden_XD.new_zeros(0, config.feature_channels)
-        index_N, chosen_N = rows.image_index_N, None
-        if self.training and self.patch_share < 1:
-            scores_MP = uniform(seeds_M, Stream.CHOICE_OF_PATCHES, config.patches)
-            chosen_N = chosen_patches(scores_MP, rows.image_targets_N, self.patch_share)
-        elif rows.image_targets_N is not None:
-            chosen_N = rows.image_targets_N.nonzero().flatten()
+        index_N = rows.image_index_N
         if chosen_N is not None:
             features_NC, index_N = features_NC[chosen_N], index_N[chosen_N]
         clean_NC = features_NC.float() * config.latent_scale
@@ -276,17 +285,22 @@ class JointLoss(nn.Module):
             from orthus_core.losses.regression import regression_loss
 
             return regression_loss(model.regression_head, clean_NC, hidden_XD[index_N])
-        schedule = model.schedule
-        draws = draw(
+        draws = self.drawn(seeds_M, chosen_N)
+        head, schedule = model.diffusion_head, model.schedule
+        return diffusion_loss(head, schedule, clean_NC, hidden_XD[index_N], draws)
+
+    def drawn(self, seeds_M: Tensor, chosen_N: Tensor | None) -> Draws:
+        """Noise and timesteps of the patches at these places; None for all."""
+        config = self.model.config
+        return draw(
             seeds_M,
             config.patches,
             config.feature_channels,
             self.repeats,
-            schedule,
+            self.model.schedule,
             timesteps=self.timesteps,
             chosen_N=chosen_N,
         )
-        return diffusion_loss(model.diffusion_head, schedule, clean_NC, hidden_XD[index_N], draws)
 
     def as_read(self, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
         """The features that the backbone receives in this step: [N, C]."""

@@ -9,6 +9,7 @@ values (2412.00127).
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -222,11 +223,16 @@ class OrthusConfig(InterleavedConfig):
             in the released code).
         image_head: What predicts the next feature: "diffusion", or "mse", which regresses it (see
             `RegressionHead`). The released layout has no such field, so only "mse" is written.
+        flow_map_head: Whether the diffusion head knows where a step ends (see `FlowMapHead`), as
+            `orthus distill head` makes it. Other heads have no such field.
         head_width, head_depth: Width of the head, and number of its blocks.
         latent_scale: Factor on features before diffusion; they are divided by it afterwards.
         prediction: What the head predicts: "v" (released) or "epsilon" (paper, eq. 3).
         num_train_timesteps, beta_start, beta_end, beta_schedule, zero_terminal_snr: The noise
             schedule (see `make_schedule`).
+        distilled_guidance: Guidance that the model draws with by itself, in one stream (`orthus
+            distill guidance`); None for a model that is guided from outside. Only a number is
+            written.
     """
 
     model_type = "orthus"
@@ -236,6 +242,7 @@ class OrthusConfig(InterleavedConfig):
     embedding_temperature: float | int = 1.0
     embedding_distance: str = "exact"
     image_head: str = "diffusion"
+    flow_map_head: bool = False
     head_width: int = 1536
     head_depth: int = 3
     latent_scale: float | int = 0.1
@@ -245,6 +252,7 @@ class OrthusConfig(InterleavedConfig):
     beta_end: float = 0.012
     beta_schedule: str = "scaled_linear"
     zero_terminal_snr: bool = True
+    distilled_guidance: float | int | None = None
 
     @property
     def denoises(self) -> bool:
@@ -259,6 +267,10 @@ class OrthusConfig(InterleavedConfig):
         fields = super().to_dict()
         if fields.get("image_head") == "diffusion":
             del fields["image_head"]
+        if not fields.get("flow_map_head"):
+            fields.pop("flow_map_head", None)
+        if fields.get("distilled_guidance") is None:
+            fields.pop("distilled_guidance", None)
         return fields
 
     @classmethod
@@ -285,11 +297,25 @@ class OrthusConfig(InterleavedConfig):
                     where="config.json",
                     hint=f"use one of {', '.join(allowed)}",
                 )
+        if self.flow_map_head and (self.image_head, self.prediction) != ("diffusion", "v"):
+            raise CheckpointError(
+                f"flow_map_head is true, image_head is {self.image_head!r} and prediction is "
+                f"{self.prediction!r}",
+                where="config.json",
+                hint='a flow map head is a diffusion head that predicts "v"',
+            )
         if not self.embedding_temperature > 0:
             raise CheckpointError(
                 f"embedding_temperature is {self.embedding_temperature}, it must be above 0",
                 where="config.json",
                 hint='for a hard lookup set embedding = "argmin"',
+            )
+        learnt = self.distilled_guidance
+        if learnt is not None and not 0 <= learnt < math.inf:
+            raise CheckpointError(
+                f"distilled_guidance is {learnt}, and guidance is a number from 0",
+                where="config.json",
+                hint="set it to the guidance that was distilled, or take it out if none was",
             )
         if not (0 <= self.beta_start <= self.beta_end < 1 and 0 < self.num_train_timesteps <= 1e6):
             raise CheckpointError(

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from orthus_core.model.compiled_loop import compiled_loop
 from orthus_core.model.cpu_linear import Activation, FastLinear, Layout
 from orthus_core.model.diffusion_head import HEAD_EPS, DiffusionHead
 
@@ -35,6 +36,8 @@ class DenoisingHead:
         device, dtype: Device and precision of the products.
         width: W.
         amounts: A, the number of modulation values of one row at one time.
+        loop: All of a patch's steps in one call, where they have been compiled (compiled_loop.py).
+        is_flow_map: Whether the head knows where a step ends.
     """
 
     @torch.no_grad()
@@ -44,6 +47,7 @@ class DenoisingHead:
         weight = head.input_proj.weight
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self._time_embed, self.width = head.time_embed, head.width
+        self.is_flow_map = hasattr(head.time_embed, "end_mlp")
 
         def ready(layer: nn.Linear, activation: Activation = "none") -> FastLinear:
             return FastLinear(
@@ -70,11 +74,19 @@ class DenoisingHead:
             for block in head.blocks
         ]
         self.amounts = (3 * len(self._blocks) + 2) * self.width
+        # A layout is asked for to measure it.
+        self.loop = None if layout else compiled_loop(head, self.dtype)
 
     @torch.no_grad()
-    def times(self, timesteps_T: Tensor) -> Tensor:
-        """Time embeddings: [T, W]."""
-        return self._time_embed(timesteps_T.to(self.device)).to(self.dtype)
+    def times(self, timesteps_T: Tensor, ends_T: Tensor | None = None) -> Tensor:
+        """Time embeddings: [T, W].
+
+        Args:
+            timesteps_T: Timesteps where the steps start.
+            ends_T: Angles where they end, of a flow map head alone; None asks it for velocities.
+        """
+        ends = () if ends_T is None else (ends_T.to(self.device),)
+        return self._time_embed(timesteps_T.to(self.device), *ends).to(self.dtype)
 
     def condition(self, hidden_RD: Tensor) -> Tensor:
         """Condition embeddings, computed once a patch: [R, W]."""

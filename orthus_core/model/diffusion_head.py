@@ -112,15 +112,15 @@ class DiffusionHead(nn.Module):
         """The AdaLN blocks in order."""
         return [cast(Block, block) for block in self.res_blocks]
 
-    def forward(self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor) -> Tensor:
+    def forward(self, x_NC: Tensor, t_N: Tensor, cond_ND: Tensor, *end_N: Tensor) -> Tensor:
         """The prediction; each row has its own time and condition: [N, C].
 
         Args:
             x_NC: Noisy features; the clean ones were multiplied by the config's latent_scale.
-            t_N: Integer timesteps.
+            t_N, end_N: Integer timesteps; where steps end, of a head of flow_map_head.py alone.
             cond_ND: Hidden states of the position before each patch.
         """
-        y_NW = self.time_embed(t_N) + self.cond_embed(cond_ND)
+        y_NW = self.time_embed(t_N, *end_N) + self.cond_embed(cond_ND)
         x_NW = self.input_proj(x_NC)
         for block in self.blocks:
             x_NW = block(x_NW, *block.adaLN_modulation(y_NW).chunk(3, dim=-1))

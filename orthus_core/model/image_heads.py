@@ -6,19 +6,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from orthus_core.errors import CheckpointError
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.schedule import make_schedule
 
 if TYPE_CHECKING:
     from orthus_core.model.regression_head import RegressionHead
 
 
+NOISE = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "zero_terminal_snr")
+
+
 def image_head(config: OrthusConfig) -> DiffusionHead | RegressionHead:
     """The head of the config's kind, with new weights."""
     sizes = config.feature_channels, config.hidden_size, config.head_width, config.head_depth
+    if config.denoises and config.flow_map_head:
+        from orthus_core.model.flow_map_head import FlowMapHead, angles
+
+        noise = {name: getattr(config, name) for name in NOISE}
+        with torch.device("cpu"):  # a model that is built without memory has these numbers, too
+            of_timesteps = angles(make_schedule(**noise))
+        return FlowMapHead(*sizes, of_timesteps)
     if config.denoises:
         return DiffusionHead(*sizes)
     # Imported here, because other models need none of it.

@@ -17,6 +17,8 @@ from orthus_core.recipe.schema import Recipe, key, keys
 
 if TYPE_CHECKING:
     from orthus_core.recipe.conversion import ConvertRecipe
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
@@ -33,6 +35,8 @@ __all__ = [
     "BuildBaseRecipe",
     "CaptionRecipe",
     "ConvertRecipe",
+    "DistillHeadRecipe",
+    "DistillGuidanceRecipe",
     "EditRecipe",
     "FinetuneVaeRecipe",
     "GenerateRecipe",
@@ -53,6 +57,8 @@ _MODULES = {
     "ArmRecipe": "orthus_core.recipe.paper_arm",
     "BuildBaseRecipe": "orthus_core.recipe.training",
     "ConvertRecipe": "orthus_core.recipe.conversion",
+    "DistillHeadRecipe": "orthus_core.recipe.distill_head",
+    "DistillGuidanceRecipe": "orthus_core.recipe.distill_guidance",
     "FinetuneVaeRecipe": "orthus_core.recipe.training",
     "PosttrainRecipe": "orthus_core.recipe.training",
     "PretrainRecipe": "orthus_core.recipe.training",
@@ -73,6 +79,8 @@ def __getattr__(name: str) -> Any:
 def _schemas() -> dict[str, type[Recipe]]:
     """The recipe class of each command that has one, in the order a model is made and used."""
     from orthus_core.recipe.conversion import ConvertRecipe
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
@@ -87,6 +95,8 @@ def _schemas() -> dict[str, type[Recipe]]:
         ConvertRecipe,
         BuildBaseRecipe,
         PosttrainRecipe,
+        DistillHeadRecipe,
+        DistillGuidanceRecipe,
         ArmRecipe,
         GenerateRecipe,
         EditRecipe,

@@ -16,6 +16,7 @@ from orthus_core.recipe.solver_registry import SOLVERS
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Dtype = Literal["auto", "bf16", "fp16", "fp32"]
 Preset = Literal["exact", "fast", "turbo"]
+GuidanceSchedule = Literal["constant", "linear"]
 
 UNCONDITIONAL_PROMPT = "Generate an image."
 """Prompt of the unconditional branch in the released scripts."""
@@ -144,6 +145,19 @@ class DrawingKeys(ModelKeys):
         "classifier-free guidance: how strongly a picture follows the prompt; 1 is none",
         before="device",
     )
+    guidance_interval: tuple[int, ...] | None = key(
+        None,
+        "lowest and highest timestep at which guidance acts, as in [200, 800]; at others a patch "
+        "is denoised by the prompt alone, and the head computes no other stream; [] is all",
+        minimum=0,
+        before="device",
+    )
+    guidance_schedule: GuidanceSchedule | None = key(
+        None,
+        "guidance of a picture's patches: constant, or linear, 1 + (guidance - 1) i / N at patch i "
+        "of N",
+        before="device",
+    )
     noise_scale: float | None = key(
         None,
         "size of the noise each patch starts from; small models draw better with less",
@@ -168,6 +182,9 @@ class DrawingKeys(ModelKeys):
         limits = self.patch_norm
         if limits and not (len(limits) == 2 and 0 < limits[0] <= limits[1]):
             raise ValueError("patch_norm has two numbers above 0, the smaller first, or none")
+        acts = self.guidance_interval
+        if acts and not (len(acts) == 2 and acts[0] <= acts[1]):
+            raise ValueError("guidance_interval has two timesteps, the lower first, or none")
 
 
 @dataclass(frozen=True)

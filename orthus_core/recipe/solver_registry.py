@@ -74,6 +74,7 @@ SOLVERS: dict[str, SolverEntry] = {
     "ddim": _ours("DDIM", "ddim"),
     "dpm++": _ours("DPM++ 2M", "dpm_plus_plus"),
     "unipc": _ours("UniPC", "unipc"),
+    "flow-map": SolverEntry("Flow map", "orthus_core.samplers.solvers:flow_map", takes_grid=True),
     "euler": _diffusers("Euler", "EulerDiscreteScheduler"),
     "euler_a": _diffusers("Euler a", "EulerAncestralDiscreteScheduler"),
     "heun": _diffusers("Heun", "HeunDiscreteScheduler"),

@@ -104,6 +104,13 @@ class SourceRecipe:
         minimum=0,
         maximum=0.5,
     )
+    condition_dropout: float | None = key(
+        None,
+        "chance of dropping the condition of its rows, if another than `data.condition_dropout`; "
+        "0 leaves what is drawn without a prompt, which guidance starts from, to the other sources",
+        minimum=0,
+        maximum=1 / 3,
+    )
     also_captions: bool = key(
         False,
         "ask about its pictures as well: each row of words and a picture comes as a question about "
@@ -597,6 +604,13 @@ class PosttrainRecipe:
         "their words before the training in place of the true pictures, so that it keeps what it "
         "draws",
     )
+    redrawn_predictions: float = key(
+        0.0,
+        "weight, in the loss of redrawn pictures, of the distance of the head's predictions to "
+        "those of the model before the training, in place of the diffusion loss (learning without "
+        "forgetting, 1606.09282); 0 is the diffusion loss",
+        minimum=0,
+    )
     sampling: dict[str, Any] = key(
         {},
         "sampling defaults the model will carry: steps, guidance, noise_scale ...; patch_norm "
@@ -618,6 +632,11 @@ class PosttrainRecipe:
             raise ValueError(
                 "redrawn is true and data.rows is 0, which is no end of rows: set data.rows, such "
                 "as 1000"
+            )
+        if self.redrawn_predictions and not self.redrawn:
+            raise ValueError(
+                f"redrawn_predictions {self.redrawn_predictions} is a weight of redrawn pictures, "
+                "and redrawn is false, so there are none: set redrawn = true"
             )
 
     @property

@@ -238,8 +238,20 @@ def check_prompts(
         )
     if not prompts:
         raise PromptError("there is no prompt", where="prompts")
+    if getattr(model.config, "distilled_guidance", None) is not None:
+        _check_one_stream(prompts)
     for prompt in prompts:
         check_prompt(model.config, prompt, must_draw=params.owed_images > 0)
+
+
+def _check_one_stream(prompts: Sequence[Prompt]) -> None:
+    """Raises: PromptError for a prompt with streams to guide by, of a model guided inside."""
+    if any(prompt.negatives for prompt in prompts):
+        raise PromptError(
+            "the prompt has other streams to guide by, and this model is guided in its one",
+            where="prompt.negatives",
+            hint="make it with the parameters of SamplingParams.resolve, or with guidance 1",
+        )
 
 
 def _write(
@@ -278,7 +290,7 @@ def _draw(
     features_NC = patch_sampler.draw(
         branches.all([sequence.number for sequence in sequences]),
         torch.stack([sequence.next_noise() for sequence in sequences]),
-        mixing([sequence.prompt.guidance for sequence in sequences]),
+        mixing([sequence.guidance for sequence in sequences]),
         [len(sequence.patches) for sequence in sequences],
     )
     for sequence, feature_C in zip(sequences, features_NC, strict=True):

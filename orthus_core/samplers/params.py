@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 from orthus_core.errors import CheckpointError, PromptError
 from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusConfig
 from orthus_core.recipe import CaptionRecipe, EditRecipe, GenerateRecipe, StoryRecipe
-from orthus_core.recipe.drawing import DrawingRecipe
+from orthus_core.recipe.drawing import DrawingRecipe, GuidanceSchedule
 from orthus_core.recipe.solver_registry import SOLVERS
 
 Task = Literal["picture", "edit", "story"]
@@ -37,6 +38,8 @@ STORY_TOP_P = 0.9
 RECORDED = ("steps", "guidance", "image_guidance", "noise_scale", "negative_prompt")
 DENOISING = ("preset", "scheduler", "step_tolerance")
 CODE_SAMPLING = ("code_top_k", "code_top_p")
+# And these where they are set, by a recipe or by the model.
+IF_SET = ("time_grid", "patch_norm", "guidance_interval", "guidance_schedule")
 # What stories record besides: how their text is chosen.
 STORY_TEXT = ("temperature", "top_p")
 
@@ -74,6 +77,13 @@ class SamplingParams:
         guidance: Guidance weight of the text; 1 means no guidance. Prompts are built with it, and
             with the next two.
         image_guidance: Guidance weight of the edited image; 1 means no guidance.
+        guidance_interval: Lowest and highest timestep at which guidance acts; at others the whole
+            prompt's prediction is taken as it is, and the others are not computed (2404.07724, in
+            noise levels sigma there). None is all timesteps, and so is (), which is recorded, as it
+            may differ from the model's own.
+        guidance_schedule: How guidance runs along an image: "linear" gives patch i of N, counted
+            from 1, the share i / N of it, so 1 + (s - 1) i / N in place of each weight s;
+            "constant" and None give all of it to every patch.
         negative_prompt: Text that guidance leads away from.
         preset: The preset that `steps`, `last_steps` and `scheduler` came from; None for a model
             that denoises nothing: a discrete Chameleon, or an Orthus with a regression head.
@@ -103,6 +113,8 @@ class SamplingParams:
     top_p: float = 1.0
     guidance: float = 1.0
     image_guidance: float = 1.0
+    guidance_interval: tuple[int, ...] | None = None
+    guidance_schedule: str | None = None
     negative_prompt: str = ""
     preset: str | None = "exact"
     regresses: bool = False
@@ -118,6 +130,12 @@ class SamplingParams:
             "noise_scale": 0 <= self.noise_scale < math.inf,
             "patch_norm": not self.patch_norm
             or (len(self.patch_norm) == 2 and 0 < self.patch_norm[0] <= self.patch_norm[1]),
+            "guidance_interval": not self.guidance_interval
+            or (
+                len(self.guidance_interval) == 2
+                and 0 <= self.guidance_interval[0] <= self.guidance_interval[1]
+            ),
+            "guidance_schedule": self.guidance_schedule in (None, *GUIDANCE_SCHEDULES),
             "code_top_k": self.code_top_k >= 0,
             "code_top_p": 0 < self.code_top_p <= 1,
             "temperature": 0 <= self.temperature < math.inf,
@@ -172,12 +190,15 @@ class SamplingParams:
                 time grids for them (`time_grids`).
 
         Raises:
-            PromptError: When the preset does not exist, a number is invalid, or a model that
-                denoises nothing is to take several steps for each patch or options for them.
+            PromptError: When the preset does not exist, a number is invalid, a model that denoises
+                nothing is to take several steps for each patch or options for them, or one that is
+                guided inside is to be guided in another way.
             CheckpointError: When one of the model's own values is invalid.
         """
         asked = {name: value for name, value in asked.items() if value is not None}
         values = _own_values(config, task)
+        if getattr(config, "distilled_guidance", None) is not None:
+            asked = _guided_inside(cast(OrthusConfig, config), task, values, asked)
         if not config.denoises:
             values["regresses"] = not isinstance(config, DiscreteConfig)
             _check_one_step({"steps": values["steps"]} | asked, regresses=values["regresses"])
@@ -186,7 +207,10 @@ class SamplingParams:
         else:
             preset = preset_named(asked.get("preset", "exact"))
             values["steps"] = preset.first_steps(values["steps"])
-            values["scheduler"] = preset.scheduler or _own_scheduler(values)
+            own = _own_scheduler(values)
+            # A head that was distilled for few steps is drawn with as it was made for.
+            keeps_own = cast(OrthusConfig, config).flow_map_head
+            values["scheduler"] = own if keeps_own else preset.scheduler or own
             values["last_steps"] = preset.last_steps(asked.get("steps", values["steps"]))
             if preset.takes_grid and "time_grid" not in asked:
                 values["time_grid"] = _own_grid(cast(OrthusConfig, config), values | asked)
@@ -198,7 +222,7 @@ class SamplingParams:
         """What results record: all values that this kind of model uses."""
         of_kind = CODE_SAMPLING if self.preset is None else DENOISING
         of_kind = () if self.regresses else of_kind
-        for name in ("time_grid", "patch_norm"):
+        for name in IF_SET:
             of_kind = (*of_kind, *((name,) if getattr(self, name) is not None else ()))
         before = ("max_text",) if self.text_before_image is not None else ()
         return {name: getattr(self, name) for name in (*RECORDED, *of_kind, *before)}
@@ -313,6 +337,8 @@ def _no_grid(times: Any, steps: int, timesteps: int) -> str | None:
     return None
 
 
+GUIDANCE_SCHEDULES = get_args(GuidanceSchedule)
+
 TASKS: dict[type, Task] = {GenerateRecipe: "picture", EditRecipe: "edit", StoryRecipe: "story"}
 
 
@@ -329,6 +355,9 @@ def _own_values(config: InterleavedConfig, task: Task) -> dict[str, Any]:
     values = {name: defaults[name] for name in names if name in defaults}
     if own.get("patch_norm") and not isinstance(config, DiscreteConfig):
         values["patch_norm"] = tuple(own["patch_norm"])
+    if own.get("guidance_interval") and config.denoises:
+        values["guidance_interval"] = tuple(own["guidance_interval"])
+    values["guidance_schedule"] = own.get("guidance_schedule")
     values["negative_prompt"] = defaults["unconditional_prompt"]
     if task == "edit":
         values["guidance"] = own.get("edit_guidance", values["guidance"])
@@ -366,6 +395,8 @@ OWN: dict[str, type | tuple[type, ...]] = {
     "code_top_k": int,
     "code_top_p": NUMBER,
     "patch_norm": list,
+    "guidance_interval": list,
+    "guidance_schedule": str,
     "time_grids": dict,
     "scheduler": str,
     "unconditional_prompt": str,
@@ -377,13 +408,14 @@ def _check_own(sampling: dict[str, Any]) -> None:
     """Raises: CheckpointError for a text where a number belongs, and the like."""
     for name in (name for name in OWN if name in sampling):
         value, kind = sampling[name], OWN[name]
-        pair = kind is not list or _are_two_numbers(value)
-        if not (isinstance(value, kind) and pair) or isinstance(value, bool):
-            wanted = {str: "a text", list: "two numbers, as in [7.5, 12]", dict: "a table"}
+        holds = LIMITED[name].holds(value) if name in LIMITED else True
+        if not (isinstance(value, kind) and holds) or isinstance(value, bool):
+            wanted = {str: "a text", dict: "a table"}.get(kind, "a number")
+            wanted = LIMITED[name].wanted if name in LIMITED else wanted
             raise CheckpointError(
                 f"the model names {value!r} as its {name}",
                 where=f"config.json: sampling.{name}",
-                hint=f"set it to {wanted.get(kind, 'a number')}, or leave it out",
+                hint=f"set it to {wanted}, or leave it out",
             )
 
 
@@ -393,6 +425,37 @@ def _are_two_numbers(value: Any) -> bool:
         and len(value) == 2
         and all(isinstance(each, NUMBER) and not isinstance(each, bool) for each in value)
     )
+
+
+def _are_two_timesteps(value: Any) -> bool:
+    return (
+        _are_two_numbers(value)
+        and all(isinstance(each, int) for each in value)
+        and 0 <= value[0] <= value[1]
+    )
+
+
+class Limit(NamedTuple):
+    """What a sampling default must be, besides of its type.
+
+    Attributes:
+        holds: Whether a value is so.
+        wanted: Its description.
+    """
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+LIMITED = {
+    "patch_norm": Limit(_are_two_numbers, "two numbers, as in [7.5, 12]"),
+    "guidance_interval": Limit(
+        _are_two_timesteps, "two timesteps, the lower first, as in [200, 800]"
+    ),
+    "guidance_schedule": Limit(
+        lambda value: value in GUIDANCE_SCHEDULES, " or ".join(GUIDANCE_SCHEDULES)
+    ),
+}
 
 
 def _own_scheduler(values: dict[str, Any]) -> str:
@@ -412,6 +475,38 @@ def _own_scheduler(values: dict[str, Any]) -> str:
     return name
 
 
+# What guidance is asked for with, in the order in which it is refused.
+GUIDING = (
+    *("guidance", "image_guidance", "guidance_interval", "guidance_schedule"),
+    "negative_prompt",
+)
+UNCHANGING = (None, 1, (), [], "constant")
+"""Values of these that change nothing in one stream."""
+
+
+def _guided_inside(
+    config: OrthusConfig, task: Task, own: dict[str, Any], asked: dict[str, Any]
+) -> dict[str, Any]:
+    """What is asked of a model that is guided inside, with its own guidance as 1: it draws that in
+    one stream.
+
+    Raises:
+        PromptError: For another guidance, or other words to lead away from.
+    """
+    learnt = cast(float, config.distilled_guidance)
+    if task != "edit" and asked.get("guidance") == learnt:
+        asked = asked | {"guidance": 1.0}
+    for name in GUIDING:
+        if asked.get(name) not in (*UNCHANGING, own.get(name)):
+            raise PromptError(
+                f"{name.replace('_', ' ')} {asked[name]!r}, and this model draws guidance "
+                f"{learnt:g} by itself, in one stream: there is none beside it to lead away from",
+                where=name,
+                hint=f"leave {name} out, or draw with the model that it was distilled from",
+            )
+    return asked
+
+
 def _check_one_step(values: dict[str, Any], *, regresses: bool) -> None:
     """Raises: PromptError for options of denoising that a model which denoises nothing is given."""
     kind, does, able = "a discrete Chameleon", "chooses each code", "an Orthus"
@@ -424,8 +519,10 @@ def _check_one_step(values: dict[str, Any], *, regresses: bool) -> None:
             where="steps",
             hint=f"leave steps out, or draw with {able}",
         )
-    # A regression head's features can be renormalised; a code has its own norm.
-    for name in (*DENOISING, "time_grid", *(() if regresses else ("patch_norm",))):
+    # A regression head's features can be renormalised; a code has its own norm. Both have no time
+    # that guidance could be limited to, and it may rise along the patches of both.
+    of_one = () if regresses else ("patch_norm",)
+    for name in (*DENOISING, "time_grid", "guidance_interval", *of_one):
         if values.get(name) is not None:
             raise PromptError(
                 f"{name} {values[name]}, and {kind} denoises nothing",

@@ -17,9 +17,10 @@ Legend: N images, R branches of all of them (guidance), C feature channels, D hi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import torch
@@ -101,8 +102,8 @@ class DiffusionPatchSampler:
 
     Raises:
         PromptError: For a scheduler that does not exist, for a time grid that it cannot follow or
-            that some patch has none of, and for a tolerance with a solver that gives no clean
-            estimate for each step.
+            that some patch has none of, for a guidance interval above all timesteps, and for a
+            tolerance with a solver that gives no clean estimate for each step.
         CheckpointError: As `solver_for`.
     """
 
@@ -123,6 +124,14 @@ class DiffusionPatchSampler:
                 f"{params.scheduler} does not say how sure it is, so no patch can stop early",
                 where="step_tolerance",
                 hint=f"leave it out, or use one of {', '.join(able)}",
+            )
+        last_timestep = model.schedule.num_timesteps - 1
+        if params.guidance_interval and params.guidance_interval[0] > last_timestep:
+            raise PromptError(
+                f"guidance from timestep {params.guidance_interval[0]} on, and the noisiest is "
+                f"{last_timestep}",
+                where="guidance_interval",
+                hint="name timesteps, as in [200, 800]; guidance 1 is none at any",
             )
         if params.time_grid:  # all of them, before the first patch is drawn
             last = params.steps if params.last_steps is None else params.last_steps
@@ -188,7 +197,12 @@ class DiffusionPatchSampler:
         if steps not in self._plans:
             params = self._params
             self._plans[steps] = patch_plan(
-                self._model, steps, params.scheduler, self.head, params.time_grid
+                self._model,
+                steps,
+                params.scheduler,
+                self.head,
+                params.time_grid,
+                params.guidance_interval,
             )
         return self._plans[steps]
 
@@ -220,21 +234,38 @@ class PatchPlan:
         head: Prepared head; plans of different lengths share it.
         times_TW: Time embeddings of the solver's timesteps.
         latent_scale: Factor on features while they are denoised.
+        guidance_interval: Lowest and highest timestep at which guidance acts; None is all.
     """
 
     solver: Solver
     head: DenoisingHead
     times_TW: Tensor
     latent_scale: float
+    guidance_interval: Sequence[int] | None = None
 
-    def stretches(self, branches: int) -> Iterator[tuple[range, Tensor]]:
-        """The steps in groups whose modulations are made at once, and the times of each group."""
-        steps = len(self.times_TW)
-        fitting = MODULATION_BYTES // (branches * self.head.amounts * self.head.dtype.itemsize)
-        length = max(1, min(fitting, steps))
-        for first in range(0, steps, length):
-            stretch = range(first, min(first + length, steps))
+    @cached_property
+    def guided_T(self) -> tuple[bool, ...]:
+        """Whether guidance acts, at each of the solver's timesteps."""
+        low, high = self.guidance_interval or (-math.inf, math.inf)
+        return tuple(low <= timestep <= high for timestep in self.solver.timesteps_T.tolist())
+
+    def stretches(self, branches: int, images: int | None = None) -> Iterator[tuple[range, Tensor]]:
+        """The steps in groups whose modulations are made at once, and the times of each group.
+
+        Args:
+            branches: Rows of a step at which guidance acts.
+            images: Rows of any other step; None means as many.
+        """
+        images = branches if images is None else images
+        rows_T = [branches if guided else images for guided in self.guided_T]
+        first, steps = 0, len(rows_T)
+        while first < steps:
+            rows = rows_T[first]
+            fitting = MODULATION_BYTES // (rows * self.head.amounts * self.head.dtype.itemsize)
+            alike = next((step for step in range(first, steps) if rows_T[step] != rows), steps)
+            stretch = range(first, min(first + max(1, fitting), alike))
             yield stretch, self.times_TW[stretch.start : stretch.stop]
+            first = stretch.stop
 
 
 def patch_plan(
@@ -243,6 +274,7 @@ def patch_plan(
     scheduler: str = "ddim",
     head: DenoisingHead | None = None,
     time_grid: Sequence[int] | None = None,
+    guidance_interval: Sequence[int] | None = None,
 ) -> PatchPlan:
     """Everything that can be computed before the first patch of `steps` steps.
 
@@ -250,13 +282,23 @@ def patch_plan(
         scheduler: Name of the solver, see `solver_for`.
         head: Prepared head of this model, if another plan already has it.
         time_grid: Timesteps of the solver, see `solver_for`.
+        guidance_interval: Lowest and highest timestep at which guidance acts; all by default.
 
     Raises:
-        PromptError, CheckpointError: As `solver_for`.
+        PromptError: As `solver_for`, and for the solver of flow maps with a plain head.
+        CheckpointError: As `solver_for`.
     """
     solver = solver_for(model.schedule, scheduler, steps, time_grid)
     head = head or DenoisingHead(model.diffusion_head)
-    return PatchPlan(solver, head, head.times(solver.timesteps_T), model.config.latent_scale)
+    ends_T = solver.ends_T if isinstance(solver, LinearSolver) else None
+    if ends_T is not None and not head.is_flow_map:
+        raise PromptError(
+            f"{scheduler} takes the steps of a flow map head, and this model's head is a plain one",
+            where="scheduler",
+            hint="use ddim, dpm++ or unipc, or make such a head with `orthus distill head`",
+        )
+    times_TW = head.times(solver.timesteps_T, ends_T)
+    return PatchPlan(solver, head, times_TW, model.config.latent_scale, guidance_interval)
 
 
 def draw_patches(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor) -> Tensor:
@@ -279,9 +321,19 @@ def denoise(plan: PatchPlan, hidden_RD: Tensor, noise_NC: Tensor, mix_NR: Tensor
         noise_NC: Starting noise of each image's patch; its branches share it.
         mix_NR: Weight of each branch in each image, 0 for the branches of others (see `mixing`).
     """
-    known = [noise_NC]
-    for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
-        known = taken.known
+    known, solver, loop = [noise_NC], plan.solver, plan.head.loop
+    if (
+        loop
+        and isinstance(solver, LinearSolver)
+        and loop.takes(len(hidden_RD), len(solver.updates[0]))
+    ):
+        known = solver.start(noise_NC)
+        for part in modulated_stretches(plan, hidden_RD, mix_NR):
+            updates_TSK = solver.updates_TSK[part.steps.start : part.steps.stop]
+            known = loop.steps(part.amounts_TRA, part.owner_R, part.mix_NR, updates_TSK, known)
+    else:
+        for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
+            known = taken.known
     return known[0] / plan.latent_scale
 
 
@@ -292,7 +344,8 @@ def denoise_with_early_stop(
 
     It has settled when, changing at its present pace to the end, it would change by at most
     `tolerance` of its size. Each patch is judged alone, so the rest of the batch makes no
-    difference.
+    difference. A patch with guidance goes on until guidance has begun to act, because its pace
+    before says nothing of that.
 
     Returns: Features, fp32 [N, C], and the number of steps that each took, int64 [N].
     """
@@ -302,6 +355,8 @@ def denoise_with_early_stop(
     clean_before_NC: Tensor | None = None
     going_N = torch.ones(len(noise_NC), dtype=torch.bool, device=noise_NC.device)
     steps_N = torch.zeros_like(going_N, dtype=torch.long)
+    guided_N = mix_NR.ne(0).sum(dim=1) > 1
+    begins = plan.guided_T.index(True) if any(plan.guided_T) else 0
     for taken in denoising_steps(plan, hidden_RD, noise_NC, mix_NR):
         sample_NC = taken.known[0]
         clean_NC = solver.clean_estimate(taken.step, taken.before, taken.prediction_NC)
@@ -309,6 +364,8 @@ def denoise_with_early_stop(
         if clean_before_NC is not None:
             change_N = (clean_NC - clean_before_NC).norm(dim=-1) * solver.ahead[taken.step]
             settled_N = going_N & (change_N <= tolerance * clean_NC.norm(dim=-1))
+            if taken.step < begins:
+                settled_N &= ~guided_N
             features_NC = torch.where(settled_N.unsqueeze(-1), clean_NC, features_NC)
             going_N = going_N & ~settled_N
             if not going_N.any():
@@ -340,18 +397,44 @@ def denoising_steps(
     """The steps of the plan one by one; the caller may stop at any step. Arguments as for
     `denoise`.
     """
-    # 1. Values that are the same for all steps.
-    condition_RW = plan.head.condition(hidden_RD)
-    owner_R = mix_NR.abs().argmax(dim=0)
     known = plan.solver.start(noise_NC)
-    for stretch, times_TW in plan.stretches(len(hidden_RD)):
-        # 2. Modulations of many steps at once, even if some steps are not taken: one product is
-        # cheaper than several.
-        amounts_TRA = plan.head.modulation(times_TW, condition_RW)
-        # 3. The steps themselves.
-        for step, amounts in zip(stretch, plan.head.by_step(amounts_TRA), strict=True):
+    for part in modulated_stretches(plan, hidden_RD, mix_NR):
+        for step, amounts in zip(part.steps, plan.head.by_step(part.amounts_TRA), strict=True):
             before = known
             seen_NC = plan.solver.head_input(step, before)
-            prediction_NC = mix_NR @ plan.head.step(seen_NC, amounts, owner_R)
+            prediction_NC = part.mix_NR @ plan.head.step(seen_NC, amounts, part.owner_R)
             known = plan.solver.advance(step, before, prediction_NC)
             yield StepTaken(step, before, prediction_NC, known)
+
+
+class Stretch(NamedTuple):
+    """Steps whose modulations are made at once.
+
+    Attributes:
+        steps: Their numbers.
+        amounts_TRA: Their modulation values.
+        owner_R: Index of the image that each row denoises.
+        mix_NR: Weight of each row in each image; R is N where guidance does not act.
+    """
+
+    steps: range
+    amounts_TRA: Tensor
+    owner_R: Tensor
+    mix_NR: Tensor
+
+
+def modulated_stretches(plan: PatchPlan, hidden_RD: Tensor, mix_NR: Tensor) -> Iterator[Stretch]:
+    """All steps of the plan, with what does not depend on the sample; arguments as `denoise`."""
+    condition_RW = plan.head.condition(hidden_RD)
+    owner_R, images = mix_NR.abs().argmax(dim=0), len(mix_NR)
+    for steps, times_TW in plan.stretches(len(hidden_RD), images):
+        # Of many steps at once, even if some are not taken: one product is cheaper than several.
+        if plan.guided_T[steps.start]:
+            yield Stretch(steps, plan.head.modulation(times_TW, condition_RW), owner_R, mix_NR)
+            continue
+        # Where guidance does not act, an image's own branch alone counts: the first of a weight
+        # other than 0. At guidance 0, which leaves the prompt out, that is the next one.
+        own_N = mix_NR.ne(0).float().argmax(dim=1)
+        amounts_TNA = plan.head.modulation(times_TW, condition_RW.index_select(0, own_N))
+        each_N = torch.arange(images, device=mix_NR.device)
+        yield Stretch(steps, amounts_TNA, each_N, torch.eye(images, device=mix_NR.device))

@@ -45,10 +45,19 @@ class Guidance(NamedTuple):
         """v = vu + si (vi - vu) + st (vc - vi), over (whole prompt, image only, unconditional)."""
         return cls((text, image - text, 1.0 - image))
 
+    def weakened(self, share: float) -> Guidance:
+        """The guidance with this share of its strength: 1 + share (s - 1) in place of each scale s
+        of `text` or `edit`; share 0 is none.
+        """
+        own, *others = self.weights
+        return Guidance((1 + share * (own - 1), *(share * weight for weight in others)))
+
 
 def mixing(guidances: Sequence[Guidance]) -> Tensor:
     """The guidance weights of several images as one block-diagonal matrix: fp32 [N, R]."""
-    return torch.block_diag(*(torch.tensor([guidance.weights]) for guidance in guidances))
+    return torch.block_diag(
+        *(torch.tensor([guidance.weights], dtype=torch.float32) for guidance in guidances)
+    )
 
 
 class Context(NamedTuple):

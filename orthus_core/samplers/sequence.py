@@ -19,7 +19,7 @@ from orthus_core.events import Event, ImageBegun, PatchDone, TextPiece
 from orthus_core.model.config import InterleavedConfig
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import PatchSampler
-from orthus_core.samplers.prompt import Branch, Context, Prompt, room_for_image
+from orthus_core.samplers.prompt import Branch, Context, Guidance, Prompt, room_for_image
 from orthus_core.samplers.text import text_generator
 
 
@@ -124,6 +124,13 @@ class SequenceState:
         pictures = self._params.max_images - self.images
         more = text + pictures * room_for_image(self._config)
         return min(len(self.ids) + more, self._config.max_position_embeddings)
+
+    @property
+    def guidance(self) -> Guidance:
+        """The guidance of the next patch."""
+        if self._params.guidance_schedule != "linear":
+            return self.prompt.guidance
+        return self.prompt.guidance.weakened((len(self.patches) + 1) / self._config.patches)
 
     def next_noise(self) -> Tensor:
         """The noise of the next patch; it stays the same until that patch is drawn.

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -78,6 +79,8 @@ class LinearSolver:
         ahead: For each step after the first, the remaining distance divided by the distance of the
             last step. Distances are differences of sqrt(a), the signal's share of the sample.
         start_scale: Factor on the noise to make the first sample.
+        ends_T: Angles where the steps end, which a flow map head is to be told (see
+            `FlowMapHead`); None for solvers that ask for velocities.
     """
 
     timesteps_T: Tensor
@@ -85,6 +88,12 @@ class LinearSolver:
     clean: tuple[tuple[float, float], ...] = ()
     ahead: tuple[float, ...] = ()
     start_scale: float = 1.0
+    ends_T: Tensor | None = None
+
+    @cached_property
+    def updates_TSK(self) -> Tensor:
+        """The tables as one tensor, of S rows with K = S + 1 weights: fp32 [T, S, K]."""
+        return torch.tensor(self.updates, dtype=torch.float32)
 
     def start(self, noise_NC: Tensor) -> list[Tensor]:
         remembered = len(self.updates[0]) - 1
@@ -386,6 +395,24 @@ def unipc(schedule: Schedule, steps: int, times: Sequence[int] = ()) -> LinearSo
     """UniPC over thinning timesteps, or over `times`."""
     own_T = thinning_timesteps(schedule.num_timesteps, steps)
     return linear_solver(schedule, unipc_updates, torch.tensor(times) if times else own_T)
+
+
+def flow_map(schedule: Schedule, steps: int, times: Sequence[int] = ()) -> LinearSolver:
+    """The steps of a flow map head over the release's timesteps, or over `times`.
+
+    A step turns the sample by its angle, cos(e - s) x + sin(e - s) F, which is DDIM's step with F
+    in the place of v. F is a mean over the step, so it implies no clean feature on the way, and no
+    patch can stop early.
+    """
+    # Imported here, because other solvers need none of it.
+    from orthus_core.model.flow_map_head import angles
+
+    own_T = trailing_timesteps(schedule.num_timesteps, steps)
+    times_T = torch.tensor(times) if times else own_T
+    of_schedule = angles(schedule)
+    ends = [*(of_schedule[time] for time in times_T.tolist()[1:]), 0.0]
+    updates = tuple(ddim_updates(schedule, times_T))
+    return LinearSolver(times_T, updates, ends_T=torch.tensor(ends))
 
 
 def solver_for(

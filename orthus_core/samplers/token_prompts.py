@@ -83,7 +83,8 @@ def generate_images(
         batch_size: Sequences side by side; all by default.
 
     Raises:
-        ArgumentError: For an unknown mode or argument, or when there is nothing to guide against.
+        ArgumentError: For an unknown mode or argument, when there is nothing to guide against, or
+            for something to guide against where the model is guided inside.
         PromptError: When a prompt is missing, or does not fit the context.
     """
     if mode not in ("image", "interleaved"):
@@ -101,6 +102,12 @@ def generate_images(
     if ids_BS is None:
         raise PromptError("there is no prompt", where="input_ids")
     asked: dict[str, Any] = {"guidance": guidance_scale, "steps": num_inference_steps}
+    if negative_prompt_ids is not None and model.config.distilled_guidance is not None:
+        raise ArgumentError(
+            "this model is guided in its one stream, and leads away from no other",
+            where="the argument negative_prompt_ids",
+            hint="leave it out, or draw with the model that it was distilled from",
+        )
     if mode == "image":
         params = SamplingParams.resolve(model.config, **asked, max_images=max_images or 1)
     else:

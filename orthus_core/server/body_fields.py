@@ -4,6 +4,7 @@ meant.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -84,6 +85,19 @@ class Fields:
             raise Refused(f"{name} must be a whole number, not {shown(value)}", where=name)
         if not low <= value <= high:
             raise Refused(f"{name} must be from {low} to {high}, not {shown(value)}", where=name)
+        return value
+
+    def integers(self, name: str) -> Any:
+        """A list of whole numbers; a form has it as text, such as [200, 800]."""
+        value = self.take(name)
+        if self._from_form and isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                pass
+        are_whole = isinstance(value, list) and all(type(each) is int for each in value)
+        if value is not None and not are_whole:
+            raise Refused(f"{name} must be a list of whole numbers, not {shown(value)}", where=name)
         return value
 
     def number(

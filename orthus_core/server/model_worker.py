@@ -351,7 +351,7 @@ class ModelWorker:
     def _patch_sampler(self, params: SamplingParams) -> PatchSampler:
         """The patch sampler of these values; rows with the same one are drawn together."""
         names = ("steps", "last_steps", "scheduler", "time_grid", "step_tolerance", "noise_scale")
-        others = ("patch_norm", "code_top_k", "code_top_p")
+        others = ("patch_norm", "guidance_interval", "code_top_k", "code_top_p")
         key = tuple(getattr(params, name) for name in (*names, *others))
         if key not in self._samplers:
             # One copy of the head's weights, in the layout that is fastest, serves all of them.

@@ -35,6 +35,8 @@ SAMPLING = {
     "guidance": "guidance",
     "image_guidance_scale": "image_guidance",
     "image_guidance": "image_guidance",
+    "guidance_interval": "guidance_interval",
+    "guidance_schedule": "guidance_schedule",
     "noise_scale": "noise_scale",
     "step_tolerance": "step_tolerance",
     "preset": "preset",
@@ -193,6 +195,8 @@ def read_sampling(fields: Fields, schema: Drawing) -> dict[str, Any]:
             values[key] = fields.integer(name)
         elif key in NUMBERS:
             values[key] = fields.number(name)
+        elif key == "guidance_interval":
+            values[key] = fields.integers(name)
         elif key == "scheduler":  # a class would be code of the client's choice
             values[key] = fields.choice(name, tuple(SOLVERS), "")
         else:

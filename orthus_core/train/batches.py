@@ -531,6 +531,11 @@ class BatchBuilder:
             seed=data.seed,
             noise_seed=seed,
             condition_dropout=data.condition_dropout,
+            dropout_of={
+                name: source.condition_dropout
+                for name, source in data.named_sources().items()
+                if source.condition_dropout is not None
+            },
             window=window,
             shard=place.shard,
             shards=place.shards,

@@ -36,7 +36,8 @@ from orthus_core.train.trainings import list_words, run, samples_of, tokenizer_o
 # has one loss, the mean over all tokens.
 OF_DIFFUSION = (
     *("lambda_image", "text_weight", "repeats", "patch_share", "timesteps"),
-    *("prefix_noise", "prefix_clean", "input_noise", "loss_terms", "redrawn", "lora"),
+    *("prefix_noise", "prefix_clean", "input_noise", "loss_terms"),
+    *("redrawn", "redrawn_predictions", "lora"),
 )
 
 
@@ -108,7 +109,8 @@ def check_keys(recipe: PosttrainRecipe) -> None:
     """
     default = PosttrainRecipe()
     changed = [name for name in OF_DIFFUSION if getattr(recipe, name) != getattr(default, name)]
-    changed += ["sampling.patch_norm"] if "patch_norm" in recipe.sampling else []
+    of_patches = ("patch_norm", "guidance_interval")
+    changed += [f"sampling.{name}" for name in of_patches if name in recipe.sampling]
     if changed:
         raise RecipeError(
             f"a discrete Chameleon has no diffusion head and one loss for all tokens, so it cannot "

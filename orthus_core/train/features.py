@@ -18,6 +18,7 @@ from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
 from orthus_core.events import Event, Note
 from orthus_core.model.vision import OrthusVQ
+from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
 from orthus_core.recipe.training import (
     BuildBaseRecipe,
     DataRecipe,
@@ -29,7 +30,7 @@ from orthus_core.train.loop import Before, Stop
 from orthus_core.user_files import user_path
 
 Encode = Callable[[Tensor], Tensor]
-RowsRecipe = PretrainRecipe | BuildBaseRecipe | PosttrainRecipe
+RowsRecipe = PretrainRecipe | BuildBaseRecipe | PosttrainRecipe | DistillGuidanceRecipe
 
 # Pictures of 64 pixels per pass of the encoder, and fewer of larger ones: always the same number,
 # by the pictures' size alone. It suits a processor's caches and keeps a GPU busy.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from orthus_core.atomic import real_path
 from orthus_core.atomic_folder import staged_folder
-from orthus_core.checkpoint.adapters import BASE, BASE_NAME, PREFIX, SAMPLING
+from orthus_core.checkpoint.adapters import BASE, BASE_NAME, GUIDANCE, PREFIX, SAMPLING
 from orthus_core.checkpoint.headers import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.errors import TrainingError
@@ -135,6 +135,7 @@ def save_adapters(
     base: str,
     base_name: str,
     sampling: Mapping[str, Any],
+    distilled_guidance: float | None = None,
     texts: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -145,6 +146,7 @@ def save_adapters(
         folder: Folder to write.
         base, base_name: Fingerprint and name of the model that they were trained on.
         sampling: Sampling defaults that they bring.
+        distilled_guidance: Guidance that the model draws with by itself once it has them.
         texts: Additional text files by name.
         overwrite: Whether existing adapters are replaced.
 
@@ -155,6 +157,8 @@ def save_adapters(
     config = model.peft_config[ADAPTERS]  # type: ignore[index]
     config.base_model_name_or_path, config.inference_mode = base_name, True
     metadata = {"format": "pt", BASE: base, BASE_NAME: base_name, SAMPLING: json.dumps(sampling)}
+    if distilled_guidance is not None:
+        metadata[GUIDANCE] = json.dumps(distilled_guidance)
     with staged_folder(
         folder, mark=ADAPTER_CONFIG, replaces=ADAPTER_FILES, overwrite=overwrite
     ) as staged:

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache as cache_result
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from PIL import Image
@@ -92,9 +92,10 @@ from orthus_core.train.state_saver import check_disk
 from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.train.redrawn import WantedWords
 
-Trained = FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe
+Trained: TypeAlias = "FinetuneVaeRecipe | BuildBaseRecipe | PosttrainRecipe | DistillHeadRecipe"
 
 
 @ends_together
@@ -269,18 +270,24 @@ def posttrain(
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     rows = yield from usable(rows, training_rule(recipe, encode))
     wanted: Sequence[WantedWords] = ()
+    kind_of_loss = JointLoss
     if recipe.redrawn:
         from orthus_core.train.redrawn import FOLDER, with_redrawn
 
         folder = training_folder(output) / FOLDER / fingerprint(opened.path)[:10]
         rows, wanted = with_redrawn(rows, recipe.data.rows, folder)
+        if recipe.redrawn_predictions:
+            from orthus_core.losses.kept_predictions import KeepingLoss
+
+            kept = [each.picture for each in wanted]
+            kind_of_loss = partial(KeepingLoss, kept=kept, weight=recipe.redrawn_predictions)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
     stage = RowsStage(
-        JointLoss(
+        kind_of_loss(
             model,
             lambda_image=lambda_image,
             text_weight=text_weight,
@@ -324,20 +331,41 @@ def posttrain(
         yield from map(Note, cache.notes())
 
 
-OF_DIFFUSION_HEADS = ("repeats", "timesteps")
+OF_DIFFUSION_HEADS = ("repeats", "timesteps", "redrawn_predictions")
 """Keys that only mean something to a diffusion head."""
 
 
 def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path) -> None:
-    """Check, before a model is opened, that a recipe states nothing that its head cannot have.
+    """Check, before a model is opened, that a recipe states nothing that its head cannot have, and
+    that pictures do not take guidance away that was distilled into it.
 
     Raises:
         RecipeError: Names every such key.
+        CheckpointError: When a flow map head would be trained.
     """
     config, default = read_config(resolve(init_from)), type(recipe)()
-    if not isinstance(config, OrthusConfig) or config.denoises:
+    if not isinstance(config, OrthusConfig):
         return
-    names = OF_DIFFUSION_HEADS
+    if config.flow_map_head and moves_head(recipe):
+        raise CheckpointError(
+            "this model's head was distilled for few steps, and this training would move it "
+            "without them",
+            where=f"{init_from}: config.json: flow_map_head",
+            hint="train the model that it was distilled from (`orthus info` names it), then "
+            "distil a head for the result with `orthus distill head`",
+        )
+    learns_pictures = not isinstance(recipe, PosttrainRecipe) or recipe.loss_weights[0]
+    if config.distilled_guidance is not None and learns_pictures:
+        raise RecipeError(
+            f"this model draws guidance {config.distilled_guidance:g} by itself, and learning "
+            "pictures would take that away again",
+            where=str(init_from),
+            hint="train the model that it was distilled from, then distil again; `orthus posttrain "
+            "--set objective=understanding` trains its words alone",
+        )
+    if config.denoises:
+        return
+    names = [name for name in OF_DIFFUSION_HEADS if hasattr(recipe, name)]
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
     if changed:
         raise RecipeError(
@@ -346,6 +374,14 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
             where=changed[0],
             hint="leave these keys out, or train a model with a diffusion head",
         )
+
+
+def moves_head(recipe: BuildBaseRecipe | PosttrainRecipe) -> bool:
+    """Whether a training moves the head for features."""
+    if isinstance(recipe, BuildBaseRecipe):
+        return True
+    frozen = recipe.lora.rank > 0 and recipe.lora.head == "frozen"
+    return recipe.objective != "understanding" and not frozen
 
 
 MEASURED = "measured"

@@ -10,6 +10,7 @@ from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.data.pixels import open_image
 from orthus_core.distill import step_errors
 from orthus_core.results.metadata import pixel_hash, read_record
+from tests.core.toy_data import interleaved
 
 FEW = ["--contexts", 64, "--device", "cpu"]
 
@@ -84,3 +85,42 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(orthus, tiny_folder,
     done = orthus("generate", "a fox", *out, "--set", "time_grid=[999, 5]")
     assert done.exit_code == 1 and "a patch takes 4 steps, and the time grid is of 2" in done.stderr
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.gradients
+def test_a_model_is_guided_inside_and_by_no_option(orthus, tiny_folder, tmp_path):
+    rows, place = interleaved(tmp_path / "rows", count=6), tmp_path / "guided"
+    words = ["distill", "guidance", tiny_folder, "-o", place, "--guidance", 3]
+    sets = ("optim.steps=1", "optim.batch_size=4", "log.sample_every=1", "data.held_out=0")
+    words += [f"--set={each}" for each in (f'data.source="{rows}"', *sets)]
+    planned = orthus(*words, "--dry-run")
+    assert planned.exit_code == 0 and "guidance = 3.0" in planned.stdout
+    done = orthus(*words)
+    assert done.exit_code == 0, done.stderr
+    assert "guidance to learn: 3 for pictures, 2 and 1.5 for edits, 2 for stories" in done.stderr
+    assert (tmp_path / "guided.training" / "samples" / "step-000001.png").is_file()
+    told = json.loads(orthus("--format", "json", "info", place).stdout)
+    assert told["guided_inside"] == "3, in one stream"
+    # It draws, and is replayed, with its guidance alone.
+    drawing = ("-m", place, "--device", "cpu", "--seed", 1)
+    for number, kept in enumerate(([], ["--guidance", 3], ["--guidance", 1])):
+        out = tmp_path / f"{number}.png"
+        done = orthus("generate", "a fox", *drawing, "-o", out, *kept)
+        assert done.exit_code == 0, done.stderr
+        assert read_record(out)["sampling"]["guidance"] == 1
+        assert orthus("replay", out).stdout == "identical\n"
+    pictures = {pixel_hash(open_image(tmp_path / f"{number}.png")) for number in range(3)}
+    assert len(pictures) == 1
+    no = ("-o", tmp_path / "no")
+    for command in (
+        ("generate", "a fox", *drawing, *no, "--guidance", 2),
+        ("generate", "a fox", *drawing, *no, "--negative-prompt", "a dog"),
+        ("edit", tmp_path / "0.png", "a fox", *drawing, *no, "--guidance", 3),
+        ("edit", tmp_path / "0.png", "a fox", *drawing, *no, "--image-guidance", 1.5),
+        ("story", "a fox", *drawing, *no, "--guidance", 2),
+    ):
+        done = orthus(*command)
+        assert done.exit_code == 1 and "draws guidance 3 by itself, in one" in done.stderr
+        assert "distilled" in done.stderr
+    assert not (tmp_path / "no").exists()
+    assert orthus(*words, "--resume", "auto").exit_code == 0  # it is finished

@@ -10,6 +10,7 @@ import pytest
 
 from orthus_core.checkpoint import hub
 from orthus_core.checkpoint.hub import Reach, reach
+from orthus_core.model.compiled_loop import compiler
 from orthus_core.plan import software
 from orthus_core.plan.software import Package
 
@@ -102,3 +103,17 @@ def test_what_is_required_is_read_from_the_distribution_without_extras(monkeypat
         "nowhere-to-be-found": "",
     }
     assert [each.name for each in software.required() if not each.fits] == ["nowhere-to-be-found"]
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
+def test_the_denoising_steps_are_compiled_when_asked(orthus, monkeypatch, tmp_path):
+    monkeypatch.setenv("ORTHUS_CACHE", str(tmp_path))
+    before = json.loads(orthus("doctor", "--format", "json").stdout)
+    assert before["compiled_steps"] is None
+    assert any("doctor --compile" in line for line in before["next"])
+    done = orthus("doctor", "--compile")
+    assert done.exit_code == 0, done.output
+    assert "compiled the denoising steps with" in done.stderr
+    after = json.loads(orthus("doctor", "--format", "json").stdout)
+    assert after["compiled_steps"] == str(next((tmp_path / "compiled").iterdir()))
+    assert not any("doctor --compile" in line for line in after["next"])

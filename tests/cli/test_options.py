@@ -24,7 +24,7 @@ SHARED: dict[str, Any] = {
     if typing.get_origin(value) is typing.Annotated
 }
 DRAWING = ("generate", "edit", "story", "caption")
-SET_ONLY = {"by_example", "time_grid", "patch_norm"}
+SET_ONLY = {"by_example", "time_grid", "patch_norm", "guidance_interval", "guidance_schedule"}
 """Keys without an option of their name: `--example` sets it."""
 
 

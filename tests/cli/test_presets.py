@@ -68,6 +68,10 @@ def test_a_scheduler_may_be_one_of_diffusers(told, name):
         (["--set", "preset=slow"], "slow"),
         (["--set", "patch_norm=[3, 2]"], "patch_norm has two numbers above 0"),
         (["--set", "patch_norm=[3]"], "patch_norm has two numbers above 0"),
+        (["--set", "guidance_interval=[800, 200]"], "two timesteps, the lower first"),
+        (["--set", "guidance_interval=[0.2, 0.8]"], "guidance_interval"),
+        (["--set", "guidance_interval=[1000, 2000]"], "the noisiest is 999"),
+        (["--set", "guidance_schedule=cosine"], "guidance_schedule"),
     ],
 )
 def test_what_cannot_be_says_so(orthus, tiny_folder, tmp_path, options, message):
@@ -80,35 +84,48 @@ def test_a_discrete_model_has_no_use_for_them(orthus, tiny_folder, tmp_path):
     folder = write_tiny_chameleon(tmp_path / "discrete", tiny_folder)
     options = ["-m", folder, "-o", tmp_path / "out.png"]
     choices = [["--preset", "fast"], ["--scheduler", "ddim"], ["--step-tolerance", "0.1"]]
-    for option in (*choices, ["--set", "patch_norm=[1, 2]"]):
+    choices += [["--set", "patch_norm=[1, 2]"], ["--set", "guidance_interval=[200, 800]"]]
+    for option in choices:
         done = orthus("generate", "a fox", *options, *option)
         assert done.exit_code == 1 and "denoises nothing" in done.stderr
-    assert orthus("generate", "a fox", *options, "--seed", 1).exit_code == 0
+    rises = ["--set", "guidance_schedule=linear"]
+    assert orthus("generate", "a fox", *options, "--seed", 1, *rises).exit_code == 0
 
 
-def test_norms_of_patches_are_a_key_that_wins_over_the_models_own_and_is_replayed(
-    orthus, tiny_folder, tmp_path
+@pytest.mark.parametrize(
+    ("key", "of_model", "off", "other"),
+    [
+        ("patch_norm", [5.0, 5.0], [], [9, 9.5]),
+        ("guidance_interval", [0, 400], [], [500, 900]),
+        ("guidance_schedule", "linear", "constant", None),
+    ],
+)
+def test_a_key_without_an_option_wins_over_the_models_own_and_is_replayed(
+    orthus, tiny_folder, tmp_path, key, of_model, off, other
 ):
     own = shutil.copytree(tiny_folder, tmp_path / "model")
     config = json.loads((own / "config.json").read_text())
-    config["sampling"]["patch_norm"] = [5.0, 5.0]
+    config["sampling"][key] = of_model
     (own / "config.json").write_text(json.dumps(config))
     drawn = {}
-    for model, asked in ((own, None), (own, []), (own, [9, 9.5]), (tiny_folder, None)):
+    asks = [(own, None), (own, off), (tiny_folder, None)] + [(own, other)] * (other is not None)
+    for model, asked in asks:
         out = tmp_path / f"{len(drawn)}.png"
         words = ["generate", "a fox", "--seed", 1, "-m", model, "--device", "cpu", "-o", out]
-        words += [] if asked is None else ["--set", f"patch_norm={asked}"]
+        words += [] if asked is None else ["--set", f"{key}={asked}"]
         done = orthus("--format", "json", *words)
         assert done.exit_code == 0, done.stderr
-        told = json.loads(done.stdout)["sampling"].get("patch_norm")
-        assert told == (asked if asked is not None else [5.0, 5.0] if model == own else None)
+        told = json.loads(done.stdout)["sampling"].get(key)
+        assert told == (asked if asked is not None else of_model if model == own else None)
         assert orthus("replay", out).stdout == "identical\n"
         drawn[str((model == own, asked))] = pixel_hash(open_image(out))
     plain = drawn.pop("(False, None)")
-    assert drawn["(True, [])"] == plain and len({*drawn.values()}) == 3, drawn
+    assert drawn[str((True, off))] == plain and len({*drawn.values()}) == len(asks) - 1, drawn
 
 
-def test_norms_of_patches_are_kept_in_a_story(told, orthus, tmp_path):
-    assert told("story", "--set", "patch_norm=[2, 3]")["patch_norm"] == [2.0, 3.0]
+def test_keys_without_an_option_are_kept_in_a_story(told, orthus, tmp_path):
+    keys = {"patch_norm": [2.0, 3.0], "guidance_interval": [9, 800], "guidance_schedule": "linear"}
+    given = [word for name, value in keys.items() for word in ("--set", f"{name}={value}")]
+    assert keys.items() <= told("story", *given).items()
     record = json.loads((tmp_path / "story" / "story.json").read_text(encoding="utf-8"))
-    assert record["sampling"]["patch_norm"] == [2.0, 3.0]
+    assert keys.items() <= record["sampling"].items()

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from orthus_core.cache_folder import cache_folder
 from orthus_core.data.formats.sniff import open_rows
 from orthus_core.data.index import json_array as array_module
 from orthus_core.data.index import store
 from orthus_core.data.index.arrow_table import tables
-from orthus_core.data.index.cache_folder import cache_folder
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.index.stored_sets import is_hub_id

@@ -39,6 +39,11 @@ def test_it_draws_what_orthus_draws(pipe, orthus):
     ]
     assert [*map(pixel_hash, drawn)] == [*map(pixel_hash, expected)]
     assert len({pixel_hash(image) for image in drawn}) == 4
+    guides = {"guidance_interval": [0, 700], "guidance_schedule": "linear"}
+    (guided,) = pipe(prompts[0], **asked, **guides, generator=seeded()).images
+    seed = torch.randint(GENERATOR_SEEDS, (1,), generator=seeded()).item()
+    (expected,) = orthus.generate(prompts[0], seed=seed, **values, **guides).images
+    assert pixel_hash(guided) == pixel_hash(expected) != pixel_hash(drawn[0])
 
 
 def test_generators_and_output_types_are_those_of_diffusers(pipe):

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from orthus_core import Orthus
 from orthus_core.data.caption_rows import RowsBothWays, asked
@@ -18,7 +20,7 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
-from orthus_core.errors import DataError, TrainingError
+from orthus_core.errors import DataError, RecipeError, TrainingError
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train import sample_grid
@@ -56,6 +58,10 @@ def model(tiny_folder, tmp_path_factory) -> Path:
 
 def recipe(creatures: Path, *sets: str) -> PosttrainRecipe:
     return load(PosttrainRecipe, "finetune", [f"data.sources.0.path={creatures}", *sets])
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {n: w for file in folder.glob("*.safetensors") for n, w in load_file(file).items()}
 
 
 def known_words(folder: Path) -> KnownWords:
@@ -168,6 +174,20 @@ def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_t
         with_redrawn(alone, 4, tmp_path)
 
 
+def test_rows_that_are_drawn_alone_leave_the_model_as_it_is(model, creatures, tmp_path):
+    """Every prediction is the model's own, so nothing draws it away, at any learning rate."""
+    alone = ("data.sources.0.weight=0", "data.tasks={text_to_image=1}", "data.rows=4")
+    rest = ("text_weight=0", "optim.weight_decay=0", "optim.lr=1", "optim.warmup_steps=0")
+    for _ in posttrain(recipe(creatures, *SHORT, *alone, *rest), model, tmp_path / "same"):
+        pass
+    before, after = (weights_of(folder) for folder in (model, tmp_path / "same"))
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+    with pytest.raises(RecipeError, match="redrawn is false, so there are none"):
+        recipe(creatures, "redrawn=false")
+
+
 def draws_words(document: Document) -> bool:
     """Whether a document is of words and the picture that is drawn for them."""
     return [each.type for each in document.segments] == ["text", "image"]
@@ -177,7 +197,7 @@ def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures
     before = known_words(model)
     assert [each.word for each in before.unknown("a zorble waddling")] == ["zorble", "waddling"]
     assert before.exceeds("a zorble waddling")
-    short = (*SHORT, "redrawn=false")
+    short = (*SHORT, "redrawn=false", "redrawn_predictions=0")
     for _ in posttrain(recipe(creatures, *short), model, tmp_path / "mine"):
         pass
     known = known_words(tmp_path / "mine")

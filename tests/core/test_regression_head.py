@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -92,15 +94,17 @@ def test_a_chosen_target_alone_counts_and_without_patches_every_weight_has_a_gra
     assert all(p.grad is not None and not p.grad.any() for p in model.mlp_head.parameters())
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_the_engine_draws_the_references_image_and_no_seed_another(folder, guidance):
+@pytest.mark.parametrize(("guidance", "schedule"), [(1.0, None), (3.0, None), (3.0, "linear")])
+def test_the_engine_draws_the_references_image_and_no_seed_another(folder, guidance, schedule):
     orthus = Orthus.open(folder, device="cpu")
     model, builder = orthus.model, orthus.builder
+    patches = model.config.patches
 
     @torch.no_grad()
     def regressed(hidden_BD, noise_1C):
         with_prompt_1C, without_1C = model.regression_head(hidden_BD).chunk(2)
-        return without_1C + guidance * (with_prompt_1C - without_1C)
+        scale = next(scales)
+        return without_1C + scale * (with_prompt_1C - without_1C)
 
     def drawn(text: str) -> torch.Tensor:
         config = model.config
@@ -109,9 +113,13 @@ def test_the_engine_draws_the_references_image_and_no_seed_another(folder, guida
         nothing = torch.zeros(config.patches, 1, config.feature_channels)
         return torch.cat(list(image_features(model, prompts, nothing, regressed)))
 
+    rises = [1 + (guidance - 1) * (patch + 1) / patches for patch in range(patches)]
+    of_patches = rises if schedule == "linear" else [guidance] * patches
+    scales = cycle(of_patches)
     ours_PC = drawn("a snowman")
     for seed in (1, 2):
-        theirs = engine_image(builder, "a snowman", seed, guidance=guidance)
+        asked = {"guidance": guidance, "guidance_schedule": schedule}
+        theirs = engine_image(builder, "a snowman", seed, **asked)
         torch.testing.assert_close(ours_PC, theirs.features_PC, atol=1e-4, rtol=1e-4)
     assert (ours_PC - drawn("a red fox")).abs().max() > 0.01
 
@@ -135,11 +143,11 @@ def test_every_way_to_draw_takes_it_and_tells_no_options_that_it_lacks(folder, t
 @pytest.mark.parametrize(
     "name, value",
     [("steps", 5), ("scheduler", "unipc"), ("preset", "fast"), ("step_tolerance", 0.1)]
-    + [("noise_scale", 0.5)],
+    + [("noise_scale", 0.5), ("guidance_interval", (200, 800))],
 )
 def test_options_of_denoising_are_refused_by_name(folder, name, value):
     config = open_orthus(folder, device="cpu").model.config
-    with pytest.raises(PromptError, match=f"{value}.*regression head") as found:
+    with pytest.raises(PromptError, match=f"{re.escape(str(value))}.*regression head") as found:
         SamplingParams.resolve(config, **{name: value})
     assert found.value.where == name
     with pytest.raises(CheckpointError, match="regresses features"):

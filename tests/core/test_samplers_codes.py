@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -193,7 +194,14 @@ def test_guidance_of_one_is_none_and_more_of_it_is_another_picture(chameleon):
 
     plain = [picture(Prompt(words(1, 2), seed)) for seed in range(5)]
     assert [picture(drawn(words(1, 2), seed, 1.0)) for seed in range(5)] == plain
-    assert [picture(drawn(words(1, 2), seed, 8.0)) for seed in range(5)] != plain
+    guided = [picture(drawn(words(1, 2), seed, 8.0)) for seed in range(5)]
+    assert guided != plain
+    rising = replace(ONE_PICTURE, guidance_schedule="linear")
+    halfway = [
+        codes_of(chameleon, run(chameleon, [drawn(words(1, 2), seed, 8.0)], rising))
+        for seed in range(5)
+    ]
+    assert halfway != guided and halfway != plain
 
 
 def test_its_pixels_are_those_of_its_codes(chameleon):

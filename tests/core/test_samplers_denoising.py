@@ -82,6 +82,79 @@ def test_modulations_in_several_parts_are_the_same(tiny_model, inputs, monkeypat
     torch.testing.assert_close(denoise(plan, *inputs), whole, **CLOSE)
 
 
+# Guidance in an interval
+
+INTERVAL = (300, 800)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "unipc"])
+def test_outside_its_interval_guidance_is_off_and_no_other_stream_is_computed(
+    tiny_model, inputs, scheduler, monkeypatch
+):
+    plan = patch_plan(tiny_model, 10, scheduler, guidance_interval=INTERVAL)
+    times = plan.solver.timesteps_T.tolist()
+    acts = [300 <= time <= 800 for time in times]
+    assert len({*acts}) == 2 and not acts[0] and not acts[-1]
+    hidden_RD, noise_NC, mix_NR = inputs
+    own_NR = torch.zeros_like(mix_NR)
+    own_NR[range(3), [0, 2, 3]] = 1
+    owner_R = torch.tensor([0, 0, 1, 2, 2, 2])
+    known = plan.solver.start(noise_NC)
+    for step, time in enumerate(times):
+        each_RC = tiny_model.mlp_head(known[0][owner_R], torch.full((6,), time), hidden_RD)
+        weights_NR = mix_NR if 300 <= time <= 800 else own_NR
+        known = plan.solver.advance(step, known, weights_NR @ each_RC)
+    rows, step = [], DenoisingHead.step
+
+    def counted(self, x_NC, amounts, owner_R=None):
+        rows.append(len(amounts[0]))
+        return step(self, x_NC, amounts, owner_R)
+
+    monkeypatch.setattr(DenoisingHead, "step", counted)
+    expected = known[0] / tiny_model.config.latent_scale
+    torch.testing.assert_close(denoise(plan, *inputs), expected, **CLOSE)
+    assert rows == [6 if each else 3 for each in acts]
+
+
+def test_an_interval_of_all_times_and_one_without_guidance_change_nothing(tiny_model, inputs):
+    plain = patch_plan(tiny_model, 10)
+    for interval in ((0, 999), ()):
+        every = patch_plan(tiny_model, 10, guidance_interval=interval)
+        assert torch.equal(denoise(every, *inputs), denoise(plain, *inputs))
+    plan = patch_plan(tiny_model, 10, guidance_interval=INTERVAL)
+    unguided = alone(inputs, 1)
+    assert torch.equal(denoise(plan, *unguided), denoise(plain, *unguided))
+    together = denoise(plan, *inputs)
+    torch.testing.assert_close(together[1], denoise(plain, *inputs)[1], **CLOSE)
+    # Guidance 0 leaves the prompt out, at all times.
+    without = (inputs[0][:2], inputs[1][:1], mixing([Guidance.text(0.0)]))
+    torch.testing.assert_close(denoise(plan, *without), denoise(plain, *without), **CLOSE)
+
+
+def test_no_guided_patch_stops_before_guidance_acts(tiny_model, inputs):
+    late = patch_plan(tiny_model, 25, guidance_interval=(0, 200))
+    before = late.guided_T.index(True)
+    _, steps_N = denoise_with_early_stop(late, *inputs, tolerance=0.9)
+    assert steps_N[1] < before < min(steps_N[0], steps_N[2])
+    for number in range(3):
+        _, steps_1 = denoise_with_early_stop(late, *alone(inputs, number), tolerance=0.9)
+        assert steps_1.item() == steps_N[number]
+
+
+def test_an_interval_that_no_time_of_the_schedule_is_in_is_refused(tiny_model):
+    with pytest.raises(
+        PromptError, match="from timestep 1000 on, and the noisiest is 999"
+    ) as found:
+        DiffusionPatchSampler(tiny_model, SamplingParams(guidance_interval=(1000, 2000)))
+    assert found.value.where == "guidance_interval"
+    DiffusionPatchSampler(tiny_model, SamplingParams(guidance_interval=(999, 2000)))
+    for wrong in ((800, 300), (5,), (-1, 5)):
+        with pytest.raises(PromptError, match="guidance_interval cannot be"):
+            SamplingParams(guidance_interval=wrong)
+    with pytest.raises(PromptError, match="guidance_schedule cannot be cosine"):
+        SamplingParams(guidance_schedule="cosine")
+
+
 # Stopping when an estimate has settled
 
 
@@ -93,9 +166,11 @@ def test_with_no_tolerance_to_speak_of_every_step_is_taken(tiny_model, inputs, s
     torch.testing.assert_close(features_NC, denoise(plan, *inputs), **CLOSE)
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "unipc"])
-def test_a_patch_stops_by_itself_whatever_is_beside_it(tiny_model, inputs, scheduler):
-    plan = patch_plan(tiny_model, 50, scheduler)
+@pytest.mark.parametrize(
+    ("scheduler", "interval"), [("ddim", ()), ("dpm++", ()), ("unipc", ()), ("unipc", INTERVAL)]
+)
+def test_a_patch_stops_by_itself_whatever_is_beside_it(tiny_model, inputs, scheduler, interval):
+    plan = patch_plan(tiny_model, 50, scheduler, guidance_interval=interval)
     features_NC, steps_N = denoise_with_early_stop(plan, *inputs, tolerance=0.1)
     assert len(set(steps_N.tolist())) > 1, "otherwise nothing leaves before the others"
     assert max(steps_N) < 50
@@ -120,16 +195,17 @@ def test_a_smaller_tolerance_takes_more_steps_and_comes_closer(tiny_model, input
 # Steps that fall from patch to patch
 
 
-def test_pictures_at_different_places_take_steps_of_their_own(tiny_model, inputs):
-    patch_sampler = DiffusionPatchSampler(
-        tiny_model, SamplingParams(steps=12, last_steps=3, scheduler="dpm++")
-    )
+@pytest.mark.parametrize("interval", [None, INTERVAL])
+def test_pictures_at_different_places_take_steps_of_their_own(tiny_model, inputs, interval):
+    settings = SamplingParams(steps=12, last_steps=3, scheduler="dpm++", guidance_interval=interval)
+    patch_sampler = DiffusionPatchSampler(tiny_model, settings)
     drawn = [3, 0, 1]  # of 4 patches: 3, 12 and 9 steps
     together = patch_sampler.draw(*inputs, drawn)
     for number, steps in enumerate([3, 12, 9]):
         by_itself = patch_sampler.draw(*alone(inputs, number), [drawn[number]])
         torch.testing.assert_close(together[number], by_itself[0], **CLOSE)
-        direct = denoise(patch_plan(tiny_model, steps, "dpm++"), *alone(inputs, number))
+        plan = patch_plan(tiny_model, steps, "dpm++", guidance_interval=interval)
+        direct = denoise(plan, *alone(inputs, number))
         torch.testing.assert_close(together[number], direct[0], **CLOSE)
 
 
@@ -171,13 +247,14 @@ def test_a_scheduler_of_others_draws_but_cannot_stop_early(tiny_model, inputs):
 
 @pytest.mark.parametrize("scheduler", ["unipc", "heun"])
 def test_a_recording_reads_its_own_buffers_and_gives_the_same(tiny_model, inputs, scheduler):
-    plan, recordings = patch_plan(tiny_model, 10, scheduler), CUDAGraphCache()
+    plan = patch_plan(tiny_model, 10, scheduler, guidance_interval=INTERVAL)
+    recordings = CUDAGraphCache()
 
     def drawn(*given: torch.Tensor) -> torch.Tensor:
         return recordings("patch", lambda *tensors: denoise(plan, *tensors), *given)
 
     hidden_RD, noise_NC, mix_NR = inputs
-    others = hidden_RD.flip(0), noise_NC.flip(0), mix_NR
+    others = hidden_RD.flip(0), noise_NC.flip(0), mixing([each.weakened(0.5) for each in GUIDANCES])
     for given in (inputs, others, inputs, others):  # called, recorded, played, played
         assert torch.equal(drawn(*given), denoise(plan, *given))
     kept = drawn(*inputs)
@@ -205,7 +282,7 @@ def test_a_recorded_loop_is_the_loop(tiny_model, inputs, scheduler):
     model = type(tiny_model)(tiny_model.config)
     model.load_state_dict(tiny_model.state_dict())
     model = model.eval().to("cuda")
-    settings = SamplingParams(steps=20, scheduler=scheduler)
+    settings = SamplingParams(steps=20, scheduler=scheduler, guidance_interval=INTERVAL)
     patch_sampler, expected = (
         DiffusionPatchSampler(model, settings),
         DiffusionPatchSampler(tiny_model, settings).draw(*inputs),

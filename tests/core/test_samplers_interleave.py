@@ -22,6 +22,8 @@ BOS, EOS, EOI, BOI, SEP, IMAGE, WORD = 0, 2, 36, 37, 38, 39, 40
 PATCHES, CHANNELS, CONTEXT = 4, 8, 96
 CLOSE = {"atol": 2e-4, "rtol": 1e-4}
 
+PARTLY = {"guidance_interval": (300, 800), "guidance_schedule": "linear"}
+
 UNCONDITIONAL = Context((BOS, WORD + 7, SEP))
 
 
@@ -89,10 +91,12 @@ def assert_same_row(ours: Sequence[Event], theirs: Sequence[Event]) -> None:
         torch.testing.assert_close(mine.pixels_3HW, other.pixels_3HW, **CLOSE)
 
 
-def without_a_cache(model, prompt: Prompt, pictures: int, steps: int) -> Tensor:
+def without_a_cache(model, prompt: Prompt, pictures: int, params: SamplingParams) -> Tensor:
     """Pictures one after another, everything read again for every patch: [pictures, P, C]."""
-    head, plan = model.mlp_head, ddim_plan(model.schedule, steps)
-    mix, noise = mixing([prompt.guidance]), seeded_noise(prompt.seed, CHANNELS)
+    head, plan = model.mlp_head, ddim_plan(model.schedule, params.steps)
+    noise = seeded_noise(prompt.seed, CHANNELS)
+    off = torch.eye(len(prompt.contexts))[:1]
+    low, high = params.guidance_interval or (0, 999)
     done: list[Tensor] = []
     own = prompt.context
     for _ in range(pictures):
@@ -106,11 +110,14 @@ def without_a_cache(model, prompt: Prompt, pictures: int, steps: int) -> Tensor:
                 rows = torch.cat(features) if features else None
                 hidden.append(model.run_backbone(torch.tensor([ids]), rows).hidden_BSD[0, -1])
             x = next(noise).unsqueeze(0)
+            mix = mixing([prompt.guidance])
+            if params.guidance_schedule == "linear":
+                mix = off + (len(patches) + 1) / PATCHES * (mix - off)
             for timestep, keep, push in zip(plan.timesteps_T, plan.keep, plan.push, strict=True):
                 each = head(
                     x.expand(len(hidden), -1), timestep.expand(len(hidden)), torch.stack(hidden)
                 )
-                x = keep * x + push * (mix @ each)
+                x = keep * x + push * ((mix if low <= timestep <= high else off) @ each)
             patches.append(x[0] / model.config.latent_scale)
         picture = torch.stack(patches)
         done.append(picture)
@@ -126,9 +133,11 @@ def without_a_cache(model, prompt: Prompt, pictures: int, steps: int) -> Tensor:
     [Prompt(words(1, 2), 3), drawn(words(1, 2, 3), 4), edited(5, 6, 1, 2)],
     ids=["plain", "guided", "edit"],
 )
-def test_cached_equals_uncached(tiny_model, prompt):
-    events = run(tiny_model, [prompt], SamplingParams(max_images=2, steps=10))
-    expected = without_a_cache(tiny_model, prompt, 2, 10)
+@pytest.mark.parametrize("guides", [{}, PARTLY], ids=["throughout", "partly"])
+def test_cached_equals_uncached(tiny_model, prompt, guides):
+    settings = SamplingParams(max_images=2, steps=10, **guides)
+    events = run(tiny_model, [prompt], settings)
+    expected = without_a_cache(tiny_model, prompt, 2, settings)
     for event, picture in zip(images_of(events), expected, strict=True):
         torch.testing.assert_close(event.features_PC, picture, **CLOSE)
 
@@ -148,7 +157,8 @@ def test_greedy_text_equals_reading_everything_again(tiny_model):
     assert len(tokens_of(events)) == 12
 
 
-def test_pictures_are_the_same_in_a_batch_as_alone(precise_model):
+@pytest.mark.parametrize("guides", [{}, PARTLY], ids=["throughout", "partly"])
+def test_pictures_are_the_same_in_a_batch_as_alone(precise_model, guides):
     prompts = [
         drawn(words(1, 2, 3, 4, 5, 6, 7, 8), 11),
         Prompt(words(9), 12),
@@ -156,7 +166,7 @@ def test_pictures_are_the_same_in_a_batch_as_alone(precise_model):
         drawn(words(1, 2), 15, 7.5),
         drawn(words(1, 2), 16, 7.5),
     ]
-    settings = SamplingParams(max_images=2, steps=10)
+    settings = SamplingParams(max_images=2, steps=10, **guides)
     together = run(precise_model, prompts, settings)
     for row, prompt in enumerate(prompts):
         assert_same_row(of_row(together, row), run(precise_model, [prompt], settings))

@@ -6,6 +6,8 @@ pictures not at all, so that they are compared exactly."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -23,7 +25,10 @@ from tests.conftest import make_tiny_model
 
 BOS, SEP, WORD = 0, 38, 40
 PICTURE = SamplingParams(max_images=1, steps=3)
-OTHER_STEPS = SamplingParams(max_images=1, steps=5, noise_scale=0.5)
+RISING = replace(PICTURE, guidance_schedule="linear")  # drawn together with PICTURE
+OTHER_STEPS = SamplingParams(
+    max_images=1, steps=5, noise_scale=0.5, guidance_interval=(0, 700), guidance_schedule="linear"
+)
 TEXT = SamplingParams(max_images=0, max_text=9, temperature=1.0)
 BOTH = SamplingParams(
     max_images=2, min_images=1, max_text=6, temperature=2.0, top_p=0.9, text_before_image=2
@@ -48,7 +53,7 @@ ROWS = [
     (2, prompt(2, 5), TEXT, 1),
     (3, prompt(3), OTHER_STEPS, 2),
     (4, prompt(4, 3), BOTH, 2),
-    (5, prompt(0)._replace(seed=5), PICTURE, 3),
+    (5, prompt(0)._replace(seed=5), RISING, 3),
     (6, prompt(6, 11), BOTH, 30),  # when all others have left
 ]
 
@@ -93,6 +98,7 @@ class Joining:
             )
             for params in (PICTURE, OTHER_STEPS, TEXT, BOTH)
         }
+        self.jobs[RISING] = self.jobs[PICTURE]._replace(params=RISING)
         self.batch = RunningBatch(backbone)
 
     def events(self):

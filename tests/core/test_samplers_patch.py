@@ -30,6 +30,14 @@ def test_guidance_weights_are_the_formulas_and_sum_to_one():
         assert sum(guidance.weights) == pytest.approx(1.0)
 
 
+def test_weakened_guidance_has_a_share_of_every_scale():
+    halves = [(Guidance.text(5.0), Guidance.text(3.0)), (Guidance.none(), Guidance.none())]
+    halves += [(Guidance.edit(4.0, 2.0), Guidance.edit(2.5, 1.5))]
+    for whole, half in halves:
+        assert whole.weakened(0.5).weights == pytest.approx(half.weights)
+        assert whole.weakened(0.0).weights[0] == 1 and not any(whole.weakened(0.0).weights[1:])
+
+
 def test_mixing_keeps_pictures_apart():
     mix = mixing([Guidance.none(), Guidance.edit(4.0, 2.0), Guidance.text(3.0)])
     assert mix.tolist() == [
@@ -97,6 +105,26 @@ def test_a_models_norms_are_its_own_default_and_are_recorded(tiny_config):
         tiny_config.sampling = {"patch_norm": wrong}
         with pytest.raises(CheckpointError, match="patch_norm"):
             SamplingParams.resolve(tiny_config)
+
+
+def test_how_a_model_guides_is_its_own_default_and_is_recorded(tiny_config):
+    names = {"guidance_interval", "guidance_schedule"}
+    assert not names & SamplingParams.resolve(tiny_config).to_dict().keys(), "off by default"
+    tiny_config.sampling = {"guidance_interval": [200, 800], "guidance_schedule": "linear"}
+    for task in ("picture", "edit", "story"):
+        told = SamplingParams.resolve(tiny_config, task).to_dict()
+        assert (told["guidance_interval"], told["guidance_schedule"]) == ((200, 800), "linear")
+    asked = {"guidance_interval": (), "guidance_schedule": "constant"}
+    told = SamplingParams.resolve(tiny_config, **asked).to_dict()
+    assert {name: told[name] for name in names} == asked
+    for name, wrong in (
+        *(("guidance_interval", each) for each in ([800, 200], [1, 2, 3], [0.2, 0.8], "all", [])),
+        *(("guidance_schedule", each) for each in ("cosine", 1, ["linear"])),
+    ):
+        tiny_config.sampling = {name: wrong}
+        with pytest.raises(CheckpointError, match=name) as found:
+            SamplingParams.resolve(tiny_config)
+        assert "linear" in found.value.hint or "[200, 800]" in found.value.hint
 
 
 def test_a_seed_gives_the_same_noise_again_and_other_noise_for_every_patch():

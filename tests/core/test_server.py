@@ -22,6 +22,7 @@ from orthus_core.results.record import read_made
 from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.server import model_worker, picture_store
+from orthus_core.server.body_fields import Fields, Refused
 from orthus_core.server.model_worker import (
     SAMPLERS_KEPT,
     Accepted,
@@ -100,10 +101,19 @@ def test_a_seed_is_the_picture_that_generate_draws_and_says_how_it_was_made(
 
 def test_requests_with_other_values_are_drawn_with_theirs(server, orthus):
     client, state = server
-    for values in ({"steps": 2}, {"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0}):
+    guides = ({"guidance_interval": [300, 800]}, {"guidance_schedule": "linear"})
+    others = ({"steps": 5, "noise_scale": 0.5}, {"steps": 5, "guidance": 1.0})
+    for values in ({"steps": 2}, *others, *({"steps": 5, **each} for each in guides)):
         answer = client.post(GENERATE, json={"prompt": "a fox", "seed": 1, **values}).json()
         drawn = orthus.generate("a fox", seed=1, **values).images[0]
         assert image_of(answer["data"][0]["b64_json"]).tobytes() == drawn.tobytes()
+    refused = client.post(GENERATE, json={"prompt": "a fox", "guidance_interval": "all"})
+    assert refused.status_code == 400
+    assert "guidance_interval must be a list of whole numbers" in refused.text
+    form = Fields({"a": "[200, 800]", "b": "[" * 100_000}, from_form=True)
+    assert form.integers("a") == [200, 800] and form.integers("c") is None
+    with pytest.raises(Refused, match="b must be a list"):
+        form.integers("b")
     samplers = list(state.worker._samplers.values())
     assert len(samplers) >= 2 and len({id(each.head) for each in samplers}) == 1  # type: ignore[attr-defined]
 

@@ -170,6 +170,8 @@ def test_what_only_an_orthus_can_be_trained_with_is_refused_by_name(chameleon, t
     assert "orthus convert" in all_.value.hint
     with pytest.raises(RecipeError, match="sampling.patch_norm"):
         begin('sampling.patch_norm="measured"')
+    with pytest.raises(RecipeError, match="sampling.guidance_interval"):
+        begin("sampling.guidance_interval=[200, 800]")
     with pytest.raises(PromptError, match="20 steps a patch"):
         begin("sampling.steps=20")
     assert not (tmp_path / "out.training").exists()

@@ -215,6 +215,11 @@ def test_conditions_are_dropped_in_training_and_never_in_measuring(opened, tmp_p
     assert not any(UNCONDITIONAL_PROMPT.lower() in text for text in said(opened, never, 8))
     told = [len(batch.ids_BS[0]) for batch in always.held_out()]
     assert told == [len(batch.ids_BS[0]) for batch in never.held_out()]
+    # A source may have a chance of its own.
+    for own, of_all, wanted in ((1 / 3, 0.0, always), (0.0, 1 / 3, never)):
+        sources = (SourceRecipe(name="own", path=str(source), condition_dropout=own),)
+        found = laid(opened, "sprites", condition_dropout=of_all, sources=sources)[0]
+        assert said(opened, found, 8) == said(opened, wanted, 8)
 
 
 def test_rows_are_packed_only_when_the_recipe_says_so(opened, tmp_path):

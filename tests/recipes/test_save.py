@@ -98,19 +98,21 @@ def test_a_place_that_cannot_be_written_keeps_what_was_there(tmp_path: Path) -> 
     [
         (
             "generate",
-            "model preset steps scheduler time_grid step_tolerance guidance noise_scale patch_norm "
-            "negative_prompt seeds num_images batch_size device dtype quantize low_memory",
+            "model preset steps scheduler time_grid step_tolerance guidance guidance_interval "
+            "guidance_schedule noise_scale patch_norm negative_prompt seeds num_images batch_size "
+            "device dtype quantize low_memory",
         ),
         (
             "edit",
             "model by_example preset steps scheduler time_grid step_tolerance guidance "
-            "image_guidance max_text noise_scale patch_norm seeds num_images batch_size device "
-            "dtype quantize low_memory",
+            "guidance_interval guidance_schedule image_guidance max_text noise_scale patch_norm "
+            "seeds num_images batch_size device dtype quantize low_memory",
         ),
         (
             "story",
             "model panels free keep_panels from_story from_panel preset steps scheduler time_grid "
-            "step_tolerance guidance noise_scale patch_norm negative_prompt seed text device dtype "
+            "step_tolerance guidance guidance_interval guidance_schedule noise_scale patch_norm "
+            "negative_prompt seed text device dtype "
             "quantize low_memory",
         ),
         ("caption", "model question seed text batch_size device dtype quantize low_memory"),
@@ -121,6 +123,6 @@ def test_keys_that_recipes_share_stay_in_the_order_pictures_carry_them(
 ) -> None:
     values: dict[str, Any] = {name: 4 for name in names.split() if name != "text"}
     if "patch_norm" in values:
-        values |= {"patch_norm": (4.0, 4.0), "time_grid": (999, 4)}
+        values |= {"patch_norm": (4.0, 4.0), "time_grid": (999, 4), "guidance_interval": (4, 4)}
     whole = replace(SCHEMAS[command](), **values)
     assert list(as_table(whole)) == ["command", *names.split()]

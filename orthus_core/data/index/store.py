@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from orthus_core.data.index.cache_folder import cache_folder
+from orthus_core.cache_folder import cache_folder
 from orthus_core.data.index.index_file import FileState, IndexArrays, read_index, write_index
 from orthus_core.errors import DataError, OutputError
 from orthus_core.events import Event, Note, result_of

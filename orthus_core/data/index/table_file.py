@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orthus_core.atomic import staged_file
-from orthus_core.data.index.cache_folder import VARIABLE, cache_folder
+from orthus_core.cache_folder import VARIABLE, cache_folder
 from orthus_core.data.index.store import file_state, locked
 from orthus_core.errors import DataError
 from orthus_core.events import Event

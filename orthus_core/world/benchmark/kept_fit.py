@@ -17,7 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from orthus_core.atomic import staged_file
-from orthus_core.data.index.cache_folder import cache_folder
+from orthus_core.cache_folder import cache_folder
 from orthus_core.errors import OutputError
 
 DIGEST = "digest"

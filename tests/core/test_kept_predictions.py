@@ -1,0 +1,76 @@
+"""Rows that a model drew itself hold it to what it predicted before the training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from orthus_core.losses.joint import JointLoss
+from orthus_core.losses.kept_predictions import KeepingLoss
+from orthus_core.model.orthus import OrthusForConditionalGeneration
+from tests.conftest import make_tiny_model
+from tests.core.test_train_noise import ALL_NOISE, P, batches, filled
+
+OPTIONS = ALL_NOISE | {"lambda_image": 2.0, "text_weight": 0.0}
+
+
+def model_with_head() -> OrthusForConditionalGeneration:
+    """A tiny model whose head predicts something."""
+    model = make_tiny_model()
+    torch.manual_seed(0)
+    for weight in model.diffusion_head.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    return model
+
+
+def predicting(times: float) -> OrthusForConditionalGeneration:
+    """The same model with so many times its predictions."""
+    model = model_with_head()
+    with torch.no_grad():
+        for weight in model.diffusion_head.final_layer.linear.parameters():
+            weight *= times
+    return model
+
+
+def image_loss(times: float, rows) -> float:
+    return JointLoss(predicting(times), **OPTIONS).train()(rows).image.item()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return filled(batches(packing=True)(1))
+
+
+def test_a_model_is_held_where_it_is_by_the_rows_that_it_drew(rows):
+    model = model_with_head()
+    objective = KeepingLoss(model, kept=rows.pictures, weight=3, **OPTIONS).train()
+    losses = objective(rows)
+    losses.total.backward()
+    assert losses.total == losses.image == 0
+    assert not any(p.grad.any() for p in model.parameters() if p.grad is not None)
+    names = [name for name, _ in model.named_parameters()]
+    held = [name.removeprefix("model.") for name, _ in objective.named_parameters()]
+    assert held == names, "what is trained and saved has no part of the model before"
+
+
+def test_kept_rows_count_their_distance_and_the_others_their_diffusion_loss(rows):
+    kept = rows.pictures[::2]
+    is_kept_N = torch.tensor([p in kept for p in rows.pictures]).repeat_interleave(P)
+    targets_N = rows.image_targets_N
+    of_kept = replace(rows, image_targets_N=targets_N & is_kept_N)
+    of_others = replace(rows, image_targets_N=targets_N & ~is_kept_N)
+    objective = KeepingLoss(model := model_with_head(), kept=kept, weight=3, **OPTIONS).train()
+    model.load_state_dict(predicting(0).state_dict())
+    # The mean of v^2, from the squared errors of 2 v, v and 0.
+    distance = (image_loss(2, of_kept) + image_loss(0, of_kept)) / 2 - image_loss(1, of_kept)
+    parts = [(3 * distance, of_kept), (image_loss(0, of_others), of_others)]
+    # Half of each picture's patches are learnt.
+    counts = [int(part.image_targets_N.sum()) for _, part in parts]
+    expected = sum(n * loss for n, (loss, _) in zip(counts, parts, strict=True)) / sum(counts)
+    assert distance > 0.01
+    assert float(objective(rows).image) == pytest.approx(expected, rel=1e-4)
+    # A held-out row is measured as ever.
+    at_rest = JointLoss(predicting(0), **OPTIONS).eval()
+    assert objective.eval()(rows).image == at_rest(rows).image
