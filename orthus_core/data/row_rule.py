@@ -16,8 +16,8 @@ from orthus_core.data.encode import EncodedRow
 from orthus_core.errors import DataError
 
 if TYPE_CHECKING:
-    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
         FinetuneVaeRecipe,

@@ -17,8 +17,8 @@ from orthus_core.recipe.schema import Recipe, key, keys
 
 if TYPE_CHECKING:
     from orthus_core.recipe.conversion import ConvertRecipe
-    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,
@@ -79,8 +79,8 @@ def __getattr__(name: str) -> Any:
 def _schemas() -> dict[str, type[Recipe]]:
     """The recipe class of each command that has one, in the order a model is made and used."""
     from orthus_core.recipe.conversion import ConvertRecipe
-    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
+    from orthus_core.recipe.distill_head import DistillHeadRecipe
     from orthus_core.recipe.paper_arm import ArmRecipe
     from orthus_core.recipe.training import (
         BuildBaseRecipe,

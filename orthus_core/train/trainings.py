@@ -331,7 +331,7 @@ def posttrain(
         yield from map(Note, cache.notes())
 
 
-OF_DIFFUSION_HEADS = ("repeats", "timesteps", "redrawn_predictions")
+OF_DIFFUSION_HEADS = ("repeats", "timesteps")
 """Keys that only mean something to a diffusion head."""
 
 
@@ -365,7 +365,9 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
         )
     if config.denoises:
         return
-    names = [name for name in OF_DIFFUSION_HEADS if hasattr(recipe, name)]
+    names = list(OF_DIFFUSION_HEADS)
+    if isinstance(recipe, PosttrainRecipe):
+        names.append("redrawn_predictions")
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
     if changed:
         raise RecipeError(

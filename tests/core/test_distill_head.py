@@ -37,7 +37,7 @@ from orthus_core.samplers.reference import prompt_ids
 from orthus_core.samplers.solvers import flow_map, solver_for
 from orthus_core.train.trainings import build_base, posttrain, words_of
 from tests.conftest import lines_of_metrics, make_tiny_model
-from tests.core.toy_data import pictures_with_words, words
+from tests.core.toy_data import SHORT, pictures_with_words, words
 
 SCHEDULE = make_schedule(num_train_timesteps=200)
 
@@ -306,9 +306,9 @@ def test_another_teacher_another_schedule_or_other_rows_do_not_go_on(
 
 
 def test_what_a_flow_map_head_is_not_for_is_refused(tiny_folder, recipe, distilled, tmp_path):
-    for trainer, other in ((build_base, BuildBaseRecipe()), (posttrain, PosttrainRecipe())):
+    for trainer, schema in ((build_base, BuildBaseRecipe), (posttrain, PosttrainRecipe)):
         with pytest.raises(CheckpointError, match="distilled for few steps"):
-            list(trainer(other, distilled, tmp_path / "out"))
+            list(trainer(load(schema, None, SHORT), distilled, tmp_path / "out"))
     with pytest.raises(CheckpointError, match="a flow map already"):
         list(distill_head(recipe, distilled, tmp_path / "out"))
     with pytest.raises(PromptError, match="flow-map steps over its own timesteps"):

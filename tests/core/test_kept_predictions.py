@@ -70,7 +70,7 @@ def test_kept_rows_count_their_distance_and_the_others_their_diffusion_loss(rows
     counts = [int(part.image_targets_N.sum()) for _, part in parts]
     expected = sum(n * loss for n, (loss, _) in zip(counts, parts, strict=True)) / sum(counts)
     assert distance > 0.01
-    assert float(objective(rows).image) == pytest.approx(expected, rel=1e-4)
+    assert objective(rows).image.item() == pytest.approx(expected, rel=1e-4)
     # A held-out row is measured as ever.
     at_rest = JointLoss(predicting(0), **OPTIONS).eval()
     assert objective.eval()(rows).image == at_rest(rows).image
