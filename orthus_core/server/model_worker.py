@@ -390,7 +390,8 @@ class ModelWorker:
                 continue
             self._waiting.popleft()
             self._rows[row.sequence.number] = row
-            self._batch.join(row.begun[0], [row.sequence])
+            job, sequence = row.begun
+            self._batch.join(job, [sequence], soon=bool(row.ticket.shown_at))
             self._meters.observe("orthus_queue_seconds", time.perf_counter() - row.came)
 
     def _begin(self, row: _Row) -> tuple[Job, SequenceState]:

@@ -571,12 +571,20 @@ def test_a_body_is_read_only_so_far_and_so_long(loaded):
         assert client.post(GENERATE, content=pieces, headers=kind).status_code == 413
 
 
-def test_a_request_has_a_time_limit_and_its_rows_leave(loaded):
-    with asked(loaded, limits=Limits(seconds=0.5)) as (client, state):
-        body = {"prompt": "a fox", "n": 10, "steps": 1000}
-        answer = client.post(GENERATE, json=body)
-        assert answer.status_code == 504 and "--timeout" in answer.json()["error"]["message"]
+def test_a_request_has_a_time_limit_and_its_rows_leave(loaded, monkeypatch):
+    extend, go = RunningBatch.extend, threading.Event()
+
+    def late(batch):
+        go.wait(30)
+        yield from extend(batch)
+
+    monkeypatch.setattr(RunningBatch, "extend", late)
+    with asked(loaded, limits=Limits(seconds=1)) as (client, state):
+        body = {"prompt": "a fox", "n": 10}
         stream = client.post(GENERATE, json=body | {"stream": True})
+        answer = client.post(GENERATE, json=body)
+        go.set()
+        assert answer.status_code == 504 and "--timeout" in answer.json()["error"]["message"]
         assert stream.status_code == 200 and stream.text.startswith("event: error\n")
         assert events_of(stream.text)[-1] == answer.json()
         wait_until(lambda: state.worker.unfinished_rows == 0)
