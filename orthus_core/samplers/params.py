@@ -207,10 +207,10 @@ class SamplingParams:
         else:
             preset = preset_named(asked.get("preset", "exact"))
             values["steps"] = preset.first_steps(values["steps"])
-            own = _own_scheduler(values)
             # A head that was distilled for few steps is drawn with as it was made for.
             keeps_own = cast(OrthusConfig, config).flow_map_head
-            values["scheduler"] = own if keeps_own else preset.scheduler or own
+            of_preset = None if keeps_own else preset.scheduler
+            values["scheduler"] = of_preset or _own_scheduler(values)
             values["last_steps"] = preset.last_steps(asked.get("steps", values["steps"]))
             if preset.takes_grid and "time_grid" not in asked:
                 values["time_grid"] = _own_grid(cast(OrthusConfig, config), values | asked)

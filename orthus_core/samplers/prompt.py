@@ -56,7 +56,7 @@ class Guidance(NamedTuple):
 def mixing(guidances: Sequence[Guidance]) -> Tensor:
     """The guidance weights of several images as one block-diagonal matrix: fp32 [N, R]."""
     return torch.block_diag(
-        *(torch.tensor([guidance.weights], dtype=torch.float32) for guidance in guidances)
+        *(torch.tensor([[float(w) for w in guidance.weights]]) for guidance in guidances)
     )
 
 

@@ -152,7 +152,7 @@ class Ticket:
 
 
 @dataclass(eq=False)
-class _Row:
+class _RequestRow:
     """A row of a request: the request, its number there, and what it is continued with.
 
     What it is continued with is made when it joins the batch: a patch sampler holds the tables of
@@ -200,8 +200,8 @@ class ModelWorker:
         self._at_once = self.most_rows
         self._batch = RunningBatch(self._backbone)
         self._samplers: OrderedDict[Hashable, PatchSampler] = OrderedDict()
-        self._rows: dict[int, _Row] = {}
-        self._waiting: deque[_Row] = deque()
+        self._rows: dict[int, _RequestRow] = {}
+        self._waiting: deque[_RequestRow] = deque()
         self._next_number = 0
         # What other threads change, under the lock of `_changed`.
         self._changed = threading.Condition()
@@ -338,7 +338,7 @@ class ModelWorker:
             assert len(prepared.prompts) == ticket.rows, "as many as were asked for"
             self._deliver(ticket, Accepted(prepared.about))
             self._waiting.extend(
-                _Row(ticket, number, prompt, prepared, came)
+                _RequestRow(ticket, number, prompt, prepared, came)
                 for number, prompt in enumerate(prepared.prompts)
             )
 
@@ -394,7 +394,7 @@ class ModelWorker:
             self._batch.join(job, [sequence], soon=bool(row.ticket.shown_at))
             self._meters.observe("orthus_queue_seconds", time.perf_counter() - row.came)
 
-    def _begin(self, row: _Row) -> tuple[Job, SequenceState]:
+    def _begin(self, row: _RequestRow) -> tuple[Job, SequenceState]:
         job, self._next_number = self._job(row.prepared), self._next_number + 1
         about = (row.prompt, row.prepared.params, self.loaded.model.config, job.patch_sampler)
         return job, SequenceState(self._next_number, *about)
@@ -431,7 +431,7 @@ class ModelWorker:
             del self._rows[row.sequence.number]
             self._leave(row)
 
-    def _leave(self, row: _Row) -> None:
+    def _leave(self, row: _RequestRow) -> None:
         """Counts a row as done, and tells its request when that was the last one."""
         with self._changed:
             self.unfinished_rows -= 1

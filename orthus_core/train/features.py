@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,19 +19,17 @@ from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
 from orthus_core.events import Event, Note
 from orthus_core.model.vision import OrthusVQ
-from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
-from orthus_core.recipe.training import (
-    BuildBaseRecipe,
-    DataRecipe,
-    PosttrainRecipe,
-    PretrainRecipe,
-)
+from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import RowSources
 from orthus_core.train.loop import Before, Stop
 from orthus_core.user_files import user_path
 
+if TYPE_CHECKING:
+    from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
+    from orthus_core.recipe.training import BuildBaseRecipe, PosttrainRecipe, PretrainRecipe
+
 Encode = Callable[[Tensor], Tensor]
-RowsRecipe = PretrainRecipe | BuildBaseRecipe | PosttrainRecipe | DistillGuidanceRecipe
+RowsRecipe: TypeAlias = "PretrainRecipe | BuildBaseRecipe | PosttrainRecipe | DistillGuidanceRecipe"
 
 # Pictures of 64 pixels per pass of the encoder, and fewer of larger ones: always the same number,
 # by the pictures' size alone. It suits a processor's caches and keeps a GPU busy.

@@ -170,6 +170,7 @@ COMMON_NAMES = {
     "ddim": "DDIM",
     "dpm++": "DPM++ 2M",
     "unipc": "UniPC",
+    "flow-map": "Flow map",
     "euler": "Euler",
     "euler_a": "Euler a",
     "heun": "Heun",

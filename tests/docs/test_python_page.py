@@ -45,7 +45,7 @@ def test_every_example_of_the_page_runs(toy_as_mini):
     examples = re.findall(
         r"```python\n(.*?)```", (DOCS / "python.md").read_text("utf-8"), re.DOTALL
     )
-    assert len(examples) == 8
+    assert len(examples) == 9
     run(examples)
     assert Path("snowman.png").is_file() and Path("drawn.png").is_file()
 
