@@ -146,6 +146,7 @@ class RequestGuard:
             refusal = Refused(error.detail, status=error.status_code, code="error", headers=headers)
             await answer.refuse(refusal)
         except OrthusError as error:
+            _let_go(error)
             await answer.refuse(error)
         except Exception as error:
             log.error(
@@ -154,6 +155,7 @@ class RequestGuard:
                 error,
                 exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
             )
+            _let_go(error)
             await answer.refuse(ServerFault("the server failed at this request", where="server"))
 
     def _check(self, scope: Scope) -> None:
@@ -280,6 +282,15 @@ class _Answer:
         pairs = [(name.encode(), value.encode("latin-1")) for name, value in named.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": pairs})
         await self.send({"type": "http.response.body", "body": content})
+
+
+def _let_go(error: Exception) -> None:
+    """Drops the frames in which an error was raised.
+
+    One from another thread is in the variables of some of them too, and would keep the request's
+    body, of up to `Limits.body_bytes`, until the next full garbage collection.
+    """
+    error.__traceback__ = None
 
 
 def status_of(error: OrthusError) -> tuple[int, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import struct
@@ -17,7 +18,7 @@ from PIL import Image
 
 from orthus_core.api.loaded import load_model
 from orthus_core.api.pipeline import Orthus
-from orthus_core.errors import OrthusError
+from orthus_core.errors import OrthusError, PromptError
 from orthus_core.results.record import read_made
 from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
@@ -569,6 +570,21 @@ def test_a_body_is_read_only_so_far_and_so_long(loaded):
         assert client.post(GENERATE, content=big, headers=kind).status_code == 413
         pieces = (big[first : first + 100] for first in range(0, len(big), 100))
         assert client.post(GENERATE, content=pieces, headers=kind).status_code == 413
+
+
+def test_a_refused_request_leaves_nothing_for_a_garbage_collection(client):
+    def errors():
+        return [each for each in gc.get_objects() if type(each) in (Refused, PromptError)]
+
+    gc.collect()
+    gc.disable()
+    try:
+        # Refused by the form's thread, and by the worker's.
+        for body in ({"prompt": "a fox", "n": 99}, {"prompt": "a fox " * 500}):
+            assert client.post(GENERATE, json=body).status_code == 400
+            wait_until(lambda: not errors(), 3)
+    finally:
+        gc.enable()
 
 
 def test_a_request_has_a_time_limit_and_its_rows_leave(loaded, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import socket
 import threading
 import time
@@ -135,7 +136,7 @@ def test_a_connection_without_a_request_is_closed_and_one_with_a_slow_answer_is_
 
 def test_stopping_finishes_what_runs_and_refuses_what_is_new(loaded):
     with Port(loaded) as port:
-        client, found = port.client(), []
+        client, found, frozen = port.client(), [], gc.get_freeze_count()
         late = port.client()
         assert late.models.list()  # an open connection
 
@@ -152,6 +153,7 @@ def test_stopping_finishes_what_runs_and_refuses_what_is_new(loaded):
         assert len(found[0].data) == 1
         port.thread.join(10)
         assert not port.thread.is_alive() and not port.server.stopped_at_once
+        assert gc.get_freeze_count() < frozen  # the model's objects, while it served
 
 
 def test_the_second_signal_stops_at_once(loaded):
