@@ -153,7 +153,7 @@ def test_stopping_finishes_what_runs_and_refuses_what_is_new(loaded):
         assert len(found[0].data) == 1
         port.thread.join(10)
         assert not port.thread.is_alive() and not port.server.stopped_at_once
-        assert gc.get_freeze_count() < frozen  # the model's objects, while it served
+        assert gc.get_freeze_count() < frozen / 2  # the model's objects, while it served
 
 
 def test_the_second_signal_stops_at_once(loaded):
