@@ -43,7 +43,8 @@ def report_replay(
         lines.append("version, model, device and dtype are the same")
         if apart is not None and apart.largest == 1:
             lines.append(
-                "a difference of 1 is rounding: it depends on how many pictures are drawn at once"
+                "a difference of 1 is rounding: it depends on how many pictures are drawn at once, "
+                "and on a CPU on whether the denoising steps are compiled"
             )
     if record.is_changed:
         lines.append("the picture in the file was changed after it was drawn")

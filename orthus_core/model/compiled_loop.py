@@ -7,7 +7,8 @@ cache folder, and does without where there is none. Results agree up to rounding
 of a feature; with the library they are equal to the bit for any number of threads.
 
 The library is for this processor and this text alone, so both are in its name: another processor
-that shares the folder, or another version, never loads it.
+that shares the folder, or another version, never loads it. It is code, so it is not loaded from
+where other users can write.
 
 Legend: N images, R branches, C feature channels, W head width, L blocks, A modulation values, T
     steps, S tensors of a solver's state, P outputs of a panel.
@@ -22,8 +23,10 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import time
+from contextlib import suppress
 from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 from typing import NamedTuple
@@ -62,7 +65,9 @@ def compiler() -> list[str] | None:
     """The command of the C compiler here: `CC` if that is set; None where there is none."""
     if os.name == "nt":
         return None
-    named = shlex.split(os.environ.get("CC", ""))
+    named: list[str] = []
+    with suppress(ValueError):  # a quote that does not end
+        named = shlex.split(os.environ.get("CC", ""))
     for command in (named, *([name] for name in COMPILERS)):
         if command and shutil.which(command[0]):
             return command
@@ -73,8 +78,8 @@ def build() -> Built:
     """Compile the loop for this processor into the cache folder.
 
     Raises:
-        OrthusError: Where there is no compiler, it does not compile this, or the result computes
-            something else than the head.
+        OrthusError: Where there is no compiler, other users can write the folder, the compiler does
+            not compile this, or the result computes something else than the head.
         OutputError: When the folder cannot be written.
     """
     command = compiler()
@@ -85,11 +90,23 @@ def build() -> Built:
     began, answer = time.perf_counter(), ""
     target = library_path()
     with staged_file(target, parents=True, hint="name another folder with ORTHUS_CACHE") as partial:
+        _close_to_others(target.parent)
+        if not _only_ours(target.parent.resolve()):
+            raise OrthusError(
+                "other users can write this folder, so no code is loaded from it",
+                where=str(target.parent),
+                hint="name a folder of your own with ORTHUS_CACHE",
+            )
         for flag in OWN_PROCESSOR:
             words = [*command, *FLAGS, flag, str(SOURCE), "-o", str(partial), "-lm"]
             try:
                 done = subprocess.run(
-                    words, capture_output=True, text=True, timeout=LONGEST_SECONDS
+                    words,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=LONGEST_SECONDS,
+                    env={**os.environ, "LC_ALL": "C"},  # its errors are looked for in English
                 )
             except (OSError, subprocess.TimeoutExpired) as error:
                 answer = str(error)
@@ -103,6 +120,7 @@ def build() -> Built:
                 where=str(SOURCE),
                 hint=ANOTHER_COMPILER,
             )
+        _close_to_others(partial)
         # Before it takes its place, so that none is ever drawn with that has not been checked.
         try:
             difference = difference_from_head(Library(partial))
@@ -131,16 +149,31 @@ def library_path() -> Path:
 @functools.lru_cache(maxsize=1)
 def _processor() -> str:
     """The processor's architecture and the instructions that it knows."""
-    known = platform.processor()
-    try:
+    lines: list[str] = []
+    with suppress(OSError):  # not Linux
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    for line in lines:
-        if line.split(":")[0].strip() in ("flags", "Features"):
-            known = line
-            break
-    return f"{platform.system()} {platform.machine()} {known}"
+    known = (line for line in lines if line.split(":")[0].strip() in ("flags", "Features"))
+    # Python may start a process to answer the last question, so it is asked last.
+    name = next(known, None) or platform.processor()
+    return f"{platform.system()} {platform.machine()} {name}"
+
+
+def _close_to_others(path: Path) -> None:
+    """Take the right to write a file or folder from other users, where this user may do so."""
+    with suppress(OSError):
+        path.chmod(path.stat().st_mode & 0o755)
+
+
+def _only_ours(*places: Path) -> bool:
+    """Whether other users but root can neither write these, a file and its folder, nor put others
+    in their place.
+    """
+    for place in places:
+        about = place.stat()
+        if about.st_uid not in (0, os.getuid()) or about.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return False
+    modes = [folder.stat().st_mode for folder in places[-1].parents]
+    return not any(mode & stat.S_IWOTH and not mode & stat.S_ISVTX for mode in modes)
 
 
 class _CLinear(Structure):
@@ -200,14 +233,20 @@ class Library:
 
 
 def library() -> Library | None:
-    """The library, None where it has not been compiled or does not load."""
-    return _loaded(library_path())
+    """The library, None where it has not been compiled, does not load, or others can write it."""
+    if os.name == "nt":
+        return None
+    try:
+        return _loaded(library_path())
+    except (OSError, RuntimeError):  # no source file here; a user without a home folder
+        return None
 
 
 @functools.lru_cache(maxsize=1)
 def _loaded(path: Path) -> Library | None:
     try:
-        return Library(path)
+        real = path.resolve(strict=True)
+        return Library(real) if _only_ours(real, real.parent) else None
     except (OSError, AttributeError):  # such as a folder whose files may not be executed
         return None
 
@@ -276,7 +315,8 @@ class CompiledLoop:
             mix_NR.float().contiguous(),
             updates_TSK.contiguous(),
             state_SNC.contiguous(),
-            torch.empty(2 + threads, rows, self._stride),
+            # Whatever torch's default precision and device are.
+            torch.empty(2 + threads, rows, self._stride, dtype=torch.float32, device="cpu"),
         )
         pointers = (tensor.data_ptr() for tensor in tensors)
         run = _CRun(steps, rows, mix_NR.shape[0], len(known), *pointers)

@@ -8,6 +8,7 @@ import socket
 
 import pytest
 
+from orthus_core import device
 from orthus_core.checkpoint import hub
 from orthus_core.checkpoint.hub import Reach, reach
 from orthus_core.model.compiled_loop import compiler
@@ -108,6 +109,7 @@ def test_what_is_required_is_read_from_the_distribution_without_extras(monkeypat
 @pytest.mark.skipif(compiler() is None, reason="needs a C compiler")
 def test_the_denoising_steps_are_compiled_when_asked(orthus, monkeypatch, tmp_path):
     monkeypatch.setenv("ORTHUS_CACHE", str(tmp_path))
+    monkeypatch.setattr(device, "devices", lambda: [device._cpu()])  # advice for a CPU alone
     before = json.loads(orthus("doctor", "--format", "json").stdout)
     assert before["compiled_steps"] is None
     assert any("doctor --compile" in line for line in before["next"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -131,7 +132,69 @@ def test_other_precisions_layouts_and_machines_do_without(monkeypatch, tmp_path)
     assert DenoisingHead(head).loop is None
     library_path().parent.mkdir()
     library_path().write_bytes(b"half of a file")
+    loop_module._loaded.cache_clear()  # it remembers that there was none
     assert DenoisingHead(head).loop is None
+
+
+def test_a_user_without_a_home_folder_does_without(monkeypatch):
+    def no_home(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("ORTHUS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    assert DenoisingHead(head_of()).loop is None
+
+
+def test_a_library_that_others_can_write_is_not_loaded(monkeypatch, tmp_path):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("ORTHUS_CACHE", str(cache))
+    (cache / "compiled").mkdir(parents=True)
+    (cache / "compiled").chmod(0o777)
+    file = build().library
+    assert library() is not None, "the folder and the file are closed to others"
+
+    def loads() -> bool:
+        loop_module._loaded.cache_clear()
+        return library() is not None
+
+    for place, mode in ((file, 0o775), (file.parent, 0o775), (cache, 0o757)):
+        place.chmod(mode)
+        assert not loads(), place
+        place.chmod(0o755)
+        assert loads()
+    cache.chmod(0o777)
+    with pytest.raises(OrthusError, match="other users can write"):
+        build()
+    cache.chmod(0o1777)  # as /tmp, where nobody moves the folders of others
+    assert loads()
+    if os.getuid():
+        monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
+    else:
+        os.chown(file, 54321, -1)
+    assert not loads()
+
+
+def test_the_memory_of_the_loop_is_fp32_under_any_default(monkeypatch):
+    (loop, made, empty) = DenoisingHead(head_of()).loop, [], torch.empty
+    assert loop is not None
+
+    def checked(*size: int, **options) -> torch.Tensor:
+        made.append(empty(*size, **options))
+        assert made[-1].dtype == torch.float32  # before anything is written there
+        return made[-1]
+
+    amounts_TRA = torch.ones(1, 1, 8 * SIZES["width"])
+    one = torch.ones(1, 1)
+    monkeypatch.setattr(torch, "empty", checked)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        updates_TSK = torch.tensor([[[0.0, 1.0]]], dtype=torch.float32)
+        noise_NC = torch.ones(1, SIZES["channels"])
+        loop.steps(amounts_TRA, torch.zeros(1), one, updates_TSK, [noise_NC])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert made
 
 
 def script(folder: Path, text: str) -> str:
@@ -158,10 +221,11 @@ def test_what_a_compiler_says_is_told(monkeypatch, tmp_path):
     with pytest.raises(OrthusError, match="does not compile the loop: error: no OpenMP") as caught:
         build()
     assert "install gcc" in caught.value.hint
-    monkeypatch.setenv("CC", script(tmp_path, 'for last; do :; done; echo > "$10"'))
+    monkeypatch.setenv("CC", script(tmp_path, 'echo > "$9"'))  # the library
     with pytest.raises(OrthusError, match="does not load"):
         build()
-    monkeypatch.setenv("CC", "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(OrthusError, match="no C compiler"):
-        build()
+    for nothing in ("", "gcc '"):
+        monkeypatch.setenv("CC", nothing)
+        with pytest.raises(OrthusError, match="no C compiler"):
+            build()
