@@ -277,7 +277,7 @@ class HeadStage:
         place_N, picture_N = order.flatten(), chosen.repeat_interleave(each)
         return draw_steps(
             kept.hidden_SPRD[picture_N, place_N].float(),
-            kept.weights_SR[picture_N],
+            kept.weights_SPR[picture_N, place_N],
             kept.features_SPC[picture_N, place_N] * self.latent_scale,
             self.objective.schedule,
             self._recipe.draws,
@@ -310,7 +310,7 @@ def end_errors(
         own_steps: A further number of steps to measure.
     """
     hidden_XRD = kept.hidden_SPRD.flatten(0, 1)
-    weights_XR = kept.weights_SR.repeat_interleave(kept.hidden_SPRD.shape[1], 0)
+    weights_XR = kept.weights_SPR.flatten(0, 1)
     chosen = torch.arange(0, len(hidden_XRD), max(1, len(hidden_XRD) // MEASURED_CONTEXTS))
     weights_NR = weights_XR[chosen]
     contexts = Contexts(

@@ -261,7 +261,9 @@ def test_a_training_goes_on_bit_for_bit(tiny_folder, recipe, distilled, tmp_path
 
 
 def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path):
-    """Of true pictures or of drawn ones, for the prompt's branch and for the other."""
+    """Of true pictures or of drawn ones, for the prompt's branch and for the other, with
+    the weights that guidance has at each patch.
+    """
     folder = pictures_with_words(tmp_path / "squares", 3)
     opened = open_orthus(tiny_folder, device="cpu", dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -269,14 +271,19 @@ def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path
         Document(turn("user", words(n)) + turn("model", FilePicture(folder / f"00{n}.png")))
         for n in range(3)
     ]
-    params = {"picture": SamplingParams.resolve(model.config, steps=2)}
     read = PromptBuilder(model, tokenizer).features([each.pictures[0] for each in documents])
-    for self_drawn in (0.0, 1.0):
+    rising = [[1.25, -0.25], [1.5, -0.5], [1.75, -0.75], [2.0, -1.0]]
+    for self_drawn, schedule, weights in (
+        (0.0, "constant", [[2.0, -1.0]] * 4),
+        (1.0, "linear", rising),
+    ):
+        resolved = SamplingParams.resolve(model.config, steps=2, guidance_schedule=schedule)
+        params = {"picture": resolved}
         *_, kept = record_rows(
             model, tokenizer, documents.__getitem__, params, 3, self_drawn=self_drawn, seed=0
         )
         assert torch.equal(kept.features_SPC, read) is (self_drawn == 0)
-        assert kept.weights_SR.tolist() == [[2.0, -1.0]] * 3
+        assert kept.weights_SPR.tolist() == [weights] * 3
         for picture, features_PC in enumerate(kept.features_SPC):
             for branch, text in enumerate((words(picture), params["picture"].negative_prompt)):
                 ids = prompt_ids(model.config, tokenizer, text)
