@@ -2,8 +2,9 @@
 
     1. The model draws the pictures of some rows once; the hidden states of all patches and the
        features are kept (head_contexts.py). The backbone is not needed again.
-    2. A flow map head begins as the model's own head, told where a step ends through a layer that
-       starts at zero: so it starts as DDIM in as few steps. It learns jumps (losses/flow_map.py).
+    2. A flow map head begins as the model's own head, with a layer more for where a step ends,
+       which starts at zero: so it starts as DDIM in as few steps. It learns jumps
+       (losses/flow_map.py).
     3. The ends of its runs are measured against fine paths of the teacher, beside those of the
        teacher's solvers in as many steps.
     4. The model is written with the new head, and with the solver `flow-map` and its steps among
@@ -55,7 +56,7 @@ from orthus_core.train.batches import (
 )
 from orthus_core.train.distributed import current_rank, device, ends_together
 from orthus_core.train.state import as_saved, training_folder
-from orthus_core.train.trainings import Extras, is_finished, run, words_beside, words_of
+from orthus_core.train.trainings import Extras, is_finished, run, words_of
 from orthus_core.user_files import user_path
 
 FLOW_MAP = "flow-map"
@@ -139,7 +140,7 @@ def distill_head(
         errors = {f"{each.solver} {each.steps}": round(each.error, 5) for each in measured}
         put_head(teacher, student, recipe.steps)
         of_teacher = {"teacher": opened.path.name, "teacher_hash": fingerprint(opened.path)[:10]}
-        return Extras(words_beside(opened.path), {**of_teacher, "end_errors": errors})
+        return Extras(origin={**of_teacher, "end_errors": errors})
 
     yield from run(
         stage, recipe, opened, output, rows=rows.identity, before=before, finish=finish, **options
@@ -158,7 +159,7 @@ def check_teacher(config: Any, path: Path) -> None:
         hint = "take an Orthus with a diffusion head"
     elif config.flow_map_head:
         why = "this model's head is a flow map already, and no teacher"
-        hint = "name the model that it was distilled from: `orthus info` tells it"
+        hint = "name the model that it was distilled from, which `orthus info` shows"
     elif config.prediction != "v":
         why = f"this model's head predicts {config.prediction}, and a flow map is learnt from v"
         hint = "take a model whose head predicts v"
@@ -167,11 +168,15 @@ def check_teacher(config: Any, path: Path) -> None:
 
 
 def params_of(recipe: DistillHeadRecipe, config: OrthusConfig) -> dict[Task, SamplingParams]:
-    """How the teacher draws pictures and edits for the contexts."""
+    """How the teacher draws pictures and edits for the contexts: guided at all timesteps, as the
+    jumps are learnt.
+    """
     asked = {"picture": recipe.guidance, "edit": recipe.edit_guidance}
     tasks: tuple[Task, ...] = ("picture", "edit")
     return {
-        task: SamplingParams.resolve(config, task, preset="turbo", guidance=asked[task])
+        task: SamplingParams.resolve(
+            config, task, preset="turbo", guidance=asked[task], guidance_interval=()
+        )
         for task in tasks
     }
 
@@ -200,7 +205,7 @@ def student_of(teacher: OrthusForConditionalGeneration, seed: int) -> FlowMapHea
 
 
 def put_head(model: OrthusForConditionalGeneration, head: FlowMapHead, steps: int) -> None:
-    """Puts a flow map head into a model, which from then on draws with it in so many steps."""
+    """Puts a flow map head into a model, which draws with it in `steps` steps from then on."""
     head.requires_grad_(False)
     model.mlp_head = head
     model.config.flow_map_head = True
@@ -209,7 +214,9 @@ def put_head(model: OrthusForConditionalGeneration, head: FlowMapHead, steps: in
         "scheduler": FLOW_MAP,
         "steps": steps,
     }
-    model.config.sampling.pop("step_tolerance", None)  # no step tells how sure it is
+    # No step says how sure it is, and a jump is learnt for guidance on all of its way.
+    for name in ("step_tolerance", "guidance_interval"):
+        model.config.sampling.pop(name, None)
 
 
 class HeadStage:
@@ -268,16 +275,14 @@ class HeadStage:
 
     def _steps(self, kept: HeadContexts, pictures: int, random: torch.Generator) -> Steps:
         _, patches, branches, _ = kept.hidden_SPRD.shape
-        if pictures >= kept.pictures:
-            chosen = torch.arange(kept.pictures)
-        else:
-            chosen = torch.randperm(kept.pictures, generator=random)[:pictures]
+        # In random order, also where all are taken: the last of them jump (`draw_steps`).
+        chosen = torch.randperm(kept.pictures, generator=random)[:pictures]
         each = max(1, round(self._recipe.patch_share * patches))
         order = torch.rand(len(chosen), patches, generator=random).argsort(1)[:, :each]
         place_N, picture_N = order.flatten(), chosen.repeat_interleave(each)
         return draw_steps(
             kept.hidden_SPRD[picture_N, place_N].float(),
-            kept.weights_SR[picture_N],
+            kept.weights_SPR[picture_N, place_N],
             kept.features_SPC[picture_N, place_N] * self.latent_scale,
             self.objective.schedule,
             self._recipe.draws,
@@ -310,7 +315,7 @@ def end_errors(
         own_steps: A further number of steps to measure.
     """
     hidden_XRD = kept.hidden_SPRD.flatten(0, 1)
-    weights_XR = kept.weights_SR.repeat_interleave(kept.hidden_SPRD.shape[1], 0)
+    weights_XR = kept.weights_SPR.flatten(0, 1)
     chosen = torch.arange(0, len(hidden_XRD), max(1, len(hidden_XRD) // MEASURED_CONTEXTS))
     weights_NR = weights_XR[chosen]
     contexts = Contexts(

@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -50,18 +52,18 @@ class HeadContexts(NamedTuple):
 
     Attributes:
         hidden_SPRD: Hidden states of all branches, one position before each patch.
-        weights_SR: Weights of the branches in guidance; 0 where a picture has fewer.
+        weights_SPR: Weights of the branches in each patch's guidance; 0 where there are fewer.
         features_SPC: Features of the pictures, as they were read.
     """
 
     hidden_SPRD: Tensor
-    weights_SR: Tensor
+    weights_SPR: Tensor
     features_SPC: Tensor
 
     @property
     def pictures(self) -> int:
         """S."""
-        return len(self.weights_SR)
+        return len(self.weights_SPR)
 
 
 class RowPrompt(NamedTuple):
@@ -138,8 +140,8 @@ class HeadRecorder:
             for picture, patches_PC in enumerate(self.noise_SPC)
             for place, patch_C in enumerate(patches_PC)
         }
-        self.hidden: dict[tuple[int, int], Tensor] = {}
-        self.features: dict[tuple[int, int], Tensor] = {}
+        # Hidden states, weights and feature of each patch of each picture.
+        self._kept: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def noise(self, seed: int) -> Iterator[Tensor]:
         """The randomness of patch after patch, as the sampler gives it."""
@@ -158,24 +160,31 @@ class HeadRecorder:
             picture, place = self._place_of[noise_X.numpy().tobytes()]
             if self.forced_S[picture]:
                 features_NC[row] = self.true_SPC[picture, place].to(features_NC)
-            branches = moved(mix_NR[row].nonzero().flatten(), hidden_RD.device)
-            self.hidden[picture, place] = hidden_RD[branches].cpu()
-            self.features[picture, place] = features_NC[row].cpu()
+            branches = mix_NR[row].nonzero().flatten()
+            self._kept[picture, place] = (
+                hidden_RD[moved(branches, hidden_RD.device)].cpu(),
+                mix_NR[row, branches],
+                features_NC[row].cpu(),
+            )
         return features_NC
 
-    def recorded(self, branches: int) -> tuple[Tensor, Tensor]:
-        """Hidden states [S, P, R, D] of that many branches, those of others repeated, and features
-        [S, P, C].
+    def recorded(self, branches: int) -> HeadContexts:
+        """The contexts of all patches with that many branches: where a patch has fewer, its first
+        one is repeated with weight 0.
         """
-        pictures, patches, channels = self.noise_SPC.shape
-        filled = [
-            torch.cat([each, each[:1].expand(branches - len(each), -1)])
-            for each in (self.hidden[s, p] for s in range(pictures) for p in range(patches))
+        patches = [
+            (
+                torch.cat([hidden_RD, hidden_RD[:1].expand(branches - len(hidden_RD), -1)]),
+                F.pad(weights_R, (0, branches - len(weights_R))),
+                feature_C,
+            )
+            for _, (hidden_RD, weights_R, feature_C) in sorted(
+                self._kept.items(), key=itemgetter(0)
+            )
         ]
-        drawn = [self.features[s, p] for s in range(pictures) for p in range(patches)]
-        return (
-            torch.stack(filled).unflatten(0, (pictures, patches)),
-            torch.stack(drawn).view(pictures, patches, channels),
+        size = self.noise_SPC.shape[:2]
+        return HeadContexts(
+            *(torch.stack(each).unflatten(0, size) for each in zip(*patches, strict=True))
         )
 
 
@@ -236,10 +245,7 @@ def record_rows(
                         done += 1
                         total = len(asked) * model.config.patches
                         yield Progress("contexts", done, total, "patches")
-        weights = [each.prompt.guidance.weights for each in of_task]
-        weights_SR = torch.tensor([[*each, *[0.0] * (branches - len(each))] for each in weights])
-        hidden_SPRD, features_SPC = recorder.recorded(branches)
-        parts.append(HeadContexts(hidden_SPRD, weights_SR, features_SPC))
+        parts.append(recorder.recorded(branches))
     yield HeadContexts(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 

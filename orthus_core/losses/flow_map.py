@@ -46,10 +46,10 @@ class Angles(NamedTuple):
             to the clean feature.
     """
 
-    mean: float = 0.0
-    spread: float = 1.0
-    noise_share: float = 0.15
-    jumps: float = 0.25
+    mean: float
+    spread: float
+    noise_share: float
+    jumps: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def draw_steps(
     starts_Q = timesteps_at(schedule, place_Q * (math.pi / 2))
     last = schedule.num_timesteps - 1
     starts_Q[torch.rand(count, generator=random) < how.noise_share] = last
-    # The draw is the slowest axis, and the jumps are of all contexts alike.
+    # The draw is the slowest axis, so the jumps, which come last, are spread over the contexts.
     jumps = round(how.jumps * count)
     angles_T = schedule.alphas_cumprod_T.clamp(0, 1).sqrt().acos()
     ends_J = angles_T[starts_Q[count - jumps :]] * torch.rand(jumps, generator=random)

@@ -79,8 +79,8 @@ class LinearSolver:
         ahead: For each step after the first, the remaining distance divided by the distance of the
             last step. Distances are differences of sqrt(a), the signal's share of the sample.
         start_scale: Factor on the noise to make the first sample.
-        ends_T: Angles where the steps end, which a flow map head is to be told (see
-            `FlowMapHead`); None for solvers that ask for velocities.
+        ends_T: Angles where the steps end, an input of a flow map head (see `FlowMapHead`); None
+            for solvers that ask for velocities.
     """
 
     timesteps_T: Tensor

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +19,16 @@ from orthus_cli.app import app
 from orthus_core.checkpoint.model_folder import open_orthus, save_model
 from orthus_core.data.document import Document, turn
 from orthus_core.data.pictures import FilePicture
-from orthus_core.distill.head import FLOW_MAP, distill_head, student_of
-from orthus_core.distill.head_contexts import record_rows
+from orthus_core.distill.head import (
+    CONTEXTS,
+    FLOW_MAP,
+    HeadStage,
+    distill_head,
+    params_of,
+    put_head,
+    student_of,
+)
+from orthus_core.distill.head_contexts import HeadContexts, record_rows
 from orthus_core.distill.time_grids import check_solvers
 from orthus_core.errors import CheckpointError, PromptError, TrainingError
 from orthus_core.events import StepDone
@@ -28,6 +37,7 @@ from orthus_core.model.denoising_head import DenoisingHead
 from orthus_core.model.flow_map_head import FlowMapHead, angles
 from orthus_core.model.schedule import make_schedule
 from orthus_core.recipe import BuildBaseRecipe, DistillHeadRecipe, PosttrainRecipe, load
+from orthus_core.recipe.distill_head import AnglesRecipe
 from orthus_core.samplers.cuda_graph import CUDAGraphCache
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import DiffusionPatchSampler, denoise, patch_plan
@@ -143,7 +153,7 @@ def test_both_terms_are_zero_for_an_exact_flow_map_and_for_no_other(weights):
     random = torch.Generator().manual_seed(0)
     middle_NRC = torch.randn(50, 1, 3, generator=random).expand(-1, 2, -1).double()
     weights_NR = torch.tensor([weights]).expand(50, -1).double()
-    how = Angles(noise_share=0.15, jumps=0.5)
+    how = Angles(mean=0.0, spread=1.0, noise_share=0.15, jumps=0.5)
     steps = draw_steps(middle_NRC, weights_NR, middle_NRC[:, 0], SCHEDULE, 4, random, how)
     steps = replace(steps, noisy_QC=steps.noisy_QC.double())
     away = steps.ends_J < steps.starts_Q[-len(steps.ends_J) :]
@@ -184,8 +194,8 @@ def test_the_flow_map_of_a_mixture_is_learnt_to_two_percent():
     teacher = Mixture()
     student = FlowMapHead(2, 1, 64, 2, angles(SCHEDULE))
     loss = FlowMapLoss(student, teacher, SCHEDULE)  # type: ignore[arg-type]
-    count, length = 192, 900
-    optimizer = torch.optim.Adam(student.parameters(), lr=4e-3, fused=True)
+    count, length = 192, 380
+    optimizer = torch.optim.Adam(student.parameters(), 1.2e-2, (0.9, 0.95), fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, length)
     random = torch.Generator().manual_seed(0)
     nothing_NRD, one_NR = torch.zeros(count, 1, 1), torch.ones(count, 1)
@@ -193,7 +203,7 @@ def test_the_flow_map_of_a_mixture_is_learnt_to_two_percent():
         own_N = torch.randint(3, (count,), generator=random)
         noise_NC = torch.randn(count, 2, generator=random)
         clean_NC = teacher.middles_KC[own_N] + teacher.spread * noise_NC
-        how = Angles(jumps=0.5)
+        how = Angles(mean=0.0, spread=1.0, noise_share=0.4, jumps=0.5)
         steps = draw_steps(nothing_NRD, one_NR, clean_NC, SCHEDULE, 2, random, how)
         optimizer.zero_grad()
         loss(steps).total.backward()
@@ -260,8 +270,46 @@ def test_a_training_goes_on_bit_for_bit(tiny_folder, recipe, distilled, tmp_path
     assert one["mlp_head.time_embed.end_mlp.2.weight"].any()
 
 
+def test_steps_start_and_jump_as_the_recipe_says(recipe):
+    how = AnglesRecipe(mean=-0.7, spread=0.6, noise_share=0.3, jumps=0.25)
+    asked = replace(recipe, patch_share=1.0, draws=64, angles=how)
+    asked = replace(asked, optim=replace(asked.optim, batch_size=16))
+    stage = HeadStage(asked, SimpleNamespace(schedule=SCHEDULE))  # type: ignore[arg-type]
+    picture_SPRD = torch.arange(16.0).view(16, 1, 1, 1).expand(-1, 4, -1, -1)
+    contexts = HeadContexts(picture_SPRD, torch.ones(16, 4, 1), torch.zeros(16, 4, 2))
+    stage.contexts[CONTEXTS] = contexts
+    ((steps,),) = stage.parts(0, 1)
+    assert len(steps) == 16 * 4 * 64 and len(steps.ends_J) == len(steps) / 4
+    noise_Q = steps.starts_Q == 199
+    assert noise_Q.float().mean() == pytest.approx(0.3, abs=0.03)
+    angles_T = torch.tensor(angles(SCHEDULE))
+    logits = (angles_T[steps.starts_Q[~noise_Q]] / (math.pi / 2)).logit()
+    assert logits.mean() == pytest.approx(-0.7, abs=0.05)
+    assert logits.std() == pytest.approx(0.6, abs=0.05)
+    way_J = angles_T[steps.ends_J.clamp(min=0)] / angles_T[steps.starts_Q[-len(steps.ends_J) :]]
+    assert way_J.quantile(torch.tensor([0.25, 0.75])).tolist() == pytest.approx(
+        [0.25, 0.75], abs=0.05
+    )
+    # A batch of all pictures does not let the same ones jump each time.
+    stage = HeadStage(replace(asked, patch_share=0.25, draws=1), stage.objective)
+    stage.contexts[CONTEXTS] = contexts
+    jumping = [steps.hidden_QRD[-len(steps.ends_J) :] for (steps,) in stage.parts(0, 8)]
+    assert len(torch.cat(jumping)) == 8 * 4 and len(torch.cat(jumping).unique()) > 8
+
+
+def test_a_new_head_is_guided_at_all_timesteps(recipe):
+    model = make_tiny_model(sampling={"guidance_interval": [200, 800], "guidance": 2.0})
+    assert SamplingParams.resolve(model.config).guidance_interval == (200, 800)
+    assert {each.guidance_interval for each in params_of(recipe, model.config).values()} == {()}
+    put_head(model, student_of(model, seed=0), 3)
+    drawn = SamplingParams.resolve(model.config)
+    assert (drawn.guidance_interval, drawn.guidance, drawn.steps) == (None, 2.0, 3)
+
+
 def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path):
-    """Of true pictures or of drawn ones, for the prompt's branch and for the other."""
+    """Of true pictures or of drawn ones, for the prompt's branch and for the other, with
+    the weights that guidance has at each patch.
+    """
     folder = pictures_with_words(tmp_path / "squares", 3)
     opened = open_orthus(tiny_folder, device="cpu", dtype="fp32")
     model, tokenizer = words_of(opened)
@@ -269,14 +317,19 @@ def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path
         Document(turn("user", words(n)) + turn("model", FilePicture(folder / f"00{n}.png")))
         for n in range(3)
     ]
-    params = {"picture": SamplingParams.resolve(model.config, steps=2)}
     read = PromptBuilder(model, tokenizer).features([each.pictures[0] for each in documents])
-    for self_drawn in (0.0, 1.0):
+    rising = [[1.25, -0.25], [1.5, -0.5], [1.75, -0.75], [2.0, -1.0]]
+    for self_drawn, schedule, weights in (
+        (0.0, "constant", [[2.0, -1.0]] * 4),
+        (1.0, "linear", rising),
+    ):
+        resolved = SamplingParams.resolve(model.config, steps=2, guidance_schedule=schedule)
+        params = {"picture": resolved}
         *_, kept = record_rows(
             model, tokenizer, documents.__getitem__, params, 3, self_drawn=self_drawn, seed=0
         )
         assert torch.equal(kept.features_SPC, read) is (self_drawn == 0)
-        assert kept.weights_SR.tolist() == [[2.0, -1.0]] * 3
+        assert kept.weights_SPR.tolist() == [weights] * 3
         for picture, features_PC in enumerate(kept.features_SPC):
             for branch, text in enumerate((words(picture), params["picture"].negative_prompt)):
                 ids = prompt_ids(model.config, tokenizer, text)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orthus_core.recipe import SCHEMAS, load
+from orthus_core.recipe.distill_head import DistillHeadRecipe
 from orthus_core.recipe.docs import document
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.schema import keys, members
@@ -56,6 +58,11 @@ def test_the_bundled_model_samples_as_its_recipe_says() -> None:
     mini = ROOT / "orthus_core" / "starter" / "mini"
     carried = json.loads((mini / "config.json").read_text())["sampling"]
     assert load(PosttrainRecipe, mini / "recipe.toml").sampling == carried
+
+
+def test_the_recipe_of_a_distilled_head_states_the_defaults() -> None:
+    stated, default = load(DistillHeadRecipe, "distill/head"), DistillHeadRecipe()
+    assert replace(stated, log=default.log) == default
 
 
 def test_every_file_of_the_folder_is_a_recipe() -> None:
