@@ -222,10 +222,12 @@ def _read(path: str, scale: float) -> Adapters:
         metadata = read_metadata(weights)
         sampling = json.loads(metadata.get(SAMPLING, "{}"))
         guidance = float(metadata[GUIDANCE]) if GUIDANCE in metadata else None
+        if guidance is not None and not 0 <= guidance < math.inf:
+            raise ValueError(f"{GUIDANCE} is {guidance}")
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{ADAPTER_CONFIG} names no usable lora_alpha: {error}",
-            where=str(folder / ADAPTER_CONFIG),
+            f"the lora_alpha or the metadata of these adapters cannot be used: {error}",
+            where=str(folder),
             hint=_TRAIN_AGAIN,
         ) from error
     digest = hashlib.sha256(f"{alpha} {by_root}".encode())

@@ -153,7 +153,7 @@ def check_teacher(init_from: str | Path) -> None:
             where=str(folder),
             hint="take a model with a diffusion head",
         )
-    if getattr(config, "flow_map_head", False):
+    if config.flow_map_head:
         raise CheckpointError(
             "this model's head takes few steps, and was taught to take them as it is guided",
             where=str(folder),

@@ -29,16 +29,7 @@ from orthus_core.distill.guidance_streams import (
     TaughtGuidance,
     guidance_streams,
 )
-from orthus_core.losses.diffusion import draw
-from orthus_core.losses.joint import (
-    BatchLike,
-    Counts,
-    JointLoss,
-    chosen_patches,
-    counts_of,
-    share,
-)
-from orthus_core.losses.picture_noise import Stream, uniform
+from orthus_core.losses.joint import BatchLike, Counts, JointLoss, counts_of, share
 from orthus_core.model.config import IGNORE
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.orthus import OrthusForConditionalGeneration
@@ -192,29 +183,12 @@ class GuidanceLoss(JointLoss):
         patches, features_NC = config.patches, rows.features_NC
         assert features_NC is not None, "there are streams, so there are pictures"
 
-        # 1. The patches: which, and their noise.
-        learnt_L = (streams.pictures_M[:, None] * patches).add(
-            torch.arange(patches, device=seeds_M.device)
-        )
-        learnt_L, of_M = learnt_L.flatten(), torch.arange(len(streams.pictures_M))
-        of_L = of_M.to(seeds_M.device).repeat_interleave(patches)
-        if self.training and self.patch_share < 1:
-            scores_MP = uniform(seeds_M, Stream.CHOICE_OF_PATCHES, patches)
-            wanted_N = torch.zeros(len(features_NC), dtype=torch.bool, device=seeds_M.device)
-            wanted_N[learnt_L] = True
-            kept_N = torch.zeros_like(wanted_N)
-            kept_N[chosen_patches(scores_MP, wanted_N, self.patch_share)] = True
-            kept_L = kept_N[learnt_L]
-            learnt_L, of_L = learnt_L[kept_L], of_L[kept_L]
-        draws = draw(
-            seeds_M,
-            patches,
-            config.feature_channels,
-            self.repeats,
-            schedule,
-            timesteps=self.timesteps,
-            chosen_N=learnt_L,
-        )
+        # 1. The patches: which, the streams of which picture, and their noise.
+        learnt_L = self.predicted(rows, seeds_M)
+        if learnt_L is None:
+            learnt_L = torch.arange(len(features_NC), device=seeds_M.device)
+        of_L = torch.searchsorted(streams.pictures_M, learnt_L // patches)
+        draws = self.drawn(seeds_M, learnt_L)
         clean_LC = features_NC[learnt_L].float() * config.latent_scale
         noisy = add_noise(schedule, clean_LC.repeat(self.repeats, 1), draws.noise, draws.timesteps)
 

@@ -46,7 +46,7 @@ class GuidanceStreams(NamedTuple):
     """The rows beside a batch, and how the streams of each picture are mixed.
 
     Attributes:
-        pictures_M: Number of each learnt picture among those of the batch.
+        pictures_M: Number of each learnt picture among those of the batch, ascending.
         weights_M3: Weight of each stream in what guidance predicts; a row sums to 1.
         rows_M3: Row of each stream; -1 for the batch's own, and where the weight is 0.
         ids_BS: Token ids, padded on the right.

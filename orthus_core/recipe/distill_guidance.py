@@ -54,7 +54,7 @@ class DistillGuidanceRecipe:
     repeats: int = key(4, "noise draws for each patch", minimum=1)
     patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     prefix_noise: float = key(
-        0.3, "noise on the pictures that are read, by both streams alike", minimum=0
+        0.3, "noise on the pictures that are read, the same in all streams", minimum=0
     )
     timesteps: TimestepKind = key("uniform-angle", TIMESTEPS)
     lora: LoraRecipe = key(LoraRecipe(), "adapters in place of the whole model")

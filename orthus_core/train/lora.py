@@ -164,14 +164,19 @@ def save_adapters(
     ) as staged:
         save_file(adapter_tensors(model), staged / ADAPTER_WEIGHTS, metadata=metadata)
         config.save_pretrained(staged)
-        card = {"README.md": adapter_card(real_path(folder).name, base_name, base)}
-        for name, text in (card | dict(texts or {})).items():
+        card = adapter_card(
+            real_path(folder).name, base_name, base, scales=distilled_guidance is None
+        )
+        for name, text in ({"README.md": card} | dict(texts or {})).items():
             (staged / name).write_text(text, encoding="utf-8")
     return folder
 
 
-def adapter_card(name: str, base_name: str, base: str) -> str:
-    """Markdown that describes adapters and their use."""
+def adapter_card(name: str, base_name: str, base: str, *, scales: bool) -> str:
+    """Markdown that describes adapters and their use; `scales`: whether part of their strength may
+    be added.
+    """
+    half = f'orthus generate "a snowman" -m {base_name} --lora {name}:0.5 -o half.png'
     lines = [
         "---",
         "library_name: peft",
@@ -184,7 +189,7 @@ def adapter_card(name: str, base_name: str, base: str) -> str:
         "",
         "```bash",
         f'orthus generate "a snowman" -m {base_name} --lora {name} -o snowman.png',
-        f'orthus generate "a snowman" -m {base_name} --lora {name}:0.5 -o half.png',
+        *([half] if scales else []),
         f"orthus merge {base_name} --lora {name} -o {name}-merged",
         "```",
         "",

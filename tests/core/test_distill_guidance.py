@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from orthus_core import Orthus, OrthusPipeline
 from orthus_core.api.loaded import load_model
+from orthus_core.checkpoint.adapters import GUIDANCE
 from orthus_core.checkpoint.describe import describe
 from orthus_core.checkpoint.headers import ADAPTER_WEIGHTS
 from orthus_core.checkpoint.merge import merge
-from orthus_core.checkpoint.model_folder import open_model, open_orthus
+from orthus_core.checkpoint.model_folder import open_model, open_orthus, save_model
 from orthus_core.data.collate import collate, with_features
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import TokenIds, encode
@@ -27,12 +28,17 @@ from orthus_core.distill.guidance_streams import TaughtGuidance, guidance_stream
 from orthus_core.errors import ArgumentError, CheckpointError, OrthusError, PromptError
 from orthus_core.events import PatchDone, StepDone
 from orthus_core.model.diffusion_head import DiffusionHead
+from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import BuildBaseRecipe, DistillGuidanceRecipe, PosttrainRecipe, load
+from orthus_core.recipe.training import LoraRecipe
 from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Guidance, Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder
+from orthus_core.train.freeze import all_but_autoencoder
+from orthus_core.train.lora import add_lora
 from orthus_core.train.trainings import build_base, posttrain
+from tests.conftest import make_tiny_model
 from tests.core.server_under_test import asked
 from tests.core.toy_data import interleaved, picture
 
@@ -58,7 +64,7 @@ def source(tmp_path_factory) -> Path:
 
 
 def train(base: Path, source: Path, output: Path, *sets: str, stop_at: int = 0, **options):
-    """The figures of each step of a distillation, which is stopped after so many if not 0."""
+    """The figures of each step of a distillation; `stop_at` stops it after that step, 0 never."""
     found: list[dict[str, float]] = []
     sets = (*SETS, f"data.source={json.dumps(str(source))}", *sets)
     options["should_stop"] = lambda: len(found) == stop_at > 0
@@ -193,6 +199,14 @@ def test_one_stream_of_a_linear_head_is_guided_as_the_streams_of_drawing_are(
         assert float(image) < 1e-8 * float(unguided)
     assert len(seeds_M) == 6
 
+    # 3. The sum that is minimised, when the student's words have moved too.
+    weights = {"lambda_image": 3.0, "text_weight": 5.0}
+    with torch.no_grad():
+        model.lm_head.weight *= 1.5
+        losses = GuidanceLoss(model, teacher, taught, ids, **weights).eval()(batch)
+    assert losses.text > 0 and losses.image > 0
+    assert losses.total.item() == pytest.approx(float(3 * losses.image + 5 * losses.text))
+
 
 def test_a_scale_of_1_needs_no_other_stream(tiny_folder, tmp_path):
     ids = TokenIds(0, 2, 1, 5, 6, 7, 8)
@@ -205,6 +219,20 @@ def test_a_scale_of_1_needs_no_other_stream(tiny_folder, tmp_path):
     assert guidance_streams(rows.__class__(**vars(rows) | NOTHING_DRAWN), 4, ids, none) is None
 
 
+def test_all_streams_read_pictures_with_the_same_noise(tiny_folder, tmp_path):
+    """So a stream with the row's own words predicts the same as the row."""
+    model = open_orthus(tiny_folder, device="cpu", dtype="fp32").model
+    ids = TokenIds.of(model.config)
+    fox, *_ = shown(tmp_path)
+    rows, unguided = with_features_of(fox, ids), []
+    for word in (9, 10):
+        away = (ids.bos, word, ids.sep)
+        taught = TaughtGuidance(3.0, 1.0, 1.0, 1.0, away, away)
+        loss = GuidanceLoss(model, Teacher(model), taught, ids, prefix_noise=3.0).train()
+        unguided.append(loss(rows).unguided.item())
+    assert unguided[0] < 1e-6 * unguided[1]
+
+
 NOTHING_DRAWN = {"image_targets_N": torch.zeros(4, dtype=torch.bool)}
 
 
@@ -213,10 +241,35 @@ def with_features_of(fox: FilePicture, ids: TokenIds):
 
     slots = [ids.boi, *[ids.image] * 4, ids.eoi]
     row = EncodedRow([ids.bos, 9, ids.sep, *slots, ids.eos], [-100] * 10, (fox,), (True,))
-    return with_features(collate([row], ids, own_pictures=True), torch.zeros(1, 4, 64))
+    return with_features(collate([row], ids, own_pictures=True), torch.zeros(1, 4, 8))
 
 
 # What is trained
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_the_teacher_stays_what_it_was_while_the_student_moves(rank, tiny_folder):
+    model = open_orthus(tiny_folder, device="cpu", dtype="fp32").model
+    ids = torch.arange(9)[None]
+    patch_C = torch.ones(1, model.config.feature_channels)
+
+    def predicted(by: OrthusForConditionalGeneration, head: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            hidden_XD = by.run_backbone(ids, None).hidden_BSD[0]
+            return head(patch_C.repeat(9, 1), torch.full((9,), 500), hidden_XD)
+
+    before = predicted(model, model.diffusion_head)
+    teacher = Teacher(model, shares_backbone=bool(rank))
+    moved = add_lora(model, LoraRecipe(rank=rank)) if rank else all_but_autoencoder(model)
+    for parameter in moved:
+        parameter.data += 0.1
+    with teacher.at_work() as by:
+        assert predicted(by, teacher.head).equal(before)
+    after = predicted(model, model.diffusion_head)
+    assert not after.isclose(before, atol=1e-3).all()
+    assert all(parameter.requires_grad for parameter in moved)
+    if rank:  # of the backbone's adapters too, which have been off
+        assert not predicted(model, teacher.head).isclose(before, atol=1e-3).all()
 
 
 def features(folder: Path, *, guidance: float | None = None, lora: tuple = ()) -> torch.Tensor:
@@ -289,10 +342,11 @@ def test_adapters_hold_guidance(tiny_folder, source, tmp_path):
     sets = ("lora.rank=8", "optim.steps=30")
     figures = train(tiny_folder, source, place, *sets, "guidance=3")
     assert figures[0]["image"] == pytest.approx(figures[0]["unguided"], rel=1e-3)
-    # The teacher stays what it was, although the adapters lie in its layers.
     assert left(figures) < 0.7
     assert base == {path: path.read_bytes() for path in tiny_folder.iterdir()}
     assert (place / ADAPTER_WEIGHTS).is_file()
+    card = (place / "README.md").read_text()
+    assert "--lora adapters " in card and ":0.5" not in card, "it names only what is possible"
     loaded = open_model(tiny_folder, device="cpu", lora=[place]).model
     list(merge(tiny_folder, [place], tmp_path / "merged"))
     merged = open_model(tmp_path / "merged", device="cpu").model
@@ -302,6 +356,11 @@ def test_adapters_hold_guidance(tiny_folder, source, tmp_path):
     assert features(tmp_path / "merged").equal(features(tiny_folder, lora=(str(place),)))
     with pytest.raises(CheckpointError, match="hold guidance 3, which is learnt whole"):
         open_model(tiny_folder, device="cpu", lora=[f"{place}:0.5"])
+    weights = load_file(place / ADAPTER_WEIGHTS)
+    for number in ("nan", "inf", "-1", "much"):
+        save_file(weights, place / ADAPTER_WEIGHTS, metadata={GUIDANCE: number})
+        with pytest.raises(CheckpointError, match=f"cannot be used: .*{number}"):
+            open_model(tiny_folder, device="cpu", lora=[place])
 
 
 # What is refused
@@ -331,6 +390,8 @@ def test_a_model_that_is_guided_inside_is_guided_by_nothing_else(guided, start):
         ("story", {"guidance": 1.5}, "guidance 1.5"),
         ("edit", {"guidance": 2.0}, "guidance 2.0"),
         ("edit", {"image_guidance": 1.5}, "image guidance 1.5"),
+        ("picture", {"guidance_interval": (200, 800)}, "guidance interval (200, 800)"),
+        ("picture", {"guidance_schedule": "linear"}, "guidance schedule 'linear'"),
         ("picture", {"negative_prompt": "a dog"}, "negative prompt 'a dog'"),
     ):
         error = refusal(lambda t=task, a=asked_for: resolve(config, t, **a))
@@ -377,8 +438,17 @@ def test_what_cannot_be_distilled_is_refused_before_anything_is_trained(
     for key, said in (
         ("data.own_pictures=false", "own_pictures"),
         ("lora={rank = 2, embeddings = true}", "lora.embeddings"),
+        ("lora={rank = 2}", "set lora.head instead"),
     ):
-        assert said in refusal(lambda k=key: train(tiny_folder, source, place, k)).message
+        keys = ("optim.steps=1", key, *(("head=frozen",) if "instead" in said else ()))
+        assert said in refusal(lambda k=keys: train(tiny_folder, source, place, *k)).message
+    for changes, said in (
+        ({"image_head": "mse"}, "regresses features"),
+        ({"flow_map_head": True}, "takes few steps"),
+    ):
+        other = save_model(make_tiny_model(**changes), None, tmp_path / str(*changes))
+        assert said in refusal(lambda o=other: train(o, source, place, "optim.steps=1")).message
+    assert not place.with_name("out.training").exists()
     # Its guidance is not trained away again; its words may be trained.
     for training, recipe in ((posttrain, PosttrainRecipe), (build_base, BuildBaseRecipe)):
         error = refusal(lambda t=training, r=recipe: list(t(load(r), guided, place)))

@@ -26,7 +26,7 @@ def model_with_head() -> OrthusForConditionalGeneration:
 
 
 def predicting(times: float) -> OrthusForConditionalGeneration:
-    """The same model with so many times its predictions."""
+    """The same model, its predictions multiplied by `times`."""
     model = model_with_head()
     with torch.no_grad():
         for weight in model.diffusion_head.final_layer.linear.parameters():

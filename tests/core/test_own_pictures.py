@@ -21,6 +21,8 @@ from orthus_core.data.pictures import FilePicture
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
 from orthus_core.errors import DataError, RecipeError, TrainingError
+from orthus_core.losses import kept_predictions
+from orthus_core.losses.kept_predictions import KeepingLoss
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
 from orthus_core.train import sample_grid
@@ -174,15 +176,26 @@ def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_t
         with_redrawn(alone, 4, tmp_path)
 
 
-def test_rows_that_are_drawn_alone_leave_the_model_as_it_is(model, creatures, tmp_path):
+def test_rows_that_are_drawn_alone_leave_the_model_as_it_is(
+    model, creatures, tmp_path, monkeypatch
+):
     """Every prediction is the model's own, so nothing draws it away, at any learning rate."""
+    weights = []
+
+    def recorded(*model, weight: float, **options) -> KeepingLoss:
+        weights.append(weight)
+        return KeepingLoss(*model, weight=weight, **options)
+
+    monkeypatch.setattr(kept_predictions, "KeepingLoss", recorded)
     alone = ("data.sources.0.weight=0", "data.tasks={text_to_image=1}", "data.rows=4")
     rest = ("text_weight=0", "optim.weight_decay=0", "optim.lr=1", "optim.warmup_steps=0")
+    rest = (*rest, "redrawn_predictions=3")
     for _ in posttrain(recipe(creatures, *SHORT, *alone, *rest), model, tmp_path / "same"):
         pass
     before, after = (weights_of(folder) for folder in (model, tmp_path / "same"))
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    assert weights == [3], "the recipe says how much they count"
 
     with pytest.raises(RecipeError, match="redrawn is false, so there are none"):
         recipe(creatures, "redrawn=false")
