@@ -86,10 +86,8 @@ def from_nothing(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         profile: Profile = False,
         dry_run: DryRun = False,
     ) -> None:
-        place = {"output": output, "resume": resume, "overwrite": overwrite}
-        place |= {"profile": True} if profile else {}
-        loaded = load(schema, recipe, sets or ())
-        run_training(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
+        place = place_of(output, init_from, resume, overwrite, profile)
+        run_training(ctx, load(schema, recipe, sets or ()), run, place, dry_run=dry_run)
 
     command.__doc__ = about
     return command
@@ -109,13 +107,19 @@ def from_a_model(schema: type[Recipe], run: str, about: str) -> Callable[..., No
         profile: Profile = False,
         dry_run: DryRun = False,
     ) -> None:
-        place = {"output": output, "resume": resume, "overwrite": overwrite}
-        place |= {"profile": True} if profile else {}
-        loaded = load(schema, recipe, sets or ())
-        run_training(ctx, loaded, run, {**place, "init_from": init_from}, dry_run=dry_run)
+        place = place_of(output, init_from, resume, overwrite, profile)
+        run_training(ctx, load(schema, recipe, sets or ()), run, place, dry_run=dry_run)
 
     command.__doc__ = about
     return command
+
+
+def place_of(
+    output: Path, init_from: Any, resume: str | None, overwrite: bool, profile: bool
+) -> dict[str, Any]:
+    """What `run_training` hands to the core function beside the recipe."""
+    place = {"output": output, "init_from": init_from, "resume": resume, "overwrite": overwrite}
+    return place | ({"profile": True} if profile else {})
 
 
 def run_training(

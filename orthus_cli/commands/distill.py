@@ -20,7 +20,7 @@ from orthus_cli.options import (
 )
 from orthus_cli.prompts import read_prompts
 from orthus_cli.recipe_options import Flags, recipe_options
-from orthus_cli.training import Profile, run_training
+from orthus_cli.training import Profile, place_of, run_training
 from orthus_core.recipe import DistillGuidanceRecipe, DistillHeadRecipe, GenerateRecipe, load
 
 if TYPE_CHECKING:
@@ -148,8 +148,7 @@ def guidance(
     changed. Its words are kept. States, figures and samples lie in OUTPUT.training; Ctrl-C saves,
     --resume auto goes on.
     """
-    place = {"output": output, "resume": resume, "overwrite": overwrite, "init_from": model}
-    place |= {"profile": True} if profile else {}
+    place = place_of(output, model, resume, overwrite, profile)
     loaded = load(DistillGuidanceRecipe, recipe, sets or (), flags)
     run = "orthus_core.distill.guidance:distill_guidance"
     run_training(ctx, loaded, run, place, dry_run=dry_run)
@@ -178,8 +177,7 @@ def head(
     many; the backbone stays as it is. The new model draws in 4 steps. States and figures lie in
     OUTPUT.training; Ctrl-C saves, --resume auto goes on.
     """
-    place = {"output": output, "resume": resume, "overwrite": overwrite, "init_from": model}
-    place |= {"profile": True} if profile else {}
+    place = place_of(output, model, resume, overwrite, profile)
     loaded = load(DistillHeadRecipe, recipe, sets or ())
     run = "orthus_core.distill.head:distill_head"
     run_training(ctx, loaded, run, place, dry_run=dry_run)

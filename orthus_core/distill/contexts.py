@@ -98,7 +98,8 @@ def record_contexts(
     """Draws an image for each prompt and keeps the contexts of evenly spaced patches.
 
     Args:
-        wanted: Contexts to keep, all images together; at least one of each image is kept.
+        wanted: Contexts to keep, all images together; at least two of each image are kept where it
+            has two patches, so that one can measure what the other led to.
 
     Yields: Progress, and at last the contexts.
 
@@ -106,7 +107,7 @@ def record_contexts(
         PromptError, CheckpointError: As `generate`.
     """
     patches = model.config.patches
-    each = max(1, min(patches, round(wanted / len(prompts))))
+    each = min(patches, max(2, round(wanted / len(prompts))))
     chosen = [number * patches // each for number in range(each)]
     job, sequences = prepare_batch(model, prompts, params)
     assert job.patch_sampler is not None, "the prompts ask for images"

@@ -1,6 +1,6 @@
 """What a model learns that draws guided by itself: in its one stream, the head is to predict what
-guidance mixes from the streams of the model before (the first stage of 2210.03142, whose student is
-told the scale; here it is one scale, as in CALM, 2510.27688).
+guidance mixes from the streams of the model before (the first stage of 2210.03142, whose student
+has the scale as an input; here there is one scale, as in CALM, 2510.27688).
 
     loss = |head(x, t | h) - sum_k w_k head(x, t | h_k)|^2, at the same x and t
 

@@ -120,7 +120,7 @@ def row_prompt(
 class HeadRecorder:
     """A patch sampler that keeps all contexts, and replaces patches of some pictures by true ones.
 
-    Which picture a row of a batch draws is told by its noise, of which no two are the same.
+    The noise of a row of a batch says which picture it draws: no two pictures have the same noise.
 
     Attributes:
         sampler: Draws the patches.

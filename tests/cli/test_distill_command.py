@@ -35,9 +35,9 @@ def test_a_model_gets_grids_that_its_presets_take_and_pictures_tell(
     words = ["distill", "grid", tiny_folder, "-o", place, *FEW, *prompts]
     done = orthus("--format", "json", *words, "--steps", 4)
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["folder"] == str(place)
-    assert [each["solver"] for each in told["grids"]] == ["dpm++", "unipc"]
+    printed = json.loads(done.stdout)
+    assert printed["folder"] == str(place)
+    assert [each["solver"] for each in printed["grids"]] == ["dpm++", "unipc"]
     # 1. It is the model, with grids.
     assert fingerprint(place) == fingerprint(tiny_folder)
     before, after = (
@@ -45,7 +45,7 @@ def test_a_model_gets_grids_that_its_presets_take_and_pictures_tell(
     )
     grids = after["sampling"].pop("time_grids")
     assert before == after
-    assert grids["unipc"]["times"] == told["grids"][1]["times"]
+    assert grids["unipc"]["times"] == printed["grids"][1]["times"]
     assert {file.name for file in place.iterdir()} == {file.name for file in tiny_folder.iterdir()}
     shown = orthus("--format", "json", "info", place).stdout
     assert json.loads(shown)["sampling"]["time_grids"]["dpm++"] == ["1", "2", "3", "4"]
@@ -99,8 +99,8 @@ def test_a_model_is_guided_inside_and_by_no_option(orthus, tiny_folder, tmp_path
     assert done.exit_code == 0, done.stderr
     assert "guidance to learn: 3 for pictures, 2 and 1.5 for edits, 2 for stories" in done.stderr
     assert (tmp_path / "guided.training" / "samples" / "step-000001.png").is_file()
-    told = json.loads(orthus("--format", "json", "info", place).stdout)
-    assert told["guided_inside"] == "3, in one stream"
+    printed = json.loads(orthus("--format", "json", "info", place).stdout)
+    assert printed["guided_inside"] == "3, in one stream"
     # It draws, and is replayed, with its guidance alone.
     drawing = ("-m", place, "--device", "cpu", "--seed", 1)
     for number, kept in enumerate(([], ["--guidance", 3], ["--guidance", 1])):

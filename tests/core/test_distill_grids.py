@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from orthus_core import Orthus
 from orthus_core.distill import step_errors as step_errors_module
 from orthus_core.distill.best_grids import best_grids
-from orthus_core.distill.contexts import Contexts
+from orthus_core.distill.contexts import Contexts, record_contexts
 from orthus_core.distill.step_errors import FinePaths, fine_times, step_errors
 from orthus_core.distill.time_grids import TimeGrids, grids_of_contexts, stored
 from orthus_core.errors import CheckpointError, PromptError
@@ -186,6 +187,14 @@ def own_grids(tiny_model, contexts) -> list[TimeGrids]:
         patch.setattr(step_errors_module, "FINE_STEPS", 16)  # fewer times, sooner
         found = [*grids_of_contexts(tiny_model, contexts, {"ddim": 5, "unipc": 4}, params)]
     return [each for each in found if not isinstance(each, Progress)]
+
+
+def test_few_contexts_still_leave_some_that_only_measure(tiny_folder):
+    opened = Orthus.open(tiny_folder)
+    params = SamplingParams.resolve(opened.model.config, steps=2)
+    prompts = [opened.builder.picture(text, params) for text in ("a fox", "a snowman")]
+    *_, recorded = record_contexts(opened.model, prompts, params, 2)
+    assert [each.images for each in recorded] == [2, 2]
 
 
 def test_a_grid_is_kept_where_it_ends_nearer_on_other_contexts(tiny_model, own_grids):
