@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,7 +90,8 @@ def features(pictures) -> Tensor:
 def laid(opened, source: Path, *, validate_rows: int = 64, **changes) -> RowBatches:
     data = DataRecipe(source=str(source), held_out=0.5, **changes)
     rows = finished(read_rows(data))
-    builder = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, features)
+    config, tokenizer = opened.model.config, opened.processor.tokenizer
+    builder = orthus_batch_builder(data, config, tokenizer, features)  # type: ignore[arg-type]
     return builder.batches(rows, data, 3, validate_rows)
 
 
@@ -161,7 +162,8 @@ def test_the_same_pictures_and_noise_come_with_words_of_others(opened, plain, pa
     batches = laid(opened, plain, packing=packing)
     by_words = batches.by_words()
     own, other = (rows_in(opened, by_words[name]) for name in (OWN_WORDS, OTHER_WORDS))
-    measured = {n for b in batches.held_out() for n in b.noise_seeds_M.tolist()}
+    seeds = [batch.noise_seeds_M for batch in batches.held_out()]
+    measured = {n for seeds_M in seeds if seeds_M is not None for n in seeds_M.tolist()}
     assert len(own) > 8 and {row.seed for row in own} < measured, "some of the held-out rows"
     colour = {row.words: row.picture for row in own}
     assert len(colour) == 2 == len(set(colour.values()))
@@ -244,7 +246,7 @@ def run(start: Path, output: Path, source: Path, *overrides: str, **options) -> 
     return list(posttrain(load(PosttrainRecipe, None, sets), start, output, **options))
 
 
-def steps_of(events: list) -> list[dict[str, float]]:
+def steps_of(events: list) -> list[Mapping[str, float]]:
     return [event.metrics for event in events if isinstance(event, StepDone)]
 
 
