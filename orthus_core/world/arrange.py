@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from orthus_core.world.backdrops import has_floor
-from orthus_core.world.scene import STEP, UNITS, Scene, Thing
+from orthus_core.world.scene import LARGE, SMALL, STEP, UNITS, Scene, Thing
 
 T = TypeVar("T")
 
@@ -22,20 +22,15 @@ MOST_THINGS = 4
 
 # Two things are side by side more often than one above the other.
 _PAIR_WEIGHTS = {"left of": 3, "right of": 3, "above": 1, "below": 1}
-# Sides of one thing, on a plain backdrop and on a floor; of two; and of three or four. They are
-# few: at each of them a thing consists of other patches, which a small model has to learn anew.
-_SINGLE_SIDES = {64: 0.45, 48: 0.4, 40: 0.15}
-_STANDING_SIDES = {48: 0.8, 32: 0.2}
-_PAIR_SIDES = {(32, 32): 0.85, (24, 24): 0.15}
-_GROUP_SIDES = {32: 0.7, 24: 0.3}
-# Lower edges of standing things; the far row is for three or four of them.
+# Sides of one thing. Several have the smaller side, with which four fill a picture. There are only
+# two: at each of them a thing consists of other patches, which a small model has to learn anew.
+_SINGLE_SIDES = {LARGE: 0.8, SMALL: 0.2}
+# Lower edges of standing things; of three or four, those farther back stand on the far one.
 _STANDING = (64, 64, 56, 48)
-_FAR, _NEAR, _ROW_SIDE = 40, 64, 24
+_FAR, _NEAR = 32, 64
 
 # A thing is at the left, in the middle or at the right by its centre.
 _LEFT, _RIGHT = 26, 38
-# Sides from which a thing is called large, and below which small.
-_LARGE, _SMALL = 48, 32
 
 
 class Square(NamedTuple):
@@ -65,7 +60,7 @@ def arrange(
         relation = relation or rng.choices(list(_PAIR_WEIGHTS), list(_PAIR_WEIGHTS.values()))[0]
         places = _pair_places(rng, relation, floor)
     else:
-        places = _row_places(rng, len(things), floor)
+        places = _row_places(rng, len(things))
     placed = [replace(t, **p._asdict()) for t, p in zip(things, places, strict=True)]
     return Scene(backdrop, tuple(placed))
 
@@ -94,8 +89,8 @@ def words_for_place(thing: Thing) -> tuple[str, str]:
 
 
 def word_for_size(thing: Thing) -> str:
-    """ "large", "small" or ""."""
-    return "large" if thing.side >= _LARGE else "small" if thing.side < _SMALL else ""
+    """ "large" or ""."""
+    return "large" if thing.side >= LARGE else ""
 
 
 def free_places(scene: Scene, side: int) -> list[Square]:
@@ -114,16 +109,15 @@ def free_places(scene: Scene, side: int) -> list[Square]:
 
 
 def _single_place(rng: random.Random, floor: bool) -> Square:
+    side = _one_of(rng, _SINGLE_SIDES)
     if floor:
-        side = _one_of(rng, _STANDING_SIDES)
         bottom = rng.choice([bottom for bottom in _STANDING if bottom >= side])
         return Square(_on_raster(rng, 0, UNITS - side), bottom - side, side)
-    side = _one_of(rng, _SINGLE_SIDES)
     return Square(_on_raster(rng, 0, UNITS - side), _on_raster(rng, 0, UNITS - side), side)
 
 
 def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Square]:
-    first, second = _one_of(rng, _PAIR_SIDES)
+    first = second = SMALL
     # Along the relation, the first one is at the lower coordinates, and the rest is a gap.
     at = _on_raster(rng, 0, UNITS - first - second)
     then = _on_raster(rng, at + first, UNITS - second)
@@ -155,20 +149,13 @@ def _across(rng: random.Random, first: int, second: int) -> tuple[int, int]:
     return start, rng.choice(near)
 
 
-def _row_places(rng: random.Random, count: int, floor: bool) -> list[Square]:
-    """Three or four things of one side in two rows."""
+def _row_places(rng: random.Random, count: int) -> list[Square]:
+    """Three or four things in two rows."""
     upper = 2 if count == 4 else rng.choice((1, 2))
-    side = _ROW_SIDE if floor else _one_of(rng, _GROUP_SIDES)
-    room = UNITS // 2 - side
-    tops = [_FAR - side, _NEAR - side]
-    if not floor:
-        tops = [_on_raster(rng, 0, room), UNITS // 2 + _on_raster(rng, 0, room)]
     places = []
-    for number, top in ((upper, tops[0]), (count - upper, tops[1])):
-        at = _on_raster(rng, 0, UNITS - number * side)
-        places.append(Square(at, top, side))
-        if number == 2:
-            places.append(Square(_on_raster(rng, at + side, UNITS - side), top, side))
+    for number, bottom in ((upper, _FAR), (count - upper, _NEAR)):
+        at = _on_raster(rng, 0, UNITS - number * SMALL)
+        places += [Square(at + SMALL * n, bottom - SMALL, SMALL) for n in range(number)]
     return rng.sample(places, count)
 
 

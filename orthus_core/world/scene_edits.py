@@ -30,7 +30,7 @@ from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import SMALL, STEP, UNITS, Scene, Thing
-from orthus_core.world.scenes import MOST_TRIES, STYLE_WEIGHTS, as_things, coloured_nouns
+from orthus_core.world.scenes import MOST_TRIES, as_things, coloured_nouns
 from orthus_core.world.splits import edit_held_out
 from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
 from orthus_core.world.wordings import Phrases, Wordings, place_words
@@ -174,8 +174,6 @@ def make_edit(rng: random.Random, world: World, kind: str | None = None) -> Scen
     maker, _ = KINDS[kind]
     for _ in range(MOST_TRIES if len(world.cast) > MOST_THINGS else 0):
         edit = maker(rng, world)
-        style = rng.choices(list(STYLE_WEIGHTS), list(STYLE_WEIGHTS.values()))[0]
-        edit = edit and _in_style(world, edit, style)
         if edit and _fits(world, edit):
             return edit
     raise DataError(
@@ -186,31 +184,17 @@ def make_edit(rng: random.Random, world: World, kind: str | None = None) -> Scen
 
 
 def place_for(scene: Scene) -> Square | None:
-    """The place of an added thing: it stands as high as the first thing if there is room, is as
-    large as most things if it can, and is close to the first thing; None if there is no room.
+    """The place of an added thing: it stands as high as the first thing if there is room, and is
+    close to it; None if there is no room.
     """
     first = scene.things[0]
 
-    def fitness(place: Square) -> tuple[bool, int, int, float, int]:
+    def fitness(place: Square) -> tuple[bool, int, float, int]:
         lower = abs(place.y + place.side - first.y - first.side)
         apart = abs(place.x + place.side / 2 - first.centre[0])
-        return lower > 0, -place.side, lower, apart, -place.x
+        return lower > 0, lower, apart, -place.x
 
-    free = free_places(scene, SMALL) + free_places(scene, SMALL - STEP)
-    return min(free, key=fitness, default=None)
-
-
-def _in_style(world: World, edit: SceneEdit, style: str) -> SceneEdit:
-    """The edit with all things in a style; unchanged if the style lacks one of the sprites."""
-    things = edit.before.things + edit.after.things
-    if any(thing.sprite not in world.styles.get(style, ()) for thing in things):
-        return edit
-
-    def restyle(scene: Scene) -> Scene:
-        things = tuple(replace(thing, style=style) for thing in scene.things)
-        return replace(scene, things=things)
-
-    return edit._replace(before=restyle(edit.before), after=restyle(edit.after))
+    return min(free_places(scene, SMALL), key=fitness, default=None)
 
 
 def _fits(world: World, edit: SceneEdit) -> bool:
@@ -233,7 +217,7 @@ def _add(rng: random.Random, world: World) -> SceneEdit | None:
     place = place_for(before)
     if place is None:
         return None
-    new = replace(new, **place._asdict(), sprite=world.cast[nouns[-1]].key, mirror=False)
+    new = replace(new, **place._asdict())
     words = ADD.choose(rng, world.wordings).format(with_article(with_colour(nouns[-1], new.colour)))
     return SceneEdit(before, words, before.plus(new), "add", nouns[-1], new.colour)
 
@@ -250,9 +234,8 @@ def _replace(rng: random.Random, world: World) -> SceneEdit:
     nouns, things = _things(rng, world, count + 1)
     before = arrange(rng, things[:count], _backdrop(rng))
     which, other = rng.randrange(count), nouns[count]
-    # Words do not say which sprite, so it is always the first.
-    new = replace(things[count], sprite=world.cast[other].key, mirror=False)
-    after = before.with_thing(which, sprite=new.sprite, colour=new.colour, mirror=False)
+    new = things[count]
+    after = before.with_thing(which, sprite=new.sprite, colour=new.colour)
     phrase = with_article(with_colour(other, new.colour))
     words = REPLACE.choose(rng, world.wordings).format(the(nouns[which]), phrase)
     return SceneEdit(before, words, after, "replace", nouns[which], other)
@@ -316,7 +299,7 @@ def _recolour(rng: random.Random, world: World) -> SceneEdit | None:
     own = rng.choice([*HUES]) if rng.random() < COLOUR_CHANCE else ""
     if colour == (own or OWN_COLOURS.get(noun)):
         return None
-    painted = as_things(rng, world, [(noun, own)])
+    painted = as_things(world, [(noun, own)])
     before = arrange(rng, [*painted, *things], _backdrop(rng))
     words = RECOLOUR.choose(rng, world.wordings).format(the(noun), colour)
     return SceneEdit(before, words, before.with_thing(0, colour=colour), "recolour", noun, colour)
@@ -377,7 +360,7 @@ def _things(rng: random.Random, world: World, count: int) -> tuple[list[str], li
     for noun in nouns:
         painted = noun in COLOURED and rng.random() < COLOUR_CHANCE
         looks.append((noun, rng.choice([*HUES]) if painted else ""))
-    return nouns, as_things(rng, world, looks)
+    return nouns, as_things(world, looks)
 
 
 def _backdrop(rng: random.Random) -> str:

@@ -17,7 +17,6 @@ from orthus_core.world.cast import COLOURED
 from orthus_core.world.co_occurrence import sample_companion, sample_noun
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, Thing
-from orthus_core.world.single_sprites import mirrored
 from orthus_core.world.wording import describe
 from orthus_core.world.wordings import prompt_of
 from orthus_core.world.world import World
@@ -35,8 +34,6 @@ CATEGORIES: Mapping[str, float] = {
 # Categories with two things side by side in the caption's order, which need not name the relation.
 SIDE_BY_SIDE = ("two_object", "color_attr")
 
-# Weights of styles; a scene is drawn in one style.
-STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.88, "flat": 0.12}
 # Backdrops by kind. A prompt names 4 of 7 backdrops that are not white, so that half of those that
 # no prompt names are white.
 BACKDROP_WEIGHTS: Mapping[str, float] = {
@@ -120,8 +117,7 @@ def coloured_nouns(world: World) -> list[str]:
 def _sample(rng: random.Random, world: World, category: str, outdoors: bool) -> Scene | None:
     """A scene of a category, whether or not it is held out; None if the pack lacks a sprite."""
     looks = _CASTS[category](rng, world)
-    style = _style(rng, world, category)
-    things = as_things(rng, world, looks, style)
+    things = as_things(world, looks)
     if not things:
         return None
     backdrop = _backdrop(rng, category, {thing.colour for thing in things}, outdoors)
@@ -129,23 +125,9 @@ def _sample(rng: random.Random, world: World, category: str, outdoors: bool) -> 
     return arrange(rng, things, backdrop, relation)
 
 
-def as_things(
-    rng: random.Random, world: World, looks: Sequence[Look], style: str = "3d"
-) -> list[Thing]:
-    """Things with random sprites, half of them in a mirror; [] if the style lacks one of them.
-
-    Things with the same look have the same sprite.
-    """
-    keys = {}
-    for noun in dict.fromkeys(noun for noun, _ in looks):
-        variants = world.variants(noun, style)
-        if not variants:
-            return []
-        keys[noun] = rng.choice(variants).key
-    return [
-        Thing(keys[noun], colour=colour, style=style, mirror=mirrored(rng, world, keys[noun]))
-        for noun, colour in looks
-    ]
+def as_things(world: World, looks: Sequence[Look]) -> list[Thing]:
+    """Things of the cast in the looks."""
+    return [Thing(world.cast[noun].key, colour=colour) for noun, colour in looks]
 
 
 def _one(rng: random.Random, world: World) -> list[Look]:
@@ -193,13 +175,6 @@ _CASTS: Mapping[str, Callable[[random.Random, World], list[Look]]] = {
 
 def _countable(rng: random.Random, world: World) -> str:
     return sample_noun(rng, world.countable)
-
-
-def _style(rng: random.Random, world: World, category: str) -> str:
-    # In a scene of one thing in its own colour, only the style can be held out.
-    passed_over = "3d" if world.testing and category == "single_object" else ""
-    styles = {s: w for s, w in STYLE_WEIGHTS.items() if s in world.styles and s != passed_over}
-    return rng.choices(list(styles), list(styles.values()))[0] if styles else "3d"
 
 
 def _backdrop(rng: random.Random, category: str, colours: set[str], outdoors: bool) -> str:

@@ -1,4 +1,4 @@
-"""Random pictures of a single thing: its sprite, its style, its place and its ground."""
+"""Random pictures of a single thing: its sprite, its place and its ground."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from orthus_core.world.backdrops import COLOURS, GRADIENTS, OUTDOORS, SKYLESS
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Scene, SceneImage, Thing
-from orthus_core.world.splits import colour_held_out, style_held_out
+from orthus_core.world.splits import colour_held_out
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import World
 
-STYLE_WEIGHTS: Mapping[str, float] = {"3d": 0.8, "flat": 0.2}
 # Grounds that the words leave open, by kind.
 OPEN_GROUNDS: Mapping[str, float] = {"white": 0.5, "gradient": 0.2, "place": 0.2, "colour": 0.1}
 # Share of places without a sky, of those that the words leave open.
@@ -37,11 +36,6 @@ class Single(NamedTuple):
     named: bool = False
 
     @property
-    def style(self) -> str:
-        """The style of the sprite."""
-        return self.scene.things[0].style
-
-    @property
     def ground(self) -> str:
         """The name of the backdrop."""
         return self.scene.backdrop
@@ -58,31 +52,23 @@ class Single(NamedTuple):
 def sample_single(rng: random.Random, world: World, coloured: float) -> Single:
     """Samples a single thing that this world may show.
 
-    In a testing world, its ground or its style is held out.
+    In a testing world, its ground is held out.
 
     Args:
         rng: Random numbers.
         world: World of the sprite.
         coloured: Probability of a coloured ground that the words name. They leave the others open.
     """
-    weights = {style: w for style, w in STYLE_WEIGHTS.items() if style in world.styles}
-    style = rng.choices(list(weights), list(weights.values()))[0]
     while True:
-        named = style == "3d" and (world.testing or rng.random() < coloured)
+        named = world.testing or rng.random() < coloured
         if named:
             sprite, ground = world.sample_sprite_and_ground(rng, 1.0)
         else:
             sprite, ground = world.sample_sprite(rng), open_ground(rng)
-            if style != "3d" and style_held_out(sprite.key, style) != world.testing:
-                continue
-            # Of a test, only one aspect is held out: here the style.
-            if world.is_held_out(sprite, ground) or world.testing and ground in COLOURS:
-                continue
-        if sprite.key not in world.styles[style] or _is_held_out_cell(world.names(sprite).name):
+        if _is_held_out_cell(world.names(sprite).name):
             continue
-        thing = Thing(sprite.key, style=style, mirror=mirrored(rng, world, sprite.key))
-        scene = arrange(rng, [thing], ground)
-        if world.stands_out(scene):
+        scene = arrange(rng, [Thing(sprite.key)], ground)
+        if world.allows(scene) and world.stands_out(scene):
             return Single(sprite, scene, named)
 
 
@@ -94,11 +80,6 @@ def open_ground(rng: random.Random) -> str:
     if kind == "gradient":
         return rng.choice(list(GRADIENTS))
     return rng.choice(list(COLOURS)) if kind == "colour" else "white"
-
-
-def mirrored(rng: random.Random, world: World, key: str) -> bool:
-    """Whether a sprite is shown in a mirror: half of those that look right in one."""
-    return world.mirrors(key) and rng.random() < 0.5
 
 
 def caption_names(world: World, sprite: Sprite) -> list[str]:

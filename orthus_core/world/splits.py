@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from itertools import combinations
 
+from orthus_core.world.backdrops import is_place
 from orthus_core.world.scene import Scene, Thing
 
 HELD_OUT = 0.05
@@ -55,9 +56,9 @@ def colour_held_out(noun: str, colour: str) -> bool:
     return (noun, colour) in COLOUR_CELLS or stable_share("colour", noun, colour) < HELD_OUT
 
 
-def style_held_out(sprite: str, style: str) -> bool:
-    """Whether training never shows a sprite (by its key) in a style; style 3d never is held out."""
-    return style != "3d" and stable_share("style", sprite, style) < HELD_OUT
+def place_held_out(noun: str, place: str) -> bool:
+    """Whether training never shows a thing alone at this place."""
+    return is_place(place) and stable_share("place", noun, place) < HELD_OUT
 
 
 def edit_held_out(kind: str, noun: str, to: str) -> bool:
@@ -76,7 +77,7 @@ def sprite_held_out(sprite: str) -> bool:
 
 
 def scene_held_out(scene: Scene, nouns: Iterable[str]) -> bool:
-    """Whether anything in a scene is held out: a pair, a count, a colour or a style.
+    """Whether anything in a scene is held out: a pair, a count, a colour, or one thing's place.
 
     Args:
         scene: Scene to check.
@@ -90,5 +91,6 @@ def scene_held_out(scene: Scene, nouns: Iterable[str]) -> bool:
         any(pair_held_out(a, b) for a, b in combinations(counts, 2))
         or any(count_held_out(noun, count) for noun, count in counts.items())
         or any(colour_held_out(noun, thing.colour) for noun, thing in named)
-        or any(style_held_out(thing.sprite, thing.style) for _, thing in named)
+        or len(named) == 1
+        and place_held_out(named[0][0], scene.backdrop)
     )

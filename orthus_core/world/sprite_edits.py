@@ -1,4 +1,4 @@
-"""Edits of a single thing: its ground, style or colour changes, or another thing replaces it."""
+"""Edits of a single thing: its ground or colour changes, or another thing replaces it."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.world.arrange import arrange
-from orthus_core.world.backdrops import is_place
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import UNITS, SceneImage
+from orthus_core.world.scene import SceneImage
 from orthus_core.world.scene_edits import OWN_COLOURS
 from orthus_core.world.scenes import as_things, coloured_nouns
 from orthus_core.world.single_sprites import Single, open_ground, sample_single
-from orthus_core.world.splits import colour_held_out, edit_held_out, style_held_out
+from orthus_core.world.splits import colour_held_out, edit_held_out
 from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
@@ -39,14 +38,6 @@ CLEAR_GROUND = Phrases(
     ("remove the background", "make the background white", "put it on white"),
     ("take the background away", "erase the background"),
 )
-MIRROR = Phrases(
-    ("mirror it", "flip it", "flip it horizontally", "mirror the picture"),
-    ("flip the picture", "i want it mirrored"),
-)
-TO_GREY = Phrases(
-    ("make it black and white", "make it grey", "remove the colours", "turn it to greyscale"),
-    ("take away the colours", "make the picture black and white"),
-)
 REPLACE = Phrases(
     ("turn it into {}", "replace it with {}", "make it {}", "change it to {}"),
     ("change it into {}", "i want {} instead"),
@@ -54,10 +45,6 @@ REPLACE = Phrases(
 RECOLOUR = Phrases(
     ("make it {}", "change its colour to {}", "paint it {}", "colour it {}", "color it {}"),
     ("change the colour to {}", "i want it to be {}"),
-)
-SET_STYLE = Phrases(
-    ("make it {}", "{} style", "draw it in {} style"),
-    ("change it to {} style", "change the style to {}"),
 )
 
 
@@ -87,7 +74,7 @@ def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
 def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
     """Samples an edit of one sprite that this world may show.
 
-    In a testing world, the resulting ground, style or colour is held out, or the edit itself is.
+    In a testing world, the resulting ground or colour is held out, or the edit itself is.
     """
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
@@ -100,14 +87,7 @@ def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
 
 def _of_any(rng: random.Random, world: World) -> SpriteEdit:
     single = sample_single(rng, world, COLOURED_CHANCE)
-    makers: list[Changer] = [_replace, _replace]
-    if single.style == "3d":  # the only style with coloured grounds that may be held out
-        makers += [_set_ground, _set_ground]
-    if world.mirrors(single.sprite.key) and not is_place(single.ground):
-        makers.append(_mirror)
-    if single.ground == "white":
-        makers.append(_to_grey)
-    return rng.choice(makers)(rng, world, single)
+    return rng.choice((_replace, _set_ground))(rng, world, single)
 
 
 def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
@@ -127,55 +107,17 @@ def _set_ground(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     return SpriteEdit(single.picture(world), words, after.picture(world), cell)
 
 
-def _mirror(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    # The whole picture is mirrored; its ground is the same in a mirror.
-    thing = single.scene.things[0]
-    mirrored = single.scene.with_thing(0, mirror=not thing.mirror, x=UNITS - thing.side - thing.x)
-    return SpriteEdit(
-        single.picture(world), MIRROR.choose(rng, world.wordings), world.scene_image(mirrored)
-    )
-
-
-def _to_grey(rng: random.Random, world: World, single: Single) -> SpriteEdit:
-    grey = world.scene_image(single.scene.with_thing(0, grey=True))
-    return SpriteEdit(single.picture(world), TO_GREY.choose(rng, world.wordings), grey)
-
-
 def _replace(rng: random.Random, world: World, single: Single) -> SpriteEdit:
     noun = world.noun(single.sprite.key)
-    # The first sprite of another thing that this world may show in this style on this ground.
+    # Another thing that this world may show on this ground.
     while True:
-        sprite = world.things[world.noun(world.sample_sprite(rng).key)].sprites[0]
-        allowed = sprite.key in world.styles[single.style] and (
-            style_held_out(sprite.key, single.style) == (world.testing and single.style != "3d")
-        )
-        if allowed and world.may_show(sprite, single.ground) and world.noun(sprite.key) != noun:
+        sprite = world.sample_sprite(rng)
+        after = single.scene.with_thing(0, sprite=sprite.key)
+        if world.noun(sprite.key) != noun and world.allows(after):
             break
     words = REPLACE.choose(rng, world.wordings).format(world.names(sprite).phrase)
     cell = ("replace", noun, world.noun(sprite.key))
-    after = world.scene_image(single.scene.with_thing(0, sprite=sprite.key, mirror=False))
-    return SpriteEdit(single.picture(world), words, after, cell)
-
-
-def _set_style(rng: random.Random, world: World) -> SpriteEdit:
-    """Draws the same thing in another style; in a testing world, in a style that is held out."""
-    # Nothing is held out in style 3d.
-    targets = [style for style in world.styles if not (world.testing and style == "3d")]
-    if not targets or len(world.styles) == 1:
-        return _of_any(rng, world)
-    style = rng.choice(targets)
-    while True:
-        after = sample_single(rng, world, 0.0)
-        key = after.sprite.key
-        others = [
-            other
-            for other, pack in world.styles.items()
-            if other != style and key in pack and not style_held_out(key, other)
-        ]
-        if after.style == style and others:
-            before = world.scene_image(after.scene.with_thing(0, style=rng.choice(others)))
-            words = SET_STYLE.choose(rng, world.wordings).format(style)
-            return SpriteEdit(before, words, after.picture(world))
+    return SpriteEdit(single.picture(world), words, world.scene_image(after), cell)
 
 
 def _recolour(rng: random.Random, world: World) -> SpriteEdit:
@@ -189,7 +131,7 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     own = rng.choice(laid_on) if rng.random() < LAID_ON_CHANCE else ""
     if not own and OWN_COLOURS.get(noun) == colour:
         own = rng.choice(laid_on)
-    things = as_things(rng, world, [(noun, own)])
+    things = as_things(world, [(noun, own)])
     while True:
         before = arrange(rng, things, open_ground(rng))
         if before.backdrop not in (colour, own) and not world.holds_out(before):
@@ -204,7 +146,6 @@ Maker = Callable[[random.Random, World], SpriteEdit]
 
 # Kinds of edits, with their weights.
 KINDS: Mapping[str, tuple[Maker, float]] = {
-    "any": (_of_any, 0.7),
-    "style": (_set_style, 0.18),
-    "recolour": (_recolour, 0.12),
+    "any": (_of_any, 0.85),
+    "recolour": (_recolour, 0.15),
 }

@@ -43,7 +43,7 @@ class NamedThing:
 
     Attributes:
         names: Its names.
-        sprites: Its sprites, at least one; the first one is shown where only one is.
+        sprites: Its sprites, at least one; the first one is drawn.
         mirrors: Whether the sprites look right in a mirror.
     """
 

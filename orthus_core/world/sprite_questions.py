@@ -14,8 +14,8 @@ from orthus_core.world.categories import GROUP_WORDS, KIND_OF_SUBGROUP
 from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Thing
-from orthus_core.world.scenes import coloured_nouns
-from orthus_core.world.single_sprites import mirrored, open_ground, sample_single
+from orthus_core.world.scenes import as_things, coloured_nouns
+from orthus_core.world.single_sprites import open_ground, sample_single
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.wording import place_phrase
 from orthus_core.world.wordings import Phrases
@@ -82,7 +82,7 @@ def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
 def ask_single(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
     """Samples a question about one sprite.
 
-    In a testing world, the ground, style or colour in the picture is held out, or the sprite is one
+    In a testing world, the ground or the colour in the picture is held out, or the sprite is one
     that no training asks about.
 
     Args:
@@ -136,8 +136,7 @@ def _colour(rng: random.Random, world: World) -> PictureQuestion:
     nouns = coloured_nouns(world)
     while True:
         noun, colour, ground = rng.choice(nouns), rng.choice(list(HUES)), open_ground(rng)
-        key = rng.choice(world.variants(noun)).key
-        scene = arrange(rng, [Thing(key, colour=colour, mirror=mirrored(rng, world, key))], ground)
+        scene = arrange(rng, as_things(world, [(noun, colour)]), ground)
         if ground != colour and world.allows(scene):
             return PictureQuestion(
                 world.scene_image(scene), WHICH_COLOUR.choose(rng, world.wordings), colour, "colour"

@@ -15,11 +15,8 @@ from typing import NamedTuple
 from orthus_core.world.backdrops import GROUND_WORDS, GROUNDS, SKYLESS, is_outdoors, place_of
 from orthus_core.world.cast import ACTORS, FOOD, KEEPSAKES, WITHOUT_HUNGER
 from orthus_core.world.english import the, with_article
-from orthus_core.world.scene import UNITS, WHOLE, Scene, Thing
+from orthus_core.world.scene import LARGE, SMALL, STEP, UNITS, Scene, Thing
 from orthus_core.world.world import World
-
-# Sides of the hero and of what is with it.
-HERO_SIDE, SIDE = 40, 24
 
 
 @dataclass(frozen=True)
@@ -33,8 +30,6 @@ class StoryState:
         thing: Noun of the thing that one of them has, or "".
         holder: Noun of the actor who has it: the hero or the friend.
         last_sky: Sky that was seen last, for places without one.
-        look: Number of the hero's sprite among those of its noun; all others have the first one.
-        mirrored: Whether the hero is shown in a mirror.
     """
 
     hero: str
@@ -43,8 +38,6 @@ class StoryState:
     thing: str = ""
     holder: str = ""
     last_sky: str = "day"
-    look: int = 0
-    mirrored: bool = False
 
     @property
     def ground(self) -> str:
@@ -99,27 +92,23 @@ StoryEvent = Callable[[random.Random, World, StoryState], "EventOutcome | None"]
 def scene_of_state(world: World, state: StoryState) -> Scene:
     """The scene that shows a state.
 
-    The hero is large and to the left, at the same place in all pictures; on white it fills the
-    picture. The friend stands at the lower right. A thing is above its holder, or in the friend's
-    place if there is no friend.
+    The hero stands at the lower left, at the same place in all pictures; on white it is large. The
+    friend stands at the lower right. A thing is above its holder, or in the friend's place if there
+    is no friend.
     """
 
     def thing(noun: str, x: int, y: int) -> Thing:
-        return Thing(world.cast[noun].key, x, y, SIDE)
+        return Thing(world.cast[noun].key, x, y, SMALL)
 
-    key = world.variants(state.hero)[state.look].key
-    mirror = state.mirrored and world.mirrors(key)
-    hero = Thing(key, 0, UNITS - HERO_SIDE, HERO_SIDE, mirror=mirror)
+    right = low = UNITS - SMALL
+    hero = thing(state.hero, 0, low)
     if not state.ground:
-        return Scene(state.backdrop, (replace(hero, x=0, y=0, side=WHOLE),))
+        return Scene(state.backdrop, (replace(hero, x=STEP, y=STEP, side=LARGE),))
     things = [hero]
-    right, low = UNITS - SIDE, UNITS - SIDE
     if state.friend:
         things.append(thing(state.friend, right, low))
     if state.thing and state.friend:
-        above_hero = state.holder == state.hero
-        x, y = ((HERO_SIDE - SIDE) // 2, 0) if above_hero else (right, low - SIDE)
-        things.append(thing(state.thing, x, y))
+        things.append(thing(state.thing, 0 if state.holder == state.hero else right, 0))
     elif state.thing:
         things.append(thing(state.thing, right, low))
     return Scene(state.backdrop, tuple(things))
@@ -278,7 +267,7 @@ def _becomes(rng: random.Random, world: World, state: StoryState) -> EventOutcom
     other = _one_of([actor for actor in ACTORS if actor != state.friend], rng, world, state.hero)
     holder = other if state.holder == state.hero else state.holder
     said = rng.choice(BECOMES).format(who=the(state.hero), a_hero=with_article(other))
-    return EventOutcome(said, state.hero, replace(state, hero=other, holder=holder, look=0))
+    return EventOutcome(said, state.hero, replace(state, hero=other, holder=holder))
 
 
 def _sky(sentences: tuple[str, ...], before: Iterable[str], after: str) -> StoryEvent:

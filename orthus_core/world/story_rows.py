@@ -138,10 +138,11 @@ def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str =
             hero,
             opens,
             last_sky=place_of(opens)[1] or "day",
-            look=rng.randrange(len(world.variants(hero))),
-            mirrored=rng.random() < 0.5,
         )
-        candidate = _continue(rng, world, _opening(rng, world, state), panels)
+        first = _opening(rng, world, state)
+        if scene_held_out(first.scene, world.nouns(first.scene)):
+            continue
+        candidate = _continue(rng, world, first, panels)
         if candidate and candidate.held_out == world.testing:
             return candidate
     raise DataError(

@@ -93,8 +93,6 @@ def describe_in_places(scene: Scene, nouns: Sequence[str]) -> str:
     named = sorted(zip(scene.things, nouns, strict=True), key=lambda each: _reading_order(each[0]))
     phrases = [_with_place(thing, with_colour(noun, thing.colour)) for thing, noun in named]
     phrases.append(place_phrase(scene.backdrop))
-    if (style := scene.things[0].style) != "3d":
-        phrases.append(f"in {style} style")
     return ", ".join(phrase for phrase in phrases if phrase)
 
 

@@ -255,10 +255,6 @@ REQUESTS = Phrases(
     ),
 )
 REQUEST_CHANCE = 0.25
-STYLED = Phrases(
-    ("{prompt} in {style} style", "{prompt}, {style} style"),
-    ("{prompt} in a {style} style", "in {style} style, {prompt}"),
-)
 WITHOUT_ARTICLES_CHANCE = 0.12
 CAPITALS = {"as it is": 0.82, "first": 0.1, "title": 0.06, "all": 0.02}
 FULL_STOP_CHANCE = 0.08
@@ -317,7 +313,7 @@ def prompt_of(
         placed = PLACED.choose(rng, wordings if place_first else "trained")
         prompt = placed.format(things=things, place=where)
     named = bool(stands or where) or len(nouns) > 1 or any(t.colour for t in scene.things)
-    text = requested(rng, prompt, scene.things[0].style if scene.things else "3d", named, wordings)
+    text = requested(rng, prompt, named, wordings)
     return ScenePrompt(text, stands, asked)
 
 
@@ -429,22 +425,17 @@ def sky_phrases(sky: str) -> Phrases:
 def requested(
     rng: random.Random,
     prompt: str,
-    style: str = "3d",
     named: bool = False,
     wordings: Wordings = "trained",
 ) -> str:
-    """A prompt with its style, as a request, in the capitals and with the stop that people use.
+    """A prompt as a request, in the capitals and with the stop that people use.
 
     Args:
         rng: Random numbers.
-        prompt: Prompt without its style.
-        style: Style of the picture; 3d is not said.
+        prompt: Prompt.
         named: Whether the prompt has a held-out phrase already, if `wordings` asks for one.
         wordings: Which part of the tables to use.
     """
-    if style != "3d":
-        prompt = STYLED.choose(rng, wordings).format(prompt=prompt, style=style)
-        named = True
     if wordings == "held out":
         return prompt if named else REQUESTS.choose(rng, wordings).format(prompt=prompt)
     if rng.random() < REQUEST_CHANCE:

@@ -42,12 +42,12 @@ class World:
 
     Attributes:
         things: Things of the vocabulary, by plain name.
-        sprites: All sprites of the vocabulary; only they may be drawn.
+        sprites: The sprite of each thing of the vocabulary; only they may be drawn.
         unseen: Sprites that nothing names; they appear only in questions, whose answer is that the
             model does not know them. In a testing world, they are those that no training asks
             about.
-        cast: First sprite of each thing that may appear in scenes, by noun, as far as this pack
-            contains them.
+        cast: Sprite of each thing that may appear in scenes, by noun, as far as this pack contains
+            them.
         countable: Nouns of the cast of which there may be several in a scene.
         styles: Packs by style.
     """
@@ -82,7 +82,7 @@ class World:
         self.countable = [
             noun for noun in self.cast if not is_plural(noun) and noun not in cast.UNCOUNTED
         ]
-        self.sprites = [sprite for thing in self.things.values() for sprite in thing.sprites]
+        self.sprites = [thing.sprites[0] for thing in self.things.values()]
         self.unseen = [sprite for sprite in pack if self._is_unseen(sprite)]
         self._chosen = [
             thing
@@ -147,7 +147,7 @@ class World:
         return thing.names if thing else Names(sprite.label)
 
     def variants(self, noun: str, style: str = "3d") -> tuple[Sprite, ...]:
-        """The sprites of a thing in a style; () if there are none."""
+        """All sprites that show a thing, in a style, the drawn one first; () if there are none."""
         pack = self.styles.get(style, ())
         return tuple(sprite for sprite in self.things[noun].sprites if sprite.key in pack)
 
@@ -166,7 +166,7 @@ class World:
 
     def sample_sprite(self, rng: random.Random) -> Sprite:
         """A random sprite of a random thing; those of the cast are more likely."""
-        return rng.choice(rng.choice(self._chosen).sprites)
+        return rng.choice(self._chosen).sprites[0]
 
     def others_of_kind(self, sprite: Sprite) -> list[Sprite]:
         """The sprites of other things of the same subgroup."""

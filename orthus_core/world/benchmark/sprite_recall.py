@@ -1,12 +1,9 @@
 """Sprite recall: is the thing drawn for a name recognised as a sprite with that name?
 
-Training shows all single sprites. Only some pictures in the second style are held out; they
-form a part of the task of their own.
+Training shows all single sprites: they are a vocabulary that a model may memorise.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,47 +16,30 @@ from orthus_core.world.benchmark.sprite_metric import SIZES
 from orthus_core.world.english import with_article
 from orthus_core.world.scene import Thing
 from orthus_core.world.single_sprites import caption_names
-from orthus_core.world.splits import style_held_out
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import World
 
 NAME = "sprite-recall"
-# Number of sprites for each style, and of pictures that are held out.
-SPRITES_PER_PART = {"3d": 96, "flat": 64, "held out": 32}
+PART = "3d"
+"""Name of the task's score: the style of the sprites."""
+SPRITES = 192
+"""Number of sprites."""
 
 
-class RecallItem(NamedTuple):
-    """One item of the task.
-
-    Attributes:
-        sprite: Sprite to draw.
-        style: Style to draw it in.
-        part: Part of the task that the item belongs to.
-    """
-
-    sprite: Sprite
-    style: str
-    part: str
-
-    def picture(self, world: World) -> SpriteImage:
-        return SpriteImage(world.styles[self.style], self.sprite.key)
-
-    def caption(self, world: World) -> str:
-        """The caption, as in training: it names every style but 3d."""
-        name = caption_names(world, self.sprite)[0]
-        return with_article(name if self.style == "3d" else f"{self.style} {name}")
+def caption_for(world: World, sprite: Sprite) -> str:
+    """The prompt for a sprite, as in training."""
+    return with_article(caption_names(world, sprite)[0])
 
 
 class Gallery:
-    """All sprites of a style that the task can ask for, in the judge's metric."""
+    """All sprites that the task can ask for, in the judge's metric."""
 
-    def __init__(self, context: EvalContext, style: str) -> None:
-        packs = context.world.styles
-        self.sprites = [s for s in askable(context.world) if s.key in packs[style]]
+    def __init__(self, context: EvalContext) -> None:
+        self.sprites = askable(context.world)
         self._metric = context.detector().metric
-        things = [Thing(sprite.key, style=style) for sprite in self.sprites]
-        self._references_KD = self._metric.references(packs, things)
+        things = [Thing(sprite.key) for sprite in self.sprites]
+        self._references_KD = self._metric.references(context.world.styles, things)
 
     @torch.no_grad()
     def nearest(self, picture_3HW: Tensor) -> Sprite | None:
@@ -73,71 +53,48 @@ class Gallery:
 
 
 def run(context: EvalContext) -> Work[TaskResult]:
-    """The share of correct pictures for each style (3d first) and for held-out pictures."""
+    """The share of correct pictures."""
     world = context.world
-    items = sample_items(context)
-    galleries = {style: Gallery(context, style) for style in {item.style for item in items}}
-    drawn = yield from context.subject.draw([item.caption(world) for item in items], NAME)
-    decoded = context.subject.reconstruct([item.picture(world) for item in items])
+    sprites = sample_sprites(context)
+    gallery = Gallery(context)
+    prompts = [caption_for(world, sprite) for sprite in sprites]
+    pictures = [SpriteImage(world.pack, sprite.key) for sprite in sprites]
+    drawn = yield from context.subject.draw(prompts, NAME)
+    decoded = context.subject.reconstruct(pictures)
 
-    def carries(item: RecallItem, picture_3HW: Tensor) -> bool:
-        nearest = galleries[item.style].nearest(picture_3HW)
-        name = caption_names(world, item.sprite)[0]
-        return nearest is not None and name in world.names(nearest).all
+    def carries(sprite: Sprite, picture_3HW: Tensor) -> bool:
+        nearest = gallery.nearest(picture_3HW)
+        return nearest is not None and world.noun(nearest.key) == world.noun(sprite.key)
 
-    true = context.subject.load_pictures([item.picture(world) for item in items])
-    right = yield from context.judge_all(carries, items, drawn, NAME)
-    truth = yield from context.judge_all(carries, items, true, f"{NAME} on truth")
-    ceiling = yield from context.judge_all(carries, items, decoded, f"{NAME}, ceiling")
-    scores = []
-    for part in dict.fromkeys(item.part for item in items):
-        of_part = [index for index, item in enumerate(items) if item.part == part]
-        chances = [1 / len(galleries[items[index].style].sprites) for index in of_part]
-        scores.append(
-            share(
-                part,
-                [right[index] for index in of_part],
-                chance=sum(chances) / len(chances),
-                truth=mean([truth[index] for index in of_part]),
-                ceiling=mean([ceiling[index] for index in of_part]),
-            )
-        )
+    true = context.subject.load_pictures(pictures)
+    right = yield from context.judge_all(carries, sprites, drawn, NAME)
+    truth = yield from context.judge_all(carries, sprites, true, f"{NAME} on truth")
+    ceiling = yield from context.judge_all(carries, sprites, decoded, f"{NAME}, ceiling")
+    chance = 1 / len(gallery.sprites)
+    score = share(PART, right, chance=chance, truth=mean(truth), ceiling=mean(ceiling))
     samples = [
         {
             "seed": context.subject.seed + number,
-            "part": item.part,
-            "prompt": item.caption(world),
-            "sprite": item.sprite.key,
+            "part": PART,
+            "prompt": prompt,
+            "sprite": sprite.key,
             "right": is_right,
         }
-        for number, (item, is_right) in enumerate(zip(items, right, strict=True))
+        for number, (sprite, prompt, is_right) in enumerate(
+            zip(sprites, prompts, right, strict=True)
+        )
     ]
     tiles = [Tile(picture, is_right) for picture, is_right in zip(drawn, right, strict=True)]
-    rows = [
-        [tile for tile, item in zip(tiles, items, strict=True) if item.part == part]
-        for part in dict.fromkeys(item.part for item in items)
-    ]
-    return TaskResult(NAME, scores, samples, rows)
+    return TaskResult(NAME, [score], samples, [tiles])
 
 
-def sample_items(context: EvalContext) -> list[RecallItem]:
+def sample_sprites(context: EvalContext) -> list[Sprite]:
     """Samples sprites, without symbols."""
-    world = context.world
-    plain = askable(world)
-    items: list[RecallItem] = []
-    for part, default in SPRITES_PER_PART.items():
-        cells = [
-            RecallItem(sprite, style, part)
-            for style in ((part,) if part in world.styles else ("flat",))
-            for sprite in plain
-            if sprite.key in world.styles[style]
-            and style_held_out(sprite.key, style) == (part == "held out")
-        ]
-        count = min(context.count(default, parts=len(SPRITES_PER_PART)), len(cells))
-        items += context.rng(f"{NAME}/{part}").sample(cells, count)
-    return items
+    sprites = askable(context.world)
+    count = min(context.count(SPRITES, parts=1), len(sprites))
+    return context.rng(f"{NAME}/{PART}").sample(sprites, count)
 
 
 def askable(world: World) -> list[Sprite]:
-    """The sprites without symbols."""
+    """The sprites that the task can ask for: symbols, such as "square", need no drawing."""
     return [s for s in world.sprites if s.group != "symbols"]
