@@ -165,7 +165,7 @@ class World:
         return None
 
     def sample_sprite(self, rng: random.Random) -> Sprite:
-        """A random sprite of a random thing; those of the cast are more likely."""
+        """The sprite of a random thing; those of the cast are more likely."""
         return rng.choice(self._chosen).sprites[0]
 
     def others_of_kind(self, sprite: Sprite) -> list[Sprite]:
