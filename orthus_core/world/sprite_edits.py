@@ -73,7 +73,7 @@ def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
 def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
     """Samples an edit of one sprite that this world may show.
 
-    In a testing world, the resulting ground or colour is held out, or the edit itself is.
+    In a testing world, the resulting ground or colour is held out.
     """
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
