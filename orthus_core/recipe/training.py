@@ -137,7 +137,7 @@ class DataRecipe:
     tasks: TaskWeights = key(TaskWeights(), "the mixture of kinds of rows")
     first_tasks: TaskWeights = key(
         TaskWeights(),
-        "the mixture of the first rows: what a word looks like is learnt soonest from single things",
+        "the mixture of the first rows: single things show soonest what a word looks like",
     )
     first_rows: int = key(
         0, "rows that are of `first_tasks`, before those of `tasks` come", unit="rows", minimum=0
