@@ -1,20 +1,20 @@
 """Places of things in a scene, and the spatial relation between two of them.
 
-Every position and side is a multiple of `STEP`. Things never overlap. On a floor, they stand: their
-lower edges lie below the horizon, and those that are higher up stand farther back.
+Several things stand in the four cells of a picture, each a quarter of it; one thing alone is larger
+and at the left, in the middle or at the right. Things never overlap. On a floor they stand, or are
+above what stands. There are few places on purpose: at each of them a thing is another picture, which
+a small model has to learn.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from orthus_core.world.backdrops import has_floor
 from orthus_core.world.scene import LARGE, SMALL, STEP, UNITS, Scene, Thing
-
-T = TypeVar("T")
 
 RELATIONS = ("left of", "right of", "above", "below")
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -22,13 +22,6 @@ MOST_THINGS = 4
 
 # Two things are side by side more often than one above the other.
 _PAIR_WEIGHTS = {"left of": 3, "right of": 3, "above": 1, "below": 1}
-# Sides of one thing. Several have the smaller side, with which four fill a picture. There are only
-# two: at each of them a thing consists of other patches, which a small model has to learn anew.
-_SINGLE_SIDES = {LARGE: 0.8, SMALL: 0.2}
-# Lower edges of standing things; of three or four, those farther back stand on the far one.
-_STANDING = (64, 64, 56, 48)
-_FAR, _NEAR = 32, 64
-
 # A thing is at the left, in the middle or at the right by its centre.
 _LEFT, _RIGHT = 26, 38
 
@@ -39,6 +32,10 @@ class Square(NamedTuple):
     x: int
     y: int
     side: int
+
+
+CELLS = tuple(Square(x, y, SMALL) for y in (0, UNITS - SMALL) for x in (0, UNITS - SMALL))
+"""The quarters of a picture, in reading order."""
 
 
 def arrange(
@@ -60,7 +57,7 @@ def arrange(
         relation = relation or rng.choices(list(_PAIR_WEIGHTS), list(_PAIR_WEIGHTS.values()))[0]
         places = _pair_places(rng, relation, floor)
     else:
-        places = _row_places(rng, len(things))
+        places = rng.sample(CELLS, len(things))
     placed = [replace(t, **p._asdict()) for t, p in zip(things, places, strict=True)]
     return Scene(backdrop, tuple(placed))
 
@@ -94,58 +91,25 @@ def word_for_size(thing: Thing) -> str:
 
 
 def free_places(scene: Scene) -> list[Square]:
-    """Squares on the raster where one more of several things overlaps nothing, in reading order.
-
-    On a floor it stands in each of them, as their lower edges lie below the horizon.
-    """
-    raster = range(0, UNITS - SMALL + 1, STEP)
+    """Cells in which another thing overlaps nothing, in reading order."""
     return [
-        Square(x, y, SMALL)
-        for y in raster
-        for x in raster
-        if not any(Thing("", x, y, SMALL).overlaps(thing) for thing in scene.things)
+        cell
+        for cell in CELLS
+        if not any(Thing("", *cell).overlaps(thing) for thing in scene.things)
     ]
 
 
 def _single_place(rng: random.Random, floor: bool) -> Square:
-    side = _one_of(rng, _SINGLE_SIDES)
-    free = UNITS - side
-    top = rng.choice(_STANDING) - side if floor else _on_raster(rng, free)
-    return Square(_on_raster(rng, free), top, side)
+    free = UNITS - LARGE
+    return Square(STEP * rng.randint(0, free // STEP), free if floor else free // 2, LARGE)
 
 
 def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Square]:
-    """Two things that fill the picture along their relation."""
+    near = UNITS - SMALL
     if relation in ("left of", "right of"):
-        tops = (rng.choice(_STANDING) - SMALL,) * 2 if floor else _across(rng)
-        places = [Square(0, tops[0], SMALL), Square(SMALL, tops[1], SMALL)]
+        top = near if floor else rng.choice((0, near))
+        places = [Square(0, top, SMALL), Square(near, top, SMALL)]
     else:
-        lefts = _across(rng)
-        places = [Square(lefts[0], 0, SMALL), Square(lefts[1], SMALL, SMALL)]
+        left = rng.choice((0, near))
+        places = [Square(left, 0, SMALL), Square(left, near, SMALL)]
     return places if relation in ("left of", "above") else places[::-1]
-
-
-def _across(rng: random.Random) -> tuple[int, int]:
-    """Positions of two things across their relation, so that `relation_between` finds it."""
-    first = _on_raster(rng, UNITS - SMALL)
-    raster = range(0, UNITS - SMALL + 1, STEP)
-    return first, rng.choice([other for other in raster if abs(other - first) <= SMALL / 2])
-
-
-def _row_places(rng: random.Random, count: int) -> list[Square]:
-    """Three or four things in two rows."""
-    upper = 2 if count == 4 else rng.choice((1, 2))
-    places = []
-    for number, bottom in ((upper, _FAR), (count - upper, _NEAR)):
-        left = _on_raster(rng, UNITS - number * SMALL)
-        places += [Square(left + SMALL * n, bottom - SMALL, SMALL) for n in range(number)]
-    return rng.sample(places, count)
-
-
-def _on_raster(rng: random.Random, most: int) -> int:
-    """A random multiple of `STEP` from 0 to `most`."""
-    return STEP * rng.randint(0, most // STEP)
-
-
-def _one_of(rng: random.Random, weights: Mapping[T, float]) -> T:
-    return rng.choices(list(weights), list(weights.values()))[0]
