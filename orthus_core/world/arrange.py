@@ -1,9 +1,9 @@
 """Places of things in a scene, and the spatial relation between two of them.
 
-Several things stand in the four cells of a picture, each a quarter of it; one thing alone is larger
-and at the left, in the middle or at the right. Things never overlap. On a floor they stand, or are
-above what stands. There are few places on purpose: at each of them a thing is another picture, which
-a small model has to learn.
+Several things stand in the four cells of a picture, each a quarter of it; one thing alone is
+larger, at the left, in the middle or at the right. Things never overlap. On a floor they stand, or
+are above what stands. There are few places on purpose: at each of them a thing is another picture,
+which a small model has to learn.
 """
 
 from __future__ import annotations

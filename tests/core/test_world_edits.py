@@ -146,12 +146,12 @@ def test_an_added_thing_has_its_place_and_all_else_stays(world: World):
 @pytest.mark.parametrize(
     "backdrop, standing, place",
     [
-        ("white", [(0, 16, 32)], (32, 16, 32)),
+        ("white", [(0, 0, 32)], (32, 0, 32)),
         ("white", [(32, 32, 32)], (0, 32, 32)),
-        ("white", [(16, 0, 32)], (16, 32, 32)),
+        ("white", [(16, 0, 32)], (32, 32, 32)),
         ("white", [(0, 0, 32), (32, 0, 32)], (0, 32, 32)),
         ("white", [(8, 8, 48)], None),
-        ("meadow day", [(32, 24, 32)], (0, 24, 32)),
+        ("meadow day", [(32, 32, 32)], (0, 32, 32)),
         ("meadow day", [(16, 0, 32), (16, 32, 32)], None),
     ],
 )
