@@ -81,14 +81,13 @@ def draw(model: str, output: Path) -> None:
 def judge(sheets: Path) -> None:
     """Which pictures have all things of their prompt, and as many as it says, by the detector."""
     world = World.open()
-    detectors = {style: Detector(world, style) for style in ("3d", "flat")}
+    detector = Detector(world)
     found = {}
     for entry in json.loads((sheets / KEY).read_text()):
         wanted = things_of(world, entry["prompt"])
         with Image.open(sheets / f"{entry['number']:03}.png") as picture:
             picture_3HW = unit_range_of_bytes(np.asarray(picture.convert("RGB")))
-        style = "flat" if re.search(r"\bflat\b", entry["prompt"]) else "3d"
-        seen = [each.noun for each in detectors[style].find(picture_3HW)]
+        seen = [each.noun for each in detector.find(picture_3HW)]
         right = all(seen.count(noun) == count for noun, count in wanted) if wanted else None
         found[entry["number"]] = {"wanted": wanted, "seen": seen, "right": right}
     (sheets / FOUND).write_text(json.dumps(found, indent=1) + "\n")

@@ -37,8 +37,7 @@ SCALES = ("guidance", "edit_guidance", "image_guidance")
 SHOWN = {
     "mini-geneval.overall": "mini-geneval",
     "mini-geneval.single_object": "one thing",
-    "sprite-recall.3d": "sprite recall, 3D",
-    "sprite-recall.flat": "flat",
+    "sprite-recall.3d": "sprite recall",
 }
 """Columns of the table, by the names of scores."""
 

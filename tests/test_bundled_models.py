@@ -55,7 +55,7 @@ def test_a_misspelt_word_gets_a_hint(tmp_path: Path):
 
 
 def test_mini_draws_what_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sprite_recall, "SPRITES_PER_PART", {"3d": 13})
+    monkeypatch.setattr(sprite_recall, "SPRITES", 13)
     run("eval", "mini", "--only", "recall", "-o", tmp_path / "report")
     tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
     scores = {score["name"]: score["value"] for score in tasks["sprite-recall"]}

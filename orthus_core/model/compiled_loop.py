@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from orthus_core.atomic import staged_file
 from orthus_core.cache_folder import cache_folder
-from orthus_core.errors import OrthusError
+from orthus_core.errors import OrthusError, OutputError
 from orthus_core.model.diffusion_head import HEAD_EPS, DiffusionHead
 
 SOURCE = Path(__file__).with_name("denoising_loop.c")
@@ -238,7 +238,7 @@ def library() -> Library | None:
         return None
     try:
         return _loaded(library_path())
-    except (OSError, RuntimeError):  # no source file here; a user without a home folder
+    except (OSError, OutputError):  # no source file here; a user without a home folder
         return None
 
 

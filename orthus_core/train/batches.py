@@ -40,6 +40,12 @@ from orthus_core.events import Event, Note, Progress
 from orthus_core.model.config import IGNORE, InterleavedConfig, OrthusConfig
 from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.distributed import Rank, current_rank
+from orthus_core.train.other_words import (
+    OTHER_WORDS,
+    OWN_WORDS,
+    is_drawn_from_words,
+    with_other_words,
+)
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import Encode, TrainingRecipe
@@ -427,11 +433,15 @@ class RowBatches(NamedTuple):
         train: Returns batch number n, n = 0, 1, 2 ...
         held_out: Makes the validation batches, of which each process has its share; [] without
             held-out rows.
+        by_words: Makes the batches of the held-out rows that are a picture of words alone, each
+            process its share, with their own words and with those of other rows, by the name of
+            the image loss (`other_words`); {} when fewer than two of them have different words.
         report: Counts the rows that cannot be used, and the epochs of each data set.
     """
 
     train: Callable[[int], Batch]
     held_out: Callable[[], list[Batch]]
+    by_words: Callable[[], dict[str, list[Batch]]]
     report: RowsReport
 
 
@@ -552,20 +562,39 @@ class BatchBuilder:
         def train(number: int) -> Batch:
             return self.finished(ahead(number)) if ahead else made(number)
 
-        def held_out() -> list[Batch]:
+        def measured() -> list[tuple[Document, EncodedRow]]:
             found = enumerate(islice(self.measured(rows.held_out), validate_rows))
-            measured = [
-                row._replace(noise_seed=noise_seed(VALIDATION_SEED, number))
-                for number, row in found
+            return [
+                (document, row._replace(noise_seed=noise_seed(VALIDATION_SEED, number)))
+                for number, (document, row) in found
             ]
-            together = [
-                measured[at : at + batch_size] for at in range(0, len(measured), batch_size)
-            ]
+
+        def shared(found: list[EncodedRow]) -> list[Batch]:
+            together = [found[at : at + batch_size] for at in range(0, len(found), batch_size)]
             own = [each[place.shard :: place.shards] for each in together]
             # Each process has as many batches as the others: a row that counts nothing, for none.
-            return [self.collate(r) if r else blank(self.collate(measured[:1])) for r in own]
+            return [self.collate(r) if r else blank(self.collate(found[:1])) for r in own]
 
-        return RowBatches(train, held_out, RowsReport(rows.train, batch_size))
+        def held_out() -> list[Batch]:
+            return shared([row for _, row in measured()])
+
+        def by_words() -> dict[str, list[Batch]]:
+            every = measured()
+            drawn = [(document, row) for document, row in every if is_drawn_from_words(document)]
+            # Each is measured twice: half of the rows cost as much as all of them did once.
+            drawn = drawn[: max(2, len(every) // 2)]
+            changed = with_other_words([document for document, _ in drawn])
+            if not changed:
+                return {}
+            own = [row for _, row in drawn]
+            # The same picture with the same seed, so that the two losses differ by words alone.
+            other = [
+                self.encode(document)._replace(pictures=row.pictures, noise_seed=row.noise_seed)
+                for document, row in zip(changed, own, strict=True)
+            ]
+            return {OWN_WORDS: shared(own), OTHER_WORDS: shared(other)}
+
+        return RowBatches(train, held_out, by_words, RowsReport(rows.train, batch_size))
 
     def _collated(self, rows: RowSources, data: DataRecipe) -> Callable[[list[EncodedRow]], Batch]:
         """How rows are combined: by this process, or by a worker for it to finish."""
@@ -574,12 +603,13 @@ class BatchBuilder:
         # Rows that are made without end never come again, so their features are not kept.
         return self.looked_up if data.rows or rows.train.data_sets else self.loaded
 
-    def measured(self, held_out: Mixture | None) -> Iterator[EncodedRow]:
-        """The held-out rows that can be used, each of a data set once."""
+    def measured(self, held_out: Mixture | None) -> Iterator[tuple[Document, EncodedRow]]:
+        """The held-out documents that can be used and their rows, each of a data set once."""
         for candidate in held_out.once() if held_out else ():
             try:
                 row = self.encode(candidate.document)
-                yield row if isinstance(candidate.part, MadeRows) else self.ready(row)
+                ready = row if isinstance(candidate.part, MadeRows) else self.ready(row)
+                yield candidate.document, ready
             except Exception as error:
                 candidate.reject(error)
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -143,6 +143,17 @@ class Stage(Protocol):
 
     def samples(self) -> Image.Image | None:
         """A sheet of pictures that shows the progress of the training, or None."""
+        ...
+
+
+@runtime_checkable
+class MeasuresWords(Protocol):
+    """A stage that measures held-out pictures with different words."""
+
+    def held_out_by_words(self) -> Mapping[str, Sequence[tuple[Any, ...]]]:
+        """This process's batches for each way, equal at each call, by the name under which their
+        image loss is reported; {} on every process when there is nothing to compare.
+        """
         ...
 
 
@@ -553,21 +564,34 @@ def at_rest(objective: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def validate(stage: Stage, device: torch.device) -> dict[str, float]:
-    """Mean losses on the rows that are never trained on, as `validation_*`."""
-    found: list[tuple[int, dict[str, float]]] = []
-    torch.manual_seed(VALIDATION_SEED)
+    """Mean losses on the rows that are never trained on, as `validation_*`; for a stage that
+    `MeasuresWords`, also the image loss of its pictures with each choice of words.
+    """
+    by_words = stage.held_out_by_words() if isinstance(stage, MeasuresWords) else {}
     with at_rest(stage.objective):
-        for batch, *more in stage.held_out():
-            # Losses of rows are divided by counts already; those of pictures are means over them.
-            count = len(batch) if isinstance(batch, Tensor) else 1
-            found.append((count, figures_of(stage.objective(batch.to(device), *more))))
+        images = {
+            name: means_over(stage.objective, parts, device)["image"]
+            for name, parts in by_words.items()
+        }
+        # Last, so that torch's own generator is left in the same state with and without the others.
+        found = means_over(stage.objective, stage.held_out(), device) | images
+    return {f"validation_{name}": value for name, value in found.items()}
+
+
+def means_over(
+    objective: nn.Module, parts: Sequence[tuple[Any, ...]], device: torch.device
+) -> dict[str, float]:
+    """Mean losses over the batches of all processes, always with the same random numbers."""
+    torch.manual_seed(VALIDATION_SEED)
+    found: list[tuple[int, dict[str, float]]] = []
+    for batch, *more in parts:
+        # Losses of rows are divided by counts already; those of pictures are means over them.
+        count = len(batch) if isinstance(batch, Tensor) else 1
+        found.append((count, figures_of(objective(batch.to(device), *more))))
     found = gather_lists(found)
     total = sum(count for count, _ in found)
     names = dict.fromkeys(name for _, figures in found for name in figures)
-    return {
-        f"validation_{name}": sum(n * figures.get(name, 0.0) for n, figures in found) / total
-        for name in names
-    }
+    return {name: sum(n * figures.get(name, 0.0) for n, figures in found) / total for name in names}
 
 
 def save_samples(stage: Stage, folder: Path, step: int) -> None:

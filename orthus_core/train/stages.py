@@ -6,7 +6,7 @@ also raises the soft embedding's temperature during training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -37,6 +37,8 @@ class RowsStage:
         trainable: The parameters to train.
         batches: Batches for training and validation.
         draw: Makes the sample sheet.
+        exchanges_words: Whether held-out pictures are also measured with the words of other rows,
+            for an objective whose image loss can be compared between them.
     """
 
     sixteen_bit = True
@@ -47,12 +49,15 @@ class RowsStage:
         trainable: list[nn.Parameter],
         batches: RowBatches,
         draw: Draw = draw_nothing,
+        *,
+        exchanges_words: bool = False,
     ) -> None:
         self.objective = objective
         self.objective.train()
         self._trainable = trainable
         self._batches = batches
         self._draw = draw
+        self._exchanges_words = exchanges_words
         self.report = batches.report if batches.report.mixture.data_sets else None
 
     def trainable(self) -> list[nn.Parameter]:
@@ -67,6 +72,14 @@ class RowsStage:
     @cached_property
     def _held_out(self) -> list[Part]:
         return with_counts(self._batches.held_out())
+
+    def held_out_by_words(self) -> Mapping[str, Sequence[Part]]:
+        return self._held_out_by_words
+
+    @cached_property
+    def _held_out_by_words(self) -> dict[str, list[Part]]:
+        found = self._batches.by_words() if self._exchanges_words else {}
+        return {name: with_counts(batches) for name, batches in found.items()}
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
         return []

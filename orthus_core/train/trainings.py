@@ -308,6 +308,7 @@ def posttrain(
             seed=recipe.seed,
         ),
         draw=samples_of(model, tokenizer, rows, as_drawn),
+        exchanges_words=True,
     )
 
     with save_on_exit(cache):

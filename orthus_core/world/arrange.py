@@ -47,7 +47,7 @@ def arrange(
     """A scene of one to four things that do not overlap.
 
     Args:
-        rng: Random numbers for what is not given.
+        rng: Random numbers.
         things: Things to place. Their positions and sizes are set here, the rest is kept.
         backdrop: Name of the backdrop.
         relation: Relation of the first of two things to the second, one of `RELATIONS`; sampled
@@ -93,60 +93,43 @@ def word_for_size(thing: Thing) -> str:
     return "large" if thing.side >= LARGE else ""
 
 
-def free_places(scene: Scene, side: int) -> list[Square]:
-    """Squares on the raster where another thing overlaps nothing, in reading order.
+def free_places(scene: Scene) -> list[Square]:
+    """Squares on the raster where one more of several things overlaps nothing, in reading order.
 
-    On a floor, they are those where it stands.
+    On a floor it stands in each of them, as their lower edges lie below the horizon.
     """
-    floor = has_floor(scene.backdrop)
+    raster = range(0, UNITS - SMALL + 1, STEP)
     return [
-        Square(x, y, side)
-        for y in range(0, UNITS - side + 1, STEP)
-        if not floor or y + side >= _FAR
-        for x in range(0, UNITS - side + 1, STEP)
-        if not any(Thing("", x, y, side).overlaps(thing) for thing in scene.things)
+        Square(x, y, SMALL)
+        for y in raster
+        for x in raster
+        if not any(Thing("", x, y, SMALL).overlaps(thing) for thing in scene.things)
     ]
 
 
 def _single_place(rng: random.Random, floor: bool) -> Square:
     side = _one_of(rng, _SINGLE_SIDES)
-    if floor:
-        bottom = rng.choice([bottom for bottom in _STANDING if bottom >= side])
-        return Square(_on_raster(rng, 0, UNITS - side), bottom - side, side)
-    return Square(_on_raster(rng, 0, UNITS - side), _on_raster(rng, 0, UNITS - side), side)
+    free = UNITS - side
+    top = rng.choice(_STANDING) - side if floor else _on_raster(rng, free)
+    return Square(_on_raster(rng, free), top, side)
 
 
 def _pair_places(rng: random.Random, relation: str, floor: bool) -> list[Square]:
-    first = second = SMALL
-    # Along the relation, the first one is at the lower coordinates, and the rest is a gap.
-    at = _on_raster(rng, 0, UNITS - first - second)
-    then = _on_raster(rng, at + first, UNITS - second)
+    """Two things that fill the picture along their relation."""
     if relation in ("left of", "right of"):
-        if floor:
-            bottom = rng.choice(_STANDING)
-            ups = bottom - first, bottom - second
-        else:
-            ups = _across(rng, first, second)
-        places = [Square(at, ups[0], first), Square(then, ups[1], second)]
+        tops = (rng.choice(_STANDING) - SMALL,) * 2 if floor else _across(rng)
+        places = [Square(0, tops[0], SMALL), Square(SMALL, tops[1], SMALL)]
     else:
-        overs = _across(rng, first, second)
-        if floor:
-            # Only the lower one stands.
-            at, then = 0, rng.choice([b for b in _STANDING if b >= first + second]) - second
-        places = [Square(overs[0], at, first), Square(overs[1], then, second)]
+        lefts = _across(rng)
+        places = [Square(lefts[0], 0, SMALL), Square(lefts[1], SMALL, SMALL)]
     return places if relation in ("left of", "above") else places[::-1]
 
 
-def _across(rng: random.Random, first: int, second: int) -> tuple[int, int]:
+def _across(rng: random.Random) -> tuple[int, int]:
     """Positions of two things across their relation, so that `relation_between` finds it."""
-    start = _on_raster(rng, 0, UNITS - first)
-    half = min(first, second) / 2
-    near = [
-        other
-        for other in range(0, UNITS - second + 1, STEP)
-        if min(start + first, other + second) - max(start, other) >= half
-    ]
-    return start, rng.choice(near)
+    first = _on_raster(rng, UNITS - SMALL)
+    raster = range(0, UNITS - SMALL + 1, STEP)
+    return first, rng.choice([other for other in raster if abs(other - first) <= SMALL / 2])
 
 
 def _row_places(rng: random.Random, count: int) -> list[Square]:
@@ -154,14 +137,14 @@ def _row_places(rng: random.Random, count: int) -> list[Square]:
     upper = 2 if count == 4 else rng.choice((1, 2))
     places = []
     for number, bottom in ((upper, _FAR), (count - upper, _NEAR)):
-        at = _on_raster(rng, 0, UNITS - number * SMALL)
-        places += [Square(at + SMALL * n, bottom - SMALL, SMALL) for n in range(number)]
+        left = _on_raster(rng, UNITS - number * SMALL)
+        places += [Square(left + SMALL * n, bottom - SMALL, SMALL) for n in range(number)]
     return rng.sample(places, count)
 
 
-def _on_raster(rng: random.Random, low: int, high: int) -> int:
-    """A random multiple of `STEP`, or `low` and a multiple of it, up to `high`."""
-    return low + STEP * rng.randint(0, (high - low) // STEP)
+def _on_raster(rng: random.Random, most: int) -> int:
+    """A random multiple of `STEP` from 0 to `most`."""
+    return STEP * rng.randint(0, most // STEP)
 
 
 def _one_of(rng: random.Random, weights: Mapping[T, float]) -> T:

@@ -103,7 +103,6 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
             "relations": related,
             "places": {ground: said(ground_phrases(ground)) for ground in GROUND_WORDS},
             "times": {sky: said(sky_phrases(sky)) for sky in SKY_WORDS},
-            "styles": ["3d"],
             "edits": [*dict.fromkeys(_examples((scene_edits, sprite_edits), every_wording))],
             "questions": [
                 *dict.fromkeys(_examples((scene_questions, sprite_questions), every_wording))

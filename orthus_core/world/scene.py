@@ -23,7 +23,6 @@ from orthus_core.world.sprites import SpritePack
 
 UNITS = 64
 STEP = 8
-SIDES = (24, 32, 40, 48, 56, 64)
 SMALL, LARGE, WHOLE = 32, 48, 64
 STYLES = ("3d", "flat")
 # Distance of two colours (0..255, Euclidean) that are clearly different.
@@ -251,7 +250,7 @@ def _pack_of(packs: Mapping[str, SpritePack], thing: Thing) -> SpritePack:
     return pack
 
 
-# Scenes repeat some hundreds of looks at six sides, and reading and scaling them is most of the
+# Scenes repeat some hundreds of looks at two sides, and reading and scaling them is most of the
 # work. At 128x128, an entry takes 31 KB on average.
 @lru_cache(maxsize=6144)
 def _layer(pack: SpritePack, look: _Look, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import combinations
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
@@ -29,7 +28,7 @@ from orthus_core.world.backdrops import (
 from orthus_core.world.cast import COLOURED
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.recolour import HUES
-from orthus_core.world.scene import SMALL, STEP, UNITS, Scene, Thing
+from orthus_core.world.scene import STEP, UNITS, Scene, Thing
 from orthus_core.world.scenes import MOST_TRIES, as_things, coloured_nouns
 from orthus_core.world.splits import edit_held_out
 from orthus_core.world.wording import describe_in_places, place_phrase, with_colour
@@ -194,7 +193,7 @@ def place_for(scene: Scene) -> Square | None:
         apart = abs(place.x + place.side / 2 - first.centre[0])
         return lower > 0, lower, apart, -place.x
 
-    return min(free_places(scene, SMALL), key=fitness, default=None)
+    return min(free_places(scene), key=fitness, default=None)
 
 
 def _fits(world: World, edit: SceneEdit) -> bool:
@@ -265,28 +264,15 @@ def _move(rng: random.Random, world: World) -> SceneEdit | None:
     )
 
 
-def _swap(rng: random.Random, world: World) -> SceneEdit | None:
+def _swap(rng: random.Random, world: World) -> SceneEdit:
     nouns, before = _scene(rng, world, rng.choice((2, 2, 3)))
     i, j = rng.sample(range(len(nouns)), 2)
-    one, other = (
-        _standing_at(before.things[i], before.things[j]),
-        _standing_at(before.things[j], before.things[i]),
-    )
-    after = before.with_thing(i, x=one.x, y=one.y).with_thing(j, x=other.x, y=other.y)
-    if any(a.overlaps(b) for a, b in combinations(after.things, 2)):
-        return None
+    # Several things have the same side, so each fits where the other stood.
+    one, other = before.things[i], before.things[j]
+    after = before.with_thing(i, x=other.x, y=other.y).with_thing(j, x=one.x, y=one.y)
     words = SWAP.choose(rng, world.wordings).format(the(nouns[i]), the(nouns[j]))
     first, second = sorted((nouns[i], nouns[j]))
     return SceneEdit(before, words, after, "move", first, second)
-
-
-def _standing_at(thing: Thing, other: Thing) -> Thing:
-    """A thing with its lower edge in the middle of another's, as far as the picture allows."""
-    far = UNITS - thing.side
-    x = other.x + (other.side - thing.side) // 2 // STEP * STEP
-    return replace(
-        thing, x=min(max(x, 0), far), y=min(max(other.y + other.side - thing.side, 0), far)
-    )
 
 
 def _recolour(rng: random.Random, world: World) -> SceneEdit | None:

@@ -62,7 +62,7 @@ def sample_single(rng: random.Random, world: World, coloured: float) -> Single:
     while True:
         named = world.testing or rng.random() < coloured
         if named:
-            sprite, ground = world.sample_sprite_and_ground(rng, 1.0)
+            sprite, ground = world.sample_sprite_and_ground(rng)
         else:
             sprite, ground = world.sample_sprite(rng), open_ground(rng)
         if _is_held_out_cell(world.names(sprite).name):

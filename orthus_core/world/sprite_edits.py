@@ -55,14 +55,13 @@ class SpriteEdit(NamedTuple):
         before: Picture to edit.
         instruction: Text of the instruction.
         after: Resulting picture.
-        cell: Kind, noun and result, the arguments of `edit_held_out`; None for edits that are the
-            same for every sprite and therefore never held out.
+        cell: Kind, noun and result, the arguments of `edit_held_out`.
     """
 
     before: SceneImage
     instruction: str
     after: SceneImage
-    cell: tuple[str, str, str] | None = None
+    cell: tuple[str, str, str]
 
 
 def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
@@ -74,14 +73,14 @@ def edit(rng: random.Random, world: World) -> tuple[Segment, ...]:
 def make_single_edit(rng: random.Random, world: World) -> SpriteEdit:
     """Samples an edit of one sprite that this world may show.
 
-    In a testing world, the resulting ground or colour is held out, or the edit itself is.
+    In a testing world, the resulting ground or colour is held out.
     """
     while True:
         kind = rng.choices(list(KINDS), [weight for _, weight in KINDS.values()])[0]
         candidate = KINDS[kind][0](rng, world)
         if not all(world.stands_out(p.scene) for p in (candidate.before, candidate.after)):
             continue
-        if world.testing or candidate.cell is None or not edit_held_out(*candidate.cell):
+        if world.testing or not edit_held_out(*candidate.cell):
             return candidate
 
 
@@ -141,7 +140,6 @@ def _recolour(rng: random.Random, world: World) -> SpriteEdit:
     return SpriteEdit(world.scene_image(before), words, after, ("recolour", noun, colour))
 
 
-Changer = Callable[[random.Random, World, Single], SpriteEdit]
 Maker = Callable[[random.Random, World], SpriteEdit]
 
 # Kinds of edits, with their weights.

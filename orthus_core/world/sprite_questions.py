@@ -109,10 +109,7 @@ def _name(rng: random.Random, world: World) -> PictureQuestion:
 
 def _unseen(rng: random.Random, world: World) -> PictureQuestion:
     """Asks what a sprite outside of the vocabulary is, on any ground."""
-    style = rng.choice(list(world.styles))
-    while (sprite := rng.choice(world.unseen)).key not in world.styles[style]:
-        pass
-    scene = arrange(rng, [Thing(sprite.key, style=style)], open_ground(rng))
+    scene = arrange(rng, [Thing(rng.choice(world.unseen).key)], open_ground(rng))
     return PictureQuestion(
         world.scene_image(scene), WHAT_IS_IT.choose(rng, world.wordings), UNKNOWN_THING, "unseen"
     )

@@ -134,11 +134,7 @@ def make_story(rng: random.Random, world: World, panels: int, *, backdrop: str =
         on_white = rng.random() < ON_WHITE_CHANCE
         opens = backdrop or ("white" if on_white else _place(rng))
         hero = rng.choice(heroes)
-        state = StoryState(
-            hero,
-            opens,
-            last_sky=place_of(opens)[1] or "day",
-        )
+        state = StoryState(hero, opens, last_sky=place_of(opens)[1] or "day")
         first = _opening(rng, world, state)
         if scene_held_out(first.scene, world.nouns(first.scene)):
             continue

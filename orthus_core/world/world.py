@@ -165,7 +165,7 @@ class World:
         return None
 
     def sample_sprite(self, rng: random.Random) -> Sprite:
-        """A random sprite of a random thing; those of the cast are more likely."""
+        """The sprite of a random thing; those of the cast are more likely."""
         return rng.choice(self._chosen).sprites[0]
 
     def others_of_kind(self, sprite: Sprite) -> list[Sprite]:
@@ -190,20 +190,11 @@ class World:
         """Whether this world may show a sprite on a backdrop; all but `COLOURS` are allowed."""
         return ground not in COLOURS or self.is_held_out(sprite, ground) == self.testing
 
-    def sample_sprite_and_ground(self, rng: random.Random, coloured: float) -> tuple[Sprite, str]:
-        """A random sprite and its ground.
-
-        The ground is coloured with probability `coloured`; in a testing world it always is, and
-        held out.
-        """
-        while True:
-            sprite = self.sample_sprite(rng)
-            colours = self.colours(sprite)
-            if self.testing and not colours:
-                continue
-            if colours and (self.testing or rng.random() < coloured):
-                return sprite, rng.choice(colours)
-            return sprite, "white"
+    def sample_sprite_and_ground(self, rng: random.Random) -> tuple[Sprite, str]:
+        """A random sprite and a coloured ground on which this world may show it."""
+        while not (colours := self.colours(sprite := self.sample_sprite(rng))):
+            pass
+        return sprite, rng.choice(colours)
 
     def picture(self, sprite: Sprite, ground: str = "white") -> SpriteImage:
         """The picture of a sprite on a ground of `GROUNDS`."""

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from orthus_core.bench.model_sizes import random_head
-from orthus_core.errors import OrthusError
+from orthus_core.errors import OrthusError, OutputError
 from orthus_core.model import compiled_loop as loop_module
 from orthus_core.model.compiled_loop import Library, build, compiler, library, library_path
 from orthus_core.model.denoising_head import DenoisingHead
@@ -144,6 +144,9 @@ def test_a_user_without_a_home_folder_does_without(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "expanduser", no_home)
     assert DenoisingHead(head_of()).loop is None
+    with pytest.raises(OutputError, match="no home folder") as refused:
+        build()
+    assert "ORTHUS_CACHE" in refused.value.hint
 
 
 def test_a_library_that_others_can_write_is_not_loaded(monkeypatch, tmp_path):

@@ -105,17 +105,23 @@ def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
     assert all(sample["why"] for sample in wrong.samples if not sample["right"])
 
 
-def test_recall_is_one_for_the_sprites_themselves_in_every_style(bench, monkeypatch):
+def test_recall_is_one_for_the_sprites_themselves_and_zero_for_others(bench, monkeypatch):
     some = sprite_recall.askable(bench.world)[::8]
     monkeypatch.setattr(sprite_recall, "askable", lambda world: some)
-    wanted = sprite_recall.sample_items(bench)
-    pictures = [unit_range_of_bytes(w.picture(bench.world).load(128)) for w in wanted]
-    result = run(sprite_recall.run, bench, pictures)
-    assert {score.name: score.value for score in result.scores} == dict.fromkeys(
-        sprite_recall.SPRITES_PER_PART, 1.0
-    )
-    held_out = [w for w in wanted if w.part == "held out"]
-    assert held_out and all(w.style != "3d" for w in held_out)
+    wanted = sprite_recall.sample_sprites(bench)
+    pictures = [unit_range_of_bytes(bench.world.picture(w).load(128)) for w in wanted]
+    (score,) = run(sprite_recall.run, bench, pictures).scores
+    assert (score.name, score.value, score.n) == (sprite_recall.PART, 1.0, 12)
+    assert score.truth == score.ceiling == 1.0 and score.chance == 1 / len(some)
+    (score,) = run(sprite_recall.run, bench, pictures[1:] + pictures[:1]).scores
+    assert score.value == 0.0
+
+
+def test_recall_asks_for_nearly_every_thing_of_the_vocabulary_once(world):
+    whole = EvalContext(cast(Any, Oracle([])), world)
+    nouns = {world.noun(sprite.key) for sprite in sprite_recall.sample_sprites(whole)}
+    assert len(nouns) == sprite_recall.SPRITES > 0.95 * len(world.things)
+    assert not nouns & {"circle", "square"}
 
 
 def test_edits_that_were_made_score_one_and_pictures_left_alone_chance(bench):

@@ -251,6 +251,27 @@ def test_a_card_makes_no_tensor_over_all_pairs_of_positions(way):
         assert running.most == length and not kernels, "as is seen of a dense mask"
 
 
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize("way", ["loop", "dense"])
+def test_a_processor_without_amx_attends_in_fp32(amx, way, monkeypatch):
+    """Under autocast to bf16, in which its backward pass is slow."""
+    monkeypatch.setattr(packed_attention, "has_amx", lambda: amx)
+    computed: list[torch.dtype] = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def listed(query, *others, **more):
+        computed.append(query.dtype)
+        return attention(query, *others, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", listed)
+    model = make_tiny_model()
+    use_packed_attention(model)
+    inputs = document_inputs(model, torch.tensor([[1] * 6 + [2] * 6]), model.dtype, way=way)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.run_backbone(inputs_embeds=torch.randn(1, 12, 32), **inputs)
+    assert set(computed) == {torch.bfloat16 if amx else torch.float32}
+
+
 def test_the_way_is_that_of_device_precision_and_documents(monkeypatch):
     can = {"varlen": True, "flex": True}
     for name in can:

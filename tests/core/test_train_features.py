@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from orthus_core import device
 from orthus_core.data.pictures import FilePicture
 from orthus_core.device import has_bf16
 from orthus_core.train.features import TOGETHER, always_together, feature_cache, save_on_exit
@@ -90,13 +91,40 @@ def test_features_in_sixteen_bits_are_near_and_kept_apart(tmp_path, monkeypatch)
     assert torch.equal(features(sixteen_bit=True)[0], exact.bfloat16().float())
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_a_processor_without_amx_does_not_train_in_sixteen_bits(amx, monkeypatch):
-    """Its bf16 products of AVX-512 are slower than those in fp32."""
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
-    able = {"avx512_bf16": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
-    assert has_bf16(torch.device("cpu")) == amx
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "ratio", "expected"),
+    [
+        (True, True, 0.6, True),
+        (False, True, 2.1, True),
+        (False, True, 0.6, False),
+        (False, True, 1.1, False),
+        (False, False, 2.1, False),
+    ],
+)
+def test_a_processor_trains_in_sixteen_bits_where_its_products_are_faster(
+    amx, avx512_bf16, ratio, expected, monkeypatch
+):
+    """With AVX-512 alone, some processors are faster in bf16, and some in fp32."""
+    says = {"_is_amx_tile_supported": amx, "_is_avx512_bf16_supported": avx512_bf16}
+    for name, answer in says.items():
+        monkeypatch.setattr(torch.cpu, name, lambda answer=answer: answer, raising=False)
+    monkeypatch.setattr("orthus_core.device.products_in_bf16", lambda: ratio)
+    assert has_bf16(torch.device("cpu")) == expected
     assert not has_bf16(torch.device("mps"))
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    for name in says:
+        monkeypatch.delattr(torch.cpu, name)
     assert not has_bf16(torch.device("cpu")), "an earlier torch cannot tell"
+
+
+def test_products_are_timed_in_both_precisions_and_the_fastest_of_each_counts(monkeypatch):
+    """One slow product, of a machine that is busy for a moment, decides nothing."""
+    seconds = {torch.float32: [9.0, 4.0, 5.0], torch.bfloat16: [8.0, 7.0, 2.0]}
+    clock, waiting = [0.0], {dtype: iter(taken) for dtype, taken in seconds.items()}
+
+    def product(x, y):
+        clock[0] += next(waiting[x.dtype])
+
+    monkeypatch.setattr("orthus_core.device.PRODUCTS", 3)
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr("orthus_core.device.time.perf_counter", lambda: clock[0])
+    assert device.products_in_bf16.__wrapped__() == pytest.approx(2.0)

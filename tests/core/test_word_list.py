@@ -147,6 +147,8 @@ def test_the_list_of_a_world_has_all_of_it_and_reads_back(world: World, tmp_path
     assert {*world.cast} <= names and read.by_emoji["🐕"].name == "dog"
     assert names == world.things.keys()
     assert not {world.names(sprite).name for sprite in world.unseen} & names
+    # No row names a style.
+    assert read.lists["styles"] == []
     assert "A under B" in read.tables["relations"]["below"]
     assert "on grass" in read.tables["places"]["meadow"]
 

@@ -29,7 +29,6 @@ from orthus_core.world.wordings import (
     RELATION_PHRASES,
     REQUESTS,
     SIDES,
-    STYLED,
     Phrases,
     ground_phrases,
     prompt_of,
@@ -77,7 +76,6 @@ def pattern(phrase: str) -> str:
     fills = {
         "colour": f"({'|'.join([*COLOURS, 'white'])})",
         "a_colour": rf"an? ({'|'.join([*COLOURS, 'white'])})",
-        "style": r"(3d|flat|noto)",
         "is": "(is|are)",
         "place": rf"(({ANY_PLACE})( ({ANY_PLACE}))?|(on|with|against) (an? )?\w+( background)?)",
     }
@@ -102,7 +100,7 @@ def held_out_patterns() -> Iterator[str]:
     grounds, skies = map(ground_phrases, GROUND_WORDS), map(sky_phrases, SKY_WORDS)
     for table in (*RELATION_PHRASES.values(), *COUNTS.values(), *grounds, *skies):
         yield from (rf"\b{pattern(phrase)}\b" for phrase in table.held_out)
-    for table in (COLOURED_THING, JOINS, PLAIN_GROUND, STYLED):
+    for table in (COLOURED_THING, JOINS, PLAIN_GROUND):
         yield from (rf"\b{pattern(phrase)}\b" for phrase in table.held_out)
     for table in (REQUESTS, PLACED, *WHOLE):
         yield from (rf"^{pattern(phrase)}$" for phrase in table.held_out)
@@ -110,7 +108,7 @@ def held_out_patterns() -> Iterator[str]:
 
 def test_a_table_has_a_held_out_part_and_no_phrase_in_both():
     tables = [*RELATION_PHRASES.values(), *COUNTS.values(), COLOURED_THING, JOINS, PLAIN_GROUND]
-    tables += [REQUESTS, STYLED, PLACED, *map(ground_phrases, GROUND_WORDS), *WHOLE]
+    tables += [REQUESTS, PLACED, *map(ground_phrases, GROUND_WORDS), *WHOLE]
     for table in (*tables, *map(sky_phrases, SKY_WORDS), *wordings.GROUND_PHRASES.values()):
         assert table.held_out and not {*table.held_out} & {*table.trained}, table
         assert len({*table.trained}) == len(table.trained), table
@@ -216,6 +214,6 @@ def test_words_for_one_kind_of_thing():
     rng = random.Random(0)
     two = {wordings.thing_words(rng, "fish", "blue", 2) for _ in range(200)}
     assert {"two blue fish", "two fish that are blue", "a pair of blue coloured fish"} <= two
-    dog = Thing("", style="flat")
+    dog = Thing("")
     told = {prompt_of(rng, Scene("meadow day", (dog,)), ["dog"]).text for _ in range(400)}
-    assert {"a dog on grass, flat style", "a dog in a meadow in flat style"} <= told
+    assert {"a dog on grass", "a dog, in a meadow"} <= told

@@ -89,8 +89,8 @@ def test_what_is_outside_of_the_vocabulary_is_something_unknown(world: World, te
             (thing,) = asked.picture.scene.things
             assert of.pack[thing.sprite] in of.unseen
             assert (asked.answer, asked.kind) == ("something I do not know", "unseen")
-            shown.add((thing.style, asked.picture.scene.backdrop))
-        assert {style for style, _ in shown} == set(of.styles) and len(shown) > 20
+            shown.add(asked.picture.scene.backdrop)
+        assert len(shown) > 20
 
 
 def test_captions_always_say_the_backdrop(world: World):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +18,7 @@ from orthus_core.world.backdrops import (
     BACKDROPS,
     COLOURS,
     GRADIENTS,
+    HORIZON,
     OUTDOORS,
     PLACES,
     PLAIN,
@@ -25,7 +27,7 @@ from orthus_core.world.backdrops import (
 )
 from orthus_core.world.cast import CAST, COLOURED
 from orthus_core.world.recolour import HUES, recolour
-from orthus_core.world.scene import SMALL, STEP, UNITS, Scene, Thing, thing_pixels
+from orthus_core.world.scene import LARGE, SMALL, STEP, UNITS, Scene, Thing, thing_pixels
 from orthus_core.world.wording import describe, place_phrase, plural, with_count
 from orthus_core.world.world import World
 
@@ -154,29 +156,44 @@ def test_a_relation_is_that_of_the_boxes():
 def test_pictures_that_words_leave_open_differ():
     looks = [arrange(random.Random(seed), [Thing("a")], "white").things[0] for seed in range(200)]
     assert len({(thing.x, thing.y, thing.side) for thing in looks}) > 15
-    assert {thing.side for thing in looks} == {40, 48, 64}
+    assert {thing.side for thing in looks} == {SMALL, LARGE}
     assert all(thing.x % STEP == thing.y % STEP == 0 for thing in looks)
+
+
+@pytest.mark.parametrize("backdrop", ["white", "snow rain", "room"])
+def test_several_things_have_the_smaller_side_and_four_fill_the_picture(backdrop: str):
+    for seed in range(50):
+        for count in (2, 3, 4):
+            things = [Thing(str(number)) for number in range(count)]
+            placed = arrange(random.Random(seed), things, backdrop).things
+            assert {thing.side for thing in placed} == {SMALL}
+            assert all(thing.x % STEP == thing.y % STEP == 0 for thing in placed)
+        assert {(thing.x, thing.y) for thing in placed} == {*product((0, 32), repeat=2)}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 @pytest.mark.parametrize("backdrop", ["snow rain", "room"])
 def test_on_a_floor_all_things_stand_but_one_that_is_above_another(backdrop: str, count: int):
     assert has_floor(backdrop) and not has_floor("sea") and not has_floor("white")
+    seen = set()
     for seed in range(80):
         things = [Thing(str(number)) for number in range(count)]
         placed = arrange(random.Random(seed), things, backdrop).things
-        floating = [thing for thing in placed if thing.y + thing.side < 40]
-        stacked = count == 2 and between(*placed) in ("above", "below")
-        assert len(floating) == 0 or stacked and len(floating) == 1
+        bottoms = [thing.y + thing.side for thing in placed]
+        if count > 2 or count == 2 and between(*placed) in ("above", "below"):
+            # Those farther back stand below the horizon, too.
+            assert {*bottoms} == {32, UNITS} and HORIZON < 32
+        else:
+            (bottom,) = {*bottoms}
+            seen.add(bottom)
+    assert seen == ({48, 56, 64} if count < 3 else set())
 
 
 def test_free_places_are_free_and_all_of_them():
     scene = Scene("white", (Thing("a", 0, 0, 32), Thing("b", 32, 16, 32)))
-    assert free_places(scene, 32) == [(0, 32, 32)]
-    assert len(free_places(Scene(), 32)) == 25
-    assert free_places(Scene("white", (Thing("a"),)), 24) == []
-    # On a floor a thing stands.
-    assert min(place.y for place in free_places(Scene("meadow day"), 24)) == 16
+    assert free_places(scene) == [(0, 32, SMALL)]
+    assert len(free_places(Scene())) == len(free_places(Scene("meadow day"))) == 25
+    assert free_places(Scene("white", (Thing("a", 8, 8, LARGE),))) == []
 
 
 def test_a_thing_that_can_hardly_be_seen_is_not_shown(world: World):
@@ -222,7 +239,7 @@ def test_plurals():
     )
 
 
-def test_the_shares_that_are_held_out_are_near_what_was_meant():
+def test_the_shares_that_are_held_out_are_near_what_was_meant(world: World):
     pairs = [splits.pair_held_out(a, b) for a in CAST for b in CAST if a < b]
     assert 0.035 < np.mean(pairs) < 0.065
     counts = [splits.count_held_out(noun, count) for noun in CAST for count in (2, 3, 4)]
@@ -231,10 +248,13 @@ def test_the_shares_that_are_held_out_are_near_what_was_meant():
     assert 0.05 < np.mean(colours) < 0.16
     assert splits.colour_held_out("apple", "green") and not splits.colour_held_out("apple", "")
     assert not any(splits.count_held_out(noun, 1) for noun in CAST)
-    assert not any(splits.style_held_out(key, "3d") for key in map(str, range(200)))
+    places = [splits.place_held_out(noun, place) for noun in world.things for place in PLACES]
+    assert 0.04 < np.mean(places) < 0.06
+    plain = (*COLOURS, *GRADIENTS, "white")
+    assert not any(splits.place_held_out(noun, ground) for noun in CAST for ground in plain)
 
 
-def test_a_scene_is_held_out_for_its_pair_its_count_or_its_colour(world: World):
+def test_a_scene_is_held_out_for_its_pair_its_count_its_colour_or_its_place(world: World):
     training, testing = world, World.open(testing=True)
     pair = next((a, b) for a in CAST for b in CAST if a < b and splits.pair_held_out(a, b))
     noun, count = next((n, c) for n in CAST for c in (3, 4) if splits.count_held_out(n, c))
@@ -246,6 +266,13 @@ def test_a_scene_is_held_out_for_its_pair_its_count_or_its_colour(world: World):
     for held in (scene(*pair), scene(*[noun] * count), scene("heart", colour="orange")):
         assert testing.allows(held) and not training.allows(held)
     assert training.allows(scene("dog")) and not testing.allows(scene("dog"))
+    noun, place = next((n, p) for n in CAST for p in PLACES if splits.place_held_out(n, p))
+    other = next(n for n in CAST if n != noun and not splits.pair_held_out(n, noun))
+    alone, with_other = scene(noun), scene(noun, other)
+    assert training.allows(alone) and testing.allows(replace(alone, backdrop=place))
+    assert not training.allows(replace(alone, backdrop=place))
+    # Only where it is alone: a place and a colour may both be shown with other things.
+    assert training.allows(replace(with_other, backdrop=place))
     dog = world.cast["dog"]
     for backdrop in COLOURS:
         behind = Scene(backdrop, scene("dog").things)

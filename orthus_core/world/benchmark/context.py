@@ -62,17 +62,16 @@ class EvalContext:
     world: World = field(default_factory=lambda: World.open(testing=True))
     limit: int | None = None
     seed: int = 1
-    _detectors: dict[str, Detector] = field(default_factory=dict, init=False, repr=False)
+    _detector: Detector | None = field(default=None, init=False, repr=False)
 
-    def detector(self, style: str = "3d") -> Detector:
-        """The detector of this world's cast in a style, created on first use.
+    def detector(self) -> Detector:
+        """The detector of this world's cast, created on first use.
 
         Raises:
             OrthusError: When the optional package with the judge's weights is not installed.
         """
-        if style not in self._detectors:
-            self._detectors[style] = Detector(self.world, style)
-        return self._detectors[style]
+        self._detector = self._detector or Detector(self.world)
+        return self._detector
 
     def judge_all(
         self,

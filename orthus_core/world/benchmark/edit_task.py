@@ -104,13 +104,13 @@ def run(context: EvalContext) -> Work[TaskResult]:
 def edit_succeeded(context: EvalContext, edit: SceneEdit, picture_3HW: Tensor) -> bool:
     """Whether a picture shows the result of an edit.
 
-    It must show all things of the edited scene, each in its position, colour and style, and no
-    others. After an edit of the background, the backdrop must be correct too.
+    It must show all things of the edited scene, each in its position and colour, and no others.
+    After an edit of the background, the backdrop must be correct too.
     """
     scene = edit.after
     if edit.kind == "background" and nearest_backdrop(picture_3HW) != scene.backdrop:
         return False
-    detector = context.detector(scene.things[0].style)
+    detector = context.detector()
     found = detector.find(picture_3HW)
     wanted = detector.truth(context.world, scene)
     for thing in wanted:

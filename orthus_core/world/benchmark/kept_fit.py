@@ -36,7 +36,7 @@ def fit_file(kind: str, depends_on: Sequence[str], sources: Sequence[Path]) -> P
         for content in (*(text.encode() for text in depends_on), *map(Path.read_bytes, sources)):
             digest.update(hashlib.sha256(content).digest())
         return cache_folder() / "fits" / f"{kind}-{digest.hexdigest()[:32]}.safetensors"
-    except (OSError, RuntimeError):  # modules without source files; a user without a home folder
+    except (OSError, OutputError):  # modules without source files; a user without a home folder
         return None
 
 

@@ -18,7 +18,7 @@ from orthus_core.world.single_sprites import sample_single
 
 NAME = "mini-recon"
 PICTURES = 100
-"""Number of held-out scenes, and of sprites on held-out grounds or in held-out styles."""
+"""Number of held-out scenes, and of sprites on held-out grounds."""
 COLOURED_CHANCE = 0.5
 SHEET_PICTURES = 20
 

@@ -16,7 +16,6 @@ from orthus_core.world.benchmark.sprite_metric import SIZES
 from orthus_core.world.english import with_article
 from orthus_core.world.scene import Thing
 from orthus_core.world.single_sprites import caption_names
-from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.world import World
 
@@ -58,7 +57,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     sprites = sample_sprites(context)
     gallery = Gallery(context)
     prompts = [caption_for(world, sprite) for sprite in sprites]
-    pictures = [SpriteImage(world.pack, sprite.key) for sprite in sprites]
+    pictures = [world.picture(sprite) for sprite in sprites]
     drawn = yield from context.subject.draw(prompts, NAME)
     decoded = context.subject.reconstruct(pictures)
 
