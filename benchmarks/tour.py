@@ -138,7 +138,7 @@ STOPS = (
     Stop("starter --dry-run", "All stages of the bundled models in order: what each takes."),
     Stop(
         "data prepare world -o rows --rows 3 --task scene",
-        "The data that the bundled model learnt from, to look at.",
+        "Rows of the small world, to look at.",
     ),
     Stop(
         "bench --shape mini --only race --batch 2 --repeats 1 --patches 1 --steps 2",

@@ -135,6 +135,13 @@ class DataRecipe:
         (), "the data sets that are mixed, each a table `[[data.sources]]`", instead_of="source"
     )
     tasks: TaskWeights = key(TaskWeights(), "the mixture of kinds of rows")
+    first_tasks: TaskWeights = key(
+        TaskWeights(),
+        "the mixture of the first rows: single things show soonest what a word looks like",
+    )
+    first_rows: int = key(
+        0, "rows that are of `first_tasks`, before those of `tasks` come", unit="rows", minimum=0
+    )
     condition_dropout: float = key(
         0.05, "chance each of dropping the text, the picture, and both", minimum=0, maximum=1 / 3
     )
@@ -206,6 +213,11 @@ class DataRecipe:
             if source.weight > 0:
                 named[name] = source
         return named
+
+    @property
+    def different_rows(self) -> int:
+        """Rows of the small world until they come round again; 0 is no end of them."""
+        return self.rows and self.first_rows + self.rows
 
     @property
     def makes_rows(self) -> bool:
@@ -627,6 +639,10 @@ class PosttrainRecipe:
             raise ValueError(
                 f"input_noise {self.input_noise} and prefix_noise {self.prefix_noise} are both "
                 "noise on the pictures that are read: set one of them"
+            )
+        if self.redrawn and self.data.first_rows:
+            raise ValueError(
+                "redrawn is true, which rows of data.first_tasks cannot be: set data.first_rows = 0"
             )
         if self.redrawn and not self.data.rows:
             raise ValueError(

@@ -177,13 +177,19 @@ def both_ways(part: ShuffledRows) -> ShuffledRows:
 
 
 def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
-    """Rows of the small world, of what is held out or of the rest."""
+    """Rows of the small world, of what is held out or of the rest. Training begins with those of
+    `data.first_tasks`.
+    """
     from orthus_core.world.records import record
     from orthus_core.world.world import World
 
     world = World.open(held_out=data.held_out, testing=testing)
     make = partial(record, world, task_weights(data.tasks), data.seed)
-    return MadeRows(name, returning(make, data.rows))
+    rows = returning(make, data.rows)
+    if data.first_rows and not testing:
+        first = partial(record, world, task_weights(data.first_tasks), data.seed)
+        rows = after(returning(first, data.rows), data.first_rows, rows)
+    return MadeRows(name, rows)
 
 
 def open_source(
@@ -276,6 +282,11 @@ def listed_words(data: DataRecipe) -> str:
 def returning(source: Make, rows: int) -> Make:
     """Repeat the source's first `rows` documents; 0 uses all of them without repeating."""
     return (lambda number: source(number % rows)) if rows else source
+
+
+def after(first: Make, count: int, then: Make) -> Make:
+    """`count` documents of the first source, then those of the other from its beginning."""
+    return lambda number: first(number) if number < count else then(number - count)
 
 
 def usable(

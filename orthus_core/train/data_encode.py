@@ -71,7 +71,7 @@ def encode_data(
     rows = yield from read_rows(recipe.data, cache.size, faults)
     if recipe.command == "build-base":
         rows = pictures_alone(rows)
-    plan.rows = pictures_of(rows, recipe.data.rows)
+    plan.rows = pictures_of(rows, recipe.data.different_rows)
     yield from count_missing(cache, plan)
     if not plan.new + plan.stored:
         raise DataError(

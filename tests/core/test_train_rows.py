@@ -17,7 +17,7 @@ from orthus_core.data.pictures import FilePicture
 from orthus_core.data.sources import Mixture
 from orthus_core.errors import DataError, TrainingError
 from orthus_core.losses.joint import counts_of
-from orthus_core.recipe.training import DataRecipe, SourceRecipe, TaskWeights
+from orthus_core.recipe.training import DataRecipe, PosttrainRecipe, SourceRecipe, TaskWeights
 from orthus_core.train.batches import (
     RowBatches,
     RowSources,
@@ -27,6 +27,7 @@ from orthus_core.train.batches import (
     usable,
 )
 from orthus_core.train.distributed import Rank
+from orthus_core.train.encode_first import pictures_of
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.world.world import World
 from tests.core.test_world_held_out import shows_held_out
@@ -128,6 +129,27 @@ def test_sprites_that_are_held_out_are_never_trained_on():
 
     assert not any(held_out(rows.train, 200)) and all(held_out(rows.held_out, 50))
     assert finished(read_rows(DataRecipe(held_out=0.0))).held_out is None
+
+
+def test_training_begins_with_rows_of_the_first_tasks():
+    singles, scenes = TaskWeights(caption=0), TaskWeights(text_to_image=0, caption=0, scene=1)
+    how = {"tasks": scenes, "first_tasks": singles, "rows": 3}
+    rows = read("sprites", first_rows=5, **how)
+    ids = [rows.train(number).id for number in range(12)]
+    of_scenes = [f"scene/0/{number}" for number in (0, 1, 2, 0, 1, 2, 0)]
+    assert ids == [f"text_to_image/0/{number}" for number in (0, 1, 2, 0, 1)] + of_scenes
+    assert rows.held_out, "some rows are made for measuring"
+    measured = {rows.held_out(number).id.partition("/")[0] for number in range(8)}
+    assert measured == {"scene"}, "what counts is the mixture that the training ends with"
+    assert [read("sprites", **how).train(number).id for number in range(7)] == of_scenes
+
+    recipe = DataRecipe(first_rows=5, **how)
+    (encoded,) = pictures_of(rows, recipe.different_rows)
+    of_encoded = {encoded.document(int(number)).id for number in encoded.numbers_N}
+    assert of_encoded == set(ids), "pictures of both mixtures are encoded beforehand"
+    assert DataRecipe(first_rows=5).different_rows == 0
+    with pytest.raises(ValueError, match="first_rows = 0"):
+        PosttrainRecipe(redrawn=True, data=recipe)
 
 
 def test_made_rows_come_round_again_when_they_are_told_to():

@@ -170,7 +170,7 @@ def test_a_prompt_reads_back_as_its_scene(world: World, words):
 
 
 def test_no_training_row_contains_a_held_out_wording(world: World):
-    tasks = dict.fromkeys(
+    tasks: dict[str, float] = dict.fromkeys(
         ("text_to_image", "scene", "caption", "scene_question", "edit", "scene_edit"), 1.0
     )
     never = [re.compile(each) for each in held_out_patterns()]
@@ -185,7 +185,9 @@ def test_no_training_row_contains_a_held_out_wording(world: World):
 def test_with_held_out_wordings_every_text_has_one(world: World):
     apart = World(world.pack, styles=world.styles, wordings="held out")
     tables = [re.compile(each) for each in held_out_patterns()]
-    tasks = dict.fromkeys(("scene", "caption", "scene_question", "scene_edit"), 1.0)
+    tasks: dict[str, float] = dict.fromkeys(
+        ("scene", "caption", "scene_question", "scene_edit"), 1.0
+    )
     for number in range(300):
         text = record(apart, tasks, 5, number).user[-1].value
         assert isinstance(text, str) and any(each.search(text) for each in tables), text
