@@ -51,7 +51,7 @@ SUBCOMMANDS = {
 }
 """The same of the commands within `recipes` and `data`."""
 
-ONE_SIZE = "a model draws pictures of one size: mini draws 64x64; --scale 4 enlarges that"
+ONE_SIZE = "a model draws pictures of one size, see `orthus info MODEL`; --scale 4 enlarges them"
 ON_CUDA = "--device cuda, or leave it out: the fastest device is taken by itself"
 
 OPTIONS = {

@@ -30,10 +30,12 @@ from transformers import (
 )
 
 from orthus_core.checkpoint.model_folder import save_model
+from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
 from orthus_core.data.tokenizer import train_tokenizer
 from orthus_core.model.config import OrthusConfig, OrthusVQConfig, token_name_of_code
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe.training import AutoencoderRecipe, OptimRecipe
+from orthus_core.world.listed_words import word_list
 from orthus_core.world.world import World
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -155,6 +157,13 @@ def golden_folder(tmp_path_factory: pytest.TempPathFactory, golden_weights) -> P
 def world() -> World:
     """The small world that trainings see. Do not change it in place."""
     return World.open()
+
+
+@pytest.fixture(scope="session")
+def word_files(world: World) -> dict[str, str]:
+    """The files in which a model of the small world lists its words, by name."""
+    listed = word_list(world)
+    return {WORDS: listed.text(), VOCABULARY: vocabulary_of(listed.phrases)}
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ MODEL_FILES = (
     "chat_template*",
     "orthus_kit.py",
     "vocabulary.txt",
+    "words.json",
     "README.md",
     "recipe.toml",
     "run.json",

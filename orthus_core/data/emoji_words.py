@@ -84,8 +84,15 @@ def _named(run: str, words: WordList) -> str | None:
 
 def _name(emoji: str, words: WordList) -> str | None:
     plain = _IGNORED.sub("", emoji)
-    # Without the sign of a gender, then without what is joined to it: a list may lack the variants.
-    for form in (plain, re.sub("\u200d[\u2640\u2642]", "", plain), plain.partition("\u200d")[0]):
+    # A list may lack the variants: without the sign of a gender, as a person of no gender, and
+    # without what is joined to it.
+    forms = (
+        plain,
+        re.sub("\u200d[\u2640\u2642]", "", plain),
+        re.sub("^[\U0001f468\U0001f469]\u200d", "\U0001f9d1\u200d", plain),
+        plain.partition("\u200d")[0],
+    )
+    for form in forms:
         if thing := words.by_emoji.get(form):
             # Who types the face of an animal means the animal.
             animal = thing.name.removesuffix(" face")

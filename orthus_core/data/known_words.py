@@ -72,6 +72,7 @@ class ListedThing(NamedTuple):
         also: Other names.
         plural: Plural of the name; "" for things that are drawn alone.
         tags: Words that lead to it, though they are no name of it.
+        other_emoji: Emoji that mean the same thing, such as the face of an animal.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ListedThing(NamedTuple):
     also: tuple[str, ...] = ()
     plural: str = ""
     tags: tuple[str, ...] = ()
+    other_emoji: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,8 +139,9 @@ class WordList:
 
     @cached_property
     def by_emoji(self) -> dict[str, ListedThing]:
-        """Things by emoji."""
-        return {thing.emoji: thing for thing in self.every_thing if thing.emoji}
+        """Things by emoji; where several have one, the thing that is named by it comes first."""
+        others = {other: thing for thing in self.every_thing for other in thing.other_emoji}
+        return others | {thing.emoji: thing for thing in self.every_thing if thing.emoji}
 
     @cached_property
     def by_tag(self) -> dict[str, list[str]]:
@@ -190,6 +193,7 @@ def _thing(entry: Mapping[str, Any]) -> ListedThing:
         tuple(map(str, entry.get("also", ()))),
         str(entry.get("plural", "")),
         tuple(map(str, entry.get("tags", ()))),
+        tuple(map(str, entry.get("other_emoji", ()))),
     )
 
 

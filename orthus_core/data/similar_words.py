@@ -140,10 +140,10 @@ def relations_meant(
         for meant, phrases in relations.items()
     }
     rest = f" {text} "
-    for phrase in sorted(sum(known.values(), []), key=len, reverse=True):
-        rest = rest.replace(f" {phrase} ", " , ")
-    ways = [(phrase, meant) for meant, phrases in RELATIONS.items() for phrase in phrases]
-    for phrase, meant in sorted(ways, key=lambda way: -len(way[0])):
+    meanings = {phrase: meant for meant, phrases in RELATIONS.items() for phrase in phrases}
+    meanings |= {phrase: "" for phrases in known.values() for phrase in phrases}
+    # The longest first: "on" may be known, and "on the left side of" is no case of it.
+    for phrase, meant in sorted(meanings.items(), key=lambda each: -len(each[0])):
         named = _first_known(meant, [each for each, phrases in known.items() if phrases])
         before, *after = rest.split(f" {phrase} ")
         rest = " , ".join((before, *after)) if after else rest

@@ -15,7 +15,7 @@ from orthus_core.world.arrange import MOST_THINGS
 from orthus_core.world.backdrops import COLOURS, GROUND_WORDS, SKY_WORDS
 from orthus_core.world.categories import GROUP_WORDS
 from orthus_core.world.recolour import HUES
-from orthus_core.world.sprites import Sprite
+from orthus_core.world.sprite_names import NamedThing
 from orthus_core.world.wording import NUMBERS, plural
 from orthus_core.world.wordings import (
     RELATION_PHRASES,
@@ -77,13 +77,13 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
         every_wording: Whether it was trained on all wordings, rather than on the first of each.
     """
     things: dict[str, list[dict[str, object]]] = {}
-    shown = [(thing.names.name, thing.sprites[0]) for thing in world.things.values()]
-    tagged = Counter(tag for _, sprite in shown for tag in set(sprite.tags))
+    named = world.things.values()
+    tagged = Counter(tag for thing in named for tag in set(thing.sprites[0].tags))
     order = [*GROUP_WORDS]
-    for name, sprite in sorted(shown, key=lambda each: order.index(each[1].group)):
-        tags = [tag for tag in sprite.tags if tagged[tag] <= MOST_TAGGED]
-        entry = _entry(world, sprite, name if name in world.cast else "", tags)
-        things.setdefault(GROUP_WORDS[sprite.group], []).append(entry)
+    for thing in sorted(named, key=lambda each: order.index(each.sprites[0].group)):
+        tags = [tag for tag in thing.sprites[0].tags if tagged[tag] <= MOST_TAGGED]
+        entry = _entry(thing, tags, in_cast=thing.names.name in world.cast)
+        things.setdefault(GROUP_WORDS[thing.sprites[0].group], []).append(entry)
 
     def said(table: Phrases) -> list[str]:
         return list(table.trained if every_wording else table.trained[:1])
@@ -113,15 +113,15 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
     )
 
 
-def _entry(world: World, sprite: Sprite, noun: str, tags: list[str]) -> dict[str, object]:
-    names = world.names(sprite)
-    name = noun or names.name
+def _entry(thing: NamedThing, tags: list[str], *, in_cast: bool) -> dict[str, object]:
+    names, (drawn, *others) = thing.names, thing.sprites
     return {
-        "name": name,
-        "emoji": emoji_of(sprite.key),
-        "also": [other for other in names.all if other != name],
-        "plural": plural(noun) if noun else "",
+        "name": names.name,
+        "emoji": emoji_of(drawn.key),
+        "also": list(names.others),
+        "plural": plural(names.name) if in_cast else "",
         "tags": [tag for tag in tags if tag not in names.all],
+        "other_emoji": [emoji for other in others if (emoji := emoji_of(other.key))],
     }
 
 

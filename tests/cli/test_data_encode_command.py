@@ -11,11 +11,22 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import read_config
 from orthus_core.data import latent_shards
+from orthus_core.output_checks import size_text
 from orthus_core.train import encode_first
 from tests.core.toy_data import begin_orthus, interleaved, pictures_with_words
 
 QUIET = ("--format", "json", "-q")
+HEADER, DIGEST = 256, 20  # bytes of a shard's header, and of the hash before each record
+
+
+def bytes_of_record(model: str) -> int:
+    """Bytes of a picture's features of an Orthus, or of its codes of a Chameleon."""
+    config = read_config(resolve(model))
+    is_discrete = config.model_type == "chameleon"
+    return 2 * config.patches * (1 if is_discrete else config.feature_channels)
 
 
 @pytest.fixture
@@ -41,9 +52,11 @@ def test_it_tells_count_and_exact_size_and_encodes_each_picture_once(orthus, pic
     cache = tmp_path / "cache"
     said = told(orthus, pictures, "-o", cache, "--dry-run")
     assert (said["new"], said["stored"], said["encoded"]) == (19, 0, 0)
-    assert said["bytes"] == 19 * (16 * 64 * 2 + 20) + 256 and not list(cache.glob("features-*"))
+    assert said["bytes"] == 19 * (bytes_of_record("mini") + DIGEST) + HEADER
+    assert not list(cache.glob("features-*"))
     done = orthus("data", "encode", pictures, "-o", cache)
-    assert "19 pictures to encode, 0 are there already; 39.5 KB on disk" in done.stderr
+    size = size_text(said["bytes"])
+    assert f"19 pictures to encode, 0 are there already; {size} on disk" in done.stderr
     assert "19 pictures encoded, 0 were there" in done.stdout and "data.cache=" in done.stdout
     assert on_disk(cache) == said["bytes"]
 
@@ -64,7 +77,7 @@ def test_a_recipe_names_its_sources_its_folder_and_whether_it_takes_codes(orthus
     recipe.write_text(f'command = "pretrain"\n{data}[autoencoder]\ntaken_from = "chameleon-mini"\n')
     said = told(orthus, recipe)
     assert said["new"] == 9 and said["model"] == "chameleon-mini"
-    assert said["bytes"] == 9 * (16 * 2 + 20) + 256
+    assert said["bytes"] == 9 * (bytes_of_record("chameleon-mini") + DIGEST) + HEADER
     again = told(orthus, records, "-o", tmp_path / "cache", "-m", "chameleon-mini")
     assert (again["new"], again["stored"]) == (0, 9), "a posttrain of it reads the same codes"
     recipe.write_text(f'command = "build-base"\n{data}rows = 3\n')
@@ -105,11 +118,12 @@ def test_a_disk_without_room_is_found_before_and_one_that_fills_up_keeps_what_it
         done = orthus(*words)
     assert done.exit_code == 1 and "not enough room" in done.stderr and not on_disk(cache)
 
-    left, write = 256 + 5 * 2068 + 100, os.write
+    record = bytes_of_record("mini")
+    left, write = HEADER + 5 * (record + DIGEST) + 100, os.write
 
     def limited(file: int, content) -> int:
         nonlocal left
-        if len(content) in (20, 2048, 256):  # features, and not the hashes of contents
+        if len(content) in (DIGEST, record, HEADER):  # features, and not the hashes of contents
             if left < len(content):
                 write(file, content[:left])
                 left = 0

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import read_config
 from orthus_core.data.pictures import FilePicture
-from orthus_core.data.row_sheet import FAULT, LEARNT, MARK, READ, row_sheet
+from orthus_core.data.row_sheet import FAULT, LEARNT, MARK, READ, SMALLEST_SHOWN, row_sheet
 from orthus_core.data.shown_row import RowPart, ShownRow
-
-SIDE = 64  # of mini's pictures
 
 
 def text(value: str, role: str = "user") -> dict[str, str]:
@@ -103,13 +103,15 @@ def test_the_sheet_has_the_pictures_at_the_models_size_and_replaces_nothing(orth
         pixels_HW3 = np.asarray(image.convert("RGB"))
     colours = {tuple(colour) for colour in np.unique(pixels_HW3.reshape(-1, 3), axis=0).tolist()}
     assert {LEARNT, READ, MARK, FAULT} <= colours
-    square_HW3 = FilePicture(chats.parent / "wide.png").load(SIDE)
-    enlarged_HW3 = square_HW3.repeat(2, 0).repeat(2, 1)
+    side = read_config(resolve("mini")).vq_config.resolution
+    times = -(-SMALLEST_SHOWN // side)
+    square_HW3 = FilePicture(chats.parent / "wide.png").load(side)
+    enlarged_HW3 = square_HW3.repeat(times, 0).repeat(times, 1)
     first = (pixels_HW3 == enlarged_HW3[0, 0]).all(2)
     places = [
         (y, x)
         for y, x in zip(*first.nonzero(), strict=True)
-        if np.array_equal(pixels_HW3[y : y + 2 * SIDE, x : x + 2 * SIDE], enlarged_HW3)
+        if np.array_equal(pixels_HW3[y : y + times * side, x : x + times * side], enlarged_HW3)
     ]
     assert len(places) == 2, "one row reads it, one draws it"
 
@@ -125,7 +127,7 @@ def test_the_sheet_has_the_pictures_at_the_models_size_and_replaces_nothing(orth
 def test_what_is_beyond_the_context_is_red_on_a_sheet():
     for cut in (False, True):
         part = RowPart("text", "model", "word " * 900, cut=cut)
-        sheet = row_sheet([ShownRow("chat", "", (part,))], SIDE)
+        sheet = row_sheet([ShownRow("chat", "", (part,))], side=64)
         # A text is as long as the context; of what is not read, the first lines are enough.
         assert sheet.height < (150 if cut else 600)
         below = sheet.crop((0, 50, sheet.width, sheet.height))

@@ -87,9 +87,10 @@ def test_the_solver_solves_our_problem_and_draws(restored):
         return float((run(solver_for(RELEASED, name, 25), noise, head) - answer).abs().max())
 
     assert error("ddim_thinning") < error("ddim") / 2
-    images = Orthus.open("mini").generate("a snowman", seed=1, steps=3, scheduler="ddim_thinning")
-    image = images.images[0]
-    assert image.size == (64, 64) and len(image.getcolors(4096) or []) > 50
+    mini = Orthus.open("mini")
+    image = mini.generate("a snowman", seed=1, steps=3, scheduler="ddim_thinning").images[0]
+    side = mini.model.config.vq_config.resolution
+    assert image.size == (side, side) and len(image.getcolors(side**2) or []) > 50
 
 
 def test_the_data_format_is_read_by_data_check(tmp_path, stranger):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -13,11 +14,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
+from orthus_core.checkpoint import hub
+from orthus_core.checkpoint.headers import CONFIG
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import read_config
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # What needs a download, or an hour.
 ELSEWHERE = ("7b", "-m instruct", "orthus pretrain", "orthus convert runs", "--init-from")
 ELSEWHERE += ("--toy", "--baseline")  # .ci/run rehearses it
+FEW_STEPS = 5
 
 
 def commands() -> list[str]:
@@ -32,18 +38,39 @@ def commands() -> list[str]:
     ]
 
 
-def test_the_shell_examples_run_in_their_order(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def quick_mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled models, of which `mini` takes few steps unless an example asks for others: it
+    draws some twenty pictures.
+    """
+    folder = tmp_path / "starter"
+    (folder / "mini").mkdir(parents=True)
+    (folder / "chameleon-mini").symlink_to(resolve("chameleon-mini"))
+    for file in resolve("mini").iterdir():
+        if file.name != CONFIG:
+            (folder / "mini" / file.name).symlink_to(file)
+    table = json.loads((resolve("mini") / CONFIG).read_text("utf-8"))
+    table["sampling"]["steps"] = FEW_STEPS
+    (folder / "mini" / CONFIG).write_text(json.dumps(table), encoding="utf-8")
+    monkeypatch.setattr(hub, "_STARTER", folder)
+
+
+def test_the_shell_examples_run_in_their_order(quick_mini, tmp_path, monkeypatch):
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
     ran = commands()
     assert {line.split()[1] for line in ran} >= {"generate", "caption", "edit", "story", "recipes"}
     for line in ran:
         result = CliRunner().invoke(app, shlex.split(line)[1:], prog_name="orthus")
         assert result.exit_code == 0, f"{line}\n{result.output}"
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (64, 64)
+    side = read_config(resolve("mini")).vq_config.resolution
+    with Image.open(place / "out.png") as picture:
+        assert picture.size == (side, side)
         assert "a snowman" in picture.text["orthus"]
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 4
-    assert len(list((tmp_path / "story").glob("*.png"))) >= 3
+    assert json.loads(picture.text["orthus"])["sampling"]["steps"] == FEW_STEPS
+    assert len(list((place / "pictures").glob("*.png"))) == 4
+    assert len(list((place / "story").glob("*.png"))) >= 3
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from benchmarks import tour
 from orthus_cli.plugins import discover
 
+TOY = next(number for number, stop in enumerate(tour.STOPS) if stop.before == tour.TOYS)
 ANEW = "run `python benchmarks/tour.py` and look at what changed in docs/tour.md"
 
 
@@ -22,12 +25,17 @@ def test_the_tour_stops_at_each_command_of_ours():
     assert ours >= tour.UNTIL_STOPPED
 
 
-def test_the_page_shows_what_the_commands_print(tmp_path, monkeypatch):
+def test_the_page_shows_the_commands_in_their_order():
+    page = tour.read(tour.PAGE.read_text(encoding="utf-8"))
+    assert list(page) == [stop.line for stop in tour.STOPS], ANEW
+
+
+@pytest.mark.parametrize("stops", [tour.STOPS[:TOY], tour.STOPS[TOY:]], ids=["bundled", "toy"])
+def test_the_page_shows_what_the_commands_print(stops, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ORTHUS_PLUGINS", "")
     page = tour.read(tour.PAGE.read_text(encoding="utf-8"))
-    assert list(page) == [stop.line for stop in tour.STOPS], ANEW
-    for stop, output in tour.outputs():
+    for stop, output in tour.outputs(stops):
         shown = page[stop.line]
         if stop.pattern:
             assert agree(stop, output), f"{stop.line} printed\n{tour.normal(output)}"

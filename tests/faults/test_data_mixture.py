@@ -15,6 +15,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from orthus_cli.app import app
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import read_config
 from orthus_core.data.order import is_held_out
 from orthus_core.data.sources import Mixture
 from orthus_core.errors import OrthusError
@@ -204,9 +206,11 @@ def test_a_large_set_is_sampled_unless_all_of_it_is_asked_for(tiny_folder, tmp_p
 
 def test_a_discrete_training_that_starts_from_a_model_is_checked_with_its_words(tmp_path):
     source = tmp_path / "long.jsonl"
-    text = {"type": "text", "role": "model", "value": "qzx " * 150}
+    context = read_config(resolve("chameleon-mini")).max_position_embeddings
+    text = {"type": "text", "role": "model", "value": "qzx " * context}
     source.write_text(json.dumps({"segments": [text]}) + "\n")
-    sets = ("--recipe", "starter/baseline", "--set", "backbone.max_position_embeddings=2000")
+    of_recipe = f"backbone.max_position_embeddings={20 * context}"
+    sets = ("--recipe", "starter/baseline", "--set", of_recipe)
     done, told = checked(source, *sets, "--init-from", "chameleon-mini")
     assert told["model"] == "chameleon-mini" and told["bad"] == 1, done.stderr
     assert "the context" in told["first_bad"][0]["problem"]

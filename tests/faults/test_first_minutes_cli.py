@@ -173,7 +173,7 @@ def test_a_foreign_command_gets_a_suggestion(typed, meant):
 
 @pytest.mark.parametrize(
     ("typed", "said"),
-    [("--size", "mini draws 64x64"), ("-W", "mini draws 64x64"), ("--num-steps", "--steps?"),
+    [("--size", "of one size, see"), ("-W", "of one size, see"), ("--num-steps", "--steps?"),
      ("--sampler", "--scheduler?"), ("--cfg", "--guidance?"), ("--out", "--output?"),
      ("--count", "--num-images?"), ("--gpu", "--device cuda"), ("--fp16", "--dtype fp16?"),
      ("--ckpt", "--model?"), ("-p", "it is an argument"), ("--Seed", "--seed?")],
