@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,13 +79,6 @@ def test_a_thing_off_the_raster_of_scenes_is_found_and_named_with_its_colour(wor
         assert found.noun == "car"
         right += found.colour == colour
     assert right >= len(HUES) - 1
-
-
-def test_a_detector_of_another_style_finds_the_sprites_of_that_style(world):
-    for noun, other in (("dog", "car"), ("house", "apple")):
-        things = (Thing(world.cast[n].key, x, 16, 32) for n, x in ((noun, 0), (other, 32)))
-        scene = Scene("white", tuple(replace(thing, style="flat") for thing in things))
-        assert nouns(Detector(world, "flat").find(seen(world, scene))) == sorted((noun, other))
 
 
 def test_what_is_blurred_until_nobody_knows_it_is_nothing(world, detector):

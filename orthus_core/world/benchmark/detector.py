@@ -79,22 +79,17 @@ class Detector:
     one core.
 
     Args:
-        world: World whose cast is detected, as far as the style contains it.
-        style: Style of the sprites, one of `STYLES`; each style needs its own detector.
+        world: World whose cast is detected.
 
     Raises:
         OrthusError: When the optional package with the network's weights is not installed.
     """
 
-    def __init__(self, world: World, style: str = "3d") -> None:
-        self._packs, self._style = world.styles, style
+    def __init__(self, world: World) -> None:
+        self._packs = world.styles
         self.metric = SpriteMetric.of(world)
-        self._sprites = sprites_of_cast(world, style)
-        self._references_KD = self.metric.sprites_KD
+        self._sprites = sprites_of_cast(world)
         self._resembled: dict[tuple[str, int], Tensor] = {}
-        if style != "3d":
-            things = [Thing(key, style=style) for _, key in self._sprites]
-            self._references_KD = self.metric.references(world.styles, things)
 
     def truth(self, world: World, scene: Scene) -> list[Detection]:
         """The correct detections of a scene."""
@@ -109,7 +104,7 @@ class Detector:
         found: list[tuple[Detection, str]] = []
         backdrop = nearest_backdrop(picture_3HW)
         for size in SIZES:
-            scores_ijK = self.metric.scores(picture_3HW, self._references_KD, size)
+            scores_ijK = self.metric.scores(picture_3HW, self.metric.sprites_KD, size)
             scores_ijK[self._seen_without_things(backdrop, size)] = 0
             best_ij, which_ij = scores_ijK.max(-1)
             for i, j in (best_ij >= THRESHOLD).nonzero().tolist():
@@ -125,7 +120,7 @@ class Detector:
         """Which sprites the windows of an empty backdrop resemble: bool [i, j, K]."""
         if (backdrop, size) not in self._resembled:
             empty_3HW = unit_range_of_bytes(paint(backdrop, 2 * UNITS))
-            scores_ijK = self.metric.scores(empty_3HW, self._references_KD, size)
+            scores_ijK = self.metric.scores(empty_3HW, self.metric.sprites_KD, size)
             self._resembled[backdrop, size] = scores_ijK >= RESEMBLANCE
         return self._resembled[backdrop, size]
 
@@ -155,8 +150,7 @@ class Detector:
 
     def _tinted(self, key: str, hue: str) -> Tensor:
         """The sprite in a hue ("" for its own) with premultiplied alpha: [4, s, s] in 0..1."""
-        thing = Thing(key, colour=hue, style=self._style)
-        return unit_range_of_bytes(thing_pixels(self._packs, thing, DETAIL))
+        return unit_range_of_bytes(thing_pixels(self._packs, Thing(key, colour=hue), DETAIL))
 
 
 def box_pixels(picture_3HW: Tensor, box: Detection, zoom: float) -> Tensor:

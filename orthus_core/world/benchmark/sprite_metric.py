@@ -94,7 +94,7 @@ class SpriteMetric(NamedTuple):
         Raises:
             OrthusError: When the optional package with the network's weights is not installed.
         """
-        sprites = sprites_of_cast(world, "3d")
+        sprites = sprites_of_cast(world)
         key = (world.pack.digest, *(key for _, key in sprites))
         if key not in _metrics:
             _metrics[key] = _kept_metric(world, sprites)
@@ -123,9 +123,9 @@ class SpriteMetric(NamedTuple):
         return whitened_ijD @ references_KD.T - nothing_ij1
 
 
-def sprites_of_cast(world: World, style: str) -> list[tuple[str, str]]:
-    """Noun and key of all sprites of a world's cast in a style."""
-    return [(noun, s.key) for noun in world.cast for s in world.variants(noun, style)]
+def sprites_of_cast(world: World) -> list[tuple[str, str]]:
+    """Noun and key of all sprites of a world's cast in style 3d."""
+    return [(noun, s.key) for noun in world.cast for s in world.variants(noun)]
 
 
 def _kept_metric(world: World, sprites: Sequence[tuple[str, str]]) -> SpriteMetric:
