@@ -309,7 +309,7 @@ def attend(
     assert documents.numbers_BS.shape == (rows, length), "documents are those of these rows"
     dtype = precision(query_BHSD)
     way = documents.way or way_to_attend(documents, query_BHSD, dropout)
-    cast = [tensor.to(dtype) for tensor in tensors]
+    cast = query_BHSD.to(dtype), key_BHSD.to(dtype), value_BHSD.to(dtype)
     with torch.autocast(query_BHSD.device.type, enabled=False):  # they have their precision
         if way == "dense":
             mask = documents.dense_mask(dtype)
@@ -339,7 +339,10 @@ def _varlen(flat: list[Tensor], documents: Documents, scale: float | None) -> Te
 
 
 def _flex(
-    module: nn.Module, tensors: list[Tensor], documents: Documents, scale: float | None
+    module: nn.Module,
+    tensors: tuple[Tensor, Tensor, Tensor],
+    documents: Documents,
+    scale: float | None,
 ) -> tuple[Tensor, None]:
     from transformers.integrations.flex_attention import flex_attention_forward
 
