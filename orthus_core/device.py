@@ -138,15 +138,22 @@ def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.d
     return DTYPES[dtype]
 
 
+CPU_BF16 = "ORTHUS_CPU_BF16"
+"""Environment variable that says whether trainings on a CPU use bf16."""
+
+
 def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies in bf16 faster than in fp32. A CPU does with AMX. With
     avx512_bf16 alone it depends on the processor: products were 1.7 times slower on one, and 2.1
-    times faster on another, so they are timed, once a process.
+    times faster on another, so they are timed, once a process. `ORTHUS_CPU_BF16`, 0 or 1, decides
+    in place of that, so that a training can be repeated on another machine.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu":
         return False
+    if (chosen := os.environ.get(CPU_BF16)) in ("0", "1"):
+        return chosen == "1"
     return has_amx() or (
         _asked("_is_avx512_bf16_supported") and products_in_bf16() > CLEARLY_FASTER
     )

@@ -12,12 +12,13 @@ from orthus_core.evaluation.efficientnet import SameConv, efficientnet
 from orthus_core.losses.picture_loss import efficientnet_distance
 
 # Classes of ImageNet that rendered sprites are recognised as.
-KNOWN = {"umbrella": 879, "teapot": 849, "bell pepper": 945}
+KNOWN = {"umbrella": 879, "teapot": 849, "bell pepper": 945}  # by Unicode's label
 
 
 def test_it_names_things_that_photographs_taught_it(world):
+    labelled = {sprite.label: sprite for sprite in world.pack}
     for noun, number in KNOWN.items():
-        pixels_HW3 = torch.from_numpy(world.pack.image(world.find(noun), 224))
+        pixels_HW3 = torch.from_numpy(world.pack.image(labelled[noun], 224))
         pixels_13HW = pixels_HW3.permute(2, 0, 1)[None] / 127.5 - 1
         assert efficientnet()(pixels_13HW).argmax() == number, noun
 

@@ -105,6 +105,7 @@ def test_a_processor_trains_in_sixteen_bits_where_its_products_are_faster(
     amx, avx512_bf16, ratio, expected, monkeypatch
 ):
     """With AVX-512 alone, some processors are faster in bf16, and some in fp32."""
+    monkeypatch.delenv("ORTHUS_CPU_BF16")
     says = {"_is_amx_tile_supported": amx, "_is_avx512_bf16_supported": avx512_bf16}
     for name, answer in says.items():
         monkeypatch.setattr(torch.cpu, name, lambda answer=answer: answer, raising=False)
@@ -114,6 +115,9 @@ def test_a_processor_trains_in_sixteen_bits_where_its_products_are_faster(
     for name in says:
         monkeypatch.delattr(torch.cpu, name)
     assert not has_bf16(torch.device("cpu")), "an earlier torch cannot tell"
+    for chosen in ("1", "0"):
+        monkeypatch.setenv("ORTHUS_CPU_BF16", chosen)
+        assert has_bf16(torch.device("cpu")) == (chosen == "1")
 
 
 def test_products_are_timed_in_both_precisions_and_the_fastest_of_each_counts(monkeypatch):
