@@ -147,12 +147,17 @@ def has_bf16(device: torch.device) -> bool:
     avx512_bf16 alone it depends on the processor: products were 1.7 times slower on one, and 2.1
     times faster on another, so they are timed, once a process. `ORTHUS_CPU_BF16`, 0 or 1, decides
     in place of that, so that a training can be repeated on another machine.
+
+    Raises:
+        OrthusError: Where that variable has another value.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     if device.type != "cpu":
         return False
-    if (chosen := os.environ.get(CPU_BF16)) in ("0", "1"):
+    if chosen := os.environ.get(CPU_BF16):
+        if chosen not in ("0", "1"):
+            raise OrthusError(f"{CPU_BF16} is {chosen!r}", where=CPU_BF16, hint="set it to 0 or 1")
         return chosen == "1"
     return has_amx() or (
         _asked("_is_avx512_bf16_supported") and products_in_bf16() > CLEARLY_FASTER

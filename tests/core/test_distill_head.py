@@ -307,8 +307,8 @@ def test_a_new_head_is_guided_at_all_timesteps(recipe):
 
 
 def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path):
-    """Of true pictures or of drawn ones, for the prompt's branch and for the other, with
-    the weights that guidance has at each patch.
+    """The contexts of true or of drawn pictures: hidden states of both branches, and the weights
+    that guidance gives them at each patch.
     """
     folder = pictures_with_words(tmp_path / "squares", 3)
     opened = open_orthus(tiny_folder, device="cpu", dtype="fp32")

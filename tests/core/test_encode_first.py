@@ -18,15 +18,7 @@ from orthus_core.train.encode_first import (
     encode_for_training,
     pictures_of,
 )
-from tests.core.toy_data import interleaved
-
-
-def finished(events):
-    while True:
-        try:
-            next(events)
-        except StopIteration as stop:
-            return stop.value
+from tests.core.toy_data import finished, interleaved
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from orthus_core.train.batches import read_rows, usable
 from orthus_core.train.caption_words import sample_words
 from orthus_core.train.redrawn import with_redrawn
 from orthus_core.train.trainings import posttrain
-from tests.core.toy_data import picture
+from tests.core.toy_data import finished, picture
 
 MINI = Path(__file__).parents[2] / "orthus_core" / "starter" / "mini"
 CREATURES = ("zorble", "quimp", "flonk", "mirp")
@@ -70,15 +70,6 @@ def known_words(folder: Path) -> KnownWords:
     known = KnownWords.of(folder)
     assert known is not None
     return known
-
-
-def finished(generator):
-    """What a generator of events returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def test_words_and_picture_are_learnt_in_both_directions(tmp_path):

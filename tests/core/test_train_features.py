@@ -10,6 +10,7 @@ import torch
 from orthus_core import device
 from orthus_core.data.pictures import FilePicture
 from orthus_core.device import has_bf16
+from orthus_core.errors import OrthusError
 from orthus_core.train.features import TOGETHER, always_together, feature_cache, save_on_exit
 from tests.conftest import make_tiny_model
 from tests.core.toy_data import pictures_with_words
@@ -118,6 +119,9 @@ def test_a_processor_trains_in_sixteen_bits_where_its_products_are_faster(
     for chosen in ("1", "0"):
         monkeypatch.setenv("ORTHUS_CPU_BF16", chosen)
         assert has_bf16(torch.device("cpu")) == (chosen == "1")
+    monkeypatch.setenv("ORTHUS_CPU_BF16", "yes")
+    with pytest.raises(OrthusError, match="'yes'"):
+        has_bf16(torch.device("cpu"))
 
 
 def test_products_are_timed_in_both_precisions_and_the_fastest_of_each_counts(monkeypatch):

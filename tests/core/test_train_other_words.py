@@ -33,7 +33,7 @@ from orthus_core.train.other_words import (
 from orthus_core.train.stages import RowsStage
 from orthus_core.train.trainings import posttrain
 from tests.conftest import lines_of_metrics
-from tests.core.toy_data import SHORT
+from tests.core.toy_data import SHORT, finished
 from tests.discrete import write_tiny_chameleon
 
 CPU = torch.device("cpu")
@@ -71,15 +71,6 @@ def plain(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def opened(tiny_folder):
     return open_orthus(tiny_folder, device="cpu", dtype="fp32")
-
-
-def finished(generator):
-    """What a generator of events returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def features(pictures) -> Tensor:
@@ -120,7 +111,7 @@ def rows_in(opened, batches: list[Batch]) -> list[Laid]:
     return sorted(found, key=lambda row: row.seed)
 
 
-def test_a_picture_of_words_alone_is_told_from_other_rows(tmp_path):
+def test_a_picture_of_words_alone_differs_from_other_rows(tmp_path):
     one, other = FilePicture(tmp_path / "a.png"), FilePicture(tmp_path / "b.png")
     words, drawn = turn("user", "a fox", "in snow"), turn("model", one)
     assert is_drawn_from_words(Document(words + drawn))

@@ -31,7 +31,7 @@ from orthus_core.train.encode_first import pictures_of
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.world.world import World
 from tests.core.test_world_held_out import shows_held_out
-from tests.core.toy_data import interleaved, picture, pictures_with_words, words
+from tests.core.toy_data import finished, interleaved, picture, pictures_with_words, words
 
 COUNT = 20
 
@@ -44,15 +44,6 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def opened(tiny_folder):
     return open_orthus(tiny_folder, device="cpu", dtype="fp32")
-
-
-def finished(generator):
-    """What a generator of events returns."""
-    while True:
-        try:
-            next(generator)
-        except StopIteration as end:
-            return end.value
 
 
 def read(source: Path | str, **changes) -> RowSources:

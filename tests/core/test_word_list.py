@@ -78,7 +78,7 @@ def test_a_word_leads_to_what_it_means_and_a_foreign_one_to_nothing(mini, word, 
     assert (unknown.word, unknown.nearest) == (word, meant)
 
 
-def test_a_word_that_was_seen_and_is_not_listed_is_told_as_nothing_that_is_drawn(
+def test_the_hint_at_a_word_that_is_not_listed_says_that_nothing_is_drawn_for_it(
     word_files, tmp_path
 ):
     (tmp_path / WORDS).write_text(word_files[WORDS], encoding="utf-8")
@@ -113,7 +113,7 @@ def test_a_wording_of_a_relation_or_place_leads_to_the_known_one(mini, prompt, t
     assert {each.word: each.nearest for each in mini.unknown(prompt)} == told
 
 
-def test_what_a_model_knows_by_several_wordings_is_told_by_the_usual_one(word_files, tmp_path):
+def test_the_hint_names_the_usual_one_of_several_wordings(word_files, tmp_path):
     (tmp_path / WORDS).write_text(word_files[WORDS], encoding="utf-8")
     (tmp_path / "vocabulary.txt").write_text("dog\ncat\nnext\nnear\nbeside\n")
     known = KnownWords.of(tmp_path)
@@ -122,7 +122,7 @@ def test_what_a_model_knows_by_several_wordings_is_told_by_the_usual_one(word_fi
     assert (told.word, told.nearest) == ("close to", "next to")
 
 
-def test_a_word_is_never_told_to_mean_itself(word_files, tmp_path):
+def test_no_hint_says_that_a_word_means_itself(word_files, tmp_path):
     (tmp_path / WORDS).write_text(word_files[WORDS], encoding="utf-8")
     (tmp_path / "vocabulary.txt").write_text("dog\n")
     known = KnownWords.of(tmp_path)

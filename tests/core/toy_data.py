@@ -176,3 +176,12 @@ class ToyPictures:
         contrast_M111 = torch.rand(count, 1, 1, 1, generator=generator)
         drawn_M3HW = contrast_M111 * self._pixels_M3HW[picked_M]
         return drawn_M3HW if own is None else drawn_M3HW[list(own)]
+
+
+def finished(generator):
+    """What a generator of events returns."""
+    while True:
+        try:
+            next(generator)
+        except StopIteration as end:
+            return end.value
