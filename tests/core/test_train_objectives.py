@@ -348,3 +348,27 @@ def test_every_training_measures_held_out_rows(finetuned, base):
     for folder in (finetuned[0], base):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [x["step"] for x in lines if "validation_total" in x] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "noise", [{"prefix_noise": 0.3, "prefix_clean": 0.4}, {"input_noise": 0.5}]
+)
+def test_the_loss_of_a_posttrain_has_every_setting_of_its_recipe(
+    noise, tiny_folder, tmp_path, monkeypatch
+):
+    asked = {"text_weight": 0.7, "lambda_image": 3.0, "repeats": 3, "patch_share": 0.9, **noise}
+    asked["timesteps"] = "logit-normal"
+    made: list[JointLoss] = []
+    begin = JointLoss.__init__
+
+    def noted(self, *parts, **settings):
+        begin(self, *parts, **settings)
+        made.append(self)
+
+    monkeypatch.setattr(JointLoss, "__init__", noted)
+    source = pictures_with_words(tmp_path / "pictures", 8)
+    sets = [f"{key}={json.dumps(value)}" for key, value in asked.items()]
+    sets += [*SHORT, "optim.steps=1", f"data.source={json.dumps(str(source))}"]
+    list(posttrain(load(PosttrainRecipe, None, sets), tiny_folder, tmp_path / "out"))
+    (loss,) = made
+    assert {key: getattr(loss, key) for key in asked} == asked
