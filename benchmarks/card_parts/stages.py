@@ -68,9 +68,7 @@ def fitting(name: str, sets: list[str], asked: Asked) -> dict[str, int]:
     shutil.rmtree(trial, ignore_errors=True)
     trial.mkdir()
     short = [f"{name}.{key}={TRIED}" for key in shares]
-    first = (f"{name}.autoencoder.linear_steps=2", f"{name}.autoencoder.continuous_steps=4")
-    more = first if "autoencoder.optim.steps" in shares else ()
-    (stage,) = [s for s in starter_stages([*sets, *short, *more]) if s.name == name]
+    (stage,) = [s for s in starter_stages([*sets, *short]) if s.name == name]
     if stage.model.start:
         (trial / stage.model.start).symlink_to((asked.folder / stage.model.start).resolve())
     times = [moment for moment, _ in steps_of(stage, trial)]
@@ -79,10 +77,6 @@ def fitting(name: str, sets: list[str], asked: Asked) -> dict[str, int]:
         own = times[number * TRIED : (number + 1) * TRIED]
         each = (own[-1] - own[TRIED // 3]) / (len(own) - 1 - TRIED // 3)
         found[key] = max(TRIED, int(asked.seconds * shares[key] / each))
-    if "autoencoder.optim.steps" in found:  # the recipe's first phases keep their share
-        steps = found["autoencoder.optim.steps"]
-        found |= {"autoencoder.linear_steps": steps // 10}
-        found |= {"autoencoder.continuous_steps": 3 * steps // 4}
     return found
 
 

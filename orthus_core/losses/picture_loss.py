@@ -87,7 +87,6 @@ class PictureFigures(NamedTuple):
         discriminator: The discriminator's own loss, which is part of `total` with weight 1.
         commitment, codebook: Terms of the codes, when the autoencoder itself is trained.
         codes_used: Number of different codes in the batch.
-        linear: Distance of the features to the linear code, while they follow it.
     """
 
     total: Tensor
@@ -103,7 +102,6 @@ class PictureFigures(NamedTuple):
     commitment: Tensor | None = None
     codebook: Tensor | None = None
     codes_used: int | None = None
-    linear: Tensor | None = None
 
 
 class PictureLoss(nn.Module):

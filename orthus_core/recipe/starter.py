@@ -48,8 +48,7 @@ TOY = {
     "1-pretrain": (
         *(*_FEW_ROWS, *_QUIET, "tokenizer.rows=100", "tokenizer.vocab_size=400"),
         *("autoencoder.resolution=32", "autoencoder.channel_multiplier=[1, 1, 1, 1, 1]"),
-        *("autoencoder.embed_dim=16", "autoencoder.latent_channels=16"),
-        *("autoencoder.linear_steps=1", "autoencoder.continuous_steps=2"),
+        *("autoencoder.embed_dim=8", "autoencoder.latent_channels=8"),
         *("autoencoder.optim.steps=3", "autoencoder.optim.batch_size=2"),
         *("backbone.hidden_size=64", "backbone.num_hidden_layers=2"),
     ),

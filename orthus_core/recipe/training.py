@@ -372,12 +372,16 @@ class AutoencoderRecipe:
     )
     losses: AutoencoderLosses = key(AutoencoderLosses(), "weights of the loss")
     discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
-    linear_steps: int = key(
-        0,
-        "first steps, in which the encoder learns the principal components of patches and the "
-        "decoder is fed with them",
-        unit="steps",
+    encoder: Literal["trained", "linear"] = key(
+        "trained",
+        "trained learns what its features are; linear computes principal components of patches "
+        "from the start, and only the decoder is trained",
+    )
+    whitening: float = key(
+        0.5,
+        "how far the components' variances are made alike: at 0 they stay, at 1 all are one",
         minimum=0,
+        maximum=1,
     )
     continuous_steps: int = key(
         2000, "first steps, which train without codes", unit="steps", minimum=0
@@ -407,11 +411,6 @@ class AutoencoderRecipe:
     def __post_init__(self) -> None:
         if 32 % self.norm_num_groups:
             raise ValueError(f"norm_num_groups {self.norm_num_groups} is no divisor of 32")
-        if self.continuous_steps < self.linear_steps:
-            raise ValueError(
-                f"continuous_steps {self.continuous_steps} end before linear_steps "
-                f"{self.linear_steps}, in which there are no features to make codes of"
-            )
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "pretrain": {
         "tokenizer": {"rows": 60, "vocab_size": 400},
         "autoencoder": {
-            **{"resolution": 16, "channel_multiplier": [1, 1, 1], "embed_dim": 16},
-            **{"latent_channels": 16, "num_embeddings": 64},
-            **{"linear_steps": 0, "continuous_steps": 2},
+            **{"resolution": 16, "channel_multiplier": [1, 1, 1], "embed_dim": 8},
+            **{"latent_channels": 8, "num_embeddings": 64},
             "optim": {"steps": 3, "batch_size": 2},
         },
         "backbone": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},

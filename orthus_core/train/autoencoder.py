@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,14 +32,16 @@ from orthus_core.recipe.training import (
 from orthus_core.train.batches import VALIDATION_SEED, share_of
 from orthus_core.train.distributed import current_rank, mean_over_processes
 from orthus_core.train.linear_code import LinearCode
+from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
 
 # Pictures whose features initialise the codebook, and rounds of k-means on them.
 KMEANS_PICTURES = 1024
 KMEANS_ROUNDS = 10
-# Pictures whose patches the linear code is fitted to.
+# Pictures whose patches a linear code is fitted to, and those of their patches that make its codes.
 LINEAR_PICTURES = 2048
+KMEANS_PATCHES = 65_536
 # Momentum of the running mean and variance of features.
 NORM_MOMENTUM = 0.01
 SAMPLES = 16
@@ -60,11 +61,6 @@ def vision_config(recipe: AutoencoderRecipe) -> OrthusVQConfig:
         latent_channels=recipe.latent_channels,
         num_embeddings=recipe.num_embeddings,
     )
-
-
-def side_in_patches(recipe: AutoencoderRecipe) -> int:
-    """Patches along a side of a picture: each level but the first halves it."""
-    return recipe.resolution // 2 ** (len(recipe.channel_multiplier) - 1)
 
 
 def fresh_autoencoder(recipe: AutoencoderRecipe) -> OrthusVQ:
@@ -128,17 +124,18 @@ class DiscreteAutoencoder(nn.Module):
         self.recipe = recipe
         self.picture_loss = picture_loss(recipe.losses, recipe.discriminator, recipe.resolution)
         channels = vq.config.embed_dim
-        self.norm = nn.BatchNorm1d(channels, affine=False, momentum=NORM_MOMENTUM)
+        self.norm = None  # a linear encoder's features have the variances that they should have
+        if recipe.encoder != "linear":
+            self.norm = nn.BatchNorm1d(channels, affine=False, momentum=NORM_MOMENTUM)
         self.register_buffer("last_used_K", torch.zeros(vq.config.num_embeddings, dtype=torch.long))
         self.snapping = False
-        self.linear = None
-        if recipe.linear_steps:
-            self.linear = LinearCode(channels, recipe.resolution // side_in_patches(recipe))
-        self.following = False  # whether features still follow the linear code
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
-        """Normalised features: fp32 [M, P, C]."""
+        """Features, normalised where the encoder is trained: fp32 [M, P, C]."""
         pixels_M3HW = pixels_M3HW.to(self.vq.device)
+        if self.norm is None:
+            with torch.no_grad():
+                return self.vq.features(pixels_M3HW).float()
         features_MPC = self.vq.features(pixels_M3HW).float()
         return self.norm(features_MPC.flatten(0, 1)).view(features_MPC.shape)
 
@@ -146,15 +143,12 @@ class DiscreteAutoencoder(nn.Module):
         """Losses of a batch of pictures; its noise comes from torch's global generator."""
         recipe, losses = self.recipe, self.recipe.losses
         codes_KC = self.vq.quantize.embedding.weight
+        if self.norm is None:
+            codes_KC = codes_KC.detach()
         features_MPC = self.features(pixels_M3HW)
         snapped = round(recipe.quantised_share * len(pixels_M3HW)) if self.snapping else 0
-        unsnapped_MPC, linear = features_MPC[snapped:], None
-        if self.following and self.training:
-            assert self.linear is not None, "the stage follows it only where there is one"
-            unsnapped_MPC = self.linear.features(pixels_M3HW.to(features_MPC.device))
-            linear = F.mse_loss(features_MPC, unsnapped_MPC)
-        noise_MPC = recipe.feature_noise * torch.randn_like(unsnapped_MPC)
-        decoded_MPC = unsnapped_MPC + noise_MPC
+        noise_MPC = recipe.feature_noise * torch.randn_like(features_MPC[snapped:])
+        decoded_MPC = features_MPC[snapped:] + noise_MPC
         commitment = codebook = features_MPC.new_zeros(())
         codes_used = 0
         if snapped:
@@ -168,14 +162,11 @@ class DiscreteAutoencoder(nn.Module):
             codes_used = quantised.codes_N.unique().numel()
         figures = self.picture_loss(self.vq, self.vq.pixels(decoded_MPC), pixels_M3HW)
         total = figures.total + losses.commitment * commitment + losses.codebook * codebook
-        if linear is not None:
-            total = total + linear
         return figures._replace(
             total=total,
             commitment=commitment,
             codebook=codebook,
             codes_used=codes_used,
-            linear=linear,
         )
 
     @torch.no_grad()
@@ -208,6 +199,8 @@ class DiscreteAutoencoder(nn.Module):
         """Fold the feature normalisation into quant_conv, so that `vq.features` gives the results
         of `features`.
         """
+        if self.norm is None:
+            return
         mean_C, variance_C = self.norm.running_mean, self.norm.running_var
         assert mean_C is not None and variance_C is not None, "the norm counts running statistics"
         scale_C = (variance_C + self.norm.eps).rsqrt()
@@ -287,12 +280,33 @@ class DiscreteAutoencoderStage(PicturesStage):
         self.objective = DiscreteAutoencoder(vq, recipe)
         self.objective.train()
         self.recipe = recipe
-        if self.objective.linear is not None:
-            generator = torch.Generator().manual_seed(seed)
-            self.objective.linear.fit(pictures.draw(LINEAR_PICTURES, generator))
+        self.linear: LinearCode | None = None
+        if recipe.encoder == "linear":
+            self.start_linear(seed)
+
+    @torch.no_grad()
+    def start_linear(self, seed: int) -> None:
+        """Write encoder and codes, neither of which is trained. States hold them all the same,
+        since another processor's rounding may turn some components.
+        """
+        vq, recipe, generator = self.objective.vq, self.recipe, torch.Generator().manual_seed(seed)
+        fitted_M3HW = self.pictures.draw(LINEAR_PICTURES, generator)
+        self.linear = linear_encoder(vq, fitted_M3HW, recipe.whitening)
+        features_NC = self.linear.features(fitted_M3HW).flatten(0, 1)
+        some_N = torch.randperm(len(features_NC), generator=generator)[:KMEANS_PATCHES]
+        codes_KC = vq.quantize.embedding.weight
+        codes_KC.copy_(
+            kmeans(features_NC[some_N], len(codes_KC), rounds=KMEANS_ROUNDS, generator=generator)
+        )
 
     def trainable(self) -> list[nn.Parameter]:
-        return list(self.objective.parameters())
+        if self.linear is None:
+            return list(self.objective.parameters())
+        vq = self.objective.vq
+        kept = {
+            id(p) for part in (vq.encoder, vq.quant_conv, vq.quantize) for p in part.parameters()
+        }
+        return [p for p in self.objective.parameters() if id(p) not in kept]
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
         objective, first = self.objective, self.recipe.continuous_steps
@@ -300,7 +314,8 @@ class DiscreteAutoencoderStage(PicturesStage):
         objective.picture_loss.begin_step(step)
         # Codes are the same on every device, so they are computed from the same pictures.
         generator = self.generator(-1 - step)
-        objective.following = step < self.recipe.linear_steps
+        if self.linear is not None:
+            return []
         if step == first:
             objective.start_codebook(self.pictures.draw(KMEANS_PICTURES, generator), generator)
             return [cast(nn.Parameter, objective.vq.quantize.embedding.weight)]

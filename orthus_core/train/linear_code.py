@@ -43,15 +43,28 @@ class LinearCode(nn.Module):
     @torch.no_grad()
     def fit(self, pixels_M3HW: Tensor) -> None:
         """Set the components to those of these pictures' patches."""
-        patches_ND = self._patches(pixels_M3HW).flatten(0, 1).double()
-        mean_D = patches_ND.mean(0)
-        patches_ND = patches_ND - mean_D
-        covariance_DD = patches_ND.T @ patches_ND / len(patches_ND)
+        mean_D, covariance_DD = patch_moments(pixels_M3HW, self.patch)
         variance_D, basis_DD = torch.linalg.eigh(covariance_DD)  # in ascending order
         channels = len(self.scale_C)
+        self.set(mean_D, basis_DD[:, -channels:].flip(1), variance_D[-channels:].flip(0))
+
+    def set(
+        self, mean_D: Tensor, basis_DC: Tensor, variance_C: Tensor, whitening: float = 1.0
+    ) -> None:
+        """Set the components.
+
+        Args:
+            mean_D: Mean of patches.
+            basis_DC: Orthonormal columns.
+            variance_C: Variance of each component.
+            whitening: variance^(1 - whitening) is left of each, times a number that makes their
+                mean one.
+        """
+        variance_C = variance_C.clamp_min(SMALLEST_VARIANCE)
+        left_C = variance_C ** (1 - whitening)
         self.mean_D.copy_(mean_D)
-        self.basis_DC.copy_(basis_DD[:, -channels:].flip(1))
-        self.scale_C.copy_(variance_D[-channels:].flip(0).clamp_min(SMALLEST_VARIANCE).sqrt())
+        self.basis_DC.copy_(basis_DC)
+        self.scale_C.copy_((variance_C / left_C * left_C.mean()).sqrt())
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
         """Components of unit variance, patches in reading order: fp32 [M, P, C]."""
@@ -65,8 +78,20 @@ class LinearCode(nn.Module):
         return F.fold(patches_MPD.transpose(1, 2), (side, side), self.patch, stride=self.patch)
 
     def _patches(self, pixels_M3HW: Tensor) -> Tensor:
-        """[M, P, D]"""
-        return F.unfold(pixels_M3HW, self.patch, stride=self.patch).transpose(1, 2)
+        return patches(pixels_M3HW, self.patch)
+
+
+def patches(pixels_M3HW: Tensor, side: int) -> Tensor:
+    """Square patches in reading order: [M, P, D]."""
+    return F.unfold(pixels_M3HW, side, stride=side).transpose(1, 2)
+
+
+def patch_moments(pixels_M3HW: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of the pictures' patches: fp64 [D] and [D, D]."""
+    patches_ND = patches(pixels_M3HW, side).flatten(0, 1).double()
+    mean_D = patches_ND.mean(0)
+    patches_ND = patches_ND - mean_D
+    return mean_D, patches_ND.T @ patches_ND / len(patches_ND)
 
 
 @torch.no_grad()
