@@ -436,6 +436,31 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return summed / shards
 
 
+def shared_out(stack: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """`compute` of a stack that every process has, of which each computes a share.
+
+    Args:
+        stack: Tensors [K, ...], the same on each process.
+        compute: A function of the stack's items, each by itself: [K, ...] as before, of any type.
+
+    Returns:
+        What `compute(stack)` gives, the same on each process.
+    """
+    place = current_rank()
+    if place.shards == 1 or len(stack) == 1:
+        return compute(stack)
+    share = -(-len(stack) // place.shards)
+    first = min(place.shard * share, len(stack) - share)  # the last shares may overlap
+    own = compute(stack[first : first + share]).contiguous()
+    found = [torch.empty_like(own) for _ in range(place.shards)]
+    torch.distributed.all_gather([f.view(torch.uint8) for f in found], own.view(torch.uint8))
+    firsts = [min(shard * share, len(stack) - share) for shard in range(place.shards)]
+    result = own.new_empty(len(stack), *own.shape[1:])
+    for first, part in zip(firsts, found, strict=True):
+        result[first : first + share] = part
+    return result
+
+
 def gather_each(item: T) -> list[T]:
     """The item of each process, in their order, the same list on each."""
     place = current_rank()

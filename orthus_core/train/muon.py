@@ -3,20 +3,22 @@ shape and operations on many tensors at once; and Muon for the kernels of convol
 torch's does not take.
 
 A sharded matrix is gathered for it: the orthogonal matrix of a part is no part of the orthogonal
-matrix. Every process computes it, and moves its own rows.
+matrix. Every process computes it, and moves its own rows. Of matrices that every process holds
+whole, each process orthogonalises a share.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 
 from orthus_core.device import has_bf16
 from orthus_core.train import muon
+from orthus_core.train.distributed import shared_out
 from orthus_core.train.sharded_tensors import is_sharded, like, local, part_of, whole
 
 add_ = torch._foreach_add_  # type: ignore[reportPrivateImportUsage]
@@ -97,13 +99,18 @@ def batched_muon() -> Callable[..., torch.optim.Optimizer]:
                 for at in range(0, len(alike), at_once):
                     matrices, updates = zip(*alike[at : at + at_once], strict=True)
                     whole_ones = [whole(like(u, p)) for p, u in zip(matrices, updates, strict=True)]
-                    steps_KMN = orthogonalised(
-                        torch.stack(whole_ones),
-                        group["ns_coefficients"],
-                        group["ns_steps"],
-                        group["eps"],
+                    orthogonal = partial(
+                        orthogonalised,
+                        coefficients=group["ns_coefficients"],
+                        steps=group["ns_steps"],
+                        eps=group["eps"],
                         dtype=fast_dtype(updates[0].device),
                     )
+                    stack_KMN = torch.stack(whole_ones)
+                    if is_sharded(matrices[0]):
+                        steps_KMN = orthogonal(stack_KMN)
+                    else:
+                        steps_KMN = shared_out(stack_KMN, orthogonal)
                     # The size of AdamW's updates: "match_rms_adamw" (Liu et al., 2502.16982).
                     rate = group["lr"] * 0.2 * max(shape) ** 0.5
                     steps = steps_KMN.to(matrices[0].dtype).unbind()
@@ -142,7 +149,8 @@ class KernelMuon(torch.optim.Optimizer):
                     [self._with_momentum(kernel).flatten(1) for kernel in kernels]
                 )
                 dtype = fast_dtype(updates.device)
-                steps_KMN = orthogonalised(updates, dtype=dtype).to(updates.dtype)
+                orthogonal = partial(orthogonalised, dtype=dtype)
+                steps_KMN = shared_out(updates, orthogonal).to(updates.dtype)
                 rate = group["lr"] * 0.2 * max(updates.shape[1:]) ** 0.5
                 for kernel, step_MN in zip(kernels, steps_KMN, strict=True):
                     kernel.mul_(1 - group["lr"] * group["weight_decay"])

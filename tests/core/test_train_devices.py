@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,39 @@ def test_two_devices_train_as_one_on_the_same_rows(tiny_folder, tmp_path):
     assert len(per_token[0]) > 1 and per_token[0] == pytest.approx(per_token[1])
     counted = measured(alone, "unusable/texts")
     assert measured(pair, "unusable/texts") == counted and counted[-1] > 3
+
+
+SHARED_OUT = """
+import torch
+from orthus_core.train.distributed import current_rank, shared_out
+from orthus_core.train.muon import orthogonalised
+
+place, computed = current_rank(), []
+
+def orthogonal(updates):
+    computed.append(len(updates))
+    return orthogonalised(updates)
+
+for count in (1, 2, 3, 7):
+    updates = torch.randn(count, 24, 40, generator=torch.Generator().manual_seed(count))
+    assert torch.equal(shared_out(updates, orthogonal), orthogonalised(updates)), count
+print(place.shards, computed)
+"""
+
+
+def test_each_process_orthogonalises_a_share_and_all_have_the_whole():
+    together = {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED_OUT],
+            env=os.environ
+            | together
+            | {"RANK": str(rank), "LOCAL_RANK": str(rank), "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    said = [process.communicate(timeout=120)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert said == ["3 [1, 1, 1, 3]"] * 3
