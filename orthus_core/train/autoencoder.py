@@ -143,8 +143,6 @@ class DiscreteAutoencoder(nn.Module):
         """Losses of a batch of pictures; its noise comes from torch's global generator."""
         recipe, losses = self.recipe, self.recipe.losses
         codes_KC = self.vq.quantize.embedding.weight
-        if self.norm is None:
-            codes_KC = codes_KC.detach()
         features_MPC = self.features(pixels_M3HW)
         snapped = round(recipe.quantised_share * len(pixels_M3HW)) if self.snapping else 0
         noise_MPC = recipe.feature_noise * torch.randn_like(features_MPC[snapped:])
@@ -155,7 +153,8 @@ class DiscreteAutoencoder(nn.Module):
             quantised = quantise(features_MPC[:snapped].flatten(0, 1), codes_KC)
             snapped_MPC = quantised.features_NC.view(features_MPC[:snapped].shape)
             decoded_MPC = torch.cat([snapped_MPC, decoded_MPC])
-            commitment, codebook = quantised.commitment, quantised.codebook
+            if self.norm is not None:  # a linear encoder and its codes do not learn
+                commitment, codebook = quantised.commitment, quantised.codebook
             if self.training:
                 self.last_used_K += 1
                 self.last_used_K[quantised.codes_N] = 0
@@ -175,6 +174,11 @@ class DiscreteAutoencoder(nn.Module):
         features_NC = torch.cat(
             [self.features(part).flatten(0, 1) for part in pixels_M3HW.split(64)]
         )
+        self.set_codes(features_NC, generator)
+
+    @torch.no_grad()
+    def set_codes(self, features_NC: Tensor, generator: torch.Generator) -> None:
+        """Set the codes by k-means on these features."""
         codes_KC = self.vq.quantize.embedding.weight
         codes_KC.copy_(
             kmeans(features_NC, len(codes_KC), rounds=KMEANS_ROUNDS, generator=generator)
@@ -294,10 +298,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         self.linear = linear_encoder(vq, fitted_M3HW, recipe.whitening)
         features_NC = self.linear.features(fitted_M3HW).flatten(0, 1)
         some_N = torch.randperm(len(features_NC), generator=generator)[:KMEANS_PATCHES]
-        codes_KC = vq.quantize.embedding.weight
-        codes_KC.copy_(
-            kmeans(features_NC[some_N], len(codes_KC), rounds=KMEANS_ROUNDS, generator=generator)
-        )
+        self.objective.set_codes(features_NC[some_N], generator)
 
     def trainable(self) -> list[nn.Parameter]:
         if self.linear is None:

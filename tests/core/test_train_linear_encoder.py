@@ -98,6 +98,26 @@ def test_an_encoder_without_room_is_refused(change, message):
         written(replace(WIDER, **change))
 
 
+@pytest.mark.parametrize("whitening", [0.0, 1.0])
+def test_the_recipe_says_how_far_features_are_whitened(whitening):
+    shape = replace(WIDER, whitening=whitening)
+    stage = DiscreteAutoencoderStage(fresh_autoencoder(shape), shape, ToyPictures(), seed=1)
+    fitted = ToyPictures().draw(autoencoder.LINEAR_PICTURES, torch.Generator().manual_seed(1))
+    variance = stage.objective.features(fitted[:512]).var((0, 1))
+    assert (variance.max() < 1.5 * variance.min()) == (whitening == 1)
+
+
+def test_codes_that_do_not_learn_add_nothing_to_the_loss():
+    stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
+    stage.begin_step(0)
+    ((pixels,),) = stage.parts(0, 1)
+    figures = stage.objective(pixels)
+    assert figures.codes_used and figures.commitment == figures.codebook == 0
+    figures.total.backward()
+    assert stage.objective.vq.quantize.embedding.weight.grad is None
+    assert all(p.grad is None for p in stage.objective.vq.encoder.parameters())
+
+
 def trained(folder, steps=3, stop_at=None, **options):
     torch.manual_seed(0)
     stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
