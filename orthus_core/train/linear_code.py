@@ -1,8 +1,7 @@
 """The linear code of pictures: the principal components of their patches.
 
-An autoencoder starts from it: for its first steps the encoder learns to give these components, and
-the decoder is fed with them, so that neither waits for the other. It is also the floor that a
-trained autoencoder has to pass: one that reconstructs worse has failed to optimise (2410.10733).
+A linear encoder computes it (`linear_encoder.py`). It is also the floor that a trained autoencoder
+has to pass: one that reconstructs worse has failed to optimise (2410.10733).
 
 Legend: M images, P patches an image, C feature channels, D values of a patch, s its side.
 """
@@ -20,7 +19,7 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class LinearCode(nn.Module):
-    """Whitened principal components of square patches.
+    """Principal components of square patches, white unless `set` says otherwise.
 
     Args:
         channels: Components C that are kept, at most the D = 3 s^2 values of a patch.
@@ -29,7 +28,7 @@ class LinearCode(nn.Module):
 
     mean_D: Tensor
     basis_DC: Tensor  # orthonormal columns
-    scale_C: Tensor  # standard deviations
+    scale_C: Tensor  # what components are divided by
 
     def __init__(self, channels: int, patch: int) -> None:
         super().__init__()
@@ -67,18 +66,16 @@ class LinearCode(nn.Module):
         self.scale_C.copy_((variance_C / left_C * left_C.mean()).sqrt())
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
-        """Components of unit variance, patches in reading order: fp32 [M, P, C]."""
+        """Scaled components, patches in reading order: fp32 [M, P, C]."""
         with torch.autocast(pixels_M3HW.device.type, enabled=False):  # bf16 loses the small ones
-            return (self._patches(pixels_M3HW.float()) - self.mean_D) @ self.basis_DC / self.scale_C
+            centred_MPD = patches(pixels_M3HW.float(), self.patch) - self.mean_D
+            return centred_MPD @ self.basis_DC / self.scale_C
 
     def pixels(self, features_MPC: Tensor) -> Tensor:
         """The pictures that these components describe, squares: [M, 3, H, W]."""
         patches_MPD = (features_MPC * self.scale_C) @ self.basis_DC.T + self.mean_D
         side = round(patches_MPD.shape[1] ** 0.5) * self.patch
         return F.fold(patches_MPD.transpose(1, 2), (side, side), self.patch, stride=self.patch)
-
-    def _patches(self, pixels_M3HW: Tensor) -> Tensor:
-        return patches(pixels_M3HW, self.patch)
 
 
 def patches(pixels_M3HW: Tensor, side: int) -> Tensor:
