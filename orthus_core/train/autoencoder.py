@@ -128,14 +128,15 @@ class DiscreteAutoencoder(nn.Module):
         if recipe.encoder != "linear":
             self.norm = nn.BatchNorm1d(channels, affine=False, momentum=NORM_MOMENTUM)
         self.register_buffer("last_used_K", torch.zeros(vq.config.num_embeddings, dtype=torch.long))
+        self.linear: LinearCode | None = None  # what the encoder computes, in one product
         self.snapping = False
 
     def features(self, pixels_M3HW: Tensor) -> Tensor:
         """Features, normalised where the encoder is trained: fp32 [M, P, C]."""
         pixels_M3HW = pixels_M3HW.to(self.vq.device)
-        if self.norm is None:
-            with torch.no_grad():
-                return self.vq.features(pixels_M3HW).float()
+        if self.linear is not None:
+            return self.linear.features(pixels_M3HW)
+        assert self.norm is not None, "only a linear code needs no normalisation"
         features_MPC = self.vq.features(pixels_M3HW).float()
         return self.norm(features_MPC.flatten(0, 1)).view(features_MPC.shape)
 
@@ -284,24 +285,23 @@ class DiscreteAutoencoderStage(PicturesStage):
         self.objective = DiscreteAutoencoder(vq, recipe)
         self.objective.train()
         self.recipe = recipe
-        self.linear: LinearCode | None = None
         if recipe.encoder == "linear":
             self.start_linear(seed)
 
     @torch.no_grad()
     def start_linear(self, seed: int) -> None:
-        """Write encoder and codes, neither of which is trained. States hold them all the same,
-        since another processor's rounding may turn some components.
+        """Write encoder and codes, neither of which is trained. States hold them and the linear
+        code all the same, since another processor's rounding may turn some components.
         """
         vq, recipe, generator = self.objective.vq, self.recipe, torch.Generator().manual_seed(seed)
         fitted_M3HW = self.pictures.draw(LINEAR_PICTURES, generator)
-        self.linear = linear_encoder(vq, fitted_M3HW, recipe.whitening)
-        features_NC = self.linear.features(fitted_M3HW).flatten(0, 1)
+        self.objective.linear = linear_encoder(vq, fitted_M3HW, recipe.whitening)
+        features_NC = self.objective.features(fitted_M3HW).flatten(0, 1)
         some_N = torch.randperm(len(features_NC), generator=generator)[:KMEANS_PATCHES]
         self.objective.set_codes(features_NC[some_N], generator)
 
     def trainable(self) -> list[nn.Parameter]:
-        if self.linear is None:
+        if self.objective.linear is None:
             return list(self.objective.parameters())
         vq = self.objective.vq
         kept = {
@@ -315,7 +315,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         objective.picture_loss.begin_step(step)
         # Codes are the same on every device, so they are computed from the same pictures.
         generator = self.generator(-1 - step)
-        if self.linear is not None:
+        if objective.linear is not None:
             return []
         if step == first:
             objective.start_codebook(self.pictures.draw(KMEANS_PICTURES, generator), generator)

@@ -416,7 +416,7 @@ def train_autoencoder(
         validate_rows=recipe.log.validate_rows,
     )
     yield Note("autoencoder: pictures to features and codes, and back")
-    linear, held_out = stage.linear, pictures.held_out_M3HW
+    linear, held_out = stage.objective.linear, pictures.held_out_M3HW
     if linear is not None and len(held_out):
         floor = linear_quality(linear, held_out)
         yield Note(

@@ -118,6 +118,18 @@ def test_codes_that_do_not_learn_add_nothing_to_the_loss():
     assert all(p.grad is None for p in stage.objective.vq.encoder.parameters())
 
 
+def test_a_step_takes_features_from_the_linear_code_without_the_encoder(monkeypatch):
+    stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
+    objective = stage.objective
+    ((pixels,),) = stage.parts(0, 1)
+    torch.testing.assert_close(
+        objective.features(pixels), objective.vq.features(pixels), rtol=0, atol=0.02
+    )
+    monkeypatch.setattr(objective.vq.encoder, "forward", None)  # cannot be called
+    stage.begin_step(0)
+    assert torch.isfinite(objective(pixels).total)
+
+
 def trained(folder, steps=3, stop_at=None, **options):
     torch.manual_seed(0)
     stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
