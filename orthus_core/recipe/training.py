@@ -391,7 +391,7 @@ class AutoencoderRecipe:
     )
     feature_noise: float = key(
         0.1,
-        "noise on features that are decoded unsnapped, so that near features look alike",
+        "noise on features that are decoded unsnapped, over all pictures; each has its own amount",
         unit="standard deviations",
         minimum=0,
     )
@@ -468,7 +468,10 @@ class FinetuneVaeRecipe:
     )
     discriminator: DiscriminatorRecipe = key(DiscriminatorRecipe(), "the adversarial term's rival")
     feature_noise: float = key(
-        0.0, "noise on the features that are decoded", unit="feature units", minimum=0
+        0.0,
+        "noise on the features that are decoded, over all pictures; each has its own amount",
+        unit="standard deviations",
+        minimum=0,
     )
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=256, steps=15_000), "the optimiser")
     data: DataRecipe = key(DataRecipe(), "what is read")

@@ -108,6 +108,23 @@ def picture_loss(
     return loss
 
 
+def noisy(features_MPC: Tensor, deviation: float, level_M1: Tensor, noise_MX: Tensor) -> Tensor:
+    """Features with noise, as those that a transformer draws have it: its decoder then learns to
+    leave it out. Each picture has its own amount, so that those without noise stay exact
+    (noise-augmented decoding, 2510.11690).
+
+    Args:
+        features_MPC: Features of M pictures.
+        deviation: Standard deviation of the noise over all pictures, in feature units.
+        level_M1: Normal numbers, whose sizes are the pictures' amounts of noise.
+        noise_MX: Normal numbers, P C of each picture.
+
+    Returns:
+        The features plus this noise: [M, P, C].
+    """
+    return features_MPC + deviation * level_M1.abs()[..., None] * noise_MX.view_as(features_MPC)
+
+
 class DiscreteAutoencoder(nn.Module):
     """The objective of a VQ autoencoder whose decoder also learns to decode unquantised features.
 
@@ -146,8 +163,9 @@ class DiscreteAutoencoder(nn.Module):
         codes_KC = self.vq.quantize.embedding.weight
         features_MPC = self.features(pixels_M3HW)
         snapped = round(recipe.quantised_share * len(pixels_M3HW)) if self.snapping else 0
-        noise_MPC = recipe.feature_noise * torch.randn_like(features_MPC[snapped:])
-        decoded_MPC = features_MPC[snapped:] + noise_MPC
+        noise_MX = torch.randn_like(features_MPC[snapped:]).flatten(1)
+        level_M1 = torch.randn_like(noise_MX[:, :1])
+        decoded_MPC = noisy(features_MPC[snapped:], recipe.feature_noise, level_M1, noise_MX)
         commitment = codebook = features_MPC.new_zeros(())
         codes_used = 0
         if snapped:
@@ -358,8 +376,9 @@ class DecoderObjective(nn.Module):
             features_MPC = self.vq.features(pixels_M3HW).float()
         if self.feature_noise:
             numbers = features_MPC.shape[1:].numel()
-            noise_MX = normal(seeds_M.to(features_MPC.device), Stream.DECODED, numbers)
-            features_MPC = features_MPC + self.feature_noise * noise_MX.view(features_MPC.shape)
+            drawn_MX = normal(seeds_M.to(features_MPC.device), Stream.DECODED, 1 + numbers)
+            level_M1, noise_MX = drawn_MX[:, :1], drawn_MX[:, 1:]
+            features_MPC = noisy(features_MPC, self.feature_noise, level_M1, noise_MX)
         return self.picture_loss(self.vq, self.vq.pixels(features_MPC), pixels_M3HW, seeds_M)
 
 

@@ -235,16 +235,22 @@ def test_the_recipes_share_of_a_batch_is_decoded_from_codes_each_in_its_place(st
     assert torch.equal(distance_PK.argmin(1), nearest_P), "of the first picture's own features"
 
 
-def test_features_are_decoded_with_the_recipes_noise(stage, monkeypatch):
+def test_features_are_decoded_with_the_recipes_noise_each_picture_with_its_own_amount(
+    stage, monkeypatch
+):
+    def of_half_a_normal(decoded_MPC, features_MPC) -> bool:
+        amounts_M = (decoded_MPC - features_MPC).flatten(1).std(1)
+        assert amounts_M.square().mean().sqrt() == pytest.approx(0.5, rel=0.15)
+        return bool((amounts_M < 0.17).sum() > 20 and (amounts_M > 0.8).sum() > 5)  # 27%, 11%
+
     stage.objective.recipe = replace(SHAPE, feature_noise=0.5)
-    pixels = batch(stage)
-    decoded_MPC, features_MPC = decoded_by(stage.objective, pixels, monkeypatch)
-    assert (decoded_MPC - features_MPC).std() == pytest.approx(0.5, rel=0.15)
+    pixels = batch(stage).repeat(25, 1, 1, 1)
+    assert len(pixels) >= 100
+    assert of_half_a_normal(*decoded_by(stage.objective, pixels, monkeypatch))
     vq = fresh_autoencoder(SHAPE)
     decoder = DecoderObjective(vq, PictureLoss(AutoencoderLosses()), feature_noise=0.5)
     decoder.features = vq.features
-    decoded_MPC, features_MPC = decoded_by(decoder, pixels, monkeypatch)
-    assert (decoded_MPC - features_MPC).std() == pytest.approx(0.5, rel=0.15)
+    assert of_half_a_normal(*decoded_by(decoder, pixels, monkeypatch))
 
 
 @pytest.mark.parametrize("weight, moves_codes", [("commitment", False), ("codebook", True)])
