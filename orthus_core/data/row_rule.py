@@ -65,14 +65,14 @@ class RowRule:
         """
         if recipe.command in ("finetune-vae", "build-base"):
             return cls(words=False)
-        if recipe.command == "pretrain":
-            return cls(encode)  # its next-token prediction includes the codes of every picture
+        pictures = "model's" if recipe.data.own_pictures else "all"
+        if recipe.command == "pretrain":  # it predicts the codes of pictures as it does words
+            return cls(encode, pictures=pictures)
         if recipe.command == "distill head":
             return cls(encode, words=False, pictures="model's")
         image, text = recipe.loss_weights  # type: ignore[union-attr]
         # Further loss terms are computed from a batch's patches.
         draws = image or any((recipe.loss_terms or {}).values())  # type: ignore[union-attr]
-        pictures = "model's" if recipe.data.own_pictures else "all"
         return cls(encode, words=bool(text), pictures=pictures if draws else "none")
 
     def __call__(self, document: Document) -> None:

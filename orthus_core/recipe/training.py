@@ -470,7 +470,7 @@ class FinetuneVaeRecipe:
     feature_noise: float = key(
         0.0,
         "noise on the features that are decoded, over all pictures; each has its own amount",
-        unit="standard deviations",
+        unit="feature units",
         minimum=0,
     )
     optim: OptimRecipe = key(OptimRecipe(lr=1e-5, batch_size=256, steps=15_000), "the optimiser")

@@ -7,7 +7,7 @@ Legend: M images, P patches an image, C feature channels, K codes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -30,7 +30,7 @@ from orthus_core.recipe.training import (
     FinetuneVaeRecipe,
 )
 from orthus_core.train.batches import VALIDATION_SEED, share_of
-from orthus_core.train.distributed import current_rank, mean_over_processes
+from orthus_core.train.distributed import all_reduce_sum, current_rank, mean_over_processes
 from orthus_core.train.linear_code import LinearCode
 from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.picture_source import PictureSource
@@ -125,6 +125,11 @@ def noisy(features_MPC: Tensor, deviation: float, level_M1: Tensor, noise_MX: Te
     return features_MPC + deviation * level_M1.abs()[..., None] * noise_MX.view_as(features_MPC)
 
 
+def snapped_in(recipe: AutoencoderRecipe) -> int:
+    """How many pictures of a batch, of all processes together, are decoded from codes."""
+    return round(recipe.quantised_share * recipe.optim.batch_size)
+
+
 class DiscreteAutoencoder(nn.Module):
     """The objective of a VQ autoencoder whose decoder also learns to decode unquantised features.
 
@@ -157,34 +162,45 @@ class DiscreteAutoencoder(nn.Module):
         features_MPC = self.vq.features(pixels_M3HW).float()
         return self.norm(features_MPC.flatten(0, 1)).view(features_MPC.shape)
 
-    def forward(self, pixels_M3HW: Tensor) -> PictureFigures:
-        """Losses of a batch of pictures; its noise comes from torch's global generator."""
+    def forward(self, pixels_M3HW: Tensor, snapped: int | None = None) -> PictureFigures:
+        """Losses of a batch of pictures; its noise comes from torch's global generator.
+
+        Args:
+            snapped: How many of the pictures, the first ones, are decoded from codes; the recipe's
+                share of them by default.
+        """
         recipe, losses = self.recipe, self.recipe.losses
         codes_KC = self.vq.quantize.embedding.weight
         features_MPC = self.features(pixels_M3HW)
-        snapped = round(recipe.quantised_share * len(pixels_M3HW)) if self.snapping else 0
+        expected = snapped_in(recipe) * len(pixels_M3HW) / recipe.optim.batch_size
+        if snapped is None:
+            snapped = round(expected)
+        if not self.snapping:
+            snapped = 0
         noise_MX = torch.randn_like(features_MPC[snapped:]).flatten(1)
         level_M1 = torch.randn_like(noise_MX[:, :1])
         decoded_MPC = noisy(features_MPC[snapped:], recipe.feature_noise, level_M1, noise_MX)
         commitment = codebook = features_MPC.new_zeros(())
-        codes_used = 0
+        used_K = torch.zeros_like(self.last_used_K)
         if snapped:
             quantised = quantise(features_MPC[:snapped].flatten(0, 1), codes_KC)
             snapped_MPC = quantised.features_NC.view(features_MPC[:snapped].shape)
             decoded_MPC = torch.cat([snapped_MPC, decoded_MPC])
+            used_K[quantised.codes_N] = 1
             if self.norm is not None:  # a linear encoder and its codes do not learn
-                commitment, codebook = quantised.commitment, quantised.codebook
-            if self.training:
-                self.last_used_K += 1
-                self.last_used_K[quantised.codes_N] = 0
-            codes_used = quantised.codes_N.unique().numel()
+                # A process may have more of a batch's codes than another.
+                weight = snapped / expected
+                commitment, codebook = quantised.commitment * weight, quantised.codebook * weight
+        if self.training and self.snapping and self.norm is not None:
+            used_K = all_reduce_sum(used_K).to(used_K.device)
+            self.last_used_K.add_(1).masked_fill_(used_K > 0, 0)
         figures = self.picture_loss(self.vq, self.vq.pixels(decoded_MPC), pixels_M3HW)
         total = figures.total + losses.commitment * commitment + losses.codebook * codebook
         return figures._replace(
             total=total,
             commitment=commitment,
             codebook=codebook,
-            codes_used=codes_used,
+            codes_used=int((used_K > 0).sum()),
         )
 
     @torch.no_grad()
@@ -326,6 +342,17 @@ class DiscreteAutoencoderStage(PicturesStage):
             id(p) for part in (vq.encoder, vq.quant_conv, vq.quantize) for p in part.parameters()
         }
         return [p for p in self.objective.parameters() if id(p) not in kept]
+
+    def parts(self, step: int, count: int) -> Sequence[tuple[Any, ...]]:
+        snapped = sum(place < snapped_in(self.recipe) for place in self.own)
+        return [(pixels_M3HW, snapped) for (pixels_M3HW,) in super().parts(step, count)]
+
+    def held_out(self) -> Sequence[tuple[Any, ...]]:
+        firsts = range(0, self.validate_rows, self.share)[self.place.shard :: self.place.shards]
+        return [
+            (pixels, min(len(pixels), max(0, snapped_in(self.recipe) - first % self.batch_size)))
+            for first, (pixels,) in zip(firsts, super().held_out(), strict=False)
+        ]
 
     def begin_step(self, step: int) -> list[nn.Parameter]:
         objective, first = self.objective, self.recipe.continuous_steps

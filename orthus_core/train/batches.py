@@ -632,8 +632,11 @@ def blank(batch: Batch) -> Batch:
     return replace(batch, text_targets_BS=texts_BS, image_targets_N=none_N)
 
 
-def share_of(batch_size: int, place: Rank) -> int:
+def share_of(batch_size: int, place: Rank, key: str = "optim.batch_size") -> int:
     """Rows of a batch on each device.
+
+    Args:
+        key: The recipe's key of the batch's size.
 
     Raises:
         TrainingError: When they cannot share it evenly.
@@ -642,7 +645,7 @@ def share_of(batch_size: int, place: Rank) -> int:
         above = (batch_size // place.shards + 1) * place.shards
         raise TrainingError(
             f"a batch of {batch_size} rows cannot be shared evenly by {place.shards} processes",
-            where="optim.batch_size",
+            where=key,
             hint=f"batch_size is for all of them together: take a multiple of {place.shards}, such "
             f"as {above}",
         )

@@ -46,8 +46,10 @@ def feature_cache(
         folder: Where it is kept: a training's folder, or one that several trainings share
             (`data.cache`).
         sixteen_bit: Whether to encode in bf16 where that is faster (`has_bf16`). The
-            features then have a rounding error of half a percent (`mini`, scenes), small next to
-            that of the training itself; codes might change. They are kept in bf16 on any
+            features then have a rounding error of half a percent (an encoder that was trained), or
+            of 2% of each component's deviation (a linear one, which moves them by 12 before its
+            last activation), small next to that of the training itself; codes might change. They
+            are kept in bf16 on any
             processor: for features of unit variance an error of 0.0017, where a training adds
             noise of 0.2; pictures decoded from them are the same to 78 dB.
         kind: What they are: features or codes.

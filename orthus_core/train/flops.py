@@ -91,7 +91,8 @@ def counter_of(objective: nn.Module) -> Callable[[Any], Work]:
         return _of_discrete(objective)
     vq = getattr(objective, "vq", None)
     if vq is not None and getattr(vq, "decoder", None) is not None:
-        return _of_pictures(vq)
+        # A linear encoder does not run: one product gives its features.
+        return _of_pictures(vq, encodes=getattr(objective, "linear", None) is None)
     return lambda batch: Work()
 
 
@@ -148,10 +149,10 @@ def _of_discrete(objective: DiscreteLoss) -> Callable[[Any], Work]:
     return count
 
 
-def _of_pictures(vq: nn.Module) -> Callable[[Any], Work]:
+def _of_pictures(vq: nn.Module, *, encodes: bool) -> Callable[[Any], Work]:
     there, back = vision_flops(vq.config)  # type: ignore[arg-type]
-    encodes = _is_trained(vq.encoder)  # type: ignore[arg-type]
-    each = there * (3 if encodes else 1) + back * 3
+    trains = _is_trained(vq.encoder)  # type: ignore[arg-type]
+    each = there * encodes * (3 if trains else 1) + back * 3
 
     def count(pixels_M3HW: Tensor) -> Work:
         return Work(pictures=len(pixels_M3HW), flops=each * len(pixels_M3HW))

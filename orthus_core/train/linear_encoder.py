@@ -183,13 +183,20 @@ def check_room(widths: list[int], channels: int, latent_channels: int, groups: i
         "its last but one level": (widths[-2] if len(widths) > 1 else 0, channels),
         "its last level": (widths[-1], per_group * groups),
         "latent_channels": (latent_channels, channels),
+        "the values of a patch": (3 * 4 ** (len(widths) - 1), channels),
     }
+    # Components of 2 x 2 blocks, of 4 x 4 and so on, go through the level after them as they are.
+    entering = 3
+    for level, width in enumerate(widths[:-2]):
+        entering = min(width, 4 * entering)
+        wanted[f"its level {level + 2}"] = (widths[level + 1], entering)
     for what, (has, needs) in wanted.items():
         if has < needs:
             raise RecipeError(
                 f"a linear encoder of {channels} channels needs {needs} in {what}, not {has}",
                 where="autoencoder.encoder",
-                hint='raise channel_multiplier, lower embed_dim, or take encoder = "trained"',
+                hint="raise channel_multiplier, lower embed_dim or norm_num_groups, or take "
+                'encoder = "trained"',
             )
 
 

@@ -45,7 +45,7 @@ from orthus_core.train.sharding import (
     some_weights,
 )
 from orthus_core.train.state import BATCH_OF, Resume, saved_steps
-from orthus_core.train.state_saver import StateSaver
+from orthus_core.train.state_saver import StateSaver, moving_weights
 from orthus_core.train.throughput import (
     BACKWARD,
     DATA,
@@ -247,7 +247,8 @@ def train_steps(
     run = plan_run(folder, resume, overwrite=overwrite)
     run.check(origins, optim.steps, length=length)
     if place.shards > 1:
-        weights, state = some_weights(stage.trainable()), run.state and str(run.state)
+        weights = some_weights(list(moving_weights(stage.objective).values()))
+        state = run.state and str(run.state)
         facts = {"the versions": versions(), "the weights": weights, "the saved state": state}
         check_alike(facts | origins)
         check_averages(device)
@@ -302,7 +303,7 @@ def train_steps(
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(optim, step)
         parts: list[Losses] = []
-        layout.begin_step()
+        layout.share_buffers()
         meter.enter(DATA)
         for batch, *more in stage.parts(step, optim.accumulate):
             meter.count(batch)
@@ -389,6 +390,7 @@ def train_steps(
     # 5. Keep the average.
     for message in lost:
         yield Note(f"not saved at the last step: {message}")
+    layout.share_buffers()
     average.swap()
     yield from data_summary(stage.report, optim.steps * optim.accumulate)
 

@@ -7,7 +7,6 @@ its autoencoder; so the paper's discrete baseline sees as many rows as the Orthu
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -136,7 +135,7 @@ def pretrain(
     if begun:
         tokenizer, vocabulary = begun.tokenizer, begun.vocabulary
     else:
-        texts = list(texts_of(rows.train, recipe.tokenizer.rows))
+        texts = list(texts_of(rows.train, recipe))
         codes = taken.config.num_embeddings if taken else shape.num_embeddings
         tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, codes)
         vocabulary = vocabulary_of(texts)
@@ -179,7 +178,9 @@ def pretrain(
         torch.manual_seed(recipe.seed + 1)
         model = begun.model if begun else discrete_chameleon(recipe, tokenizer, vq)
         cache = feature_cache(vq, vq.codes, cache_folder(recipe.data, work), kind="codes")
-        batch_builder = discrete_batch_builder(recipe.data, config, tokenizer, cache)
+        batch_builder = discrete_batch_builder(
+            recipe.data, config, tokenizer, cache, own_pictures=recipe.data.own_pictures
+        )
         batches = batch_builder.batches(
             rows, recipe.data, recipe.optim.batch_size, recipe.log.validate_rows
         )
@@ -274,6 +275,9 @@ def is_finished(
     )
     check_launch(recipe, output, finished=finished)
     share_of(recipe.optim.batch_size, current_rank())
+    if not (init_from or recipe.autoencoder.taken_from):
+        batch_size = recipe.autoencoder.optim.batch_size
+        share_of(batch_size, current_rank(), "autoencoder.optim.batch_size")
     return finished
 
 
@@ -449,15 +453,16 @@ def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Documen
     """The rule of a `pretrain` on these rows, which its tokenizer is trained on."""
     shape = recipe.autoencoder
     vq = taken_autoencoder(shape.taken_from) if shape.taken_from else fresh_autoencoder(shape)
-    texts = texts_of(rows.train, recipe.tokenizer.rows)
+    texts = texts_of(rows.train, recipe)
     tokenizer = train_tokenizer(texts, recipe.tokenizer.vocab_size, vq.config.num_embeddings)
     config = OrthusConfig(**chameleon_config(recipe, tokenizer, vq).to_dict())
     return training_rule(recipe, row_encoder(tokenizer, config))
 
 
-def texts_of(source: Mixture, rows: int) -> Iterator[str]:
-    """The texts of the first rows."""
-    for document in map(source, itertools.islice(itertools.count(), rows)):
+def texts_of(source: Mixture, recipe: PretrainRecipe) -> Iterator[str]:
+    """The texts of the first rows of all kinds, which come after `data.first_rows`."""
+    first = recipe.data.first_rows
+    for document in map(source, range(first, first + recipe.tokenizer.rows)):
         yield from (s.value for s in document.segments if isinstance(s.value, str))
 
 

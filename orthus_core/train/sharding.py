@@ -81,8 +81,10 @@ class Layout:
             m for m in objective.modules() if isinstance(m, OrthusForConditionalGeneration)
         ]
 
-    def begin_step(self) -> None:
-        """Before the first batch of a step."""
+    def share_buffers(self) -> None:
+        """Before the first batch of a step, and after the last step: all processes have the buffers
+        of the first one, such as running means.
+        """
 
     def backward(self, loss: Tensor) -> None:
         """The gradients of one batch of a step, added to those before."""
@@ -109,8 +111,8 @@ class Layout:
 class Replicas(Layout):
     """What is trained, whole on each of several devices."""
 
-    def begin_step(self) -> None:
-        for buffer in self.objective.buffers():  # such as running means, which are the first one's
+    def share_buffers(self) -> None:
+        for buffer in self.objective.buffers():
             torch.distributed.broadcast(buffer, 0)
 
     def average_gradients(self) -> None:

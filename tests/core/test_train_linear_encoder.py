@@ -15,6 +15,7 @@ from orthus_core.recipe import PretrainRecipe, load
 from orthus_core.recipe.training import LogRecipe
 from orthus_core.train import autoencoder
 from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
+from orthus_core.train.flops import counter_of, vision_flops
 from orthus_core.train.linear_code import LinearCode, linear_quality
 from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.loop import train
@@ -91,6 +92,11 @@ def test_whitening_makes_variances_alike_and_leaves_a_mean_of_one(whitening):
         ({"channel_multiplier": (1, 1, 1)}, "needs 56 in its last level, not 32"),
         ({"embed_dim": 40, "latent_channels": 40}, "needs 40 in its last but one level, not 32"),
         ({"latent_channels": 16}, "needs 32 in latent_channels, not 16"),
+        (
+            {"channel_multiplier": (2, 2, 4), "embed_dim": 64, "latent_channels": 64},
+            "needs 64 in the values of a patch, not 48",
+        ),
+        ({"channel_multiplier": (1, 4, 1, 4)}, "needs 48 in its level 3, not 32"),
     ],
 )
 def test_an_encoder_without_room_is_refused(change, message):
@@ -110,7 +116,7 @@ def test_the_recipe_says_how_far_features_are_whitened(whitening):
 def test_codes_that_do_not_learn_add_nothing_to_the_loss():
     stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
     stage.begin_step(0)
-    ((pixels,),) = stage.parts(0, 1)
+    ((pixels, _),) = stage.parts(0, 1)
     figures = stage.objective(pixels)
     assert figures.codes_used and figures.commitment == figures.codebook == 0
     figures.total.backward()
@@ -121,13 +127,20 @@ def test_codes_that_do_not_learn_add_nothing_to_the_loss():
 def test_a_step_takes_features_from_the_linear_code_without_the_encoder(monkeypatch):
     stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
     objective = stage.objective
-    ((pixels,),) = stage.parts(0, 1)
+    ((pixels, _),) = stage.parts(0, 1)
     torch.testing.assert_close(
         objective.features(pixels), objective.vq.features(pixels), rtol=0, atol=0.02
     )
     monkeypatch.setattr(objective.vq.encoder, "forward", None)  # cannot be called
     stage.begin_step(0)
     assert torch.isfinite(objective(pixels).total)
+
+
+def test_the_encoder_that_does_not_run_is_no_work():
+    stage = DiscreteAutoencoderStage(fresh_autoencoder(WIDER), WIDER, ToyPictures(), seed=1)
+    ((pixels, _),) = stage.parts(0, 1)
+    _, back = vision_flops(stage.objective.vq.config)
+    assert counter_of(stage.objective)(pixels).flops == 3 * back * len(pixels)
 
 
 def trained(folder, steps=3, stop_at=None, **options):

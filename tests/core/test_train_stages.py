@@ -59,7 +59,7 @@ def stage():
 
 
 def batch(stage, step=0):
-    ((pixels_M3HW,),) = stage.parts(step, 1)
+    ((pixels_M3HW, *_),) = stage.parts(step, 1)
     return pixels_M3HW
 
 
@@ -299,7 +299,9 @@ def test_codes_begin_once_and_are_revived_every_so_often(stage, monkeypatch):
 def test_every_batch_of_every_device_and_seed_has_pictures_of_its_own(stage):
     def batches(seed: int, shard: int):
         stage.seed, stage.place = seed, Rank(shard, 2)
-        return [pixels.numpy().tobytes() for step in range(3) for (pixels,) in stage.parts(step, 2)]
+        return [
+            pixels.numpy().tobytes() for step in range(3) for (pixels, *_) in stage.parts(step, 2)
+        ]
 
     found = [part for seed in (0, 1) for shard in (0, 1) for part in batches(seed, shard)]
     assert len(set(found)) == len(found) == 24
