@@ -29,7 +29,6 @@ from orthus_core.checkpoint.model_folder import Opened, open_model
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import VOCABULARY, WORDS, vocabulary_of
 from orthus_core.data.latent_cache import weights_digest
-from orthus_core.data.sources import Mixture
 from orthus_core.data.tokenizer import BOS_TOKEN, EOS_TOKEN, PAD_TOKEN, train_tokenizer
 from orthus_core.errors import CheckpointError, TrainingError
 from orthus_core.evaluation.reconstruction import quality_notes, reconstruct
@@ -459,7 +458,7 @@ def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Documen
     return training_rule(recipe, row_encoder(tokenizer, config))
 
 
-def texts_of(source: Mixture, recipe: PretrainRecipe) -> Iterator[str]:
+def texts_of(source: Callable[[int], Document], recipe: PretrainRecipe) -> Iterator[str]:
     """The texts of the first rows of all kinds, which come after `data.first_rows`."""
     first = recipe.data.first_rows
     for document in map(source, range(first, first + recipe.tokenizer.rows)):
