@@ -28,6 +28,7 @@ from orthus_core.image_grid import contact_sheet, with_caption
 from orthus_core.world.benchmark.detector import Detector
 from orthus_core.world.benchmark.scores import wilson
 from orthus_core.world.benchmark.sprite_metric import unit_range_of_bytes
+from orthus_core.world.vocabulary import entries
 from orthus_core.world.world import World
 
 PROMPTS = Path(__file__).with_name("everyday_prompts.txt")
@@ -60,20 +61,21 @@ def main() -> None:
 def draw(model: str, output: Path) -> None:
     """Draws every prompt with every seed, and writes them in random order."""
     output.mkdir(parents=True, exist_ok=False)
-    prompts = PROMPTS.read_text(encoding="utf-8").split("\n")
-    asked = [(prompt, seed) for prompt in prompts if prompt for seed in SEEDS]
+    prompts = [line for line in PROMPTS.read_text(encoding="utf-8").split("\n") if line]
+    drawn = Orthus.open(model).generate(prompts, seed=list(SEEDS))
+    asked = [
+        (info.prompt, info.seed, image)
+        for image, info in zip(drawn.images, drawn.infos, strict=True)
+    ]
     random.Random(0).shuffle(asked)
-    drawn = Orthus.open(model).generate(
-        [prompt for prompt, _ in asked], seed=[seed for _, seed in asked]
-    )
     shown = []
-    for number, picture in enumerate(drawn.images, start=1):
+    for number, (_, _, picture) in enumerate(asked, start=1):
         picture.save(output / f"{number:03}.png")
         larger = picture.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
         shown.append(with_caption(larger, str(number), lines=1))
     for sheet, start in enumerate(range(0, len(shown), SHEET), start=1):
         contact_sheet(shown[start : start + SHEET], COLUMNS).save(output / f"sheet-{sheet}.png")
-    key = [{"number": n, "prompt": p, "seed": s} for n, (p, s) in enumerate(asked, start=1)]
+    key = [{"number": n, "prompt": p, "seed": s} for n, (p, s, _) in enumerate(asked, start=1)]
     (output / KEY).write_text(json.dumps(key, indent=1) + "\n")
     print(f"{len(shown)} pictures on {-(-len(shown) // SHEET)} sheets in {output}")
 
@@ -106,18 +108,21 @@ def things_of(world: World, prompt: str) -> list[tuple[str, int]]:
 
 
 def _things(world: World, words: Sequence[str]) -> Iterator[tuple[str, int]]:
-    nouns = {name.lower(): noun for noun in world.cast for name in world.things[noun].names.all}
+    # Names of what is not taught, too: a polar bear is no bear.
+    nouns = {name.lower(): "" for entry in entries() for name in (entry.name, *entry.others)}
+    nouns |= {name.lower(): noun for noun in world.cast for name in world.things[noun].names.all}
     place = 0
     while place < len(words):
         for length in (3, 2, 1):
             name = " ".join(words[place : place + length])
             singular = name.removesuffix("s")
-            noun = nouns.get(name) or nouns.get(singular) or nouns.get(name.removesuffix("es"))
-            noun = noun or nouns.get(re.sub("ies$", "y", name))
-            if noun and length <= len(words) - place:
+            spellings = (name, singular, name.removesuffix("es"), re.sub("ies$", "y", name))
+            noun = next((nouns[each] for each in spellings if each in nouns), None)
+            if noun is not None and length <= len(words) - place:
                 before = words[max(0, place - 2) : place]
                 counts = [int(w) if w.isdigit() else NUMBERS.get(w, 1) for w in before]
-                yield noun, max([1, *counts])
+                if noun:
+                    yield noun, max([1, *counts])
                 place += length - 1
                 break
         place += 1

@@ -31,7 +31,7 @@ POPULAR: tuple[str, ...] = (
 )
 POPULAR_WEIGHT = 3.0
 COMPANIONS = 3
-# Share of second things that are a companion of the first. By weight alone it is about 1 in 28.
+# Share of second things that are a companion of the first. By weight alone it is about 1 in 40.
 COMPANION_CHANCE = 0.35
 
 

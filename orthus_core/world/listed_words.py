@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from orthus_core.data.known_words import WordList
 from orthus_core.world import scene_edits, scene_questions, sprite_edits, sprite_questions
 from orthus_core.world.arrange import MOST_THINGS
-from orthus_core.world.backdrops import COLOURS, GROUND_WORDS, SKY_WORDS
+from orthus_core.world.backdrops import COLOURS, GRADIENTS, GROUND_WORDS, SKY_WORDS
 from orthus_core.world.categories import GROUP_WORDS
 from orthus_core.world.recolour import HUES
 from orthus_core.world.sprite_names import NamedThing
@@ -40,9 +40,6 @@ PLACE_EMOJI = {
     "🌆": "city",
     "🌊": "sea",
     "🌌": "space",
-    "🏜": "desert",
-    "🌲": "forest",
-    "⛰": "mountains",
     "🌇": "sunset",
     "🌅": "sunset",
     "🌃": "night",
@@ -62,6 +59,7 @@ _FILLS_OF: dict[str, tuple[str, ...]] = {
     "SET_SKY": ("night",),
     "HOW_MANY": ("dogs",),
     "IS_IT": ("a dog",),
+    "WHICH_COLOUR": ("the car",),
 }
 # The same of single sprites, where a table has another meaning.
 _FILLS_OF_SINGLE = {"REPLACE": ("a cat",), "RECOLOUR": ("red",), "SET_GROUND": ()}
@@ -82,7 +80,7 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
     order = [*GROUP_WORDS]
     for thing in sorted(named, key=lambda each: order.index(each.sprites[0].group)):
         tags = [tag for tag in thing.sprites[0].tags if tagged[tag] <= MOST_TAGGED]
-        entry = _entry(thing, tags, in_cast=thing.names.name in world.cast)
+        entry = _entry(thing, tags, counted=thing.names.name in world.countable)
         things.setdefault(GROUP_WORDS[thing.sprites[0].group], []).append(entry)
 
     def said(table: Phrases) -> list[str]:
@@ -98,7 +96,7 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
             "things": things,
             "cast": list(world.cast),
             "colours": list(HUES),
-            "backgrounds": ["white", *COLOURS],
+            "backgrounds": ["white", *COLOURS, *GRADIENTS],
             "counts": list(NUMBERS[1 : MOST_THINGS + 1]),
             "relations": related,
             "places": {ground: said(ground_phrases(ground)) for ground in GROUND_WORDS},
@@ -113,13 +111,13 @@ def word_list(world: World, *, every_wording: bool = True) -> WordList:
     )
 
 
-def _entry(thing: NamedThing, tags: list[str], *, in_cast: bool) -> dict[str, object]:
+def _entry(thing: NamedThing, tags: list[str], *, counted: bool) -> dict[str, object]:
     names, (drawn, *others) = thing.names, thing.sprites
     return {
         "name": names.name,
         "emoji": emoji_of(drawn.key),
         "also": list(names.others),
-        "plural": plural(names.name) if in_cast else "",
+        "plural": plural(names.name) if counted else "",
         "tags": [tag for tag in tags if tag not in names.all],
         "other_emoji": [emoji for other in others if (emoji := emoji_of(other.key))],
     }

@@ -45,7 +45,7 @@ BACKDROP_WEIGHTS: Mapping[str, float] = {
 }
 NAMED_CHANCE = 4 / 7
 # Tries before a scene (or an edit of one) is reported as impossible with this pack; about one in
-# twenty is held out.
+# ten is held out.
 MOST_TRIES = 10_000
 
 Look = tuple[str, str]

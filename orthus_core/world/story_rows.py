@@ -39,8 +39,7 @@ OPENINGS = (
     "this is the story of {hero} {place}",
 )
 
-# Weights of the number of panels in the model's turn. A panel has about 28 tokens, so most rows
-# have at most 150 positions.
+# Weights of the number of panels in the model's turn, each about a dozen tokens and a picture.
 PANEL_COUNTS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
 FROM_PICTURE_CHANCE = 0.6
 # Share of stories from a picture whose opening has no text.

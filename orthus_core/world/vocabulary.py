@@ -791,7 +791,7 @@ _ALIKE = frozenset(
 @cache
 def vocabulary() -> tuple[Entry, ...]:
     """All things that are taught, in the order of the table."""
-    return tuple(entry for entry in _entries() if entry.taught)
+    return tuple(entry for entry in entries() if entry.taught)
 
 
 def is_passed_over(label: str, subgroup: str) -> bool:
@@ -802,14 +802,15 @@ def is_passed_over(label: str, subgroup: str) -> bool:
 
 
 @cache
-def _entries() -> tuple[Entry, ...]:
+def entries() -> tuple[Entry, ...]:
+    """All things of the table, also those that are not taught."""
     lines = (line for line in _TABLE.strip().splitlines() if not line.startswith("#"))
     return tuple(_entry(line) for line in lines)
 
 
 @cache
 def _untaught_labels() -> frozenset[str]:
-    return frozenset(label for e in _entries() if not e.taught for label in e.labels)
+    return frozenset(label for e in entries() if not e.taught for label in e.labels)
 
 
 def _entry(line: str) -> Entry:

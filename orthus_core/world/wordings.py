@@ -164,7 +164,7 @@ GROUND_PHRASES: Mapping[str, Phrases] = {
     ),
     "room": Phrases(
         ("in the room", "inside", "indoors", "at home", "in a house"),
-        ("inside a room", "in a living room", "inside the house"),
+        ("inside a house", "in a living room", "inside the house"),
     ),
     "sea": Phrases(
         ("in the sea", "in the water", "underwater", "in the ocean"),
@@ -173,18 +173,6 @@ GROUND_PHRASES: Mapping[str, Phrases] = {
     "space": Phrases(
         ("in outer space", "in the universe", "among the stars"),
         ("out in space", "somewhere in space", "up in space"),
-    ),
-    "desert": Phrases(
-        ("in the desert", "in a desert", "on desert sand"),
-        ("in a sandy desert", "on the sand of a desert"),
-    ),
-    "forest": Phrases(
-        ("in the forest", "in a forest", "in the woods"),
-        ("in a green forest", "in a wood"),
-    ),
-    "mountains": Phrases(
-        ("in the mountains", "on a mountain", "on the mountain"),
-        ("high in the mountains", "up in the mountains"),
     ),
 }
 # Beside the canonical phrase of `backdrops.SKY_WORDS`.
@@ -304,6 +292,8 @@ def prompt_of(
     where, asked = "", ()
     if place:
         where, asked = place_words(rng, scene.backdrop, "trained" if place_first else wordings)
+        if place_first and where.startswith(","):  # it has no other order
+            where, asked = place_words(rng, scene.backdrop, wordings)
     things, stands = things_words(
         rng, scene, nouns, relation=relation, wordings=wordings, alone=not where
     )

@@ -11,17 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from orthus_core.world import cast
-from orthus_core.world.backdrops import COLOURS, PLAIN
+from orthus_core.world.backdrops import COLOURS
 from orthus_core.world.english import is_plural
 from orthus_core.world.scene import Scene, SceneImage, contrast
 from orthus_core.world.splits import scene_held_out, sprite_held_out, stable_share
-from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.sprite_names import NamedThing, Names, name_sprites
-from orthus_core.world.sprites import Colour, Sprite, SpritePack, starter_packs
+from orthus_core.world.sprites import Sprite, SpritePack, starter_packs
 from orthus_core.world.vocabulary import is_passed_over
 from orthus_core.world.wordings import Wordings
-
-GROUNDS: dict[str, Colour] = {**PLAIN, "night": (30, 35, 85)}
 
 # Weight of things of the cast in random choices; the others have a weight of 1. Everything else is
 # about the cast, so a model should know its looks best.
@@ -195,10 +192,6 @@ class World:
         while not (colours := self.colours(sprite := self.sample_sprite(rng))):
             pass
         return sprite, rng.choice(colours)
-
-    def picture(self, sprite: Sprite, ground: str = "white") -> SpriteImage:
-        """The picture of a sprite on a ground of `GROUNDS`."""
-        return SpriteImage(self.pack, sprite.key, GROUNDS[ground])
 
 
 def _group_by(pairs: Iterable[tuple[str, Sprite]]) -> dict[str, list[Sprite]]:

@@ -28,7 +28,7 @@ from orthus_core.world.benchmark.mini import TASKS, select_tasks
 from orthus_core.world.benchmark.model_under_test import GeneratedStory
 from orthus_core.world.benchmark.report import report_files, tile_grid, with_frame
 from orthus_core.world.benchmark.sprite_metric import unit_range_of_bytes
-from orthus_core.world.scene import Scene, SceneImage
+from orthus_core.world.scene import LARGE, Scene, SceneImage, Thing
 from orthus_core.world.story_rows import make_story
 from orthus_core.world.wording import describe_in_places
 
@@ -109,7 +109,7 @@ def test_recall_is_one_for_the_sprites_themselves_and_zero_for_others(bench, mon
     some = sprite_recall.askable(bench.world)[::8]
     monkeypatch.setattr(sprite_recall, "askable", lambda world: some)
     wanted = sprite_recall.sample_sprites(bench)
-    pictures = [unit_range_of_bytes(bench.world.picture(w).load(128)) for w in wanted]
+    pictures = [seen(bench, Scene("white", (Thing(w.key, 8, 16, LARGE),))) for w in wanted]
     (score,) = run(sprite_recall.run, bench, pictures).scores
     assert (score.name, score.value, score.n) == (sprite_recall.PART, 1.0, 12)
     assert score.truth == score.ceiling == 1.0 and score.chance == 1 / len(some)
@@ -148,7 +148,7 @@ def test_seeds_that_draw_one_picture_have_no_diversity_and_true_scenes_one(bench
     items = mini_geneval.items_of(bench, 1)
     rng = bench.rng(f"{diversity_task.NAME}/true")
     requests = [item.request for item in items for _ in range(diversity_task.SEEDS)]
-    true = [seen(bench, diversity_task.scene_of(rng, bench.world, r)) for r in requests]
+    true = [seen(bench, diversity_task.true_scene(rng, bench.world, r)) for r in requests]
     (score,) = run(diversity_task.run, bench, true).scores
     assert score.value == pytest.approx(1.0) and score.n == len(items)
     same = [true[n - n % diversity_task.SEEDS] for n in range(len(true))]

@@ -48,16 +48,13 @@ RELATION_OF = {
 }
 GROUND_OF = {
     r"\b(grass|park|garden|(?<!snowy )(?<!autumn )(field|meadow))\b": "meadow",
-    r"\b(beach|(?<!desert )sand(?! of a desert)|sandy(?! desert)|by the sea|at the sea)\b": "beach",
+    r"\b(beach|sand|sandy|by the sea|at the sea)\b": "beach",
     r"\b(snow|winter|snowy)\b": "snow",
     r"\b(autumn|fall)\b": "autumn",
     r"\b(city|street|town)\b": "city",
     r"\b(room|inside|indoors|home|house)\b": "room",
     r"\b(?<!by the )(?<!at the )(sea|ocean|water|underwater)\b": "sea",
     r"\b(space|universe|stars)\b": "space",
-    r"\bdesert\b": "desert",
-    r"\b(forest|woods?)\b": "forest",
-    r"\bmountains?\b": "mountains",
 }
 SKY_OF = {
     r"\b((?<!rainy )day|daylight|daytime|sunshine)\b": "day",
@@ -171,11 +168,11 @@ def test_a_prompt_reads_back_as_its_scene(world: World, words):
 
 def test_no_training_row_contains_a_held_out_wording(world: World):
     tasks: dict[str, float] = dict.fromkeys(
-        ("text_to_image", "scene", "caption", "scene_question", "edit", "scene_edit"), 1.0
+        ("text_to_image", "scene", "caption", "scene_question", "edit", "scene_edit", "story"), 1.0
     )
     never = [re.compile(each) for each in held_out_patterns()]
     for number in range(2000):
-        for segment in record(world, tasks, 5, number).user:
+        for segment in record(world, tasks, 5, number).segments:
             if isinstance(text := segment.value, str):
                 found = [each.pattern for each in never if each.search(text.lower().rstrip("."))]
                 found += [each.pattern for each in never if each.search(text)]

@@ -28,6 +28,7 @@ from orthus_core.world.backdrops import (
 from orthus_core.world.cast import CAST, COLOURED
 from orthus_core.world.recolour import HUES, recolour
 from orthus_core.world.scene import LARGE, SMALL, UNITS, Scene, Thing, thing_pixels
+from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.wording import describe, place_phrase, plural, with_count
 from orthus_core.world.world import World
 
@@ -83,7 +84,7 @@ def test_a_picture_is_its_backdrop_where_nothing_stands(world: World):
 def test_a_whole_thing_on_white_looks_as_its_sprite(world: World):
     sprite = world.cast["dog"]
     shown_HW3 = world.scene_image(Scene("white", (Thing(sprite.key),))).load(64)
-    alone_HW3 = world.picture(sprite).load(64)
+    alone_HW3 = SpriteImage(world.pack, sprite.key).load(64)
     assert np.abs(shown_HW3.astype(int) - alone_HW3).max() <= 1
 
 

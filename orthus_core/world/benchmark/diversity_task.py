@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +17,9 @@ from orthus_core.world.benchmark.model_under_test import Work
 from orthus_core.world.benchmark.scores import Score, bootstrap, mean
 from orthus_core.world.benchmark.sprite_metric import whole_vector
 from orthus_core.world.geneval_prompts import TAGS
+from orthus_core.world.scene import Scene
+from orthus_core.world.single_sprites import open_ground
+from orthus_core.world.world import World
 
 NAME = "mini-diversity"
 PROMPTS = 4
@@ -33,7 +38,7 @@ def run(context: EvalContext) -> Work[TaskResult]:
     requests = [item.request for item in items for _ in range(SEEDS)]
     drawn = yield from context.subject.draw([request["prompt"] for request in requests], NAME)
     rng = context.rng(f"{NAME}/true")
-    scenes = [scene_of(rng, context.world, request) for request in requests]
+    scenes = [true_scene(rng, context.world, request) for request in requests]
     true = context.subject.load_pictures([context.world.scene_image(scene) for scene in scenes])
     decoded = context.subject.reconstruct([context.world.scene_image(scene) for scene in scenes])
 
@@ -54,6 +59,14 @@ def run(context: EvalContext) -> Work[TaskResult]:
         for first in range(0, len(drawn), SEEDS)
     ]
     return TaskResult(NAME, [score], samples, rows)
+
+
+def true_scene(rng: random.Random, world: World, request: Mapping[str, Any]) -> Scene:
+    """A correct scene for a request, on a backdrop as training has them where words name none."""
+    while True:
+        scene = scene_of(rng, world, request, open_ground(rng))
+        if world.stands_out(scene):
+            return scene
 
 
 @torch.no_grad()

@@ -30,8 +30,10 @@ from orthus_core.world.wordings import BESIDE, SIDES
 from orthus_core.world.world import World
 
 
-def scene_of(rng: random.Random, world: World, request: Mapping[str, Any]) -> Scene:
-    """A correct scene for a request, on white."""
+def scene_of(
+    rng: random.Random, world: World, request: Mapping[str, Any], backdrop: str = "white"
+) -> Scene:
+    """A correct scene for a request, on a backdrop."""
     things: list[Thing] = []
     relation = ""
     for entry in request["include"]:
@@ -42,7 +44,7 @@ def scene_of(rng: random.Random, world: World, request: Mapping[str, Any]) -> Sc
             # of the first to the second.
             # "beside" has none: either side is right.
             relation = OPPOSITE.get(entry["position"][0], "left of")
-    return arrange(rng, things, "white", relation)
+    return arrange(rng, things, backdrop, relation)
 
 
 def judge(request: Mapping[str, Any], detections: Sequence[Detection]) -> Verdict:

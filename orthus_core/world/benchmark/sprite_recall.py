@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from orthus_core.world.arrange import arrange
 from orthus_core.world.benchmark.context import EvalContext, TaskResult, Tile
 from orthus_core.world.benchmark.detector import THRESHOLD
 from orthus_core.world.benchmark.model_under_test import Work
@@ -57,7 +58,9 @@ def run(context: EvalContext) -> Work[TaskResult]:
     sprites = sample_sprites(context)
     gallery = Gallery(context)
     prompts = [caption_for(world, sprite) for sprite in sprites]
-    pictures = [world.picture(sprite) for sprite in sprites]
+    rng = context.rng(f"{NAME}/true")
+    scenes = [arrange(rng, [Thing(sprite.key)], "white") for sprite in sprites]
+    pictures = [world.scene_image(scene) for scene in scenes]
     drawn = yield from context.subject.draw(prompts, NAME)
     decoded = context.subject.reconstruct(pictures)
 
