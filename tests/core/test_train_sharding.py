@@ -156,7 +156,7 @@ DRAWN = f"log.sample_every={STEPS}"
 FULL = ("optim.ema_decay=0.9", "patch_share=0.5", "prefix_noise=0.1", DRAWN)
 CRITIC = (
     # AdamW makes long steps of gradients that are zero up to rounding, as of biases before a norm.
-    *("optim.lr=1e-5", "feature_noise=0.1"),
+    *("optim.lr=1e-5", "feature_noise=0.2"),
     *("losses.adversarial=0.5", "discriminator.start=5", "discriminator.levels=1"),
     *("discriminator.channels=8", "discriminator.penalty=0.1", "discriminator.augment=true"),
 )

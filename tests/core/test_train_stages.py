@@ -310,7 +310,7 @@ def test_every_batch_of_every_device_and_seed_has_pictures_of_its_own(stage):
 
 def test_as_many_held_out_pictures_are_measured_as_asked_for(stage):
     stage.validate_rows = 10
-    parts = [part for (part,) in stage.held_out()]
+    parts = [part for part, _ in stage.held_out()]
     assert [len(part) for part in parts] == [4, 4, 2]
     assert torch.equal(torch.cat(parts), stage.pictures.held_out_M3HW[:10])
 
