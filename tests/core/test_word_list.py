@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from orthus_core.data.known_words import VOCABULARY, WORDS, KnownWords, WordList
 from orthus_core.errors import DataError
+from orthus_core.world.backdrops import GRADIENTS
 from orthus_core.world.listed_words import word_list
 from orthus_core.world.world import World
 
@@ -166,3 +169,12 @@ def test_a_damaged_list_is_told(tmp_path):
     (tmp_path / WORDS).write_text('{"things": [')
     with pytest.raises(DataError, match="cannot be read"):
         WordList.of(tmp_path)
+
+
+def test_what_is_listed_is_what_rows_have(world: World):
+    listed = json.loads(word_list(world).text())
+    things = {thing["name"]: thing for group in listed["things"].values() for thing in group}
+    assert things["dog"]["plural"] == "dogs" and "plural" not in things["sun"]
+    assert {"white", "red", *GRADIENTS} <= {*listed["backgrounds"]}
+    asked = [text for text in listed["questions"] if "colour" in text and "background" not in text]
+    assert asked and not any("dog" in text for text in asked), "a dog has one colour"
