@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from benchmarks import everyday_sheets
-from orthus_core.world.world import World
 
 
 class Painter:
@@ -39,11 +38,6 @@ def test_each_prompt_is_drawn_at_each_seed_and_found_by_its_number(tmp_path, mon
         with Image.open(tmp_path / "sheets" / f"{entry['number']:03}.png") as picture:
             assert picture.getpixel((0, 0)) == colour(entry["prompt"], entry["seed"])
     assert len(list((tmp_path / "sheets").glob("sheet-*.png"))) == 6
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World.open()
 
 
 @pytest.mark.parametrize(

@@ -261,3 +261,17 @@ def test_a_sheet_frames_what_is_right_in_green_and_what_is_not_in_red():
 def test_a_report_of_nothing_measured_is_still_json():
     files = report_files([TaskResult("t", [], [], [])], {"name": "m"}, {"seed": 1})
     assert set(files) == {"result.json", "samples.jsonl", "t.png"}
+
+
+def test_true_pictures_of_recall_are_as_large_as_training_shows_them(bench, monkeypatch):
+    monkeypatch.setattr(sprite_recall, "askable", lambda world: world.sprites[:3])
+    taken: list[SceneImage] = []
+
+    def reconstruct(self: Oracle, pictures: Sequence[SceneImage]) -> list[Tensor]:
+        taken.extend(pictures)
+        return self.load_pictures(pictures)
+
+    monkeypatch.setattr(Oracle, "reconstruct", reconstruct)
+    run(sprite_recall.run, bench, [torch.ones(3, 128, 128)] * 3)
+    assert len(taken) == 3
+    assert all(thing.side == LARGE for picture in taken for thing in picture.scene.things)

@@ -20,7 +20,7 @@ from orthus_core.train.linear_code import LinearCode, linear_quality
 from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.loop import train
 from tests.conftest import TINY_AUTOENCODER
-from tests.core.toy_data import ToyPictures, pictures_with_words
+from tests.core.toy_data import ToyPictures, pictures_with_words, tiny_pretrain
 
 SAME_WIDTHS = replace(
     TINY_AUTOENCODER, encoder="linear", norm_num_groups=8, feature_noise=0.0, continuous_steps=0
@@ -202,28 +202,8 @@ def test_a_pretraining_says_what_the_linear_code_reaches(tmp_path, monkeypatch):
     from orthus_core.train.pretrain import pretrain
 
     monkeypatch.setattr(autoencoder, "LINEAR_PICTURES", 64)
-    sets = [
-        "autoencoder.resolution=16",
-        "autoencoder.channel_multiplier=[1,1,1]",
-        "autoencoder.norm_num_groups=8",
-        "autoencoder.embed_dim=8",
-        "autoencoder.latent_channels=8",
-        "autoencoder.num_embeddings=16",
-        'autoencoder.encoder="linear"',
-        "autoencoder.optim.steps=2",
-        "autoencoder.optim.batch_size=4",
-        "tokenizer.vocab_size=320",
-        "tokenizer.rows=20",
-        f"data.source={pictures_with_words(tmp_path / 'pictures')}",
-        "backbone.hidden_size=32",
-        "backbone.intermediate_size=32",
-        "backbone.num_hidden_layers=1",
-        "backbone.num_attention_heads=2",
-        "optim.steps=1",
-        "optim.batch_size=2",
-        "log.sample_every=0",
-        "log.validate_every=0",
-    ]
+    source = pictures_with_words(tmp_path / "pictures")
+    sets = (*tiny_pretrain(source), 'autoencoder.encoder="linear"')
     events = pretrain(load(PretrainRecipe, None, sets), tmp_path / "out")
     notes = [event.message for event in events if isinstance(event, Note)]
     assert any("the linear code of 8 channels has" in note and "dB" in note for note in notes)

@@ -20,36 +20,18 @@ from orthus_core.train.batches import discrete_batch_builder
 from orthus_core.train.distributed import Rank
 from orthus_core.train.pretrain import pretrain, texts_of
 from tests.core.test_train_sharding import begin
-from tests.core.toy_data import ToyPictures, pictures_with_words
-
-CODES = 16
+from tests.core.toy_data import ToyPictures, pictures_with_words, tiny_pretrain
 
 
 def sets(source: Path) -> tuple[str, ...]:
     return (
-        "autoencoder.resolution=16",
-        "autoencoder.channel_multiplier=[1,1]",
-        "autoencoder.norm_num_groups=8",
-        "autoencoder.embed_dim=8",
-        "autoencoder.latent_channels=8",
-        f"autoencoder.num_embeddings={CODES}",
+        *tiny_pretrain(source),
         "autoencoder.continuous_steps=2",
         "autoencoder.revive_every=2",
         "autoencoder.quantised_share=0.125",
         "autoencoder.optim.steps=9",
         "autoencoder.optim.batch_size=8",
-        "tokenizer.vocab_size=320",
-        "tokenizer.rows=20",
-        f"data.source={json.dumps(str(source))}",
-        "backbone.hidden_size=32",
-        "backbone.intermediate_size=32",
-        "backbone.num_hidden_layers=1",
-        "backbone.num_attention_heads=2",
-        "optim.steps=1",
-        "optim.batch_size=2",
         "log.every=1",
-        "log.sample_every=0",
-        "log.validate_every=0",
     )
 
 

@@ -216,3 +216,12 @@ def test_words_for_one_kind_of_thing():
     dog = Thing("")
     told = {prompt_of(rng, Scene("meadow day", (dog,)), ["dog"]).text for _ in range(400)}
     assert {"a dog on grass", "a dog, in a meadow"} <= told
+
+
+def test_a_thing_on_a_coloured_background_is_asked_for_in_held_out_words():
+    never = [re.compile(each) for each in held_out_patterns()]
+    for seed in range(300):
+        asked = prompt_of(
+            random.Random(seed), Scene("blue", (Thing("x"),)), ["dog"], wordings="held out"
+        )
+        assert any(each.search(asked.text.lower()) for each in never), asked.text

@@ -57,6 +57,31 @@ def pictures_with_words(folder: Path, count: int = 20) -> Path:
     return folder
 
 
+def tiny_pretrain(source: Path) -> tuple[str, ...]:
+    """What makes a `pretrain` one of seconds: pictures of 16 pixels, one step of a transformer."""
+    return (
+        "autoencoder.resolution=16",
+        "autoencoder.channel_multiplier=[1,1,1]",
+        "autoencoder.norm_num_groups=8",
+        "autoencoder.embed_dim=8",
+        "autoencoder.latent_channels=8",
+        "autoencoder.num_embeddings=16",
+        "autoencoder.optim.steps=2",
+        "autoencoder.optim.batch_size=4",
+        "tokenizer.vocab_size=320",
+        "tokenizer.rows=20",
+        f"data.source={json.dumps(str(source))}",
+        "backbone.hidden_size=32",
+        "backbone.intermediate_size=32",
+        "backbone.num_hidden_layers=1",
+        "backbone.num_attention_heads=2",
+        "optim.steps=1",
+        "optim.batch_size=2",
+        "log.sample_every=0",
+        "log.validate_every=0",
+    )
+
+
 def interleaved(folder: Path, count: int = 20) -> Path:
     """A records.jsonl of drawings, questions and edits by turns, with its pictures."""
     folder.mkdir(parents=True)
