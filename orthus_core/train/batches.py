@@ -609,10 +609,15 @@ class BatchBuilder:
 
     def _collated(self, rows: RowSources, data: DataRecipe) -> Callable[[list[EncodedRow]], Batch]:
         """How rows are combined: by this process, or by a worker for it to finish."""
-        if not data.workers:
-            return self.collate
         # Rows that are made without end never come again, so their features are not kept.
-        return self.looked_up if data.rows or rows.train.data_sets else self.loaded
+        kept = bool(data.rows or rows.train.data_sets)
+        if data.workers:
+            return self.looked_up if kept else self.loaded
+        return self.collate if kept else self.combined
+
+    def combined(self, rows: list[EncodedRow]) -> Batch:
+        """Combine rows to a batch whose pictures' features or codes are not stored."""
+        return self.finished(self.loaded(rows))
 
     def measured(self, held_out: Mixture | None) -> Iterator[tuple[Document, EncodedRow]]:
         """The held-out documents that can be used and their rows, each of a data set once."""

@@ -21,12 +21,14 @@ from orthus_core.events import Event, Note
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import RowSources
+from orthus_core.train.linear_encoder import read_linear_code
 from orthus_core.train.loop import Before, Stop
 from orthus_core.user_files import user_path
 
 if TYPE_CHECKING:
     from orthus_core.recipe.distill_guidance import DistillGuidanceRecipe
     from orthus_core.recipe.training import BuildBaseRecipe, PosttrainRecipe, PretrainRecipe
+    from orthus_core.train.linear_code import LinearCode
 
 Encode = Callable[[Tensor], Tensor]
 RowsRecipe: TypeAlias = "PretrainRecipe | BuildBaseRecipe | PosttrainRecipe | DistillGuidanceRecipe"
@@ -40,23 +42,24 @@ TOGETHER_ON_A_CARD, MOST_ON_A_CARD = 256, 64
 def feature_cache(
     vq: OrthusVQ, encode: Encode, folder: Path, *, sixteen_bit: bool = False, kind: str = "features"
 ) -> FeatureCache:
-    """The cache of an autoencoder's features or codes.
+    """The cache of an autoencoder's features or codes. A linear encoder's come from one product
+    (`read_linear_code`), by which they are kept apart.
 
     Args:
         folder: Where it is kept: a training's folder, or one that several trainings share
             (`data.cache`).
         sixteen_bit: Whether to encode in bf16 where that is faster (`has_bf16`). The
-            features then have a rounding error of half a percent (an encoder that was trained), or
-            of 2% of each component's deviation (a linear one, which moves them by 12 before its
-            last activation), small next to that of the training itself; codes might change. They
-            are kept in bf16 on any
-            processor: for features of unit variance an error of 0.0017, where a training adds
-            noise of 0.2; pictures decoded from them are the same to 78 dB.
+            features then have a rounding error of half a percent, small next to that of the
+            training itself; codes might change. They are kept in bf16 on any processor: for
+            features of unit variance an error of 0.0017, where a training adds noise of 0.2;
+            pictures decoded from them are the same to 78 dB.
         kind: What they are: features or codes.
     """
     size, device = vq.config.resolution, vq.device
-    weights = fingerprint(vq)
-    if sixteen_bit and has_bf16(device):
+    weights, code = fingerprint(vq), read_linear_code(vq)
+    if code is not None:
+        weights, encode = f"{weights}-linear", by_linear_code(vq, code, kind)
+    elif sixteen_bit and has_bf16(device):
         weights, encode = f"{weights}-bf16", in_bf16(encode, device)
     elif device.type == "cpu":
         encode = in_channels_last(encode)
@@ -73,6 +76,13 @@ def feature_cache(
     return FeatureCache(
         weights, encode, size, folder=folder, device=device, stored=stored, kind=kind
     )
+
+
+def by_linear_code(vq: OrthusVQ, code: LinearCode, kind: str) -> Encode:
+    """Features, or the codes of them, by the linear code that the encoder computes."""
+    if kind == "codes":
+        return lambda pixels_M3HW: vq.codes_of_features(code.features(pixels_M3HW))
+    return code.features
 
 
 def pictures_together(side: int, device: torch.device) -> int:

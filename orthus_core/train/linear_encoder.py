@@ -17,6 +17,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orthus_core.errors import RecipeError
@@ -29,6 +30,10 @@ SHIFT = 12.0
 """Where values of unit variance are moved before the last activation."""
 SMALLEST = 1e-9
 """Least variance of a component, as a share of the largest."""
+PROBE = 0.05
+"""The value, of pixels in [-1, 1], that shows what the encoder makes of one: small enough for the
+last activation to be linear.
+"""
 REFERENCES = 3
 """Channels of each group that hold no component: two constants, and a zero which shows the mean
 that the normalisation takes away.
@@ -75,6 +80,39 @@ def linear_encoder(vq: OrthusVQ, pixels_M3HW: Tensor, whitening: float) -> Linea
     carrier_G = write_slots(encoder, slots, variance_K)
     write_end(encoder, slots, variance_K, carrier_G, code.scale_C)
     vq.quant_conv.weight[:channels, :channels, 0, 0] = torch.eye(channels)
+    return code
+
+
+@torch.no_grad()
+def read_linear_code(vq: OrthusVQ) -> LinearCode | None:
+    """The linear code that an encoder computes, with its weights as they are (those of a stored
+    model are rounded); None where the encoder is none of `linear_encoder`.
+
+    It is read from the features of pictures in which one value of each patch is not zero. One
+    product with it gives the features without the encoder's convolutions, which take a hundred
+    times as long, and more exactly than they do in bf16.
+    """
+    encoder: Any = vq.encoder
+    if any(m.weight.any() for m in encoder.mid.modules() if isinstance(m, nn.Conv2d)):
+        return None
+    side = vq.config.resolution
+    patch = 2 ** (len(vq.config.channel_multiplier) - 1)
+    values, places = 3 * patch**2, (side // patch) ** 2
+    blank_M3HW = torch.zeros(1, 3, side, side, device=vq.device, dtype=vq.dtype)
+    rest_C = vq.features(blank_M3HW).double().mean((0, 1))
+    answers = []
+    for first in range(0, values, places):
+        count = min(places, values - first)
+        patches_1DP = torch.zeros(1, values, places, device=vq.device, dtype=vq.dtype)
+        patches_1DP[0, first + torch.arange(count), torch.arange(count)] = PROBE
+        probe_M3HW = F.fold(patches_1DP, (side, side), patch, stride=patch)
+        answers.append(vq.features(probe_M3HW)[0, :count].double())
+    response_DC = (torch.cat(answers) - rest_C) / PROBE
+    code = LinearCode(vq.config.embed_dim, patch).to(vq.device)
+    length_C = response_DC.norm(dim=0).clamp_min(SMALLEST)
+    code.basis_DC.copy_(response_DC / length_C)
+    code.scale_C.copy_(1 / length_C)
+    code.mean_D.copy_(-rest_C @ torch.linalg.pinv(response_DC))
     return code
 
 
