@@ -32,7 +32,7 @@ from orthus_core.recipe.training import (
 from orthus_core.train.batches import VALIDATION_SEED, share_of
 from orthus_core.train.distributed import all_reduce_sum, current_rank, mean_over_processes
 from orthus_core.train.linear_code import LinearCode
-from orthus_core.train.linear_encoder import linear_encoder
+from orthus_core.train.linear_encoder import linear_encoder, read_linear_code
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
 
@@ -389,6 +389,7 @@ class DecoderObjective(nn.Module):
         self.vq = vq
         self.picture_loss = picture_loss
         self.feature_noise = feature_noise
+        self.linear = read_linear_code(vq)  # what the encoder computes, in one product
 
     def forward(self, pixels_M3HW: Tensor, seeds_M: Tensor | None = None) -> PictureFigures:
         """Losses of a batch of pictures.
@@ -400,7 +401,7 @@ class DecoderObjective(nn.Module):
         if seeds_M is None:
             seeds_M = drawn_seeds(len(pixels_M3HW))
         with torch.no_grad():
-            features_MPC = self.vq.features(pixels_M3HW).float()
+            features_MPC = (self.linear or self.vq).features(pixels_M3HW).float()
         if self.feature_noise:
             numbers = features_MPC.shape[1:].numel()
             drawn_MX = normal(seeds_M.to(features_MPC.device), Stream.DECODED, 1 + numbers)

@@ -24,20 +24,21 @@ class LinearCode(nn.Module):
     Args:
         channels: Components C that are kept, at most the D = 3 s^2 values of a patch.
         patch: Side s of a patch in pixels.
+        stored: Whether states of a training hold it.
     """
 
     mean_D: Tensor
     basis_DC: Tensor  # orthonormal columns
     scale_C: Tensor  # what components are divided by
 
-    def __init__(self, channels: int, patch: int) -> None:
+    def __init__(self, channels: int, patch: int, *, stored: bool = True) -> None:
         super().__init__()
         values = 3 * patch * patch
         assert channels <= values, "more components than values"
         self.patch = patch
-        self.register_buffer("mean_D", torch.zeros(values))
-        self.register_buffer("basis_DC", torch.eye(values, channels))
-        self.register_buffer("scale_C", torch.ones(channels))
+        self.register_buffer("mean_D", torch.zeros(values), persistent=stored)
+        self.register_buffer("basis_DC", torch.eye(values, channels), persistent=stored)
+        self.register_buffer("scale_C", torch.ones(channels), persistent=stored)
 
     @torch.no_grad()
     def fit(self, pixels_M3HW: Tensor) -> None:

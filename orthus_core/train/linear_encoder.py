@@ -108,7 +108,7 @@ def read_linear_code(vq: OrthusVQ) -> LinearCode | None:
         probe_M3HW = F.fold(patches_1DP, (side, side), patch, stride=patch)
         answers.append(vq.features(probe_M3HW)[0, :count].double())
     response_DC = (torch.cat(answers) - rest_C) / PROBE
-    code = LinearCode(vq.config.embed_dim, patch).to(vq.device)
+    code = LinearCode(vq.config.embed_dim, patch, stored=False).to(vq.device)
     length_C = response_DC.norm(dim=0).clamp_min(SMALLEST)
     code.basis_DC.copy_(response_DC / length_C)
     code.scale_C.copy_(1 / length_C)

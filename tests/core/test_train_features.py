@@ -4,15 +4,20 @@ autoencoder's.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from orthus_core import device
 from orthus_core.data.pictures import FilePicture
+from orthus_core.data.pixels import pack_pixels
 from orthus_core.device import has_bf16
 from orthus_core.errors import OrthusError
+from orthus_core.train.autoencoder import fresh_autoencoder
 from orthus_core.train.features import TOGETHER, always_together, feature_cache, save_on_exit
-from tests.conftest import make_tiny_model
+from orthus_core.train.linear_encoder import linear_encoder
+from tests.conftest import TINY_AUTOENCODER, make_tiny_model
 from tests.core.toy_data import pictures_with_words
 
 
@@ -90,6 +95,27 @@ def test_features_in_sixteen_bits_are_near_and_kept_apart(tmp_path, monkeypatch)
     # Where bf16 is slow they are only kept in 16 bits.
     monkeypatch.setattr("orthus_core.train.features.has_bf16", lambda place: False)
     assert torch.equal(features(sixteen_bit=True)[0], exact.bfloat16().float())
+
+
+@torch.no_grad()
+def test_a_linear_encoders_features_and_codes_come_from_one_product(tmp_path, monkeypatch):
+    folder = pictures_with_words(tmp_path / "pictures", 3)
+    pictures = [FilePicture(path) for path in sorted(folder.glob("*.png"))]
+    shape = replace(TINY_AUTOENCODER, encoder="linear", norm_num_groups=8)
+    torch.manual_seed(0)
+    vq = fresh_autoencoder(shape)
+    linear_encoder(vq, torch.rand(300, 3, 16, 16) * 2 - 1, shape.whitening)
+    pixels = pack_pixels([picture.load(16) for picture in pictures])
+    wanted, codes = vq.features(pixels), vq.codes(pixels)
+    caches = [
+        feature_cache(vq, encode, tmp_path / "training", kind=kind)
+        for encode, kind in ((vq.features, "features"), (vq.codes, "codes"))
+    ]
+    monkeypatch.setattr(vq.encoder, "forward", None)  # cannot be called
+    found, found_codes = (cache(pictures) for cache in caches)
+    assert (found - wanted).square().mean() < 1e-3 * wanted.var()
+    assert (found_codes == codes).float().mean() > 0.9
+    assert all("-linear-" in cache.path.name for cache in caches)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,19 @@ import torch
 from orthus_core.errors import RecipeError
 from orthus_core.evaluation.reconstruction import psnr
 from orthus_core.events import Note, StepDone
+from orthus_core.losses.picture_loss import PictureLoss
 from orthus_core.losses.quantisation import quantise
 from orthus_core.recipe import PretrainRecipe, load
-from orthus_core.recipe.training import LogRecipe
+from orthus_core.recipe.training import AutoencoderLosses, LogRecipe
 from orthus_core.train import autoencoder
-from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
+from orthus_core.train.autoencoder import (
+    DecoderObjective,
+    DiscreteAutoencoderStage,
+    fresh_autoencoder,
+)
 from orthus_core.train.flops import counter_of, vision_flops
 from orthus_core.train.linear_code import LinearCode, linear_quality
-from orthus_core.train.linear_encoder import linear_encoder
+from orthus_core.train.linear_encoder import linear_encoder, read_linear_code
 from orthus_core.train.loop import train
 from tests.conftest import TINY_AUTOENCODER
 from tests.core.toy_data import ToyPictures, pictures_with_words, tiny_pretrain
@@ -207,3 +212,34 @@ def test_a_pretraining_says_what_the_linear_code_reaches(tmp_path, monkeypatch):
     events = pretrain(load(PretrainRecipe, None, sets), tmp_path / "out")
     notes = [event.message for event in events if isinstance(event, Note)]
     assert any("the linear code of 8 channels has" in note and "dB" in note for note in notes)
+
+
+@SHAPES
+@torch.no_grad()
+def test_the_linear_code_is_read_from_a_stored_encoder(shape):
+    vq, code = written(shape)
+    pixels = smooth(40, seed=2)
+    vq.bfloat16().float()  # as models are stored
+    read = read_linear_code(vq)
+    features, found, wanted = vq.features(pixels), read.features(pixels), code.features(pixels)
+    spread = features.std((0, 1))
+    assert ((found - features).square().mean((0, 1)).sqrt() / spread).max() < 0.01
+    assert ((found.mean((0, 1)) - features.mean((0, 1))).abs() / spread).max() < 0.01
+    # It is that of the rounded weights, not the one that was written.
+    assert (found - features).square().mean() < 0.5 * (wanted - features).square().mean()
+    assert not read.state_dict()  # states need not hold it
+    encoder = vq.encoder.mid.block_1.conv1.weight
+    encoder[0, 0, 0, 0] = 1e-3
+    assert read_linear_code(vq) is None
+
+
+def test_a_decoder_learns_from_the_linear_code_without_the_encoder(monkeypatch):
+    vq, _ = written(WIDER)
+    objective = DecoderObjective(vq, PictureLoss(AutoencoderLosses()), feature_noise=0.0)
+    pixels = smooth(4, seed=2)
+    wanted = objective(pixels).total
+    monkeypatch.setattr(vq.encoder, "forward", None)  # cannot be called
+    assert torch.equal(objective(pixels).total, wanted)
+    _, back = vision_flops(vq.config)
+    assert counter_of(objective)(pixels).flops == 3 * back * len(pixels)
+    assert not [name for name in objective.state_dict() if name.startswith("linear")]

@@ -13,6 +13,7 @@ from torch import Tensor
 from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.data.document import Document, turn
 from orthus_core.data.encode import UNCONDITIONAL_PROMPT
+from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.sources import Mixture
 from orthus_core.errors import DataError, TrainingError
@@ -28,6 +29,7 @@ from orthus_core.train.batches import (
 )
 from orthus_core.train.distributed import Rank
 from orthus_core.train.encode_first import pictures_of
+from orthus_core.train.features import feature_cache
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.world.world import World
 from tests.core.test_world_held_out import shows_held_out
@@ -180,6 +182,20 @@ def said(opened, batches: RowBatches, steps: int) -> list[str]:
         for batch in map(batches.train, range(steps))
         for row_S, mask_S in zip(batch.ids_BS, batch.attention_mask_BS, strict=True)
     ]
+
+
+def test_rows_without_end_keep_no_features(opened, tmp_path):
+    def first_batch(rows: int) -> tuple[Tensor, FeatureCache]:
+        data = DataRecipe(packing=True, rows=rows)
+        vq = opened.model.model.vqmodel
+        cache = feature_cache(vq, vq.features, tmp_path / str(rows))
+        builder = orthus_batch_builder(data, opened.model.config, opened.processor.tokenizer, cache)
+        batches = builder.batches(finished(read_rows(data)), data, batch_size=4, validate_rows=0)
+        return batches.train(0).features_NC, cache
+
+    (again, kept), (endless, none) = first_batch(rows=8), first_batch(rows=0)
+    assert torch.equal(again, endless)
+    assert len(kept) == 4 and len(none) == 0
 
 
 @pytest.mark.parametrize("validate_rows", [64, 7, 2])
