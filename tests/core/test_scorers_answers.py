@@ -25,6 +25,18 @@ assert "torch" not in sys.modules
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_scorers_are_attributes_of_their_package():
+    code = """
+import sys
+import orthus_core.evaluation as evaluation
+assert "orthus_core.evaluation.pope" not in sys.modules
+assert evaluation.pope.parse("no") == "no"
+assert all(getattr(evaluation, name) for name in evaluation.__all__)
+assert not hasattr(evaluation, "bleu") and "torch" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 # POPE
 
 
