@@ -81,6 +81,7 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     from orthus_core.evaluation.official.answer_folder import AnswerFolder, check_answer_folder
     from orthus_core.evaluation.official.prediction import finish_answers, predict
     from orthus_core.evaluation.official.questions_asked import asks_of, check_asked, drawings_of
+    from orthus_core.evaluation.official.read_files import check_there
     from orthus_core.evaluation.official.task import first_items
     from orthus_core.evaluation.scorer_variants import check_variant
     from orthus_core.train.distributed import all_reduce_sum, current_rank, device
@@ -91,6 +92,7 @@ def _predicting(r: Reporter, asking: Asking) -> Generator[Progress, None, dict[s
     task, form = asking.task, form_of(asking.task)
     assert task.items is not None
     check_variant(asking.variant, task.variants)
+    check_there(asking.data, "; ".join(task.files))
     items = task.items(asking.data, asking.variant)
     if asking.limit is not None:
         items = first_items(items, asking.limit, form.together)

@@ -3,13 +3,15 @@
 The rule is that of the official program (djghosh13/geneval, evaluate_images.py, af4902f). Only the
 most certain detections of a class are looked at, as many as the prompt asks for.
 
-A detection is a box of x0, y0, x1, y1, score and perhaps colour, or a mapping with `box`, `score`
-and `color`.
+A detection is a box of x0, y0, x1, y1, score and perhaps colour; a pair of box and score, or, as
+the official program holds it, of box with score and mask; or a mapping with `box`, `score` and
+`color`.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -226,6 +228,8 @@ def _detection(raw: Any, name: str) -> BoxDetection:
     elif len(raw) in (2, 3) and hasattr(raw[0], "__len__"):
         box, score, *rest = raw
         color = rest[0] if rest else None
+        if len(box) > 4:  # the official pair: the score is in the box, and the mask beside it
+            score = box[4]
     else:
         box, score = raw, raw[4] if len(raw) > 4 else 1.0
         color = raw[5] if len(raw) > 5 and isinstance(raw[5], str) else None
@@ -243,7 +247,7 @@ def _certain(
     """The detections that are certain enough, the most certain first."""
     # Of equal scores, the official program takes the last first: it sorts, and then reverses.
     order = sorted(range(len(group)), key=lambda at: group[at].score)[::-1]
-    left = [group[at] for at in order if group[at].score > least][:most]
+    left = [group[at] for at in order if _single(group[at].score) > _single(least)][:most]
     if overlap == 1:
         return left
     kept: list[BoxDetection] = []
@@ -251,6 +255,13 @@ def _certain(
         if all(_overlap(each.box, other.box) < overlap for other in kept):
             kept.append(each)
     return kept
+
+
+def _single(score: float) -> float:
+    """A score in single precision, in which the official program compares. Single precision's 0.3
+    is above double precision's.
+    """
+    return array("f", [score])[0]
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> float:

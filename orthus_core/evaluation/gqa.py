@@ -17,6 +17,7 @@ from orthus_core.evaluation.scorer_variants import check_variant
 
 VARIANTS = {
     "strict": "the prediction equals the answer, character by character",
+    "official": "as strict",
     "llava": "as strict, after dropping final full stops and case of the prediction",
     "lmms": "as strict, after dropping case and all punctuation of both",
 }
@@ -39,9 +40,11 @@ def score(
     """Scores predictions on the balanced questions of a file.
 
     Args:
-        questions: Content of the questions file, by question id.
+        questions: Content of the questions file, by question id. Without `question`, `semantic` or
+            `groups`, one is not counted by words, steps or in the distribution; without `types`, it
+            is binary.
         predictions: Records with `questionId` and `prediction` (the last one of an id counts), or
-            predictions by question id.
+            predictions by question id. Ids are compared as text, as in JSON.
         variant: One of VARIANTS.
         choices: Content of the choices file; testdev has none. Without it, validity and
             plausibility are not measured (the official program prints 0).
@@ -58,7 +61,7 @@ def score(
     check_variant(variant, VARIANTS)
     said = predictions_by_id(predictions)
     asked = {key: each for key, each in questions.items() if each.get("isBalanced", True)}
-    missing = [key for key in asked if key not in said]
+    missing = [key for key in asked if str(key) not in said]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(asked)} balanced questions have no prediction, such as "
@@ -75,14 +78,15 @@ def score(
     gold_by_group: dict[str, Counter[str]] = defaultdict(Counter)
     said_by_group: dict[str, Counter[str]] = defaultdict(Counter)
     for key, question in asked.items():
-        prediction = compared(said[key], variant)
-        right = is_right(said[key], question["answer"], variant)
+        prediction = compared(said[str(key)], variant)
+        right = is_right(said[str(key)], question["answer"], variant)
         types = question.get("types", {})
         totals["accuracy"].append(right)
         totals[answer_kind(question)].append(right)
         parts["per_structural"][types.get("structural")].append(right)
         parts["per_semantic"][types.get("semantic")].append(right)
-        parts["per_words"][len(question["question"].split())].append(right)
+        if "question" in question:
+            parts["per_words"][len(question["question"].split())].append(right)
         if question.get("semantic") is not None:
             parts["per_steps"][steps(question)].append(right)
         if choices is not None:
@@ -110,10 +114,10 @@ def score(
 def predictions_by_id(
     predictions: Iterable[Mapping[str, Any]] | Mapping[str, str],
 ) -> dict[str, str]:
-    """Predictions by question id; of several, the last."""
+    """Predictions by question id, as text; of several, the last."""
     if isinstance(predictions, Mapping):
         return {str(key): str(text) for key, text in predictions.items()}
-    return {each["questionId"]: each["prediction"] for each in predictions}
+    return {str(each["questionId"]): each["prediction"] for each in predictions}
 
 
 def answer_kind(question: Mapping[str, Any]) -> str:

@@ -134,11 +134,11 @@ def normalise(text: str) -> list[str | float]:
     return [f" {text}", f"{text} "] if len(text) == 1 else [text]
 
 
-def open_is_right(gold: str | Sequence[str], parsed: Sequence[str | float]) -> bool:
+def open_is_right(gold: str | float | Sequence[str | float], parsed: Sequence[str | float]) -> bool:
     """Whether one of the readings of a response contains one of the gold texts, or equals one of
     the gold numbers.
     """
-    golds = [gold] if isinstance(gold, str) else gold
+    golds = [gold] if isinstance(gold, (str, int, float)) else gold
     wanted = [value for each in golds for value in normalise(str(each))]
     texts = [value for value in wanted if isinstance(value, str)]
     return any(

@@ -149,9 +149,14 @@ def score(
         `overall`, `per_answer_type`, `per_question_type`: 0..100.
 
     Raises:
-        DataError: When questions have no prediction, or predictions no question.
+        DataError: When questions have no prediction, predictions have no question, or there are no
+            annotations.
     """
     truth = {each["question_id"]: each for each in _records(annotations, "annotations")}
+    if not truth:
+        raise DataError(
+            "no annotations", hint="give the content of v2_mscoco_val2014_annotations.json"
+        )
     said = {each["question_id"]: each["answer"] for each in results}
     asked = truth.keys()
     if questions is not None:

@@ -500,6 +500,7 @@ def test_what_cannot_be_asked_is_refused_before_a_model_is_opened(orthus, tmp_pa
         return done.stderr
 
     assert "there are no questions of POPE" in refused("pope", tmp_path)
+    assert "there is no such file or folder" in refused("mme", tmp_path / "gone")
     for task in ("pope", "gqa", "vqav2", "mme"):
         data = tmp_path / task
         SETS[task](data)

@@ -25,6 +25,18 @@ assert "torch" not in sys.modules
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_scorers_are_attributes_of_their_package():
+    code = """
+import sys
+import orthus_core.evaluation as evaluation
+assert "orthus_core.evaluation.pope" not in sys.modules
+assert evaluation.pope.parse("no") == "no"
+assert all(getattr(evaluation, name) for name in evaluation.__all__)
+assert not hasattr(evaluation, "bleu") and "torch" not in sys.modules
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 # POPE
 
 
@@ -277,6 +289,11 @@ def vqa_files():
     return annotations, questions
 
 
+def test_vqav2_without_annotations_says_so():
+    with pytest.raises(DataError, match="no annotations"):
+        vqav2.score([], {"annotations": []}, {"questions": []})
+
+
 def test_vqav2_scores_by_hand_and_refuses_other_sets():
     annotations, questions = vqa_files()
     results = [{"question_id": n, "answer": a} for n, a in ((1, "Yes"), (2, "two"), (3, "red"))]
@@ -364,6 +381,21 @@ def test_gqa_variants(prediction, strict, llava, lmms):
     assert verdicts == [strict, llava, lmms]
 
 
+def test_gqa_strict_is_the_official_program():
+    assert gqa.is_right("dog", "dog", "official") and not gqa.is_right("Dog", "dog", "official")
+    assert gqa.score(gqa_questions(), dict.fromkeys("1235", "yes"), "official")["accuracy"] == 25
+
+
+def test_gqa_ids_are_numbers_or_text_and_questions_may_lack_what_is_not_scored():
+    asked = {201: {"answer": "yes", "isBalanced": True}, "202": {"answer": "no"}}
+    said = [{"questionId": "201", "prediction": "yes"}, {"questionId": 202, "prediction": "yes"}]
+    for predictions in (said, {201: "yes", "202": "yes"}):
+        found = gqa.score(asked, predictions)
+        assert (found["accuracy"], found["binary"], found["per_words"]) == (50, 50, {})
+    choices = {201: {"valid": ["yes"], "plausible": []}, "202": {"valid": [], "plausible": []}}
+    assert gqa.score(asked, said, choices=choices)["validity"] == 50
+
+
 def test_gqa_llava_takes_a_full_stop_from_predictions_alone():
     assert gqa.is_right("dog.", "dog", "llava") and not gqa.is_right("dog.", "dog.", "llava")
 
@@ -444,6 +476,8 @@ def test_mmmu_open_answers():
     assert not mmmu.open_is_right("a", parsed("cat"))  # a single letter needs a space
     assert mmmu.open_is_right("a", parsed("vitamin a c"))
     assert not mmmu.open_is_right("24", parsed("twenty-four"))
+    # A right answer may be a number.
+    assert mmmu.open_is_right(24, parsed("24.001")) and mmmu.open_is_right([0.5], [0.5])
 
 
 def mmmu_row(key, response, answer="A", kind="multiple-choice"):

@@ -131,8 +131,11 @@ def test_pope_refuses_answers_that_do_not_belong(pope_set):
     with pytest.raises(DataError, match="not in this set, such as 7"):
         scored("pope", answers, data)
     lines(answers / "random.jsonl", [{"said": "Yes"}] * 2)
-    with pytest.raises(DataError, match="record 1 has no text 'answer' or 'text'"):
+    with pytest.raises(DataError, match="record 1 has no text 'answer' or 'text'") as refused:
         scored("pope", answers, data)
+    assert refused.value.hint == (
+        "give each record 'answer' or 'text' as text; the keys of this one are 'said'"
+    )
     (answers / "random.jsonl").unlink()
     with pytest.raises(DataError, match="no answers for random"):
         scored("pope", answers, data)
@@ -559,6 +562,14 @@ def test_benchmarks_say_what_they_need():
     with pytest.raises(ArgumentError, match="no benchmark 'vqa2', did you mean 'vqav2'"):
         task_named("vqa2")
     request = ScoringRequest(Path("x"), None, "official")
+    gone = request._replace(predictions=Path(__file__), data=Path("gone"))
+    for name in ("pope", "mme", "vqav2", "gqa", "mmmu", "geneval"):
+        task, variant = TASKS[name], next(iter(TASKS[name].variants))
+        for wrong, where in ((request, "x"), (gone, "gone")):
+            with pytest.raises(DataError, match="no such file or folder") as refused:
+                score_predictions(task, wrong._replace(variant=variant))
+            expected = task.files[0] if wrong is gone else task.predictions
+            assert refused.value.where == where and expected in str(refused.value.hint)
     with pytest.raises(ArgumentError, match="fid cannot be scored from files"):
         score_predictions(TASKS["fid"], request)
     with pytest.raises(ArgumentError, match="no variant 'llama'"):

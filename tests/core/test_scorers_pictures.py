@@ -53,6 +53,26 @@ def test_geneval_thresholds_are_strict_and_higher_for_counting():
     assert found.reasons == ("expected dog>=1, found 0",) and found.kept == {}
 
 
+def test_geneval_compares_scores_in_single_precision_as_officially():
+    # The nearest number to 0.3 in single precision is above 0.3 in double precision.
+    assert float(np.float32(0.3)) > 0.3
+    exact = {"dog": np.array([[*A, 0.3]], np.float32)}
+    assert not geneval.judge(asks(), exact).right
+    exact["dog"][0, 4] = np.nextafter(np.float32(0.3), np.float32(1))
+    assert geneval.judge(asks(), exact).right
+    assert not geneval.judge(asks(), dog(0.3 + 1e-9)).right
+
+
+def test_geneval_reads_a_box_beside_its_mask():
+    def beside(score):
+        return {"dog": [(np.array([*A, score], np.float32), np.ones((2, 2), bool))]}
+
+    assert geneval.judge(asks(), beside(0.31)).right
+    assert not geneval.judge(asks(), beside(0.29)).right
+    assert geneval.judge(asks(), {"dog": [(np.array([*A, 0.9]), None)]}).right
+    assert not geneval.judge(asks(), {"dog": [(A, 0.29)]}).right
+
+
 def test_geneval_exclude_counts_everything_that_is_kept():
     asked = {**asks("counting", 2), "exclude": [{"class": "dog", "count": 3}]}
     assert geneval.judge(asked, dog(0.95, 0.95)).right

@@ -98,6 +98,18 @@ def read_json_lines(path: Path, layout: str) -> list[dict[str, Any]]:
     return [record for _, record in lines]
 
 
+def check_there(place: Path, layout: str) -> None:
+    """Check that a file or folder exists.
+
+    Raises:
+        DataError: When it does not.
+    """
+    if not place.exists():
+        raise DataError(
+            "there is no such file or folder", where=str(place), hint=f"expected: {layout}"
+        )
+
+
 def find_file(place: Path, patterns: Sequence[str], layout: str) -> Path:
     """A file, or the only one in a folder whose name fits one of the patterns; the first pattern
     that any file fits counts.
@@ -107,8 +119,7 @@ def find_file(place: Path, patterns: Sequence[str], layout: str) -> Path:
     """
     if place.is_file():
         return place
-    if not place.is_dir():
-        raise DataError("there is no such file or folder", where=str(place), hint=layout)
+    check_there(place, layout)
     for pattern in patterns:
         found = sorted(path for path in place.glob(pattern) if path.is_file())
         if len(found) == 1:
@@ -175,7 +186,8 @@ def column(records: Iterable[Mapping[str, Any]], names: Sequence[str], where: Pa
             raise DataError(
                 f"record {number} has no text {' or '.join(map(repr, names))}",
                 where=str(where),
-                hint="its keys are " + ", ".join(map(repr, record)),
+                hint=f"give each record {' or '.join(map(repr, names))} as text; the keys of this "
+                f"one are {', '.join(map(repr, record))}",
             )
         values.append(value)
     return values

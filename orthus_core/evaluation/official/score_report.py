@@ -12,7 +12,7 @@ from typing import Any
 
 from orthus_core.errors import ArgumentError, DataError
 from orthus_core.evaluation.official.answer_folder import PIECES, RUN, read_run
-from orthus_core.evaluation.official.read_files import data_hash
+from orthus_core.evaluation.official.read_files import check_there, data_hash
 from orthus_core.evaluation.official.task import (
     OfficialScores,
     OfficialTask,
@@ -39,6 +39,10 @@ def score_predictions(task: OfficialTask, request: ScoringRequest) -> OfficialSc
             hint=f"`orthus eval describe {task.name}` says what it needs",
         )
     check_variant(request.variant, task.variants)
+    if request.detections is None:
+        check_there(request.predictions, task.predictions)
+    if request.data is not None:
+        check_there(request.data, "; ".join(task.files))
     run = _run_of(request)
     asked = (run or {}).get("asked") or {}
     if asked.get("task", task.name) != task.name:
