@@ -22,6 +22,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from PIL import Image
 from torch import Tensor
 
+from orthus_core.api.arguments import recipe_of, texts_of
 from orthus_core.api.images import prepare_generate
 from orthus_core.api.pipeline import Orthus
 from orthus_core.api.requests import run
@@ -32,10 +33,14 @@ from orthus_core.data.pixels import to_image
 from orthus_core.errors import ArgumentError, CheckpointError
 from orthus_core.events import ImageDone, PatchDone
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.recipe import GenerateRecipe, load
+from orthus_core.recipe import GenerateRecipe
 from orthus_core.samplers.seeds import GENERATOR_SEEDS
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
+# diffusers' names of the recipe's keys.
+NAMES = {"steps": "num_inference_steps", "guidance": "guidance_scale"}
+# Arguments of `from_pretrained` that hold for every model folder, or for none.
+WITHOUT_EFFECT = ("use_safetensors", "low_cpu_mem_usage")
 StepEnd = Callable[["OrthusPipeline", int, int, dict[str, Any]], dict[str, Any] | None]
 
 
@@ -48,6 +53,7 @@ class OrthusPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "model"
+    _callback_tensor_inputs = ("features",)
     model: OrthusForConditionalGeneration
     processor: OrthusProcessor
 
@@ -55,6 +61,11 @@ class OrthusPipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(model=model, processor=processor)
         self._interrupt = False
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked to stop."""
+        return self._interrupt
 
     @classmethod
     def from_pretrained(
@@ -64,7 +75,8 @@ class OrthusPipeline(DiffusionPipeline):
 
         Args:
             pretrained_model_name_or_path: What to open.
-            kwargs: For a model folder `torch_dtype` and `device`; otherwise diffusers' own.
+            kwargs: For a model folder `torch_dtype`, `device` and `device_map`; otherwise
+                diffusers' own.
 
         Raises:
             CheckpointError: When the folder holds no Orthus, or one without a tokenizer.
@@ -73,14 +85,19 @@ class OrthusPipeline(DiffusionPipeline):
         if (folder / cls.config_name).is_file():
             return super().from_pretrained(str(folder), **kwargs)
         dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
-        device = kwargs.pop("device", "cpu")
-        if kwargs:
+        how = {"device": kwargs.pop("device", "cpu"), "device_map": kwargs.pop("device_map", None)}
+        unknown = [
+            name
+            for name, value in kwargs.items()
+            if value is not None and name not in WITHOUT_EFFECT
+        ]
+        if unknown:
             raise ArgumentError(
-                f"{', '.join(kwargs)} is not known where a model folder is opened",
+                f"{', '.join(unknown)} is not known where a model folder is opened",
                 where="OrthusPipeline.from_pretrained",
                 hint="save_pretrained writes a folder of diffusers, which takes its own arguments",
             )
-        opened = open_model(folder, device=device, dtype=dtype)
+        opened = open_model(folder, dtype=dtype, **how)
         if not isinstance(opened.model, OrthusForConditionalGeneration) or not opened.processor:
             raise CheckpointError(
                 "a pipeline draws with an Orthus that has a tokenizer", where=str(folder)
@@ -96,7 +113,7 @@ class OrthusPipeline(DiffusionPipeline):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[int] | None = None,
         guidance_schedule: str | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_images_per_prompt: int = 1,
         generator: Generators = None,
         output_type: str = "pil",
@@ -114,16 +131,18 @@ class OrthusPipeline(DiffusionPipeline):
             guidance_scale: Classifier-free guidance; the model's own by default, 1 is none.
             guidance_interval: Lowest and highest timestep at which guidance acts; all by default.
             guidance_schedule: "constant", or "linear" for guidance that rises from patch to patch.
-            negative_prompt: What guidance leads away from, for all prompts.
+            negative_prompt: What guidance leads away from, for all prompts, or a list with one for
+                each.
             num_images_per_prompt: Pictures of each prompt.
             generator: Draws a seed for each picture, or a list with one for each; None takes
                 torch's global generator.
-            output_type: "pil", "np" [N, H, W, 3] or "pt" [N, 3, H, W], both from 0 to 1.
+            output_type: "pil", "np" [N, H, W, 3] or "pt" [N, 3, H, W], both from 0 to 1, or
+                "latent": the features [N, P, C], which `model.decode_images` decodes.
             return_dict: Whether to return an `ImagePipelineOutput`, or a tuple.
             callback_on_step_end: Called after each patch of each picture with the pipeline, the
                 number of the patch, the number of the picture, and `features`, the patch's [C].
                 When it sets `pipe._interrupt`, the pictures are returned as they are, what is
-                missing grey.
+                missing grey. What it returns changes nothing.
             callback_on_step_end_tensor_inputs: What the callback is given; `features` alone.
             height, width: The model's own, or nothing.
 
@@ -133,20 +152,32 @@ class OrthusPipeline(DiffusionPipeline):
         """
         side = self.model.config.vq_config.resolution
         _check(output_type, side, {"height": height, "width": width})
+        _check_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         orthus = Orthus(self.model, self.processor.tokenizer)
-        texts = [prompt] if isinstance(prompt, str) else list(prompt)
+        texts = texts_of("prompt", prompt)
+        if not texts:
+            raise ArgumentError("there is no prompt", where="the argument prompt")
+        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+            raise ArgumentError(
+                f"num_images_per_prompt must be a whole number from 1, not {num_images_per_prompt}",
+                where="the argument num_images_per_prompt",
+            )
         count = len(texts) * num_images_per_prompt
-        flags = {
+        asked = {
             "steps": num_inference_steps,
             "guidance": guidance_scale,
             "guidance_interval": guidance_interval,
             "guidance_schedule": guidance_schedule,
-            "negative_prompt": negative_prompt,
         }
-        recipe = load(GenerateRecipe, flags=flags, flags_are="the argument")
-        request = prepare_generate(orthus._loaded, recipe, texts, [0] * num_images_per_prompt)
+        requests = []
+        for group, against in _by_negative(texts, negative_prompt):
+            recipe = _recipe({**asked, "negative_prompt": against})
+            one_seed = [0] * num_images_per_prompt  # replaced below
+            requests.append(prepare_generate(orthus._loaded, recipe, group, one_seed))
+        # Requests differ in what they lead away from, which their prompts hold.
+        prompts = [prompt for each in requests for prompt in each.prompts]
         seeds = _seeds(generator, count)
-        seeded = [p._replace(seed=s) for p, s in zip(request.prompts, seeds, strict=True)]
+        seeded = [p._replace(seed=s) for p, s in zip(prompts, seeds, strict=True)]
 
         # 1. Draw, patch by patch.
         config = self.model.config
@@ -155,7 +186,7 @@ class OrthusPipeline(DiffusionPipeline):
         self._interrupt = False
         total = count * config.patches
         with self.progress_bar(total=total) as bar:  # type: ignore[call-arg]
-            events: Any = run(replace(request, prompts=tuple(seeded)))
+            events: Any = run(replace(requests[0], prompts=tuple(seeded)))
             for event in events:
                 if isinstance(event, ImageDone):
                     pixels[event.row] = event.pixels_3HW.float().cpu()
@@ -170,6 +201,9 @@ class OrthusPipeline(DiffusionPipeline):
                     events.close()
                     break
 
+        if output_type == "latent":
+            return ImagePipelineOutput(images=features) if return_dict else (features,)  # type: ignore[arg-type]
+
         # 2. Pictures that were interrupted are decoded as they are.
         for row in set(range(count)) - pixels.keys():
             pixels[row] = self.model.decode_images(features[row : row + 1])[0].float().cpu()
@@ -178,11 +212,11 @@ class OrthusPipeline(DiffusionPipeline):
 
 
 def _check(output_type: str, side: int, size: dict[str, int | None]) -> None:
-    if output_type not in ("pil", "np", "pt"):
+    if output_type not in ("pil", "np", "pt", "latent"):
         raise ArgumentError(
             f"there is no {output_type!r}",
             where="the argument output_type",
-            hint='give "pil", "np" or "pt"',
+            hint='give "pil", "np", "pt" or "latent"',
         )
     for name, asked in size.items():
         if asked not in (None, side):
@@ -193,10 +227,55 @@ def _check(output_type: str, side: int, size: dict[str, int | None]) -> None:
             )
 
 
+def _recipe(asked: dict[str, Any]) -> GenerateRecipe:
+    """The recipe of a call, whose errors have diffusers' names. Raises: ArgumentError."""
+    try:
+        return recipe_of(GenerateRecipe, asked, {})
+    except ArgumentError as error:
+        key = error.where.removeprefix("the argument ")
+        name = NAMES.get(key, key)
+        message = error.message.replace(key, name, 1)
+        raise ArgumentError(message, where=f"the argument {name}", hint=error.hint) from error
+
+
+def _by_negative(
+    texts: Sequence[str], negative: str | Sequence[str] | None
+) -> list[tuple[Sequence[str], str | None]]:
+    """Prompts, and what all of them are led away from."""
+    if negative is None or isinstance(negative, str):
+        return [(texts, negative)]
+    each = texts_of("negative_prompt", negative)
+    if len(each) != len(texts):
+        raise ArgumentError(
+            f"{len(each)} negative prompts for {len(texts)} prompts",
+            where="the argument negative_prompt",
+            hint="give one for each prompt, or one for all",
+        )
+    return [([text], against) for text, against in zip(texts, each, strict=True)]
+
+
+def _check_inputs(asked: Sequence[str], known: Sequence[str]) -> None:
+    """Raises: ArgumentError when a callback is to be given what there is not."""
+    for name in asked:
+        if name not in known:
+            raise ArgumentError(
+                f"a callback is given {' and '.join(known)}, not {name!r}",
+                where="the argument callback_on_step_end_tensor_inputs",
+                hint=f"leave it out, or give {[*known]}",
+            )
+
+
 def _seeds(generator: Generators, count: int) -> list[int]:
     """A seed for each picture."""
     if generator is None or isinstance(generator, torch.Generator):
         return _drawn(generator, count)
+    is_list = isinstance(generator, Sequence)
+    if not is_list or not all(isinstance(each, torch.Generator) for each in generator):
+        raise ArgumentError(
+            f"{generator!r:.80} is no torch.Generator",
+            where="the argument generator",
+            hint="give one, as in: generator=torch.Generator().manual_seed(1)",
+        )
     if len(generator) != count:
         raise ArgumentError(
             f"{len(generator)} generators for {count} pictures",

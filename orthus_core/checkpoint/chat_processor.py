@@ -13,6 +13,7 @@ of the chat template do, stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,20 @@ class OrthusProcessor(ChameleonProcessor):
             kwargs: As for `ChameleonProcessor`, such as `return_tensors="pt"` and `padding=True`.
 
         Returns: `input_ids`, `attention_mask` and, with pictures, `pixel_values`.
+
+        Raises: ArgumentError when the texts are none.
         """
         if text is not None:
             tokenizer = self.tokenizer
             bos, sep = tokenizer.bos_token, tokenizer.sep_token
             ended = (sep, tokenizer.eos_token)
-            texts = [text] if isinstance(text, str) else list(text)
+            texts = [text] if isinstance(text, str) else text
+            if not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
+                raise ArgumentError(
+                    f"text must be a string or a list of strings, not {text!r:.80}",
+                    where="the argument text",
+                    hint='pictures are the first argument: processor(images=..., text="...")',
+                )
             if not kwargs.pop("return_for_text_completion", False):
                 # One that begins with [BOS] is a template's, which may leave its last turn open.
                 texts = [t if t.startswith(bos) or t.endswith(ended) else t + sep for t in texts]

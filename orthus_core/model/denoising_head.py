@@ -12,8 +12,9 @@ width, L blocks, T times of a run, A = (3 L + 2) W modulation values, also calle
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,23 @@ from torch import Tensor, nn
 from orthus_core.model.compiled_loop import compiled_loop
 from orthus_core.model.cpu_linear import Activation, FastLinear, Layout
 from orthus_core.model.diffusion_head import HEAD_EPS, DiffusionHead
+
+
+def with_adapters_merged(head: DiffusionHead) -> DiffusionHead:
+    """The head, or a copy of it whose linear layers contain the adapters that peft put around them.
+
+    An adapted layer computes with its adapters, but its `weight` is that of the layer inside.
+    """
+    if not any(hasattr(module, "base_layer") for module in head.modules()):
+        return head
+    merged = copy.deepcopy(head)
+    adapted = [name for name, module in merged.named_modules() if hasattr(module, "base_layer")]
+    for name in adapted:
+        layer = cast(Any, merged.get_submodule(name))
+        if not (layer.disable_adapters or layer.merged):
+            layer.merge()
+        merged.set_submodule(name, layer.base_layer)
+    return merged
 
 
 class DenoisingHead:
@@ -44,6 +62,7 @@ class DenoisingHead:
     def __init__(
         self, head: DiffusionHead, *, dtype: torch.dtype | None = None, layout: Layout | None = None
     ) -> None:
+        head = with_adapters_merged(head)
         weight = head.input_proj.weight
         self.device, self.dtype = weight.device, dtype or weight.dtype
         self._time_embed, self.width = head.time_embed, head.width

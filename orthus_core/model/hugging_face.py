@@ -109,12 +109,18 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
 
         Raises:
             PromptError: When the numbers of slots and of features differ.
-            ArgumentError: When labels come without ids.
+            ArgumentError: When labels come without ids, or images with embeddings.
         """
         if features is None and pixel_values is not None:
             features = self.encode_pixels(pixel_values)
         if inputs_embeds is None and input_ids is None:
             raise ArgumentError("neither ids nor embeddings are given", where="forward")
+        if inputs_embeds is not None and features is not None and labels is None:
+            raise ArgumentError(
+                "embeddings and images are both given, and embeddings have no slots of images",
+                where="forward",
+                hint="give input_ids, or inputs_embeds = model.embed(input_ids, features)",
+            )
         output = self.run_backbone(
             input_ids,
             features,

@@ -4,7 +4,7 @@ features, which it is compared with.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -47,8 +47,9 @@ class ImageHeadOfKind:
     @property
     def diffusion_head(self) -> DiffusionHead:
         """The head that denoises. Raises: CheckpointError for a model that regresses features."""
-        if isinstance(self.mlp_head, DiffusionHead):
-            return self.mlp_head
+        head = self._used_head
+        if isinstance(head, DiffusionHead):
+            return head
         raise CheckpointError(
             "the head of this model regresses features, and denoises none",
             where='config.json: image_head = "mse"',
@@ -60,5 +61,16 @@ class ImageHeadOfKind:
         """The head that regresses features, of a model whose `image_head` is "mse"."""
         from orthus_core.model.regression_head import RegressionHead
 
-        assert isinstance(self.mlp_head, RegressionHead), "the caller read the configuration"
-        return self.mlp_head
+        head = self._used_head
+        assert isinstance(head, RegressionHead), "the caller read the configuration"
+        return head
+
+    @property
+    def _used_head(self) -> nn.Module:
+        """The head, or its copy that peft trains (`modules_to_save`)."""
+        wrapper: Any = self.mlp_head
+        if not hasattr(wrapper, "modules_to_save"):
+            return self.mlp_head
+        if wrapper.disable_adapters:
+            return wrapper.original_module
+        return wrapper.modules_to_save[wrapper.active_adapters[0]]

@@ -121,6 +121,7 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         rules = {
+            "steps": self.steps >= 1,
             "max_images": self.max_images >= 0,
             "min_images": 0 <= self.min_images <= self.max_images,
             "max_text": self.max_text >= 0,

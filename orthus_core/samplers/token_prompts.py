@@ -7,6 +7,7 @@ Legend: B prompts, S sequence, M images, P patches an image, C feature channels.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -125,7 +126,7 @@ def generate_images(
     contexts = [context for context in contexts for _ in range(num_return_sequences)]
     prompts = [
         without_idle_branches(Prompt(context, each, guidance, against))
-        for context, each in zip(contexts, _seeds(seed, len(contexts)), strict=True)
+        for context, each in zip(contexts, seeds_of_sequences(seed, len(contexts)), strict=True)
     ]
 
     # 2. What happens to each sequence, as ids, features and pixels.
@@ -194,11 +195,20 @@ def _negative_ids(
         ) from error
 
 
-def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int]:
+def seeds_of_sequences(seed: int | Sequence[int] | None, count: int) -> list[int]:
+    """The seed of each sequence, as `generate_images` takes them.
+
+    Raises: ArgumentError for another number of seeds than sequences.
+    """
     if seed is None:
         return torch.randint(GENERATOR_SEEDS, (count,)).tolist()
-    if isinstance(seed, int):
-        return [seed + number for number in range(count)]
+    try:
+        first = operator.index(seed)  # type: ignore[arg-type] # numpy's and torch's numbers too
+    except TypeError:
+        pass
+    else:
+        return [first + number for number in range(count)]
+    assert not isinstance(seed, int), "it has an index"
     if len(seed) != count:
         raise ArgumentError(
             f"{len(seed)} seeds for {count} sequences",

@@ -13,6 +13,8 @@ from typing import Any
 from orthus_core.data.document import check_unicode
 from orthus_core.errors import OrthusError
 
+# Highest whole number of a field that has no bound of its own.
+MOST = 2**63 - 1
 # Characters of a prompt.
 LONGEST_PROMPT = 32_000
 
@@ -47,13 +49,15 @@ class Fields:
     """The fields of a body, taken one by one; `done` refuses those that are left.
 
     Args:
-        body: The body.
-        from_form: Whether values are texts, as in a form.
+        body: The body, or an object in it.
+        where: Place of that object in the body, such as `messages[0]`.
+        from_form: Whether values are texts, or lists of texts, as in a form.
     """
 
-    def __init__(self, body: Any, *, from_form: bool = False) -> None:
+    def __init__(self, body: Any, *, where: str = "", from_form: bool = False) -> None:
         if not isinstance(body, Mapping):
-            raise Refused("the body must be a JSON object", where="body")
+            raise Refused(f"{where or 'the body'} must be a JSON object", where=where or "body")
+        self._where = where
         self._left = {name: value for name, value in body.items() if value is not None}
         self._known: set[str] = set()
         self._from_form = from_form
@@ -70,34 +74,42 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, str):
-            raise Refused(f"{name} must be text, not {shown(value)}", where=name)
-        return checked_text(value, name, longest)
+            raise Refused(f"{name} must be text, not {shown(value)}", where=self._place(name))
+        return checked_text(value, self._place(name), longest)
 
-    def integer(
-        self, name: str, default: int | None = None, low: int = 0, high: int = 2**63 - 1
-    ) -> Any:
+    def integer(self, name: str, default: int | None = None, low: int = 0, high: int = MOST) -> Any:
         value = self._number(name, default)
         if value is None:
             return None
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int):
-            raise Refused(f"{name} must be a whole number, not {shown(value)}", where=name)
+            raise Refused(
+                f"{name} must be a whole number, not {shown(value)}", where=self._place(name)
+            )
         if not low <= value <= high:
-            raise Refused(f"{name} must be from {low} to {high}, not {shown(value)}", where=name)
+            bounds = f"at least {low}" if value < low and high == MOST else f"from {low} to {high}"
+            raise Refused(f"{name} must be {bounds}, not {shown(value)}", where=self._place(name))
         return value
 
     def integers(self, name: str) -> Any:
-        """A list of whole numbers; a form has it as text, such as [200, 800]."""
+        """A list of whole numbers; a form has it as text, such as [200, 800], or as several fields
+        of one name.
+        """
         value = self.take(name)
         if self._from_form and isinstance(value, str):
             try:
                 value = json.loads(value)
             except (ValueError, RecursionError):
                 pass
+        elif self._from_form and isinstance(value, list):
+            value = [int(each) if _is_number(each) else each for each in value]
         are_whole = isinstance(value, list) and all(type(each) is int for each in value)
         if value is not None and not are_whole:
-            raise Refused(f"{name} must be a list of whole numbers, not {shown(value)}", where=name)
+            raise Refused(
+                f"{name} must be a list of whole numbers, not {shown(value)}",
+                where=self._place(name),
+            )
         return value
 
     def number(
@@ -107,7 +119,7 @@ class Fields:
         if value is None:
             return None
         if not low <= value <= high:  # also what is no number at all
-            raise Refused(f"{name} must be from {low:g} to {high:g}", where=name)
+            raise Refused(f"{name} must be from {low:g} to {high:g}", where=self._place(name))
         return value
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -115,7 +127,9 @@ class Fields:
         if self._from_form and isinstance(value, str):
             value = {"true": True, "false": False}.get(value.lower(), value)
         if not isinstance(value, bool):
-            raise Refused(f"{name} must be true or false, not {shown(value)}", where=name)
+            raise Refused(
+                f"{name} must be true or false, not {shown(value)}", where=self._place(name)
+            )
         return value
 
     def choice(self, name: str, choices: Sequence[str], default: str, hint: str = "") -> str:
@@ -123,7 +137,7 @@ class Fields:
         if value not in choices:
             raise Refused(
                 f"{name} {shown(value)} is not supported",
-                where=name,
+                where=self._place(name),
                 hint=hint or f"use {' or '.join(choices)}",
             )
         return value
@@ -136,7 +150,11 @@ class Fields:
         """
         for name, (idle, reason) in reasons.items():
             if self.take(name, idle) != idle:
-                raise Refused(f"{name} is not supported: {reason}", where=name, hint="leave it out")
+                raise Refused(
+                    f"{name} is not supported: {reason}",
+                    where=self._place(name),
+                    hint="leave it out",
+                )
 
     def ignore(self, *names: str) -> None:
         for name in names:
@@ -148,9 +166,13 @@ class Fields:
             near = get_close_matches(str(name), self._known, 1)
             raise Refused(
                 f"unknown field {shown(name)}" + (f", did you mean {near[0]!r}?" if near else ""),
-                where=str(name)[:64],
+                where=self._place(str(name)[:64]),
                 code="unknown_parameter",
             )
+
+    def _place(self, name: str) -> str:
+        """Place of a field in the body."""
+        return f"{self._where}.{name}" if self._where else name
 
     def _number(self, name: str, default: Any) -> Any:
         value = self.take(name, default)
@@ -161,10 +183,14 @@ class Fields:
             except ValueError:
                 pass
         if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
-            raise Refused(f"{name} must be a number, not {shown(value)}", where=name)
+            raise Refused(f"{name} must be a number, not {shown(value)}", where=self._place(name))
         if isinstance(value, float) and not math.isfinite(value):
-            raise Refused(f"{name} must be a finite number", where=name)
+            raise Refused(f"{name} must be a finite number", where=self._place(name))
         return value
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 32
 
 
 def checked_text(text: str, where: str, longest: int) -> str:

@@ -26,6 +26,8 @@ LONGEST_CONVERSATION = 200_000
 MOST_MESSAGES = 256
 MOST_STOPS = 4
 DEFAULT_MAX_TOKENS = 256
+# Share of the probability that the likeliest token alone always exceeds.
+LEAST_TOP_P = 1e-6
 
 
 class ChatAsk(NamedTuple):
@@ -114,7 +116,8 @@ def read_chat(body: Any, served: Served) -> ChatAsk:
     segments = read_messages(fields.take("messages"), served)
     config = served.loaded.model.config
     modalities = fields.take("modalities", ["text"])
-    if not isinstance(modalities, list) or not set(map(str, modalities)) <= {"text", "image"}:
+    known = isinstance(modalities, list) and set(map(str, modalities)) <= {"text", "image"}
+    if not known or not modalities:
         raise Refused(
             f"modalities {shown(modalities)} are not supported",
             where="modalities",
@@ -126,13 +129,15 @@ def read_chat(body: Any, served: Served) -> ChatAsk:
     sampling = read_sampling(fields, GenerateRecipe)
     sampling |= {
         "temperature": fields.number("temperature", None, 0, 2),
-        "top_p": fields.number("top_p", None, 1e-6, 1),
+        "top_p": fields.number("top_p", None, 0, 1),
     }
+    if sampling["top_p"] == 0:  # in OpenAI's shape that is the likeliest token alone
+        sampling["top_p"] = LEAST_TOP_P
     count = fields.integer("n", 1, 1, served.most_images)
     seed = fields.integer("seed")
     stops = _stops(fields.take("stop"))
     stream = fields.flag("stream")
-    options = Fields(fields.take("stream_options", {}))
+    options = Fields(fields.take("stream_options", {}), where="stream_options")
     with_usage = options.flag("include_usage")
     options.ignore("include_obfuscation")
     options.done()
@@ -146,6 +151,11 @@ def read_chat(body: Any, served: Served) -> ChatAsk:
             "tools": ([], "the model calls no tools"),
             "tool_choice": ("none", "the model calls no tools"),
             "functions": ([], "the model calls no functions"),
+            "function_call": ("none", "the model calls no functions"),
+            "reasoning_effort": ("none", "the model does not reason"),
+            "verbosity": ("medium", "answers are as long as the model writes them"),
+            "prediction": (None, "the model predicts from the messages alone"),
+            "web_search_options": (None, "this server fetches nothing"),
             "response_format": ({"type": "text"}, "the model writes plain text"),
             "audio": (None, "the model does not speak"),
         }
@@ -182,9 +192,12 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
     left, role = LONGEST_CONVERSATION, ""
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        fields = Fields(message)
+        fields = Fields(message, where=where)
         role = fields.choice("role", ("system", "developer", "user", "assistant"), "")
-        for part in _parts(fields.take("content", ""), where, served):
+        content = fields.take("content", "")
+        if role == "assistant":
+            content = _answered(content, fields, where)
+        for part in _parts(content, where, served):
             if isinstance(part, str):
                 left -= len(part)
                 if left < 0:
@@ -212,6 +225,30 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
     return segments
 
 
+def _answered(content: Any, fields: Fields, where: str) -> Any:
+    """The content of an earlier answer, with the pictures that `ChatAnswer.message` puts beside it:
+    clients send the message back as it came.
+    """
+    images, order = fields.take("images", []), fields.take("parts")
+    if not isinstance(images, list):
+        raise Refused("images must be a list", where=f"{where}.images")
+    if not images:
+        return content
+    if order is None:
+        texts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        return [*texts, *images] if isinstance(texts, list) else content
+    if not isinstance(order, list):
+        raise Refused("parts must be a list", where=f"{where}.parts")
+    parts = []
+    for number, part in enumerate(order):
+        each = Fields(part, where=f"{where}.parts[{number}]")
+        if each.take("type") == "image":
+            parts.append(images[each.integer("index", 0, 0, len(images) - 1)])
+        else:
+            parts.append(part)
+    return parts
+
+
 def _parts(content: Any, where: str, served: Served) -> list[str | UploadedPicture]:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
@@ -220,7 +257,7 @@ def _parts(content: Any, where: str, served: Served) -> list[str | UploadedPictu
     parts: list[str | UploadedPicture] = []
     for number, part in enumerate(content):
         place = f"{where}.content[{number}]"
-        fields = Fields(part)
+        fields = Fields(part, where=place)
         kind = fields.choice("type", ("text", "image_url"), "", "use text or image_url")
         if kind == "text":
             text = fields.text("text", "", LONGEST_CONVERSATION)

@@ -158,6 +158,8 @@ async def _chat_events(
 ) -> AsyncIterator[bytes]:
     """The stream of a chat: chunks as OpenAI sends them."""
     head = {**head, "object": "chat.completion.chunk"}
+    if ask.with_usage:
+        head["usage"] = None  # as OpenAI's chunks before the last
     answers = [ChatAnswer(ask.stops) for _ in ask.seeds]
 
     def chunk(index: int, delta: dict[str, Any], reason: str | None = None) -> bytes:

@@ -41,12 +41,22 @@ def make_app(state: ServerState) -> RequestGuard:
         *(route(*each) for each in (*page_routes.ROUTES, *story_routes.ROUTES)),
     ]
     paths = frozenset(each.path for each in routes)
-    router = Router(routes, redirect_slashes=False, default=_not_found)
+
+    async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["path"].rstrip("/")
+        meant = next((path for path in (asked, f"/v1{asked}") if path in paths), None)
+        hint = f"did you mean {meant}?" if meant else ""
+        if not meant and asked.startswith("/v1"):
+            hint = f"this server has {', '.join(sorted(filter(_is_openai, paths)))}"
+        message = "there is nothing at this address"
+        raise Refused(message, hint=hint, status=404, code="not_found")
+
+    router = Router(routes, redirect_slashes=False, default=nothing_here)
     return RequestGuard(router, state.access, state.limits, state.meters, paths)
 
 
-async def _not_found(scope: Scope, receive: Receive, send: Send) -> None:
-    raise Refused("there is nothing at this address", status=404, code="not_found")
+def _is_openai(path: str) -> bool:
+    return path.startswith("/v1/") and "{" not in path
 
 
 # Small answers
@@ -77,7 +87,13 @@ async def models(state: ServerState, request: Request) -> Response:
 async def one_model(state: ServerState, request: Request) -> Response:
     name = request.path_params["name"]
     if name != state.served.name:
-        raise Refused(f"there is no model {name[:80]!r}", status=404, code="model_not_found")
+        raise Refused(
+            f"there is no model {name[:80]!r} here",
+            where="model",
+            hint=f"this server has {state.served.name!r}",
+            status=404,
+            code="model_not_found",
+        )
     return JSONResponse(_model_entry(state))
 
 

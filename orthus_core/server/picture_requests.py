@@ -18,6 +18,7 @@ from orthus_core.api.inputs import Edit
 from orthus_core.api.loaded import LoadedModel
 from orthus_core.recipe import EditRecipe, GenerateRecipe, StoryRecipe
 from orthus_core.recipe.solver_registry import SOLVERS
+from orthus_core.results.metadata import GenerationInfo
 from orthus_core.samplers.seeds import choose_seeds
 from orthus_core.server.body_fields import Fields, Refused, shown
 from orthus_core.server.model_worker import PreparedRows
@@ -27,6 +28,7 @@ from orthus_core.server.uploaded_pictures import UploadedPicture, content_of_url
 # What changes nothing here: names for statistics, and qualities that a model has once.
 IGNORED = ("user", "moderation", "style", "quality", "metadata", "store", "service_tier")
 IGNORED += ("safety_identifier", "prompt_cache_key", "parallel_tool_calls", "input_fidelity")
+IGNORED += ("prompt_cache_retention",)
 
 SAMPLING = {
     "num_inference_steps": "steps",
@@ -86,6 +88,19 @@ def shown_at(partial_images: int, patches: int) -> frozenset[int]:
     return frozenset(1 + number * (patches - 1) // count for number in range(count))
 
 
+class AcceptedPictures(NamedTuple):
+    """What an answer says of a request for pictures, besides the pictures.
+
+    Attributes:
+        infos: How each picture is made.
+        text_tokens, image_tokens: Tokens of the prompt; those of pictures are patches or codes.
+    """
+
+    infos: list[GenerationInfo]
+    text_tokens: int
+    image_tokens: int
+
+
 class ImageAsk(NamedTuple):
     """A request for pictures.
 
@@ -110,7 +125,7 @@ class ImageAsk(NamedTuple):
     partial_images: int
 
     def prepare(self, loaded: LoadedModel, store: PictureStore) -> PreparedRows:
-        """Its rows; `about` lists their `GenerationInfo`. Raises: As `prepare_generate`."""
+        """Its rows; `about` is an `AcceptedPictures`. Raises: As `prepare_generate`."""
         if isinstance(self.recipe, EditRecipe):
             edit = Edit(list(self.pictures), self.prompt.strip())  # type: ignore[arg-type]
             request = prepare_edit(loaded, self.recipe, [edit], self.seeds)
@@ -118,7 +133,11 @@ class ImageAsk(NamedTuple):
             request = prepare_generate(loaded, self.recipe, [self.prompt], self.seeds)
             if self.kept:
                 request = _continued(request, *self.kept, store)
-        return PreparedRows(request.prompts, request.params, about=list(request.infos))
+        ids = request.prompts[0].context.ids
+        of_pictures = {loaded.model.config.image_token_id, *loaded.model.code_token_ids}
+        pictures = sum(each in of_pictures for each in ids)
+        about = AcceptedPictures(list(request.infos), len(ids) - pictures, pictures)
+        return PreparedRows(request.prompts, request.params, about=about)
 
 
 def read_generation(body: Any, served: Served) -> ImageAsk:
@@ -134,7 +153,8 @@ def read_edit(form: Mapping[str, Any], pictures: list[UploadedPicture], served: 
     if not pictures:
         raise Refused("there is no picture to edit", where="image", hint="send it as a file")
     reason = "the whole picture is drawn anew, as the prompt says"
-    fields.unsupported({"mask": (None, reason)})
+    against = "an edit is guided by its picture and its words"
+    fields.unsupported({"mask": (None, reason), "negative_prompt": (None, against)})
     return _image_ask(fields, served, EditRecipe, pictures, None)
 
 
@@ -228,7 +248,7 @@ def _kept_rows(asked: Any, served: Served) -> tuple[UploadedPicture, int] | None
     """The picture to continue and the number of its rows that are kept."""
     if asked is None:
         return None
-    fields = Fields(asked)
+    fields = Fields(asked, where="continue_from")
     url = fields.text("image", longest=2**31)
     rows = served.loaded.model.config.grid[0]
     kept = fields.integer("keep_rows", rows // 2, 1, rows - 1)

@@ -23,6 +23,7 @@ from orthus_core.results.metadata import GenerationInfo, pixel_hash, png_bytes
 from orthus_core.server.event_streams import RequestRows, ServerSentEvents, or_gone, typed_event
 from orthus_core.server.model_worker import UnfinishedImage
 from orthus_core.server.picture_requests import (
+    AcceptedPictures,
     ImageAsk,
     read_edit,
     read_generation,
@@ -57,10 +58,10 @@ async def _draw(state: ServerState, request: Request, ask: ImageAsk, kind: str) 
         partial(ask.prepare, store=store),
         shown_at(ask.partial_images, config.patches) if ask.stream else frozenset(),
     )
-    infos: list[GenerationInfo] = await or_gone(request, rows.accepted())
+    accepted: AcceptedPictures = await or_gone(request, rows.accepted())
     if ask.stream:
-        return ServerSentEvents(_image_events(state, rows, infos, kind), rows)
-    data = await or_gone(request, _images(state, rows, infos))
+        return ServerSentEvents(_image_events(state, rows, accepted, kind), rows)
+    data = await or_gone(request, _images(state, rows, accepted.infos))
     for item in data:
         png = item.pop("png")
         if ask.as_url:
@@ -68,7 +69,8 @@ async def _draw(state: ServerState, request: Request, ask: ImageAsk, kind: str) 
         else:
             item["b64_json"] = base64.b64encode(png).decode()
     answer = {"created": int(time.time()), "data": data, **_facts(state)}
-    return JSONResponse(answer | {"usage": _image_usage(len(data) * config.patches)})
+    usage = _image_usage(accepted, len(data) * config.patches)
+    return JSONResponse(answer | {"usage": usage})
 
 
 async def _images(
@@ -93,10 +95,10 @@ def _seed_and_text(info: GenerationInfo) -> dict[str, Any]:
 
 
 async def _image_events(
-    state: ServerState, rows: RequestRows, infos: list[GenerationInfo], kind: str
+    state: ServerState, rows: RequestRows, accepted: AcceptedPictures, kind: str
 ) -> AsyncIterator[bytes]:
     """The stream of a request for pictures, in OpenAI's events."""
-    config = state.served.loaded.model.config
+    config, infos = state.served.loaded.model.config, accepted.infos
     facts = {"quality": "auto", **_facts(state)}
     texts, shown = [""] * len(infos), [0] * len(infos)
     async for event in rows:
@@ -120,7 +122,7 @@ async def _image_events(
             png = await to_thread.run_sync(finished_png, event, info, state)
             content = {
                 "b64_json": base64.b64encode(png).decode(),
-                "usage": _image_usage(config.patches),
+                "usage": _image_usage(accepted, config.patches),
                 "index": event.row,
                 **_seed_and_text(info),
             }
@@ -131,14 +133,16 @@ def _facts(state: ServerState) -> dict[str, Any]:
     return {"size": state.served.size_name, "output_format": "png", "background": "opaque"}
 
 
-def _image_usage(patches: int) -> dict[str, Any]:
-    """The number of tokens in the form of image answers: a patch is one."""
-    details = {"text_tokens": 0, "image_tokens": 0}
+def _image_usage(accepted: AcceptedPictures, patches: int) -> dict[str, Any]:
+    """The numbers of tokens in the form of image answers: those of the prompt, and a patch is one
+    that is drawn.
+    """
+    text, pictures = accepted.text_tokens, accepted.image_tokens
     return {
-        "input_tokens": 0,
-        "input_tokens_details": details,
+        "input_tokens": text + pictures,
+        "input_tokens_details": {"text_tokens": text, "image_tokens": pictures},
         "output_tokens": patches,
-        "total_tokens": patches,
+        "total_tokens": text + pictures + patches,
     }
 
 

@@ -142,9 +142,7 @@ class RequestGuard:
         except ClientDisconnect:
             pass
         except HTTPException as error:
-            headers = dict(error.headers or {})
-            refusal = Refused(error.detail, status=error.status_code, code="error", headers=headers)
-            await answer.refuse(refusal)
+            await answer.refuse(_refusal(scope, error))
         except OrthusError as error:
             _let_go(error)
             await answer.refuse(error)
@@ -282,6 +280,16 @@ class _Answer:
         pairs = [(name.encode(), value.encode("latin-1")) for name, value in named.items()]
         await self.send({"type": "http.response.start", "status": status, "headers": pairs})
         await self.send({"type": "http.response.body", "body": content})
+
+
+def _refusal(scope: Scope, error: HTTPException) -> Refused:
+    """What the router or the reader of forms refuses, in the words of the others."""
+    message, hint, code = error.detail, "", "error"
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if error.status_code == 405:
+        message, code = f"this address does not answer {scope['method'][:20]}", "method_not_allowed"
+        hint = f"use {headers.get('allow', 'another method')}"
+    return Refused(message, hint=hint, status=error.status_code, code=code, headers=headers)
 
 
 def _let_go(error: Exception) -> None:

@@ -124,7 +124,7 @@ def _panels(before: Any, served: Served) -> list[Panel]:
     panels = []
     for number, entry in enumerate(before):
         where = f"before[{number}]"
-        fields = Fields(entry)
+        fields = Fields(entry, where=where)
         text, url = fields.text("text", ""), fields.text("image", longest=2**31)
         fields.done()
         image = None if url is None else _picture(url, f"{where}.image", served)

@@ -29,7 +29,9 @@ FORMATS = {
 }
 """How the files of the formats that are read begin. Decoders of rarer formats are tested less."""
 
-_DATA_URL = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.ASCII)
+_DATA_URL = re.compile(
+    r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(;[\w.+-]+=[\w.+-]+)*;base64,", re.A | re.I
+)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def content_of_url(url: str, where: str) -> bytes:
             hint="send the picture itself, as data:image/png;base64,...",
         )
     try:
-        return base64.b64decode(url[begins.end() :], validate=True)
+        # Many encoders break lines, and browsers read such URLs.
+        return base64.b64decode("".join(url[begins.end() :].split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"its base64 does not read: {error}", where=where) from error

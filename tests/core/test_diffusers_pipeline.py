@@ -62,6 +62,35 @@ def test_generators_and_output_types_are_those_of_diffusers(pipe):
     assert pixel_hash(first) == pixel_hash(pipe("a snowman", **one).images[0])
 
 
+def test_each_prompt_may_have_its_own_negative_prompt(pipe):
+    asked = {"num_inference_steps": 1, "guidance_scale": 4.0, "output_type": "pt"}
+    prompts, against = ["a snowman", "a snowman"], ["a red fox", "what is this?"]
+    how = {"num_images_per_prompt": 2, "generator": [seeded(n) for n in (1, 2, 1, 2)]}
+    together = pipe(prompts, negative_prompt=against, **asked, **how).images
+    for number, negative in enumerate(against):
+        both = [seeded(1), seeded(2)]
+        alone = pipe(
+            "a snowman",
+            negative_prompt=negative,
+            num_images_per_prompt=2,
+            generator=both,
+            **asked,
+        ).images
+        own = together[2 * number : 2 * number + 2]
+        torch.testing.assert_close(own, alone, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(together[:2], together[2:], rtol=1e-2, atol=1e-2)
+
+
+def test_latents_are_the_features_that_the_model_decodes(pipe):
+    asked = {"num_inference_steps": 1, "num_images_per_prompt": 2}
+    latents = pipe("a snowman", **asked, generator=seeded(), output_type="latent").images
+    assert latents.shape == (2, pipe.model.config.patches, 8)
+    whole = pipe("a snowman", **asked, generator=seeded(), output_type="pt").images
+    with torch.no_grad():
+        decoded = pipe.model.decode_images(latents) / 2 + 0.5
+    torch.testing.assert_close(decoded.clamp(0, 1), whole, rtol=1e-4, atol=1e-4)
+
+
 def test_each_patch_is_a_step_and_may_be_the_last(pipe):
     seen = []
     features = torch.zeros(2, pipe.model.config.patches, 8)
@@ -93,12 +122,27 @@ def test_diffusers_saves_and_opens_it(pipe, tmp_path):
 
 
 def test_what_it_cannot_do_is_said(pipe, tiny_folder, tmp_path):
-    for wrong in ({"height": 512}, {"output_type": "latent"}, {"generator": [seeded()] * 2}):
-        with pytest.raises(ArgumentError):
-            pipe("a snowman", num_inference_steps=1, **wrong)
+    for wrong, said in (
+        ({"height": 512}, "16 x 16"),
+        ({"output_type": "jpg"}, "'jpg'"),
+        ({"generator": [seeded()] * 2}, "2 generators for 1"),
+        ({"generator": 7}, "no torch.Generator"),
+        ({"num_images_per_prompt": 0}, "from 1, not 0"),
+        ({"negative_prompt": ["a red fox"] * 2}, "2 negative prompts for 1"),
+        ({"prompt": []}, "there is no prompt"),
+        ({"prompt": [5]}, "must be text"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1"),
+        ({"guidance_scale": "high"}, "guidance_scale must be a number"),
+        ({"callback_on_step_end_tensor_inputs": ["latents"]}, "features, not 'latents'"),
+        ({"prompt": [], "negative_prompt": []}, "there is no prompt"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
+            pipe(**{"prompt": "a snowman", "num_inference_steps": 1, **wrong})
     assert pipe("a snowman", num_inference_steps=1, height=16, width=16).images
     with pytest.raises(ArgumentError, match="variant"):
         OrthusPipeline.from_pretrained(tiny_folder, variant="fp16")
+    usual = {"variant": None, "use_safetensors": True, "device_map": "cpu"}
+    assert OrthusPipeline.from_pretrained(tiny_folder, **usual).device.type == "cpu"
     chameleon = write_tiny_chameleon(tmp_path / "chameleon", tiny_folder)
     with pytest.raises(CheckpointError, match="draws with an Orthus"):
         OrthusPipeline.from_pretrained(chameleon)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
@@ -35,7 +36,7 @@ from orthus_core.losses.joint import JointLoss
 from orthus_core.model.config import IGNORE
 from orthus_core.results.metadata import pixel_hash
 from orthus_core.samplers.text import UNFINISHED
-from orthus_core.samplers.token_prompts import GeneratedImages
+from orthus_core.samplers.token_prompts import GeneratedImages, seeds_of_sequences
 
 ROOT = Path(__file__).parents[2]
 RED, BLUE = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
@@ -278,6 +279,8 @@ def test_forward_returns_what_is_asked_for(model, rows):
     assert words.image_loss == 0 and words.loss.equal(words.text_loss), "no picture, no slot"
     with pytest.raises(PromptError, match="image slots"):
         model(**inputs)
+    with pytest.raises(ArgumentError, match="both given"):
+        model(inputs_embeds=model.embed(batch.ids_BS, batch.features_NC), features=whole.logits)
     with pytest.raises(ArgumentError, match="ids"):
         model(inputs_embeds=model.embed(batch.ids_BS, batch.features_NC), labels=batch.ids_BS)
 
@@ -391,13 +394,21 @@ def test_each_prompt_is_drawn_from_its_own_picture(model, processor):
         ({"generation_mode": "video"}, "'video'"),
         ({"generation_mode": "image", "num_beams": 2}, "num_beams"),
         ({"generation_mode": "image", "seed": [1, 2]}, "2 seeds for 1"),
+        ({"generation_mode": "image", "num_inference_steps": 0}, "steps cannot be 0"),
     ],
 )
 def test_what_generate_does_not_know_is_refused(model, processor, asked, message):
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises((ArgumentError, PromptError), match=message):
         model.generate(**processor(text="a snowman", return_tensors="pt"), **asked)
+    with pytest.raises(ArgumentError, match="text must be a string"):
+        processor("a snowman", RED)
     with pytest.raises(ArgumentError, match="'audio'"):
         processor.post_process_multimodal_output([], generation_mode="audio")
+
+
+def test_one_seed_may_be_a_number_of_numpy_or_torch():
+    assert seeds_of_sequences(np.int64(3), 2) == [3, 4] == seeds_of_sequences(torch.tensor(3), 2)
+    assert seeds_of_sequences(np.array([5, 7]), 2) == [5, 7] == seeds_of_sequences((5, 7), 2)
 
 
 def test_guidance_without_a_tokenizer_is_refused(tiny_model, processor):
@@ -485,6 +496,35 @@ def test_peft_trains_adapters(tiny_folder, rows):
     assert frozen and not any("lora" in name for name in frozen)
     prompt = {"input_ids": batch.ids_BS[:1, :3], "max_new_tokens": 2}
     assert adapted.generate(**prompt).shape[1] <= 5
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": ["q_proj"], "modules_to_save": ["mlp_head"]},
+    ],
+)
+def test_a_model_draws_with_the_adapters_of_peft_as_after_they_are_merged(tiny_folder, how):
+    peft = pytest.importorskip("peft")
+    model = AutoModelForImageTextToText.from_pretrained(tiny_folder).eval()
+    asked = {"generation_mode": "image", "guidance_scale": 1.0, "num_inference_steps": 2, "seed": 1}
+    prompt = torch.tensor([[0, 300, 38]])
+    plain = model.generate(prompt, **asked).features
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, **how)).eval()
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, values in adapted.named_parameters():
+            if "lora_B" in name or ("modules_to_save" in name and values.ndim > 1):
+                values += 0.05 * torch.randn(values.shape, generator=random)
+    drawn = adapted.generate(prompt, **asked).features
+    with adapted.disable_adapter():
+        torch.testing.assert_close(adapted.generate(prompt, **asked).features, plain)
+    torch.testing.assert_close(adapted.generate(prompt, **asked).features, drawn)
+    merged = adapted.merge_and_unload().generate(prompt, **asked).features
+    torch.testing.assert_close(drawn, merged, rtol=1e-4, atol=1e-4)
+    # Backbone and head both matter.
+    assert not torch.allclose(drawn, plain, rtol=1e-2, atol=1e-2)
 
 
 # The hub

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import gzip
+import hashlib
 import io
 import json
 import struct
@@ -24,6 +26,7 @@ from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.server import model_worker, picture_store
 from orthus_core.server.body_fields import Fields, Refused
+from orthus_core.server.chat_requests import read_messages
 from orthus_core.server.model_worker import (
     SAMPLERS_KEPT,
     Accepted,
@@ -182,6 +185,37 @@ def test_kept_rows_are_those_of_the_picture_and_another_seed_draws_the_rest(clie
     assert again == pixels and branch != pixels
 
 
+def test_usage_counts_the_tokens_of_the_prompt(client, loaded):
+    ids = loaded.builder.context("a snowman").ids
+    body = {"prompt": "a snowman", "n": 2, "steps": 1}
+    usage = client.post(GENERATE, json=body).json()["usage"]
+    assert usage["input_tokens_details"] == {"text_tokens": len(ids), "image_tokens": 0}
+    assert usage["input_tokens"] == len(ids) and usage["output_tokens"] == 2 * 4
+    assert usage["total_tokens"] == len(ids) + 8
+    *_, last = events_of(client.post(GENERATE, json=body | {"stream": True}).text)
+    assert last["usage"]["input_tokens"] == len(ids) and last["usage"]["output_tokens"] == 4
+    files = [("image[]", ("a.png", png())), ("image[]", ("b.png", png()))]
+    edited = client.post(EDIT, files=files, data={"prompt": "make it night", "steps": "1"}).json()
+    assert edited["usage"]["input_tokens_details"]["image_tokens"] == 2 * 4
+
+
+def test_a_list_in_a_form_is_read_as_the_official_client_sends_it(client):
+    files = {"image": ("a.png", png(), "image/png")}
+    form = {"prompt": "make it night", "steps": "5", "seed": "1", "guidance": "3"}
+    in_fields = {**form, "guidance_interval[]": ["300", "800"]}
+    sent = [
+        client.post(EDIT, files=files, data=data).json()["data"][0]["b64_json"]
+        for data in (form, in_fields, {**form, "guidance_interval": "[300, 800]"})
+    ]
+    pixels = [image_of(each).tobytes() for each in sent]
+    assert pixels[1] == pixels[2] != pixels[0]
+    for wrong in ({"prompt[]": ["a", "b"]}, {"prompt": "a", "guidance_interval[]": ["a", "b"]}):
+        answer = client.post(EDIT, files=files, data=wrong)
+        assert answer.status_code == 400
+    refused = client.post(EDIT, files=files, data={**form, "negative_prompt": "a fox"})
+    assert "negative_prompt is not supported" in refused.json()["error"]["message"]
+
+
 def test_an_edit_is_that_of_the_command(client, orthus):
     content = png(40, 30, "red")
     files = {"image": ("start.png", content, "image/png")}
@@ -280,6 +314,61 @@ def test_the_model_reads_earlier_turns_and_what_the_system_says(server):
 
 
 # Stories
+
+
+def test_an_answer_with_pictures_is_read_again_as_it_was_sent(server):
+    client, state = server
+    red, blue = png(colour="red"), png(colour="blue")
+    message = {"role": "assistant", "content": "before\n\nafter", "refusal": None}
+    message |= {"images": [shown(red), shown(blue)]}
+    order = [{"type": "image", "index": 1}, words("before"), {"type": "image", "index": 0}]
+    asks = {"role": "user", "content": "make it night"}
+
+    def read(**more) -> list:
+        said = [{"role": "user", "content": "a fox"}, {**message, **more}, asks]
+        own = [each for each in read_messages(said, state.served) if each.role == "model"]
+        return [each.value if each.type == "text" else each.value.content for each in own]
+
+    as_pictures = [hashlib.sha256(each).hexdigest() for each in (red, blue)]
+    assert read() == ["before\n\nafter", *as_pictures]
+    assert read(parts=order) == [as_pictures[1], "before", as_pictures[0]]
+    assert read(content=None) == as_pictures
+    for wrong, place in (
+        ({"images": "x"}, "messages[0].images"),
+        ({"images": [5]}, "messages[0].content[1]"),
+        ({"parts": [{"type": "image", "index": 2}]}, "messages[0].parts[0].index"),
+        ({"parts": ["x"]}, "messages[0].parts[0]"),
+    ):
+        answer = client.post(CHAT, json={"messages": [{**message, **wrong}, asks]})
+        assert answer.status_code == 400 and answer.json()["error"]["param"] == place
+
+
+def test_a_data_url_may_have_line_breaks_and_capitals(client):
+    url = data_url(png())
+    in_lines = url[:60] + "\n" + url[60:90] + "\r\n" + url[90:] + "\n"
+    for sent in (in_lines, url.replace("data:image/png;base64", "DATA:image/PNG;Base64")):
+        part = {"type": "image_url", "image_url": {"url": sent}}
+        answer = client.post(CHAT, json=question(part, words("what is this?")) | {"max_tokens": 1})
+        assert answer.status_code == 200, answer.text
+
+
+def test_a_top_p_of_zero_takes_the_likeliest_words(client):
+    body = question(words("a fox")) | {"max_tokens": 12}
+    likeliest, sampled = (
+        client.post(CHAT, json=body | values).json()["choices"][0]["message"]["content"]
+        for values in ({"temperature": 0}, {"temperature": 2, "top_p": 0, "seed": 1})
+    )
+    assert likeliest == sampled
+
+
+def test_chunks_say_that_their_usage_comes_last(client):
+    body = question(words("a fox")) | {"max_tokens": 3, "stream": True}
+    *chunks, last, _ = events_of(
+        client.post(CHAT, json=body | {"stream_options": {"include_usage": True}}).text
+    )
+    assert all("usage" in chunk and chunk["usage"] is None for chunk in chunks)
+    assert last["usage"]["prompt_tokens"] > 0
+    assert not any("usage" in event for event in events_of(client.post(CHAT, json=body).text))
 
 
 def test_a_story_is_told_panel_by_panel_and_kept_as_a_folder(client, orthus):
@@ -386,7 +475,7 @@ def test_models_health_and_metrics_answer(server):
         ({"prompt": "a", "size": "1024x1024"}, 400, "size", "16x16"),
         ({"prompt": "a", "n": 11}, 400, "n", "1 to 10"),
         ({"prompt": "a", "n": True}, 400, "n", "number"),
-        ({"prompt": "a", "seed": -1}, 400, "seed", "from 0"),
+        ({"prompt": "a", "seed": -1}, 400, "seed", "at least 0, not -1"),
         ({"prompt": "a", "seed": 1.5}, 400, "seed", "whole"),
         ({"prompt": "a", "steps": 0}, 400, "steps", "at least 1"),
         ({"prompt": "a", "steps": 10**6}, 400, "steps", "1000"),
@@ -454,6 +543,63 @@ def test_what_is_no_json_is_refused(client, content, said):
 def test_a_conversation_that_cannot_be_continued_says_why(client, change, said):
     answer = client.post(CHAT, json=question(words("a fox")) | change)
     assert answer.status_code == 400 and said in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "said"),
+    [
+        ({"messages": ["a fox"]}, "messages[0]", "messages[0] must be a JSON object"),
+        ({"messages": [{"role": "tool", "content": "a"}]}, "messages[0].role", "'tool'"),
+        (question("a fox"), "messages[0].content[0]", "must be a JSON object"),
+        (question(words("a"), {"type": "file"}), "messages[0].content[1].type", "image_url"),
+        (question({"type": "text", "text": 5}), "messages[0].content[0].text", "must be text"),
+        ({"stream_options": {"include_use": True}}, "stream_options.include_use", "include_usage"),
+        ({"modalities": []}, "modalities", "not supported"),
+        ({"max_tokens": 0}, "max_tokens", "max_tokens must be at least 1, not 0"),
+        ({"reasoning_effort": "low"}, "reasoning_effort", "does not reason"),
+        ({"function_call": "auto"}, "function_call", "calls no functions"),
+    ],
+)
+def test_what_is_wrong_in_a_conversation_is_named_by_its_place(client, change, param, said):
+    answer = client.post(CHAT, json=question(words("a fox")) | change)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] == param and said in error["message"]
+
+
+def test_the_place_of_a_wrong_field_in_another_object_is_named(client):
+    body = {"prompt": "a", "continue_from": {"image": 5, "keep_rows": 1}}
+    assert client.post(GENERATE, json=body).json()["error"]["param"] == "continue_from.image"
+    body = {"prompt": "a", "before": [{"text": "a"}, {"text": 5}]}
+    assert client.post("/api/story", json=body).json()["error"]["param"] == "before[1].text"
+
+
+def test_another_address_or_method_says_what_there_is(client):
+    for path, said in (
+        ("/images/generations", "did you mean /v1/images/generations?"),
+        ("/v1/chat/completions/", "did you mean /v1/chat/completions?"),
+        ("/v1/responses", "/v1/chat/completions, /v1/images/edits, /v1/images/generations"),
+    ):
+        answer = client.post(path, json={})
+        assert answer.status_code == 404 and said in answer.json()["error"]["message"]
+    answer = client.get(CHAT)
+    assert answer.status_code == 405 and answer.headers["allow"] == "POST"
+    assert answer.json()["error"] == {
+        "message": "this address does not answer GET; use POST",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "method_not_allowed",
+    }
+    error = client.get("/v1/models/gpt-4o").json()["error"]
+    assert error["param"] == "model" and "this server has 'tiny'" in error["message"]
+
+
+def test_a_compressed_body_is_refused_by_its_encoding(client):
+    body = gzip.compress(b'{"prompt": "a fox"}')
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    answer = client.post(GENERATE, content=body, headers=headers)
+    error = answer.json()["error"]
+    assert answer.status_code == 415 and "gzip" in error["message"]
+    assert error["param"] == "Content-Encoding"
 
 
 def bomb() -> bytes:
