@@ -156,6 +156,14 @@ PicturesFolder = Annotated[
 Split = Annotated[
     str, typer.Option("--split", metavar="NAME", help="Part of the data set, such as train.")
 ]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="FIELD=COLUMN",
+        help="Column of the data set for a field, as in caption=TEXT (repeatable).",
+    ),
+]
 
 # Options of `orthus generate` alone.
 PromptFile = Annotated[

@@ -13,7 +13,7 @@ from orthus_cli.commands.data_encode import encode
 from orthus_cli.commands.data_show import TrainingRecipeFile, show
 from orthus_cli.console import reporter
 from orthus_cli.help_sections import CommandList
-from orthus_cli.options import DataFormat, Overwrite, PicturesFolder, Sets, Split
+from orthus_cli.options import Columns, DataFormat, Overwrite, PicturesFolder, Sets, Split
 from orthus_core.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -49,14 +49,7 @@ def check(
     named: DataFormat = "",
     images: PicturesFolder = "",
     split: Split = "",
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="FIELD=COLUMN",
-            help="Column of the data set for a field, as in caption=TEXT (repeatable).",
-        ),
-    ] = None,
+    columns: Columns = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Read every row of a large data set.")
     ] = False,

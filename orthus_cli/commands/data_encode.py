@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import DataFormat, DryRun, PicturesFolder, Sets, Split
+from orthus_cli.options import Columns, DataFormat, DryRun, PicturesFolder, Sets, Split
 from orthus_cli.training import stop_after_step
 from orthus_core.errors import RecipeError
 from orthus_core.user_files import user_path
@@ -48,6 +48,7 @@ def encode(
     named: DataFormat = "",
     images: PicturesFolder = "",
     split: Split = "",
+    columns: Columns = None,
     workers: Annotated[
         int, typer.Option("--workers", min=0, metavar="N", help="Processes that load pictures.")
     ] = 0,
@@ -61,11 +62,12 @@ def encode(
     command encodes only what is missing. A launcher (torchrun, accelerate launch) shares the work
     among its processes.
     """
+    from orthus_cli.commands.data import columns_of
     from orthus_core.data.row_faults import RowFaults
     from orthus_core.recipe.training import SPRITES, SourceRecipe
 
     r = reporter(ctx)
-    own = {"format": named, "images": images, "split": split}
+    own = {"format": named, "images": images, "split": split, "columns": columns_of(columns or [])}
     training = _training(source, sets or [])
     if training is None:
         training = _training(None, sets or [])
@@ -74,7 +76,7 @@ def encode(
         data = replace(training.data, source=SPRITES, sources=(own_source,))
         training = replace(training, data=data)
     elif any(own.values()):
-        raise typer.BadParameter("--as, --images and --split are for a SOURCE")
+        raise typer.BadParameter("--as, --images, --split and --column are for a SOURCE")
     folder = cache or (Path(training.data.cache) if training.data.cache else None)
     if folder is None:
         raise RecipeError(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from orthus_cli.console import reporter
-from orthus_cli.options import Overwrite, Sets
+from orthus_cli.options import Columns, DataFormat, Overwrite, PicturesFolder, Sets, Split
 
 if TYPE_CHECKING:
     from orthus_core.data.row_rule import TrainingRecipe
@@ -40,6 +40,10 @@ def show(
             help='Folder or file of a data set, or "sprites"; the recipe\'s own if left out.',
         ),
     ] = None,
+    named: DataFormat = "",
+    images: PicturesFolder = "",
+    split: Split = "",
+    columns: Columns = None,
     count: Annotated[int, typer.Option("-n", "--num-rows", min=1, help="Number of rows.")] = 12,
     output: Annotated[
         Path | None,
@@ -64,6 +68,7 @@ def show(
     the model's size. Bold text is learnt, the rest is read. A row that is longer than the model's
     context is marked where it ends. Conditions are not dropped here.
     """
+    from orthus_cli.commands.data import columns_of
     from orthus_core.results.output_names import check_free, write_file
     from orthus_core.train.data_show import shown_rows
 
@@ -73,7 +78,8 @@ def show(
             raise typer.BadParameter("a sheet is a PNG: -o NAME.png", param_hint="--output")
         check_free(output, overwrite=overwrite)
     found: list[tuple[list[ShownRow], int]] = []
-    events = shown_rows(_recipe_of(recipe, sets or [], source, seed), model, count)
+    own = {"format": named, "images": images, "split": split, "columns": columns_of(columns or [])}
+    events = shown_rows(_recipe_of(recipe, sets or [], source, own, seed), model, count)
     for _ in r.track(_returned_into(found, events)):
         pass
     ((rows, side),) = found
@@ -99,15 +105,28 @@ def show(
 
 
 def _recipe_of(
-    recipe: str | None, sets: list[str], source: str | None, seed: int | None
+    recipe: str | None,
+    sets: list[str],
+    source: str | None,
+    own: dict[str, Any],
+    seed: int | None,
 ) -> TrainingRecipe:
-    """The recipe of the training, with the source and the seed that were named."""
+    """The recipe of the training, with the source and the seed that were named.
+
+    Args:
+        own: How the source is to be read: keys of a source in a recipe.
+    """
     from orthus_cli.commands.data import training_recipe
+    from orthus_core.recipe.training import SPRITES, SourceRecipe
 
     training = training_recipe(recipe, sets)
     data = training.data
-    if source is not None:
+    if source is not None and any(own.values()):
+        data = replace(data, source=SPRITES, sources=(SourceRecipe(path=source, **own),))
+    elif source is not None:
         data = replace(data, source=source, sources=())
+    elif any(own.values()):
+        raise typer.BadParameter("--as, --images, --split and --column are for a SOURCE")
     if seed is not None:
         data = replace(data, seed=seed)
     return replace(training, data=data)

@@ -34,6 +34,8 @@ from orthus_core.errors import DataError
 
 Role = Literal["user", "model"]
 
+_KEYS_NAMED = 8  # keys of a record that an error lists
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -158,7 +160,9 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
     """
     segments = record.get("segments") if isinstance(record, Mapping) else None
     if not isinstance(segments, (list, tuple)):
-        raise DataError("a record needs a list of 'segments'")
+        keys = [*map(repr, record)] if isinstance(record, Mapping) else []
+        has = f", and has {', '.join(keys[:_KEYS_NAMED])}" if keys else ""
+        raise DataError(f"a record needs a list of 'segments'{has}")
     parsed = []
     for number, segment in enumerate(segments):
         try:

@@ -74,6 +74,24 @@ def test_a_row_is_shown_as_the_model_reads_it_with_what_is_learnt(orthus, chats)
     ]
 
 
+def test_a_source_is_shown_as_it_is_checked(orthus, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    table = pyarrow.table({"words": ["a cat"], "pix": ["a.png"]})
+    (tmp_path / "elsewhere").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "elsewhere" / "sub.parquet")
+    options = ["--images", tmp_path, "--column", "caption=words", "--column", "image=pix"]
+    source = tmp_path / "elsewhere" / "sub.parquet"
+    done = orthus("--format", "json", "data", "show", source, *options, "--as", "table")
+    assert done.exit_code == 0, done.stderr
+    (row,) = json.loads(done.stdout)["rows"]
+    assert [part["text"] for part in row["segments"] if part["kind"] == "text"] == ["a cat"]
+    assert "no split 'test'" in orthus("data", "show", source, *options, "--split", "test").stderr
+    assert orthus("data", "show", "--images", tmp_path).exit_code == 2
+
+
 def test_what_is_learnt_follows_from_the_recipe(orthus, chats):
     options = "--set", "data.own_pictures=true", "--set", "text_weight=0"
     rows = shown(orthus, chats, *options)

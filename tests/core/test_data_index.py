@@ -299,6 +299,16 @@ def test_rows_of_tables_are_read_one_by_one(tmp_path: Path):
     assert len(np.unique(result(tables([second])).keys())) == 4
 
 
+def test_lists_of_pictures_whose_paths_are_all_missing_are_read(tmp_path: Path):
+    pictures = [[{"bytes": png(), "path": None}, {"bytes": png("blue"), "path": None}]]
+    turns = [{"role": "user", "content": "Alike?"}, {"role": "assistant", "content": "No"}]
+    table = pa.table({"images": pictures, "messages": [turns]})
+    assert table.schema.field("images").type.value_type.field("path").type == pa.null()
+    pq.write_table(table, tmp_path / "a.parquet")
+    (document,) = [result(open_rows(tmp_path / "a.parquet")).document(0)]
+    assert [segment.type for segment in document.segments] == ["image", "image", "text", "text"]
+
+
 def test_broken_lines_of_csv_are_rows_that_cannot_be_read(tmp_path: Path):
     file = tmp_path / "a.csv"
     file.write_bytes(
@@ -498,6 +508,19 @@ def test_an_index_is_kept_until_its_file_changes(tmp_path: Path, kept: None):
     shutil.copy(file, moved)
     for copy in (file, moved):
         assert result(json_lines(copy, folder=cache)).identity == index.identity
+
+
+@pytest.mark.parametrize("open_file", [json_lines, json_array])
+def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, open_file):
+    def write(*numbers: int) -> Path:
+        records = [json.dumps({"n": number}) for number in numbers]
+        text = "[" + ",\n".join(records) + "]" if open_file is json_array else "\n".join(records)
+        (tmp_path / "a.json").write_text(text)
+        return tmp_path / "a.json"
+
+    index = result(open_file(write(1, 2, 3)))
+    write(1, 9, 3)
+    assert told(index) == [{"n": 1}, "the file was changed after it was indexed", {"n": 3}]
 
 
 def test_small_data_needs_no_file(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,47 @@ def test_conversations_in_lines_are_read_with_pictures_elsewhere(chats: Path):
         Opened(file, SourceOptions(images=chats / "nowhere"))
 
 
+def test_what_a_system_says_is_kept_wherever_it_stands(tmp_path: Path):
+    def system(words: str) -> dict:
+        return {"from": "System", "value": words}
+
+    chats = {
+        "two": [system("Be kind."), system("Be brief."), *says("Hi")],
+        "later": [*says("Hi"), system("Now in French."), *says("Bye", "Oui")],
+        "empty": [system(""), *says("Hi")],
+    }
+    records = [{"id": name, "conversations": turns} for name, turns in chats.items()]
+    assert Opened(put(tmp_path / "a.json", records)).told == {
+        "two": "U | Be kind.\n\nBe brief.\n\nHi | M | Yes",
+        "later": "U | Hi | M | Yes | U | Now in French. | Bye | M | Oui",
+        "empty": "U | Hi | M | Yes",
+    }
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_an_array_is_one_under_any_suffix(tmp_path: Path, indent: int | None):
+    records = [{"id": name, "conversations": says("Hi")} for name in "ab"]
+    for name in ("a.jsonl", "a.JSON", "a.JSONL"):
+        file = put(tmp_path / name, json.dumps(records, indent=indent))
+        assert list(Opened(file).told) == ["a", "b"], name
+    file = put(tmp_path / "lines.jsonl", lines([records[0]], *records))
+    opened = Opened(file)
+    assert list(opened.told) == ["a", "b"] and list(opened.faults) == ["1"]
+
+
+def test_a_list_of_another_layout_is_described(tmp_path: Path):
+    for content, said in [
+        ([{"image": "a.png", "caption": "a cat"}], "its first record has 'image', 'caption'"),
+        ([], "the list holds no record"),
+        ([[1]], "its first record is a list, not an object"),
+        ({"id": 1, "conversations": says("Hi")}, "it is one object, and not a list of records"),
+    ]:
+        with pytest.raises(DataError, match=f"this is no known data set: {said}"):
+            Opened(put(tmp_path / "a.json", content))
+    opened = Opened(put(tmp_path / "a.jsonl", lines({"image": "a.png", "caption": "a cat"})))
+    assert opened.faults == {"1": "a record needs a list of 'segments', and has 'image', 'caption'"}
+
+
 @pytest.mark.parametrize("place", ["", "images", "data"])
 def test_the_pictures_of_conversations_are_found_beside_the_file(tmp_path: Path, place: str):
     files(tmp_path / place, "coco/train2017/1.png")
@@ -231,6 +273,43 @@ def test_of_several_files_of_conversations_the_split_is_read_or_a_name_asked_for
     (tmp_path / "chat_train.json").rename(tmp_path / "other.json")
     with pytest.raises(DataError, match="none of 2 files of records is called 'train'"):
         Opened(tmp_path)
+
+
+def test_a_split_that_is_not_there_is_never_read_as_another(tmp_path: Path):
+    files(tmp_path / "pairs", "a.png")
+    put(tmp_path / "pairs/a.txt", "a cat")
+    files(tmp_path / "meta", "a.png")
+    put(tmp_path / "meta/metadata.jsonl", lines({"file_name": "a.png", "text": "a cat"}))
+    segment = {"type": "text", "role": "model", "value": "a"}
+    sets = [
+        put(tmp_path / "chat/train.json", [{"conversations": says("Hi")}]),
+        tmp_path / "chat",
+        put(tmp_path / "own/records.jsonl", lines({"segments": [segment]})).parent,
+        tar(tmp_path / "train-0.tar", a__jpg=RED, a__txt="x"),
+        parquet(tmp_path / "a.parquet", image=[RED], text=["x"]),
+        tmp_path / "pairs",
+        tmp_path / "meta",
+        tmp_path / "meta/metadata.jsonl",
+    ]
+    for path in sets:
+        assert len(Opened(path, SourceOptions(split="train")).documents) == 1, path
+        with pytest.raises(DataError, match="there is no split 'test' here") as caught:
+            Opened(path, SourceOptions(split="test"))
+        assert caught.value.hint == "leave the split out", path
+
+
+def test_a_field_that_a_layout_does_not_have_is_refused(tmp_path: Path):
+    files(tmp_path / "pairs", "a.png")
+    put(tmp_path / "pairs/a.txt", "a cat")
+    sets = [
+        put(tmp_path / "a.json", [{"conversations": says("Hi")}]),
+        tar(tmp_path / "a.tar", a__jpg=RED, a__txt="x"),
+        tmp_path / "pairs",
+        parquet(tmp_path / "a.parquet", image=[RED], text=["x"]),
+    ]
+    for path in sets:
+        with pytest.raises(DataError, match="`columns` has 'capton', which is no field"):
+            Opened(path, SourceOptions(columns={"capton": "text"}))
 
 
 # 2. InstructPix2Pix.
@@ -345,6 +424,19 @@ def test_stories_are_told_in_chunks_of_ten_and_each_has_one_key(stories: Path):
 # 4. JourneyDB.
 
 
+def test_the_stories_of_several_files_are_read_together(stories: Path):
+    (stories / "train.jsonl").unlink()
+    for name, number in (("a", 1), ("b", 2), ("c", 3)):
+        put(stories / f"{name}.jsonl", lines(story(3, number)))
+    opened = Opened(stories)
+    assert list(opened.told) == ["1", "2", "3"] and len(opened.rows.keys()) == 3
+    assert "the stories of 3 files are read together" in str(opened.events)
+    put(stories / "val.jsonl", lines(story(3, 4)))
+    with pytest.raises(DataError, match="none of 4 files of records is called 'train'"):
+        Opened(stories)
+    assert list(Opened(stories, SourceOptions(split="val")).told) == ["4"]
+
+
 def test_words_of_journeydb_are_the_caption_or_the_prompt_without_parameters(tmp_path: Path):
     files(tmp_path, "imgs/000/a.jpg")
     record = {"img_path": "./000/a.jpg", "prompt": "a cat --ar 3:2 --v 4"}
@@ -451,6 +543,32 @@ def test_a_tar_that_is_cut_short_gives_what_is_whole(tars: Path):
     assert any("cut short" in problem for problem in opened.faults.values())
 
 
+def test_names_in_tars_may_have_dots(tmp_path: Path):
+    file = tar(
+        tmp_path / "a.tar",
+        **{
+            **{"photo.2021.jpg": RED, "photo.2021.txt": "of text"},
+            **{"image.v1.5.jpg": RED, "image.v1.5.json": json.dumps({"caption": "of json"})},
+            **{"two.1.jpg": RED, "two.1.txt": "one", "two.2.jpg": RED, "two.2.txt": "two"},
+        },
+    )
+    opened = Opened(file)
+    assert [told(each) for each in opened.documents] == [
+        "U | of text | M | [photo.2021.jpg]",
+        "U | of json | M | [image.v1.5.jpg]",
+    ]
+    assert opened.faults == {"two.1.jpg": "the sample has 2 pictures: 1.jpg, 2.jpg"}
+
+
+def test_what_img2dataset_wrote_as_files_is_read_though_its_table_lies_beside(tmp_path: Path):
+    files(tmp_path, "00000/000000000.jpg")
+    put(tmp_path / "00000/000000000.txt", "a cat")
+    parquet(tmp_path / "00000.parquet", url=["http://x/1.jpg"], key=["000000000"], caption=["x"])
+    assert [told(each) for each in Opened(tmp_path).documents] == [
+        "U | a cat | M | [000000000.jpg]"
+    ]
+
+
 def test_the_split_of_tars_is_in_their_names(tmp_path: Path):
     for name in ("train-0000", "train-0001", "val-0000"):
         tar(tmp_path / "data" / f"{name}.tar", **{f"{name}__jpg": RED, f"{name}__txt": "x"})
@@ -518,6 +636,44 @@ def test_each_split_may_have_its_own_metadata(tmp_path: Path):
         "U | of train | M | [cup.png]", "U | of test | M | [cup.png]"
     ]  # fmt: skip
     assert [str(both.rows.place(n).file.parent.name) for n in (0, 1)] == ["cats", "dogs"]
+
+
+def test_captioned_pictures_may_lie_in_folders_of_splits(tmp_path: Path):
+    for split in ("train", "val"):
+        files(tmp_path / split, "cup.png")
+        put(tmp_path / split / "cup.txt", f"of {split}")
+    opened = Opened(tmp_path)
+    assert [told(each) for each in opened.documents] == ["U | of train | M | [cup.png]"]
+    assert "`split` names others: validation" in str(opened.events)
+    (held_out,) = Opened(tmp_path, SourceOptions(split="validation")).documents
+    assert told(held_out) == "U | of val | M | [cup.png]" and held_out.source == tmp_path.name
+    with pytest.raises(DataError, match="no split 'test'") as caught:
+        Opened(tmp_path, SourceOptions(split="test"))
+    assert caught.value.hint == "there are train, validation"
+    files(tmp_path, "loose.png")
+    put(tmp_path / "loose.txt", "beside them")
+    assert len(Opened(tmp_path).documents) == 3
+
+
+def test_accents_of_names_are_those_of_any_system(tmp_path: Path):
+    for form, other in (("NFC", "NFD"), ("NFD", "NFC")):
+        folder = files(tmp_path / form, unicodedata.normalize(form, "café.png"))
+        row = {"file_name": unicodedata.normalize(other, "café.png"), "text": "x"}
+        put(folder / "metadata.jsonl", lines(row))
+        assert len(Opened(folder).documents) == 1
+
+
+def test_lists_of_pictures_that_are_not_read_are_named(tmp_path: Path):
+    files(tmp_path, "a.png", "b.png")
+    put(tmp_path / "captions.csv", "name,words\na.png,a cat\n")
+    with pytest.raises(DataError, match="none of 2 pictures has words") as caught:
+        Opened(tmp_path)
+    assert "(captions.csv is not read)" in caught.value.hint
+    put(tmp_path / "metadata.csv", "file_name,words\na.png,a cat\nb.png,a dog\n")
+    put(tmp_path / "metadata.jsonl", lines({"file_name": "a.png", "text": "a cat"}))
+    assert "1 beside metadata.jsonl (metadata.csv)" in map(str, Opened(tmp_path).rows.passed_over)
+    opened = Opened(tmp_path, SourceOptions(columns={"caption": "wrods"}))
+    assert opened.faults == {"metadata.jsonl:1": "there are no words for the picture in 'wrods'"}
 
 
 def test_metadata_has_pairs_backslashes_lists_and_empty_captions(tmp_path: Path):
@@ -692,6 +848,20 @@ BAD: dict[str, tuple[Any, str, str]] = {
         lambda f: put(f / "set" / "data.mdb", b"\0").parent,
         "an LMDB database",
         "convert",
+    ),
+    "records further down": (
+        lambda f: (
+            files(f, "data/train/imgs/000/a.jpg"),
+            put(f / "data/train/anno.jsonl", lines({"img_path": "./000/a.jpg", "prompt": "p"})),
+            f,
+        )[-1],
+        r"records of this folder lie further down \(data/train\)",
+        "data/train",
+    ),
+    "addresses in CSV": (
+        lambda f: put(f / "cc.tsv", "caption\turl\na cat\thttp://x/1.jpg\n"),
+        "table of addresses, without pictures: caption, url",
+        "--input_format tsv",
     ),
     "an object": (lambda f: put(f / "a.json", {"a": 1}), "no known data set", "LLaVA"),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from orthus_core.data.formats.picture_root import picture_root
+from orthus_core.data.formats.split_names import check_split
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.listing import is_hidden
@@ -26,6 +27,8 @@ SUFFIXES = (".json", ".jsonl", ".ndjson")
 _HEAD_BYTES = 1 << 20
 _FILES_LOOKED_AT = 32  # a folder may have a .json beside each of its pictures
 _KEY = re.compile(r'"(\w+)"\s*:')
+_KEYS_NAMED = 8
+_SPACE = re.compile(r"\s*")
 _NOT_BY_THEMSELVES = (METADATA, RECORDS)
 
 
@@ -50,10 +53,10 @@ def head_of(file: Path) -> Head:
         return Head("", None)
     encoding, mark = marked_encoding(head)
     text = head[mark:].decode(encoding, "replace").strip("\ufeff")
-    start = re.match(r"\s*", text).end()  # type: ignore[union-attr]
-    if text[start : start + 1] == "[" and file.suffix != ".jsonl":
-        return Head("array", _value(text, re.compile(r"\s*").match(text, start + 1).end()))  # type: ignore[union-attr]
-    if text[start : start + 1] == "{" and file.suffix == ".json":
+    start, suffix = _after_space(text, 0), file.suffix.lower()
+    if text[start : start + 1] == "[" and (suffix != ".jsonl" or _is_one_array(text, start)):
+        return Head("array", _value(text, _after_space(text, start + 1)))
+    if text[start : start + 1] == "{" and suffix == ".json":
         try:
             record, end = json.JSONDecoder().raw_decode(text, start)
         except (ValueError, RecursionError):
@@ -63,7 +66,40 @@ def head_of(file: Path) -> Head:
         record = _value(line.strip(), 0)
         if isinstance(record, dict) and record:
             return Head("lines", record)
-    return Head("lines" if file.suffix in (".jsonl", ".ndjson") else "", None)
+    return Head("lines" if suffix in (".jsonl", ".ndjson") else "", None)
+
+
+def json_contents(file: Path) -> str:
+    """What a JSON file of no known layout holds, as the end of a sentence; "" for another file."""
+    head = head_of(file) if file.is_file() and _is_json(file.name) else Head("", None)
+    keys = (
+        ", ".join([*map(repr, head.record)][:_KEYS_NAMED]) if isinstance(head.record, dict) else ""
+    )
+    match head.form:
+        case "object":
+            return ": it is one object, and not a list of records" + (keys and f", with {keys}")
+        case "array" | "lines" if keys:
+            return f": its first record has {keys}"
+        case "array" if head.record is None or head.record == {}:
+            return ": the list holds no record, or an empty one first"
+        case "array":
+            return f": its first record is a {type(head.record).__name__}, not an object"
+    return ""
+
+
+def _after_space(text: str, start: int) -> int:
+    return _SPACE.match(text, start).end()  # type: ignore[union-attr]
+
+
+def _is_one_array(text: str, start: int) -> bool:
+    """Whether a text is one array of objects, rather than lines of which the first is an array."""
+    if text[_after_space(text, start + 1) :][:1] != "{":
+        return False
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):  # longer than what was read, or broken
+        return True
+    return not text[end:].strip()
 
 
 def _value(text: str, start: int) -> Any:
@@ -83,20 +119,20 @@ def annotation_file(
         path: File or folder.
         accepts: Whether a first record is of the layout.
         split: Which of several files in a folder: that whose name has this word; "" is "train"
-            where there is one. None does not choose, and gives the first.
+            where there is one. None does not choose, and gives the first. A file by itself has to
+            be of the split, too.
 
     Returns:
         The file; None if none is of the layout.
 
     Raises:
-        DataError: if a folder has several, and `split` does not say which.
+        DataError: if a folder has several, and `split` does not say which; or if a file is of
+            another split.
     """
-    if path.is_file():
-        return path if path.suffix in SUFFIXES and _accepted(path, accepts) else None
-    if not path.is_dir():
-        return None
-    found = [file for file in json_files(path) if _accepted(file, accepts)]
+    found = annotation_files(path, accepts)
     if len(found) < 2 or split is None:
+        if found:
+            check_split(found[0], split or "")
         return found[0] if found else None
     wanted = split or "train"
     chosen = [file for file in found if wanted in re.split(r"[^a-z0-9]+", file.stem.lower())]
@@ -110,19 +146,38 @@ def annotation_file(
     return chosen[0]
 
 
-def json_files(folder: Path) -> list[Path]:
+def annotation_files(
+    path: Path, accepts: Callable[[Any], bool], most: int = _FILES_LOOKED_AT
+) -> list[Path]:
+    """The JSON files of records at a path: itself, or those in the folder.
+
+    Args:
+        path: File or folder.
+        accepts: Whether a first record is of the layout.
+        most: Number of files of a folder that are looked at.
+    """
+    if path.is_file():
+        return [path] if _is_json(path.name) and _accepted(path, accepts) else []
+    return [file for file in json_files(path, most) if _accepted(file, accepts)]
+
+
+def json_files(folder: Path, most: int = _FILES_LOOKED_AT) -> list[Path]:
     """The JSON files that lie in a folder itself, the first few by name."""
     try:
         names = sorted(
             each.name
             for each in folder.iterdir()
-            if each.suffix in SUFFIXES
+            if _is_json(each.name)
             and not is_hidden(each.name)
             and each.name not in _NOT_BY_THEMSELVES
         )
     except OSError:
         return []
-    return [folder / name for name in names[:_FILES_LOOKED_AT] if (folder / name).is_file()]
+    return [folder / name for name in names[:most] if (folder / name).is_file()]
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
 
 
 def _accepted(file: Path, accepts: Callable[[Any], bool]) -> bool:
@@ -171,6 +226,16 @@ def open_annotations(
         DataError: if the file cannot be read, or its pictures are nowhere.
     """
     file = annotation_file(path, accepts, options.split) or path
+    return (yield from opened_annotations(file, options, folders, names_of))
+
+
+def opened_annotations(
+    file: Path,
+    options: SourceOptions,
+    folders: Callable[[Path], list[Path]],
+    names_of: Callable[[Any], list[object]],
+) -> Generator[Event, None, Annotations]:
+    """Open the records of one file; arguments and errors are those of `open_annotations`."""
     index = yield from indexed_json(file, options)
     root = picture_root(options.images, folders(file.parent), index, names_of, file)
     return Annotations(index, root, options.name or file.stem)

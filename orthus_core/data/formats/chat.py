@@ -122,15 +122,19 @@ def _turns(record: Mapping[str, Any]) -> list[ChatTurn]:
     listed = next((record[name] for name in TURNS if record.get(name) is not None), None)
     if not isinstance(listed, list) or not listed:
         raise DataError("the record has no turns: 'conversations' is missing or empty")
-    turns, system = list[ChatTurn](), ""
+    turns, system = list[ChatTurn](), list[str]()
     for number, each in enumerate(listed, start=1):
         if not isinstance(each, Mapping):
             raise DataError(f"turn {number} is a {type(each).__name__}, not an object")
-        said = each.get("from", each.get("role"))
-        words = _words(each.get("value", each.get("content")), number)
-        role = ROLES.get(said.lower()) if isinstance(said, str) else None
-        if said == SYSTEM:
-            system = words.strip()
+        said, content = each.get("from", each.get("role")), each.get("value", each.get("content"))
+        named = said.lower() if isinstance(said, str) else ""
+        if named == SYSTEM and content in (None, "", []):
+            continue  # many sets write an empty one into each record
+        words, role = _words(content, number), ROLES.get(named)
+        if named == SYSTEM and turns:
+            turns.append(ChatTurn("user", words))
+        elif named == SYSTEM:
+            system.append(words.strip())
         elif role is None:
             raise DataError(
                 f"turn {number} is of {said!r}", hint=f"roles are {', '.join((*ROLES, SYSTEM))}"
@@ -144,7 +148,7 @@ def _turns(record: Mapping[str, Any]) -> list[ChatTurn]:
     if not turns:
         raise DataError("the record has no answer of the model to a turn of the user")
     if system:
-        turns[0] = turns[0]._replace(words=f"{system}\n\n{turns[0].words}")
+        turns[0] = turns[0]._replace(words="\n\n".join([*system, turns[0].words]))
     return turns
 
 

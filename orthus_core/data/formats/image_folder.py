@@ -20,6 +20,7 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.annotation_file import indexed_json
 from orthus_core.data.formats.joined_rows import joined
 from orthus_core.data.formats.picture_root import picture_at
-from orthus_core.data.formats.split_names import chosen_split
+from orthus_core.data.formats.split_names import check_split, chosen_split, split_of
 from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.formats.unused_pictures import unused_pictures
-from orthus_core.data.listing import CAPTION_SUFFIX, FolderListing, holds_pictures, is_hidden
+from orthus_core.data.listing import (
+    CAPTION_SUFFIX,
+    NAMES_TOLD,
+    FolderListing,
+    PassedOver,
+    holds_pictures,
+    is_hidden,
+)
 from orthus_core.data.pictures import FilePicture, Picture
 from orthus_core.data.pixels import picture_suffixes
 from orthus_core.data.rows import IndexedRows, RecordIndex, Rows, SourceOptions, row_key
@@ -46,7 +54,10 @@ WORDS = ("text", "caption", "prompt")
 SOURCE = ("original_image", "input_image", "source_image")
 TARGET = ("edited_image", "output_image", "target_image")
 INSTRUCTION = ("edit_prompt", "instruction", "edit")
+FIELDS = ("image", "caption", "source", "target", "instruction")
+"""What `columns` may name."""
 _HEAD_BYTES = 4096
+_LISTS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 
 
 def recognises(path: Path) -> bool:
@@ -77,6 +88,7 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
         DataError: if there are no pictures with words, or no such split.
     """
     if path.is_file():
+        check_split(path.parent, options.split)
         return (yield from _described(path, path.parent, options))
     files = metadata_files(path)
     if files:
@@ -86,8 +98,24 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
             if file.parent in chosen:
                 parts.append((yield from _described(file, path, options)))
         return joined(parts, str(path))
-    yield from ()
-    return _captioned(path / options.split if options.split else path, options)
+    folders = _subfolders(path)
+    if not _are_splits(path, folders, options.split):
+        check_split(path, options.split)
+        return _captioned(path, options)
+    chosen = yield from chosen_split(path, folders, options.split)
+    named = options._replace(name=options.name or path.name)
+    return joined([_captioned(folder, named) for folder in chosen], str(path))
+
+
+def _are_splits(folder: Path, inside: Sequence[Path], split: str) -> bool:
+    """Whether captioned pictures are to be read from some of the folders inside one: those of the
+    split that is asked for, or of `train` where all pictures lie in folders."""
+    splits = {split_of(each.name) for each in inside}
+    if split:
+        return split in {each.name for each in inside} or any(splits)
+    return "train" in splits and not any(
+        each.suffix.lower() in picture_suffixes() for each in folder.iterdir() if each.is_file()
+    )
 
 
 def metadata_files(folder: Path) -> list[Path]:
@@ -142,6 +170,9 @@ def _described(
     )
     if options.images is None:
         found.passed_over = unused_pictures(root, found, f"not in {file.name}")
+    others = [each for each in METADATA if each != file.name and (file.parent / each).is_file()]
+    if others:
+        found.passed_over.append(PassedOver(f"beside {file.name}", len(others), others))
     return found
 
 
@@ -209,7 +240,8 @@ def _words(record: Mapping[str, Any], named: str | None, known: Sequence[str], v
             said = texts[visit % len(texts)] if texts else None
         if isinstance(said, str) and said.strip():
             return said.strip()
-    raise DataError("there are no words for the picture", hint=f"one of {', '.join(names)}")
+    where = f" in {named!r}" if named else ""
+    raise DataError(f"there are no words for the picture{where}", hint=f"one of {', '.join(names)}")
 
 
 # 2. Pictures beside their captions.
@@ -286,9 +318,22 @@ def _without_words(listing: FolderListing) -> DataError:
     missing = next(_names(first)).name + CAPTION_SUFFIX
     count = len(listing.pictures)
     which = f"none of {count} pictures has words" if count > 1 else "the picture has no words"
+    if others := _lists_in(listing):
+        hint += f" ({', '.join(others)} is not read)"
     return DataError(
         f"{which}: there is no {missing} beside {first.name}", where=str(listing.folder), hint=hint
     )
+
+
+def _lists_in(listing: FolderListing) -> list[str]:
+    """The first files of the folder that may list its pictures, under names that are not read."""
+    pictures = {picture.stem for picture in listing.pictures}
+    found = (
+        each.name
+        for each in sorted(listing.folder.iterdir())
+        if each.suffix.lower() in _LISTS and not is_hidden(each.name) and each.stem not in pictures
+    )
+    return [*islice(found, NAMES_TOLD)]
 
 
 def _names(picture: Path) -> Iterator[Path]:

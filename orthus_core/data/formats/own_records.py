@@ -10,6 +10,7 @@ from typing import Any
 
 from orthus_core.data.document import Document, Place, from_record
 from orthus_core.data.formats.annotation_file import RECORDS, annotation_file, indexed_json
+from orthus_core.data.formats.split_names import check_split
 from orthus_core.data.formats.unused_pictures import unused_pictures
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
@@ -30,6 +31,7 @@ def _is_record(record: Any) -> bool:
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """The records at a path; picture paths are relative to their folder. Raises: DataError."""
+    check_split(path, options.split)
     file = path / RECORDS if path.is_dir() else path
     index = yield from indexed_json(file, options)
     found = IndexedRows(index, partial(parse, root=options.images or file.parent), str(path))

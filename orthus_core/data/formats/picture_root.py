@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ def picture_at(root: Path, name: object) -> FilePicture:
 
     Args:
         root: Folder that the name is relative to.
-        name: The name in the record; a backslash separates folders where no such file exists.
+        name: The name in the record; where no such file exists, a backslash separates folders, and
+            letters may be split from their accents.
 
     Raises:
         DataError: if the name is no text, leads out of the root, or no such file is there, or a
@@ -48,14 +50,21 @@ def file_at(root: Path, name: object) -> Path | None:
     """
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"the name of a picture is {name!r}, and must be a text")
-    path = path_inside(root, name)
-    if os.path.isfile(path):
-        return path
-    if "\\" in name:
-        path = path_inside(root, name.replace("\\", "/"))
+    for each in _spellings(name):
+        path = path_inside(root, each)
         if os.path.isfile(path):
             return path
     return None
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """The ways in which a system may have written a file's name, as it is written first: Windows
+    separates folders by a backslash, macOS splits letters from their accents."""
+    names = [name, name.replace("\\", "/")] if "\\" in name else [name]
+    yield from names
+    if not name.isascii():
+        for form in ("NFC", "NFD"):
+            yield from (unicodedata.normalize(form, each) for each in names)
 
 
 def picture_root(

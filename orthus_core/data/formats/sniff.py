@@ -7,7 +7,7 @@ recognises, and loaded only then or when one of them is named.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,6 +23,7 @@ from orthus_core.data.formats import (
     webdataset,
 )
 from orthus_core.data.formats.annotation_file import RECORDS as RECORDS
+from orthus_core.data.formats.annotation_file import json_contents
 from orthus_core.data.formats.reading import ReadResult, ReadRows
 from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.rows import Rows, RowsReader, SourceOptions
@@ -47,15 +48,25 @@ class DataFormat(NamedTuple):
     recognises: Whether a path, which exists, is in this format; asked without reading it all.
     read: Its documents, all in memory.
     rows: Its rows, each read when it is needed.
+    fields: The fields whose columns may be named; None if the format checks them itself.
     """
 
     description: str
     recognises: Callable[[Path], bool]
     read: Reader | None = None
     rows: RowsReader | None = None
+    fields: Sequence[str] | None = None
 
     def open(self, path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
         """The rows of a path. Raises: DataError if it cannot be read as this format."""
+        unknown = [] if self.fields is None else [*set(options.columns) - {*self.fields}]
+        if unknown:
+            fields = f"fields are {', '.join(self.fields)}" if self.fields else "leave it out"
+            raise DataError(
+                f"`columns` has {unknown[0]!r}, which is no field of {self.description}",
+                where=str(path),
+                hint=fields,
+            )
         if self.rows is not None:
             return (yield from self.rows(path, options))
         assert self.read is not None, "a format has `rows` or `read`"
@@ -77,30 +88,40 @@ def rows_of(reading: object, path: Path) -> Rows:
 # Asked in this order.
 FORMATS: dict[str, DataFormat] = {
     "records": DataFormat(
-        "a .jsonl file of records", own_records.recognises, rows=own_records.rows
+        "a .jsonl file of records", own_records.recognises, rows=own_records.rows, fields=()
     ),
     "chat": DataFormat(
-        "a JSON file of conversations (LLaVA, ShareGPT4V)", chat.recognises, rows=chat.rows
+        "a JSON file of conversations (LLaVA, ShareGPT4V)",
+        chat.recognises,
+        rows=chat.rows,
+        fields=(),
     ),
     "instruct-pix2pix": DataFormat(
         "InstructPix2Pix's folder with seeds.json",
         instruct_pix2pix.recognises,
         rows=instruct_pix2pix.rows,
+        fields=(),
     ),
     "story-stream": DataFormat(
-        "a .jsonl file of StoryStream", story_stream.recognises, rows=story_stream.rows
+        "a .jsonl file of StoryStream", story_stream.recognises, rows=story_stream.rows, fields=()
     ),
     "journey-db": DataFormat(
-        "a .jsonl file of JourneyDB", journey_db.recognises, rows=journey_db.rows
+        "a .jsonl file of JourneyDB", journey_db.recognises, rows=journey_db.rows, fields=()
     ),
     "webdataset": DataFormat(
-        "WebDataset tars, or a folder of them", webdataset.recognises, rows=webdataset.rows
+        "WebDataset tars, or a folder of them",
+        webdataset.recognises,
+        rows=webdataset.rows,
+        fields=image_folder.FIELDS,
     ),
     "table": DataFormat(
         "a parquet or CSV file, or a data set of Hugging Face", table.recognises, rows=table.rows
     ),
     "image-folder": DataFormat(
-        "a folder of pictures with words", image_folder.recognises, rows=image_folder.rows
+        "a folder of pictures with words",
+        image_folder.recognises,
+        rows=image_folder.rows,
+        fields=image_folder.FIELDS,
     ),
 }
 
@@ -191,7 +212,9 @@ def format_of(path: Path, name: str | None = None) -> DataFormat | FormatPlugin:
     failed = [f"{plugin.name} ({plugin.problem})" for plugin in others.values() if plugin.problem]
     hint = f"give {', or '.join(known)}"
     raise DataError(
-        "there is no such file or folder" if not path.exists() else "this is no known data set",
+        f"this is no known data set{json_contents(path)}"
+        if path.exists()
+        else "there is no such file or folder",
         where=str(path),
         hint=hint + (f"; formats that did not load: {', '.join(failed)}" if failed else ""),
     )

@@ -16,6 +16,8 @@ SPLITS = {
 }
 """Names of each split, as `datasets` finds them in paths."""
 
+_KNOWN = 8  # names of splits that an error lists
+
 
 def split_of(name: str) -> str:
     """The split that a file's or folder's name speaks of; "" for none."""
@@ -47,11 +49,34 @@ def chosen_split(
     wanted = split_of(split) or split
     chosen = [path for path in paths if split in (path.name, path.stem)]
     chosen = chosen or [path for path in paths if wanted in (split_of(names[path]), names[path])]
+    if not chosen and wanted == "train" and not any(map(split_of, names.values())):
+        return [*paths]
     if not chosen:
-        known = dict.fromkeys(split_of(name) or name for name in names.values())
-        raise DataError(
-            f"there is no split {split!r} here",
-            where=str(where),
-            hint=f"there are {', '.join(known)}",
-        )
+        known = dict.fromkeys(split_of(name) or name for name in names.values() if name != ".")
+        raise no_split(split, where, [*known])
     return chosen
+
+
+def check_split(path: Path, split: str) -> None:
+    """Check that a data set which is one file, or one folder, is of a split.
+
+    Raises:
+        DataError: if it is another one. What names no split is `train`, as in `datasets`.
+    """
+    if not split or split in (path.name, path.stem):
+        return
+    if (split_of(path.name) or "train") != (split_of(split) or split):
+        raise no_split(split, path, [])
+
+
+def no_split(split: str, where: Path, known: Sequence[str]) -> DataError:
+    """The error for a split that a data set does not have.
+
+    Args:
+        split: What was asked for.
+        where: The data set.
+        known: The splits that there are.
+    """
+    more = ", ..." if len(known) > _KNOWN else ""
+    there = f"there are {', '.join(known[:_KNOWN])}{more}" if known else "leave the split out"
+    return DataError(f"there is no split {split!r} here", where=str(where), hint=there)

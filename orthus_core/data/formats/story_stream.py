@@ -18,17 +18,24 @@ from typing import Any
 import numpy as np
 
 from orthus_core.data.document import Document, Place, turn
-from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
+from orthus_core.data.formats.annotation_file import (
+    annotation_file,
+    annotation_files,
+    opened_annotations,
+)
+from orthus_core.data.formats.joined_rows import joined
 from orthus_core.data.formats.picture_root import picture_at
+from orthus_core.data.formats.split_names import check_split, split_of
 from orthus_core.data.rows import IndexedRows, RecordIndex, Rows, SourceOptions
 from orthus_core.errors import DataError
-from orthus_core.events import Event, Progress
+from orthus_core.events import Event, Note, Progress
 
 CHUNK = 10
 """Pictures of a row at most."""
 
 REQUEST = "Please continue this story."
 _PROGRESS_RECORDS = 1000
+_MOST_FILES = 10_000
 
 
 def recognises(path: Path) -> bool:
@@ -42,11 +49,27 @@ def is_story(record: Any) -> bool:
 
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
-    """The chunks of the stories of a file, or of the one in a folder. Raises: DataError."""
-    found = yield from open_annotations(path, options, is_story, _folders, _first_image)
-    chunks = StoryChunks(found.index, (yield from _chunk_counts(found.index)))
-    read = partial(parse, root=found.root, source=found.source)
-    return IndexedRows(chunks, read, str(path))
+    """The chunks of the stories of a file, or of a folder.
+
+    A subset of the published set has its stories in several files. Files of a folder are read
+    together, unless their names speak of splits.
+
+    Raises:
+        DataError: if a file cannot be read, its pictures are nowhere, or there is no such split.
+    """
+    files = annotation_files(path, is_story, _MOST_FILES)
+    if len(files) > 1 and not any(split_of(file.name) for file in files):
+        check_split(path, options.split)
+        yield Note(f"{path}: the stories of {len(files)} files are read together")
+    else:
+        files = [annotation_file(path, is_story, options.split) or path]
+    parts = list[Rows]()
+    for file in files:
+        found = yield from opened_annotations(file, options, _folders, _first_image)
+        chunks = StoryChunks(found.index, (yield from _chunk_counts(found.index)))
+        read = partial(parse, root=found.root, source=found.source)
+        parts.append(IndexedRows(chunks, read, str(path)))
+    return joined(parts, str(path))
 
 
 def _folders(beside: Path) -> list[Path]:

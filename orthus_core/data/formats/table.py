@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orthus_core.data.document import Document, Place, from_record, turn
 from orthus_core.data.formats import chat
+from orthus_core.data.formats.caption_table import URLS
 from orthus_core.data.formats.image_folder import METADATA
 from orthus_core.data.formats.picture_root import picture_at, picture_root
-from orthus_core.data.formats.split_names import chosen_split
-from orthus_core.data.formats.unusable import unusable_layout
+from orthus_core.data.formats.split_names import check_split, chosen_split
+from orthus_core.data.formats.unusable import addresses, table_of_addresses, unusable_layout
 from orthus_core.data.index.stored_sets import (
     Splits,
     hub_splits,
@@ -34,7 +35,7 @@ from orthus_core.data.index.stored_sets import (
     saved_splits,
 )
 from orthus_core.data.index.table_file import TABLE_SUFFIXES
-from orthus_core.data.listing import files_ending, holds_pictures
+from orthus_core.data.listing import CAPTION_SUFFIX, files_ending, holds_pictures
 from orthus_core.data.pictures import BytesPicture, Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -80,7 +81,10 @@ def recognises(path: Path) -> bool:
         return is_hub_id(path)
     if any((path / name).is_file() for name in METADATA):
         return False
-    return is_saved_set(path) or bool(_table_files(path))
+    files = _table_files(path)
+    if files and addresses(files[0]) and files_ending(path, (CAPTION_SUFFIX,)):
+        return not holds_pictures(path)  # img2dataset wrote pictures and captions beside it
+    return is_saved_set(path) or bool(files)
 
 
 def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
@@ -115,6 +119,7 @@ def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTa
     from orthus_core.data.index.arrow_table import arrow_tables, tables
 
     if path.is_file():
+        check_split(path, options.split)
         return (yield from tables([path], folder=options.index))
     if path.is_dir() and not is_saved_set(path):
         files = yield from chosen_split(path, _table_files(path), options.split)
@@ -130,6 +135,8 @@ def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTa
             where=str(path),
             hint="give a parquet or CSV file, a folder, or the id of a set on the hub, as org/name",
         )
+    if "" in splits:
+        check_split(path, options.split)
     named = {path / split: files for split, files in splits.items()}
     chosen = [*named] if "" in splits else (yield from chosen_split(path, [*named], options.split))
     return (
@@ -180,6 +187,9 @@ def _layout(
             return layout, {field: column_of[field] for field in fields if field in column_of}
     if (unusable := unusable_layout(path) if path.exists() else None) is not None:
         raise unusable
+    files = [path] if path.is_file() else _table_files(path) if path.is_dir() else []
+    if files and {*columns} & {*URLS}:
+        raise table_of_addresses(files[0], [*columns.values()])
     raise DataError(
         f"no row can be made of these columns: {', '.join(columns.values()) or 'none'}",
         where=str(path),

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orthus_core.data.formats.annotation_file import head_of, json_files
+from orthus_core.data.formats.annotation_file import annotation_file, head_of, json_files
 from orthus_core.data.formats.caption_table import URLS
+from orthus_core.data.formats.chat import is_chat
+from orthus_core.data.formats.journey_db import is_annotation
+from orthus_core.data.formats.story_stream import is_story
 from orthus_core.errors import DataError
 from orthus_core.wrong_content import UNFINISHED, unfinished_downloads, wrong_content
 
 _POINTER_BYTES = 1024
 _FOLDERS_LOOKED_AT = 8
+_LEVELS_LOOKED_AT = 3
 _PACKED = (".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 _OTHER_STORES = {
     ".tfrecord": "TFRecord files",
@@ -41,7 +45,7 @@ def _of_file(file: Path) -> DataError | None:
     if wrong := wrong_content(file):
         return DataError(f"this is {wrong.what}", where=str(file), hint=wrong.hint)
     if file.suffix == ".parquet" and (names := addresses(file)):
-        return _of_addresses(file, names)
+        return table_of_addresses(file, names)
     if kind := _OTHER_STORES.get(file.suffix.lower()):
         return _other_store(file, kind)
     if file.suffix == ".json":
@@ -63,7 +67,7 @@ def _of_folder(folder: Path) -> DataError | None:
                 return DataError(f"this is {wrong.what}", where=str(file), hint=wrong.hint)
     tables = [file for file in files if file.suffix == ".parquet"]
     if tables and (names := addresses(tables[0])):
-        return _of_addresses(tables[0], names)
+        return table_of_addresses(tables[0], names)
     for file in json_files(folder):
         if (error := _of_object(file)) is not None:
             return error
@@ -77,6 +81,12 @@ def _of_folder(folder: Path) -> DataError | None:
             f"this looks like InstructPix2Pix ({prompt}), and its list seeds.json is missing",
             where=str(folder),
             hint="download seeds.json from the same place into this folder",
+        )
+    if (below := _records_below(folder)) is not None:
+        return DataError(
+            f"the records of this folder lie further down ({below.relative_to(folder)})",
+            where=str(folder),
+            hint=f"give {below}",
         )
     packed = [file for file in files if file.suffix.lower() in _PACKED]
     if packed:
@@ -121,14 +131,16 @@ def addresses(file: Path) -> list[str]:
     return [] if has_pictures else schema.names
 
 
-def _of_addresses(file: Path, names: list[str]) -> DataError:
+def table_of_addresses(file: Path, names: list[str]) -> DataError:
+    """The error for a file with these columns, of which one has pictures' addresses."""
     url = next(name for name in names if name.lower() in URLS)
     captions = ("top_caption", "caption", "text")
     caption = next((name for each in captions for name in names if name.lower() == each), "CAPTION")
     return DataError(
         f"this is a table of addresses, without pictures: {', '.join(names)}",
         where=str(file),
-        hint="download them with `img2dataset --input_format parquet --output_format webdataset "
+        hint=f"download them with `img2dataset --input_format {file.suffix[1:].lower()} "
+        "--output_format webdataset "
         f"--url_list {file} --url_col {url} --caption_col {caption} --output_folder TARS`, and "
         "give the folder TARS",
     )
@@ -157,12 +169,30 @@ def _of_object(file: Path) -> DataError | None:
 
 
 def _prompt_below(folder: Path) -> str | None:
+    names = [each.name for each in _folders_in(folder)]
+    return next((f"{n}/prompt.json" for n in names if (folder / n / "prompt.json").is_file()), None)
+
+
+def _records_below(folder: Path) -> Path | None:
+    """A folder below this one that has records which name pictures: of JourneyDB, of StoryStream,
+    conversations. Its parent cannot be given in its place, as it may have several."""
+    waiting = [folder]
+    for _ in range(_LEVELS_LOOKED_AT):
+        waiting = [inner for each in waiting for inner in _folders_in(each)]
+        for inner in waiting:
+            for accepts in (is_chat, is_annotation, is_story):
+                if annotation_file(inner, accepts) is not None:
+                    return inner
+    return None
+
+
+def _folders_in(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as scanned:
-            names = sorted(each.name for each in scanned if each.is_dir())[:_FOLDERS_LOOKED_AT]
+            names = sorted(each.name for each in scanned if each.name[:1] != "." and each.is_dir())
     except OSError:
-        return None
-    return next((f"{n}/prompt.json" for n in names if (folder / n / "prompt.json").is_file()), None)
+        return []
+    return [folder / name for name in names[:_FOLDERS_LOOKED_AT]]
 
 
 def _other_store(file: Path, kind: str) -> DataError:

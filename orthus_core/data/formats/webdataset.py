@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.image_folder import INSTRUCTION, SOURCE, TARGET, metadata_files
 from orthus_core.data.formats.picture_root import LOOKED_AT
-from orthus_core.data.formats.split_names import chosen_split
+from orthus_core.data.formats.split_names import check_split, chosen_split
 from orthus_core.data.index.file_part import FilePart
 from orthus_core.data.index.tar_samples import (
     COMPRESSED_SUFFIXES,
@@ -91,6 +91,8 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     tars = tars_at(path)
     if path.is_dir():
         tars = yield from chosen_split(path, tars, options.split)
+    else:
+        check_split(path, options.split)
     index = yield from tar_samples(tars, folder=options.index)
     if not len(index):
         raise _empty(path, tars)
@@ -177,7 +179,8 @@ class Samples:
             if picture is None and len(pictures) > 1:
                 raise DataError(
                     f"the sample has {len(pictures)} pictures: {', '.join(pictures)}",
-                    hint="name the one to take, in `columns`: image",
+                    hint="name the one to take, in `columns`: image. A sample's name ends at its "
+                    "first dot: rename the members if it goes on",
                 )
             picture = picture or next(iter(pictures.values()))
             words = self._words(record, name, "caption")
@@ -190,8 +193,7 @@ class Samples:
             address = _value(_json_of(record, strict=False), ("url",))
             words = self.table.caption(name.rpartition("/")[2], address)
         if not words:
-            if "json" in record:
-                _json_of(record, strict=True)  # says why nothing was found in it
+            _json_of(record, strict=True)  # says why nothing was found in it
             raise DataError(f"there are no words for the picture, only {', '.join(record)}")
         return words
 
@@ -200,7 +202,7 @@ class Samples:
         named = self.columns.get(field)
         also = INSTRUCTION if field == "instruction" else ()
         for suffix in [named] if named else [*also, *TEXTS]:
-            member = record.get(suffix) or (record.get(f"{suffix}.txt") if suffix else None)
+            member = _member(record, suffix) or (record.get(f"{suffix}.txt") if suffix else None)
             if member is not None and (words := _text(member).strip()):
                 return words
         keys = [named] if named else [*also, *CAPTIONS]
@@ -223,6 +225,15 @@ def _picture(
     )
 
 
+def _member(record: Mapping[str, FilePart], suffix: str) -> FilePart | None:
+    """The member with a suffix, or the only one that ends in it: a name may have dots, and its rest
+    is of the suffix then, as in `photo.2021.txt`."""
+    if suffix in record:
+        return record[suffix]
+    found = [member for each, member in record.items() if each.endswith(f".{suffix}")]
+    return found[0] if len(found) == 1 else None
+
+
 def _name(item: tuple[str, FilePart]) -> str:
     suffix, member = item
     return member.name[: len(member.name) - len(suffix) - 1] if suffix else member.name
@@ -243,7 +254,7 @@ def _json_of(record: Mapping[str, FilePart], *, strict: bool) -> Mapping[str, An
     Raises:
         DataError: if it cannot be read, when strict.
     """
-    member = record.get("json")
+    member = _member(record, "json")
     if member is None:
         return {}
     try:

@@ -60,6 +60,9 @@ class JsonArray(JsonRecords):
     def _text(self, content: bytes, place: Place) -> str:
         return text_of(content)
 
+    def _bare(self, content: bytes) -> bytes:
+        return content
+
 
 def json_array(
     file: Path, *, objects: bool = True, folder: Path | None = None

@@ -50,6 +50,9 @@ class JsonLines(JsonRecords):
         except ValueError as error:
             raise DataError(str(error)) from error
 
+    def _bare(self, content: bytes) -> bytes:
+        return _bare(content, self._arrays.about["encoding"])
+
 
 def json_lines(
     file: Path, *, objects: bool = True, folder: Path | None = None

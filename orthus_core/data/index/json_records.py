@@ -12,6 +12,7 @@ import numpy as np
 from orthus_core.data.document import Place
 from orthus_core.data.index.file_part import read_part
 from orthus_core.data.index.index_file import IndexArrays
+from orthus_core.data.index.record_hash import content_key
 from orthus_core.errors import DataError
 
 LONGEST = 2**32 - 1
@@ -50,11 +51,16 @@ class JsonRecords(ABC):
     def _text(self, content: bytes, place: Place) -> str:
         """The text of a record's bytes. Raises: DataError or ValueError where they are none."""
 
+    @abstractmethod
+    def _bare(self, content: bytes) -> bytes:
+        """What the key of a record with these bytes is a hash of."""
+
     def record(self, number: int) -> Any:
         """The value of record `number`.
 
         Raises:
-            DataError: if it is no JSON, or not an object where it must be one.
+            DataError: if it is no JSON, not an object where it must be one, or not what was
+                indexed.
         """
         place = self.place(number)
         size = int(self._arrays["size"][number])
@@ -62,6 +68,11 @@ class JsonRecords(ABC):
         try:
             if size == LONGEST:
                 raise DataError(f"the {self.one} is longer than 4 GB")
+            if content_key(self._bare(content)) != int(self._arrays["key"][number]):
+                raise DataError(
+                    "the file was changed after it was indexed",
+                    hint="start again, and leave data as it is while it is in use",
+                )
             value = json_value(self._text(content, place))
             if self._objects and not isinstance(value, dict):
                 raise DataError(f"the {self.one} is a {type(value).__name__}, not an object")

@@ -140,7 +140,8 @@ def _parquet_batches(file: Path) -> tuple[pyarrow.Schema, Batches]:
         try:
             for batch in table.iter_batches(batch_size=size, use_threads=False):
                 done += batch.num_rows
-                yield done / rows, batch.cast(schema)
+                # Arrow cannot cast lists of structures with a column of nulls to their own type.
+                yield done / rows, batch if batch.schema.equals(schema) else batch.cast(schema)
         except (OSError, pyarrow.ArrowException) as error:
             raise _damaged(file, error) from error
         finally:
