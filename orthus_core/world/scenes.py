@@ -23,13 +23,13 @@ from orthus_core.world.world import World
 
 # Weights of the categories; all but "mixed" have GenEval's own names.
 CATEGORIES: Mapping[str, float] = {
-    "single_object": 0.12,
-    "two_object": 0.20,
+    "single_object": 0.08,
+    "two_object": 0.18,
     "counting": 0.16,
-    "colors": 0.14,
-    "position": 0.20,
-    "color_attr": 0.12,
-    "mixed": 0.06,
+    "colors": 0.18,
+    "position": 0.18,
+    "color_attr": 0.17,
+    "mixed": 0.05,
 }
 # Categories with two things side by side in the caption's order, which need not name the relation.
 SIDE_BY_SIDE = ("two_object", "color_attr")
