@@ -81,33 +81,47 @@ def draw(model: str, output: Path) -> None:
 
 
 def judge(sheets: Path) -> None:
-    """Which pictures have all things of their prompt, and as many as it says, by the detector."""
+    """Which pictures have all things of their prompt, and as many as it says, by the detector.
+
+    One whose prompt also names a thing that is not taught is not right: the rest is not what was
+    asked for.
+    """
     world = World.open()
     detector = Detector(world)
     found = {}
     for entry in json.loads((sheets / KEY).read_text()):
-        wanted = things_of(world, entry["prompt"])
+        wanted, untaught = things_of(world, entry["prompt"])
         with Image.open(sheets / f"{entry['number']:03}.png") as picture:
             picture_3HW = unit_range_of_bytes(np.asarray(picture.convert("RGB")))
         seen = [each.noun for each in detector.find(picture_3HW)]
-        right = all(seen.count(noun) == count for noun, count in wanted) if wanted else None
-        found[entry["number"]] = {"wanted": wanted, "seen": seen, "right": right}
+        right = None
+        if wanted or untaught:
+            right = not untaught and all(seen.count(noun) == count for noun, count in wanted)
+        found[entry["number"]] = {
+            "wanted": wanted,
+            "untaught": untaught,
+            "seen": seen,
+            "right": right,
+        }
     (sheets / FOUND).write_text(json.dumps(found, indent=1) + "\n")
     verdicts = [each["right"] for each in found.values() if each["right"] is not None]
     without = len(found) - len(verdicts)
-    print(f"by the detector {share_text(verdicts)}; {without} name no thing of the cast")
+    print(f"by the detector {share_text(verdicts)}; {without} name nothing that is known here")
 
 
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "pair": 2}
 
 
-def things_of(world: World, prompt: str) -> list[tuple[str, int]]:
-    """The nouns of the cast that a prompt names, each with its number."""
+def things_of(world: World, prompt: str) -> tuple[list[tuple[str, int]], list[str]]:
+    """The nouns of the cast that a prompt names, each with its number; and the names of things in
+    it that are not taught.
+    """
     words = re.findall(r"[a-z0-9]+", prompt.lower())
-    return [*_things(world, words)]
+    named = [*_things(world, words)]
+    return [(noun, count) for noun, count, _ in named if noun], [n for t, _, n in named if not t]
 
 
-def _things(world: World, words: Sequence[str]) -> Iterator[tuple[str, int]]:
+def _things(world: World, words: Sequence[str]) -> Iterator[tuple[str, int, str]]:
     # Names of what is not taught, too: a polar bear is no bear.
     nouns = {name.lower(): "" for entry in entries() for name in (entry.name, *entry.others)}
     nouns |= {name.lower(): noun for noun in world.cast for name in world.things[noun].names.all}
@@ -121,8 +135,7 @@ def _things(world: World, words: Sequence[str]) -> Iterator[tuple[str, int]]:
             if noun is not None and length <= len(words) - place:
                 before = words[max(0, place - 2) : place]
                 counts = [int(w) if w.isdigit() else NUMBERS.get(w, 1) for w in before]
-                if noun:
-                    yield noun, max([1, *counts])
+                yield noun, max([1, *counts]), name
                 place += length - 1
                 break
         place += 1

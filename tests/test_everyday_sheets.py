@@ -41,14 +41,28 @@ def test_each_prompt_is_drawn_at_each_seed_and_found_by_its_number(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("prompt", "things"),
+    ("prompt", "things", "untaught"),
     [
-        ("a dog and two cats", [("dog", 1), ("cat", 2)]),
-        ("a polar bear in the snow", []),
-        ("a fire truck next to a bear", [("bear", 1)]),
-        ("three strawberries", [("strawberry", 3)]),
-        ("3 puppies", [("dog", 3)]),
+        ("a dog and two cats", [("dog", 1), ("cat", 2)], []),
+        ("a polar bear in the snow", [], ["polar bear"]),
+        ("a fire truck next to a bear", [("bear", 1)], ["fire truck"]),
+        ("three strawberries", [("strawberry", 3)], []),
+        ("3 puppies", [("dog", 3)], []),
     ],
 )
-def test_a_prompt_names_things_of_the_cast_by_their_longest_names(world, prompt, things):
-    assert everyday_sheets.things_of(world, prompt) == things
+def test_a_prompt_names_things_of_the_cast_by_their_longest_names(world, prompt, things, untaught):
+    assert everyday_sheets.things_of(world, prompt) == (things, untaught)
+
+
+def test_a_picture_lacks_the_thing_that_is_not_taught(world, tmp_path, monkeypatch):
+    """Three prompts are drawn as a dog alone, which is all of the first only."""
+    prompts = ["a dog", "a dog and a polar bear", "draw me something"]
+    key = [{"number": n, "prompt": prompt, "seed": 1} for n, prompt in enumerate(prompts, 1)]
+    (tmp_path / everyday_sheets.KEY).write_text(json.dumps(key))
+    for entry in key:
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{entry['number']:03}.png")
+    dog = SimpleNamespace(find=lambda picture: [SimpleNamespace(noun="dog")])
+    monkeypatch.setattr(everyday_sheets, "Detector", lambda world: dog)
+    everyday_sheets.judge(tmp_path)
+    found = json.loads((tmp_path / everyday_sheets.FOUND).read_text())
+    assert [each["right"] for each in found.values()] == [True, False, None]
