@@ -20,9 +20,9 @@ from orthus_core.world.sprites import Sprite, SpritePack, starter_packs
 from orthus_core.world.vocabulary import is_passed_over
 from orthus_core.world.wordings import Wordings
 
-# Weight of things of the cast in random choices; the others have a weight of 1. Everything else is
-# about the cast, so a model should know its looks best.
-CAST_WEIGHT = 2
+# Weight, in random choices of one thing, of things that are not in the cast; the others have a
+# weight of 1. Scenes show the cast alone, so that a model knows its looks from them as well.
+ALONE_WEIGHT = 2
 # Least share of a thing, by area, whose colour differs clearly from the backdrop.
 LEAST_CONTRAST = 0.35
 
@@ -84,7 +84,7 @@ class World:
         self._chosen = [
             thing
             for name, thing in self.things.items()
-            for _ in range(CAST_WEIGHT if name in self.cast else 1)
+            for _ in range(1 if name in self.cast else ALONE_WEIGHT)
         ]
         self._of_subgroup = _group_by((s.subgroup, s) for s in self.sprites)
 
@@ -162,7 +162,7 @@ class World:
         return None
 
     def sample_sprite(self, rng: random.Random) -> Sprite:
-        """The sprite of a random thing; those of the cast are more likely."""
+        """The sprite of a random thing; those that no scene shows are more likely."""
         return rng.choice(self._chosen).sprites[0]
 
     def others_of_kind(self, sprite: Sprite) -> list[Sprite]:
