@@ -44,10 +44,7 @@ class OrthusVQ(ChameleonVQVAE):
 
     def codes(self, pixels_M3HW: Tensor) -> Tensor:
         """Chameleon's discrete codes, the nearest code for each patch: int64 [M, P]."""
-        return self.codes_of_features(self.features(pixels_M3HW))
-
-    def codes_of_features(self, features_MPC: Tensor) -> Tensor:
-        """The nearest code for each feature: int64 [M, P]."""
+        features_MPC = self.features(pixels_M3HW)
         codes_N = nearest_code(features_MPC.flatten(0, 1), self.quantize.embedding.weight)
         return codes_N.view(features_MPC.shape[:2])
 

@@ -31,8 +31,9 @@ from orthus_core.recipe.training import (
 )
 from orthus_core.train.batches import VALIDATION_SEED, share_of
 from orthus_core.train.distributed import all_reduce_sum, current_rank, mean_over_processes
+from orthus_core.train.features import linear_code_of
 from orthus_core.train.linear_code import LinearCode
-from orthus_core.train.linear_encoder import linear_encoder, read_linear_code
+from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.picture_source import PictureSource
 from orthus_core.train.sample_grid import sample_grid
 
@@ -389,7 +390,7 @@ class DecoderObjective(nn.Module):
         self.vq = vq
         self.picture_loss = picture_loss
         self.feature_noise = feature_noise
-        self.linear = read_linear_code(vq)  # what the encoder computes, in one product
+        self.linear = linear_code_of(vq)  # what the encoder computes, in one product
 
     def forward(self, pixels_M3HW: Tensor, seeds_M: Tensor | None = None) -> PictureFigures:
         """Losses of a batch of pictures.

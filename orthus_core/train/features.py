@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orthus_core.data.latent_cache import FeatureCache, fingerprint
 from orthus_core.device import has_bf16
 from orthus_core.errors import OutputError
 from orthus_core.events import Event, Note
+from orthus_core.model.soft_embedding import nearest_code
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe.training import DataRecipe
 from orthus_core.train.batches import RowSources
-from orthus_core.train.linear_encoder import read_linear_code
 from orthus_core.train.loop import Before, Stop
 from orthus_core.user_files import user_path
 
@@ -43,7 +43,7 @@ def feature_cache(
     vq: OrthusVQ, encode: Encode, folder: Path, *, sixteen_bit: bool = False, kind: str = "features"
 ) -> FeatureCache:
     """The cache of an autoencoder's features or codes. A linear encoder's come from one product
-    (`read_linear_code`), by which they are kept apart.
+    (`linear_code_of`), by which they are kept apart.
 
     Args:
         folder: Where it is kept: a training's folder, or one that several trainings share
@@ -56,7 +56,7 @@ def feature_cache(
         kind: What they are: features or codes.
     """
     size, device = vq.config.resolution, vq.device
-    weights, code = fingerprint(vq), read_linear_code(vq)
+    weights, code = fingerprint(vq), linear_code_of(vq)
     if code is not None:
         weights, encode = f"{weights}-linear", by_linear_code(vq, code, kind)
     elif sixteen_bit and has_bf16(device):
@@ -78,11 +78,31 @@ def feature_cache(
     )
 
 
+def linear_code_of(vq: OrthusVQ) -> LinearCode | None:
+    """The linear code that the autoencoder's encoder computes; None if it is not a linear one.
+
+    In a linear encoder no block of the middle adds anything, which no trained one has.
+    """
+    encoder: Any = vq.encoder
+    if any(m.weight.any() for m in encoder.mid.modules() if isinstance(m, nn.Conv2d)):
+        return None
+    # Imported here, because most models have a trained encoder.
+    from orthus_core.train.linear_encoder import read_linear_code
+
+    return read_linear_code(vq)
+
+
 def by_linear_code(vq: OrthusVQ, code: LinearCode, kind: str) -> Encode:
     """Features, or the codes of them, by the linear code that the encoder computes."""
-    if kind == "codes":
-        return lambda pixels_M3HW: vq.codes_of_features(code.features(pixels_M3HW))
-    return code.features
+    if kind != "codes":
+        return code.features
+
+    def codes(pixels_M3HW: Tensor) -> Tensor:
+        features_MPC = code.features(pixels_M3HW)
+        codes_N = nearest_code(features_MPC.flatten(0, 1), vq.quantize.embedding.weight)
+        return codes_N.view(features_MPC.shape[:2])
+
+    return codes
 
 
 def pictures_together(side: int, device: torch.device) -> int:

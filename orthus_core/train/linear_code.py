@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orthus_core.evaluation.reconstruction import psnr
-
 # Eigenvalues below this, of pixels in [-1, 1], belong to directions in which patches do not vary.
 SMALLEST_VARIANCE = 1e-6
 
@@ -95,5 +93,8 @@ def patch_moments(pixels_M3HW: Tensor, side: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def linear_quality(code: LinearCode, pixels_M3HW: Tensor) -> float:
     """Mean PSNR in decibels of pictures that the linear code reconstructs; pixels in [-1, 1]."""
+    # Imported here, because trainings take features from the code and measure nothing with it.
+    from orthus_core.evaluation.reconstruction import psnr
+
     again_M3HW = code.pixels(code.features(pixels_M3HW)).clamp(-1, 1)
     return float(psnr(again_M3HW, pixels_M3HW, data_range=2.0).mean())

@@ -20,9 +20,10 @@ from orthus_core.train.autoencoder import (
     DiscreteAutoencoderStage,
     fresh_autoencoder,
 )
+from orthus_core.train.features import linear_code_of
 from orthus_core.train.flops import counter_of, vision_flops
 from orthus_core.train.linear_code import LinearCode, linear_quality
-from orthus_core.train.linear_encoder import linear_encoder, read_linear_code
+from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.loop import train
 from tests.conftest import TINY_AUTOENCODER
 from tests.core.toy_data import ToyPictures, pictures_with_words, tiny_pretrain
@@ -220,7 +221,7 @@ def test_the_linear_code_is_read_from_a_stored_encoder(shape):
     vq, code = written(shape)
     pixels = smooth(40, seed=2)
     vq.bfloat16().float()  # as models are stored
-    read = read_linear_code(vq)
+    read = linear_code_of(vq)
     features, found, wanted = vq.features(pixels), read.features(pixels), code.features(pixels)
     spread = features.std((0, 1))
     assert ((found - features).square().mean((0, 1)).sqrt() / spread).max() < 0.01
@@ -230,7 +231,7 @@ def test_the_linear_code_is_read_from_a_stored_encoder(shape):
     assert not read.state_dict()  # states need not hold it
     encoder = vq.encoder.mid.block_1.conv1.weight
     encoder[0, 0, 0, 0] = 1e-3
-    assert read_linear_code(vq) is None
+    assert linear_code_of(vq) is None
 
 
 def test_a_decoder_learns_from_the_linear_code_without_the_encoder(monkeypatch):
