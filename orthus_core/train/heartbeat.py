@@ -53,7 +53,10 @@ class Heartbeat:
         self.word = ""  # which other process has ended, once one has
         self.heard = threading.Event()
         self.ended = threading.Event()
-        self._seen: dict[int, tuple[str, float]] = {}
+        # The last beat of each other process, and after how many looks it was first seen. Time is
+        # counted in own looks, so that processes which were stopped together go on together.
+        self._seen: dict[int, tuple[str, int]] = {}
+        self._looks = 0
         self.trainings = 0
         self.last_word = ""
         self.start()
@@ -102,7 +105,7 @@ class Heartbeat:
 
     def _others(self) -> str:
         """Which other process has ended; "" when none has."""
-        now = time.monotonic()
+        self._looks += 1
         for other in range(self.shards):
             if other == self.shard:
                 continue
@@ -113,11 +116,12 @@ class Heartbeat:
                 return f"process {other} has ended: {word}"
             there = self.store.check([self._key("beat", other)])
             beat = self.store.get(self._key("beat", other)).decode() if there else ""
-            if self._seen.get(other, ("", 0.0))[0] != beat or other not in self._seen:
-                self._seen[other] = beat, now
-            elif now - self._seen[other][1] > LONGEST_SILENCE:
-                silence = int(now - self._seen[other][1])
-                return f"process {other} has not been heard of for {silence} seconds"
+            if other not in self._seen or self._seen[other][0] != beat:
+                self._seen[other] = beat, self._looks
+                continue
+            silence = (self._looks - self._seen[other][1]) * BEAT
+            if silence > LONGEST_SILENCE:
+                return f"process {other} has not been heard of for {silence:.0f} seconds"
         return ""
 
     def _end_process(self) -> None:
