@@ -160,9 +160,8 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
     """
     segments = record.get("segments") if isinstance(record, Mapping) else None
     if not isinstance(segments, (list, tuple)):
-        keys = [*map(repr, record)] if isinstance(record, Mapping) else []
-        has = f", and has {', '.join(keys[:_KEYS_NAMED])}" if keys else ""
-        raise DataError(f"a record needs a list of 'segments'{has}")
+        keys = first_keys(record)
+        raise DataError("a record needs a list of 'segments'" + (keys and f", and has {keys}"))
     parsed = []
     for number, segment in enumerate(segments):
         try:
@@ -174,6 +173,11 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
     for name, text in names.items():
         check_unicode(text, f"the {name}")
     return Document(tuple(parsed), names["id"], names["source"])
+
+
+def first_keys(record: Any) -> str:
+    """The first keys of a record, as an error lists them; "" for what has none."""
+    return ", ".join([*map(repr, record)][:_KEYS_NAMED]) if isinstance(record, Mapping) else ""
 
 
 def to_record(document: Document) -> dict[str, Any]:

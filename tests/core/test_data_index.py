@@ -46,7 +46,7 @@ def result(opening: Generator[Event, None, Any], events: list[Event] | None = No
             events.append(event)
 
 
-def told(index: Any) -> list[Any]:
+def rows_of(index: Any) -> list[Any]:
     """Each record, or the message of its error."""
     found = []
     for number in range(len(index)):
@@ -91,11 +91,11 @@ def test_each_line_that_is_not_blank_is_a_record(tmp_path: Path):
     )
     index = result(json_lines(file))
     assert [index.place(number).line for number in range(6)] == [1, 4, 5, 6, 7, 8]
-    whole, broken, not_object, twice, not_text, last = told(index)
+    whole, broken, not_object, twice, not_text, last = rows_of(index)
     assert (whole, last) == ({"a": 1}, {"z": 9})
     assert "no JSON" in broken and "list, not an object" in not_object
     assert "'a' is there twice" in twice and "not UTF-8" in not_text
-    assert told(result(json_lines(file, objects=False)))[2] == [1]
+    assert rows_of(result(json_lines(file, objects=False)))[2] == [1]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
@@ -106,7 +106,7 @@ def test_other_encodings_give_the_same_records(tmp_path: Path, encoding: str):
     file.write_bytes((mark + text).encode(encoding))
     plain.write_text(text.replace("\r\n\r\n", "\n"), encoding="utf-8")
     index, other = result(json_lines(file)), result(json_lines(plain))
-    assert told(index) == [{"a": "häß \U0001f600"}, {"b": 2}]
+    assert rows_of(index) == [{"a": "häß \U0001f600"}, {"b": 2}]
     assert index.place(1).line == 3
     assert index.identity == other.identity and (index.keys() == other.keys()).all()
 
@@ -115,7 +115,7 @@ def test_a_line_longer_than_what_is_read_at_once(tmp_path: Path):
     records = [{"a": "x" * length} for length in (3, 3_000_000, 5)]
     file = tmp_path / "a.jsonl"
     file.write_text("\n".join(map(json.dumps, records)))
-    assert told(result(json_lines(file))) == records
+    assert rows_of(result(json_lines(file))) == records
 
 
 def test_a_file_of_something_else_is_named(tmp_path: Path):
@@ -144,13 +144,13 @@ def test_an_array_is_read_through_any_window(
     records = [{"id": n, "v": 'ä"\\{[' * n, "n": 12345.6e7, "l": [True, None]} for n in range(30)]
     content = b"\xef\xbb\xbf " + json.dumps(records, ensure_ascii=False, indent=1).encode()
     index = array(tmp_path, content)
-    assert told(index) == records
+    assert rows_of(index) == records
     assert str(index.place(11)).endswith("a.json, record 12")
     file = tmp_path / "numbers.json"
     file.write_text("[12345, 6.5e3,true ,[[-1]]]")
-    assert told(result(json_array(file, objects=False))) == [12345, 6500.0, True, [[-1]]]
+    assert rows_of(result(json_array(file, objects=False))) == [12345, 6500.0, True, [[-1]]]
     broken = b'[{"id": 1, "t": "x"}, {"id": 2, "t": "y" z"}, {"id": 3, "t": nul}, 17, {"id": 5}, ]'
-    first, second, third, number, last = told(array(tmp_path, broken))
+    first, second, third, number, last = rows_of(array(tmp_path, broken))
     assert (first, last) == ({"id": 1, "t": "x"}, {"id": 5})
     assert "no JSON" in second and "no JSON" in third and "int, not an object" in number
 
@@ -169,7 +169,7 @@ def test_an_array_is_read_through_any_window(
 def test_an_array_that_ends_too_early_keeps_what_is_before(
     tmp_path: Path, content: bytes, whole: int, problem: str
 ):
-    *records, fault = told(array(tmp_path, content))
+    *records, fault = rows_of(array(tmp_path, content))
     assert records == [{"id": number + 1} for number in range(whole)]
     assert problem in fault
 
@@ -200,7 +200,7 @@ def test_members_of_one_name_are_a_sample(tmp_path: Path, form: int):
         names += ["ä" * 80 + ".jpg"]
     file = tar(tmp_path / "0.tar", *((name, name.encode()) for name in names), form=form)
     index = result(tar_samples([file]))
-    found = [{k: member.read().decode() for k, member in each.items()} for each in told(index)]
+    found = [{k: member.read().decode() for k, member in each.items()} for each in rows_of(index)]
     assert found[:5] == [
         {"jpg": "./a/1.JPG", "txt": "./a/1.txt"},
         {"seg.png": "a/2.seg.png", "txt": "a/2.txt"},
@@ -240,15 +240,15 @@ def test_a_tar_that_is_cut_short_keeps_its_whole_samples(tmp_path: Path):
     ):
         (tmp_path / "0.tar").write_bytes(content[:end])
         index = result(tar_samples([tmp_path / "0.tar", other]))
-        *samples, fault, last = told(index)
+        *samples, fault, last = rows_of(index)
         assert [set(sample) for sample in samples] == [{"jpg", "txt"}] * whole
         assert "cut short" in fault and where in fault and last["txt"].read() == b"whole"
         assert index.place(whole).file == tmp_path / "0.tar"
     damaged = content[: 2 * 1536] + b"\xff" * 512 + content[2 * 1536 + 512 :]
     (tmp_path / "0.tar").write_bytes(damaged)
-    assert "damaged from byte 3072 on" in told(result(tar_samples([tmp_path / "0.tar"])))[-1]
+    assert "damaged from byte 3072 on" in rows_of(result(tar_samples([tmp_path / "0.tar"])))[-1]
     (tmp_path / "0.tar").write_text("version https://git-lfs.github.com/spec/v1\nsize 7\n")
-    assert "Git LFS" in told(result(tar_samples([tmp_path / "0.tar", other])))[0]
+    assert "Git LFS" in rows_of(result(tar_samples([tmp_path / "0.tar", other])))[0]
     with pytest.raises(DataError, match="Git LFS"):
         result(tar_samples([tmp_path / "0.tar"]))
 
@@ -271,7 +271,9 @@ def test_hidden_folders_hold_no_tars(tmp_path: Path):
 
 def test_a_member_is_a_picture(tmp_path: Path):
     file = tar(tmp_path / "0.tar", ("1.png", png("blue")), ("2.png", png()[:40]))
-    first, second = (MemberPicture(sample["png"]) for sample in told(result(tar_samples([file]))))
+    first, second = (
+        MemberPicture(sample["png"]) for sample in rows_of(result(tar_samples([file])))
+    )
     assert first.load(4)[0, 0].tolist() == [0, 0, 255]
     assert first.key != second.key
     with pytest.raises(DataError) as caught:
@@ -315,12 +317,12 @@ def test_broken_lines_of_csv_are_rows_that_cannot_be_read(tmp_path: Path):
         b'\xef\xbb\xbfname,text\r\n0,"a ""b"", c\nline 2"\r\n\r\n1,x,y\n2,\xff\n3,last'
     )
     index = result(tables([file]))
-    first, wide, not_text, last = told(index)
+    first, wide, not_text, last = rows_of(index)
     assert first == {"name": "0", "text": 'a "b", c\nline 2'} and last["text"] == "last"
     assert "3 values, and the header 2" in wide and "not UTF-8" in not_text
     assert [index.place(number).line for number in range(4)] == [2, 5, 6, 7]
     file.write_bytes("name;text\r\n0;hä\r\n".encode("utf-16"))
-    assert told(result(tables([file]))) == [{"name": "0", "text": "hä"}]
+    assert rows_of(result(tables([file]))) == [{"name": "0", "text": "hä"}]
 
 
 @pytest.mark.parametrize(
@@ -344,7 +346,7 @@ def test_the_copy_of_a_table_is_made_again_when_it_is_damaged_or_stale(tmp_path:
     pq.write_table(pa.table({"t": pa.array(["a", "b"]).dictionary_encode()}), file)
     for damage in (lambda copy: copy.write_bytes(copy.read_bytes()[:-9]), lambda copy: None):
         index = result(tables([file], folder=cache))
-        assert told(pickle.loads(pickle.dumps(index))) == [{"t": "a"}, {"t": "b"}]
+        assert rows_of(pickle.loads(pickle.dumps(index))) == [{"t": "a"}, {"t": "b"}]
         [copy] = cache.rglob("*.arrow")
         # A dictionary would be written again with each batch.
         assert pa.ipc.open_file(copy).schema.field("t").type == pa.string()
@@ -353,7 +355,7 @@ def test_the_copy_of_a_table_is_made_again_when_it_is_damaged_or_stale(tmp_path:
     pq.write_table(pa.table({"t": pa.array(["a", "c"]).dictionary_encode()}), file)
     assert file.stat().st_size == size
     os.utime(file, (1, 1))
-    assert told(result(tables([file], folder=cache))) == [{"t": "a"}, {"t": "c"}]
+    assert rows_of(result(tables([file], folder=cache))) == [{"t": "a"}, {"t": "c"}]
     assert [*cache.rglob("*.arrow")] != [copy] and len([*cache.rglob("*.arrow")]) == 1
 
 
@@ -495,13 +497,13 @@ def test_an_index_is_kept_until_its_file_changes(tmp_path: Path, kept: None):
     assert any(isinstance(event, Progress) for event in events)
     events.clear()
     again = result(json_lines(file, folder=cache), events)
-    assert not events and told(again) == told(index) and again.identity == index.identity
+    assert not events and rows_of(again) == rows_of(index) and again.identity == index.identity
     # 1. Another content of the same size.
     stat = file.stat()
     file.write_text(file.read_text().replace("7", "8"))
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     changed = result(json_lines(file, folder=cache), events)
-    assert events and {"n": 7} not in told(changed) and changed.identity != index.identity
+    assert events and {"n": 7} not in rows_of(changed) and changed.identity != index.identity
     # 2. The same content, touched or moved.
     lines_file(file)
     moved = tmp_path / "b.jsonl"
@@ -520,7 +522,7 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, open_file
 
     index = result(open_file(write(1, 2, 3)))
     write(1, 9, 3)
-    assert told(index) == [{"n": 1}, "the file was changed after it was indexed", {"n": 3}]
+    assert rows_of(index) == [{"n": 1}, "the file was changed after it was indexed", {"n": 3}]
 
 
 def test_small_data_needs_no_file(tmp_path: Path):
@@ -533,7 +535,7 @@ def test_small_data_needs_no_file(tmp_path: Path):
 @pytest.mark.parametrize("damage", ["cut", "flipped", "of another version", "empty"])
 def test_a_damaged_index_is_made_again(tmp_path: Path, kept: None, damage: str):
     file, cache = lines_file(tmp_path / "a.jsonl"), tmp_path / "cache"
-    expected = told(result(json_lines(file, folder=cache)))
+    expected = rows_of(result(json_lines(file, folder=cache)))
     [path] = cache.glob("*.index")
     whole = path.read_bytes()
     path.write_bytes(
@@ -545,7 +547,7 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, kept: None, damage: str):
         }[damage]
     )
     events = list[Event]()
-    assert told(result(json_lines(file, folder=cache), events)) == expected
+    assert rows_of(result(json_lines(file, folder=cache), events)) == expected
     assert events and path.read_bytes() == whole
 
 
@@ -553,7 +555,7 @@ def test_an_index_that_cannot_be_written_stays_in_memory(tmp_path: Path, kept: N
     file = lines_file(tmp_path / "a.jsonl", 3)
     (tmp_path / "cache").write_text("a file")
     events = list[Event]()
-    assert len(told(result(json_lines(file, folder=tmp_path / "cache"), events))) == 3
+    assert len(rows_of(result(json_lines(file, folder=tmp_path / "cache"), events))) == 3
     assert any(isinstance(event, Note) and "not kept" in event.message for event in events)
 
 
@@ -562,7 +564,7 @@ def test_workers_map_the_index_themselves(tmp_path: Path, kept: None):
     index = result(json_lines(file, folder=tmp_path / "cache"))
     pickled = pickle.dumps(index)
     assert len(pickled) < 2000
-    assert told(pickle.loads(pickled)) == told(index)
+    assert rows_of(pickle.loads(pickled)) == rows_of(index)
     late = pickle.loads(pickled)
     lines_file(file, 1000)
     result(json_lines(file, folder=tmp_path / "cache"))

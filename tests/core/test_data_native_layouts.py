@@ -97,12 +97,12 @@ class Opened:
                 self.faults[str(place).removeprefix(f"{path}").lstrip(":, /")] = error.message
 
     @property
-    def told(self) -> dict[str, str]:
+    def texts(self) -> dict[str, str]:
         """What each usable row is, by its id."""
-        return {document.id: told(document) for document in self.documents}
+        return {document.id: text_of(document) for document in self.documents}
 
 
-def told(document: Document) -> str:
+def text_of(document: Document) -> str:
     """The segments: `U` and `M` begin turns, pictures are names in brackets."""
     words, role = [], ""
     for segment in document.segments:
@@ -148,7 +148,7 @@ CHATS: list[dict] = [
       {"type": "image"}, {"type": "text", "text": "Is it?"}]},
       {"role": "assistant", "content": "Yes"}]},
 ]  # fmt: skip
-TOLD = {
+TEXTS = {
     "first": "U | [1.png] | Is it? | M | Yes",
     "7": "U | Is it? | [1.png] | M | Yes",
     "between": "U | First | [1.png] | then | [2.png] | ? | M | Yes",
@@ -195,13 +195,13 @@ def chats(tmp_path: Path) -> Path:
 def test_a_json_array_of_conversations_is_read_with_its_faults_by_record(chats: Path):
     file = chats / "set" / "llava_v1_5_mix665k.json"
     opened = Opened(file)
-    assert opened.told == TOLD
+    assert opened.texts == TEXTS
     assert all(document.source == file.stem for document in opened.documents)
     numbers = [f"record {len(CHATS) + n + 1}" for n in range(len(BAD_CHATS))]
     assert list(opened.faults) == numbers
     for problem, message in zip(BAD_CHATS, opened.faults.values(), strict=True):
         assert problem in message
-    assert Opened(chats / "set").told == TOLD  # the file of the folder
+    assert Opened(chats / "set").texts == TEXTS  # the file of the folder
 
 
 def test_conversations_in_lines_are_read_with_pictures_elsewhere(chats: Path):
@@ -210,7 +210,7 @@ def test_conversations_in_lines_are_read_with_pictures_elsewhere(chats: Path):
         Opened(file)
     assert e.value.where == str(file) and "`images`" in e.value.hint
     opened = Opened(file, SourceOptions("mine", images=chats / "set" / "images"))
-    assert opened.told == TOLD and opened.documents[0].source == "mine"
+    assert opened.texts == TEXTS and opened.documents[0].source == "mine"
     assert list(opened.faults) == [str(len(CHATS) + n + 1) for n in range(len(BAD_CHATS))]
     with pytest.raises(DataError, match="folder of the pictures does not exist"):
         Opened(file, SourceOptions(images=chats / "nowhere"))
@@ -226,7 +226,7 @@ def test_what_a_system_says_is_kept_wherever_it_stands(tmp_path: Path):
         "empty": [system(""), *says("Hi")],
     }
     records = [{"id": name, "conversations": turns} for name, turns in chats.items()]
-    assert Opened(put(tmp_path / "a.json", records)).told == {
+    assert Opened(put(tmp_path / "a.json", records)).texts == {
         "two": "U | Be kind.\n\nBe brief.\n\nHi | M | Yes",
         "later": "U | Hi | M | Yes | U | Now in French. | Bye | M | Oui",
         "empty": "U | Hi | M | Yes",
@@ -238,10 +238,10 @@ def test_an_array_is_one_under_any_suffix(tmp_path: Path, indent: int | None):
     records = [{"id": name, "conversations": says("Hi")} for name in "ab"]
     for name in ("a.jsonl", "a.JSON", "a.JSONL"):
         file = put(tmp_path / name, json.dumps(records, indent=indent))
-        assert list(Opened(file).told) == ["a", "b"], name
+        assert list(Opened(file).texts) == ["a", "b"], name
     file = put(tmp_path / "lines.jsonl", lines([records[0]], *records))
     opened = Opened(file)
-    assert list(opened.told) == ["a", "b"] and list(opened.faults) == ["1"]
+    assert list(opened.texts) == ["a", "b"] and list(opened.faults) == ["1"]
 
 
 def test_a_list_of_another_layout_is_described(tmp_path: Path):
@@ -262,14 +262,14 @@ def test_the_pictures_of_conversations_are_found_beside_the_file(tmp_path: Path,
     files(tmp_path / place, "coco/train2017/1.png")
     record = {"id": 1, "image": "coco/train2017/1.png", "conversations": says("<image>\nWhat?")}
     put(tmp_path / "sharegpt4v.json", [record])
-    assert Opened(tmp_path / "sharegpt4v.json").told == {"1": "U | [1.png] | What? | M | Yes"}
+    assert Opened(tmp_path / "sharegpt4v.json").texts == {"1": "U | [1.png] | What? | M | Yes"}
 
 
 def test_of_several_files_of_conversations_the_split_is_read_or_a_name_asked_for(tmp_path: Path):
     for name in ("chat_train", "chat_test"):
         put(tmp_path / f"{name}.json", [{"id": name, "conversations": says("Hi")}])
-    assert list(Opened(tmp_path).told) == ["chat_train"]
-    assert list(Opened(tmp_path, SourceOptions(split="test")).told) == ["chat_test"]
+    assert list(Opened(tmp_path).texts) == ["chat_train"]
+    assert list(Opened(tmp_path, SourceOptions(split="test")).texts) == ["chat_test"]
     (tmp_path / "chat_train.json").rename(tmp_path / "other.json")
     with pytest.raises(DataError, match="none of 2 files of records is called 'train'"):
         Opened(tmp_path)
@@ -331,18 +331,18 @@ def test_an_edit_is_read_with_one_of_its_pairs_and_each_comes_once_in_three_visi
     rows = Opened(edits).rows
     assert len(rows) == 20
     visits = [rows.document(3, visit) for visit in range(6)]
-    assert [told(d)[-len("M | [5_1.jpg]") :] for d in visits[:3]] != ["M | [5_1.jpg]"] * 3
+    assert [text_of(d)[-len("M | [5_1.jpg]") :] for d in visits[:3]] != ["M | [5_1.jpg]"] * 3
     assert {d.id for d in visits[:3]} == {f"0000003/{seed}" for seed in (31, 7, 5)}
     assert visits[:3] == visits[3:]
     seed = visits[0].id.partition("/")[2]
-    assert told(visits[0]) == f"U | [{seed}_0.jpg] | do 3 | M | [{seed}_1.jpg]"
+    assert text_of(visits[0]) == f"U | [{seed}_0.jpg] | do 3 | M | [{seed}_1.jpg]"
     # Not all edits begin with the pair that is listed first.
     assert len({rows.document(number).id.partition("/")[2] for number in range(20)}) == 3
 
 
 def test_the_last_twentieth_of_the_sorted_edits_is_the_test_split(edits: Path):
     names = {
-        split: [*Opened(edits, SourceOptions(split=split)).told] for split in ("train", "test")
+        split: [*Opened(edits, SourceOptions(split=split)).texts] for split in ("train", "test")
     }
     assert [name[:7] for name in names["train"]] == [f"{number:07d}" for number in range(19)]
     assert [name[:7] for name in names["test"]] == ["0000019"]
@@ -400,12 +400,12 @@ def stories(tmp_path: Path) -> Path:
 
 def test_stories_are_told_in_chunks_of_ten_and_each_has_one_key(stories: Path):
     opened = Opened(stories)
-    assert opened.told["102"] == (
+    assert opened.texts["102"] == (
         "U | [1.png] | c1 | Please continue this story. | M | c2 | [2.png] | c0 | [0.png]"
     )
-    assert list(opened.told) == ["102", "103", "103/1", "103/2", "104", "104/1"]
+    assert list(opened.texts) == ["102", "103", "103/1", "103/2", "104", "104/1"]
     assert len(opened.documents[1].segments) == 3 + 2 * 9
-    assert told(opened.documents[3]).startswith("U | [20.png] | c20 | Please")
+    assert text_of(opened.documents[3]).startswith("U | [20.png] | c20 | Please")
     keys = opened.rows.keys().tolist()
     assert len(keys) == len(opened.rows) == 12
     assert keys[1] == keys[2] == keys[3] != keys[4] == keys[5]
@@ -429,12 +429,12 @@ def test_the_stories_of_several_files_are_read_together(stories: Path):
     for name, number in (("a", 1), ("b", 2), ("c", 3)):
         put(stories / f"{name}.jsonl", lines(story(3, number)))
     opened = Opened(stories)
-    assert list(opened.told) == ["1", "2", "3"] and len(opened.rows.keys()) == 3
+    assert list(opened.texts) == ["1", "2", "3"] and len(opened.rows.keys()) == 3
     assert "the stories of 3 files are read together" in str(opened.events)
     put(stories / "val.jsonl", lines(story(3, 4)))
     with pytest.raises(DataError, match="none of 4 files of records is called 'train'"):
         Opened(stories)
-    assert list(Opened(stories, SourceOptions(split="val")).told) == ["4"]
+    assert list(Opened(stories, SourceOptions(split="val")).texts) == ["4"]
 
 
 def test_words_of_journeydb_are_the_caption_or_the_prompt_without_parameters(tmp_path: Path):
@@ -452,7 +452,7 @@ def test_words_of_journeydb_are_the_caption_or_the_prompt_without_parameters(tmp
         ),
     )
     opened = Opened(tmp_path)
-    assert [told(d) for d in opened.documents] == [
+    assert [text_of(d) for d in opened.documents] == [
         "U | A cat sits. | M | [a.jpg]",
         "U | a cat | M | [a.jpg]",
     ]
@@ -461,9 +461,9 @@ def test_words_of_journeydb_are_the_caption_or_the_prompt_without_parameters(tmp
     assert list(opened.faults) == [f"{name}:{line}" for line in (3, 4, 5, 6)]
     assert "there are no words" in opened.faults[f"{name}:3"]
     assert "None, and must be a text" in opened.faults[f"{name}:4"]
-    assert Opened(tmp_path / name).told == opened.told
+    assert Opened(tmp_path / name).texts == opened.texts
     moved = put(tmp_path / "elsewhere" / "x.jsonl", (tmp_path / name).read_text())
-    assert Opened(moved, SourceOptions(images=tmp_path / "imgs")).told == opened.told
+    assert Opened(moved, SourceOptions(images=tmp_path / "imgs")).texts == opened.texts
 
 
 @pytest.mark.parametrize(
@@ -518,7 +518,7 @@ TARRED = {
 
 def test_samples_of_tars_are_read_with_their_faults_by_member(tars: Path):
     opened = Opened(tars)
-    assert opened.told == TARRED
+    assert opened.texts == TARRED
     assert opened.faults == {
         "00000.tar, c.jpg": "there are no words for the picture, only jpg, json",
         "00000.tar, d.txt": "the sample has no picture, only txt",
@@ -528,9 +528,9 @@ def test_samples_of_tars_are_read_with_their_faults_by_member(tars: Path):
         "quotes: line 1 column 2 (char 1)",
         "00001.tar, h.one.png": "the sample has 2 pictures: one.png, two.png",
     }
-    assert list(Opened(tars / "00001.tar").told) == ["g", "i"]
+    assert list(Opened(tars / "00001.tar").texts) == ["g", "i"]
     columns = {"caption": "Caption", "image": "two"}
-    named = Opened(tars, SourceOptions(columns=columns)).told
+    named = Opened(tars, SourceOptions(columns=columns)).texts
     assert named["a"] == "U | of json | M | [a.jpg]"
 
 
@@ -539,7 +539,7 @@ def test_a_tar_that_is_cut_short_gives_what_is_whole(tars: Path):
     at = content.index(b"b.json")
     (tars / "00000.tar").write_bytes(content[:at])
     opened = Opened(tars / "00000.tar")
-    assert list(opened.told) == ["a"]
+    assert list(opened.texts) == ["a"]
     assert any("cut short" in problem for problem in opened.faults.values())
 
 
@@ -553,7 +553,7 @@ def test_names_in_tars_may_have_dots(tmp_path: Path):
         },
     )
     opened = Opened(file)
-    assert [told(each) for each in opened.documents] == [
+    assert [text_of(each) for each in opened.documents] == [
         "U | of text | M | [photo.2021.jpg]",
         "U | of json | M | [image.v1.5.jpg]",
     ]
@@ -564,7 +564,7 @@ def test_what_img2dataset_wrote_as_files_is_read_though_its_table_lies_beside(tm
     files(tmp_path, "00000/000000000.jpg")
     put(tmp_path / "00000/000000000.txt", "a cat")
     parquet(tmp_path / "00000.parquet", url=["http://x/1.jpg"], key=["000000000"], caption=["x"])
-    assert [told(each) for each in Opened(tmp_path).documents] == [
+    assert [text_of(each) for each in Opened(tmp_path).documents] == [
         "U | a cat | M | [000000000.jpg]"
     ]
 
@@ -573,9 +573,9 @@ def test_the_split_of_tars_is_in_their_names(tmp_path: Path):
     for name in ("train-0000", "train-0001", "val-0000"):
         tar(tmp_path / "data" / f"{name}.tar", **{f"{name}__jpg": RED, f"{name}__txt": "x"})
     opened = Opened(tmp_path)
-    assert list(opened.told) == ["train-0000", "train-0001"]
+    assert list(opened.texts) == ["train-0000", "train-0001"]
     assert "`train` is read; `split` names others: validation" in str(opened.events)
-    assert list(Opened(tmp_path, SourceOptions(split="validation")).told) == ["val-0000"]
+    assert list(Opened(tmp_path, SourceOptions(split="validation")).texts) == ["val-0000"]
     with pytest.raises(DataError, match="no split 'test'") as caught:
         Opened(tmp_path, SourceOptions(split="test"))
     assert caught.value.hint == "there are train, validation"
@@ -589,12 +589,12 @@ def test_captions_of_laions_parquet_file_are_joined_by_key_or_address(tars: Path
         TEXT=["alt one", "alt two", "alt three"],
         top_caption=["of the table", "two", ""],
     )
-    told = Opened(tars).told
-    assert told == {
+    text_of = Opened(tars).texts
+    assert text_of == {
         **TARRED, "c": "U | of the table | M | [c.jpg]", "f": "U | alt three | M | [f.jpg]"
     }  # fmt: skip
     columns = {"caption": "TEXT"}
-    alts = Opened(tars, SourceOptions(columns=columns)).told
+    alts = Opened(tars, SourceOptions(columns=columns)).texts
     assert alts["b"] == "U | alt two | M | [b.png]" and alts["c"] == "U | alt one | M | [c.jpg]"
 
 
@@ -606,14 +606,14 @@ def test_metadata_may_be_csv_or_parquet(tmp_path: Path):
     text = '\ufefffile_name,text\r\ncup.png,"a red cup, empty"\r\nb.png,\r\nnone.png,x\r\n'
     put(tmp_path / "csv" / "metadata.csv", text)
     opened = Opened(tmp_path / "csv")
-    assert opened.told == {"cup.png": "U | a red cup, empty | M | [cup.png]"}
+    assert opened.texts == {"cup.png": "U | a red cup, empty | M | [cup.png]"}
     assert opened.faults == {
         "metadata.csv:3": "there are no words for the picture",
         "metadata.csv:4": "there is no picture 'none.png'",
     }
     files(tmp_path / "table", "cup.png")
     parquet(tmp_path / "table/metadata.parquet", file_name=["cup.png"], text=[None], caption=["x"])
-    assert Opened(tmp_path / "table").told == {"cup.png": "U | x | M | [cup.png]"}
+    assert Opened(tmp_path / "table").texts == {"cup.png": "U | x | M | [cup.png]"}
 
 
 def test_each_split_may_have_its_own_metadata(tmp_path: Path):
@@ -622,17 +622,17 @@ def test_each_split_may_have_its_own_metadata(tmp_path: Path):
         row = {"file_name": "cup.png", "text": f"of {split}"}
         put(tmp_path / split / "metadata.jsonl", lines(row))
     opened = Opened(tmp_path)
-    assert [told(d) for d in opened.documents] == ["U | of train | M | [cup.png]"]
+    assert [text_of(d) for d in opened.documents] == ["U | of train | M | [cup.png]"]
     assert "`split` names others: test" in str(opened.events)
     tested = Opened(tmp_path, SourceOptions(split="test"))
-    assert [told(d) for d in tested.documents] == ["U | of test | M | [cup.png]"]
+    assert [text_of(d) for d in tested.documents] == ["U | of test | M | [cup.png]"]
     with pytest.raises(DataError, match="no split 'validation'") as caught:
         Opened(tmp_path, SourceOptions(split="validation"))
     assert caught.value.hint == "there are test, train"
     (tmp_path / "train").rename(tmp_path / "cats")
     (tmp_path / "test").rename(tmp_path / "dogs")
     both = Opened(tmp_path)
-    assert [told(d) for d in both.documents] == [
+    assert [text_of(d) for d in both.documents] == [
         "U | of train | M | [cup.png]", "U | of test | M | [cup.png]"
     ]  # fmt: skip
     assert [str(both.rows.place(n).file.parent.name) for n in (0, 1)] == ["cats", "dogs"]
@@ -643,10 +643,10 @@ def test_captioned_pictures_may_lie_in_folders_of_splits(tmp_path: Path):
         files(tmp_path / split, "cup.png")
         put(tmp_path / split / "cup.txt", f"of {split}")
     opened = Opened(tmp_path)
-    assert [told(each) for each in opened.documents] == ["U | of train | M | [cup.png]"]
+    assert [text_of(each) for each in opened.documents] == ["U | of train | M | [cup.png]"]
     assert "`split` names others: validation" in str(opened.events)
     (held_out,) = Opened(tmp_path, SourceOptions(split="validation")).documents
-    assert told(held_out) == "U | of val | M | [cup.png]" and held_out.source == tmp_path.name
+    assert text_of(held_out) == "U | of val | M | [cup.png]" and held_out.source == tmp_path.name
     with pytest.raises(DataError, match="no split 'test'") as caught:
         Opened(tmp_path, SourceOptions(split="test"))
     assert caught.value.hint == "there are train, validation"
@@ -692,13 +692,13 @@ def test_metadata_has_pairs_backslashes_lists_and_empty_captions(tmp_path: Path)
         ).encode("utf-8-sig"),
     )
     opened = Opened(tmp_path)
-    assert [told(d) for d in opened.documents] == [
+    assert [text_of(d) for d in opened.documents] == [
         "U | a cup | M | [a.png]",
         "U | [b.png] | make it green | M | [c.png]",
         "U | [b.png] | make it red | M | [c.png]",
         "U | one | M | [b.png]",
     ]
-    assert told(opened.rows.document(4, visit=1)) == "U | two | M | [b.png]"
+    assert text_of(opened.rows.document(4, visit=1)) == "U | two | M | [b.png]"
     assert list(opened.faults) == [f"metadata.jsonl:{line}" for line in (4, 6, 7)]
     assert "leads out of" in opened.faults["metadata.jsonl:6"]
 
@@ -708,11 +708,11 @@ def test_columns_may_have_names_of_their_own(tmp_path: Path):
     row = {"img": "a.png", "before": "b.png", "alt": "a cup", "text": "not this"}
     put(tmp_path / "metadata.jsonl", lines(row))
     columns = {"image": "img", "caption": "alt"}
-    assert list(Opened(tmp_path, SourceOptions(columns=columns)).told.values()) == [
+    assert list(Opened(tmp_path, SourceOptions(columns=columns)).texts.values()) == [
         "U | a cup | M | [a.png]"
     ]
     columns = {"source": "before", "target": "img", "instruction": "alt"}
-    assert list(Opened(tmp_path, SourceOptions(columns=columns)).told.values()) == [
+    assert list(Opened(tmp_path, SourceOptions(columns=columns)).texts.values()) == [
         "U | [b.png] | a cup | M | [a.png]"
     ]
 
@@ -726,7 +726,7 @@ def test_our_records_may_be_an_array_and_a_missing_picture_is_named(tmp_path: Pa
 
     put(tmp_path / "all.json", [record("a.png"), record("b.png")])
     opened = Opened(tmp_path / "all.json")
-    assert opened.told == {"a.png": "U | x | M | [a.png]"}
+    assert opened.texts == {"a.png": "U | x | M | [a.png]"}
     assert opened.faults == {"record 2": "there is no picture 'b.png'"}
 
 

@@ -60,6 +60,15 @@ def test_a_caption_names_its_thing_and_may_leave_the_ground_open(world: World):
     assert grounds.keys() & set(PLACES)
 
 
+def test_things_that_no_scene_shows_are_shown_alone_more_often(world: World):
+    rng = random.Random(0)
+    shown = Counter(world.noun(world.sample_sprite(rng).key) for _ in range(20_000))
+    cast = sum(shown[noun] for noun in world.cast) / len(world.cast)
+    others = [noun for noun in world.things if noun not in world.cast]
+    ratio = sum(shown[noun] for noun in others) / len(others) / cast
+    assert 1.8 < ratio < 2.2
+
+
 def test_a_name_with_a_colour_is_left_to_a_recoloured_thing(world: World):
     heart = world.find("red heart")
     assert heart is not None and caption_names(world, heart) == ["heart"]

@@ -14,8 +14,8 @@ from orthus_core.recipe.docs import document
 from orthus_core.recipe.load import command_of
 from orthus_core.recipe.schema import keys, members
 from orthus_core.recipe.shelf import find, shelf, shelved
-from orthus_core.recipe.starter import BASELINE, FOLDER, STAGES
-from orthus_core.recipe.training import PosttrainRecipe
+from orthus_core.recipe.starter import BASELINE, FOLDER, STAGES, starter_stages
+from orthus_core.recipe.training import BuildBaseRecipe, PosttrainRecipe, PretrainRecipe
 
 ROOT = Path(__file__).parents[2]
 FILES = shelved()
@@ -52,6 +52,16 @@ def test_the_shelf_has_each_stage_of_the_starter() -> None:
     assert {name for name in FILES if name.startswith(f"{FOLDER}/")} == {
         f"{FOLDER}/{stage}" for stage in stages
     }
+
+
+def test_no_row_of_the_starter_comes_again() -> None:
+    """Texts of rows that come again are learnt by heart; the baseline reads the same ones."""
+    recipes = [stage.recipe for stage in starter_stages(baseline=True)]
+    read = (PretrainRecipe, BuildBaseRecipe, PosttrainRecipe)
+    rows = [recipe.data for recipe in recipes if isinstance(recipe, read)]
+    assert len(rows) == 4
+    assert {data.rows for data in rows} == {0}
+    assert len({str(data.tasks) for data in rows}) == 1
 
 
 def test_the_bundled_model_samples_as_its_recipe_says() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from orthus_core.data.document import first_keys
 from orthus_core.data.formats.picture_root import picture_root
 from orthus_core.data.formats.split_names import check_split
 from orthus_core.data.index.json_array import json_array
@@ -27,7 +28,6 @@ SUFFIXES = (".json", ".jsonl", ".ndjson")
 _HEAD_BYTES = 1 << 20
 _FILES_LOOKED_AT = 32  # a folder may have a .json beside each of its pictures
 _KEY = re.compile(r'"(\w+)"\s*:')
-_KEYS_NAMED = 8
 _SPACE = re.compile(r"\s*")
 _NOT_BY_THEMSELVES = (METADATA, RECORDS)
 
@@ -72,9 +72,7 @@ def head_of(file: Path) -> Head:
 def json_contents(file: Path) -> str:
     """What a JSON file of no known layout holds, as the end of a sentence; "" for another file."""
     head = head_of(file) if file.is_file() and _is_json(file.name) else Head("", None)
-    keys = (
-        ", ".join([*map(repr, head.record)][:_KEYS_NAMED]) if isinstance(head.record, dict) else ""
-    )
+    keys = first_keys(head.record)
     match head.form:
         case "object":
             return ": it is one object, and not a list of records" + (keys and f", with {keys}")
