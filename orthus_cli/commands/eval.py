@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -61,6 +61,10 @@ def mini(
     ] = "",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of what is asked and drawn.")] = 1,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Prompts at once.")] = 32,
+    wordings: Annotated[
+        Literal["trained", "held-out"],
+        typer.Option("--wordings", help="Of prompts, questions and instructions."),
+    ] = "trained",
     *,
     flags: Flags,
     overwrite: options.Overwrite = False,
@@ -79,6 +83,7 @@ def mini(
     from orthus_core.world.benchmark.mini import TASKS, evaluate, select_tasks
     from orthus_core.world.benchmark.model_under_test import ModelUnderTest
     from orthus_core.world.benchmark.report import RESULT, SAMPLES, report_files, score_table
+    from orthus_core.world.world import World
 
     r = reporter(ctx)
     tasks = select_tasks([name.strip() for name in only.split(",") if name.strip()])
@@ -87,8 +92,16 @@ def mini(
     named = {name: value for name, value in flags.items() if value is not None}
     loaded = open_model(r, CaptionRecipe(**named))  # type: ignore[arg-type]
     subject = ModelUnderTest(loaded.model, loaded.tokenizer, batch_size, seed, steps, preset)
-    bench = EvalContext(subject, limit=limit, seed=seed)
-    asked = {"seed": seed, "limit": limit, "tasks": tasks, "sampling": subject.sampling().to_dict()}
+    words = "trained" if wordings == "trained" else "held out"
+    world = World.open(testing=True, wordings=words)
+    bench = EvalContext(subject, world, limit=limit, seed=seed)
+    asked = {
+        "seed": seed,
+        "limit": limit,
+        "tasks": tasks,
+        "wordings": wordings,
+        "sampling": subject.sampling().to_dict(),
+    }
 
     results: list[TaskResult] = []
     try:

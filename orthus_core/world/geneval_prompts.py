@@ -78,10 +78,13 @@ def geneval_prompts(
     chosen = []
     for tag in TAGS:
         cells = _cells(world, tag)
-        for looks, relation in rng.sample(cells, min(per_category, len(cells))):
+        chosen_cells = rng.sample(cells, min(per_category, len(cells)))
+        for number, (looks, relation) in enumerate(chosen_cells):
             things = [Thing(world.cast[noun].key, colour=colour) for noun, colour in looks]
             scene = arrange(rng, things, "white", relation)
-            chosen.append(_prompt(world, tag, scene, _asked(rng, world, tag, scene, wordings)))
+            # Of their own random numbers, so that other words ask for the same.
+            words = random.Random(f"geneval/{seed}/{tag}/{number}")
+            chosen.append(_prompt(world, tag, scene, _asked(words, world, tag, scene, wordings)))
     return chosen
 
 

@@ -50,6 +50,20 @@ def test_eval_mini_leaves_scores_samples_and_sheets(orthus, model, tmp_path):
     assert "mini-geneval" in done.stdout and "ceiling" in done.stdout
 
 
+def test_other_wordings_are_asked_in_and_recorded(orthus, model, tmp_path):
+    prompts = {}
+    for wordings in ("trained", "held-out"):
+        out = tmp_path / wordings
+        words = ["eval", "mini", "--only", "place", "--limit", 4, "--wordings", wordings]
+        done = orthus(*words, "--preset", "turbo", "-o", out, *model)
+        assert done.exit_code == 0, done.stderr
+        assert json.loads((out / "result.json").read_text())["run"]["wordings"] == wordings
+        lines = (out / "samples.jsonl").read_text().splitlines()
+        prompts[wordings] = [json.loads(line)["prompt"] for line in lines]
+    assert len(prompts["trained"]) == 4
+    assert not set(prompts["trained"]) & set(prompts["held-out"])
+
+
 def test_the_same_seed_asks_and_scores_the_same(orthus, model, tmp_path):
     told = []
     for name in ("one", "two"):

@@ -18,6 +18,7 @@ from orthus_core.world.benchmark import (
     diversity_task,
     edit_task,
     mini_geneval,
+    place_task,
     question_task,
     sprite_metric,
     sprite_recall,
@@ -31,6 +32,7 @@ from orthus_core.world.benchmark.sprite_metric import unit_range_of_bytes
 from orthus_core.world.scene import LARGE, Scene, SceneImage, Thing
 from orthus_core.world.story_rows import make_story
 from orthus_core.world.wording import describe_in_places
+from orthus_core.world.world import World
 
 
 class Oracle:
@@ -103,6 +105,74 @@ def test_drawing_every_true_scene_scores_one_and_another_one_zero(bench):
     wrong = run(mini_geneval.run, bench, pictures[2:] + pictures[:2])
     assert wrong.scores[0].value < 0.2
     assert all(sample["why"] for sample in wrong.samples if not sample["right"])
+
+
+def test_a_thing_at_its_place_is_right_and_elsewhere_or_beside_another_is_not(bench):
+    items = place_task.items_of(bench)
+    assert len(items) == bench.limit // place_task.SAMPLES
+    pictures = [seen(bench, item.scene) for item in items for _ in range(place_task.SAMPLES)]
+    both, thing, place = run(place_task.run, bench, pictures).scores
+    assert both.value == thing.value == place.value == both.truth == both.ceiling == 1.0
+    assert both.chance is not None and both.chance < 0.2
+
+    white = [seen(bench, Scene("white", item.scene.things)) for item in items]
+    twice = [white[number // place_task.SAMPLES] for number in range(len(pictures))]
+    both, thing, place = run(place_task.run, bench, twice).scores
+    assert (both.value, thing.value, place.value) == (0.0, 1.0, 0.0)
+
+    others = pictures[place_task.SAMPLES :] + pictures[: place_task.SAMPLES]
+    assert run(place_task.run, bench, others).scores[0].value == 0.0
+    crowded = []
+    for item in items:
+        (it,) = item.scene.things
+        more = Scene(
+            item.scene.backdrop, (Thing(it.sprite, 0, 32, 32), Thing(it.sprite, 32, 32, 32))
+        )
+        crowded += [seen(bench, more)] * place_task.SAMPLES
+    both, thing, place = run(place_task.run, bench, crowded).scores
+    assert (both.value, thing.value, place.value) == (0.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("backdrop", "place", "shown"),
+    [
+        ("meadow night", ("meadow", "night"), True),
+        ("meadow day", ("meadow", "night"), False),
+        ("meadow day", ("meadow",), True),  # no time of day is by day
+        ("meadow night", ("meadow",), False),
+        ("city night", ("night",), True),  # a time of day alone leaves the place open
+        ("city day", ("night",), False),
+        ("space", ("space",), True),
+        ("sea", ("space",), False),
+        ("blue", ("blue",), True),
+    ],
+)
+def test_a_backdrop_shows_the_place_that_words_name(backdrop, place, shown):
+    assert place_task.shows_place(backdrop, place) == shown
+
+
+def test_other_wordings_ask_for_the_same(bench):
+    """In words that training never uses; what a correct picture shows stays."""
+    new = EvalContext(
+        cast(Any, Oracle([])), World.open(testing=True, wordings="held out"), limit=12
+    )
+    for things_and_texts in (of_places, of_geneval):
+        (old_things, old), (new_things, others) = things_and_texts(bench), things_and_texts(new)
+        assert old_things == new_things
+        assert sum(a != b for a, b in zip(old, others, strict=True)) > 0.9 * len(old)
+
+
+def of_places(context: EvalContext) -> tuple[list, list[str]]:
+    items = place_task.items_of(context)
+    return [item.scene for item in items], [item.prompt.text for item in items]
+
+
+def of_geneval(context: EvalContext) -> tuple[list, list[str]]:
+    items = mini_geneval.items_of(context, mini_geneval.PROMPTS)
+    looks = [
+        [(i["class"], i["count"], i.get("color")) for i in m.request["include"]] for m in items
+    ]
+    return looks, [item.request["prompt"] for item in items]
 
 
 def test_recall_is_one_for_the_sprites_themselves_and_zero_for_others(bench, monkeypatch):

@@ -13,6 +13,7 @@ from orthus_core.world.benchmark import (
     edit_task,
     mini_geneval,
     mini_recon,
+    place_task,
     question_task,
     sprite_recall,
     story_task,
@@ -25,6 +26,7 @@ BenchmarkTask = Callable[[EvalContext], Work[TaskResult]]
 # A task asks the model for something and returns scores; a new one is added here.
 TASKS: dict[str, BenchmarkTask] = {
     "geneval": mini_geneval.run,
+    "place": place_task.run,
     "recall": sprite_recall.run,
     "caption": caption_task.run,
     "vqa": question_task.vqa,

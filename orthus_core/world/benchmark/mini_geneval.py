@@ -86,7 +86,9 @@ def run(context: EvalContext) -> Work[TaskResult]:
 def items_of(context: EvalContext, per_category: int) -> list[GenevalItem]:
     """Prompts of all six categories, in the order of `TAGS`."""
     rng = context.rng(NAME)
-    prompts = geneval_prompts(context.world, per_category, context.seed)
+    wordings = context.world.wordings
+    words = None if wordings == "trained" else wordings  # canonical captions otherwise
+    prompts = geneval_prompts(context.world, per_category, context.seed, words)
     records = [prompt.record() for prompt in prompts]
     return [GenevalItem(record, scene_of(rng, context.world, record)) for record in records]
 
