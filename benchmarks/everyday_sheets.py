@@ -24,6 +24,8 @@ import numpy as np
 from PIL import Image
 
 from orthus_core import Orthus
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.data.known_words import KnownWords
 from orthus_core.image_grid import contact_sheet, with_caption
 from orthus_core.world.benchmark.detector import Detector
 from orthus_core.world.benchmark.scores import wilson
@@ -46,6 +48,7 @@ def main() -> None:
     drawing.add_argument("-o", "--output", type=Path, required=True)
     judging = commands.add_parser("judge")
     judging.add_argument("sheets", type=Path)
+    judging.add_argument("-m", "--model", default="mini", help="model that drew them")
     scoring = commands.add_parser("score")
     scoring.add_argument("sheets", type=Path)
     scoring.add_argument("named", type=Path)
@@ -53,7 +56,7 @@ def main() -> None:
     if chosen.command == "draw":
         draw(chosen.model, chosen.output)
     elif chosen.command == "judge":
-        judge(chosen.sheets)
+        judge(chosen.sheets, chosen.model)
     else:
         score(chosen.sheets, chosen.named)
 
@@ -80,17 +83,20 @@ def draw(model: str, output: Path) -> None:
     print(f"{len(shown)} pictures on {-(-len(shown) // SHEET)} sheets in {output}")
 
 
-def judge(sheets: Path) -> None:
+def judge(sheets: Path, model: str) -> None:
     """Which pictures have all things of their prompt, and as many as it says, by the detector.
 
-    One whose prompt also names a thing that is not taught is not right: the rest is not what was
-    asked for.
+    One whose prompt also names a thing that is not taught, or has a word that the model does not
+    know ("flat", "woods"), is not right: the rest is not what was asked for.
     """
     world = World.open()
+    known = KnownWords.of(resolve(model))
     detector = Detector(world)
     found = {}
     for entry in json.loads((sheets / KEY).read_text()):
         wanted, untaught = things_of(world, entry["prompt"])
+        if known is not None:
+            untaught += [each.word for each in known.unknown(entry["prompt"])]
         with Image.open(sheets / f"{entry['number']:03}.png") as picture:
             picture_3HW = unit_range_of_bytes(np.asarray(picture.convert("RGB")))
         seen = [each.noun for each in detector.find(picture_3HW)]

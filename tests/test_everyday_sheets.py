@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import everyday_sheets
+from orthus_core.data.known_words import VOCABULARY
 
 
 class Painter:
@@ -55,14 +56,16 @@ def test_a_prompt_names_things_of_the_cast_by_their_longest_names(world, prompt,
 
 
 def test_a_picture_lacks_the_thing_that_is_not_taught(world, tmp_path, monkeypatch):
-    """Three prompts are drawn as a dog alone, which is all of the first only."""
-    prompts = ["a dog", "a dog and a polar bear", "draw me something"]
+    """All prompts are drawn as a dog alone, which is all of the first only."""
+    prompts = ["a dog", "a dog and a polar bear", "draw me something", "a dog in the woods"]
     key = [{"number": n, "prompt": prompt, "seed": 1} for n, prompt in enumerate(prompts, 1)]
     (tmp_path / everyday_sheets.KEY).write_text(json.dumps(key))
     for entry in key:
         Image.new("RGB", (8, 8)).save(tmp_path / f"{entry['number']:03}.png")
     dog = SimpleNamespace(find=lambda picture: [SimpleNamespace(noun="dog")])
     monkeypatch.setattr(everyday_sheets, "Detector", lambda world: dog)
-    everyday_sheets.judge(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / VOCABULARY).write_text("dog\npolar bear\nsomething\n")
+    everyday_sheets.judge(tmp_path, str(tmp_path / "model"))
     found = json.loads((tmp_path / everyday_sheets.FOUND).read_text())
-    assert [each["right"] for each in found.values()] == [True, False, None]
+    assert [each["right"] for each in found.values()] == [True, False, None, False]
