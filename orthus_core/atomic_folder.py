@@ -98,6 +98,7 @@ def staged_folder(
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             try:
+                _share_as_folder(partial)
                 sync_folder(partial)
                 _put_in_place(partial, place, mark=mark, replaces=replaces, overwrite=overwrite)
             except BaseException as error:
@@ -113,6 +114,16 @@ def staged_folder(
                     "move it to where it belongs",
                     kept=kept,
                 ) from error
+
+
+def _share_as_folder(folder: Path) -> None:
+    """Whoever may read or write the folder may do so with its files. The safetensors library makes
+    files that only their owner may read, whatever the umask is.
+    """
+    shared = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file() and (mode := file.stat().st_mode) | shared != mode:
+            file.chmod(mode | shared)
 
 
 def check_folder(target: Path, *, mark: str | None, overwrite: bool = False) -> None:

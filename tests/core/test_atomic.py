@@ -31,6 +31,22 @@ def test_the_folder_appears_when_the_block_ends(tmp_path: Path):
     assert os.listdir(target.parent) == ["out"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_that_a_library_made_private_are_as_open_as_the_folder(tmp_path: Path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with staged_folder(tmp_path / "model", mark=None) as staged:
+            (staged / "weights").write_text("private")
+            (staged / "weights").chmod(0o600)
+            (staged / "run").write_text("script")
+            (staged / "run").chmod(0o700)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "model" / "run").stat().st_mode & 0o777 == mode | 0o700
+
+
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_leaves_nothing(tmp_path: Path, error: type[BaseException]):
     with pytest.raises(error), staged_folder(tmp_path / "out", mark="config.json") as staged:
