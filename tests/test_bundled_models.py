@@ -59,17 +59,14 @@ def test_mini_draws_what_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     run("eval", "mini", "--only", "recall", "-o", tmp_path / "report")
     tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
     scores = {score["name"]: score["value"] for score in tasks["sprite-recall"]}
-    # The bundled model draws 64 pixels softly: of these 13, a judge that forgives no blur names 9.
-    assert scores["3d"] >= 0.6
+    assert scores["3d"] >= 0.85
 
 
 def test_mini_answers_about_what_it_is_shown(tmp_path: Path):
     run("eval", "mini", "--only", "vqa", "--limit", 66, "-o", tmp_path / "report")
     tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
     overall = tasks["mini-vqa"][0]
-    # It learnt a wider world, in which single things are larger and none is unknown; 0.24 above
-    # chance there, 0.16 on these rows. A model of these rows has to be 0.2 above.
-    assert overall["value"] > overall["chance"] + 0.1
+    assert overall["value"] > overall["chance"] + 0.2
 
 
 def test_the_discrete_model_draws_and_answers(tmp_path: Path):
