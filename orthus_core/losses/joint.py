@@ -25,7 +25,7 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.packed_attention import document_inputs, use_packed_attention
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import add_noise
-from orthus_core.recipe.training import TimestepKind
+from orthus_core.recipe.training import NoisyInputs, TimestepKind
 
 
 def text_loss(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -160,6 +160,8 @@ class JointLoss(nn.Module):
         input_noise: Share of the pictures that the backbone reads as the diffusion makes them at a
             timestep of its full range, in place of clean ones (Transfusion, 2408.11039, reads its
             noisy pictures). In a training alone: drawing and answering read clean patches.
+        input_noise_of: Which pictures that share is of: all, or those that are drawn, so that a
+            question is asked about a clean picture.
         timesteps: How timesteps are drawn (see `draw`).
         terms: Weights of further terms by name (see `loss_term`).
 
@@ -177,6 +179,7 @@ class JointLoss(nn.Module):
         prefix_noise: float = 0.0,
         prefix_clean: float = 0.0,
         input_noise: float = 0.0,
+        input_noise_of: NoisyInputs = "all",
         timesteps: TimestepKind = "uniform",
         terms: Mapping[str, float] | None = None,
     ) -> None:
@@ -190,6 +193,7 @@ class JointLoss(nn.Module):
         self.prefix_noise = prefix_noise
         self.prefix_clean = prefix_clean
         self.input_noise = input_noise
+        self.input_noise_of: NoisyInputs = input_noise_of
         self.timesteps: TimestepKind = timesteps
         self.terms = {name: (loss_term(name), weight) for name, weight in (terms or {}).items()}
 
@@ -206,7 +210,9 @@ class JointLoss(nn.Module):
         # 1. One pass over all inputs.
         model = self.model
         seeds_M = self.noise_seeds(rows)
-        read_NC = None if rows.features_NC is None else self.as_read(rows.features_NC, seeds_M)
+        read_NC = None
+        if rows.features_NC is not None:
+            read_NC = self.as_read(rows.features_NC, seeds_M, rows.image_targets_N)
         documents = document_inputs(model, rows.attention_mask_BS, model.dtype)
         hidden_XD = model.run_backbone(rows.ids_BS, read_NC, **documents).hidden_BSD.flatten(0, 1)
 
@@ -302,12 +308,21 @@ class JointLoss(nn.Module):
             chosen_N=chosen_N,
         )
 
-    def as_read(self, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
-        """The features that the backbone receives in this step: [N, C]."""
+    def as_read(
+        self, features_NC: Tensor, seeds_M: Tensor, targets_N: Tensor | None = None
+    ) -> Tensor:
+        """The features that the backbone receives in this step: [N, C].
+
+        Args:
+            targets_N: Which of the patches are drawn; None for all.
+        """
         if not self.training:
             return features_NC
         if self.input_noise:
-            features_NC = self.diffused(features_NC, seeds_M)
+            noisy_NC = self.diffused(features_NC, seeds_M)
+            if self.input_noise_of == "drawn" and targets_N is not None:
+                noisy_NC = noisy_NC.where(targets_N[:, None], features_NC)
+            features_NC = noisy_NC
         if not self.prefix_noise:
             return features_NC
         patches = self.model.config.patches

@@ -106,7 +106,7 @@ class KeepingLoss(JointLoss):
             return with_padded_rows(head, noisy.to(cond.dtype), draws.timesteps, cond).float()
 
         with torch.no_grad():
-            read_NC = self.as_read(rows.features_NC, seeds_M)
+            read_NC = self.as_read(rows.features_NC, seeds_M, rows.image_targets_N)
             documents = document_inputs(self.start, rows.attention_mask_BS, self.start.dtype)
             before = self.start.run_backbone(rows.ids_BS, read_NC, **documents)
             wanted = predictions(self.start, before.hidden_BSD.flatten(0, 1))

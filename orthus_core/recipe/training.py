@@ -480,6 +480,7 @@ class FinetuneVaeRecipe:
 
 
 TimestepKind = Literal["uniform", "uniform-angle", "logit-normal"]
+NoisyInputs = Literal["all", "drawn"]
 PATCH_SHARE = (
     "share of each picture's patches, drawn anew in each step, that the diffusion loss is computed "
     "on; the others are only read, which saves the head's time"
@@ -607,6 +608,11 @@ class PosttrainRecipe:
         "read clean ones",
         minimum=0,
         maximum=1,
+    )
+    input_noise_of: NoisyInputs = key(
+        "all",
+        "which pictures that share is of: all, or `drawn`, so that those that are only read, such "
+        "as a question's, stay clean",
     )
     timesteps: TimestepKind = key("uniform", TIMESTEPS)
     loss_terms: dict[str, float] | None = key(

@@ -36,7 +36,7 @@ from orthus_core.train.trainings import list_words, run, samples_of, tokenizer_o
 # has one loss, the mean over all tokens.
 OF_DIFFUSION = (
     *("lambda_image", "text_weight", "repeats", "patch_share", "timesteps"),
-    *("prefix_noise", "prefix_clean", "input_noise", "loss_terms"),
+    *("prefix_noise", "prefix_clean", "input_noise", "input_noise_of", "loss_terms"),
     *("redrawn", "redrawn_predictions", "lora"),
 )
 

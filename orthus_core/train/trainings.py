@@ -296,6 +296,7 @@ def posttrain(
             patch_share=recipe.patch_share,
             prefix_clean=recipe.prefix_clean,
             input_noise=recipe.input_noise,
+            input_noise_of=recipe.input_noise_of,
             timesteps=recipe.timesteps,
             terms=recipe.loss_terms,
         ),

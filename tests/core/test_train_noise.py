@@ -164,6 +164,31 @@ def test_a_share_of_the_pictures_is_read_as_the_diffusion_makes_them():
     torch.testing.assert_close(clean.as_read(ones_NC, seeds_M), ones_NC, atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("of", ["all", "drawn"])
+def test_pictures_that_are_only_read_stay_clean_where_noise_is_of_those_that_are_drawn(of):
+    """A question about a picture that is drowned in noise teaches to guess."""
+    objective = JointLoss(make_tiny_model(), input_noise=1.0, input_noise_of=of).train()
+    features_NC, seeds_M = torch.ones(2 * P, C), torch.arange(2)
+    is_drawn_N = torch.arange(2 * P) >= P
+    shown, drawn = objective.as_read(features_NC, seeds_M, is_drawn_N).split(P)
+    assert not torch.equal(drawn, features_NC[P:])
+    assert torch.equal(shown, features_NC[:P]) == (of == "drawn")
+    assert not torch.equal(objective.as_read(features_NC, seeds_M)[:P], features_NC[:P])
+
+
+def test_a_step_reads_a_shown_picture_clean_where_noise_is_of_those_that_are_drawn(monkeypatch):
+    """The loss hands the batch's targets on."""
+    seen = []
+    objective = JointLoss(make_tiny_model(), input_noise=1.0, input_noise_of="drawn").train()
+    monkeypatch.setattr(objective, "as_read", lambda *given: seen.append(given) or given[0])
+    rows = filled(batches()(1))
+    assert rows.features_NC is not None
+    rows = replace(rows, image_targets_N=torch.ones(len(rows.features_NC), dtype=torch.bool))
+    objective(rows)
+    ((_, _, targets_N),) = seen
+    assert targets_N is rows.image_targets_N
+
+
 @pytest.mark.parametrize("window", [1, 3])
 def test_seeds_belong_to_the_picture_of_a_row_of_a_training(window):
     def seeds(steps=range(6), **options) -> dict[int, int]:
