@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import json
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+# Of OpenAI's interface: its client shows it as `_request_id`, and the log has it.
+REQUEST_ID = b"x-request-id"
 # A stream that took too long says so at its end, but does not wait for who reads nothing.
 SECONDS_TO_SAY_WHY = 1.0
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error"}
@@ -124,7 +127,8 @@ class RequestGuard:
             self._meters.add("orthus_requests_total", path=counted, code=str(answer.status))
             seconds = time.perf_counter() - began
             self._meters.observe("orthus_request_seconds", seconds, path=counted)
-            log.info("%s %s %s %.3f s", scope["method"], counted, answer.status, seconds)
+            known = (scope["method"], counted, answer.status, seconds, answer.id)
+            log.info("%s %s %s %.3f s %s", *known)
 
     async def _guarded(self, scope: Scope, receive: Receive, answer: _Answer) -> None:
         try:
@@ -148,9 +152,10 @@ class RequestGuard:
             await answer.refuse(error)
         except Exception as error:
             log.error(
-                "%s: %s",
+                "%s: %s (%s)",
                 type(error).__name__,
                 error,
+                answer.id,
                 exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
             )
             _let_go(error)
@@ -243,20 +248,23 @@ def too_large(limits: Limits) -> Refused:
 
 
 class _Answer:
-    """The answer to a request: its status, whether it has begun, and whether it is a stream of
-    events that has not ended.
+    """The answer to a request: its id, its status, whether it has begun, and whether it is a stream
+    of events that has not ended.
     """
 
     def __init__(self, send: Send) -> None:
         self._send, self.status, self._begun = send, 499, False  # 499: the client left before
         self._streams = False
+        self.id = f"req_{secrets.token_hex(16)}"
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._begun, self.status = True, message["status"]
             kind = dict(message.get("headers", ())).get(b"content-type", b"")
             self._streams = kind.startswith(b"text/event-stream")
-            message = {**message, "headers": [*message.get("headers", ()), *SECURITY_HEADERS]}
+            named = (REQUEST_ID, self.id.encode())
+            further = [*message.get("headers", ()), named, *SECURITY_HEADERS]
+            message = {**message, "headers": further}
         elif not message.get("more_body", False):
             self._streams = False
         await self._send(message)

@@ -834,6 +834,17 @@ def test_rows_that_wait_hold_no_tables_of_their_steps(loaded, monkeypatch):
         assert sum(isinstance(each, OrthusError) for each in left) == 1
 
 
+def test_every_answer_has_an_id_of_its_own_that_the_log_has(client, caplog):
+    caplog.set_level("INFO", "orthus.server")
+    asked = [client.get("/health"), client.get("/health"), client.get("/nothing")]
+    asked.append(client.get("/health", headers={"host": "elsewhere.example"}))
+    ids = [each.headers["x-request-id"] for each in asked]
+    assert [each.status_code for each in asked] == [200, 200, 404, 403]
+    assert len(set(ids)) == len(ids) and all(each.startswith("req_") for each in ids)
+    logged = [record.getMessage().split()[-1] for record in caplog.records]
+    assert [each for each in logged if each in ids] == ids
+
+
 def test_a_step_that_fails_ends_its_requests_and_not_the_server(loaded, monkeypatch, caplog):
     with asked(loaded) as (client, state):
         with monkeypatch.context() as patch:
