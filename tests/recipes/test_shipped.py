@@ -64,6 +64,15 @@ def test_no_row_of_the_starter_comes_again() -> None:
     assert len({str(data.tasks) for data in rows}) == 1
 
 
+def test_the_starter_asks_about_clean_pictures_and_often_enough() -> None:
+    """A question about a picture that is drowned in noise teaches to guess."""
+    (recipe,) = (s.recipe for s in starter_stages() if isinstance(s.recipe, PosttrainRecipe))
+    assert recipe.input_noise and recipe.input_noise_of == "drawn"
+    tasks = recipe.data.tasks
+    read = tasks.caption + tasks.scene_question + tasks.edit + tasks.scene_edit
+    assert 0.4 <= read <= 0.5
+
+
 def test_the_bundled_model_samples_as_its_recipe_says() -> None:
     mini = ROOT / "orthus_core" / "starter" / "mini"
     carried = json.loads((mini / "config.json").read_text())["sampling"]
