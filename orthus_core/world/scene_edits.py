@@ -36,21 +36,69 @@ from orthus_core.world.wordings import Phrases, Wordings, place_words
 from orthus_core.world.world import World
 
 ADD = Phrases(
-    ("add {}", "add {} to the picture", "add {} too", "draw {} as well", "please add {}"),
+    (
+        "add {}",
+        "add {} to the picture",
+        "add {} too",
+        "draw {} as well",
+        "please add {}",
+        "put {} in",
+        "insert {}",
+        "place {} in the picture",
+        "there should be {} too",
+    ),
     ("include {} in the picture", "i want to add {}"),
 )
 REMOVE = Phrases(
-    ("remove {}", "delete {}", "take {} away", "erase {}", "remove {} from the picture"),
+    (
+        "remove {}",
+        "delete {}",
+        "take {} away",
+        "erase {}",
+        "remove {} from the picture",
+        "take {} out",
+        "drop {}",
+        "make {} disappear",
+    ),
     ("take away {}", "delete {} from the picture", "get rid of {}"),
 )
 REPLACE = Phrases(
-    ("replace {} with {}", "turn {} into {}", "change {} into {}", "replace {} by {}"),
+    (
+        "replace {} with {}",
+        "turn {} into {}",
+        "change {} into {}",
+        "replace {} by {}",
+        "swap {} for {}",
+        "let {} become {}",
+        "substitute {} by {}",
+    ),
     ("make {} into {}", "exchange {} for {}"),
 )
-MOVE = Phrases(("move {} {}", "shift {} {}", "push {} {}"), ("i want {} moved {}",))
-SWAP = Phrases(("swap {} and {}", "switch {} and {}", "swap {} with {}"), ("exchange {} and {}",))
+MOVE = Phrases(
+    ("move {} {}", "shift {} {}", "push {} {}", "slide {} {}", "bring {} {}", "send {} {}"),
+    ("i want {} moved {}",),
+)
+SWAP = Phrases(
+    (
+        "swap {} and {}",
+        "switch {} and {}",
+        "swap {} with {}",
+        "interchange {} and {}",
+        "let {} and {} trade places",
+    ),
+    ("exchange {} and {}",),
+)
 RECOLOUR = Phrases(
-    ("make {} {}", "change {} to {}", "paint {} {}", "colour {} {}", "color {} {}"),
+    (
+        "make {} {}",
+        "change {} to {}",
+        "paint {} {}",
+        "colour {} {}",
+        "color {} {}",
+        "turn {} {}",
+        "let {} be {}",
+        "give {} the colour {}",
+    ),
     ("change the colour of {} to {}", "i want {} to be {}"),
 )
 CLEAR_BACKGROUND = Phrases(
@@ -63,18 +111,29 @@ CLEAR_BACKGROUND = Phrases(
     ("take the background away", "erase the background"),
 )
 SET_BACKGROUND = Phrases(
-    ("make the background {}", "change the background to {}", "set the background to {}"),
+    (
+        "make the background {}",
+        "change the background to {}",
+        "set the background to {}",
+        "let the background be {}",
+        "the background should be {}",
+    ),
     ("turn the background into {}", "i want the background to be {}"),
 )
 SET_SKY = Phrases(
-    ("make it {}", "change it to {}", "turn it into {}"), ("let it be {}", "i want it to be {}")
+    ("make it {}", "change it to {}", "turn it into {}", "it should be {}", "let it become {}"),
+    ("let it be {}", "i want it to be {}"),
 )
 SKY_NOUNS = {"day": "day", "sunset": "sunset", "night": "night", "rain": "rain"}
 DIRECTIONS = {
-    "left": Phrases(("to the left", "left"), ("over to the left",)),
-    "right": Phrases(("to the right", "right"), ("over to the right",)),
-    "up": Phrases(("up", "to the top"), ("up to the top",)),
-    "down": Phrases(("down", "to the bottom"), ("down to the bottom",)),
+    "left": Phrases(("to the left", "left", "leftwards", "further left"), ("over to the left",)),
+    "right": Phrases(
+        ("to the right", "right", "rightwards", "further right"), ("over to the right",)
+    ),
+    "up": Phrases(("up", "to the top", "upwards", "further up"), ("up to the top",)),
+    "down": Phrases(
+        ("down", "to the bottom", "downwards", "further down"), ("down to the bottom",)
+    ),
 }
 
 # Things whose own colour is one of `HUES`: "make the star yellow" would change nothing.

@@ -26,32 +26,76 @@ DESCRIBE = Phrases(
         "What is in the picture?",
         "What does the picture show?",
         "What is there?",
+        "What can be seen?",
+        "Which things are there?",
+        "Say what the picture shows.",
     ),
     ("What can you see in the picture?", "Tell me what the picture shows."),
 )
 HOW_MANY = Phrases(
-    ("How many {} are there?", "How many {} are in the picture?", "How many {} do you see?"),
+    (
+        "How many {} are there?",
+        "How many {} are in the picture?",
+        "How many {} do you see?",
+        "How many {} can be seen?",
+        "How many {}?",
+        "What is the number of {}?",
+    ),
     ("Count the {}.", "How many {} does the picture show?"),
 )
 WHICH_COLOUR = Phrases(
-    ("What colour is {}?", "What color is {}?", "Which colour is {}?"),
+    (
+        "What colour is {}?",
+        "What color is {}?",
+        "Which colour is {}?",
+        "Of what colour is {}?",
+        "The colour of {}?",
+        "Say the colour of {}.",
+    ),
     ("Which color does {} have?", "Tell me the colour of {}."),
 )
 WHERE_IS_THIS = Phrases(
-    ("Where is this?", "Which place is this?", "What place is this?"),
+    (
+        "Where is this?",
+        "Which place is this?",
+        "What place is this?",
+        "Say which place this is.",
+        "What place can be seen?",
+    ),
     ("Which place do you see?", "Where are we?"),
 )
 # {is} fits the noun.
 WHERE = Phrases(
-    ("Where {is} {the}?", "Where do you see {the}?"),
+    (
+        "Where {is} {the}?",
+        "Where do you see {the}?",
+        "Where can {the} be seen?",
+        "At which place {is} {the}?",
+        "Say where {the} {is}.",
+    ),
     ("Where in the picture {is} {the}?", "Tell me where {the} {is}."),
 )
 WHAT_IS = Phrases(
-    ("What is {place}?", "What do you see {place}?", "Which thing is {place}?"),
+    (
+        "What is {place}?",
+        "What do you see {place}?",
+        "Which thing is {place}?",
+        "What can be seen {place}?",
+        "Say what is {place}.",
+    ),
     ("What can you see {place}?", "Tell me what is {place}."),
 )
 IS_THERE = Phrases(
-    ("{Is} there {a}?", "{Is} there {a} in the picture?", "Do you see {a}?"),
+    (
+        "{Is} there {a}?",
+        "{Is} there {a} in the picture?",
+        "Do you see {a}?",
+        "{Is} {a} there?",
+        "{Is} {a} in the picture?",
+        "Does it show {a}?",
+        "Can {a} be seen?",
+        "Do you find {a}?",
+    ),
     ("Can you see {a}?", "Does the picture show {a}?"),
 )
 

@@ -24,9 +24,9 @@ from orthus_core.world.world import World
 # Weights of the categories; all but "mixed" have GenEval's own names.
 CATEGORIES: Mapping[str, float] = {
     "single_object": 0.08,
-    "two_object": 0.18,
-    "counting": 0.16,
-    "colors": 0.18,
+    "two_object": 0.16,
+    "counting": 0.22,
+    "colors": 0.14,
     "position": 0.18,
     "color_attr": 0.17,
     "mixed": 0.05,

@@ -31,19 +31,43 @@ SET_GROUND = Phrases(
         "change the background to {name}",
         "{name} background",
         "set the background to {name}",
+        "place it on {a} background",
+        "let the background be {name}",
     ),
     ("i want the background to be {name}", "turn the background {name}"),
 )
 CLEAR_GROUND = Phrases(
-    ("remove the background", "make the background white", "put it on white"),
+    (
+        "remove the background",
+        "make the background white",
+        "put it on white",
+        "no background",
+        "place it on white",
+    ),
     ("take the background away", "erase the background"),
 )
 REPLACE = Phrases(
-    ("turn it into {}", "replace it with {}", "make it {}", "change it to {}"),
+    (
+        "turn it into {}",
+        "replace it with {}",
+        "make it {}",
+        "change it to {}",
+        "swap it for {}",
+        "let it become {}",
+    ),
     ("change it into {}", "i want {} instead"),
 )
 RECOLOUR = Phrases(
-    ("make it {}", "change its colour to {}", "paint it {}", "colour it {}", "color it {}"),
+    (
+        "make it {}",
+        "change its colour to {}",
+        "paint it {}",
+        "colour it {}",
+        "color it {}",
+        "turn it {}",
+        "it should be {}",
+        "give it the colour {}",
+    ),
     ("change the colour to {}", "i want it to be {}"),
 )
 

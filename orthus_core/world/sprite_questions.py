@@ -22,17 +22,47 @@ from orthus_core.world.wordings import Phrases
 from orthus_core.world.world import World
 
 WHAT_IS_IT = Phrases(
-    ("What is this?", "Describe the picture.", "What do you see?", "What is it?", "What's this?"),
+    (
+        "What is this?",
+        "Describe the picture.",
+        "What do you see?",
+        "What is it?",
+        "What's this?",
+        "Name it.",
+        "What can be seen?",
+        "Say what it is.",
+    ),
     ("Tell me what this is.", "What is shown here?"),
 )
 WHICH_GROUP = Phrases(
-    ("Which group is it from?", "Which group is this from?"), ("From which group is this?",)
+    (
+        "Which group is it from?",
+        "Which group is this from?",
+        "What group is it from?",
+        "Name its group.",
+        "Which group does it belong to?",
+    ),
+    ("From which group is this?",),
 )
 WHICH_KIND = Phrases(
-    ("What kind of thing is it?", "What kind of thing is this?"), ("Which kind of thing is this?",)
+    (
+        "What kind of thing is it?",
+        "What kind of thing is this?",
+        "What sort of thing is it?",
+        "Name its kind.",
+    ),
+    ("Which kind of thing is this?",),
 )
 WHICH_COLOUR = Phrases(
-    ("What colour is it?", "What color is it?", "Which colour is it?", "What colour is this?"),
+    (
+        "What colour is it?",
+        "What color is it?",
+        "Which colour is it?",
+        "What colour is this?",
+        "Of what colour is it?",
+        "Name its colour.",
+        "Say the colour of it.",
+    ),
     ("Which color does it have?", "Tell me its colour."),
 )
 WHICH_GROUND = Phrases(
@@ -40,11 +70,22 @@ WHICH_GROUND = Phrases(
         "What colour is the background?",
         "What color is the background?",
         "Which colour is the background?",
+        "Of what colour is the background?",
+        "Name the colour of the background.",
+        "The colour of the background?",
     ),
     ("Which color does the background have?", "Tell me the colour of the background."),
 )
 IS_IT = Phrases(
-    ("Is this {}?", "Is it {}?", "Does this show {}?"), ("Is {} what you see?", "Is that {}?")
+    (
+        "Is this {}?",
+        "Is it {}?",
+        "Does this show {}?",
+        "Do you see {}?",
+        "Could this be {}?",
+        "Would you call it {}?",
+    ),
+    ("Is {} what you see?", "Is that {}?"),
 )
 
 COLOURED_CHANCE = 0.25

@@ -50,26 +50,58 @@ class Phrases:
 
 COUNTS: Mapping[int, Phrases] = {
     1: Phrases(
-        ("{a}", "one {thing}", "a single {thing}"), ("just one {thing}", "only one {thing}")
+        ("{a}", "one {thing}", "a single {thing}", "1 {thing}", "a lone {thing}"),
+        ("just one {thing}", "only one {thing}"),
     ),
     2: Phrases(
-        ("two {things}", "2 {things}", "a pair of {things}", "a couple of {things}"),
+        (
+            "two {things}",
+            "2 {things}",
+            "a pair of {things}",
+            "a couple of {things}",
+            "a duo of {things}",
+            "a set of two {things}",
+            "precisely two {things}",
+        ),
         ("{a} and another {thing}", "exactly two {things}", "a group of two {things}"),
     ),
     3: Phrases(
-        ("three {things}", "3 {things}", "a group of three {things}"),
+        (
+            "three {things}",
+            "3 {things}",
+            "a group of three {things}",
+            "a trio of {things}",
+            "a set of three {things}",
+            "precisely three {things}",
+        ),
         ("exactly three {things}", "a group of 3 {things}"),
     ),
     4: Phrases(
-        ("four {things}", "4 {things}", "a group of four {things}"),
+        (
+            "four {things}",
+            "4 {things}",
+            "a group of four {things}",
+            "a quartet of {things}",
+            "a set of four {things}",
+            "precisely four {things}",
+        ),
         ("exactly four {things}", "a group of 4 {things}"),
     ),
 }
 # {thing} is a noun with its number or article: "an apple that is red", "two apples that are red".
 COLOURED_THING = Phrases(
-    ("{colour} {thing}", "{thing} that {is} {colour}", "{colour} coloured {thing}"),
+    (
+        "{colour} {thing}",
+        "{thing} that {is} {colour}",
+        "{colour} coloured {thing}",
+        "all {colour} {thing}",
+        "{thing} painted {colour}",
+        "{thing} coloured {colour}",
+        "{thing} of {colour} colour",
+        "{thing} whose colour is {colour}",
+    ),
     ("{thing} in {colour}", "{thing} which {is} {colour}"),
-    first=0.75,
+    first=0.65,
 )
 # Only for a single thing without a place: elsewhere the comma would belong to a list.
 COLOUR_LAST = "{thing}, {colour}"
@@ -86,6 +118,10 @@ RELATION_PHRASES: Mapping[str, Phrases] = {
             "{a} to the left of {b}",
             "{a} on the left of {b}",
             "{a} on the left, {b} on the right",
+            "{a} just left of {b}",
+            "{a} at the left of {b}",
+            "{a} placed to the left of {b}",
+            "{a} further left than {b}",
         ),
         ("{a} on the left side of {b}", "{a} on the left and {b} on the right"),
     ),
@@ -95,6 +131,10 @@ RELATION_PHRASES: Mapping[str, Phrases] = {
             "{a} to the right of {b}",
             "{a} on the right of {b}",
             "{a} on the right, {b} on the left",
+            "{a} just right of {b}",
+            "{a} at the right of {b}",
+            "{a} placed to the right of {b}",
+            "{a} further right than {b}",
         ),
         ("{a} on the right side of {b}", "{a} on the right and {b} on the left"),
     ),
@@ -105,6 +145,10 @@ RELATION_PHRASES: Mapping[str, Phrases] = {
             "{a} on top of {b}",
             "{a} on {b}",
             "{a} at the top, {b} at the bottom",
+            "{a} just above {b}",
+            "{a} directly over {b}",
+            "{a} placed above {b}",
+            "{a} higher than {b}",
         ),
         ("{a} up above {b}", "{a} at the top and {b} at the bottom"),
     ),
@@ -114,6 +158,10 @@ RELATION_PHRASES: Mapping[str, Phrases] = {
             "{a} under {b}",
             "{a} beneath {b}",
             "{a} at the bottom, {b} at the top",
+            "{a} just below {b}",
+            "{a} directly under {b}",
+            "{a} placed below {b}",
+            "{a} lower than {b}",
         ),
         ("{a} underneath {b}", "{a} at the bottom and {b} at the top"),
     ),
@@ -124,6 +172,9 @@ RELATION_PHRASES: Mapping[str, Phrases] = {
             "{a} near {b}",
             "{a} by the side of {b}",
             "{a} and {b} side by side",
+            "{a} adjacent to {b}",
+            "{a} alongside {b}",
+            "{a} just beside {b}",
         ),
         ("{a} right next to {b}", "{a} at the side of {b}", "{a} and {b} next to each other"),
     ),
@@ -132,9 +183,21 @@ RELATION_PHRASES: Mapping[str, Phrases] = {
 BESIDE_CHANCE = 0.25
 
 JOINS = Phrases(
-    ("{a} and {b}", "{a} with {b}", "{a}, {b}", "{a} & {b}"),
+    (
+        "{a} and {b}",
+        "{a} with {b}",
+        "{a}, {b}",
+        "{a} & {b}",
+        "{a} + {b}",
+        "{a} plus {b}",
+        "{a}, and {b}",
+        "{a} and also {b}",
+        "{a} along with {b}",
+        "{a} accompanied by {b}",
+        "both {a} and {b}",
+    ),
     ("{a} together with {b}", "{a} as well as {b}"),
-    first=0.6,
+    first=0.5,
 )
 
 # --- Places -----------------------------------------------------------------------------------
@@ -208,6 +271,9 @@ PLAIN_GROUND = Phrases(
         "against {a_colour} background",
         "on {colour}",
         ", {colour} background",
+        "on {a_colour} backdrop",
+        "against {colour}",
+        "with {colour} behind",
     ),
     (
         "in front of {a_colour} background",
@@ -233,6 +299,16 @@ REQUESTS = Phrases(
         "i want {prompt}",
         "{prompt} please",
         "please draw {prompt}",
+        "give me {prompt}",
+        "let me see {prompt}",
+        "create {prompt}",
+        "generate {prompt}",
+        "please create {prompt}",
+        "could you paint {prompt}",
+        "i need {prompt}",
+        "sketch {prompt}",
+        "a sketch of {prompt}",
+        "an illustration of {prompt}",
     ),
     (
         "show me {prompt}",
@@ -451,7 +527,8 @@ def without_articles(prompt: str) -> str:
 
 
 _FIXED = frozenset(
-    "left right top bottom side pair couple group single picture photo image drawing".split()
+    "left right top bottom side pair couple group single picture photo image drawing duo trio "
+    "quartet set lone sketch illustration backdrop".split()
 )
 
 

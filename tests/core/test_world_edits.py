@@ -182,7 +182,7 @@ def test_a_moved_thing_goes_to_the_edge_and_two_swapped_change_places(world: Wor
     for made in edits(world, "move"):
         before = dict(zip(world.nouns(made.before), made.before.things, strict=True))
         after = dict(zip(world.nouns(made.after), made.after.things, strict=True))
-        swapped = made.instruction.startswith(("swap", "switch"))
+        swapped = made.instruction.startswith(("swap", "switch", "interchange", "let"))
         if swapped:
             one, other = made.noun, made.to
             for noun, to in ((one, other), (other, one)):

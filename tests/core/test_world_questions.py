@@ -19,6 +19,7 @@ from orthus_core.world.scene_questions import (
     HOW_MANY,
     IS_THERE,
     SPLITS,
+    WHICH_COLOUR,
     ask_scene,
     pope_questions,
     scene_question,
@@ -114,7 +115,9 @@ def test_descriptions_counts_and_colours_are_those_of_the_record(world: World):
     for asked in asked_of_scenes(world, "colour"):
         assert isinstance(asked.picture, SceneImage)
         named = zip(nouns_of(world, asked), asked.picture.scene.things, strict=True)
-        (colour,) = (t.colour for noun, t in named if asked.question.endswith(f" {the(noun)}?"))
+        (colour,) = (
+            t.colour for noun, t in named if asked.question in said(WHICH_COLOUR, the(noun))
+        )
         assert asked.answer == colour
 
 
