@@ -228,15 +228,15 @@ Asker = Callable[[random.Random, World, Scene], tuple[str, str]]
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "description": 0.36,
+    "description": 0.3,
     "count": 0.12,
-    "colour": 0.1,
-    "where": 0.1,
-    "which": 0.08,
-    "place": 0.06,
-    "pope_random": 0.06,
-    "pope_popular": 0.06,
-    "pope_adversarial": 0.06,
+    "colour": 0.09,
+    "where": 0.08,
+    "which": 0.07,
+    "place": 0.04,
+    "pope_random": 0.1,
+    "pope_popular": 0.1,
+    "pope_adversarial": 0.1,
 }
 _ASKERS: Mapping[str, Asker] = {
     "description": _describe,

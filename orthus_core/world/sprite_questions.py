@@ -200,13 +200,13 @@ def _background(rng: random.Random, world: World) -> PictureQuestion:
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "name": 0.48,
-    "group": 0.06,
+    "name": 0.42,
+    "group": 0.08,
     "kind": 0.1,
-    "colour": 0.06,
-    "yes_or_no": 0.16,
-    "background": 0.08,
-    "unseen": 0.06,
+    "colour": 0.05,
+    "yes_or_no": 0.22,
+    "background": 0.06,
+    "unseen": 0.07,
 }
 _ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
     "name": _name,
