@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from orthus_core.data.document import Segment
+from orthus_core.data.document import Segment, turn
 from orthus_core.world.arrange import relation_between
+from orthus_core.world.backdrops import is_outdoors
 from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.english import is_plural, the, with_article
 from orthus_core.world.scene import Scene
-from orthus_core.world.scenes import CATEGORIES, sample_scene
+from orthus_core.world.scenes import CATEGORIES, SceneSample, sample_scene
 from orthus_core.world.sprite_questions import PictureQuestion
 from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
 from orthus_core.world.wordings import Phrases, place_beside
@@ -100,11 +101,25 @@ IS_THERE = Phrases(
 )
 
 SPLITS = ("random", "popular", "adversarial")
+# Questions of a row beside its first, at most.
+MOST_FURTHER = 3
 
 
 def scene_question(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A scene and a question about it; then the one right answer."""
-    return ask_scene(rng, world).segments()
+    """A scene and up to four questions about it, each followed by its one right answer.
+
+    A yes or no says little for the price of reading a picture, so that is read once for several.
+    """
+    first, sample = _ask(rng, world)
+    segments, asked = first.segments(), {first.question}
+    kinds = [kind for kind in KINDS if kind != "description" and _has_answer(kind, world, sample)]
+    weights = [KINDS[kind] for kind in kinds]
+    for kind in rng.choices(kinds, weights, k=rng.randint(0, MOST_FURTHER)):
+        words, answer = _ASKERS[kind](rng, world, sample.scene)
+        if words not in asked:
+            asked.add(words)
+            segments += turn("user", words) + turn("model", answer)
+    return segments
 
 
 def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
@@ -115,13 +130,29 @@ def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Pict
         world: World of the scenes.
         kind: Kind of question, a name of `KINDS`; sampled by weight when None.
     """
+    return _ask(rng, world, kind)[0]
+
+
+def _ask(
+    rng: random.Random, world: World, kind: str | None = None
+) -> tuple[PictureQuestion, SceneSample]:
+    """A question about a new scene, and that scene."""
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     while True:
-        scene, _ = sample_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
-        if kind != "count" or _countable(world, scene):
+        sample = sample_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
+        if _has_answer(kind, world, sample):
             break
-    words, answer = _ASKERS[kind](rng, world, scene)
-    return PictureQuestion(world.scene_image(scene), words, answer, kind)
+    words, answer = _ASKERS[kind](rng, world, sample.scene)
+    return PictureQuestion(world.scene_image(sample.scene), words, answer, kind), sample
+
+
+def _has_answer(kind: str, world: World, sample: SceneSample) -> bool:
+    """Whether a question of this kind has one right answer for a scene."""
+    if sample.category not in _CATEGORIES[kind]:
+        return False
+    if kind == "place":
+        return is_outdoors(sample.scene.backdrop)
+    return kind != "count" or bool(_countable(world, sample.scene))
 
 
 def pope_questions(

@@ -24,7 +24,7 @@ from orthus_core.world.scene_questions import (
     pope_questions,
     scene_question,
 )
-from orthus_core.world.scenes import sample_scene
+from orthus_core.world.scenes import SceneSample, sample_scene
 from orthus_core.world.sprite_questions import PictureQuestion, ask_single, caption, question
 from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
 from orthus_core.world.wordings import RELATION_PHRASES, Phrases
@@ -128,7 +128,9 @@ def test_what_cannot_be_counted_is_never_counted(world: World, monkeypatch):
         return Scene(things=tuple(Thing(world.cast[noun].key) for noun in nouns))
 
     scenes = [of("grapes", "scissors"), of("grapes"), of("grapes", "cat", "cat")]
-    monkeypatch.setattr(scene_questions, "sample_scene", lambda *_, **__: (scenes.pop(0), "mixed"))
+    monkeypatch.setattr(
+        scene_questions, "sample_scene", lambda *_, **__: SceneSample(scenes.pop(0), "mixed")
+    )
     asked = ask_scene(random.Random(0), world, "count")
     assert asked.question in said(HOW_MANY, "cats") and asked.answer == "two"
     assert not scenes
@@ -204,14 +206,52 @@ def test_questions_come_as_often_as_their_weights_say(world: World):
             assert abs(drawn[kind] / 1000 - weight) < 0.05
 
 
-@pytest.mark.parametrize("maker", [question, scene_question])
-def test_a_row_is_the_picture_and_the_question_then_the_answer(world: World, maker):
-    row = maker(random.Random(0), world)
-    assert [(s.role, s.type) for s in row] == [
-        ("user", "image"),
-        ("user", "text"),
-        ("model", "text"),
-    ]
+FIRST = [("user", "image"), ("user", "text"), ("model", "text")]
+
+
+def test_a_row_is_the_picture_and_the_question_then_the_answer(world: World):
+    row = question(random.Random(0), world)
+    assert [(s.role, s.type) for s in row] == FIRST
+
+
+def test_a_row_of_a_scene_has_up_to_four_different_questions(world: World):
+    rng, counts = random.Random(0), Counter()
+    for _ in range(200):
+        row = scene_question(rng, world)
+        assert [(s.role, s.type) for s in row] == FIRST + FIRST[1:] * ((len(row) - 3) // 2)
+        asked = [segment.value for segment in row[1::2]]
+        assert len(set(asked)) == len(asked)
+        counts[len(asked)] += 1
+    assert {*counts} == {1, 2, 3, 4} and min(counts.values()) > 20
+
+
+def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypatch):
+    """No count where nothing can be counted, no relation of one thing, no place on white."""
+    asked: list[tuple[str, Scene]] = []
+    monkeypatch.setattr(
+        scene_questions,
+        "_ASKERS",
+        {
+            kind: lambda rng, world, scene, kind=kind: (f"{kind} {rng.random()}", "yes")
+            for kind in scene_questions.KINDS
+        },
+    )
+    rng = random.Random(0)
+    for _ in range(300):
+        row = scene_question(rng, world)
+        scene = row[0].value.scene  # type: ignore[union-attr]
+        for segment in row[1::2]:
+            kind = str(segment.value).split()[0]
+            asked.append((kind, scene))
+            if kind == "place":
+                assert is_outdoors(scene.backdrop)
+            if kind in ("where", "which"):
+                assert len({thing.sprite for thing in scene.things}) == 2
+            if kind == "colour":
+                assert all(thing.colour for thing in scene.things)
+            if kind == "count":
+                assert any(noun in world.countable for noun in world.nouns(scene))
+    assert {kind for kind, _ in asked} == {*scene_questions.KINDS}
 
 
 _ENDS = re.compile(r"\{a\} (?!and ).* \{b\}$").match
