@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
 from orthus_core.world.arrange import relation_between
@@ -100,24 +101,42 @@ IS_THERE = Phrases(
     ("Can you see {a}?", "Does the picture show {a}?"),
 )
 
+
+class Asked(NamedTuple):
+    """A question about a scene.
+
+    Attributes:
+        words: Text of the question.
+        answer: The one right answer.
+        about: What is asked, whatever the wording.
+    """
+
+    words: str
+    answer: str
+    about: str
+
+
 SPLITS = ("random", "popular", "adversarial")
-# Questions of a row beside its first, at most.
-MOST_FURTHER = 3
+# Draws of a further question of a row; those that ask what was asked already are left out.
+FURTHER_DRAWS = (3, 15)
 
 
 def scene_question(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A scene and up to four questions about it, each followed by its one right answer.
+    """A scene and about five questions about it, each followed by its one right answer.
 
-    A yes or no says little for the price of reading a picture, so that is read once for several.
+    A yes or no says little for the price of reading a picture. With one question a row, the small
+    model finds no thing by its name: 16,000 steps left presence at chance, 300 steps of these rows
+    did not (area under the curve 0.50, then 0.85).
     """
-    first, sample = _ask(rng, world)
-    segments, asked = first.segments(), {first.question}
+    first, sample, about = _ask(rng, world)
+    segments, asked = first.segments(), {about}
     kinds = [kind for kind in KINDS if kind != "description" and _has_answer(kind, world, sample)]
     weights = [KINDS[kind] for kind in kinds]
-    for kind in rng.choices(kinds, weights, k=rng.randint(0, MOST_FURTHER)):
-        words, answer = _ASKERS[kind](rng, world, sample.scene)
-        if words not in asked:
-            asked.add(words)
+    for kind in rng.choices(kinds, weights, k=rng.randint(*FURTHER_DRAWS)):
+        words, answer, about = _ASKERS[kind](rng, world, sample.scene)
+        # The same in other words could be answered without the picture.
+        if about not in asked:
+            asked.add(about)
             segments += turn("user", words) + turn("model", answer)
     return segments
 
@@ -135,15 +154,15 @@ def ask_scene(rng: random.Random, world: World, kind: str | None = None) -> Pict
 
 def _ask(
     rng: random.Random, world: World, kind: str | None = None
-) -> tuple[PictureQuestion, SceneSample]:
-    """A question about a new scene, and that scene."""
+) -> tuple[PictureQuestion, SceneSample, str]:
+    """A question about a new scene, that scene, and what is asked about it."""
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
     while True:
         sample = sample_scene(rng, world, _CATEGORIES[kind], outdoors=kind == "place")
         if _has_answer(kind, world, sample):
             break
-    words, answer = _ASKERS[kind](rng, world, sample.scene)
-    return PictureQuestion(world.scene_image(sample.scene), words, answer, kind), sample
+    words, answer, about = _ASKERS[kind](rng, world, sample.scene)
+    return PictureQuestion(world.scene_image(sample.scene), words, answer, kind), sample, about
 
 
 def _has_answer(kind: str, world: World, sample: SceneSample) -> bool:
@@ -197,21 +216,27 @@ def _absent(
 
 
 def _pope(split: str) -> Asker:
-    def ask(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
-        asked = rng.choice(pope_questions(rng, world, scene, split))
-        return asked.question, asked.answer
+    def ask(rng: random.Random, world: World, scene: Scene) -> Asked:
+        present = list(dict.fromkeys(world.nouns(scene)))
+        noun = rng.choice(present)
+        if rng.random() < 0.5:
+            return Asked(_is_there(rng, world, noun), "yes", f"presence of {noun}")
+        noun = _absent(rng, world, present, split, 1)[0]
+        # As many absences as presences, at most.
+        return Asked(_is_there(rng, world, noun), "no", f"absence {rng.randrange(len(present))}")
 
     return ask
 
 
-def _describe(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
-    return DESCRIBE.choose(rng, world.wordings), describe(scene, world.nouns(scene))
+def _describe(rng: random.Random, world: World, scene: Scene) -> Asked:
+    return Asked(DESCRIBE.choose(rng, world.wordings), describe(scene, world.nouns(scene)), "all")
 
 
-def _count(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+def _count(rng: random.Random, world: World, scene: Scene) -> Asked:
     noun = rng.choice(_countable(world, scene))
     words = HOW_MANY.choose(rng, world.wordings)
-    return words.format(plural(noun)), NUMBERS[world.nouns(scene).count(noun)]
+    number = NUMBERS[world.nouns(scene).count(noun)]
+    return Asked(words.format(plural(noun)), number, f"number of {noun}")
 
 
 def _countable(world: World, scene: Scene) -> list[str]:
@@ -219,31 +244,35 @@ def _countable(world: World, scene: Scene) -> list[str]:
     return [noun for noun in dict.fromkeys(world.nouns(scene)) if noun in world.countable]
 
 
-def _colour(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+def _colour(rng: random.Random, world: World, scene: Scene) -> Asked:
     thing = rng.choice(scene.things)
+    noun = world.noun(thing.sprite)
     words = WHICH_COLOUR.choose(rng, world.wordings)
-    return words.format(the(world.noun(thing.sprite))), thing.colour
+    return Asked(words.format(the(noun)), thing.colour, f"colour of {noun}")
 
 
-def _where(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+def _where(rng: random.Random, world: World, scene: Scene) -> Asked:
     thing, other = rng.sample(scene.things, 2)
     noun = world.noun(thing.sprite)
     relation = relation_between(thing, other)
     answer = f"{relation} {the(world.noun(other.sprite))}"
     words = WHERE.choose(rng, world.wordings)
-    return words.format(the=the(noun), **{"is": _be(noun)}), answer
+    words = words.format(the=the(noun), **{"is": _be(noun)})
+    return Asked(words, answer, f"position of {noun}")
 
 
-def _which(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
+def _which(rng: random.Random, world: World, scene: Scene) -> Asked:
     thing, other = rng.sample(scene.things, 2)
     answer = with_article(with_colour(world.noun(thing.sprite), thing.colour))
     relation = relation_between(thing, other)
     said = place_beside(rng, relation, the(world.noun(other.sprite)), world.wordings)
-    return WHAT_IS.choose(rng, world.wordings).format(place=said), answer
+    words = WHAT_IS.choose(rng, world.wordings).format(place=said)
+    return Asked(words, answer, f"name of {answer}")
 
 
-def _place(rng: random.Random, world: World, scene: Scene) -> tuple[str, str]:
-    return WHERE_IS_THIS.choose(rng, world.wordings), place_phrase(scene.backdrop)
+def _place(rng: random.Random, world: World, scene: Scene) -> Asked:
+    words = WHERE_IS_THIS.choose(rng, world.wordings)
+    return Asked(words, place_phrase(scene.backdrop), "place")
 
 
 def _is_there(rng: random.Random, world: World, noun: str) -> str:
@@ -255,19 +284,19 @@ def _be(noun: str) -> str:
     return "are" if is_plural(noun) else "is"
 
 
-Asker = Callable[[random.Random, World, Scene], tuple[str, str]]
+Asker = Callable[[random.Random, World, Scene], Asked]
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "description": 0.3,
-    "count": 0.12,
-    "colour": 0.09,
-    "where": 0.08,
-    "which": 0.07,
-    "place": 0.04,
-    "pope_random": 0.1,
-    "pope_popular": 0.1,
-    "pope_adversarial": 0.1,
+    "description": 0.16,
+    "count": 0.14,
+    "colour": 0.22,
+    "where": 0.18,
+    "which": 0.06,
+    "place": 0.03,
+    "pope_random": 0.07,
+    "pope_popular": 0.07,
+    "pope_adversarial": 0.07,
 }
 _ASKERS: Mapping[str, Asker] = {
     "description": _describe,

@@ -15,7 +15,7 @@ from orthus_core.world.english import with_article
 from orthus_core.world.recolour import HUES
 from orthus_core.world.scene import Thing
 from orthus_core.world.scenes import as_things, coloured_nouns
-from orthus_core.world.single_sprites import open_ground, sample_single
+from orthus_core.world.single_sprites import Single, open_ground, sample_single
 from orthus_core.world.sprites import Sprite
 from orthus_core.world.wording import place_phrase
 from orthus_core.world.wordings import Phrases
@@ -116,8 +116,22 @@ class PictureQuestion(NamedTuple):
 
 
 def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
-    """A picture of one sprite and a question about it; then the one right answer."""
-    return ask_single(rng, world).segments()
+    """A picture of one sprite and questions about it, each followed by its one right answer.
+
+    A name or a guess is followed by up to eight more guesses, which are right half of the time.
+    """
+    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    if kind not in GUESSED:
+        return ask_single(rng, world, kind).segments()
+    single = sample_single(rng, world, COLOURED_CHANCE)
+    first = GUESSED[kind](rng, world, single)
+    segments, asked = first.segments(), {first.question}
+    for _ in range(rng.randint(0, MOST_GUESSES)):
+        further = _guess(rng, world, single)
+        if further.question not in asked:
+            asked.add(further.question)
+            segments += turn("user", further.question) + turn("model", further.answer)
+    return segments
 
 
 def ask_single(rng: random.Random, world: World, kind: str | None = None) -> PictureQuestion:
@@ -140,8 +154,8 @@ def caption(world: World, sprite: Sprite, ground: str = "white") -> str:
     return f"{with_article(world.noun(sprite.key))} {place_phrase(ground)}".strip()
 
 
-def _name(rng: random.Random, world: World) -> PictureQuestion:
-    single = sample_single(rng, world, COLOURED_CHANCE)
+def _name(rng: random.Random, world: World, single: Single | None = None) -> PictureQuestion:
+    single = single or sample_single(rng, world, COLOURED_CHANCE)
     answer = caption(world, single.sprite, single.ground)
     return PictureQuestion(
         single.picture(world), WHAT_IS_IT.choose(rng, world.wordings), answer, "name"
@@ -181,8 +195,8 @@ def _colour(rng: random.Random, world: World) -> PictureQuestion:
             )
 
 
-def _yes_or_no(rng: random.Random, world: World) -> PictureQuestion:
-    single = sample_single(rng, world, COLOURED_CHANCE)
+def _guess(rng: random.Random, world: World, single: Single | None = None) -> PictureQuestion:
+    single = single or sample_single(rng, world, COLOURED_CHANCE)
     is_true = rng.random() < 0.5
     guess = single.sprite if is_true else _wrong_guess(rng, world, single.sprite)
     words = IS_IT.choose(rng, world.wordings).format(caption(world, guess))
@@ -213,10 +227,13 @@ _ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
     "group": _group,
     "kind": _kind,
     "colour": _colour,
-    "yes_or_no": _yes_or_no,
+    "yes_or_no": _guess,
     "background": _background,
     "unseen": _unseen,
 }
+# Kinds that more guesses may follow.
+GUESSED = {"name": _name, "yes_or_no": _guess}
+MOST_GUESSES = 8
 
 
 def _to_be_grouped(rng: random.Random, world: World) -> tuple[Sprite, Picture]:

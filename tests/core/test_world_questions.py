@@ -20,6 +20,7 @@ from orthus_core.world.scene_questions import (
     IS_THERE,
     SPLITS,
     WHICH_COLOUR,
+    Asked,
     ask_scene,
     pope_questions,
     scene_question,
@@ -209,20 +210,43 @@ def test_questions_come_as_often_as_their_weights_say(world: World):
 FIRST = [("user", "image"), ("user", "text"), ("model", "text")]
 
 
-def test_a_row_is_the_picture_and_the_question_then_the_answer(world: World):
-    row = question(random.Random(0), world)
-    assert [(s.role, s.type) for s in row] == FIRST
-
-
-def test_a_row_of_a_scene_has_up_to_four_different_questions(world: World):
-    rng, counts = random.Random(0), Counter()
-    for _ in range(200):
-        row = scene_question(rng, world)
+def test_a_row_of_a_sprite_has_up_to_eight_further_guesses(world: World):
+    rng, lengths, answers = random.Random(0), Counter(), Counter()
+    for _ in range(400):
+        row = question(rng, world)
         assert [(s.role, s.type) for s in row] == FIRST + FIRST[1:] * ((len(row) - 3) // 2)
+        (thing,) = row[0].value.scene.things  # type: ignore[union-attr]
+        right = said(sprite_questions.IS_IT, caption(world, world.pack[thing.sprite]))
         asked = [segment.value for segment in row[1::2]]
         assert len(set(asked)) == len(asked)
-        counts[len(asked)] += 1
-    assert {*counts} == {1, 2, 3, 4} and min(counts.values()) > 20
+        for words, answer in zip(row[3::2], row[4::2], strict=True):
+            assert answer.value == ("yes" if words.value in right else "no")
+            answers[answer.value] += 1
+        lengths[len(asked)] += 1
+    assert {*lengths} == {*range(1, 10)}
+    assert 0.4 < answers["yes"] / answers.total() < 0.6
+
+
+def test_a_row_of_a_scene_asks_several_different_things(world: World, monkeypatch):
+    abouts: list[str] = []
+    for kind, asker in list(scene_questions._ASKERS.items()):
+
+        def ask(rng, world, scene, asker=asker):
+            asked = asker(rng, world, scene)
+            abouts.append(asked.about)
+            return asked
+
+        monkeypatch.setitem(scene_questions._ASKERS, kind, ask)  # type: ignore[arg-type]
+    rng, counts, answers = random.Random(0), Counter(), Counter()
+    for _ in range(400):
+        abouts.clear()
+        row = scene_question(rng, world)
+        answers.update(segment.value for segment in row[2::2])
+        assert [(s.role, s.type) for s in row] == FIRST + FIRST[1:] * ((len(row) - 3) // 2)
+        counts[len(row) // 2] += 1
+        assert len(row) // 2 == len(set(abouts))
+    assert 0.45 < answers["yes"] / (answers["yes"] + answers["no"]) < 0.55
+    assert 4 < sum(n * k for n, k in counts.items()) / 400 < 6
 
 
 def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypatch):
@@ -232,7 +256,7 @@ def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypa
         scene_questions,
         "_ASKERS",
         {
-            kind: lambda rng, world, scene, kind=kind: (f"{kind} {rng.random()}", "yes")
+            kind: lambda rng, world, scene, kind=kind: Asked(kind, "yes", f"{kind} {rng.random()}")
             for kind in scene_questions.KINDS
         },
     )
@@ -241,7 +265,7 @@ def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypa
         row = scene_question(rng, world)
         scene = row[0].value.scene  # type: ignore[union-attr]
         for segment in row[1::2]:
-            kind = str(segment.value).split()[0]
+            kind = str(segment.value)
             asked.append((kind, scene))
             if kind == "place":
                 assert is_outdoors(scene.backdrop)
