@@ -288,15 +288,15 @@ Asker = Callable[[random.Random, World, Scene], Asked]
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "description": 0.16,
-    "count": 0.14,
-    "colour": 0.22,
-    "where": 0.18,
-    "which": 0.06,
-    "place": 0.03,
-    "pope_random": 0.07,
-    "pope_popular": 0.07,
-    "pope_adversarial": 0.07,
+    "description": 0.3,
+    "count": 0.13,
+    "colour": 0.19,
+    "where": 0.19,
+    "which": 0.02,
+    "place": 0.02,
+    "pope_random": 0.05,
+    "pope_popular": 0.05,
+    "pope_adversarial": 0.05,
 }
 _ASKERS: Mapping[str, Asker] = {
     "description": _describe,
