@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -83,27 +84,25 @@ def test_rows_stand_in_the_layouts_of_the_release(tokenizer: PreTrainedTokenizer
 def test_rows_of_the_small_world_are_a_question_sep_and_an_answer(
     tokenizer: PreTrainedTokenizerFast, world: World, task: str
 ):
-    """Models were trained on these very rows: a document of one turn each is laid out in no other
-    way.
-    """
+    """Models were trained on these very rows: questions, `sep`, answer and `eos`, turn by turn."""
+    lengths = set()
     for number in range(6):
         document = record(world, {task: 1.0}, 3, number)
-        asked, answered = (
-            [
-                token
-                for segment in document.segments
-                if segment.role == role
-                for token in (
-                    text_ids(tokenizer, segment.value) if isinstance(segment.value, str) else SLOTS
-                )
-            ]
-            for role in ("user", "model")
-        )
+        # Each token, and whether it is learnt.
+        laid: list[tuple[int, bool]] = [(IDS.bos, False)]
+        for role, segments in groupby(document.segments, key=lambda segment: segment.role):
+            for segment in segments:
+                words = segment.value if isinstance(segment.value, str) else ""
+                tokens = text_ids(tokenizer, words) if words else SLOTS
+                laid += [(token, role == "model" and token != IDS.image) for token in tokens]
+            laid.append((IDS.eos, True) if role == "model" else (IDS.sep, False))
         row = row_of(document, tokenizer)
-        learnt = [IGNORE if token == IDS.image else token for token in [*answered, IDS.eos]]
-        assert row.ids == [IDS.bos, *asked, IDS.sep, *answered, IDS.eos]
-        assert row.text_targets == [*[IGNORE] * (1 + len(asked)), *learnt, IGNORE]
+        assert row.ids == [token for token, _ in laid]
+        following = [token if learnt else IGNORE for token, learnt in laid[1:]]
+        assert row.text_targets == [*following, IGNORE]
         assert row.turns_left_out == 0
+        lengths.add(row.ids.count(IDS.sep))
+    assert (max(lengths) > 1) == (task in ("caption", "scene_question"))
 
 
 def test_every_answer_of_a_chat_is_learnt_and_no_question(tokenizer: PreTrainedTokenizerFast):
