@@ -118,19 +118,20 @@ class PictureQuestion(NamedTuple):
 def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
     """A picture of one sprite and questions about it, each followed by its one right answer.
 
-    A name or a guess is followed by up to eight more guesses, which are right half of the time.
+    A name, a group, a kind or a guess is followed by up to eight draws of more of them.
     """
-    kind = rng.choices(list(KINDS), list(KINDS.values()))[0]
-    if kind not in GUESSED:
-        return ask_single(rng, world, kind).segments()
+    first = rng.choices(list(KINDS), list(KINDS.values()))[0]
+    if first not in _OF_SINGLE:
+        return ask_single(rng, world, first).segments()
     single = sample_single(rng, world, COLOURED_CHANCE)
-    first = GUESSED[kind](rng, world, single)
-    segments, asked = first.segments(), {first.question}
-    for _ in range(rng.randint(0, MOST_GUESSES)):
-        further = _guess(rng, world, single)
-        if further.question not in asked:
-            asked.add(further.question)
-            segments += turn("user", further.question) + turn("model", further.answer)
+    asked = _OF_SINGLE[first](rng, world, single)
+    segments, known = asked.segments(), {first, asked.question}
+    for kind in rng.choices(list(FURTHER), list(FURTHER.values()), k=rng.randint(*FURTHER_DRAWS)):
+        asked = _OF_SINGLE[kind](rng, world, single)
+        # The same in other words could be answered without the picture.
+        if asked.question not in known and (kind == "yes_or_no" or kind not in known):
+            known |= {kind, asked.question}
+            segments += turn("user", asked.question) + turn("model", asked.answer)
     return segments
 
 
@@ -146,6 +147,8 @@ def ask_single(rng: random.Random, world: World, kind: str | None = None) -> Pic
         kind: Kind of question, a name of `KINDS`; sampled by weight when None.
     """
     kind = kind or rng.choices(list(KINDS), list(KINDS.values()))[0]
+    if kind in _OF_SINGLE:
+        return _OF_SINGLE[kind](rng, world, sample_single(rng, world, COLOURED_CHANCE))
     return _ASKERS[kind](rng, world)
 
 
@@ -154,8 +157,7 @@ def caption(world: World, sprite: Sprite, ground: str = "white") -> str:
     return f"{with_article(world.noun(sprite.key))} {place_phrase(ground)}".strip()
 
 
-def _name(rng: random.Random, world: World, single: Single | None = None) -> PictureQuestion:
-    single = single or sample_single(rng, world, COLOURED_CHANCE)
+def _name(rng: random.Random, world: World, single: Single) -> PictureQuestion:
     answer = caption(world, single.sprite, single.ground)
     return PictureQuestion(
         single.picture(world), WHAT_IS_IT.choose(rng, world.wordings), answer, "name"
@@ -170,18 +172,15 @@ def _unseen(rng: random.Random, world: World) -> PictureQuestion:
     )
 
 
-def _group(rng: random.Random, world: World) -> PictureQuestion:
-    sprite, picture = _to_be_grouped(rng, world)
-    return PictureQuestion(
-        picture, WHICH_GROUP.choose(rng, world.wordings), GROUP_WORDS[sprite.group], "group"
-    )
+def _group(rng: random.Random, world: World, single: Single) -> PictureQuestion:
+    words, answer = WHICH_GROUP.choose(rng, world.wordings), GROUP_WORDS[single.sprite.group]
+    return PictureQuestion(single.picture(world), words, answer, "group")
 
 
-def _kind(rng: random.Random, world: World) -> PictureQuestion:
-    sprite, picture = _to_be_grouped(rng, world)
-    return PictureQuestion(
-        picture, WHICH_KIND.choose(rng, world.wordings), KIND_OF_SUBGROUP[sprite.subgroup], "kind"
-    )
+def _kind(rng: random.Random, world: World, single: Single) -> PictureQuestion:
+    words = WHICH_KIND.choose(rng, world.wordings)
+    answer = KIND_OF_SUBGROUP[single.sprite.subgroup]
+    return PictureQuestion(single.picture(world), words, answer, "kind")
 
 
 def _colour(rng: random.Random, world: World) -> PictureQuestion:
@@ -195,8 +194,7 @@ def _colour(rng: random.Random, world: World) -> PictureQuestion:
             )
 
 
-def _guess(rng: random.Random, world: World, single: Single | None = None) -> PictureQuestion:
-    single = single or sample_single(rng, world, COLOURED_CHANCE)
+def _guess(rng: random.Random, world: World, single: Single) -> PictureQuestion:
     is_true = rng.random() < 0.5
     guess = single.sprite if is_true else _wrong_guess(rng, world, single.sprite)
     words = IS_IT.choose(rng, world.wordings).format(caption(world, guess))
@@ -222,23 +220,22 @@ KINDS: Mapping[str, float] = {
     "background": 0.06,
     "unseen": 0.07,
 }
-_ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
+# Questions about any picture of one sprite.
+_OF_SINGLE: Mapping[str, Callable[[random.Random, World, Single], PictureQuestion]] = {
     "name": _name,
     "group": _group,
     "kind": _kind,
-    "colour": _colour,
     "yes_or_no": _guess,
+}
+# Questions that need a picture of their own.
+_ASKERS: Mapping[str, Callable[[random.Random, World], PictureQuestion]] = {
+    "colour": _colour,
     "background": _background,
     "unseen": _unseen,
 }
-# Kinds that more guesses may follow.
-GUESSED = {"name": _name, "yes_or_no": _guess}
-MOST_GUESSES = 8
-
-
-def _to_be_grouped(rng: random.Random, world: World) -> tuple[Sprite, Picture]:
-    single = sample_single(rng, world, COLOURED_CHANCE)
-    return single.sprite, single.picture(world)
+# Further questions of a row, with their weights, and how many are drawn.
+FURTHER: Mapping[str, float] = {"yes_or_no": 0.6, "kind": 0.24, "group": 0.16}
+FURTHER_DRAWS = (0, 8)
 
 
 def _wrong_guess(rng: random.Random, world: World, sprite: Sprite) -> Sprite:

@@ -210,21 +210,31 @@ def test_questions_come_as_often_as_their_weights_say(world: World):
 FIRST = [("user", "image"), ("user", "text"), ("model", "text")]
 
 
-def test_a_row_of_a_sprite_has_up_to_eight_further_guesses(world: World):
+def test_a_row_of_a_sprite_has_up_to_eight_further_questions(world: World):
     rng, lengths, answers = random.Random(0), Counter(), Counter()
-    for _ in range(400):
+    tables = (sprite_questions.WHICH_GROUP, sprite_questions.WHICH_KIND)
+    for _ in range(600):
         row = question(rng, world)
         assert [(s.role, s.type) for s in row] == FIRST + FIRST[1:] * ((len(row) - 3) // 2)
         (thing,) = row[0].value.scene.things  # type: ignore[union-attr]
-        right = said(sprite_questions.IS_IT, caption(world, world.pack[thing.sprite]))
+        sprite = world.pack[thing.sprite]
+        right = said(sprite_questions.IS_IT, caption(world, sprite))
         asked = [segment.value for segment in row[1::2]]
         assert len(set(asked)) == len(asked)
+        assert all(len(said(table) & {*asked}) <= 1 for table in tables)
         for words, answer in zip(row[3::2], row[4::2], strict=True):
-            assert answer.value == ("yes" if words.value in right else "no")
+            if words.value in said(sprite_questions.WHICH_GROUP):
+                assert answer.value == GROUP_WORDS[sprite.group]
+            elif words.value in said(sprite_questions.WHICH_KIND):
+                assert answer.value == KIND_OF_SUBGROUP[sprite.subgroup]
+            else:
+                assert answer.value == ("yes" if words.value in right else "no")
             answers[answer.value] += 1
         lengths[len(asked)] += 1
-    assert {*lengths} == {*range(1, 10)}
-    assert 0.4 < answers["yes"] / answers.total() < 0.6
+    assert {1, 2, 3, 4, 5, 6, 7} <= {*lengths} <= {*range(1, 10)}
+    yes, no = answers.pop("yes"), answers.pop("no")
+    assert 0.4 < yes / (yes + no) < 0.6
+    assert 0.3 < answers.total() / (yes + no) < 0.7
 
 
 def test_a_row_of_a_scene_asks_several_different_things(world: World, monkeypatch):
