@@ -63,10 +63,11 @@ def test_mini_draws_what_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_mini_answers_about_what_it_is_shown(tmp_path: Path):
-    run("eval", "mini", "--only", "vqa", "--limit", 66, "-o", tmp_path / "report")
+    run("eval", "mini", "--only", "vqa,pope", "--limit", 66, "-o", tmp_path / "report")
     tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
-    overall = tasks["mini-vqa"][0]
-    assert overall["value"] > overall["chance"] + 0.2
+    questions, presence = tasks["mini-vqa"][0], tasks["mini-pope"][0]
+    assert questions["value"] > questions["chance"] + 0.4
+    assert presence["name"] == "accuracy" and presence["value"] >= 0.85
 
 
 def test_the_discrete_model_draws_and_answers(tmp_path: Path):
