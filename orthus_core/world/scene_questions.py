@@ -102,7 +102,7 @@ IS_THERE = Phrases(
 )
 
 
-class Asked(NamedTuple):
+class SceneQuestion(NamedTuple):
     """A question about a scene.
 
     Attributes:
@@ -216,27 +216,31 @@ def _absent(
 
 
 def _pope(split: str) -> Asker:
-    def ask(rng: random.Random, world: World, scene: Scene) -> Asked:
+    def ask(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
         present = list(dict.fromkeys(world.nouns(scene)))
         noun = rng.choice(present)
         if rng.random() < 0.5:
-            return Asked(_is_there(rng, world, noun), "yes", f"presence of {noun}")
+            return SceneQuestion(_is_there(rng, world, noun), "yes", f"presence of {noun}")
         noun = _absent(rng, world, present, split, 1)[0]
         # As many absences as presences, at most.
-        return Asked(_is_there(rng, world, noun), "no", f"absence {rng.randrange(len(present))}")
+        return SceneQuestion(
+            _is_there(rng, world, noun), "no", f"absence {rng.randrange(len(present))}"
+        )
 
     return ask
 
 
-def _describe(rng: random.Random, world: World, scene: Scene) -> Asked:
-    return Asked(DESCRIBE.choose(rng, world.wordings), describe(scene, world.nouns(scene)), "all")
+def _describe(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
+    return SceneQuestion(
+        DESCRIBE.choose(rng, world.wordings), describe(scene, world.nouns(scene)), "all"
+    )
 
 
-def _count(rng: random.Random, world: World, scene: Scene) -> Asked:
+def _count(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     noun = rng.choice(_countable(world, scene))
     words = HOW_MANY.choose(rng, world.wordings)
     number = NUMBERS[world.nouns(scene).count(noun)]
-    return Asked(words.format(plural(noun)), number, f"number of {noun}")
+    return SceneQuestion(words.format(plural(noun)), number, f"number of {noun}")
 
 
 def _countable(world: World, scene: Scene) -> list[str]:
@@ -244,35 +248,35 @@ def _countable(world: World, scene: Scene) -> list[str]:
     return [noun for noun in dict.fromkeys(world.nouns(scene)) if noun in world.countable]
 
 
-def _colour(rng: random.Random, world: World, scene: Scene) -> Asked:
+def _colour(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     thing = rng.choice(scene.things)
     noun = world.noun(thing.sprite)
     words = WHICH_COLOUR.choose(rng, world.wordings)
-    return Asked(words.format(the(noun)), thing.colour, f"colour of {noun}")
+    return SceneQuestion(words.format(the(noun)), thing.colour, f"colour of {noun}")
 
 
-def _where(rng: random.Random, world: World, scene: Scene) -> Asked:
+def _where(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     thing, other = rng.sample(scene.things, 2)
     noun = world.noun(thing.sprite)
     relation = relation_between(thing, other)
     answer = f"{relation} {the(world.noun(other.sprite))}"
     words = WHERE.choose(rng, world.wordings)
     words = words.format(the=the(noun), **{"is": _be(noun)})
-    return Asked(words, answer, f"position of {noun}")
+    return SceneQuestion(words, answer, f"position of {noun}")
 
 
-def _which(rng: random.Random, world: World, scene: Scene) -> Asked:
+def _which(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     thing, other = rng.sample(scene.things, 2)
     answer = with_article(with_colour(world.noun(thing.sprite), thing.colour))
     relation = relation_between(thing, other)
     said = place_beside(rng, relation, the(world.noun(other.sprite)), world.wordings)
     words = WHAT_IS.choose(rng, world.wordings).format(place=said)
-    return Asked(words, answer, f"name of {answer}")
+    return SceneQuestion(words, answer, f"name of {answer}")
 
 
-def _place(rng: random.Random, world: World, scene: Scene) -> Asked:
+def _place(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     words = WHERE_IS_THIS.choose(rng, world.wordings)
-    return Asked(words, place_phrase(scene.backdrop), "place")
+    return SceneQuestion(words, place_phrase(scene.backdrop), "place")
 
 
 def _is_there(rng: random.Random, world: World, noun: str) -> str:
@@ -284,7 +288,7 @@ def _be(noun: str) -> str:
     return "are" if is_plural(noun) else "is"
 
 
-Asker = Callable[[random.Random, World, Scene], Asked]
+Asker = Callable[[random.Random, World, Scene], SceneQuestion]
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {

@@ -20,7 +20,7 @@ from orthus_core.world.scene_questions import (
     IS_THERE,
     SPLITS,
     WHICH_COLOUR,
-    Asked,
+    SceneQuestion,
     ask_scene,
     pope_questions,
     scene_question,
@@ -266,7 +266,9 @@ def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypa
         scene_questions,
         "_ASKERS",
         {
-            kind: lambda rng, world, scene, kind=kind: Asked(kind, "yes", f"{kind} {rng.random()}")
+            kind: lambda rng, world, scene, kind=kind: SceneQuestion(
+                kind, "yes", f"{kind} {rng.random()}"
+            )
             for kind in scene_questions.KINDS
         },
     )
