@@ -1,6 +1,6 @@
 # The command line on CPUs, with the bundled model:
 #
-#   docker build --build-arg TORCH_INDEX=URL -t orthus .
+#   docker build --build-arg PIP_EXTRA_INDEX_URL=URL -t orthus .
 #   docker run --rm -u "$(id -u):$(id -g)" -v "$PWD:/pictures" orthus generate "a snowman" -o out.png
 #
 # The versions are those of constraints.txt. URL is PyTorch's index of builds for CPUs; without it
@@ -13,9 +13,9 @@ COPY orthus_core orthus_core
 COPY orthus_cli orthus_cli
 COPY recipes recipes
 COPY docs/orthus.1 docs/orthus.1
-ARG TORCH_INDEX=""
-RUN /orthus/bin/pip install --no-cache-dir -c constraints.txt \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} .
+# pip reads this variable by itself.
+ARG PIP_EXTRA_INDEX_URL
+RUN /orthus/bin/pip install --no-cache-dir -c constraints.txt .
 
 FROM python:3.11-slim-bookworm
 # Any user of the host may run it (docker run -u): models and caches then still have a place.
