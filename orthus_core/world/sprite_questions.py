@@ -128,7 +128,8 @@ def question(rng: random.Random, world: World) -> tuple[Segment, ...]:
     segments, known = asked.segments(), {first, asked.question}
     for kind in rng.choices(list(FURTHER), list(FURTHER.values()), k=rng.randint(*FURTHER_DRAWS)):
         asked = _OF_SINGLE[kind](rng, world, single)
-        # The same in other words could be answered without the picture.
+        # A group or a kind once: it could be answered again without the picture. A guess may come
+        # again in other words, or a right one could come only once.
         if asked.question not in known and (kind == "yes_or_no" or kind not in known):
             known |= {kind, asked.question}
             segments += turn("user", asked.question) + turn("model", asked.answer)
