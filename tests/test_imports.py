@@ -182,7 +182,7 @@ NOT_FOR_POSTTRAIN = {
     ("words", "most", "unwanted"),
     [
         (DRAW, 86, NOT_FOR_DRAWING),
-        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 124, NOT_FOR_POSTTRAIN),
+        ((*STEP, *(f"--set={key}" for key in TINY + QUIET)), 125, NOT_FOR_POSTTRAIN),
     ],
     ids=["generate", "posttrain"],
 )

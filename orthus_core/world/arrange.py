@@ -57,7 +57,7 @@ def arrange(
         relation = relation or rng.choices(list(_PAIR_WEIGHTS), list(_PAIR_WEIGHTS.values()))[0]
         places = _pair_places(rng, relation, floor)
     else:
-        places = rng.sample(CELLS, len(things))
+        places = _cells_of(rng, len(things))
     placed = [replace(t, **p._asdict()) for t, p in zip(things, places, strict=True)]
     return Scene(backdrop, tuple(placed))
 
@@ -97,6 +97,19 @@ def free_places(scene: Scene) -> list[Square]:
         for cell in CELLS
         if not any(Thing("", *cell).overlaps(thing) for thing in scene.things)
     ]
+
+
+def _cells_of(rng: random.Random, count: int) -> list[Square]:
+    """Cells of three or four things in random order; three leave one of the upper two free.
+
+    Pictures are drawn from the top. Were any cell free, a model would have to count what it has
+    drawn to leave the last one free, and the small one drew four.
+    """
+    cells = list(CELLS)
+    if count < len(CELLS):
+        cells.remove(rng.choice(CELLS[:2]))
+    rng.shuffle(cells)
+    return cells
 
 
 def _single_place(rng: random.Random, floor: bool) -> Square:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from orthus_core.data.document import Document, Segment
 from orthus_core.errors import DataError
 from orthus_core.world.copy_task import copy
+from orthus_core.world.fillers import FILLED_CHANCE, with_fillers
 from orthus_core.world.scene_edits import scene_edit
 from orthus_core.world.scene_questions import scene_question
 from orthus_core.world.scenes import scene_picture
@@ -53,7 +55,17 @@ def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> 
     # neighbouring rows are unrelated.
     rng = random.Random(f"{seed}/{number}")
     task = rng.choices(list(tasks), list(tasks.values()))[0]
-    return Document(MAKERS[task](rng, world), id=f"{task}/{seed}/{number}", source="sprites")
+    segments = MAKERS[task](rng, world)
+    if world.wordings == "trained" and rng.random() < FILLED_CHANCE:
+        segments = tuple(_filled(rng, segment) for segment in segments)
+    return Document(segments, id=f"{task}/{seed}/{number}", source="sprites")
+
+
+def _filled(rng: random.Random, segment: Segment) -> Segment:
+    """A text of the user with fillers; anything else as it is."""
+    if segment.role != "user" or not isinstance(segment.value, str):
+        return segment
+    return replace(segment, value=with_fillers(rng, segment.value))
 
 
 def records(

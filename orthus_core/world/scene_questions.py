@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from orthus_core.data.document import Segment, turn
-from orthus_core.world.arrange import relation_between
+from orthus_core.world.arrange import relation_between, words_for_place
 from orthus_core.world.backdrops import is_outdoors
 from orthus_core.world.co_occurrence import POPULAR, companions
 from orthus_core.world.english import is_plural, the, with_article
-from orthus_core.world.scene import Scene
+from orthus_core.world.scene import Scene, Thing
 from orthus_core.world.scenes import CATEGORIES, SceneSample, sample_scene
 from orthus_core.world.sprite_questions import PictureQuestion
 from orthus_core.world.wording import NUMBERS, describe, place_phrase, plural, with_colour
@@ -76,6 +76,16 @@ WHERE = Phrases(
         "Say where {the} {is}.",
     ),
     ("Where in the picture {is} {the}?", "Tell me where {the} {is}."),
+)
+# {is} fits the noun.
+CORNER = Phrases(
+    (
+        "Which corner {is} {the} in?",
+        "In which corner {is} {the}?",
+        "What corner {is} {the} in?",
+        "Say which corner {the} {is} in.",
+    ),
+    ("Tell me the corner of {the}.", "In what corner do you see {the}?"),
 )
 WHAT_IS = Phrases(
     (
@@ -171,6 +181,8 @@ def _has_answer(kind: str, world: World, sample: SceneSample) -> bool:
         return False
     if kind == "place":
         return is_outdoors(sample.scene.backdrop)
+    if kind == "corner":
+        return bool(_alone_of_its_kind(world, sample.scene))
     return kind != "count" or bool(_countable(world, sample.scene))
 
 
@@ -265,6 +277,23 @@ def _where(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     return SceneQuestion(words, answer, f"position of {noun}")
 
 
+def _corner(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
+    thing = rng.choice(_alone_of_its_kind(world, scene))
+    noun = world.noun(thing.sprite)
+    words = CORNER.choose(rng, world.wordings).format(the=the(noun), **{"is": _be(noun)})
+    return SceneQuestion(words, " ".join(words_for_place(thing)), f"corner of {noun}")
+
+
+def _alone_of_its_kind(world: World, scene: Scene) -> list[Thing]:
+    """The things in a corner that no other thing of the scene is called like."""
+    nouns = world.nouns(scene)
+    return [
+        thing
+        for thing, noun in zip(scene.things, nouns, strict=True)
+        if nouns.count(noun) == 1 and all(words_for_place(thing))
+    ]
+
+
 def _which(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
     thing, other = rng.sample(scene.things, 2)
     answer = with_article(with_colour(world.noun(thing.sprite), thing.colour))
@@ -292,10 +321,11 @@ Asker = Callable[[random.Random, World, Scene], SceneQuestion]
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "description": 0.3,
-    "count": 0.13,
-    "colour": 0.19,
-    "where": 0.19,
+    "description": 0.24,
+    "count": 0.12,
+    "colour": 0.15,
+    "where": 0.15,
+    "corner": 0.15,
     "which": 0.02,
     "place": 0.02,
     "pope_random": 0.05,
@@ -307,6 +337,7 @@ _ASKERS: Mapping[str, Asker] = {
     "count": _count,
     "colour": _colour,
     "where": _where,
+    "corner": _corner,
     "which": _which,
     "place": _place,
     **{f"pope_{split}": _pope(split) for split in SPLITS},
@@ -319,6 +350,7 @@ _CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "count": ("counting", "mixed", "two_object"),
     "colour": ("colors", "color_attr"),
     "where": _PAIRS,
+    "corner": ("two_object", "position", "color_attr", "mixed"),
     "which": _PAIRS,
     "place": ("single_object", *_PAIRS),
     **{f"pope_{split}": _EVERY for split in SPLITS},

@@ -159,6 +159,24 @@ def test_where_and_which_are_each_others_answers(world: World):
             assert relation and (asked.question, asked.answer) in told
 
 
+def test_the_corner_of_a_thing_is_where_it_stands(world: World):
+    corners = {(0, 0): "top left", (32, 0): "top right"}
+    corners |= {(0, 32): "bottom left", (32, 32): "bottom right"}
+    seen = set()
+    for asked in asked_of_scenes(world, "corner"):
+        assert isinstance(asked.picture, SceneImage)
+        named = zip(nouns_of(world, asked), asked.picture.scene.things, strict=True)
+        (thing,) = (
+            thing
+            for noun, thing in named
+            for be in ("is", "are")
+            if asked.question in said(scene_questions.CORNER, the=the(noun), **{"is": be})
+        )
+        assert asked.answer == corners[thing.x, thing.y]
+        seen.add(asked.answer)
+    assert seen == {*corners.values()}
+
+
 def test_only_outdoors_is_asked_for_its_place(world: World):
     for asked in asked_of_scenes(world, "place"):
         assert isinstance(asked.picture, SceneImage)
@@ -283,6 +301,9 @@ def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypa
                 assert is_outdoors(scene.backdrop)
             if kind in ("where", "which"):
                 assert len({thing.sprite for thing in scene.things}) == 2
+            if kind == "corner":
+                nouns = world.nouns(scene)
+                assert any(nouns.count(noun) == 1 for noun in nouns)
             if kind == "colour":
                 assert all(thing.colour for thing in scene.things)
             if kind == "count":

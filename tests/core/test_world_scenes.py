@@ -12,7 +12,7 @@ from PIL import Image
 
 from orthus_core.errors import DataError
 from orthus_core.world import splits
-from orthus_core.world.arrange import OPPOSITE, RELATIONS, arrange, free_places
+from orthus_core.world.arrange import CELLS, OPPOSITE, RELATIONS, arrange, free_places
 from orthus_core.world.arrange import relation_between as between
 from orthus_core.world.backdrops import (
     BACKDROPS,
@@ -31,6 +31,20 @@ from orthus_core.world.scene import LARGE, SMALL, UNITS, Scene, Thing, thing_pix
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.wording import describe, place_phrase, plural, with_count
 from orthus_core.world.world import World
+
+
+def test_three_things_leave_one_upper_cell_free_and_four_none():
+    rng, free, firsts = random.Random(0), set(), set()
+    for count in (3, 4):
+        for _ in range(100):
+            scene = arrange(rng, [Thing(str(number)) for number in range(count)], "white")
+            cells = [(thing.x, thing.y) for thing in scene.things]
+            assert len({*cells}) == count
+            if count == 3:
+                free |= {(cell.x, cell.y) for cell in CELLS} - {*cells}
+                firsts.add(cells[0])
+    upper = {(cell.x, cell.y) for cell in CELLS if cell.y == 0}
+    assert free == upper and firsts == {(cell.x, cell.y) for cell in CELLS}
 
 
 def test_everyone_of_the_cast_is_found_drawn_in_each_style_and_once(world: World):
