@@ -100,14 +100,12 @@ def free_places(scene: Scene) -> list[Square]:
 
 
 def _cells_of(rng: random.Random, count: int) -> list[Square]:
-    """Cells of three or four things in random order; three leave one of the upper two free.
+    """Cells of three or four things in random order; three leave the upper left one free.
 
     Pictures are drawn from the top. Were any cell free, a model would have to count what it has
     drawn to leave the last one free, and the small one drew four.
     """
-    cells = list(CELLS)
-    if count < len(CELLS):
-        cells.remove(rng.choice(CELLS[:2]))
+    cells = list(CELLS[-count:])
     rng.shuffle(cells)
     return cells
 

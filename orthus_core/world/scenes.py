@@ -25,10 +25,10 @@ from orthus_core.world.world import World
 CATEGORIES: Mapping[str, float] = {
     "single_object": 0.08,
     "two_object": 0.16,
-    "counting": 0.22,
-    "colors": 0.14,
+    "counting": 0.26,
+    "colors": 0.12,
     "position": 0.18,
-    "color_attr": 0.17,
+    "color_attr": 0.15,
     "mixed": 0.05,
 }
 # Categories with two things side by side in the caption's order, which need not name the relation.
@@ -44,6 +44,8 @@ BACKDROP_WEIGHTS: Mapping[str, float] = {
     "colour": 0.14,
 }
 NAMED_CHANCE = 4 / 7
+# Numbers of things of one kind; three are the hardest to draw.
+_COUNT_WEIGHTS: Mapping[int, float] = {2: 0.25, 3: 0.5, 4: 0.25}
 # Tries before a scene (or an edit of one) is reported as impossible with this pack; about one in
 # ten is held out.
 MOST_TRIES = 10_000
@@ -140,7 +142,8 @@ def _two(rng: random.Random, world: World) -> list[Look]:
 
 
 def _many(rng: random.Random, world: World) -> list[Look]:
-    return [(_countable(rng, world), "")] * rng.randint(2, MOST_THINGS)
+    count = rng.choices(list(_COUNT_WEIGHTS), list(_COUNT_WEIGHTS.values()))[0]
+    return [(_countable(rng, world), "")] * count
 
 
 def _one_coloured(rng: random.Random, world: World) -> list[Look]:

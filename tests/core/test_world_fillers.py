@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
+from collections import Counter
 
 from orthus_core.data.document import Document
 from orthus_core.world import fillers, records, wordings
+from orthus_core.world.arrange import arrange
 from orthus_core.world.backdrops import COLOURS
 from orthus_core.world.fillers import FILLED_CHANCE, FILLERS, MOST_FILLERS, with_fillers
 from orthus_core.world.recolour import HUES
 from orthus_core.world.records import MAKERS, record
+from orthus_core.world.scenes import as_things
 from orthus_core.world.single_sprites import caption_names
-from orthus_core.world.wordings import Phrases
+from orthus_core.world.wordings import (
+    BESIDE,
+    JOINS,
+    MOST_UNKNOWN_WORDS,
+    UNKNOWN_JOIN_CHANCE,
+    Phrases,
+    things_words,
+)
 from orthus_core.world.world import World
 from tests.core.test_wordings import WHOLE
 
@@ -35,18 +46,43 @@ def test_no_filler_is_a_word_of_the_world_or_of_what_is_held_out(world: World):
     ]
     names = {word for name in named for word in name.split(" ")}
     assert len(tables) > 30 and len({*FILLERS}) == len(FILLERS)
-    assert not {*FILLERS} & ((held_out - trained) | names | {*HUES} | {*COLOURS})
+    known = held_out | names | {*HUES} | {*COLOURS}
+    assert not {*FILLERS} & (known - trained)
+    syllables = {*map("".join, itertools.product(fillers._STARTS, fillers._VOWELS, fillers._ENDS))}
+    for word in known | trained:
+        halves = ((word[:end], word[end:]) for end in range(1, len(word)))
+        assert not any(start in syllables and rest in syllables for start, rest in halves), word
 
 
 def test_a_text_without_its_fillers_is_the_text():
-    rng, places = random.Random(0), set()
+    rng, places, kinds = random.Random(0), set(), Counter()
+    plain = "a red car left of an owl".split(" ")
     for _ in range(300):
-        words = with_fillers(rng, "a red car left of an owl").split(" ")
-        added = [index for index, word in enumerate(words) if word in FILLERS]
+        words = with_fillers(rng, " ".join(plain)).split(" ")
+        added = [index for index, word in enumerate(words) if word not in plain]
         assert 1 <= len(added) <= MOST_FILLERS
-        assert [w for w in words if w not in FILLERS] == "a red car left of an owl".split(" ")
+        assert [w for w in words if w in plain] == plain
         places |= {*added}
+        kinds.update(words[index] in FILLERS for index in added)
     assert places == {*range(8)}
+    assert 0.4 < kinds[True] / kinds.total() < 0.6
+
+
+def test_words_that_do_not_exist_join_some_pairs_but_no_relation(world: World):
+    rng, unknown, others = random.Random(0), 0, set()
+    plain = {*"a as dog cat just one only".split()}
+    scene = arrange(rng, as_things(world, [("dog", ""), ("cat", "")]), "white", "left of")
+    for _ in range(400):
+        assert things_words(rng, scene, ["dog", "cat"])[1] in (BESIDE, "left of")
+        text, _ = things_words(rng, scene, ["dog", "cat"], relation=False)
+        between = re.fullmatch(r"a dog(.*) a cat", text)
+        if between and f"{{a}}{between[1]} {{b}}" not in JOINS.trained:
+            assert 1 <= len(between[1].split()) <= MOST_UNKNOWN_WORDS
+            unknown += 1
+        text, _ = things_words(rng, scene, ["dog", "cat"], relation=False, wordings="held out")
+        others.add(" ".join(word for word in text.split() if word not in plain))
+    assert 0.6 < unknown / 400 / UNKNOWN_JOIN_CHANCE < 1.5
+    assert others == {"together with", "well"}
 
 
 def test_some_rows_have_fillers_in_all_that_the_user_says(world: World, monkeypatch):

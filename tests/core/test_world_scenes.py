@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from itertools import product
 
@@ -28,23 +29,29 @@ from orthus_core.world.backdrops import (
 from orthus_core.world.cast import CAST, COLOURED
 from orthus_core.world.recolour import HUES, recolour
 from orthus_core.world.scene import LARGE, SMALL, UNITS, Scene, Thing, thing_pixels
+from orthus_core.world.scenes import sample_scene
 from orthus_core.world.sprite_image import SpriteImage
 from orthus_core.world.wording import describe, place_phrase, plural, with_count
 from orthus_core.world.world import World
 
 
-def test_three_things_leave_one_upper_cell_free_and_four_none():
-    rng, free, firsts = random.Random(0), set(), set()
+def test_three_things_leave_the_upper_left_cell_free_and_four_none():
+    rng, firsts = random.Random(0), set()
     for count in (3, 4):
         for _ in range(100):
             scene = arrange(rng, [Thing(str(number)) for number in range(count)], "white")
             cells = [(thing.x, thing.y) for thing in scene.things]
-            assert len({*cells}) == count
-            if count == 3:
-                free |= {(cell.x, cell.y) for cell in CELLS} - {*cells}
-                firsts.add(cells[0])
-    upper = {(cell.x, cell.y) for cell in CELLS if cell.y == 0}
-    assert free == upper and firsts == {(cell.x, cell.y) for cell in CELLS}
+            taken = CELLS[1:] if count == 3 else CELLS
+            assert sorted(cells) == sorted((cell.x, cell.y) for cell in taken)
+            firsts.add((count, cells[0]))
+    assert len(firsts) == 3 + 4
+
+
+def test_three_of_a_kind_are_sampled_as_often_as_two_and_four(world: World):
+    rng, counts = random.Random(0), Counter()
+    for _ in range(300):
+        counts[len(sample_scene(rng, world, ["counting"]).scene.things)] += 1
+    assert 0.4 < counts[3] / 300 < 0.6 and 0.18 < counts[2] / 300 < 0.32
 
 
 def test_everyone_of_the_cast_is_found_drawn_in_each_style_and_once(world: World):
