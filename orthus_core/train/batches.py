@@ -279,6 +279,16 @@ def listed_words(data: DataRecipe) -> str:
     return word_list(World.open(held_out=data.held_out)).text()
 
 
+def existing_words(data: DataRecipe, document: Document) -> list[str]:
+    """The texts of a row without the words that the small world makes up."""
+    texts = [segment.value for segment in document.segments if isinstance(segment.value, str)]
+    if not any(source.is_made for source in data.named_sources().values()):
+        return texts
+    from orthus_core.world.fillers import without_made_up_words
+
+    return [without_made_up_words(text) for text in texts]
+
+
 def returning(source: Make, rows: int) -> Make:
     """Repeat the source's first `rows` documents; 0 uses all of them without repeating."""
     return (lambda number: source(number % rows)) if rows else source

@@ -42,6 +42,7 @@ from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoen
 from orthus_core.train.batches import (
     RowSources,
     discrete_batch_builder,
+    existing_words,
     listed_words,
     read_rows,
     row_encoder,
@@ -462,7 +463,7 @@ def texts_of(source: Callable[[int], Document], recipe: PretrainRecipe) -> Itera
     """The texts of the first rows of all kinds, which come after `data.first_rows`."""
     first = recipe.data.first_rows
     for document in map(source, range(first, first + recipe.tokenizer.rows)):
-        yield from (s.value for s in document.segments if isinstance(s.value, str))
+        yield from existing_words(recipe.data, document)
 
 
 def discrete_chameleon(

@@ -7,6 +7,7 @@ passes over some that it never read.
 from __future__ import annotations
 
 import random
+import re
 
 FILLERS = tuple(
     "really very quite rather lovely beautiful cute great perfect wonderful amazing cool "
@@ -21,6 +22,8 @@ FILLERS = tuple(
 _STARTS = "bl br cl cr dr fl fr gl gr pl pr sk sl sm sn sp st str sw thr tr tw v w y z".split()
 _VOWELS = "a e i o u ai ea oo ou".split()
 _ENDS = "b ck d ft g ll lk lm mp nd nk nt rb rd rk rm rn rt sk ss st sp th tt x".split()
+_SYLLABLE = "".join(f"(?:{'|'.join(parts)})" for parts in (_STARTS, _VOWELS, _ENDS))
+_MADE_UP = re.compile(rf" ?\b(?:{_SYLLABLE}){{2}}\b", re.IGNORECASE)
 MADE_UP_CHANCE = 0.5
 # Share of rows whose prompts, questions and instructions have fillers.
 FILLED_CHANCE = 0.15
@@ -43,3 +46,8 @@ def filler(rng: random.Random) -> str:
 def made_up_word(rng: random.Random) -> str:
     """Two syllables that are no word of the world: "splondrask"."""
     return "".join(part for _ in range(2) for part in map(rng.choice, (_STARTS, _VOWELS, _ENDS)))
+
+
+def without_made_up_words(text: str) -> str:
+    """A text of a row without the words that do not exist, which no list of words should have."""
+    return _MADE_UP.sub("", text)

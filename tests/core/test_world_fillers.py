@@ -6,12 +6,23 @@ import itertools
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 
 from orthus_core.data.document import Document
+from orthus_core.data.known_words import words_of
+from orthus_core.recipe.training import DataRecipe
+from orthus_core.train.batches import existing_words
 from orthus_core.world import fillers, records, wordings
 from orthus_core.world.arrange import arrange
 from orthus_core.world.backdrops import COLOURS
-from orthus_core.world.fillers import FILLED_CHANCE, FILLERS, MOST_FILLERS, with_fillers
+from orthus_core.world.fillers import (
+    FILLED_CHANCE,
+    FILLERS,
+    MOST_FILLERS,
+    made_up_word,
+    with_fillers,
+    without_made_up_words,
+)
 from orthus_core.world.recolour import HUES
 from orthus_core.world.records import MAKERS, record
 from orthus_core.world.scenes import as_things
@@ -83,6 +94,28 @@ def test_words_that_do_not_exist_join_some_pairs_but_no_relation(world: World):
         others.add(" ".join(word for word in text.split() if word not in plain))
     assert 0.6 < unknown / 400 / UNKNOWN_JOIN_CHANCE < 1.5
     assert others == {"together with", "well"}
+
+
+def test_a_list_of_words_has_no_word_that_does_not_exist(world: World):
+    rng = random.Random(0)
+    for _ in range(200):
+        word = made_up_word(rng)
+        for said in (word, word.upper(), word.title()):
+            assert without_made_up_words(f"a dog {said} a cat, {said}.") == "a dog a cat,."
+    names = [name for thing in world.things.values() for name in thing.names.all]
+    assert [without_made_up_words(name) for name in names] == names
+
+
+def test_the_words_of_a_pretraining_exist(world: World):
+    data = DataRecipe()
+    rows = [record(world, {"scene": 1.0}, 7, number) for number in range(400)]
+    said = {word for row in rows for text in texts(row, "user") for word in words_of(text)}
+    listed = {word for row in rows for text in existing_words(data, row) for word in words_of(text)}
+    made_up = {word for word in said if without_made_up_words(word) == ""}
+    assert len(made_up) > 30 and listed == said - made_up
+    assert existing_words(replace(data, source="drawings"), rows[0]) == [
+        segment.value for segment in rows[0].segments if isinstance(segment.value, str)
+    ]
 
 
 def test_some_rows_have_fillers_in_all_that_the_user_says(world: World, monkeypatch):
