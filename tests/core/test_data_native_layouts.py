@@ -663,6 +663,22 @@ def test_accents_of_names_are_those_of_any_system(tmp_path: Path):
         assert len(Opened(folder).documents) == 1
 
 
+def test_a_suffix_may_be_in_capitals_where_no_file_has_the_name_itself(tmp_path: Path):
+    files(tmp_path, "a.PNG", "b.png", "c.png")
+    (tmp_path / "c.png").rename(tmp_path / "c.Png")
+    names = {"a": "a.png", "b": "b.PNG", "c": "c.png"}
+    rows = ({"file_name": name, "text": stem} for stem, name in names.items())
+    put(tmp_path / "metadata.jsonl", lines(*rows))
+    opened = Opened(tmp_path)
+    assert [text_of(each) for each in opened.documents] == [
+        "U | a | M | [a.PNG]",
+        "U | b | M | [b.png]",
+    ]
+    assert opened.faults == {"metadata.jsonl:3": "there is no picture 'c.png'"}
+    files(tmp_path, "a.png")
+    assert text_of(Opened(tmp_path).documents[0]) == "U | a | M | [a.png]"
+
+
 def test_lists_of_pictures_that_are_not_read_are_named(tmp_path: Path):
     files(tmp_path, "a.png", "b.png")
     put(tmp_path / "captions.csv", "name,words\na.png,a cat\n")

@@ -23,8 +23,8 @@ def picture_at(root: Path, name: object) -> FilePicture:
 
     Args:
         root: Folder that the name is relative to.
-        name: The name in the record; where no such file exists, a backslash separates folders, and
-            letters may be split from their accents.
+        name: The name in the record; where no such file exists, a backslash separates folders,
+            letters may be split from their accents, and the suffix may be in capitals or not.
 
     Raises:
         DataError: if the name is no text, leads out of the root, or no such file is there, or a
@@ -59,12 +59,16 @@ def file_at(root: Path, name: object) -> Path | None:
 
 def _spellings(name: str) -> Iterator[str]:
     """The ways in which a system may have written a file's name, as it is written first: Windows
-    separates folders by a backslash, macOS splits letters from their accents."""
+    separates folders by a backslash, macOS splits letters from their accents, and cameras write
+    suffixes in capitals, which only Linux tells apart."""
     names = [name, name.replace("\\", "/")] if "\\" in name else [name]
-    yield from names
     if not name.isascii():
-        for form in ("NFC", "NFD"):
-            yield from (unicodedata.normalize(form, each) for each in names)
+        forms = ("NFC", "NFD")
+        names += [unicodedata.normalize(form, each) for form in forms for each in names]
+    yield from names
+    for each in names:
+        stem, suffix = os.path.splitext(each)
+        yield from (stem + other for other in (suffix.lower(), suffix.upper()) if other != suffix)
 
 
 def picture_root(
