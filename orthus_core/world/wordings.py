@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 from orthus_core.world.arrange import relation_between
 from orthus_core.world.backdrops import GROUND_WORDS, SKY_WORDS
 from orthus_core.world.english import is_plural, join_list, with_article
-from orthus_core.world.fillers import made_up_word
+from orthus_core.world.fillers import filler
 from orthus_core.world.scene import Scene
 from orthus_core.world.wording import plural
 
@@ -200,9 +200,9 @@ JOINS = Phrases(
     ("{a} together with {b}", "{a} as well as {b}"),
     first=0.5,
 )
-# Share of two things that words which do not exist join: "a dog brendosk a cat".
-UNKNOWN_JOIN_CHANCE = 0.1
-MOST_UNKNOWN_WORDS = 3
+# Share of two things that only fillers are between: "a dog brendosk a cat".
+FILLED_JOIN_CHANCE = 0.4
+MOST_BETWEEN = 3
 
 # --- Places -----------------------------------------------------------------------------------
 
@@ -413,9 +413,9 @@ def things_words(
     stands = relation_between(*scene.things) if relation and len(scene.things) == 2 else ""
     if stands in SIDES and rng.random() < BESIDE_CHANCE:
         stands = BESIDE
-    if not stands and wordings == "trained" and rng.random() < UNKNOWN_JOIN_CHANCE:
-        unknown = (made_up_word(rng) for _ in range(rng.randint(1, MOST_UNKNOWN_WORDS)))
-        return " ".join((phrases[0], *unknown, phrases[1])), ""
+    if not stands and wordings == "trained" and rng.random() < FILLED_JOIN_CHANCE:
+        between = (filler(rng) for _ in range(rng.randint(1, MOST_BETWEEN)))
+        return " ".join((phrases[0], *between, phrases[1])), ""
     joined = RELATION_PHRASES[stands] if stands else JOINS
     return joined.choose(rng, wordings).format(a=phrases[0], b=phrases[1]), stands
 

@@ -850,6 +850,16 @@ def test_every_answer_has_an_id_of_its_own_that_the_log_has(client, caplog):
     assert [each for each in logged if each in ids] == ids
 
 
+def test_a_failure_of_the_server_is_logged_with_the_id_of_its_answer(server, caplog, monkeypatch):
+    client, state = server
+    monkeypatch.setattr(state, "meters", None)  # for /metrics alone; the guard has its own
+    answer = client.get("/metrics")
+    assert answer.status_code == 500 and "NoneType" not in answer.text
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert line.startswith("AttributeError: ")
+    assert line.endswith(f"({answer.headers['x-request-id']})")
+
+
 def test_a_step_that_fails_ends_its_requests_and_not_the_server(loaded, monkeypatch, caplog):
     with asked(loaded) as (client, state):
         with monkeypatch.context() as patch:

@@ -29,9 +29,9 @@ from orthus_core.world.scenes import as_things
 from orthus_core.world.single_sprites import caption_names
 from orthus_core.world.wordings import (
     BESIDE,
+    FILLED_JOIN_CHANCE,
     JOINS,
-    MOST_UNKNOWN_WORDS,
-    UNKNOWN_JOIN_CHANCE,
+    MOST_BETWEEN,
     Phrases,
     things_words,
 )
@@ -79,20 +79,20 @@ def test_a_text_without_its_fillers_is_the_text():
     assert 0.4 < kinds[True] / kinds.total() < 0.6
 
 
-def test_words_that_do_not_exist_join_some_pairs_but_no_relation(world: World):
-    rng, unknown, others = random.Random(0), 0, set()
+def test_only_fillers_are_between_some_pairs_but_in_no_relation(world: World):
+    rng, filled, others = random.Random(0), 0, set()
     plain = {*"a as dog cat just one only".split()}
     scene = arrange(rng, as_things(world, [("dog", ""), ("cat", "")]), "white", "left of")
     for _ in range(400):
         assert things_words(rng, scene, ["dog", "cat"])[1] in (BESIDE, "left of")
         text, _ = things_words(rng, scene, ["dog", "cat"], relation=False)
-        between = re.fullmatch(r"a dog(.*) a cat", text)
-        if between and f"{{a}}{between[1]} {{b}}" not in JOINS.trained:
-            assert 1 <= len(between[1].split()) <= MOST_UNKNOWN_WORDS
-            unknown += 1
+        said = re.fullmatch(r"a dog(.*) a cat", text)
+        if said and f"{{a}}{said[1]} {{b}}" not in JOINS.trained:
+            assert 1 <= len(said[1].split()) <= MOST_BETWEEN
+            filled += 1
         text, _ = things_words(rng, scene, ["dog", "cat"], relation=False, wordings="held out")
         others.add(" ".join(word for word in text.split() if word not in plain))
-    assert 0.6 < unknown / 400 / UNKNOWN_JOIN_CHANCE < 1.5
+    assert 0.6 < filled / 400 / FILLED_JOIN_CHANCE < 1.3
     assert others == {"together with", "well"}
 
 
