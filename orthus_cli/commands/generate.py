@@ -56,8 +56,9 @@ def generate(
     Example: orthus generate "a snowman" -o out.png
 
     A seed is a picture, whatever batch it is drawn in: -n 4 --seed 1 draws seeds 1 to 4. How much
-    they differ depends on the model: those of mini differ little. Values that are not given are the
-    model's own. A run that was stopped goes on with --skip-existing.
+    they differ depends on the model: those of mini differ in place and background, and hardly in
+    the thing itself. Values that are not given are the model's own. A run that was stopped goes on
+    with --skip-existing.
     """
     check_one(overwrite, skip_existing)
     # 1. The request, and whether its output can be written.

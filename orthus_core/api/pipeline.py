@@ -156,7 +156,7 @@ class Orthus:
         Args:
             prompts: One prompt, or several.
             num_images: Pictures for each prompt, 1 by default; `n` is another name. How much they
-                differ depends on the model: those of `mini` differ little.
+                differ depends on the model: those of `mini` differ in place and background.
             seed: Each seed gives the same picture in any batch, except for rounding: a colour value
                 may differ by 1 of 255. A single seed counts up for `num_images`.
             batch_size: Pictures drawn at once; "auto" or None means as many as fit into memory.

@@ -94,7 +94,9 @@ class SourceRecipe:
     columns: dict[str, str] = key(
         {}, 'columns of the data set under other names, as in {caption = "TEXT"}'
     )
-    split: str = key("", 'part of the data set, such as "train"; the whole if empty')
+    split: str = key(
+        "", 'part of the data set, such as "train"; if empty, `train` where there is one, else all'
+    )
     first: int = key(
         0, "only so many of its rows, from the first on; 0 takes all", unit="rows", minimum=0
     )

@@ -31,7 +31,7 @@ MOST_FILLERS = 2
 
 
 def with_fillers(rng: random.Random, text: str) -> str:
-    """A text with one or two fillers at random places: "a really red car left of splondrask"."""
+    """A text with one or two fillers at random places: "a really red car left of drempcroox"."""
     words = text.split(" ")
     for _ in range(rng.randint(1, MOST_FILLERS)):
         words.insert(rng.randint(0, len(words) - 1), filler(rng))
@@ -44,7 +44,7 @@ def filler(rng: random.Random) -> str:
 
 
 def made_up_word(rng: random.Random) -> str:
-    """Two syllables that are no word of the world: "splondrask"."""
+    """Two syllables that are no word of the world: "drempcroox"."""
     return "".join(part for _ in range(2) for part in map(rng.choice, (_STARTS, _VOWELS, _ENDS)))
 
 

@@ -200,7 +200,7 @@ JOINS = Phrases(
     ("{a} together with {b}", "{a} as well as {b}"),
     first=0.5,
 )
-# Share of two things that only fillers are between: "a dog brendosk a cat".
+# Share of two things that only fillers are between: "a dog snuttzosk a cat".
 FILLED_JOIN_CHANCE = 0.4
 MOST_BETWEEN = 3
 
