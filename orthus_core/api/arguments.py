@@ -20,6 +20,7 @@ from orthus_core.errors import ArgumentError, RecipeError
 from orthus_core.recipe import Recipe, load
 from orthus_core.recipe.drawing import ModelKeys, PanelText, TextSampling
 from orthus_core.recipe.schema import members
+from orthus_core.samplers.seeds import MOST_SEED
 
 R = TypeVar("R", bound=Recipe)
 
@@ -36,8 +37,6 @@ ALIASES = {
 
 SIZES = {"width", "height", "size", "image_size", "resolution"}
 """Arguments of other libraries for the size of a picture, which a model has once."""
-
-MOST_SEED = 2**63 - 1
 
 TEXT_KEYS = {*members(TextSampling), *members(PanelText)}
 MODEL_KEYS = [*members(ModelKeys)]

@@ -70,7 +70,8 @@ class Continuation(NamedTuple):
         record = self.record
         if record is None or record.info.begun or record.seen is None or record.is_changed:
             return ENCODED
-        same = record.info.model.get("hash") == loaded.about["hash"]
+        own = loaded.about.get("hash")  # a model that was not opened from a folder has none
+        same = own is not None and record.info.model.get("hash") == own
         return DRAWN_AGAIN if same and record.command == "generate" else ENCODED
 
     def message(self, loaded: LoadedModel) -> str:

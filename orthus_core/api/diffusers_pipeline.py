@@ -29,11 +29,13 @@ from orthus_core.api.requests import run
 from orthus_core.checkpoint.chat_processor import OrthusProcessor
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.data.known_words import KnownWords
 from orthus_core.data.pixels import to_image
 from orthus_core.errors import ArgumentError, CheckpointError
 from orthus_core.events import ImageDone, PatchDone
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.recipe import GenerateRecipe
+from orthus_core.samplers.prompt_builder import PromptBuilder
 from orthus_core.samplers.seeds import GENERATOR_SEEDS
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
@@ -154,6 +156,9 @@ class OrthusPipeline(DiffusionPipeline):
         _check(output_type, side, {"height": height, "width": width})
         _check_inputs(callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         orthus = Orthus(self.model, self.processor.tokenizer)
+        folder = self.model.name_or_path
+        if folder and (known := KnownWords.of(Path(folder))):  # emoji mean the names it lists
+            orthus.builder = PromptBuilder(self.model, self.processor.tokenizer, known.read)
         texts = texts_of("prompt", prompt)
         if not texts:
             raise ArgumentError("there is no prompt", where="the argument prompt")

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from orthus_core.data.pictures import BytesPicture, FilePicture
-from orthus_core.data.pixels import open_image
+from orthus_core.data.pixels import as_rgb, open_image
 from orthus_core.errors import DataError, PromptError
 from orthus_core.results.metadata import pixel_hash
 from orthus_core.samplers.params import SamplingParams
@@ -57,10 +57,13 @@ def input_image(source: PictureLike) -> InputImage:
         source = _of_array(source)
     if isinstance(source, Image.Image):
         file = io.BytesIO()
-        # PNG supports neither CMYK nor floats; transparent images are put on white, as when read
-        # from files.
-        mode = "RGBA" if source.has_transparency_data else "RGB"
-        source.convert(mode).save(file, "PNG")
+        try:
+            as_rgb(source).save(file, "PNG")
+        except Exception as error:  # its file is read only now, and Pillow raises anything
+            raise DataError(
+                f"this picture in memory cannot be read: {error}",
+                hint="give an open PIL image that has pixels, of whole numbers",
+            ) from error
         source = file.getvalue()
     if isinstance(source, bytes):
         return InputImage(BytesPicture(source), open_image(source), None)

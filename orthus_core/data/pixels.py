@@ -88,7 +88,7 @@ def _decoded(source: ImageSource, where: str, max_pixels: int) -> Image.Image:
                 hint=f"scale it down to at most {max_pixels // 1_000_000} megapixels",
             )
         image.load()
-        return _as_rgb(_upright(image))
+        return as_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -281,7 +281,12 @@ def to_image(pixels_3HW: Tensor) -> Image.Image:
     return Image.fromarray(levels_HW3.contiguous().numpy())
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """A picture as RGB: transparent pixels over white, 16-bit greys by their upper bits.
+
+    Raises:
+        ValueError: For floating-point pixels, and greys beyond 16 bits.
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "I":  # 16-bit values in 32-bit integers

@@ -80,6 +80,12 @@ def distill_guidance(
     model, tokenizer = words_of(opened)
     taught = taught_guidance(recipe, model.config, PromptBuilder(model, tokenizer))
     yield Note(f"guidance to learn: {in_words(taught)}")
+    limited = {*(model.config.sampling or {})} & {"guidance_interval", "guidance_schedule"}
+    if limited:
+        yield Note(
+            f"{' and '.join(sorted(limited))} of the model are not learnt: the new model is guided "
+            "alike at all timesteps and patches"
+        )
 
     # 1. The teacher is the model as it is now; the student draws in one stream from here on.
     teacher = Teacher(model, shares_backbone=bool(recipe.lora.rank))

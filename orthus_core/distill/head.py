@@ -15,7 +15,7 @@ Legend: S pictures, P patches, R branches, N contexts, C feature channels.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,7 @@ from orthus_core.recipe.distill_head import DistillHeadRecipe
 from orthus_core.samplers.params import SamplingParams, Task
 from orthus_core.samplers.patch_sampler import draw_patches, patch_plan
 from orthus_core.samplers.prompt import Guidance, mixing
+from orthus_core.samplers.solvers import check_run
 from orthus_core.train.batches import (
     VALIDATION_SEED,
     read_rows,
@@ -98,6 +99,7 @@ def distill_head(
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     teacher, tokenizer = words_of(opened)
     teacher.requires_grad_(False)
+    check_run(teacher.schedule, recipe.steps)
     params = params_of(recipe, teacher.config)
     rows = yield from read_rows(recipe.data, teacher.config.vq_config.resolution)
     encode = row_encoder(tokenizer, teacher.config)
@@ -138,7 +140,7 @@ def distill_head(
         measured = end_errors(teacher, student, stage.apart, recipe.steps)
         yield from map(Note, error_lines(measured))
         errors = {f"{each.solver} {each.steps}": round(each.error, 5) for each in measured}
-        put_head(teacher, student, recipe.steps)
+        put_head(teacher, student, recipe.steps, params)
         of_teacher = {"teacher": opened.path.name, "teacher_hash": fingerprint(opened.path)[:10]}
         return Extras(origin={**of_teacher, "end_errors": errors})
 
@@ -204,16 +206,28 @@ def student_of(teacher: OrthusForConditionalGeneration, seed: int) -> FlowMapHea
     return student.to(teacher.device)
 
 
-def put_head(model: OrthusForConditionalGeneration, head: FlowMapHead, steps: int) -> None:
-    """Puts a flow map head into a model, which draws with it in `steps` steps from then on."""
+def put_head(
+    model: OrthusForConditionalGeneration,
+    head: FlowMapHead,
+    steps: int,
+    learnt_for: Mapping[Task, SamplingParams],
+) -> None:
+    """Puts a flow map head into a model, which draws with it in `steps` steps from then on, at the
+    guidance that its jumps were learnt for.
+    """
+    own = model.config.sampling or {}
+    learnt = {
+        name: learnt_for[task].guidance
+        for name, task in (("guidance", "picture"), ("edit_guidance", "edit"))
+        if learnt_for[task].guidance != SamplingParams.resolve(model.config, task).guidance
+    }
+    if "guidance" in learnt:  # what follows it stays as it was
+        for name, task in (("edit_guidance", "edit"), ("story_guidance", "story")):
+            learnt.setdefault(name, SamplingParams.resolve(model.config, task).guidance)
     head.requires_grad_(False)
     model.mlp_head = head
     model.config.flow_map_head = True
-    model.config.sampling = {
-        **(model.config.sampling or {}),
-        "scheduler": FLOW_MAP,
-        "steps": steps,
-    }
+    model.config.sampling = {**own, **learnt, "scheduler": FLOW_MAP, "steps": steps}
     # No step says how sure it is, and a jump is learnt for guidance on all of its way.
     for name in ("step_tolerance", "guidance_interval"):
         model.config.sampling.pop(name, None)

@@ -188,7 +188,7 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
 
         Args:
             inputs, input_ids: Token ids [B, S] of the prompts, by either name.
-            generation_config: How text is chosen; the model's own by default.
+            generation_config: How text is chosen in mode "text"; the model's own by default.
             pixel_values, features: The prompts' images, as for `forward`.
             generation_mode: "text" is transformers' own loop; "image" draws one image;
                 "interleaved" writes and draws as the model chooses.
@@ -209,6 +209,13 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
         if features is None and pixel_values is not None:
             features = self.encode_pixels(pixel_values)
         if generation_mode != "text":
+            if generation_config is not None:
+                raise ArgumentError(
+                    f"generation_config says how text is chosen, and generation_mode is "
+                    f"{generation_mode!r}",
+                    where="the argument generation_config",
+                    hint="give max_new_tokens, do_sample, temperature, top_k and top_p themselves",
+                )
             draw = imported("orthus_core.samplers.token_prompts.generate_images")
             return draw(self, ids_BS, features, mode=generation_mode, **kwargs)
         if features is not None and ids_BS is not None:

@@ -24,7 +24,7 @@ import torch
 from transformers import LogitsProcessor
 
 from orthus_core.device import free_bytes, is_out_of_memory, release_memory
-from orthus_core.errors import CheckpointError, PromptError
+from orthus_core.errors import ArgumentError, CheckpointError, PromptError
 from orthus_core.events import Event, Note, RowDone
 from orthus_core.model.config import DiscreteConfig
 from orthus_core.model.interleaved import InterleavedModel
@@ -90,10 +90,17 @@ def generate(
         memory ran out.
 
     Raises:
+        ArgumentError: For a `batch_size` below 1.
         PromptError: When a prompt does not fit the model (see `check_prompt`), and when memory does
             not suffice for one sequence.
         CheckpointError: When a model without a pixel decoder is to draw.
     """
+    if isinstance(batch_size, int) and batch_size < 1:
+        raise ArgumentError(
+            f"{batch_size} sequences side by side",
+            where="batch_size",
+            hint="give a whole number from 1, or nothing",
+        )
     job, sequences = prepare_batch(model, prompts, params, processors)
     if batch_size == "auto":
         batch_size = fitting_batch_size(job, sequences)

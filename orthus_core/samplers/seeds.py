@@ -16,6 +16,8 @@ from orthus_core.errors import PromptError
 # Torch's generator on the CPU (mt19937) uses the lower 32 bits of a seed. Random seeds stay below
 # this, which is also easier to read and type again.
 GENERATOR_SEEDS = 2**32
+# The largest seed of 64 bits with a sign.
+MOST_SEED = 2**63 - 1
 # More images than this in one run are a typing error, and would fill the memory.
 MOST_PICTURES = 100_000
 

@@ -29,13 +29,17 @@ def text_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(text_stream(seed))
 
 
+# Logits divided by less may be infinite; at this the likeliest token alone is chosen already.
+LEAST_TEMPERATURE = 1e-6
+
+
 def warpers(temperature: float, top_k: int = 0, top_p: float = 1.0) -> LogitsProcessorList:
     """Transformers' own warpers in its own order; at temperature 0, which is greedy, none."""
     chain = LogitsProcessorList()
     if temperature == 0:
         return chain
     if temperature != 1:
-        chain.append(TemperatureLogitsWarper(float(temperature)))
+        chain.append(TemperatureLogitsWarper(max(float(temperature), LEAST_TEMPERATURE)))
     if top_k > 0:
         chain.append(TopKLogitsWarper(top_k))
     if top_p < 1:

@@ -8,7 +8,7 @@ Legend: B prompts, S sequence, M images, P patches an image, C feature channels.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Guidance, Prompt, without_idle_branches
 from orthus_core.samplers.prompt_builder import PromptBuilder
-from orthus_core.samplers.seeds import GENERATOR_SEEDS
+from orthus_core.samplers.seeds import GENERATOR_SEEDS, MOST_SEED
 
 
 @dataclass
@@ -102,6 +102,12 @@ def generate_images(
         )
     if ids_BS is None:
         raise PromptError("there is no prompt", where="input_ids")
+    if max_images is not None and max_images < (mode == "image"):
+        raise ArgumentError(
+            f"{max_images} images where generation_mode is {mode!r}",
+            where="the argument max_images",
+            hint="give a whole number from 1",
+        )
     asked: dict[str, Any] = {"guidance": guidance_scale, "steps": num_inference_steps}
     if negative_prompt_ids is not None and model.config.distilled_guidance is not None:
         raise ArgumentError(
@@ -110,9 +116,11 @@ def generate_images(
             hint="leave it out, or draw with the model that it was distilled from",
         )
     if mode == "image":
-        params = SamplingParams.resolve(model.config, **asked, max_images=max_images or 1)
+        params = SamplingParams.resolve(
+            model.config, **asked, max_images=1 if max_images is None else max_images
+        )
     else:
-        asked |= {"max_images": max_images or 4, "max_text": max_new_tokens}
+        asked |= {"max_images": 4 if max_images is None else max_images, "max_text": max_new_tokens}
         asked |= {"temperature": temperature if do_sample else 0.0, "top_k": top_k, "top_p": top_p}
         params = SamplingParams.resolve(model.config, "story", **asked)
 
@@ -172,6 +180,12 @@ def _contexts(
         if count and left is not None:
             own, left = left[:count], left[count:]
         yield Context(ids, own)
+    if left is not None and len(left):
+        raise PromptError(
+            f"{len(left)} images more than the prompts have places for",
+            where="pixel_values",
+            hint="let the processor write the ids of text and images together",
+        )
 
 
 def _negative_ids(
@@ -198,24 +212,30 @@ def _negative_ids(
 def seeds_of_sequences(seed: int | Sequence[int] | None, count: int) -> list[int]:
     """The seed of each sequence, as `generate_images` takes them.
 
-    Raises: ArgumentError for another number of seeds than sequences.
+    Raises: ArgumentError for another number of seeds than sequences, and for what is no seed.
     """
     if seed is None:
         return torch.randint(GENERATOR_SEEDS, (count,)).tolist()
-    try:
-        first = operator.index(seed)  # type: ignore[arg-type] # numpy's and torch's numbers too
+    several = isinstance(seed, Iterable) and getattr(seed, "ndim", 1) > 0
+    try:  # numpy's and torch's numbers have an index, too
+        seeds = [operator.index(each) for each in (seed if several else [seed])]  # type: ignore[union-attr]
     except TypeError:
-        pass
-    else:
-        return [first + number for number in range(count)]
-    assert not isinstance(seed, int), "it has an index"
-    if len(seed) != count:
+        seeds = [-1]
+    if min(seeds, default=0) < 0 or max(seeds, default=0) > MOST_SEED:
         raise ArgumentError(
-            f"{len(seed)} seeds for {count} sequences",
+            f"seed must be a whole number, or one for each sequence, not {seed!r}"[:200],
+            where="the argument seed",
+            hint=f"give whole numbers from 0 to {MOST_SEED}",
+        )
+    if not several:
+        return [seeds[0] + number for number in range(count)]
+    if len(seeds) != count:
+        raise ArgumentError(
+            f"{len(seeds)} seeds for {count} sequences",
             where="the argument seed",
             hint="give one for each, or one to count up from",
         )
-    return [int(each) for each in seed]
+    return seeds
 
 
 def _first(token: int | list[int] | None) -> int:

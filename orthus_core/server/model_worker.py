@@ -230,13 +230,21 @@ class ModelWorker:
         """Takes a request.
 
         Raises:
+            PromptError: For more rows than ever have a place.
             QueueFull: When more rows would wait than may.
             Stopped: After `stop`.
         """
         with self._changed:
             if self._stopping:
                 raise Stopped("the server is stopping", where="server", hint="try again later")
-            if self.unfinished_rows + ticket.rows > self.most_rows + self.most_waiting:
+            most = self.most_rows + self.most_waiting
+            if ticket.rows > most:
+                raise PromptError(
+                    f"{ticket.rows} pictures or answers at once",
+                    where="n",
+                    hint=f"this server takes at most {most}",
+                )
+            if self.unfinished_rows + ticket.rows > most:
                 waiting = max(0, self.unfinished_rows - self.most_rows)
                 raise QueueFull(waiting, self._retry_after(ticket.rows))
             ticket.left = ticket.rows

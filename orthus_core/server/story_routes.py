@@ -95,7 +95,7 @@ def read_story(body: Any, served: Served) -> StoryAsk:
     earlier = _panels(fields.take("before", []), served)
     partial = fields.integer("partial_images", 0, 0, served.loaded.model.config.patches)
     values = read_sampling(fields, StoryRecipe) | {
-        "panels": fields.integer("panels", len(earlier) + 3, 1, MOST_PANELS),
+        "panels": fields.integer("panels", min(len(earlier) + 3, MOST_PANELS), 1, MOST_PANELS),
         "keep_panels": fields.integer("keep_panels"),
         "free": fields.flag("free"),
         "temperature": fields.number("temperature"),

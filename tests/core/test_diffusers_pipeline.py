@@ -46,6 +46,12 @@ def test_it_draws_what_orthus_draws(pipe, orthus):
     assert pixel_hash(guided) == pixel_hash(expected) != pixel_hash(drawn[0])
 
 
+def test_emoji_mean_the_names_that_the_folder_lists():
+    pipe, asked = quiet(OrthusPipeline.from_pretrained("mini")), {"num_inference_steps": 1}
+    drawn = [pipe(words, **asked, generator=seeded()).images[0] for words in ("a cat", "a 🐱")]
+    assert pixel_hash(drawn[0]) == pixel_hash(drawn[1])
+
+
 def test_generators_and_output_types_are_those_of_diffusers(pipe):
     one = {"num_inference_steps": 1}
     as_list = pipe(["a snowman"] * 2, **one, generator=[seeded(1), seeded(2)], output_type="np")

@@ -301,9 +301,35 @@ def test_a_new_head_is_guided_at_all_timesteps(recipe):
     model = make_tiny_model(sampling={"guidance_interval": [200, 800], "guidance": 2.0})
     assert SamplingParams.resolve(model.config).guidance_interval == (200, 800)
     assert {each.guidance_interval for each in params_of(recipe, model.config).values()} == {()}
-    put_head(model, student_of(model, seed=0), 3)
+    put_head(model, student_of(model, seed=0), 3, params_of(recipe, model.config))
     drawn = SamplingParams.resolve(model.config)
     assert (drawn.guidance_interval, drawn.guidance, drawn.steps) == (None, 2.0, 3)
+    assert {*model.config.sampling} == {"guidance", "scheduler", "steps"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "drawn_with"),
+    [
+        ({}, (2.0, 2.5, 2.0)),
+        ({"guidance": 6.0}, (6.0, 2.5, 2.0)),
+        ({"edit_guidance": 4.0}, (2.0, 4.0, 2.0)),
+        ({"guidance": 6.0, "edit_guidance": 4.0}, (6.0, 4.0, 2.0)),
+    ],
+)
+def test_a_new_head_is_drawn_with_at_the_guidance_it_learnt(recipe, asked, drawn_with):
+    model = make_tiny_model(sampling={"guidance": 2.0, "edit_guidance": 2.5})
+    params = params_of(replace(recipe, **asked), model.config)
+    put_head(model, student_of(model, seed=0), 3, params)
+    tasks = ("picture", "edit", "story")
+    assert drawn_with == tuple(SamplingParams.resolve(model.config, t).guidance for t in tasks)
+
+
+def test_more_steps_than_the_schedule_has_are_refused_before_anything(
+    recipe, tiny_folder, tmp_path
+):
+    with pytest.raises(PromptError, match="1001 sampling steps"):
+        list(distill_head(replace(recipe, steps=1001), tiny_folder, tmp_path / "out"))
+    assert not [*tmp_path.glob("out*")]
 
 
 def test_contexts_are_what_a_whole_pass_over_the_row_gives(tiny_folder, tmp_path):

@@ -20,6 +20,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -394,6 +395,20 @@ def test_each_prompt_is_drawn_from_its_own_picture(model, processor):
         ({"generation_mode": "video"}, "'video'"),
         ({"generation_mode": "image", "num_beams": 2}, "num_beams"),
         ({"generation_mode": "image", "seed": [1, 2]}, "2 seeds for 1"),
+        ({"generation_mode": "image", "seed": 1.7}, "seed must be a whole number"),
+        ({"generation_mode": "image", "seed": [1.7]}, "seed must be a whole number"),
+        ({"generation_mode": "image", "seed": -1}, "seed must be a whole number"),
+        ({"generation_mode": "image", "seed": 2**70}, "seed must be a whole number"),
+        ({"generation_mode": "image", "batch_size": -1}, "-1 sequences side by side"),
+        ({"generation_mode": "image", "max_images": 0}, "0 images where"),
+        (
+            {"generation_mode": "image", "generation_config": GenerationConfig(max_new_tokens=3)},
+            "generation_config says how text is chosen",
+        ),
+        (
+            {"generation_mode": "image", "pixel_values": torch.zeros(2, 3, 16, 16)},
+            "2 images more than the prompts have places for",
+        ),
         ({"generation_mode": "image", "num_inference_steps": 0}, "steps cannot be 0"),
     ],
 )

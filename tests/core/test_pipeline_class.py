@@ -138,6 +138,37 @@ def test_numpy_values_are_pictures(orthus):
             input_image(wrong)
 
 
+def test_a_picture_in_memory_is_read_as_its_file_would_be(tmp_path):
+    grey = Image.fromarray(np.full((4, 5), 30000, np.uint16))
+    assert grey.mode.startswith("I;16")
+    grey.save(tmp_path / "grey.png")
+    assert input_image(grey).pixels == input_image(tmp_path / "grey.png").pixels
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    clear.save(tmp_path / "clear.png")
+    assert input_image(clear).pixels == input_image(tmp_path / "clear.png").pixels
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 80).save(whole, "PNG")
+    closed = Image.new("RGB", (4, 4))
+    closed.close()
+    for wrong in (
+        Image.new("F", (4, 4), 0.5),
+        Image.new("RGB", (0, 5)),
+        Image.open(io.BytesIO(whole.getvalue()[:-600])),
+        closed,
+    ):
+        with pytest.raises(DataError, match="this picture in memory cannot be read"):
+            input_image(wrong)
+
+
+def test_a_model_that_has_no_folder_continues_and_edits_by_an_array(orthus, tmp_path):
+    (path,) = orthus.generate("a snowman", seed=7, steps=1).save(tmp_path / "out.png")
+    bare = Orthus(orthus.model, orthus.builder.tokenizer)
+    more = bare.generate("a snowman", seed=7, continue_from=path, keep_rows=1, steps=1)
+    assert more.infos[0].begun == {"rows": 1, "features": "encoded"}
+    example = np.zeros((2, 9, 9, 3), np.uint8)
+    assert len(bare.edit(path, example=example, seed=1, steps=1).infos[0].inputs) == 3
+
+
 def test_the_top_rows_of_a_picture_are_kept(orthus, tmp_path):
     (path,) = orthus.generate("a snowman", seed=7, steps=1).save(tmp_path / "out.png")
     begun = {"continue_from": path, "keep_rows": 1, "steps": 1}

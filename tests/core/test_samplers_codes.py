@@ -20,6 +20,7 @@ from orthus_core.samplers.code_sampler import choose_codes, seeded_gumbel
 from orthus_core.samplers.generate import generate
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.prompt import Context, Guidance, Prompt, mixing
+from orthus_core.samplers.text import choose_token, warpers
 from tests.discrete import make_tiny_chameleon
 
 # Ids of the tiny vocabulary: bos, codes from 4 on, the special tokens after them, then words.
@@ -79,6 +80,16 @@ def tokens_of(events: Sequence[Event], row: int = 0) -> list[int]:
 def chosen(logits: Tensor = LOGITS, draws: int = 4000, **how) -> Counter[int]:
     gumbel = torch.stack(list(islice(seeded_gumbel(0, len(logits)), draws)))
     return Counter(choose_codes(logits.expand(draws, -1), gumbel, **how).tolist())
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40, 1e-300])
+def test_the_coldest_temperatures_take_the_likeliest(temperature):
+    warp, generator = warpers(temperature, 3, 0.9), torch.Generator().manual_seed(0)
+    logits_V = torch.tensor([1.0, 30.0, -5.0, 29.9])
+    assert {choose_token(logits_V, [0], [], warp=warp, generator=generator) for _ in range(20)} == {
+        1
+    }
+    assert {*chosen(temperature=temperature)} == {int(LOGITS.argmax())}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2])

@@ -146,6 +146,22 @@ def test_pope_refuses_answers_that_do_not_belong(pope_set):
         scored("pope", answers, data)
 
 
+def test_pope_takes_one_file_of_each_split_and_says_where_there_are_two(pope_set):
+    data, answers = pope_set
+    found = scored("pope", answers, data).metrics
+    backup = answers / "random.jsonl.bak"
+    backup.write_bytes(b"something else")
+    assert scored("pope", answers, data).metrics == found
+    for folder, name, other in (
+        (answers, "random.jsonl", "random_old.jsonl"),
+        (data, "coco_pope_random.json", "coco_pope_random_old.json"),
+    ):
+        (folder / other).write_bytes((folder / name).read_bytes())
+        with pytest.raises(DataError, match=f"2 files could be meant for random: .*{other}"):
+            scored("pope", answers, data)
+        (folder / other).unlink()
+
+
 def test_pope_items_and_missing_pictures(pope_set):
     data, _ = pope_set
     (data / "val2014").mkdir()
@@ -206,6 +222,24 @@ def test_mme_pictures_without_results_are_wrong_if_allowed(mme_set):
     (results / "count.txt").write_text("".join(text[:2]).replace("a.jpg", "z.jpg"))
     with pytest.raises(DataError, match="not in this set, such as count/z"):
         scored("mme", results, data)
+
+
+def test_mme_counts_the_answers_of_each_picture(mme_set):
+    data, results = mme_set
+    text = (results / "count.txt").read_text().splitlines(keepends=True)
+    halves = "".join(text[::2])  # the question of each picture that "Yes" is right for
+    for content, message in (
+        (halves, "2 pictures have not as many answers as questions, such as count/a: 1 of 2"),
+        (halves + halves, "2 ids occur more than once, such as count/a"),
+        ("".join(text) + text[0].replace("Is it a?", "Is it?"), "such as count/a: 3 of 2"),
+    ):
+        (results / "count.txt").write_text(content)
+        for allowed in (False, True):
+            with pytest.raises(DataError, match=message):
+                scored("mme", results, data, allow_missing=allowed)
+    # A line without four columns is left out, as officially.
+    (results / "count.txt").write_text("".join(text[:3]) + "b.jpg\tYes\n")
+    assert scored("mme", results, data).notes[1].startswith("1 lines have not four columns")
 
 
 def test_mme_items(mme_set):
@@ -509,6 +543,29 @@ def test_vqav2_ids_may_be_text_and_have_to_be_there(vqa_set):
     dump(results, [{"answer": "red"}])
     with pytest.raises(DataError, match="the id of record 1 is missing"):
         scored("vqav2", results, data)
+
+
+def test_vqav2_ids_may_be_text_in_some_files_and_annotators_without_one(vqa_set):
+    data, results = vqa_set
+    before = scored("vqav2", results, data)
+    place = data / "v2_mscoco_val2014_annotations.json"
+    annotations = json.loads(place.read_text())["annotations"]
+    for each in annotations:
+        each["question_id"] = str(each["question_id"])
+        each["answers"] = [{"answer": person["answer"]} for person in each["answers"]]
+    dump(place, {"annotations": annotations})
+    assert scored("vqav2", results, data).metrics == before.metrics
+    questions = data / "v2_OpenEnded_mscoco_val2014_questions.json"
+    asked = json.loads(questions.read_text())["questions"]
+    dump(questions, {"questions": [{**each, "image_id": "7"} for each in asked]})
+    items = TASKS["vqav2"].items
+    assert items is not None
+    found = items(data, "official")
+    assert [each.picture.name for each in found] == ["COCO_val2014_000000000007.jpg"] * 2
+    assert [len(each.gold) for each in found] == [10, 10]
+    dump(questions, {"questions": [{**each, "image_id": "seven"} for each in asked]})
+    with pytest.raises(DataError, match="record 1 of questions is of another layout"):
+        items(data, "official")
 
 
 @pytest.mark.parametrize(

@@ -392,6 +392,12 @@ def test_a_story_is_told_panel_by_panel_and_kept_as_a_folder(client, orthus):
     assert [event["panel"] for event in goes_on if event["type"] == "story.panel"] == [2]
 
 
+def test_a_story_goes_on_by_as_many_panels_as_are_left(client):
+    before = [{"text": "a", "image": data_url(png())}] * 22
+    answer = client.post("/api/story", json={"prompt": "a", "steps": 1, "before": before})
+    assert "panels must be" not in answer.text
+
+
 def test_a_story_without_room_for_its_panels_or_without_a_new_one_is_answered(client):
     before = [{"text": "a red fox " * 20, "image": data_url(png())}] * 20
     body = {"prompt": "a", "steps": 1, "max_new_tokens": 2, "before": before}
@@ -776,7 +782,8 @@ def test_a_full_queue_is_429_and_says_when_to_try_again(loaded):
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "queue_full"
         assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 200
-        assert client.post(GENERATE, json={"prompt": "a fox", "n": 3}).status_code == 429
+        never = client.post(GENERATE, json={"prompt": "a fox", "n": 3})
+        assert never.status_code == 400 and "at most 2" in never.json()["error"]["message"]
 
 
 def test_rows_beyond_the_batch_wait_and_are_drawn(loaded):

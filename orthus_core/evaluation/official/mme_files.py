@@ -18,7 +18,7 @@ from orthus_core.evaluation.official.hub_tables import (
     tables_in,
     text_cells,
 )
-from orthus_core.evaluation.official.read_files import check_complete, text_of
+from orthus_core.evaluation.official.read_files import check_complete, check_unique, text_of
 from orthus_core.evaluation.official.task import (
     LONGEST_ANSWER_OF_LMMS,
     SHORT_ANSWER,
@@ -222,18 +222,33 @@ def _unanswered(
     for item in items(request.data, request.variant):
         if item.part in answers and request.asks(item.key):
             pictures.setdefault(item.key.rpartition("/")[0], []).append(item)
-    said = {
-        f"{task}/{Path(each.picture).stem}"
-        for task, lines in answers.items()
-        for each in lines
-        if each is not None
-    }
+    said: dict[str, list[str]] = {}
+    for task, lines in answers.items():
+        for each in filter(None, lines):
+            line = f"{each.question} {each.gold}"
+            said.setdefault(f"{task}/{Path(each.picture).stem}", []).append(line)
     check_complete(said, [*pictures], request.predictions, allow_missing=request.allow_missing)
+    check_unique(
+        [f"{key}: {line}" for key, asked in said.items() for line in asked],
+        request.predictions,
+    )
+    # A line without four columns is left out, as officially.
+    broken = sum(lines.count(None) for lines in answers.values())
+    lacking = {key: len(pictures[key]) - len(asked) for key, asked in said.items()}
+    odd = [key for key, count in lacking.items() if count]
+    if min(lacking.values(), default=0) < 0 or sum(lacking.values()) > broken:
+        raise DataError(
+            f"{len(odd)} pictures have not as many answers as questions, such as {odd[0]}: "
+            f"{len(said[odd[0]])} of {len(pictures[odd[0]])}",
+            where=str(request.predictions),
+            hint="the results have a line for each question of a picture",
+        )
     missing: dict[str, list[mme.MmeAnswer]] = {task: [] for task in answers}
-    for key, asked in pictures.items():
+    for key, items_of_picture in pictures.items():
         if key not in said:
-            missing[asked[0].part] += [
-                mme.MmeAnswer(key.partition("/")[2], item.prompt, item.gold, "") for item in asked
+            missing[items_of_picture[0].part] += [
+                mme.MmeAnswer(key.partition("/")[2], item.prompt, item.gold, "")
+                for item in items_of_picture
             ]
     return missing
 

@@ -210,7 +210,7 @@ def _question_files(data: Path) -> dict[str, Path]:
     if data.is_file():
         return {_split_of(data) or data.stem: data}
     found = sorted(data.glob("*pope*.json")) if data.is_dir() else []
-    files = {split: path for path in found if (split := _split_of(path))}
+    files = _by_split(found, data)
     if not files:
         raise DataError(
             "there are no questions of POPE",
@@ -251,6 +251,20 @@ def _asked(split: PopeSplit, request: ScoringRequest) -> PopeSplit:
     return split._replace(records=records)
 
 
+def _by_split(found: Sequence[Path], where: Path) -> dict[str, Path]:
+    """Files by the split in their names. Raises: DataError where two are of one."""
+    files: dict[str, Path] = {}
+    for path in found:
+        other = files.setdefault(split := _split_of(path), path)
+        if split and other != path:
+            raise DataError(
+                f"2 files could be meant for {split}: {other.name}, {path.name}",
+                where=str(where),
+                hint="keep one of them in the folder",
+            )
+    return {split: path for split, path in files.items() if split}
+
+
 def _split_of(path: Path) -> str:
     return next((split for split in pope.SPLITS if split in path.stem), "")
 
@@ -264,8 +278,8 @@ def _answer_files(predictions: Path, splits: Sequence[str]) -> dict[str, Path]:
                 hint="give a folder with one for each split, or one question file with --data",
             )
         return {split: predictions for split in splits}
-    found = sorted(predictions.glob("*.json*")) if predictions.is_dir() else []
-    files = {split: path for path in found if (split := _split_of(path))}
+    found = [path for kind in (".json", ".jsonl") for path in sorted(predictions.glob(f"*{kind}"))]
+    files = _by_split(found, predictions)
     # A question file whose name has no split lends its own name.
     files |= {split: path for split in splits for path in found if path.stem == ANSWERS_OF + split}
     lacking = [split for split in splits if split not in files]

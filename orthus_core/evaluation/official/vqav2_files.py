@@ -72,16 +72,16 @@ def items(data: Path, variant: str = "official") -> list[AskedItem]:
     found = sorted(path.parent.glob("*annotations.json"))
     if found:
         records = _records(found[0], "annotations", ANNOTATIONS)
-        gold = {each["question_id"]: each["answers"] for each in records}
+        gold = {str(each["question_id"]): each["answers"] for each in records}
     split = next((name for name in ("val2014", "train2014", "test2015") if name in path.name), "")
     asked = []
     for text, each in zip(column(questions, ["question"], path), questions, strict=True):
-        name = f"COCO_{split or 'val2014'}_{each['image_id']:012d}.jpg"
+        name = f"COCO_{split or 'val2014'}_{int(each['image_id']):012d}.jpg"
         places = (split, *COCO_FOLDERS) if split else COCO_FOLDERS
         picture = picture_place(path.parent, name, places)
         key = each["question_id"]
         record, prompt = {"question_id": key}, text + SHORT_ANSWER
-        asked.append(AskedItem(str(key), prompt, picture, gold.get(key), record=record))
+        asked.append(AskedItem(str(key), prompt, picture, gold.get(str(key)), record=record))
     return asked
 
 
@@ -145,15 +145,17 @@ def read_annotations(data: Path) -> VqaAnnotations:
                 where=str(tables[0]),
                 hint="score the validation set, or submit results to the server",
             )
-        return VqaAnnotations(tables, rows, {row["question_id"]: row["question"] for row in rows})
+        return VqaAnnotations(
+            tables, rows, {str(row["question_id"]): row["question"] for row in rows}
+        )
     path = find_file(data, ["*annotations.json"], ANNOTATIONS)
     annotations = _records(path, "annotations", ANNOTATIONS)
     beside = sorted(path.parent.glob("*[qQ]uestions.json"))
     if len(beside) != 1 or beside[0] == path:
         return VqaAnnotations([path], annotations, {})
     questions = _records(beside[0], "questions", QUESTIONS)
-    texts = {each["question_id"]: each["question"] for each in questions}
-    asked = {each["question_id"] for each in annotations}
+    texts = {str(each["question_id"]): each["question"] for each in questions}
+    asked = {str(each["question_id"]) for each in annotations}
     vqav2.check_same_questions("annotations", asked, texts.keys())
     return VqaAnnotations([path, *beside], annotations, texts)
 
@@ -197,7 +199,7 @@ def score(request: ScoringRequest) -> OfficialScores:
         samples.append(
             {
                 "id": key,
-                "prompt": texts.get(key, ""),
+                "prompt": texts.get(str(key), ""),
                 "answer": answer,
                 "parsed": None if answer is None else vqav2.read_answer(answer, request.variant),
                 "gold": each.get("multiple_choice_answer"),
@@ -241,7 +243,7 @@ def _records(path: Path, key: str, layout: str) -> list[dict[str, Any]]:
     )
     for number, each in enumerate(content, start=1):
         check_fields(each, needed, f"record {number} of {key}", path, layout)
-        if key == "annotations" and not _is_annotation(each):
+        if not (_is_annotation(each) if key == "annotations" else _is_number(each["image_id"])):
             raise DataError(
                 f"record {number} of {key} is of another layout",
                 where=str(path),
@@ -249,6 +251,11 @@ def _records(path: Path, key: str, layout: str) -> list[dict[str, Any]]:
             )
     check_ids([each["question_id"] for each in content], path, layout)
     return content
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an id is a whole number, which may be written as text."""
+    return type(value) is int or (isinstance(value, str) and value.isdecimal())
 
 
 def _is_annotation(record: dict[str, Any]) -> bool:
