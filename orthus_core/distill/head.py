@@ -216,14 +216,16 @@ def put_head(
     guidance that its jumps were learnt for.
     """
     own = model.config.sampling or {}
-    learnt = {
-        name: learnt_for[task].guidance
-        for name, task in (("guidance", "picture"), ("edit_guidance", "edit"))
-        if learnt_for[task].guidance != SamplingParams.resolve(model.config, task).guidance
+    names: dict[Task, str] = {
+        "picture": "guidance",
+        "edit": "edit_guidance",
+        "story": "story_guidance",
     }
-    if "guidance" in learnt:  # what follows it stays as it was
-        for name, task in (("edit_guidance", "edit"), ("story_guidance", "story")):
-            learnt.setdefault(name, SamplingParams.resolve(model.config, task).guidance)
+    before = {task: SamplingParams.resolve(model.config, task).guidance for task in names}
+    after = {t: learnt_for[t].guidance if t in learnt_for else before[t] for t in names}
+    # Guidance of edits and stories follows that of pictures, which must not move it.
+    moved = after["picture"] != before["picture"]
+    learnt = {name: after[t] for t, name in names.items() if moved or after[t] != before[t]}
     head.requires_grad_(False)
     model.mlp_head = head
     model.config.flow_map_head = True
