@@ -221,10 +221,10 @@ class Orthus:
             ArgumentError, CheckpointError: As `generate`.
         """
         usual = {"num_images": num_images, "seed": seed, "batch_size": batch_size}
-        usual |= {"by_example": True if example is not None and len(example) else None}
+        before_after = input_images(() if example is None else example)
+        usual |= {"by_example": True if before_after else None}
         recipe = recipe_of(EditRecipe, named(EditRecipe, usual, asked), self._opened)
         instruction = text_of("instruction", instruction)
-        before_after = input_images(() if example is None else example)
         check_example(before_after)
         edits = edits_of(input_images(pictures), instruction.strip(), before_after, each=each)
         seeds = choose_seeds(recipe.seeds, recipe.num_images)

@@ -80,10 +80,10 @@ def distill_guidance(
     model, tokenizer = words_of(opened)
     taught = taught_guidance(recipe, model.config, PromptBuilder(model, tokenizer))
     yield Note(f"guidance to learn: {in_words(taught)}")
-    limited = {*(model.config.sampling or {})} & {"guidance_interval", "guidance_schedule"}
-    if limited:
+    own = SamplingParams.resolve(model.config)
+    if own.guidance_interval or own.guidance_schedule not in (None, "constant"):
         yield Note(
-            f"{' and '.join(sorted(limited))} of the model are not learnt: the new model is guided "
+            "the model's interval or schedule of guidance is not learnt: the new model is guided "
             "alike at all timesteps and patches"
         )
 

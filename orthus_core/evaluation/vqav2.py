@@ -108,7 +108,7 @@ def agreement(
     """
     check_variant(variant, VARIANTS)
     records = [
-        {"answer_id": number, **({"answer": each} if isinstance(each, str) else each)}
+        {"answer": each, "answer_id": number} if isinstance(each, str) else dict(each)
         for number, each in enumerate(answers)
     ]
     if not records:

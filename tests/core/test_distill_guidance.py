@@ -5,6 +5,8 @@ nothing can be guided twice.
 from __future__ import annotations
 
 import json
+import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,29 @@ def left(figures: list[dict[str, float]]) -> float:
 
 
 # What is learnt
+
+
+@pytest.mark.parametrize(
+    ("sampling", "said"),
+    [
+        ({"guidance_interval": [200, 800]}, True),
+        ({"guidance_schedule": "linear"}, True),
+        ({"guidance_schedule": "constant"}, False),
+        ({}, False),
+    ],
+)
+def test_guidance_that_is_not_learnt_is_said(tiny_folder, source, tmp_path, sampling, said):
+    base = tmp_path / "base"
+    shutil.copytree(tiny_folder, base)
+    config = json.loads((base / "config.json").read_text())
+    config["sampling"] = {**(config.get("sampling") or {}), **sampling}
+    (base / "config.json").write_text(json.dumps(config))
+    recipe = load(DistillGuidanceRecipe, None, (*SETS, f"data.source={json.dumps(str(source))}"))
+    events = distill_guidance(recipe, base, tmp_path / "out")
+    first = [str(event) for event in islice(events, 2)]
+    events.close()
+    assert "guidance to learn: " in first[0]
+    assert ("interval or schedule of guidance is not learnt" in first[1]) is said
 
 
 class LinearHead(DiffusionHead):
