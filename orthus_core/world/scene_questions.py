@@ -87,6 +87,17 @@ CORNER = Phrases(
     ),
     ("Tell me the corner of {the}.", "In what corner do you see {the}?"),
 )
+# {is} fits the noun.
+SIDE = Phrases(
+    (
+        "Which side {is} {the} on?",
+        "On which side {is} {the}?",
+        "On which side do you see {the}?",
+        "{Is} {the} left or right?",
+        "Say which side {the} {is} on.",
+    ),
+    ("Tell me the side of {the}.", "{Is} {the} more to the left or to the right?"),
+)
 WHAT_IS = Phrases(
     (
         "What is {place}?",
@@ -181,8 +192,8 @@ def _has_answer(kind: str, world: World, sample: SceneSample) -> bool:
         return False
     if kind == "place":
         return is_outdoors(sample.scene.backdrop)
-    if kind == "corner":
-        return bool(_alone_of_its_kind(world, sample.scene))
+    if kind in ("corner", "side"):
+        return bool(_alone_of_its_kind(world, sample.scene, kind))
     return kind != "count" or bool(_countable(world, sample.scene))
 
 
@@ -278,19 +289,30 @@ def _where(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
 
 
 def _corner(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
-    thing = rng.choice(_alone_of_its_kind(world, scene))
+    thing = rng.choice(_alone_of_its_kind(world, scene, "corner"))
     noun = world.noun(thing.sprite)
     words = CORNER.choose(rng, world.wordings).format(the=the(noun), **{"is": _be(noun)})
     return SceneQuestion(words, " ".join(words_for_place(thing)), f"corner of {noun}")
 
 
-def _alone_of_its_kind(world: World, scene: Scene) -> list[Thing]:
-    """The things in a corner that no other thing of the scene is called like."""
+def _side(rng: random.Random, world: World, scene: Scene) -> SceneQuestion:
+    thing = rng.choice(_alone_of_its_kind(world, scene, "side"))
+    noun = world.noun(thing.sprite)
+    be = _be(noun)
+    words = SIDE.choose(rng, world.wordings).format(
+        the=the(noun), **{"is": be, "Is": be.capitalize()}
+    )
+    _, column = words_for_place(thing)
+    return SceneQuestion(words, column or "middle", f"side of {noun}")
+
+
+def _alone_of_its_kind(world: World, scene: Scene, kind: str) -> list[Thing]:
+    """The things, for "corner" those in one, that no other thing of the scene is called like."""
     nouns = world.nouns(scene)
     return [
         thing
         for thing, noun in zip(scene.things, nouns, strict=True)
-        if nouns.count(noun) == 1 and all(words_for_place(thing))
+        if nouns.count(noun) == 1 and (kind == "side" or all(words_for_place(thing)))
     ]
 
 
@@ -321,11 +343,12 @@ Asker = Callable[[random.Random, World, Scene], SceneQuestion]
 
 # Kinds of questions, with their weights.
 KINDS: Mapping[str, float] = {
-    "description": 0.24,
-    "count": 0.12,
-    "colour": 0.15,
-    "where": 0.15,
-    "corner": 0.15,
+    "description": 0.2,
+    "count": 0.1,
+    "colour": 0.12,
+    "where": 0.12,
+    "corner": 0.1,
+    "side": 0.17,
     "which": 0.02,
     "place": 0.02,
     "pope_random": 0.05,
@@ -338,6 +361,7 @@ _ASKERS: Mapping[str, Asker] = {
     "colour": _colour,
     "where": _where,
     "corner": _corner,
+    "side": _side,
     "which": _which,
     "place": _place,
     **{f"pope_{split}": _pope(split) for split in SPLITS},
@@ -351,6 +375,8 @@ _CATEGORIES: Mapping[str, tuple[str, ...]] = {
     "colour": ("colors", "color_attr"),
     "where": _PAIRS,
     "corner": ("two_object", "position", "color_attr", "mixed"),
+    # Of one thing, which nothing has to be found for, and of one of two.
+    "side": ("single_object", "colors", *_PAIRS),
     "which": _PAIRS,
     "place": ("single_object", *_PAIRS),
     **{f"pope_{split}": _EVERY for split in SPLITS},

@@ -177,6 +177,24 @@ def test_the_corner_of_a_thing_is_where_it_stands(world: World):
     assert seen == {*corners.values()}
 
 
+def test_the_side_of_a_thing_is_that_of_its_middle_alone_and_beside_another(world: World):
+    seen = set()
+    for asked in asked_of_scenes(world, "side"):
+        assert isinstance(asked.picture, SceneImage)
+        things = asked.picture.scene.things
+        (thing,) = {
+            thing
+            for noun, thing in zip(nouns_of(world, asked), things, strict=True)
+            for be in ("is", "are")
+            if asked.question
+            in said(scene_questions.SIDE, the=the(noun), **{"is": be, "Is": be.capitalize()})
+        }
+        middle = thing.x + thing.side / 2
+        assert asked.answer == ("left" if middle < 26 else "right" if middle > 38 else "middle")
+        seen.add((len(things), asked.answer))
+    assert seen == {(1, "left"), (1, "middle"), (1, "right"), (2, "left"), (2, "right")}
+
+
 def test_only_outdoors_is_asked_for_its_place(world: World):
     for asked in asked_of_scenes(world, "place"):
         assert isinstance(asked.picture, SceneImage)
@@ -301,7 +319,7 @@ def test_each_further_question_has_an_answer_in_the_scene(world: World, monkeypa
                 assert is_outdoors(scene.backdrop)
             if kind in ("where", "which"):
                 assert len({thing.sprite for thing in scene.things}) == 2
-            if kind == "corner":
+            if kind in ("corner", "side"):
                 nouns = world.nouns(scene)
                 assert any(nouns.count(noun) == 1 for noun in nouns)
             if kind == "colour":
