@@ -40,7 +40,7 @@ OPENINGS = (
 )
 
 # Weights of the number of panels in the model's turn, each about a dozen tokens and a picture.
-PANEL_COUNTS = {1: 0.05, 2: 0.35, 3: 0.35, 4: 0.17, 5: 0.04, 6: 0.02, 7: 0.02}
+PANEL_COUNTS = {1: 0.04, 2: 0.12, 3: 0.42, 4: 0.26, 5: 0.10, 6: 0.03, 7: 0.03}
 FROM_PICTURE_CHANCE = 0.6
 # Share of stories from a picture whose opening has no text.
 WORDLESS_CHANCE = 0.4
