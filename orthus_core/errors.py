@@ -76,6 +76,12 @@ class DataError(OrthusError):
     """A picture, record or data set that cannot be used."""
 
 
+class ChangedDataError(DataError):
+    """Data that was changed while it is in use. No other row of it can be relied on, so this is no
+    fault of one row that could be passed over.
+    """
+
+
 class PromptError(OrthusError):
     """A request that the model cannot draw or answer as it stands."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from orthus_core.data.pixels import open_image, square
-from orthus_core.errors import DataError
+from orthus_core.errors import ChangedDataError, DataError
 
 if TYPE_CHECKING:
     from orthus_core.data.index.file_part import FilePart
@@ -112,6 +112,8 @@ class MemberPicture:
     def load(self, size: int) -> np.ndarray:
         try:
             return square(open_image(self.part.read()), size)
+        except ChangedDataError:
+            raise
         except DataError as error:
             where = f"{self.part.file}, {self.part.name}"
             raise DataError(error.message, where=where, hint=error.hint) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from orthus_core.data.document import Place
-from orthus_core.errors import DataError
+from orthus_core.errors import ChangedDataError, DataError
 
 if TYPE_CHECKING:
     from orthus_core.data.rows import Rows
@@ -48,7 +48,13 @@ def fault_of(source: str, rows: Rows, number: int, error: Exception, id: str = "
 
     Args:
         id: The row's own name, which tells more than its place does.
+
+    Raises:
+        ChangedDataError: the error itself, if the data was changed: the other rows are then in
+            doubt, too.
     """
+    if isinstance(error, ChangedDataError):
+        raise error
     place = rows.place(number)
     if isinstance(error, DataError):
         problem, where = error.message, error.where

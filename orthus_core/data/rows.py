@@ -16,7 +16,7 @@ import numpy as np
 
 from orthus_core.data.document import Document, Place
 from orthus_core.data.listing import PassedOver
-from orthus_core.errors import DataError
+from orthus_core.errors import ChangedDataError, DataError
 from orthus_core.events import Event
 
 
@@ -191,6 +191,8 @@ class IndexedRows:
         place = self.index.place(number)
         try:
             return replace(self.parse(self.index.record(number), place, visit), place=place)
+        except ChangedDataError:
+            raise
         except DataError as error:
             raise DataError(error.message, where=str(place), hint=error.hint) from error
 

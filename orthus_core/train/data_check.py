@@ -18,6 +18,7 @@ from orthus_core.data.row_rule import RowRule
 from orthus_core.data.rows import Rows
 from orthus_core.data.sources import ShuffledRows
 from orthus_core.device import usable_processors
+from orthus_core.errors import ChangedDataError
 from orthus_core.events import Event, Progress, result_of
 from orthus_core.recipe.training import SPRITES, FinetuneVaeRecipe, PretrainRecipe
 from orthus_core.train.batches import (
@@ -209,15 +210,28 @@ class FaultsOf(Dataset):
     def __len__(self) -> int:
         return -(-len(self.numbers) // TOGETHER)
 
-    def __getitem__(self, lot: int) -> list[RowFault]:
+    def __getitem__(self, lot: int) -> list[RowFault] | ChangedDataError:
         if lot >= len(self):
             raise IndexError(lot)
         own = self.numbers[lot * TOGETHER : (lot + 1) * TOGETHER]
         found = (fault_in(self.rows, number, self.check, self.name) for number in own)
-        return [fault for fault in found if fault]
+        try:
+            return [fault for fault in found if fault]
+        except ChangedDataError as error:  # raised here, torch would put a traceback into it
+            return error
 
     def all(self, workers: int) -> Iterator[list[RowFault]]:
-        """Those of all rows in order, read by so many processes."""
+        """Those of all rows in order, read by so many processes.
+
+        Raises:
+            ChangedDataError: if the data was changed meanwhile.
+        """
+        for found in self._lots(workers):
+            if isinstance(found, ChangedDataError):
+                raise found
+            yield found
+
+    def _lots(self, workers: int) -> Iterator[list[RowFault] | ChangedDataError]:
         if workers := min(workers, usable_processors()):
             context = "fork"
             yield from DataLoader(

@@ -23,6 +23,7 @@ from orthus_core.data.document import Document
 from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.row_faults import RowFault, fault_of
 from orthus_core.data.sources import MadeRows, Mixture, ShuffledRows
+from orthus_core.errors import ChangedDataError
 from orthus_core.events import Event, Note, Progress
 from orthus_core.output_checks import free_disk, size_text
 from orthus_core.train.batches import RowSources, identity_of_part
@@ -216,6 +217,8 @@ def encode_missing(
             yield Note(f"about {time_text(seconds)} for the others")
 
     for lot in (lot for rows in plan.rows for lot in missing_pictures(cache, rows, workers)):
+        if isinstance(lot, ChangedDataError):
+            raise lot
         for each in lot:
             if isinstance(each, RowFault):
                 faults[each.source, each.number] = each
@@ -249,13 +252,15 @@ class MissingPictures(Dataset):
     def __len__(self) -> int:
         return -(-len(self.numbers) // TOGETHER)
 
-    def __getitem__(self, lot: int) -> list[MissingPicture | RowFault]:
+    def __getitem__(self, lot: int) -> list[MissingPicture | RowFault] | ChangedDataError:
         found: list[MissingPicture | RowFault] = []
         for number in map(int, self.numbers[lot * TOGETHER : (lot + 1) * TOGETHER]):
             try:
                 for picture in map(self.cache.addressed, self.rows.document(number).pictures):
                     if picture.pixels_HW3 is not None:
                         found.append(MissingPicture(picture.address, picture.pixels_HW3))
+            except ChangedDataError as error:  # raised here, torch would put a traceback into it
+                return error
             except Exception as error:
                 found.append(self.rows.fault(number, error))
         return found
@@ -263,8 +268,9 @@ class MissingPictures(Dataset):
 
 def missing_pictures(
     cache: FeatureCache, rows: PictureRows, workers: int
-) -> Iterator[list[MissingPicture | RowFault]]:
-    """The missing pictures of this process's rows, loaded by so many other processes."""
+) -> Iterator[list[MissingPicture | RowFault] | ChangedDataError]:
+    """The missing pictures of this process's rows, loaded by so many other processes; an error for
+    data that was changed meanwhile."""
     pictures = MissingPictures(cache, rows, own_numbers(rows))
     if not workers:
         yield from (pictures[lot] for lot in range(len(pictures)))

@@ -24,7 +24,7 @@ from PIL import Image
 from orthus_core.cache_folder import cache_folder
 from orthus_core.data.formats.sniff import open_rows
 from orthus_core.data.index import json_array as array_module
-from orthus_core.data.index import store
+from orthus_core.data.index import store, table_file
 from orthus_core.data.index.arrow_table import tables
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
@@ -32,8 +32,10 @@ from orthus_core.data.index.stored_sets import is_hub_id
 from orthus_core.data.index.tar_samples import tar_samples, tars_at
 from orthus_core.data.pictures import MemberPicture
 from orthus_core.data.rows import SourceOptions
-from orthus_core.errors import DataError
+from orthus_core.data.sources import Mixture, ShuffledRows
+from orthus_core.errors import ChangedDataError, DataError
 from orthus_core.events import Event, Note, Progress
+from orthus_core.train.data_check import FaultsOf
 
 
 def result(opening: Generator[Event, None, Any], events: list[Event] | None = None) -> Any:
@@ -56,6 +58,9 @@ def rows_of(index: Any) -> list[Any]:
             assert str(error.where).startswith(str(index.place(number)))
             found.append(error.message)
     return found
+
+
+KINDS = ("png", "txt")
 
 
 def png(color: str = "red") -> bytes:
@@ -523,6 +528,141 @@ def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path, open_file
     index = result(open_file(write(1, 2, 3)))
     write(1, 9, 3)
     assert rows_of(index) == [{"n": 1}, "the file was changed after it was indexed", {"n": 3}]
+
+
+def by_epoch(path: Path, cache: Path) -> Mixture:
+    """Rows of a data set in the order of a training."""
+    rows = result(open_rows(path, SourceOptions(index=cache)))
+    return Mixture([ShuffledRows("set", rows, np.arange(len(rows)), 0)])
+
+
+@pytest.mark.parametrize("change", ["rewritten", "replaced", "cut", "longer", "removed"])
+def test_a_tar_that_changes_while_it_is_read_ends_a_training(
+    tmp_path: Path, kept: None, change: str
+):
+    members = [(f"{n}.{kind}", png() if kind == "png" else b"a") for n in "ab" for kind in KINDS]
+    file = tar(tmp_path / "a.tar", *members)
+    index = result(tar_samples([file], folder=tmp_path / "cache"))
+    assert index.record(1)["txt"].read() == b"a"
+    pickled = pickle.dumps(index)
+    mixture, content = by_epoch(file, tmp_path / "cache"), file.read_bytes()
+    if change == "rewritten":
+        with file.open("r+b") as opened:
+            opened.write(content.replace(b"a.txt", b"b.txt"))
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    elif change == "replaced":
+        tar(tmp_path / "new", ("a.txt", b"other"), *members).replace(file)
+    elif change == "removed":
+        file.unlink()
+    else:
+        os.truncate(file, len(content) - 9000 if change == "cut" else len(content) + 512)
+    for late in (index, pickle.loads(pickled)):
+        part = late.record(1)["txt"]
+        with pytest.raises(ChangedDataError) as raised:
+            part.read()
+        assert raised.value.where == str(file) and "start again" in raised.value.hint
+        with pytest.raises(ChangedDataError):
+            MemberPicture(late.record(1)["png"]).load(8)
+    with pytest.raises(ChangedDataError):
+        mixture(0)
+    assert not mixture.faults
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_check_says_of_data_that_changed_what_to_do(tmp_path: Path, workers: int):
+    file = tar(tmp_path / "a.tar", ("a.png", png()), ("a.txt", b"a"))
+    rows = result(open_rows(file))
+    os.utime(file, (1, 1))
+    with pytest.raises(ChangedDataError, match="^the file was changed after") as raised:
+        [*FaultsOf(rows, "set", lambda document: None, [0]).all(workers)]
+    assert raised.value.where == str(file) and "start again" in raised.value.hint
+
+
+def test_what_datasets_saved_and_writes_anew_is_noticed(tmp_path: Path, kept: None):
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    def save(*texts: str) -> None:
+        columns = {"image": ["x.png"] * len(texts), "text": [*texts]}
+        datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "set")
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    save(*"abc")
+    mixture = by_epoch(tmp_path / "set", tmp_path / "cache")
+    pickled = pickle.dumps(mixture)
+    assert mixture(0).segments[0].value in "abc"
+    [file] = (tmp_path / "set").glob("*.arrow")
+    stat = file.stat()
+    with file.open("r+b") as opened:  # the same table with other words, where the first was
+        content = opened.read()
+        opened.seek(0)
+        opened.write(content.replace(b"abc", b"xyz"))
+    os.utime(file, ns=(0, stat.st_mtime_ns + 1))
+    for late in (mixture, pickle.loads(pickled)):
+        with pytest.raises(ChangedDataError, match="changed after it was indexed"):
+            late(1)
+    # A file that takes its place leaves those who have opened it the one that was indexed.
+    mixture = by_epoch(tmp_path / "set", tmp_path / "cache")
+    pickled = pickle.dumps(mixture)
+    read = {mixture(number).segments[0].value for number in range(3)}
+    shutil.copy(file, tmp_path / "new")
+    os.utime(tmp_path / "new", (1, 1))
+    (tmp_path / "new").replace(file)
+    assert {mixture(number).segments[0].value for number in range(3)} == read == {*"xyz"}
+    with pytest.raises(ChangedDataError, match="changed after it was indexed"):
+        pickle.loads(pickled)(0)
+
+
+def test_a_table_whose_copy_was_removed_is_named_with_what_to_do(tmp_path: Path, kept: None):
+    file, cache = tmp_path / "a.parquet", tmp_path / "cache"
+    pq.write_table(pa.table({"t": ["a", "b"]}), file)
+    index = result(tables([file], folder=cache))
+    late = pickle.loads(pickle.dumps(index))
+    pq.write_table(pa.table({"t": ["c", "d", "e"]}), file)
+    result(tables([file], folder=cache))  # of another process, which removes the earlier copy
+    assert rows_of(index) == [{"t": "a"}, {"t": "b"}]
+    with pytest.raises(ChangedDataError, match="copy is no longer there") as raised:
+        late.record(0)
+    assert raised.value.where == str(file)
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_file_that_grows_while_it_is_indexed_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: bool
+):
+    if not small:
+        monkeypatch.setattr(store, "SMALL_BYTES", 0)
+    file = lines_file(tmp_path / "a.jsonl")
+
+    def build() -> Generator[Event, None, store.Built]:
+        yield Note("")
+        with file.open("a") as out:
+            out.write("{}\n")
+        return {}, {"key": np.arange(3)}
+
+    with pytest.raises(ChangedDataError, match="while it was indexed"):
+        result(store.open_index("test", [file], build, tmp_path / "cache"))
+    assert not [*tmp_path.rglob("*.index")]
+
+
+def test_a_table_that_changes_while_it_is_copied_leaves_no_copy(
+    tmp_path: Path, kept: None, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "a.csv"
+    file.write_text("t\na\n")
+    batch = table_file._batch
+
+    def slow(*arguments: Any) -> Any:
+        with file.open("a") as out:
+            out.write("b\n")
+        return batch(*arguments)
+
+    monkeypatch.setattr(table_file, "_batch", slow)
+    with pytest.raises(ChangedDataError, match="while it was indexed"):
+        result(tables([file], folder=tmp_path / "cache"))
+    assert not [*tmp_path.rglob("*.arrow")] + [*tmp_path.rglob("*.index")]
 
 
 def test_small_data_needs_no_file(tmp_path: Path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
+import weakref
 from array import array
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -17,11 +19,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from orthus_core.data.document import Place
-from orthus_core.data.index.index_file import IndexArrays, as_numpy
+from orthus_core.data.index.index_file import (
+    CHANGED_HINT,
+    FileState,
+    IndexArrays,
+    as_numpy,
+    changed,
+)
 from orthus_core.data.index.record_hash import content_key
-from orthus_core.data.index.store import SMALL_BYTES, Built, open_index
+from orthus_core.data.index.store import SMALL_BYTES, Built, file_state, open_index
 from orthus_core.data.index.table_file import LINE, PROBLEM, readable_table
-from orthus_core.errors import DataError
+from orthus_core.errors import ChangedDataError, DataError
 from orthus_core.events import Event, Progress
 
 if TYPE_CHECKING:
@@ -91,6 +99,7 @@ class ArrowTable:
 
         Raises:
             DataError: if the row cannot be read.
+            ChangedDataError: if its file was changed after it was indexed.
         """
         part, row = self._find(number)
         try:
@@ -110,11 +119,22 @@ class ArrowTable:
         return part, number - int(self._begins[part])
 
     def _part(self, part: int) -> _MappedTable:
-        table = self._open.get(part)
+        """One of the tables. Raises: ChangedDataError if it is no longer what was indexed."""
+        table, (file, content) = self._open.get(part), self.parts[part]
         if table is None:
+            if isinstance(content, Path) and content != file and not content.is_file():
+                raise ChangedDataError(
+                    f"the table's copy is no longer there ({content})",
+                    where=str(file),
+                    hint=CHANGED_HINT,
+                )
             while len(self._open) >= _MOST_OPEN:
                 del self._open[next(iter(self._open))]
-            table = self._open[part] = _MappedTable(self.parts[part].content, self._counts[part])
+            table = self._open[part] = _MappedTable(content, self._counts[part])
+        # A copy has another state, and nobody writes to it.
+        if content == file and not table.is_in(self._arrays.files[part]):
+            self._open.pop(part)
+            raise changed(file)
         return table
 
 
@@ -132,10 +152,10 @@ def tables(
         OutputError: if a copy cannot be written.
     """
     parts = list[TablePart]()
-    sizes = [file.stat().st_size if file.exists() else 0 for file in files]
-    total, done = sum(sizes), 0
-    for file, size in zip(files, sizes, strict=True):
-        reading = readable_table(file, folder, total < SMALL_BYTES)
+    states = [file_state(file) for file in files]
+    total, done = sum(state.size for state in states), 0
+    for file, state in zip(files, states, strict=True):
+        reading = readable_table(file, state, folder, total < SMALL_BYTES)
         while True:
             try:
                 event = next(reading)
@@ -143,11 +163,13 @@ def tables(
                 content = end.value
                 break
             if isinstance(event, (int, float)):
-                event = Progress("index", done + int(event * size) >> 20, total >> 20, unit="MB")
+                event = Progress(
+                    "index", done + int(event * state.size) >> 20, total >> 20, unit="MB"
+                )
             yield event
-        done += size
+        done += state.size
         parts.append(TablePart(file, content))
-    return (yield from table_of(parts, folder=folder))
+    return (yield from table_of(parts, folder=folder, states=states))
 
 
 def arrow_tables(
@@ -162,11 +184,23 @@ def arrow_tables(
 
 
 def table_of(
-    parts: Sequence[TablePart], *, folder: Path | None = None
+    parts: Sequence[TablePart],
+    *,
+    folder: Path | None = None,
+    states: Sequence[FileState] | None = None,
 ) -> Generator[Event, None, ArrowTable]:
-    """The rows of some parts, as one data set. Raises: DataError as `tables`."""
+    """The rows of some parts, as one data set.
+
+    Args:
+        parts: The parts.
+        folder: Folder of indices; None takes the user's.
+        states: State of each part's file when its rows were read; None if they lie in it itself.
+
+    Raises:
+        DataError: as `tables`.
+    """
     files = [part.file for part in parts]
-    arrays = yield from open_index("rows", files, lambda: _build(parts), folder)
+    arrays = yield from open_index("rows", files, lambda: _build(parts), folder, states)
     return ArrowTable(parts, arrays)
 
 
@@ -225,6 +259,7 @@ class _MappedTable:
     """
 
     def __init__(self, content: Path | pyarrow.Table, counts: np.ndarray | None = None) -> None:
+        self._file: int | None = None
         self._map: mmap.mmap | None = None
         self._reads = 0
         self._batch: Callable[[int], pyarrow.RecordBatch]
@@ -247,12 +282,19 @@ class _MappedTable:
         self.counts = counts
         self._begins = np.concatenate([[0], np.cumsum(counts)])
 
+    def is_in(self, state: FileState) -> bool:
+        """Whether the mapped file is in this state. Of a file that was replaced it is the earlier
+        one that is mapped still."""
+        assert self._file is not None, "a table in memory has no state"
+        return state.is_of(os.fstat(self._file))
+
     def _map_file(self, file: Path) -> tuple[pyarrow.Schema, int]:
         """Returns the columns and the number of batches."""
         import pyarrow
 
-        with file.open("rb") as opened:
-            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = os.open(file, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, self._file)
+        self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
         source = pyarrow.BufferReader(pyarrow.py_buffer(self._map))
         if self._map[:6] == b"ARROW1":
             reader = pyarrow.ipc.open_file(source)

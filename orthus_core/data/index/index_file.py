@@ -8,6 +8,7 @@ arrays: each begins at a multiple of 64 bytes
 from __future__ import annotations
 
 import json
+import os
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from orthus_core.atomic import staged_file
-from orthus_core.errors import DataError
+from orthus_core.errors import ChangedDataError
 
 MAGIC = b"orthus index 1\n"
 _SIZES_BYTES = 48
 _ALIGNMENT = 64
 _BLOCK = 1 << 20
+
+CHANGED_HINT = "start again, and leave data as it is while it is in use"
 
 
 def as_numpy(values: array) -> np.ndarray:
@@ -38,6 +41,17 @@ class FileState(NamedTuple):
     size: int
     mtime_ns: int
 
+    def is_of(self, stat: os.stat_result) -> bool:
+        """Whether a file has this size and modification time."""
+        return (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+def changed(where: object) -> ChangedDataError:
+    """The error for a file, or a place in it, whose content is no longer where its index says."""
+    return ChangedDataError(
+        "the file was changed after it was indexed", where=str(where), hint=CHANGED_HINT
+    )
+
 
 class IndexArrays:
     """The arrays of an index, in memory or mapped from a file.
@@ -47,13 +61,19 @@ class IndexArrays:
     Args:
         about: What the index says besides: what JSON can hold.
         arrays: The arrays, by name.
+        files: State of each indexed file when it was indexed.
         path: File that they are mapped from.
     """
 
     def __init__(
-        self, about: dict[str, Any], arrays: Mapping[str, np.ndarray], path: Path | None = None
+        self,
+        about: dict[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        files: Sequence[FileState],
+        path: Path | None = None,
     ) -> None:
         self.about = about
+        self.files = files
         self.path = path
         self._arrays: Mapping[str, np.ndarray] | None = arrays
 
@@ -62,10 +82,10 @@ class IndexArrays:
             assert self.path is not None
             read = _mapped(self.path)
             if read is None or read[0]["about"] != self.about:
-                raise DataError(
+                raise ChangedDataError(
                     "the index was replaced while it was in use",
                     where=str(self.path),
-                    hint="start again; leave the data as it is meanwhile",
+                    hint=CHANGED_HINT,
                 )
             self._arrays = read[1]
         return self._arrays[name]
@@ -122,7 +142,7 @@ def read_index(path: Path, kind: str, files: Sequence[FileState]) -> IndexArrays
     header, arrays = read
     if header["kind"] != kind or header["files"] != [[*file] for file in files]:
         return None
-    return IndexArrays(header["about"], arrays, path)
+    return IndexArrays(header["about"], arrays, files, path)
 
 
 def _mapped(path: Path, check: bool = False) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:

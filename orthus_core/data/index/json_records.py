@@ -11,9 +11,9 @@ import numpy as np
 
 from orthus_core.data.document import Place
 from orthus_core.data.index.file_part import read_part
-from orthus_core.data.index.index_file import IndexArrays
+from orthus_core.data.index.index_file import IndexArrays, changed
 from orthus_core.data.index.record_hash import content_key
-from orthus_core.errors import DataError
+from orthus_core.errors import ChangedDataError, DataError
 
 LONGEST = 2**32 - 1
 """Bytes of a record, as its index holds them, where it has as many or more."""
@@ -59,8 +59,8 @@ class JsonRecords(ABC):
         """The value of record `number`.
 
         Raises:
-            DataError: if it is no JSON, not an object where it must be one, or not what was
-                indexed.
+            DataError: if it is no JSON, or not an object where it must be one.
+            ChangedDataError: if it is not what was indexed.
         """
         place = self.place(number)
         size = int(self._arrays["size"][number])
@@ -69,13 +69,12 @@ class JsonRecords(ABC):
             if size == LONGEST:
                 raise DataError(f"the {self.one} is longer than 4 GB")
             if content_key(self._bare(content)) != int(self._arrays["key"][number]):
-                raise DataError(
-                    "the file was changed after it was indexed",
-                    hint="start again, and leave data as it is while it is in use",
-                )
+                raise changed(place)
             value = json_value(self._text(content, place))
             if self._objects and not isinstance(value, dict):
                 raise DataError(f"the {self.one} is a {type(value).__name__}, not an object")
+        except ChangedDataError:
+            raise
         except DataError as error:
             raise DataError(error.message, where=str(place), hint=error.hint) from error
         except ValueError as error:

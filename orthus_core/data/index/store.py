@@ -15,8 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from orthus_core.cache_folder import cache_folder
-from orthus_core.data.index.index_file import FileState, IndexArrays, read_index, write_index
-from orthus_core.errors import DataError, OutputError
+from orthus_core.data.index.index_file import (
+    CHANGED_HINT,
+    FileState,
+    IndexArrays,
+    read_index,
+    write_index,
+)
+from orthus_core.errors import ChangedDataError, DataError, OutputError
 from orthus_core.events import Event, Note, result_of
 
 try:
@@ -36,7 +42,11 @@ Build = Callable[[], Generator[Event, None, Built]]
 
 
 def open_index(
-    kind: str, files: Sequence[Path], build: Build, folder: Path | None
+    kind: str,
+    files: Sequence[Path],
+    build: Build,
+    folder: Path | None,
+    states: Sequence[FileState] | None = None,
 ) -> Generator[Event, None, IndexArrays]:
     """The index of some files: mapped from the one on disk, or made and kept there.
 
@@ -45,14 +55,17 @@ def open_index(
         files: The files; an index is stale when the size or modification time of one is another.
         build: Makes the index.
         folder: Folder of indices; None takes the user's (`cache_folder`).
+        states: State of each file when `build` began to read it; None takes that of now.
 
     Raises:
         DataError: if a file is not there, or the index cannot be made.
+        ChangedDataError: if a file is changed meanwhile.
     """
-    states = [file_state(file) for file in files]
+    states = states or [file_state(file) for file in files]
     if sum(state.size for state in states) < SMALL_BYTES:
         about, arrays = result_of(build())  # in a moment: its progress would be of 0 MB
-        return IndexArrays(about, arrays)
+        check_unchanged(files, states)
+        return IndexArrays(about, arrays, states)
     folder = cache_folder(folder)
     digest = hashlib.blake2b(digest_size=10)
     for state in states:
@@ -67,6 +80,7 @@ def open_index(
         if found is not None:
             return found
         about, arrays = yield from build()
+        check_unchanged(files, states)
         try:
             write_index(path, kind, states, about, arrays)
         except OutputError as error:
@@ -74,8 +88,8 @@ def open_index(
                 f"the index of {files[0]} is not kept, and will be made again each time: "
                 f"{error.message} ({error.where})"
             )
-            return IndexArrays(about, arrays)
-        return read_index(path, kind, states) or IndexArrays(about, arrays)
+            return IndexArrays(about, arrays, states)
+        return read_index(path, kind, states) or IndexArrays(about, arrays, states)
     finally:
         if lock is not None:
             lock.close()
@@ -89,6 +103,17 @@ def file_state(file: Path) -> FileState:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"cannot read the records: {reason}", where=str(file)) from error
     return FileState(os.path.realpath(file), stat.st_size, stat.st_mtime_ns)
+
+
+def check_unchanged(files: Sequence[Path], states: Sequence[FileState]) -> None:
+    """Check that files are still in these states. Raises: ChangedDataError if one is not."""
+    for file, state in zip(files, states, strict=True):
+        if file_state(file) != state:
+            raise ChangedDataError(
+                "the file was changed while it was indexed",
+                where=str(file),
+                hint=f"if it is still being written, wait until it is complete; {CHANGED_HINT}",
+            )
 
 
 def locked(path: Path) -> Generator[Event, None, BinaryIO | None]:

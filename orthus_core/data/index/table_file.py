@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from orthus_core.atomic import staged_file
 from orthus_core.cache_folder import VARIABLE, cache_folder
-from orthus_core.data.index.store import file_state, locked
+from orthus_core.data.index.index_file import FileState
+from orthus_core.data.index.store import check_unchanged, locked
 from orthus_core.errors import DataError
 from orthus_core.events import Event
 from orthus_core.user_files import LONGEST_MARK, marked_encoding
@@ -47,23 +48,24 @@ Batches = Iterator[tuple[float, "pyarrow.RecordBatch"]]
 
 
 def readable_table(
-    file: Path, folder: Path | None, in_memory: bool
+    file: Path, state: FileState, folder: Path | None, in_memory: bool
 ) -> Generator[Event | float, None, Path | pyarrow.Table]:
     """A table in Arrow's file format: the file of its copy, or the table where that is small.
     Yields the share of the file that was read, too.
 
     Args:
         file: Parquet or CSV file.
+        state: Its state; the copy is of this one.
         folder: Folder of indices; None takes the user's.
         in_memory: Whether the data set is so small that its tables can stay in memory.
 
     Raises:
         DataError: if it cannot be read.
+        ChangedDataError: if it is changed while it is copied.
         OutputError: if the copy cannot be written.
     """
     import pyarrow
 
-    state = file_state(file)
     if in_memory:
         schema, batches = _batches(file)
         held = list[pyarrow.RecordBatch]()
@@ -81,7 +83,7 @@ def readable_table(
         lock = yield from locked(own / "table")
         try:
             if not is_whole(copy):
-                yield from _write(file, copy)
+                yield from _write(file, state, copy)
         finally:
             if lock is not None:
                 lock.close()
@@ -103,7 +105,7 @@ def is_whole(file: Path) -> bool:
         return False
 
 
-def _write(file: Path, copy: Path) -> Iterator[float]:
+def _write(file: Path, state: FileState, copy: Path) -> Iterator[float]:
     import pyarrow
 
     schema, batches = _batches(file)
@@ -113,6 +115,7 @@ def _write(file: Path, copy: Path) -> Iterator[float]:
             for share, batch in batches:
                 writer.write_batch(batch)
                 yield share
+        check_unchanged([file], [state])
 
 
 def _batches(file: Path) -> tuple[pyarrow.Schema, Batches]:

@@ -89,12 +89,13 @@ class TarSamples:
         return dict(self._members(number))
 
     def _members(self, number: int) -> Iterator[tuple[str, FilePart]]:
-        tar, name = self.tars[int(self._arrays["tar"][number])], self.name(number)
+        which, name = int(self._arrays["tar"][number]), self.name(number)
+        tar, state = self.tars[which], self._arrays.files[which]
         for at in range(*self._arrays["first"][number : number + 2].tolist()):
             suffix = self._arrays.about["suffixes"][int(self._arrays["suffix"][at])]
             offset, size = int(self._arrays["offset"][at]), int(self._arrays["size"][at])
             whole = f"{name}.{suffix}" if suffix else name
-            yield suffix.lower(), FilePart(tar, offset, size, whole)
+            yield suffix.lower(), FilePart(tar, offset, size, whole, state)
 
 
 def tars_at(path: Path) -> list[Path]:
