@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from orthus_core.data.document import Document
+from orthus_core.data.formats import picture_root
 from orthus_core.data.formats.journey_db import plain_prompt
 from orthus_core.data.formats.sniff import open_rows
 from orthus_core.data.pictures import FilePicture, MemberPicture
@@ -674,9 +675,51 @@ def test_a_suffix_may_be_in_capitals_where_no_file_has_the_name_itself(tmp_path:
         "U | a | M | [a.PNG]",
         "U | b | M | [b.png]",
     ]
-    assert opened.faults == {"metadata.jsonl:3": "there is no picture 'c.png'"}
+    named = "there is no picture 'c.png' (did you mean 'c.Png'?)"
+    assert opened.faults == {"metadata.jsonl:3": named}
     files(tmp_path, "a.png")
     assert text_of(Opened(tmp_path).documents[0]) == "U | a | M | [a.png]"
+
+
+@pytest.mark.skipif(
+    Path(__file__.upper()).exists(), reason="names are equal here if they differ in case alone"
+)
+def test_a_name_that_differs_in_case_is_a_fault_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    files(tmp_path, "Images/a.png", "Images/B.png", "Images/b.png", "Images/É.png", "x.png")
+    there = lines({"file_name": "x.png", "text": "x"})
+    for name, near in {
+        "images/A.png": "Images/a.png",
+        "images\\A.PNG": "Images/a.png",
+        "images/e\N{COMBINING ACUTE ACCENT}.png": "Images/É.png",
+        "Images/../IMAGES/a.png": "Images/a.png",
+        "images/B.png": "Images/B.png",
+        "IMAGES/B.PNg": "",  # which of two is not known
+        "images/c.png": "",
+        "other/A.png": "",
+        "images": "",
+    }.items():
+        put(tmp_path / "metadata.jsonl", there + lines({"file_name": name, "text": "y"}))
+        meant = f" (did you mean {near!r}?)" if near else ""
+        problem = f"there is no picture {name!r}{meant}"
+        assert Opened(tmp_path).faults == {"metadata.jsonl:2": problem}
+    # None of them is there, and nothing is known of folders too large to be listed for a hint.
+    put(tmp_path / "chats.json", [{"image": "images/A.png", "conversations": says("<image>")}])
+    with pytest.raises(DataError, match=r"\(images/A.png \(did you mean 'Images/a.png'\?\)\)"):
+        Opened(tmp_path / "chats.json")
+    monkeypatch.setattr(picture_root, "_MOST_NAMES", 2)
+    picture_root._by_folded_name.cache_clear()
+    with pytest.raises(DataError, match=r"\(images/A.png\)"):
+        Opened(tmp_path / "chats.json")
+    picture_root._by_folded_name.cache_clear()
+
+
+def test_words_whose_name_differs_in_case_are_named(tmp_path: Path):
+    files(tmp_path, "a.png", "B.png", **{"a.txt": "a cup", "b.txt": "a cat"})
+    assert Opened(tmp_path).faults == {
+        "B.png": "there is no B.txt beside it (did you mean 'b.txt'?)"
+    }
 
 
 def test_lists_of_pictures_that_are_not_read_are_named(tmp_path: Path):
@@ -740,10 +783,13 @@ def test_our_records_may_be_an_array_and_a_missing_picture_is_named(tmp_path: Pa
         image = {"type": "image", "role": "model", "path": name}
         return {"id": name, "segments": [{"type": "text", "role": "user", "value": "x"}, image]}
 
-    put(tmp_path / "all.json", [record("a.png"), record("b.png")])
+    put(tmp_path / "all.json", [record("a.png"), record("b.png"), record("A.png")])
     opened = Opened(tmp_path / "all.json")
     assert opened.texts == {"a.png": "U | x | M | [a.png]"}
-    assert opened.faults == {"record 2": "there is no picture 'b.png'"}
+    assert opened.faults == {
+        "record 2": "there is no picture 'b.png'",
+        "record 3": "there is no picture 'A.png' (did you mean 'a.png'?)",
+    }
 
 
 # 7. What cannot be used.

@@ -29,7 +29,7 @@ import numpy as np
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.formats.annotation_file import indexed_json
 from orthus_core.data.formats.joined_rows import joined
-from orthus_core.data.formats.picture_root import picture_at
+from orthus_core.data.formats.picture_root import did_you_mean, picture_at
 from orthus_core.data.formats.split_names import check_split, chosen_split, split_of
 from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.formats.unused_pictures import unused_pictures
@@ -349,7 +349,9 @@ def _parse_captioned(
 ) -> Document:
     picture, words = record
     if words is None:
-        raise DataError(f"there is no {next(_names(picture)).name}{CAPTION_SUFFIX} beside it")
+        name = next(_names(picture)).name + CAPTION_SUFFIX
+        near = did_you_mean(picture.parent, name)
+        raise DataError(f"there is no {name} beside it{near}")
     try:
         text = read_text(words).strip()
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from orthus_core.data.document import Document, Place, from_record
 from orthus_core.data.formats.annotation_file import RECORDS, annotation_file, indexed_json
+from orthus_core.data.formats.picture_root import did_you_mean
 from orthus_core.data.formats.split_names import check_split
 from orthus_core.data.formats.unused_pictures import unused_pictures
 from orthus_core.data.pictures import FilePicture
@@ -46,5 +47,6 @@ def parse(record: Any, place: Place, visit: int, *, root: Path) -> Document:
     for number, segment in enumerate(document.segments):
         if isinstance(segment.value, FilePicture) and not os.path.isfile(segment.value.path):
             name = segment.value.path.relative_to(root.absolute()).as_posix()
-            raise DataError(f"there is no picture {name!r}", where=f"segments[{number}]")
+            problem = f"there is no picture {name!r}{did_you_mean(root, name)}"
+            raise DataError(problem, where=f"segments[{number}]")
     return document

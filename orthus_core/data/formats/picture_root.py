@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def picture_at(root: Path, name: object) -> FilePicture:
     """
     path = file_at(root, name)
     if path is None:
-        raise DataError(f"there is no picture {name!r}")
+        raise DataError(f"there is no picture {name!r}{did_you_mean(root, str(name))}")
     if path.stat().st_size < _POINTER_BYTES and (wrong := wrong_content(path)):
         raise DataError(f"{name}: this is {wrong.what}", hint=wrong.hint)
     return FilePicture(path)
@@ -71,6 +72,52 @@ def _spellings(name: str) -> Iterator[str]:
         yield from (stem + other for other in (suffix.lower(), suffix.upper()) if other != suffix)
 
 
+def did_you_mean(root: Path, name: str) -> str:
+    """The end of a message about a name that no file has: the one file whose name is equal but for
+    case, as names are on Windows and macOS; "" where there is none or several.
+
+    It is named and not read, since two files may differ in case alone.
+
+    Args:
+        root: Folder that the name is relative to; it does not lead out of it.
+        name: The name.
+    """
+    root = root.absolute()
+    found = root
+    for part in path_inside(root, name.replace("\\", "/")).relative_to(root).parts:
+        if not os.path.lexists(found / part):
+            part = _by_folded_name(found).get(_folded(part), "")
+            if not part:
+                return ""
+        found /= part
+    return f" (did you mean {found.relative_to(root).as_posix()!r}?)" if found.is_file() else ""
+
+
+# A hint is not worth more time and memory. Where a folder's name differs, its parent is short.
+_MOST_NAMES = 50_000
+
+
+@lru_cache(maxsize=4)
+def _by_folded_name(folder: Path) -> Mapping[str, str]:
+    """The names in a folder by what they are without case; "" for several that are then equal.
+    None at all of a folder that is large."""
+    found = dict[str, str]()
+    try:
+        with os.scandir(folder) as scanned:
+            for count, each in enumerate(scanned):
+                if count == _MOST_NAMES:
+                    return {}
+                folded = _folded(each.name)
+                found[folded] = "" if folded in found else each.name
+    except OSError:
+        return {}
+    return found
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def picture_root(
     named: Path | None,
     folders: Sequence[Path],
@@ -105,7 +152,9 @@ def picture_root(
     found = {folder: sum(_is_there(folder, name) for name in looked_for) for folder in folders}
     best = max(folders, key=lambda folder: found[folder])
     if looked_for and not found[best]:
-        few = looked_for[0] + (", ..." if len(looked_for) > 1 else "")
+        first = looked_for[0]
+        near = next((near for each in folders if (near := _near(each, first))), "")
+        few = first + near + (", ..." if len(looked_for) > 1 else "")
         places = ", ".join(map(str, folders))
         raise DataError(
             f"none of {len(looked_for)} pictures that were looked for is there ({few})",
@@ -123,6 +172,13 @@ def _names_in(
     except DataError:
         return []
     return [name for name in names if isinstance(name, str) and name.strip()]
+
+
+def _near(folder: Path, name: str) -> str:
+    try:
+        return did_you_mean(folder, name)
+    except DataError:
+        return ""
 
 
 def _is_there(folder: Path, name: str) -> bool:
