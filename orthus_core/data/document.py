@@ -241,7 +241,10 @@ def path_inside(root: Path, name: str) -> Path:
     for inside in (folder, Path(os.path.normpath(folder)), folder.resolve()):
         if path.is_relative_to(inside):
             return folder / path.relative_to(inside)
-    raise DataError(f"the path {name!r} leads out of the data folder", where=str(root))
+    raise DataError(
+        f"the path {name!r} leads out of the data folder {root} (`images` sets another)",
+        hint="paths are relative to that folder; an absolute one has to lie in it",
+    )
 
 
 def _is_picture(value: Any) -> bool:

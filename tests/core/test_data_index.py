@@ -25,6 +25,7 @@ from orthus_core.cache_folder import cache_folder
 from orthus_core.data.formats.sniff import open_rows
 from orthus_core.data.index import json_array as array_module
 from orthus_core.data.index import store, table_file
+from orthus_core.data.index import tar_samples as tar_samples_module
 from orthus_core.data.index.arrow_table import tables
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
@@ -258,6 +259,41 @@ def test_a_tar_that_is_cut_short_keeps_its_whole_samples(tmp_path: Path):
         result(tar_samples([tmp_path / "0.tar"]))
 
 
+def test_tars_that_were_joined_byte_by_byte_are_a_fault(tmp_path: Path):
+    one = tar(tmp_path / "1.tar", ("a.txt", b"a"), ("b.txt", b"b"))
+    two = tar(tmp_path / "2.tar", ("./c.txt", b"c"), ("d.txt", b"d"))
+    padded = one.read_bytes() + bytes(20_480)
+    one.write_bytes(padded)
+    assert len(result(tar_samples([one]))) == 2, "what fills a tar up is no fault"
+    one.write_bytes(padded + two.read_bytes())
+    index = result(tar_samples([one]))
+    assert [index.name(number) for number in range(3)] == ["a", "b", "c"] and len(index) == 3
+    assert index.record(1)["txt"].read() == b"b"
+    with pytest.raises(DataError, match=f"goes on after its end mark, byte {len(padded)}"):
+        index.record(2)
+
+
+def test_members_that_have_dots_in_their_names_are_refused_where_they_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tar_samples_module, "_MOST_SUFFIXES", 20)
+    names = [f"frame.{number:02}.png" for number in range(30)]
+    few = tar(tmp_path / "few" / "1.tar", *((name, png()) for name in names[:12]))
+    fault = opened_fault(few, 0).message
+    assert "12 pictures: 00.png, 01.png," in fault and "07.png, ..." in fault
+    assert "08.png" not in fault
+    tars = [tar(tmp_path / f"{n}.tar", *((name, png()) for name in names)) for n in (1, 2)]
+    with pytest.raises(DataError, match="more than 20 suffixes, such as '20.png'") as raised:
+        result(tar_samples(tars))
+    assert raised.value.where == str(tars[0]) and "rename the members" in raised.value.hint
+
+
+def opened_fault(path: Path, number: int) -> DataError:
+    with pytest.raises(DataError) as raised:
+        opened(path).document(number)
+    return raised.value
+
+
 def test_compressed_tars_are_refused_by_name(tmp_path: Path):
     packed = tmp_path / "0.tar.gz"
     packed.write_bytes(gzip.compress(tar(tmp_path / "0.tar", ("1.txt", b"")).read_bytes()))
@@ -423,6 +459,24 @@ def test_columns_say_what_a_row_becomes(tmp_path: Path):
     with pytest.raises(DataError, match="'captions' is empty") as caught:
         rows.document(1)
     assert caught.value.where.endswith("a.parquet, row 2")
+
+
+def test_columns_of_one_name_are_refused(tmp_path: Path, kept: None):
+    file = tmp_path / "a.parquet"
+    columns = [pa.array([png()]), pa.array(["x"]), pa.array(["y"])]
+    pq.write_table(pa.Table.from_arrays(columns, ["image", "text", "text"]), file)
+    with pytest.raises(DataError, match="two columns are called 'text'") as raised:
+        opened(file, index=tmp_path / "cache")
+    assert raised.value.where == str(file)
+
+
+def test_a_list_of_objects_is_not_called_empty(tmp_path: Path):
+    answers = [[{"answer": "yes", "answer_id": 1}], [], [None]]
+    columns = {"image": [png()] * 3, "question": ["?"] * 3, "answers": answers}
+    pq.write_table(pa.table({**columns, "answers": pa.array(answers)}), tmp_path / "a.parquet")
+    problems = [opened_fault(tmp_path / "a.parquet", number).message for number in range(3)]
+    empty = "column 'answers' is empty"
+    assert problems == ["column 'answers' holds a list of dict, and not of texts", empty, empty]
 
 
 def test_columns_that_make_no_row_are_named(tmp_path: Path):

@@ -715,6 +715,18 @@ def test_a_name_that_differs_in_case_is_a_fault_that_names_the_file(
     picture_root._by_folded_name.cache_clear()
 
 
+def test_a_path_elsewhere_is_named_with_the_folder_and_how_to_set_another(tmp_path: Path):
+    files(tmp_path, "pictures/a.png", "set/b.png")
+    path = str(tmp_path / "pictures" / "a.png")
+    put(tmp_path / "set" / "metadata.jsonl", lines({"file_name": path, "text": "x"}))
+    [problem] = Opened(tmp_path / "set").faults.values()
+    assert problem.endswith(
+        f"leads out of the data folder {tmp_path / 'set'} (`images` sets another)"
+    )
+    opened = Opened(tmp_path / "set", SourceOptions(images=tmp_path / "pictures"))
+    assert opened.texts == {"a.png": "U | x | M | [a.png]"}
+
+
 def test_words_whose_name_differs_in_case_are_named(tmp_path: Path):
     files(tmp_path, "a.png", "B.png", **{"a.txt": "a cup", "b.txt": "a cat"})
     assert Opened(tmp_path).faults == {

@@ -238,6 +238,13 @@ class _Row:
         value = self.value(field)
         if isinstance(value, (list, tuple)):
             texts = [each for each in value if isinstance(each, str) and each.strip()]
+            others = [each for each in value if each is not None and not isinstance(each, str)]
+            if others and not texts:
+                kind = type(others[0]).__name__
+                raise DataError(
+                    f"column {self._column_of[field]!r} holds a list of {kind}, and not of texts",
+                    hint=f"name a column of texts: columns = {{{field} = ...}}",
+                )
             value = texts[self._visit % len(texts)] if texts else None
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
             value = str(value)

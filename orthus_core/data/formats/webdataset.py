@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ CAPTIONS = ("caption", "top_caption", "text", "prompt")
 _SOURCE = (*SOURCE, "input", "original", "source", "before", "0")
 _TARGET = (*TARGET, "edited", "output", "target", "after", "1")
 _LONGEST_TEXT = 1 << 20
+_SUFFIXES_NAMED = 8
 
 
 def recognises(path: Path) -> bool:
@@ -166,7 +167,7 @@ class Samples:
             if f".{suffix.rpartition('.')[2]}" in picture_suffixes()
         }
         if not pictures:
-            raise DataError(f"the sample has no picture, only {', '.join(record)}")
+            raise DataError(f"the sample has no picture, only {_few(record)}")
         before = _picture(pictures, self.columns.get("source"), _SOURCE)
         after = _picture(pictures, self.columns.get("target"), _TARGET)
         name = _name(next(iter(record.items())))
@@ -178,7 +179,7 @@ class Samples:
             picture = _picture(pictures, self.columns.get("image"), ("jpg", "png", "webp", "jpeg"))
             if picture is None and len(pictures) > 1:
                 raise DataError(
-                    f"the sample has {len(pictures)} pictures: {', '.join(pictures)}",
+                    f"the sample has {len(pictures)} pictures: {_few(pictures)}",
                     hint="name the one to take, in `columns`: image. A sample's name ends at its "
                     "first dot: rename the members if it goes on",
                 )
@@ -194,7 +195,7 @@ class Samples:
             words = self.table.caption(name.rpartition("/")[2], address)
         if not words:
             _json_of(record, strict=True)  # says why nothing was found in it
-            raise DataError(f"there are no words for the picture, only {', '.join(record)}")
+            raise DataError(f"there are no words for the picture, only {_few(record)}")
         return words
 
     def _own_words(self, record: Mapping[str, FilePart], field: str = "caption") -> str:
@@ -207,6 +208,12 @@ class Samples:
                 return words
         keys = [named] if named else [*also, *CAPTIONS]
         return _value(_json_of(record, strict=False), keys)
+
+
+def _few(suffixes: Iterable[str]) -> str:
+    """The first of them; a sample may have thousands where names have dots."""
+    names = [*islice(suffixes, _SUFFIXES_NAMED + 1)]
+    return ", ".join([*names[:_SUFFIXES_NAMED], *(["..."] if names[_SUFFIXES_NAMED:] else [])])
 
 
 def _picture(

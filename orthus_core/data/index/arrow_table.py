@@ -206,7 +206,7 @@ def table_of(
 
 def _build(parts: Sequence[TablePart]) -> Generator[Event, None, Built]:
     digest, keys = hashlib.blake2b(digest_size=16), array("Q")
-    opened = [_batch_rows(part.content) for part in parts]
+    opened = [_batch_rows(part) for part in parts]
     rows = [int(counts.sum()) for counts in opened]
     total = sum(rows)
     for part, count in zip(parts, rows, strict=True):
@@ -238,9 +238,17 @@ def _build(parts: Sequence[TablePart]) -> Generator[Event, None, Built]:
     }
 
 
-def _batch_rows(content: Path | pyarrow.Table) -> np.ndarray:
-    """Rows of each batch of a table."""
-    return _MappedTable(content).counts
+def _batch_rows(part: TablePart) -> np.ndarray:
+    """Rows of each batch of a table. Raises: DataError if its columns cannot be told apart."""
+    table = _MappedTable(part.content)
+    if len({*table.names}) < len(table.names):
+        twice = next(name for name in table.names if table.names.count(name) > 1)
+        raise DataError(
+            f"two columns are called {twice!r}",
+            where=str(part.file),
+            hint="rename or remove one of them",
+        )
+    return table.counts
 
 
 class _MappedTable:

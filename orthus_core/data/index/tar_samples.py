@@ -14,7 +14,7 @@ import hashlib
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,9 @@ _COMPRESSED = {
     b"\xfd7zXZ": ("xz", "unxz"),
     b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
 }
+_MOST_SUFFIXES = 4096
+"""Names have dots in their middle where there are more suffixes in a data set."""
+
 SUFFIXES = (".tar",)
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -84,7 +87,9 @@ class TarSamples:
         problem = self._arrays.about["problems"].get(str(number))
         if problem:
             raise DataError(
-                problem, where=str(self.place(number)), hint="copy or download the tar again"
+                problem,
+                where=str(self.place(number)),
+                hint="copy, pack or download the tar again",
             )
         return dict(self._members(number))
 
@@ -139,7 +144,7 @@ def _build(tars: Sequence[Path]) -> Generator[Event, None, Built]:
             for position in building.add_tar(number, tar):
                 yield Progress("index", (done + position) >> 20, total >> 20, unit="MB")
         except DataError as error:
-            if len(tars) == 1 or isinstance(error, _Compressed):
+            if len(tars) == 1 or isinstance(error, (_Compressed, _Dotted)):
                 raise
             building.set_aside(number, error.message, *building.counts())
         except OSError as error:
@@ -176,6 +181,8 @@ class _Building:
             path, offset, size = header
             name, suffix = _split_name(path)
             bit = 1 << self._suffix_number(suffix)
+            if len(self.suffixes) > _MOST_SUFFIXES:
+                raise _dotted(tar, path)
             sample = latest.get(name, -1)
             if sample < 0 or held[sample - begun] & bit:
                 sample = latest[name] = len(self.key)
@@ -281,11 +288,12 @@ def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | _Cut]:
                 yield _Cut(f"the tar is cut short: {what}, byte {at}")
                 return
             if not block[0] and not any(block):
+                if (beyond := _beyond(file, at)) is not None:
+                    yield beyond
                 return
             # 2. What it says; each member's content is filled up to whole blocks.
             try:
-                checksum = int(block[148:156].strip(b" \0") or b"0", 8)
-                if checksum != sum(block) - sum(block[148:156]) + 8 * 32:
+                if not _has_its_checksum(block):
                     raise ValueError("the checksum of a header is wrong")
                 size = _number(block[124:136])
             except ValueError as error:
@@ -324,6 +332,30 @@ def _headers(tar: Path) -> Iterator[tuple[bytes, int, int] | _Cut]:
                 name = name.removeprefix(b"./")
                 if not _is_hidden(name):
                     yield name, content, size
+
+
+def _beyond(file: BinaryIO, end: int) -> _Cut | None:
+    """What is wrong with a tar in which another header follows the end mark, as in several tars
+    that were joined byte by byte; None if nothing does."""
+    file.seek(end)
+    rest = file.read(_WINDOW)
+    content = np.flatnonzero(np.frombuffer(rest, np.uint8))
+    if not len(content):
+        return None
+    at = int(content[0]) // _BLOCK * _BLOCK
+    block = rest[at : at + _BLOCK]
+    try:
+        is_header = len(block) == _BLOCK and _has_its_checksum(block)
+    except ValueError:
+        return None
+    problem = f"the tar goes on after its end mark, byte {end + at}: what follows is not read"
+    return _Cut(problem, _name(block).removeprefix(b"./")) if is_header else None
+
+
+def _has_its_checksum(block: bytes) -> bool:
+    """Whether a header's checksum is right. Raises: ValueError where it is no number."""
+    checksum = int(block[148:156].strip(b" \0") or b"0", 8)
+    return checksum == sum(block) - sum(block[148:156]) + 8 * 32
 
 
 def _split_name(path: bytes) -> tuple[bytes, bytes]:
@@ -374,6 +406,20 @@ def _is_hidden(name: bytes) -> bool:
 
 class _Compressed(DataError):
     """A tar that was packed: none of the set can be read before it is unpacked."""
+
+
+class _Dotted(DataError):
+    """A tar whose members' names have dots before their suffix."""
+
+
+def _dotted(tar: Path, path: bytes) -> DataError:
+    return _Dotted(
+        f"the names of its members have more than {_MOST_SUFFIXES:,} suffixes, such as "
+        f"{_split_name(path)[1].decode('utf-8', 'replace')!r}",
+        where=str(tar),
+        hint="a sample's name ends at its first dot: rename the members, so that only the suffix "
+        "follows one",
+    )
 
 
 def _no_tar(tar: Path, head: bytes) -> DataError:
