@@ -4,16 +4,18 @@ and words that its samples are drawn for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from orthus_core.data.document import Document
 from orthus_core.data.own_words import extended_words
 from orthus_core.data.sources import ShuffledRows
-from orthus_core.errors import DataError
 from orthus_core.train.batches import RowSources
 from orthus_core.train.sample_grid import WORDS
+
+Rule = Callable[[Document], object]
+"""Raises an error for a document that a training cannot use (`Mixture.rule`)."""
 
 # Rows of each data set whose texts are read for the list of words.
 READ = 20_000
@@ -23,11 +25,14 @@ OWN_SAMPLES, LOOKED_AT = 8, 200
 
 
 def sample_words(rows: RowSources) -> tuple[str, ...]:
-    """The phrases of a training's samples: captions of its data sets, and some of the small world's
-    words to see what is forgotten; these words alone where all rows are made.
+    """The phrases of a training's samples: captions of its data sets that it can use, and some of
+    the small world's words to see what is forgotten; these words alone where all rows are made.
     """
-    parts = rows.train.data_sets
-    found = [words for part in parts for words in islice(_captions_of(part), LOOKED_AT)]
+    found = [
+        words
+        for part in rows.train.data_sets
+        for words in islice(_captions_of(part, rows.train.rule), LOOKED_AT)
+    ]
     count = min(OWN_SAMPLES, len(found))
     # Neighbours in a folder often show the same thing.
     own = [found[place * len(found) // count] for place in range(count)]
@@ -45,35 +50,43 @@ def words_after(folder: Path, rows: RowSources) -> dict[str, str]:
     Raises:
         DataError: When a file of the folder is damaged.
     """
-    parts = rows.train.data_sets
+    parts, rule = rows.train.data_sets, rows.train.rule
     if not parts:
         return {}
     texts = (
         segment.value
         for part in parts
-        for document in _documents(part)
+        for document in _documents(part, rule)
         for segment in document.segments
         if isinstance(segment.value, str)
     )
-    return extended_words(folder, texts, (words for part in parts for words in _captions_of(part)))
+    captions = (words for part in parts for words in _captions_of(part, rule))
+    return extended_words(folder, texts, captions)
 
 
-def _captions_of(part: ShuffledRows) -> Iterator[str]:
-    """The different texts of a data set that one picture is drawn for."""
+def _captions_of(part: ShuffledRows, rule: Rule | None) -> Iterator[str]:
+    """The different texts of a data set that one picture is drawn for. Blank ones are left out,
+    which no picture can be drawn for.
+    """
     seen = set()
-    for document in _documents(part):
+    for document in _documents(part, rule):
         kinds = [(segment.role, segment.type) for segment in document.segments]
         if kinds == [("user", "text"), ("model", "image")]:
-            words = document.segments[0].value
-            if words not in seen:
+            words = str(document.segments[0].value)
+            if words.strip() and words not in seen:
                 seen.add(words)
-                yield str(words)
+                yield words
 
 
-def _documents(part: ShuffledRows) -> Iterator[Document]:
-    """The first rows of a data set; those that cannot be used were named before."""
+def _documents(part: ShuffledRows, rule: Rule | None) -> Iterator[Document]:
+    """The first rows of a data set that can be used; a large one was not checked before, and the
+    training passes its other rows over when they come.
+    """
     for number in part.numbers_N[:READ].tolist():
         try:
-            yield part.rows.document(number)
-        except DataError:
+            document = part.rows.document(number)
+            if rule is not None:
+                rule(document)
+        except Exception:  # as `Mixture`, which counts and names the row
             continue
+        yield document

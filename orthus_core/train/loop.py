@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from orthus_core.atomic import output_error
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.device import has_bf16
-from orthus_core.errors import OutputError, TrainingError
+from orthus_core.errors import OrthusError, OutputError, TrainingError
 from orthus_core.events import Event, Note, StepDone
 from orthus_core.recipe.training import DevicesRecipe, LogRecipe, OptimRecipe
 from orthus_core.train.batches import VALIDATION_SEED
@@ -332,7 +332,7 @@ def train_steps(
         average.update(step)
         meter.enter(REST)
 
-        # 4. Measure, report, sample and save.
+        # 4. Measure, report, save and sample.
         done, last = step + 1, step + 1 == optim.steps
         met = new_faults(stage.report)
         if stage.report:
@@ -360,6 +360,12 @@ def train_steps(
         if measured:
             means = (f"{n.partition('_')[2]} {value:.4g}" for n, value in measured.items())
             yield Note(f"on held-out rows after step {done}: {', '.join(means)}")
+        stopping = anywhere(should_stop())
+        if last or stopping or due(log.save_every, done, optim.steps):
+            meter.enter(SAVING)
+            with unless_last(last, lost):
+                saver.save(done, wait=last or stopping)
+            meter.enter(REST)
         if (place.is_first or layout.is_sharded) and due(log.sample_every, done, optim.steps):
             meter.enter(MEASURING)
             average.swap()
@@ -368,13 +374,11 @@ def train_steps(
                     save_samples(stage, folder / "samples", done)
             except NoRoomToDraw as error:
                 yield Note(str(error))
+            except OutputError:
+                raise
+            except OrthusError as error:  # a picture to look at must not cost the training
+                yield Note(f"there is no sheet of samples after step {done}: {error.message}")
             average.swap()
-            meter.enter(REST)
-        stopping = anywhere(should_stop())
-        if last or stopping or due(log.save_every, done, optim.steps):
-            meter.enter(SAVING)
-            with unless_last(last, lost):
-                saver.save(done, wait=last or stopping)
             meter.enter(REST)
         if profiler:
             yield from map(Note, profiler.end_step())

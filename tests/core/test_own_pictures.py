@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from orthus_core import Orthus
+from orthus_core.checkpoint.model_folder import open_orthus
 from orthus_core.data.caption_rows import RowsBothWays, asked
 from orthus_core.data.document import Document, Place, turn
 from orthus_core.data.known_words import KnownWords
@@ -25,9 +26,9 @@ from orthus_core.losses import kept_predictions
 from orthus_core.losses.kept_predictions import KeepingLoss
 from orthus_core.recipe import load
 from orthus_core.recipe.training import PosttrainRecipe
-from orthus_core.train import sample_grid
-from orthus_core.train.batches import read_rows, usable
-from orthus_core.train.caption_words import sample_words
+from orthus_core.train import batches, sample_grid
+from orthus_core.train.batches import read_rows, row_encoder, training_rule, usable
+from orthus_core.train.caption_words import sample_words, words_after
 from orthus_core.train.redrawn import with_redrawn
 from orthus_core.train.trainings import posttrain
 from tests.core.toy_data import finished, picture
@@ -220,3 +221,24 @@ def test_samples_on_the_way_show_the_own_captions_first(creatures):
     assert sample_words(rows) == (*own, *sample_grid.WORDS[:8])
     made = finished(read_rows(PosttrainRecipe().data))
     assert sample_words(made) == sample_grid.WORDS
+
+
+def test_samples_are_drawn_for_captions_that_a_model_can_read(tiny_folder, tmp_path, monkeypatch):
+    """Rows of a large data set are not checked before, and the training passes some over."""
+    monkeypatch.setattr(batches, "WHOLE", 0)
+    picture(0).save(tmp_path / "0.png")
+    drawn = {"type": "image", "role": "model", "path": "0.png"}
+    rows = [
+        {"segments": [{"type": "text", "role": "user", "value": words}, drawn]}
+        for words in ("a zorble", " \n", "word " * 900, "a quimp")
+    ]
+    (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    opened = open_orthus(tiny_folder, dtype="fp32")
+    asked = recipe(tmp_path / "records.jsonl", "data.sources.0.also_captions=false")
+    encode = row_encoder(opened.processor.tokenizer, opened.model.config)
+    read = finished(usable(finished(read_rows(asked.data)), training_rule(asked, encode)))
+    assert len(read.train.parts[0]) == 4, "none was left out before"
+    found = sample_words(read)
+    assert {*found[:2]} == {"a zorble", "a quimp"} and found[2:] == sample_grid.WORDS[:10]
+    files = words_after(MINI, read)
+    assert "a quimp" in files["words.json"] and "word word" not in files["words.json"]

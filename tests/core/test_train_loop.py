@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from orthus_core.errors import TrainingError
+from orthus_core.errors import PromptError, TrainingError
 from orthus_core.events import Note, StepDone
 from orthus_core.recipe import key, load
 from orthus_core.recipe.training import DataRecipe, LogRecipe, OptimRecipe, PretrainRecipe
@@ -702,6 +702,31 @@ def test_a_sheet_without_room_is_left_out_and_the_training_goes_on_as_before(tmp
     assert torch.equal(
         stage.objective.linear.weight, weights_after(tmp_path / "other")[0]["linear.weight"]
     )
+
+
+def test_a_sheet_that_cannot_be_drawn_is_noted_and_the_training_goes_on_as_before(tmp_path):
+    class Wordy(Watched):
+        def samples(self):
+            raise PromptError("the prompt is too long")
+
+    stage, log = Wordy(), replace(LOG, sample_every=3)
+    events = list(train(stage, optim=optim(), log=log, seed=3, folder=tmp_path))
+    notes = [e.message for e in events if isinstance(e, Note) and "too long" in e.message]
+    assert len(notes) == 3 and "after step 6" in notes[1]
+    assert torch.equal(
+        stage.objective.linear.weight, weights_after(tmp_path / "other")[0]["linear.weight"]
+    )
+
+
+def test_the_state_of_a_step_is_saved_before_its_sheet_is_drawn(tmp_path):
+    class Breaking(Fit):
+        def samples(self):
+            raise RuntimeError("a fault of the sampler")
+
+    log = replace(LOG, sample_every=3)
+    with pytest.raises(RuntimeError, match="a fault of the sampler"):
+        list(train(Breaking(), optim=optim(), log=log, seed=3, folder=tmp_path))
+    assert saved_steps(tmp_path) == [3]
 
 
 def test_measuring_changes_nothing_of_the_training(tmp_path):
