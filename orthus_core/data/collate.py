@@ -37,7 +37,9 @@ class Batch:
         image_index_N: For each slot in reading order, the flat index (row * S + column) of the
             hidden state that predicts it, which is the one before the slot.
         features_NC: Features for the slots, in the same order; None without pictures.
-        pictures: The M pictures that the features belong to.
+        pictures: The M pictures that the features belong to; () where another process made the
+            batch, which sends their keys alone.
+        sent_keys: These keys.
         image_targets_N: Whether the patch of each slot is to be predicted; None for all of them.
         pixels_MHW3: uint8 pixels of the pictures whose features are yet to be computed.
         lookup: What is stored of the pictures, if a process without an encoder made the batch.
@@ -56,6 +58,12 @@ class Batch:
     pixels_MHW3: Tensor | None = None
     lookup: Lookup | None = None
     noise_seeds_M: Tensor | None = None
+    sent_keys: tuple[str, ...] = ()
+
+    @property
+    def picture_keys(self) -> tuple[str, ...]:
+        """The keys of the M pictures."""
+        return self.sent_keys or tuple(picture.key for picture in self.pictures)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""

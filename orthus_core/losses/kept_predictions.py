@@ -12,8 +12,9 @@ channels, R noise draws a patch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
@@ -27,15 +28,22 @@ from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import add_noise
 
 
+class HasKey(Protocol):
+    """A picture with a key that it shares with no other one."""
+
+    @property
+    def key(self) -> str: ...
+
+
 class RowsOfPictures(BatchLike, Protocol):
     """A batch that names its pictures.
 
     Attributes:
-        pictures: The M pictures, each equal to itself wherever it comes.
+        picture_keys: The keys of the M pictures.
     """
 
     @property
-    def pictures(self) -> Sequence[Hashable]: ...
+    def picture_keys(self) -> Sequence[str]: ...
 
 
 class KeepingLoss(JointLoss):
@@ -43,7 +51,7 @@ class KeepingLoss(JointLoss):
 
     Args:
         model: Model to train, as it is before the training: its predictions are kept.
-        kept: The pictures.
+        kept: The pictures, which need not exist before the first step.
         weight: Weight of their distance beside the diffusion loss of the others. Both are mean
             squared errors of the head's predictions.
         options: Arguments of `JointLoss`.
@@ -53,15 +61,20 @@ class KeepingLoss(JointLoss):
         self,
         model: OrthusForConditionalGeneration,
         *,
-        kept: Iterable[Hashable],
+        kept: Iterable[HasKey],
         weight: float,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
         # In a list, so that it is no part of what is trained, saved or put into training mode.
         self._start = [deepcopy(model).eval().requires_grad_(False)]
-        self.kept = frozenset(kept)
+        self.kept = tuple(kept)
         self.weight = weight
+
+    @cached_property
+    def kept_keys(self) -> frozenset[str]:
+        """The keys of the pictures, each of which must exist by now."""
+        return frozenset(picture.key for picture in self.kept)
 
     @property
     def start(self) -> OrthusForConditionalGeneration:
@@ -74,11 +87,11 @@ class KeepingLoss(JointLoss):
         """
         if not self.training or rows.features_NC is None:
             return super().image(hidden_XD, rows, seeds_M)
-        pictures = cast(RowsOfPictures, rows).pictures
+        keys = cast(RowsOfPictures, rows).picture_keys
         chosen_N = self.predicted(rows, seeds_M)
         if chosen_N is None:
             chosen_N = torch.arange(len(rows.features_NC), device=hidden_XD.device)
-        is_kept_M = torch.tensor([each in self.kept for each in pictures])
+        is_kept_M = torch.tensor([key in self.kept_keys for key in keys])
         is_kept_N = is_kept_M.to(chosen_N.device)[chosen_N // self.model.config.patches]
         kept_N, others_N = chosen_N[is_kept_N], chosen_N[~is_kept_N]
         others = self.image_among(hidden_XD, rows, seeds_M, others_N)

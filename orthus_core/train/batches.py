@@ -510,7 +510,8 @@ class BatchBuilder:
             return batch
         with name_record_on_error(rows):
             lookup, pixels_MHW3 = self.pictures.look_up(batch.pictures)
-        return replace(batch, pictures=(), lookup=lookup, pixels_MHW3=pixels_MHW3)
+            keys = batch.picture_keys
+        return replace(batch, pictures=(), sent_keys=keys, lookup=lookup, pixels_MHW3=pixels_MHW3)
 
     def finished(self, batch: Batch) -> Batch:
         """A loaded or looked-up batch with its slots filled with features or codes."""

@@ -22,6 +22,7 @@ from orthus_core.data.pictures import FilePicture
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
 from orthus_core.errors import DataError, RecipeError, TrainingError
+from orthus_core.events import StepDone
 from orthus_core.losses import kept_predictions
 from orthus_core.losses.kept_predictions import KeepingLoss
 from orthus_core.recipe import load
@@ -191,6 +192,17 @@ def test_rows_that_are_drawn_alone_leave_the_model_as_it_is(
 
     with pytest.raises(RecipeError, match="redrawn is false, so there are none"):
         recipe(creatures, "redrawn=false")
+
+
+def test_predictions_are_kept_by_workers_batches_as_without_workers(model, creatures, tmp_path):
+    few = ("data.rows=4", "data.encode_first=false", "optim.steps=2", "optim.warmup_steps=0")
+
+    def losses(workers: int) -> list[dict]:
+        asked = recipe(creatures, *SHORT, *few, f"data.workers={workers}")
+        events = posttrain(asked, model, tmp_path / f"{workers}")
+        return [dict(event.metrics) for event in events if isinstance(event, StepDone)]
+
+    assert losses(1) == losses(0)
 
 
 def draws_words(document: Document) -> bool:
