@@ -82,7 +82,7 @@ class AddressedPicture:
 
     picture: Picture
     address: bytes
-    pixels_HW3: np.ndarray | None = field(repr=False, compare=False)
+    pixels_HW3: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def key(self) -> str:

@@ -5,6 +5,7 @@ preservation of DreamBooth (2208.12242, 4.2). The data that the model was made f
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,11 +18,11 @@ from transformers import PreTrainedTokenizerBase
 
 from orthus_core.atomic import staged_file
 from orthus_core.data.document import Document, turn
-from orthus_core.data.latent_cache import FeatureCache
+from orthus_core.data.latent_cache import AddressedPicture, FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.sources import MadeRows
 from orthus_core.errors import TrainingError
-from orthus_core.events import Event, ImageDone, Progress
+from orthus_core.events import Event, ImageDone, Note, Progress
 from orthus_core.image_grid import rounded_image
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.samplers.generate import generate
@@ -34,6 +35,18 @@ from orthus_core.train.loop import Before, at_rest
 FOLDER = "redrawn"
 # Pictures that are drawn at once; a training that is killed draws no more than these again.
 TOGETHER = 32
+
+
+class EarlierDrawings(NamedTuple):
+    """What the run that a training goes on from has drawn.
+
+    Attributes:
+        folder: Folder of the pictures.
+        cache: Their features.
+    """
+
+    folder: Path
+    cache: FeatureCache
 
 
 class WantedWords(NamedTuple):
@@ -119,9 +132,11 @@ def drawing(
     cache: FeatureCache,
     as_drawn: Callable[[], AbstractContextManager[None]],
     then: Before,
+    earlier: EarlierDrawings,
 ) -> Before:
     """The work of a training before its first step: the model draws what is not there yet, with its
-    own sampling settings. The features that it draws are kept as those of the picture.
+    own sampling settings. The features that it draws are kept as those of the picture. A training
+    that goes on copies what it lacks.
 
     Args:
         wanted: Pictures to draw.
@@ -129,16 +144,55 @@ def drawing(
         cache: Features of the training's pictures.
         as_drawn: Puts the model into a form that can be drawn with, for as long as it lasts.
         then: Work that follows.
+        earlier: Drawings of the run that a training goes on from.
     """
 
     def before(start: int, batches: int) -> Iterator[Event]:
-        if start == 0:  # afterwards the model is no longer as it was
+        missing = [each for each in wanted if not each.is_kept(cache)]
+        if start == 0:
             with at_rest(objective), as_drawn(), torch.no_grad():
-                missing = [each for each in wanted if not each.is_kept(cache)]
                 yield from draw(model, tokenizer, missing, cache)
+        else:  # the model is no longer as it was
+            yield from copied(missing, cache, earlier)
         yield from then(start, batches)
 
     return before
+
+
+def copied(
+    missing: Sequence[WantedWords], cache: FeatureCache, earlier: EarlierDrawings
+) -> Iterator[Event]:
+    """Copy drawings of an earlier run, and their features, which another encoding would blur.
+
+    Raises:
+        TrainingError: When one of the pictures is not there.
+        OutputError: When one cannot be written.
+    """
+    blurred = 0
+    for each in missing:
+        theirs = earlier.folder / each.path.name
+        if not theirs.is_file():
+            raise TrainingError(
+                "the pictures that the model drew before the training are not all there, and it "
+                "cannot draw them again, because it has been trained since",
+                where=str(theirs),
+                hint="put the folder back, or begin anew: --overwrite in place of --resume, or "
+                "another folder with -o",
+            )
+        if not each.path.is_file():
+            with staged_file(each.path, parents=True) as staged:
+                shutil.copyfile(theirs, staged)
+        # By its content the copy has the address of the original.
+        found = AddressedPicture(each.picture, cache.address(each.picture))
+        if found in earlier.cache:
+            cache.keep(found, earlier.cache([found])[0])
+        else:
+            blurred += 1
+    if blurred:
+        yield Note(
+            f"{blurred} of {len(missing)} redrawn pictures are encoded anew, which blurs them a "
+            f"little: the features that they were drawn from are not in {earlier.cache.path}"
+        )
 
 
 def draw(

@@ -274,8 +274,8 @@ def posttrain(
     if recipe.redrawn:
         from orthus_core.train.redrawn import FOLDER, with_redrawn
 
-        folder = training_folder(output) / FOLDER / fingerprint(opened.path)[:10]
-        rows, wanted = with_redrawn(rows, recipe.data.rows, folder)
+        drawn_in = Path(FOLDER, fingerprint(opened.path)[:10])
+        rows, wanted = with_redrawn(rows, recipe.data.rows, training_folder(output) / drawn_in)
         if recipe.redrawn_predictions:
             from orthus_core.losses.kept_predictions import KeepingLoss
 
@@ -318,9 +318,15 @@ def posttrain(
             model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
         if wanted:
-            from orthus_core.train.redrawn import drawing
+            from orthus_core.train.redrawn import EarlierDrawings, drawing
 
-            before = drawing(wanted, stage.objective, model, tokenizer, cache, as_drawn, before)
+            source, theirs = source_folder(output, **options), cache
+            if source != training_folder(output):
+                theirs = cache_in(opened, source, recipe.data)
+            earlier = EarlierDrawings(source / drawn_in, theirs)
+            before = drawing(
+                wanted, stage.objective, model, tokenizer, cache, as_drawn, before, earlier
+            )
         finish = partial(list_words, recipe, opened.path, rows)
         more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:
@@ -629,6 +635,19 @@ def stored_dtype(folder: Path) -> torch.dtype:
 
 def cache_of(opened: OpenedOrthus, output: Path, data: DataRecipe) -> FeatureCache:
     """Features of the training's pictures, stored next to the states or where the recipe says."""
-    vq = opened.model.model.vqmodel
-    encode, folder = opened.model.encode_images, cache_folder(data, training_folder(output))
-    return feature_cache(vq, encode, folder, sixteen_bit=True)
+    return cache_in(opened, training_folder(output), data)
+
+
+def cache_in(opened: OpenedOrthus, work: Path, data: DataRecipe) -> FeatureCache:
+    """As `cache_of`, of a training folder."""
+    vq, folder = opened.model.model.vqmodel, cache_folder(data, work)
+    return feature_cache(vq, opened.model.encode_images, folder, sixteen_bit=True)
+
+
+def source_folder(
+    output: Path, *, resume: Resume = False, overwrite: bool = False, **_: object
+) -> Path:
+    """The training folder of the state that a training goes on from; its own when it begins."""
+    work = training_folder(output)
+    state = plan_run(work, resume, overwrite=overwrite).state
+    return work if state is None else state.parents[1]

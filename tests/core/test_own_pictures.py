@@ -205,6 +205,37 @@ def test_predictions_are_kept_by_workers_batches_as_without_workers(model, creat
     assert losses(1) == losses(0)
 
 
+def test_a_branch_learns_the_pictures_that_its_source_has_drawn(model, creatures, tmp_path):
+    few = ("data.rows=4", "optim.lr=0.01", "optim.warmup_steps=0", "optim.steps=3")
+
+    def losses(name: str, stop_after: int = 3, **options) -> list[dict]:
+        seen: list[dict] = []
+        events = posttrain(
+            recipe(creatures, *SHORT, *few),
+            model,
+            tmp_path / name,
+            should_stop=lambda: stop_after == len(seen) < 3,
+            **options,
+        )
+        for event in events:
+            if isinstance(event, StepDone):
+                seen.append(dict(event.metrics))
+        return seen
+
+    whole = losses("whole")
+    begun = losses("begun", stop_after=1)
+    assert begun + losses("branch", resume=tmp_path / "begun") == whole
+    both = [(tmp_path / f"{name}.training" / "redrawn") for name in ("begun", "branch")]
+    names = [sorted(file.name for file in folder.glob("*/*.png")) for folder in both]
+    assert names[0] == names[1] != []
+    shutil.rmtree(both[0])
+    with pytest.raises(TrainingError, match="not all there") as caught:
+        losses("begun", resume=True)
+    assert str(both[0]) in caught.value.where
+    with pytest.raises(TrainingError, match="not all there"):
+        losses("other", resume=tmp_path / "begun")
+
+
 def draws_words(document: Document) -> bool:
     """Whether a document is of words and the picture that is drawn for them."""
     return [each.type for each in document.segments] == ["text", "image"]
