@@ -17,7 +17,6 @@ from orthus_core.events import Event, Note
 from orthus_core.losses.joint import DiscreteLoss
 from orthus_core.model.chameleon import DiscreteChameleon
 from orthus_core.recipe.training import PosttrainRecipe
-from orthus_core.samplers.params import SamplingParams
 from orthus_core.train.batches import (
     discrete_batch_builder,
     read_rows,
@@ -28,6 +27,7 @@ from orthus_core.train.batches import (
 from orthus_core.train.distributed import device
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
+from orthus_core.train.sampling_check import check_sampling
 from orthus_core.train.stages import RowsStage, draw_nothing
 from orthus_core.train.state import training_folder
 from orthus_core.train.trainings import list_words, run, samples_of, tokenizer_of
@@ -48,7 +48,8 @@ def discrete_posttrain(
     for `posttrain`, which has checked that this may begin or go on.
 
     Raises:
-        RecipeError: When the recipe has keys that only mean something to an Orthus.
+        RecipeError: When the recipe has keys that only mean something to an Orthus, or the model
+            could not be drawn with its `sampling`.
         CheckpointError: When the model has no tokenizer.
         DataError: When no row can be used (`RowRule`).
     """
@@ -57,8 +58,8 @@ def discrete_posttrain(
     model, tokenizer = opened.model, tokenizer_of(opened)
     assert isinstance(model, DiscreteChameleon), "the caller checked the configuration"
     trainable = all_but_autoencoder(model)
+    check_sampling(model.config, recipe.sampling)
     model.config.sampling = (model.config.sampling or {}) | recipe.sampling
-    SamplingParams.resolve(model.config)  # raises for values that it could not be drawn with
     rows = yield from read_rows(recipe.data, model.config.vq_config.resolution)
     encode = row_encoder(tokenizer, model.config)
     rows = yield from usable(rows, training_rule(recipe, encode))

@@ -241,7 +241,8 @@ def posttrain(
     for `run`.
 
     Raises:
-        RecipeError: As `check_head`.
+        RecipeError: As `check_head`, and when the model could not be drawn with the recipe's
+            `sampling`.
         DataError: When no row can be used (`RowRule`).
         TrainingError: When adapters are asked for and cannot be trained (`add_lora`).
     """
@@ -257,6 +258,14 @@ def posttrain(
     check_head(recipe, init_from)
     opened = open_orthus(init_from, device=device(), dtype="fp32")
     model, tokenizer = words_of(opened)
+    sampling = dict(recipe.sampling)
+    if has_measured_norms := sampling.get("patch_norm") == MEASURED:
+        del sampling["patch_norm"]
+    if sampling:
+        # Imported here, because a training without samples needs no sampling code.
+        from orthus_core.train.sampling_check import check_sampling
+
+        check_sampling(model.config, sampling)
     if recipe.lora.rank:
         from orthus_core.train.lora import add_lora, merged_layers
 
@@ -282,7 +291,7 @@ def posttrain(
             kept = [each.picture for each in wanted]
             kind_of_loss = partial(KeepingLoss, kept=kept, weight=recipe.redrawn_predictions)
     lambda_image, text_weight = recipe.loss_weights
-    model.config.sampling = (model.config.sampling or {}) | recipe.sampling
+    model.config.sampling = (model.config.sampling or {}) | sampling
     cache = cache_of(opened, output, recipe.data)
     batch_builder = orthus_batch_builder(recipe.data, model.config, tokenizer, cache)
 
@@ -313,9 +322,6 @@ def posttrain(
     )
 
     with save_on_exit(cache):
-        if recipe.sampling.get("patch_norm") == MEASURED:
-            (first, _), *_ = stage.parts(0, 1)
-            model.config.sampling["patch_norm"] = patch_norms(first.features_NC)
         before = encoding(cache, rows, recipe, options.get("should_stop"))
         if wanted:
             from orthus_core.train.redrawn import EarlierDrawings, drawing
@@ -328,13 +334,21 @@ def posttrain(
                 wanted, stage.objective, model, tokenizer, cache, as_drawn, before, earlier
             )
         finish = partial(list_words, recipe, opened.path, rows)
+        if has_measured_norms:
+            measure = cache_result(partial(measure_norms, stage, model.config))
+            before, finish = then_measuring(before, measure), then_measuring(finish, measure)
         more = {"before": before, "finish": finish, **options}
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
 
-            sampling = {name: model.config.sampling[name] for name in recipe.sampling}
             base = {"base": fingerprint(opened.path), "base_name": str(init_from)}
-            more["save"] = partial(save_adapters, model, **base, sampling=sampling)
+
+            def save(folder: Path, **extras: Any) -> None:
+                own = model.config.sampling or {}
+                carried = {name: own[name] for name in recipe.sampling if name in own}
+                save_adapters(model, folder, **base, sampling=carried, **extras)
+
+            more["save"] = save
         yield from run(stage, recipe, opened, output, rows=rows.identity, **more)
         yield from map(Note, cache.notes())
 
@@ -407,6 +421,26 @@ def patch_norms(features_NC: Tensor | None) -> list[float] | None:
     norms_N = features_NC.float().norm(dim=-1)
     mean, spread = float(norms_N.mean()), float(norms_N.std())
     return [max(mean - 2 * spread, float(norms_N.min())), mean + 2 * spread]
+
+
+def measure_norms(stage: Stage, config: OrthusConfig) -> None:
+    """Give the model the limits of the first step's features; it keeps its own without any."""
+    (first, _), *_ = stage.parts(0, 1)
+    if norms := patch_norms(first.features_NC):
+        config.sampling = (config.sampling or {}) | {"patch_norm": norms}
+
+
+def then_measuring(
+    work: Callable[..., Iterator[Event]], measure: Callable[[], None]
+) -> Callable[..., Generator[Event, None, Any]]:
+    """Work before or after the steps, followed by a measurement."""
+
+    def both(*args: Any) -> Generator[Event, None, Any]:
+        result = yield from work(*args)
+        measure()
+        return result
+
+    return both
 
 
 def is_finished(

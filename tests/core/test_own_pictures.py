@@ -205,6 +205,14 @@ def test_predictions_are_kept_by_workers_batches_as_without_workers(model, creat
     assert losses(1) == losses(0)
 
 
+def test_limits_of_norms_are_measured_once_the_pictures_are_drawn(model, creatures, tmp_path):
+    few = ("data.rows=4", "sampling.patch_norm=measured", "data.sources.0.weight=0")
+    for _ in posttrain(recipe(creatures, *SHORT, *few), model, tmp_path / "mine"):
+        pass
+    low, high = Orthus.open(tmp_path / "mine", device="cpu").model.config.sampling["patch_norm"]
+    assert 0 < low < high
+
+
 def test_a_branch_learns_the_pictures_that_its_source_has_drawn(model, creatures, tmp_path):
     few = ("data.rows=4", "optim.lr=0.01", "optim.warmup_steps=0", "optim.steps=3")
 

@@ -12,7 +12,7 @@ from transformers import ChameleonForConditionalGeneration
 
 from orthus_core import Orthus
 from orthus_core.checkpoint.model_folder import open_model
-from orthus_core.errors import PromptError, RecipeError
+from orthus_core.errors import RecipeError
 from orthus_core.events import StepDone
 from orthus_core.losses.joint import counts_of
 from orthus_core.model.chameleon import DiscreteChameleon
@@ -172,7 +172,7 @@ def test_what_only_an_orthus_can_be_trained_with_is_refused_by_name(chameleon, t
         begin('sampling.patch_norm="measured"')
     with pytest.raises(RecipeError, match="sampling.guidance_interval"):
         begin("sampling.guidance_interval=[200, 800]")
-    with pytest.raises(PromptError, match="20 steps a patch"):
+    with pytest.raises(RecipeError, match="sampling.steps = 20: 20 steps a patch"):
         begin("sampling.steps=20")
     assert not (tmp_path / "out.training").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 
 from orthus_core.checkpoint.fingerprint import fingerprint
 from orthus_core.checkpoint.model_folder import open_orthus
+from orthus_core.errors import RecipeError
 from orthus_core.evaluation.reconstruction import reconstruct
 from orthus_core.events import Note, StepDone
 from orthus_core.losses.joint import Counts, JointLoss, counts_of
 from orthus_core.recipe import BuildBaseRecipe, FinetuneVaeRecipe, PosttrainRecipe, load
+from orthus_core.samplers.params import SamplingParams
 from orthus_core.train.batches import WINDOW, orthus_batch_builder, read_rows
 from orthus_core.train.picture_source import read_pictures
 from orthus_core.train.stages import with_counts
@@ -200,6 +203,7 @@ def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkey
     assert loss.patch_share == 0.25
     ((batch, _),) = stage.parts(0, 1)
     norms = batch.features_NC.norm(dim=-1)
+    list(options["before"](0, 1))
     low, high = loss.model.config.sampling.pop("patch_norm")
     assert high == pytest.approx(float(norms.mean() + 2 * norms.std()))
     assert low == pytest.approx(max(float(norms.mean() - 2 * norms.std()), float(norms.min())))
@@ -209,6 +213,43 @@ def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkey
     # What the model carried stays where the recipe says nothing of it.
     carried = {"steps": 4, "guidance": 3.0, "noise_scale": 0.5}
     assert loss.model.config.sampling == carried
+
+
+def test_limits_that_cannot_be_measured_are_left_as_they_are(tiny_folder, tmp_path, monkeypatch):
+    question = {"type": "text", "role": "user", "value": "what is red?"}
+    answer = {"type": "text", "role": "model", "value": "an apple"}
+    source = tmp_path / "records.jsonl"
+    source.write_text("".join(json.dumps({"segments": [question, answer]}) + "\n" for _ in "12345"))
+    stage, options = begun(
+        *(monkeypatch, posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", source),
+        *("sampling.patch_norm=measured", "optim.batch_size=1"),
+    )
+    list(options["before"](0, 1))
+    ((batch, _),) = stage.parts(0, 1)
+    config = stage.objective.model.config
+    assert batch.features_NC is None and "patch_norm" not in config.sampling
+    assert SamplingParams.resolve(config).patch_norm is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("guidance=high", "cannot be 'high'"),
+        ("scheduler=foo", "cannot be 'foo'"),
+        ("steps=0", "= 0: steps cannot be 0"),
+        ("guidence=3.0", "unknown key 'sampling.guidence', did you mean 'sampling.guidance'"),
+        ("story_top_p=2.0", "top_p cannot be 2.0"),
+        ("patch_norm=[3.0, 2.0]", "= [3.0, 2.0]: patch_norm cannot be"),
+    ],
+)
+def test_a_model_that_could_not_be_drawn_with_is_refused_before_data_is_read(
+    change, said, tiny_folder, tmp_path
+):
+    changes = (*SHORT, "data.source=nowhere", f"sampling.{change}")
+    with pytest.raises(RecipeError, match=re.escape(said)) as caught:
+        list(posttrain(load(PosttrainRecipe, None, changes), tiny_folder, tmp_path / "out"))
+    assert caught.value.where == f"sampling.{change.partition('=')[0]}"
+    assert caught.value.hint
 
 
 def test_build_base_follows_its_recipe(tiny_folder, pictures, tmp_path, monkeypatch):
