@@ -243,10 +243,30 @@ def _checked(schema: type[R], values: Values, where: str, mistakes: Mistakes) ->
     Raises:
         RecipeError: When there are mistakes in them, or values exclude each other.
     """
+    if "optim" in members(schema):  # a training writes its recipe beside its model
+        mistakes += _not_writable(values)
     faulty = {path[:-1] for path, _ in mistakes}
     recipe = _build(schema(), values, where, mistakes, faulty)
     raise_all([error for _, error in mistakes])
     return recipe
+
+
+def _not_writable(values: Values) -> Mistakes:
+    """The keys whose values TOML cannot hold: paths with bytes that are no UTF-8."""
+    mistakes: Mistakes = []
+    for path, value in values.items():
+        try:
+            json.dumps([path, value], ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError:
+            name = ".".join(path).encode(errors="replace").decode()
+            error = RecipeError(
+                f"{name} holds bytes that are no UTF-8, so the recipe could not be written beside "
+                "the model",
+                where=name,
+                hint="give the file or folder another name, or name a link to it",
+            )
+            mistakes.append((path, error))
+    return mistakes
 
 
 def _gather(

@@ -314,6 +314,21 @@ def test_a_model_in_a_folder_whose_name_is_no_utf8_is_refused_before_work(
     assert {path.name for path in home.iterdir()} == {"pics", latin.name}
 
 
+def test_data_in_a_folder_whose_name_is_no_utf8_is_refused_before_work(
+    home: Path, tiny_folder: Path
+):
+    """The recipe is written beside the model, when the training is through."""
+    latin = home / os.fsdecode(b"caf\xe9")
+    draw(latin / "cup.png").with_suffix(".txt").write_text("a cup")
+    words = ("posttrain", "--init-from", tiny_folder, "-o", "out", *TINY)
+    for key in ("data.source", "data.sources.0.path", "data.cache"):
+        told = orthus(*words, f"--set={key}={latin}")
+        assert told.exit_code == 1 and f"{key} holds bytes that are no UTF-8" in told.stderr
+    assert os.listdir() == []
+    (home / "plain").symlink_to(latin)
+    done(*words, f"--set=data.source={home / 'plain'}")
+
+
 def test_a_story_from_a_folder_whose_name_is_no_utf8_is_drawn_again(home: Path, model):
     latin = home / os.fsdecode(b"caf\xe9")
     done("story", "a cup", "-o", latin, *model, *STEP, "--panels", 1)
