@@ -77,9 +77,13 @@ def read_stored(path: Path | None, command: str) -> Stored:
             where=str(path),
             hint=f"orthus replay {shell_quoted([str(path)])} makes it again",
         )
-    flat = _flat(asked_of(record))
-    sets = [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
-    return Stored(sets, record.info.prompt, record)
+    return Stored(sets_of(asked_of(record)), record.info.prompt, record)
+
+
+def sets_of(values: Mapping[str, Any]) -> list[str]:
+    """Values of a finished result in the form of `--set`."""
+    flat = _flat(values)
+    return [f"{name}={toml_value(value)}" for name, value in flat.items() if name != "command"]
 
 
 def continuation_from(path: Path | None, rows: int | None) -> tuple[Continuation | None, Stored]:

@@ -13,7 +13,7 @@ from orthus_cli.console import reporter
 from orthus_cli.drawing import hint_at_idle_seed, hint_at_unknown_words, open_model, story_enlarged
 from orthus_cli.prompts import add_dash, read_text
 from orthus_cli.recipe_options import SET_ONLY, Flags, recipe_options
-from orthus_cli.stored import read_stored
+from orthus_cli.stored import read_stored, sets_of
 from orthus_core.errors import PromptError
 from orthus_core.recipe import StoryRecipe, dump, load
 from orthus_core.samplers.seeds import choose_seeds
@@ -72,10 +72,12 @@ def story(
 
     # 1. The inputs, and whether the output can be written.
     before = read_stored(config_from, "story")
-    values = flags
+    values, earlier = flags, before.sets
     if from_story is not None and recipe is None and before.record is None:
-        values = earlier_values(from_story, flags)
-    resolved = load(StoryRecipe, recipe, [*before.sets, *(sets or ())], values)
+        found = earlier_values(from_story, flags)
+        values = {**flags, "from_story": found.pop("from_story")}
+        earlier = sets_of(found)
+    resolved = load(StoryRecipe, recipe, [*earlier, *(sets or ())], values)
     before.check_harmless(resolved, named=(flags["model"], flags["scheduler"]))
     r = reporter(ctx)
     r.detail(dump(resolved))

@@ -111,6 +111,17 @@ def test_a_story_told_anew_can_be_told_anew(orthus, model, tmp_path):
     assert seeds == [1, 1, 3, 3]
 
 
+def test_keys_that_are_set_come_before_those_of_the_earlier_story(orthus, model, tmp_path):
+    folder = tmp_path / "told"
+    orthus("story", "a fox", "--panels", 1, "-o", folder, *QUICK, *model)
+    words = ["story", "--from-story", folder, "-o", tmp_path / "more", *model]
+    done = orthus(*words, "--set", "panels=5", "--set", "text.max_new_tokens=3")
+    assert done.exit_code == 0, done.stderr
+    assert len(drawn(tmp_path / "more")) == 4 and len(story_of(tmp_path / "more")["panels"]) == 6
+    asked = story_of(tmp_path / "more")["recipe"]
+    assert (asked["panels"], asked["text"]["max_new_tokens"], asked["steps"]) == (5, 3, 1)
+
+
 def test_the_same_seed_tells_the_same_on(orthus, model, tmp_path):
     first = tmp_path / "first"
     orthus("story", "a fox", "--panels", 2, "--seed", 1, "-o", first, *QUICK, *model)
