@@ -9,7 +9,7 @@ that it does not matter which process has the row (`losses.picture_noise`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -173,8 +173,9 @@ def train(
     before: Before | None = None,
     profile: bool = False,
     should_stop: Stop = lambda: False,
-) -> Iterator[Event]:
-    """Run a stage to its last step; yields one StepDone per step and Notes in between.
+) -> Generator[Event, None, bool]:
+    """Run a stage to its last step; yields one StepDone per step and Notes in between. Returns
+    whether the model is to be written: false after a stop, which a Note says.
 
     Args:
         devices: How several processes share what is trained.
@@ -189,7 +190,8 @@ def train(
         before: Work before the first step, once it is certain that the training begins or goes on.
         profile: Whether the first process writes a trace of some steps, and where the time went, to
             `folder`/profile.
-        should_stop: Called after each step; when true, the state is saved and the generator ends.
+        should_stop: Called after each step, and at the end; when true, the state is saved and the
+            generator ends.
 
     Raises:
         OutputError: When `folder` holds a run that is neither continued nor replaced.
@@ -197,22 +199,24 @@ def train(
             there is no state to resume from or it is of another training.
     """
     with StateSaver() as saver:  # in any case waits for the state that is being written
-        yield from train_steps(
-            stage,
-            saver,
-            optim=optim,
-            log=log,
-            devices=devices,
-            seed=seed,
-            folder=folder,
-            origins=origins or {},
-            length=length,
-            resume=resume,
-            overwrite=overwrite,
-            replaced=replaced,
-            before=before,
-            profile=profile,
-            should_stop=should_stop,
+        return (
+            yield from train_steps(
+                stage,
+                saver,
+                optim=optim,
+                log=log,
+                devices=devices,
+                seed=seed,
+                folder=folder,
+                origins=origins or {},
+                length=length,
+                resume=resume,
+                overwrite=overwrite,
+                replaced=replaced,
+                before=before,
+                profile=profile,
+                should_stop=should_stop,
+            )
         )
 
 
@@ -233,7 +237,7 @@ def train_steps(
     before: Before | None,
     profile: bool,
     should_stop: Stop,
-) -> Iterator[Event]:
+) -> Generator[Event, None, bool]:
     """The training that `train` describes, with a saver of its states."""
     # 1. Set up everything that is trained, once all processes are about to do the same.
     place, device = current_rank(), own_device()
@@ -389,7 +393,7 @@ def train_steps(
         if stopping and not last:
             yield from data_summary(stage.report, done * optim.accumulate)
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
-            return
+            return False
 
     # 5. Keep the average.
     for message in lost:
@@ -397,6 +401,14 @@ def train_steps(
     layout.share_buffers()
     average.swap()
     yield from data_summary(stage.report, optim.steps * optim.accumulate)
+    # Asked once for the caller too, so that a stop at any moment is either noted or too late.
+    stopping = anywhere(should_stop())
+    if stopping:
+        yield Note(
+            f"stopped after the last step, {optim.steps}, and the model is not written yet; the "
+            "same command with --resume auto writes it"
+        )
+    return not stopping
 
 
 def new_faults(report: Report | None) -> list[RowFault]:

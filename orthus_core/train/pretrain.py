@@ -50,7 +50,7 @@ from orthus_core.train.batches import (
     training_rule,
     usable,
 )
-from orthus_core.train.distributed import anywhere, current_rank, device, ends_together
+from orthus_core.train.distributed import current_rank, device, ends_together
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import mark_rows
 from orthus_core.train.linear_code import linear_quality
@@ -156,10 +156,11 @@ def pretrain(
         # must not be resumed beside it.
         others = other_runs(work, work / AUTOENCODER, work / TRANSFORMER)
         beside = others if resumes.transformer else (*others, work / TRANSFORMER)
+        is_through = True
         if pictures is None:
             yield Note(f"autoencoder: that of {init_from or shape.taken_from}")
         else:
-            yield from train_autoencoder(
+            is_through = yield from train_autoencoder(
                 vq,
                 recipe,
                 pictures,
@@ -170,7 +171,7 @@ def pretrain(
                 profile=profile,
                 should_stop=should_stop,
             )
-        if anywhere(should_stop()):
+        if not is_through:
             return
         vq.eval().requires_grad_(False)
 
@@ -194,7 +195,7 @@ def pretrain(
         }
         yield Note("transformer: next-token prediction over text and codes")
         with save_on_exit(cache):
-            yield from train(
+            is_through = yield from train(
                 RowsStage(objective, trainable, batches),
                 optim=recipe.optim,
                 log=recipe.log,
@@ -210,7 +211,7 @@ def pretrain(
                 should_stop=should_stop,
             )
             yield from map(Note, cache.notes())
-        if anywhere(should_stop()):
+        if not is_through:
             return
         finished = gathered(model, torch.bfloat16)
         if not first or finished is None:
@@ -410,8 +411,10 @@ def train_autoencoder(
     replaced: Sequence[Path],
     profile: bool,
     should_stop: Stop,
-) -> Iterator[Event]:
-    """Train the autoencoder, and report how well it reconstructs held-out pictures."""
+) -> Generator[Event, None, bool]:
+    """Train the autoencoder, and report how well it reconstructs held-out pictures; returns as
+    `train`.
+    """
     stage = DiscreteAutoencoderStage(
         vq,
         recipe.autoencoder,
@@ -427,7 +430,7 @@ def train_autoencoder(
             f"the linear code of {recipe.autoencoder.embed_dim} channels has {floor:.1f} dB on "
             "held-out pictures; an autoencoder that stays below it has failed to train"
         )
-    yield from train(
+    is_through = yield from train(
         stage,
         optim=recipe.autoencoder.optim,
         log=recipe.log,
@@ -442,11 +445,12 @@ def train_autoencoder(
         profile=profile,
         should_stop=should_stop,
     )
-    if anywhere(should_stop()):
-        return
+    if not is_through:
+        return False
     stage.objective.fold_norm()
     if len(pictures.held_out_M3HW):
         yield from quality_notes(reconstruct(vq.eval(), pictures.held_out_M3HW), "trained")
+    return True
 
 
 def pretrain_rule(recipe: PretrainRecipe, rows: RowSources) -> Callable[[Document], None]:

@@ -57,7 +57,7 @@ from orthus_core.train.batches import (
     training_rule,
     usable,
 )
-from orthus_core.train.distributed import anywhere, current_rank, device, ends_together
+from orthus_core.train.distributed import current_rank, device, ends_together
 from orthus_core.train.features import cache_folder, encoding, feature_cache, save_on_exit
 from orthus_core.train.freeze import (
     all_but_autoencoder,
@@ -555,7 +555,7 @@ def run(
     start = fingerprint(opened.path)
     first = current_rank().is_first
     with locked(work) if first else nullcontext():
-        yield from train(
+        is_through = yield from train(
             stage,
             optim=recipe.optim,
             log=recipe.log,
@@ -570,7 +570,7 @@ def run(
             profile=profile,
             should_stop=should_stop,
         )
-        if anywhere(should_stop()):
+        if not is_through:
             return
         extras = yield from finish()
         model = opened.model.eval()

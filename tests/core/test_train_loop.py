@@ -30,6 +30,7 @@ from orthus_core.train.runs import TrainingRun
 from orthus_core.train.sharding import NoRoomToDraw
 from orthus_core.train.state import origins, saved_steps, state_path, training_folder
 from tests.conftest import lines_of_metrics
+from tests.core.toy_data import finished
 
 LOG = LogRecipe(every=1, sample_every=0, save_every=3, keep_last=2)
 
@@ -189,6 +190,23 @@ def test_a_stopped_training_says_how_to_go_on(tmp_path):
     )
     assert isinstance(events[-1], Note) and "--resume auto" in events[-1].message
     assert saved_steps(tmp_path) == [1]
+
+
+def test_a_training_that_is_stopped_at_its_last_step_says_that_its_model_is_missing(tmp_path):
+    seen = []
+    how = {"optim": optim(), "log": LOG, "seed": 0, "folder": tmp_path}
+    events = train(Fit(), **how, should_stop=lambda: len(seen) == 8)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            assert end.value is False, "the caller writes no model"
+            break
+        if isinstance(event, StepDone):
+            seen.append(event)
+    assert isinstance(event, Note) and "--resume auto" in event.message
+    assert "not written yet" in event.message and saved_steps(tmp_path)[-1] == 8
+    assert finished(train(Fit(), **how, resume=True)) is True
 
 
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_state(tmp_path):
