@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
@@ -182,7 +183,7 @@ def plan(
     else:
         made = [
             _training(config, part, recipe, at_once, kind, room, calibrate, cards)
-            for part in _parts(command, recipe)
+            for part in _parts(command, recipe, goes_on=name is not None)
         ]
     # 3. Report.
     largest = max(made, key=lambda each: each.needed)
@@ -223,23 +224,27 @@ def _model(
     """The configuration to plan for, its model's name, and its description for a title.
 
     Raises:
-        RecipeError: When a model is named for a training that starts from scratch.
-        CheckpointError: When it is not known how large the model is.
+        RecipeError: When a discrete Chameleon would be trained by keys that mean nothing to it.
+        CheckpointError: When it is not known how large the model is, or `pretrain` would go on from
+            an Orthus.
     """
+    from orthus_core.model.config import DiscreteConfig
     from orthus_core.plan.planned_model import planned_model, pretrain_config
 
-    if command == "pretrain":
-        if named:
-            raise RecipeError(
-                "pretrain begins from nothing, so there is no model whose size could count",
-                where=f"--model {named}",
-                hint="leave it out; the recipe says how large the model becomes",
-            )
+    if command == "pretrain" and not named:
         taken = recipe.autoencoder.taken_from
         about = f"a model on the autoencoder of {taken}" if taken else "a model from nothing"
         return pretrain_config(recipe), None, about
     name = named or getattr(recipe, "model", "mini")
     found = planned_model(name)
+    if command == "pretrain":
+        from orthus_core.train.pretrain import check_discrete
+
+        check_discrete(found.config, Path(name))
+    if command == "posttrain" and isinstance(found.config, DiscreteConfig):
+        from orthus_core.train.discrete_posttrain import check_keys
+
+        check_keys(recipe)
     return found.config, name, f"{name}{'' if found.is_here else ', which is not on this machine'}"
 
 
@@ -258,11 +263,12 @@ class Part(NamedTuple):
     table: str
 
 
-def _parts(command: str, recipe: Any) -> list[Part]:
+def _parts(command: str, recipe: Any, *, goes_on: bool) -> list[Part]:
+    """The trainings of a command; `goes_on` says whether it begins with a model."""
     if command != "pretrain":
         return [Part(command, command, recipe.optim, "optim")]
     transformer = Part("transformer", command, recipe.optim, "optim")
-    if recipe.autoencoder.taken_from:
+    if goes_on or recipe.autoencoder.taken_from:
         return [transformer]
     first = Part("autoencoder", "autoencoder", recipe.autoencoder.optim, "autoencoder.optim")
     return [first, transformer]
@@ -271,7 +277,8 @@ def _parts(command: str, recipe: Any) -> list[Part]:
 def _pictures(recipe: Any) -> int:
     """Number of pictures drawn at once, as far as the recipe sets it."""
     asked = getattr(recipe, "batch_size", None)
-    count = len(getattr(recipe, "seeds", ())) or getattr(recipe, "num_images", 1)
+    # A single seed is counted up from; of several there is one for each picture.
+    count = max(len(getattr(recipe, "seeds", ())), getattr(recipe, "num_images", 1))
     return min(asked, count) if isinstance(asked, int) else count
 
 
@@ -287,19 +294,23 @@ def _drawing(
 ) -> Plan:
     from orthus_core.plan.calibrate import drawing_pace, picture_seconds
     from orthus_core.plan.fit import drawing_changes
-    from orthus_core.plan.memory_parts import Drawing, drawing_memory, total
+    from orthus_core.plan.memory_parts import Drawing, drawing_memory, prompt_size, total
 
     said = flags["dtype"] or recipe.dtype
-    usual = "bf16" if kind == "cuda" or quantize else "fp32"
+    bits = int(quantize) if quantize else recipe.quantize
+    usual = "bf16" if kind == "cuda" or bits else "fp32"
+    prompt = prompt_size(config, recipe)
     asked = Drawing(
         pictures=flags["pictures"],
+        prompt=prompt.tokens,
+        branches=prompt.streams,
         dtype=usual if said == "auto" else said,
-        quantise=int(quantize) if quantize else None,
-        fetched=bool(flags["low_memory"]),
+        quantise=bits,
+        fetched=flags["low_memory"] or recipe.low_memory,
     )
     items = drawing_memory(config, asked, kind)
-    bits = (8, 4) if "quantize" in options_of(recipe.command) else ()
-    changes = drawing_changes(config, asked, room, kind, bits=bits) if room is not None else []
+    offered = (8, 4) if "quantize" in options_of(recipe.command) else ()
+    changes = drawing_changes(config, asked, room, kind, bits=offered) if room is not None else []
     seconds = None
     if calibrate:
         often = steps or recipe.steps or config.sampling_defaults["steps"]
@@ -351,6 +362,7 @@ def _training(
         sharded=getattr(devices, "sharding", "auto") != "none",
         checkpoint=getattr(devices, "checkpoint_activations", False),
         patch_share=getattr(recipe, "patch_share", 1.0),
+        linear=part.command == "autoencoder" and recipe.autoencoder.encoder == "linear",
     )
     items = training_memory(config, trained, kind)
     needed = total(items)

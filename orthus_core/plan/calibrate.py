@@ -21,7 +21,7 @@ from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.diffusion_head import DiffusionHead
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.plan.memory_parts import Drawing
-from orthus_core.plan.training_memory import AUTOENCODER, OF_PICTURES, Training
+from orthus_core.plan.training_memory import OF_PICTURES, Training
 
 TRIES = 3
 # A backward pass costs twice a forward pass.
@@ -62,7 +62,7 @@ def step_seconds(config: InterleavedConfig, trained: Training, device: torch.dev
     """
     if trained.command in OF_PICTURES:
         there, back = _autoencoder_seconds(config, device)
-        moved = FORTH_AND_BACK if trained.command == AUTOENCODER else 1
+        moved = FORTH_AND_BACK if trained.trains_encoder else 0 if trained.linear else 1
         return (there * moved + back * FORTH_AND_BACK) * trained.batch
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     row = _layer_seconds(config, 1, trained.length, device, dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from orthus_core.model.config import InterleavedConfig
+from orthus_core.model.config import DiscreteConfig, InterleavedConfig
 from orthus_core.plan.memory_parts import Drawing, drawing_memory, total
 from orthus_core.plan.training_memory import Training, training_memory
 from orthus_core.recipe.training import LoraRecipe
@@ -112,7 +112,9 @@ def training_changes(
         if fits([f"--gpus {cards}", *kept, *batch_options(table, more)], more):
             break
         found.pop()
-    if trained.command == "posttrain" and not trained.lora.rank:
+    # A discrete Chameleon is trained as a whole (`discrete_posttrain.check_keys`).
+    takes_adapters = trained.command == "posttrain" and not isinstance(config, DiscreteConfig)
+    if takes_adapters and not trained.lora.rank:
         adapters = trained._replace(lora=LoraRecipe(rank=RANK))
         fits([*words, f"--set lora.rank={RANK}"], adapters)
     return found

@@ -12,12 +12,13 @@ from orthus_core.checkpoint.skeleton import skeleton
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.plan.memory_parts import weights_of
 from orthus_core.plan.training_memory import (
-    AUTOENCODER,
+    VISION,
     Training,
     adapters_of,
     moments_of,
     moved_weights,
     moves,
+    predicted_words,
 )
 from orthus_core.train.card_rates import peak_flops
 from orthus_core.train.flops import FORWARD, TRAINED, Amounts, flops_of, row_costs, vision_flops
@@ -45,7 +46,9 @@ def step_flops(config: InterleavedConfig, trained: Training) -> Arithmetic:
     rows = trained.batch * trained.accumulate
     if not trained.has_rows:
         there, back = vision_flops(config.vq_config)
-        each = there * (3 if trained.command == AUTOENCODER else 1) + 3 * back
+        if trained.linear:  # one product gives the features
+            there = 0
+        each = there * (3 if trained.trains_encoder else 1) + 3 * back
         return Arithmetic(rows * each, 0)
     model = skeleton(config)
     for name, weight in model.named_parameters():
@@ -56,7 +59,8 @@ def step_flops(config: InterleavedConfig, trained: Training) -> Arithmetic:
     if isinstance(config, OrthusConfig):
         slots = trained.pictures * config.patches
     draws = slots * trained.patch_share * (trained.repeats if config.denoises else 1)
-    amounts = Amounts(length, length * (length + 1) / 2, slots, trained.own_words, draws)
+    words = predicted_words(config, trained)
+    amounts = Amounts(length, length * (length + 1) / 2, slots, words, draws)
     useful = rows * flops_of(costs, amounts)
     if not trained.checkpoint:
         return Arithmetic(useful, 0)
@@ -97,6 +101,9 @@ def disk_of(config: InterleavedConfig, trained: Training, steps: int, keep_last:
     adapters = adapters_of(config, trained.lora)
     count = sum(moved.values()) + adapters
     state = 4 * (count * (2 if trained.averaged else 1) + moments_of(count, maps, trained))
+    if trained.linear:  # states hold the encoder and the codes all the same
+        of_vision = sum(math.prod(shape) for _, part, shape in weights_of(config) if part in VISION)
+        state += 4 * (of_vision - count)
     weights = sum(math.prod(weight.shape) for weight in weights_of(config))
     model = 4 * count if trained.lora.rank else 2 * weights
     features = 0

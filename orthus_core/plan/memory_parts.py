@@ -17,6 +17,8 @@ from orthus_core.checkpoint.parts import part_of
 from orthus_core.checkpoint.skeleton import skeleton
 from orthus_core.device import DTYPES
 from orthus_core.model.config import InterleavedConfig, OrthusConfig
+from orthus_core.recipe.drawing import DrawingKeys, EditRecipe, StoryRecipe
+from orthus_core.samplers.engine import TOKENS_AT_ONCE
 from orthus_core.samplers.memory_estimate import cache_bytes, decoder_bytes
 from orthus_core.samplers.prompt import room_for_image
 
@@ -30,8 +32,11 @@ DRIVER = {"cuda": 600_000_000, "mps": 300_000_000, "cpu": 300_000_000}
 MARGIN = 1.05
 # Assumed length of an unknown prompt, with its start and SEP tokens.
 PROMPT_TOKENS = 64
-# The released sampling uses guidance with one other stream.
+# The released sampling uses guidance with one other stream, and of an edit with two.
 STREAMS = 2
+EDIT_STREAMS = 3
+# Pictures that an edit by example reads: before, after, and the one to change.
+EXAMPLE_PICTURES = 3
 # Vectors of a layer that are in memory at once, in units of its width: inputs of its norms,
 # queries, keys, values, attention output and the two residuals.
 KEPT_BY_A_LAYER = 12
@@ -74,6 +79,30 @@ class Drawing(NamedTuple):
     fetched: bool = False
 
 
+class PromptSize(NamedTuple):
+    """Tokens of the longest prompt of a picture, and number of its streams."""
+
+    tokens: int
+    streams: int
+
+
+def prompt_size(config: InterleavedConfig, recipe: DrawingKeys) -> PromptSize:
+    """What a model reads before it draws a picture by this recipe: an edit the picture to change, a
+    story its earlier panels.
+    """
+    image, tokens, streams = room_for_image(config), PROMPT_TOKENS, STREAMS
+    if isinstance(recipe, EditRecipe):
+        own = config.sampling_defaults.get("edit_max_text", 0)
+        written = own if recipe.max_text is None else recipe.max_text
+        pictures = EXAMPLE_PICTURES if recipe.by_example else 1
+        tokens, streams = tokens + pictures * image + written, EDIT_STREAMS
+    if isinstance(recipe, StoryRecipe):
+        text = recipe.text.max_new_tokens
+        earlier = min(recipe.panels - 1, recipe.keep_panels or recipe.panels)
+        tokens += earlier * (text + image) + text
+    return PromptSize(max(1, min(tokens, config.max_position_embeddings - image)), streams)
+
+
 def drawing_memory(
     config: InterleavedConfig, asked: Drawing, device: str = "cuda"
 ) -> list[MemoryItem]:
@@ -82,7 +111,8 @@ def drawing_memory(
     slots = asked.prompt + room_for_image(config)
     cache = cache_bytes(config, slots, itemsize) * asked.branches * asked.pictures
     wide = KEPT_BY_AN_MLP * config.intermediate_size + KEPT_BY_A_LAYER * config.hidden_size
-    passed = asked.prompt * asked.branches * asked.pictures * wide * itemsize
+    passed = asked.prompt * asked.branches * asked.pictures
+    passed = min(passed, TOKENS_AT_ONCE) * wide * itemsize
     logits = 4 * config.vocab_size * asked.pictures
     rows = f"{asked.pictures} x {asked.branches} streams of {slots} tokens"
     return [

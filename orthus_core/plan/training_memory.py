@@ -18,7 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from orthus_core.checkpoint.parts import IMAGE_HEADS
-from orthus_core.model.config import InterleavedConfig, OrthusConfig, OrthusVQConfig
+from orthus_core.model.config import (
+    DiscreteConfig,
+    InterleavedConfig,
+    OrthusConfig,
+    OrthusVQConfig,
+)
 from orthus_core.plan.memory_parts import (
     DRIVER,
     WEIGHTS,
@@ -60,6 +65,7 @@ class Training(NamedTuple):
         sharded: Whether the cards of a group share the model; otherwise each holds all of it.
         checkpoint: Whether layers keep only their input, and are computed again.
         patch_share: Share of the patches that the diffusion loss is computed on.
+        linear: Whether an autoencoder's encoder is a linear code, which is written and not trained.
     """
 
     command: str
@@ -77,6 +83,7 @@ class Training(NamedTuple):
     sharded: bool = True
     checkpoint: bool = False
     patch_share: float = 1.0
+    linear: bool = False
 
     @property
     def shards(self) -> int:
@@ -94,11 +101,16 @@ class Training(NamedTuple):
         return self.command not in OF_PICTURES
 
     @property
-    def own_words(self) -> int:
-        """Words of a row that the LM head predicts; a discrete model's patches are words, too."""
-        if self.command == "build-base":
-            return 0
-        return self.length if self.command == "pretrain" else self.words
+    def trains_encoder(self) -> bool:
+        """Whether the autoencoder's encoder and codes are trained."""
+        return self.command == AUTOENCODER and not self.linear
+
+
+def predicted_words(config: InterleavedConfig, trained: Training) -> int:
+    """Words of a row that the LM head predicts; a discrete model's patches are words, too."""
+    if trained.command == "build-base":
+        return 0
+    return trained.length if isinstance(config, DiscreteConfig) else trained.words
 
 
 class KeptOfTokens(NamedTuple):
@@ -208,10 +220,8 @@ def moments_of(count: int, maps: int, trained: Training) -> int:
 def moves(part: str, trained: Training) -> bool:
     """Whether a training moves the weights of a part of the model."""
     lora = trained.lora
-    if trained.command == AUTOENCODER:
-        return part in VISION
-    if trained.command == "finetune-vae":
-        return part == "pixel decoder"
+    if not trained.has_rows:
+        return part in VISION if trained.trains_encoder else part == "pixel decoder"
     if trained.command == "build-base":  # the table is one weight, although only some rows change
         return part in (*IMAGE_HEADS, *TABLES)
     if lora.rank:
@@ -274,7 +284,7 @@ def _of_rows(
     items = [MemoryItem("activations of the layers", size, about, PASS)]
     if trained.checkpoint:
         items.append(MemoryItem("a layer computed again", tokens * layer, "", (LAYERS,)))
-    if words := rows * trained.own_words:
+    if words := rows * predicted_words(config, trained):
         count = f"{words} words"
         first, later = (each * words * config.vocab_size for each in (LOGIT, LOGIT_GRADIENTS))
         items.append(MemoryItem("predicted words", first, count, (FORWARD,)))
@@ -346,7 +356,7 @@ def _muon(config: InterleavedConfig, trained: Training, number: int, maps: int) 
 
 def _of_pictures(config: InterleavedConfig, trained: Training, number: int) -> list[MemoryItem]:
     """What an autoencoder's pass over its pictures of a batch needs."""
-    kept = vision_kept(config.vq_config.to_json_string(), trained.command == AUTOENCODER)
+    kept = vision_kept(config.vq_config.to_json_string(), trained.trains_encoder)
     share = VISION_KEPT[number]
     passing = VISION_PASSING * FP32 * largest_map(config.vq_config)
     return [

@@ -15,7 +15,7 @@ from orthus_core.losses.joint import JointLoss
 from orthus_core.model.config import OrthusConfig
 from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.plan.fit import drawing_changes, training_changes
-from orthus_core.plan.hours import seconds_of, step_flops
+from orthus_core.plan.hours import disk_of, seconds_of, step_flops
 from orthus_core.plan.memory_parts import (
     GB,
     Drawing,
@@ -120,6 +120,57 @@ def test_of_a_training_of_adapters_only_these_move(seven, lora):
     assert halved * part(card, "weights: diffusion") == part(whole, "weights: diffusion")
     halved = 1 if lora.embeddings else 2
     assert halved * part(card, "weights: LM head") == part(whole, "weights: LM head")
+
+
+def test_a_discrete_chameleon_predicts_codes_as_words_and_takes_no_adapters(orthus):
+    seven = released(False)
+    tuned = Training("posttrain", 16, 2116, pictures=2)
+    begun = tuned._replace(command="pretrain")
+    one, other = (training_memory(seven, each) for each in (tuned, begun))
+    assert part(one, "predicted words") == part(other, "predicted words") > 100 * GB / 4
+    assert step_flops(seven, tuned) == step_flops(seven, begun)
+    changes = training_changes(seven, tuned, 20 * GB)
+    assert changes and not any("lora" in change.what for change in changes)
+    words = ["plan", "posttrain", "-m", "chameleon-7b", "--device", "cuda"]
+    refused = orthus(*words, "--set", "lora.rank=16")
+    assert refused.exit_code == 1 and "cannot be trained with lora" in refused.stderr
+
+
+def test_an_edit_and_a_story_read_pictures_before_they_draw(orthus):
+    words = ["-m", "instruct", "--device", "cuda", "--memory", 99, "--format", "json"]
+
+    def cache(command: str, *sets: str) -> int:
+        told = json.loads(orthus("plan", command, *words, *sets).stdout)
+        return sum(item["bytes"] for item in told["parts"] if item["name"] == "cache")
+
+    token = 2 * 32 * 4096 * 2
+    assert cache("generate") == 2 * token * (64 + 1026)
+    assert cache("edit") == 3 * token * (64 + 1026 + 1026)
+    assert cache("edit", "--set", "by_example=true") == 3 * token * 4096
+    assert cache("edit", "--set", "max_text=10") == 3 * token * (64 + 1026 + 10 + 1026)
+    assert cache("story") == 2 * token * (64 + 2 * (64 + 1026) + 64 + 1026)
+    assert cache("story", "--set", "panels=9") == 2 * token * 4096
+    assert cache("story", "--set", "panels=9", "--set", "keep_panels=2") == cache("story")
+
+
+def test_a_prompt_is_read_in_parts_of_a_limited_number_of_tokens(seven):
+    short, long, longer = (
+        part(drawing_memory(seven, Drawing(prompt=tokens)), "reading")
+        for tokens in (512, 1024, 3000)
+    )
+    assert short < long == longer
+
+
+def test_a_drawing_recipe_says_how_its_model_is_held_and_how_many_pictures_come(orthus):
+    words = ["plan", "generate", "-m", "base", "--device", "cuda", "--memory", 99]
+
+    def needed(*how: str) -> int:
+        return json.loads(orthus(*words, *how, "--format", "json").stdout)["needed"]
+
+    assert needed("--set", "quantize=4") == needed("--quantize", "4") < needed()
+    assert needed("--set", "low_memory=true") == needed("--low-memory") < needed()
+    four = ("--set", "seeds=[5]", "--set", "num_images=4")
+    assert needed(*four) == needed("--num-images", "4") > needed()
 
 
 def test_a_recipe_of_adapters_is_planned_as_one(orthus):
@@ -350,8 +401,40 @@ def test_a_model_from_nothing_that_does_not_fit_says_which_part_to_change(orthus
     assert done.exit_code == 1 and "does not fit" in done.stdout
     assert "next: --set autoencoder.optim.batch_size=" in done.stdout
     assert "activations=true --set optim.batch_size=" in done.stdout
-    named = orthus("plan", "pretrain", "-m", "mini")
-    assert named.exit_code == 1 and "begins from nothing" in named.stderr
+
+
+def test_a_discrete_chameleon_that_goes_on_is_planned_at_its_own_size(orthus):
+    words = ["plan", "starter/baseline", "--device", "cpu"]
+    told = json.loads(orthus(*words, "-m", "chameleon-mini", "--format", "json").stdout)
+    assert [stage["name"] for stage in told["stages"]] == ["transformer"]
+    assert told["model"] == "chameleon-mini"
+    weights = sum(each["bytes"] for each in told["parts"] if each["name"].startswith("weights"))
+    made = drawing_memory(planned_model("chameleon-mini").config, Drawing(dtype="fp32"), "cpu")
+    assert weights == part(made, "weights")
+    of_orthus = orthus(*words, "-m", "mini")
+    assert of_orthus.exit_code == 1 and "this is an Orthus" in of_orthus.stderr
+
+
+def test_of_a_linear_encoder_the_decoder_alone_is_trained(orthus):
+    words = ["plan", "starter/1-pretrain", "--device", "cpu", "--format", "json"]
+    trained, linear = (
+        json.loads(orthus(*words, "--set", f'autoencoder.encoder="{kind}"').stdout)["stages"][0]
+        for kind in ("trained", "linear")
+    )
+    assert trained["name"] == linear["name"] == "autoencoder"
+    assert linear["needed"] < trained["needed"]
+    assert linear["flops_per_step"] < trained["flops_per_step"]
+
+    config = planned_model("chameleon-mini").config
+    moves, rests = (
+        training_memory(config, Training("autoencoder", 2, 0, linear=linear), "cpu")
+        for linear in (False, True)
+    )
+    assert part(moves, "optimiser") == 2 * part(moves, "weights")
+    assert part(rests, "optimiser") == 2 * part(rests, "weights: pixel decoder")
+    assert part(rests, "weights") == part(moves, "weights")
+    by_recipe = disk_of(config, Training("autoencoder", 2, 0, linear=True), 1, 0).states
+    assert by_recipe == part(rests, "weights") + part(rests, "optimiser")
 
 
 def test_the_size_of_a_model_from_nothing_is_that_of_the_one_that_was_made():
