@@ -131,6 +131,17 @@ def snapped_in(recipe: AutoencoderRecipe) -> int:
     return round(recipe.quantised_share * recipe.optim.batch_size)
 
 
+def trained_weights(
+    module: nn.Module, vq: OrthusVQ, recipe: AutoencoderRecipe
+) -> list[nn.Parameter]:
+    """The parameters of a module that a training of this autoencoder moves: not those of a linear
+    encoder, nor its codes.
+    """
+    written = (vq.encoder, vq.quant_conv, vq.quantize) if recipe.encoder == "linear" else ()
+    kept = {id(p) for part in written for p in part.parameters()}
+    return [p for p in module.parameters() if id(p) not in kept]
+
+
 class DiscreteAutoencoder(nn.Module):
     """The objective of a VQ autoencoder whose decoder also learns to decode unquantised features.
 
@@ -336,13 +347,7 @@ class DiscreteAutoencoderStage(PicturesStage):
         self.objective.set_codes(features_NC[some_N], generator)
 
     def trainable(self) -> list[nn.Parameter]:
-        if self.objective.linear is None:
-            return list(self.objective.parameters())
-        vq = self.objective.vq
-        kept = {
-            id(p) for part in (vq.encoder, vq.quant_conv, vq.quantize) for p in part.parameters()
-        }
-        return [p for p in self.objective.parameters() if id(p) not in kept]
+        return trained_weights(self.objective, self.objective.vq, self.recipe)
 
     def parts(self, step: int, count: int) -> Sequence[tuple[Any, ...]]:
         snapped = sum(place < snapped_in(self.recipe) for place in self.own)

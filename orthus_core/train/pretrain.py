@@ -38,7 +38,11 @@ from orthus_core.model.config import DiscreteConfig, InterleavedConfig, OrthusCo
 from orthus_core.model.vision import OrthusVQ
 from orthus_core.recipe import save as save_recipe
 from orthus_core.recipe.training import PretrainRecipe
-from orthus_core.train.autoencoder import DiscreteAutoencoderStage, fresh_autoencoder
+from orthus_core.train.autoencoder import (
+    DiscreteAutoencoderStage,
+    fresh_autoencoder,
+    trained_weights,
+)
 from orthus_core.train.batches import (
     RowSources,
     discrete_batch_builder,
@@ -144,7 +148,7 @@ def pretrain(
     torch.manual_seed(recipe.seed)
     vq = taken or fresh_autoencoder(shape)
     if not taken:
-        check_disk(output, vq, shape.optim)
+        check_disk(output, vq, shape.optim, trained_weights(vq, vq, shape))
     own_config = begun.model.config if begun else chameleon_config(recipe, tokenizer, vq)
     config = OrthusConfig(**own_config.to_dict())
     rule = training_rule(recipe, row_encoder(tokenizer, config))

@@ -105,11 +105,18 @@ def moving_weights(objective: nn.Module) -> dict[str, Tensor]:
     return dict(found.values())
 
 
-def state_bytes(objective: nn.Module, optim: OptimRecipe) -> int:
+def state_bytes(
+    objective: nn.Module, optim: OptimRecipe, trainable: Sequence[nn.Parameter] | None = None
+) -> int:
     """Size of a state of a training of `objective`: weights that move, averages, and the moments of
     the optimisers, two of AdamW and one of Muon.
+
+    Args:
+        trainable: What the optimisers move; by default every parameter with a gradient.
     """
-    parameters = [p for p in objective.parameters() if p.requires_grad]
+    parameters = trainable
+    if parameters is None:
+        parameters = [p for p in objective.parameters() if p.requires_grad]
     size = sum(weight.nbytes for weight in moving_weights(objective).values())
     for optimizer in make_optimizers(parameters, optim):
         held = (2 if isinstance(optimizer, torch.optim.AdamW) else 1) + bool(optim.ema_decay)
@@ -117,13 +124,18 @@ def state_bytes(objective: nn.Module, optim: OptimRecipe) -> int:
     return size
 
 
-def check_disk(output: Path, objective: nn.Module, optim: OptimRecipe) -> None:
-    """Check that the disk has room for a state.
+def check_disk(
+    output: Path,
+    objective: nn.Module,
+    optim: OptimRecipe,
+    trainable: Sequence[nn.Parameter] | None = None,
+) -> None:
+    """Check that the disk has room for a state; arguments as for `state_bytes`.
 
     Raises:
         OutputError: When it does not.
     """
-    check_room(training_folder(output), state_bytes(objective, optim))
+    check_room(training_folder(output), state_bytes(objective, optim, trainable))
 
 
 class StateSaver:

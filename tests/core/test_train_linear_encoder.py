@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from orthus_core.errors import RecipeError
 from orthus_core.evaluation.reconstruction import psnr
@@ -25,6 +26,7 @@ from orthus_core.train.flops import counter_of, vision_flops
 from orthus_core.train.linear_code import LinearCode, linear_quality
 from orthus_core.train.linear_encoder import linear_encoder
 from orthus_core.train.loop import train
+from orthus_core.train.state_saver import state_bytes
 from tests.conftest import TINY_AUTOENCODER
 from tests.core.toy_data import ToyPictures, pictures_with_words, tiny_pretrain
 
@@ -213,6 +215,24 @@ def test_a_pretraining_says_what_the_linear_code_reaches(tmp_path, monkeypatch):
     events = pretrain(load(PretrainRecipe, None, sets), tmp_path / "out")
     notes = [event.message for event in events if isinstance(event, Note)]
     assert any("the linear code of 8 channels has" in note and "dB" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_room_is_asked_for_moments_of_the_decoder_alone(tmp_path, monkeypatch, kind):
+    from orthus_core.train import pretrain as pretraining
+
+    monkeypatch.setattr(autoencoder, "LINEAR_PICTURES", 64)
+    asked = []
+    monkeypatch.setattr(pretraining, "check_disk", lambda _, *of: asked.append(state_bytes(*of)))
+    sets = (*tiny_pretrain(pictures_with_words(tmp_path / "pictures")),)
+    sets = (*sets, 'autoencoder.encoder="linear"', f'autoencoder.optim.kind="{kind}"')
+    recipe = load(PretrainRecipe, None, sets)
+    list(pretraining.pretrain(recipe, tmp_path / "out"))
+    (state, *_) = (tmp_path / "out.training" / "autoencoder" / "states").glob("*/*.safetensors")
+    stored = load_file(state)
+    # The linear code, some counters and numbers of steps are left out.
+    of_vq = [t for name, t in stored.items() if ".vq." in name and t.ndim]
+    assert asked[0] == sum(tensor.nbytes for tensor in of_vq)
 
 
 @SHAPES
