@@ -75,7 +75,7 @@ def bench(
 
     from orthus_core.bench import tables
     from orthus_core.bench.heads import head_laps
-    from orthus_core.bench.model_sizes import model_of, random_head
+    from orthus_core.bench.model_sizes import check_shape, model_of, random_head
     from orthus_core.bench.page import check_page, write_sections
     from orthus_core.bench.preset_timings import preset_laps
     from orthus_core.bench.race import Race, course_of, race
@@ -87,6 +87,8 @@ def bench(
     where = pick_device(flags["device"] or "auto")
     precision = pick_dtype(flags["dtype"], where)
     chosen = (shapes or ["mini", "mid"]) if "race" in kinds else []
+    for name in chosen:
+        check_shape(name, patches)
     sections = [f"race {name} {where.type}" for name in chosen]
     sections += [f"{kind} {where.type}" for kind in kinds if kind != "race"]
     if write:

@@ -119,7 +119,11 @@ def grid(
             for e in each.errors
         ],
     )
-    r.result({"folder": str(output), "grids": [_record(each) for each in found]}, text=str(output))
+    r.result(
+        {"folder": str(output), "grids": [_record(each) for each in found]},
+        text=str(output),
+        quiet=[output],
+    )
 
 
 @app.command("guidance")

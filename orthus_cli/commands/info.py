@@ -83,7 +83,7 @@ def _tell_picture(r: Reporter, path: Path) -> None:
         "seed": info.seed,
         **{name: value for name, value in asked_of(record).items() if name in info.sampling},
         "model": info.model.get("name"),
-        "model hash": info.model.get("hash", "")[:10],
+        "model hash": str(info.model.get("hash") or "")[:10],
         "adapters": [f"{a['name']} at {a['scale']:g}" for a in adapters_of(info.model)] or None,
         "device": info.model.get("device"),
         "dtype": info.model.get("dtype"),

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.checkpoint.hub import resolve
+from orthus_core.checkpoint.model_folder import open_model, read_config
 from orthus_core.errors import PromptError
 from orthus_core.model.config import OrthusConfig, OrthusVQConfig, token_name_of_code
 from orthus_core.model.diffusion_head import DiffusionHead
@@ -50,22 +51,43 @@ FULL_HEAD = {"channels": 256, "cond_dim": 4096, "width": 1536, "depth": 3}
 CODES, FIRST_CODE, VOCABULARY = 8192, 4, 65536
 
 
+def check_shape(name: str, patches: int | None) -> None:
+    """Check, before anything is measured, that there is such a shape, and that its pictures have so
+    many patches.
+
+    Raises:
+        PromptError: When there is none, or they have fewer.
+    """
+    shape = _named(name)
+    has = read_config(resolve(name)).patches if shape is None else config_of(shape).patches
+    if patches is not None and patches > has:
+        raise PromptError(
+            f"{patches} patches of a picture of {has}",
+            where="--patches",
+            hint=f"a picture of {name} has no more",
+        )
+
+
 def model_of(name: str, device: torch.device, dtype: torch.dtype) -> OrthusForConditionalGeneration:
     """A model of this shape.
 
     Raises:
         PromptError: For a name that is not in `SHAPES`.
     """
-    if name not in SHAPES:
-        raise PromptError(
-            f"there is no shape {name!r}", where="--shape", hint=f"use one of {', '.join(SHAPES)}"
-        )
-    shape = SHAPES[name]
+    shape = _named(name)
     if shape is None:
         model = open_model(name, device=device, dtype=dtype).model
         assert isinstance(model, OrthusForConditionalGeneration), "the bundled model is an Orthus"
         return model
     return random_model(config_of(shape), device, dtype)
+
+
+def _named(name: str) -> Shape | None:
+    if name not in SHAPES:
+        raise PromptError(
+            f"there is no shape {name!r}", where="--shape", hint=f"use one of {', '.join(SHAPES)}"
+        )
+    return SHAPES[name]
 
 
 def config_of(shape: Shape) -> OrthusConfig:

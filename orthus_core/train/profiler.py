@@ -8,6 +8,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from orthus_core.atomic import write_text
+from orthus_core.errors import OutputError
 from orthus_core.train.throughput import BETWEEN, PARTS, Meter
 
 TRACE, TABLE = "trace.json.gz", "parts.txt"
@@ -55,12 +56,18 @@ class StepProfiler:
         trace, self._trace = self._trace, None
         assert trace is not None, "it was begun"
         trace.stop()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        trace.export_chrome_trace(str(self.folder / TRACE))
+        lost = ""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            trace.export_chrome_trace(str(self.folder / TRACE))
+        except OSError as error:  # such as a full disk; the training goes on
+            lost = f"the trace of some steps was not written to {self.folder}: {error}"
         self.meter.leave_out()
         first, last = self._from[0] + 1, self.steps
         if last >= WARM_UP + TRACED:
             self._from = self.steps, dict(self.meter.seconds)
+        if lost:
+            return [lost]
         return [
             f"steps {first} to {last} of this run are traced in {self.folder / TRACE}: open it in "
             "https://ui.perfetto.dev"
@@ -75,9 +82,12 @@ class StepProfiler:
             before, seconds = 0, dict.fromkeys(PARTS, 0.0)
         steps = self.steps - before
         spent = {part: self.meter.seconds[part] - seconds[part] for part in PARTS}
-        self.folder.mkdir(parents=True, exist_ok=True)
         lines = table(spent, steps)
-        write_text(self.folder / TABLE, "".join(line + "\n" for line in lines))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / TABLE, "".join(line + "\n" for line in lines))
+        except (OSError, OutputError) as error:
+            notes.append(f"this table was not written to {self.folder}: {error}")
         return [*notes, *lines]
 
 

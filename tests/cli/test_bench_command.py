@@ -55,3 +55,11 @@ def test_what_cannot_be_measured_says_so(race, options, message):
     done = race(*options)
     assert done.exit_code == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+    assert not done.stdout, "nothing was measured before"
+
+
+def test_a_later_shape_with_fewer_patches_is_refused_before_the_first_is_measured(orthus):
+    shapes = ["--shape", "mid", "--shape", "mini", "--patches", 200, "--batch", "1"]
+    done = orthus("bench", "--only", "race", *shapes, "--steps", 1, "--repeats", 1)
+    assert done.exit_code == 1 and "200 patches of a picture of 64" in done.stderr
+    assert not done.stdout and "racing" not in done.stderr

@@ -81,6 +81,9 @@ def test_what_cannot_be_is_refused_before_anything_is_drawn(orthus, tiny_folder,
         done = orthus("distill", "grid", tiny_folder, *FEW, *prompts, *options)
         assert done.exit_code == 1 and message in done.stderr
     assert not (tmp_path / "out").exists()
+    one = ["--scheduler", "ddim", "--steps", 1, "-o", tmp_path / "one"]
+    done = orthus("--format", "quiet", "distill", "grid", tiny_folder, *FEW, *prompts, *one)
+    assert done.stdout == f"{tmp_path / 'one'}\n", done.stderr
     out = ["-m", tiny_folder, "-o", tmp_path / "out.png"]
     done = orthus("generate", "a fox", *out, "--set", "time_grid=[999, 5]")
     assert done.exit_code == 1 and "a patch takes 4 steps, and the time grid is of 2" in done.stderr

@@ -188,6 +188,16 @@ def test_what_is_no_record_is_named(orthus, tmp_path, command, name, content):
     assert done.exit_code == 1 and name in done.stderr, done.output
 
 
+@pytest.mark.parametrize("digest", [None, 7])
+def test_info_shows_a_record_whose_model_has_no_readable_hash(orthus, tmp_path, digest):
+    recipe = {"command": "generate", "seeds": [1]}
+    record = {"recipe": recipe, "prompt": "a cat", "seed": 1, "sampling": {}, "pixels": "0"}
+    path = tmp_path / "made.json"
+    path.write_text(json.dumps({**record, "model": {"name": "mine", "hash": digest}}))
+    done = orthus("info", path)
+    assert done.exit_code == 0 and "a cat" in done.stdout, done.output
+
+
 def test_info_tells_of_other_pictures_what_they_say(orthus, tmp_path):
     from PIL import PngImagePlugin
 

@@ -229,7 +229,7 @@ def test_other_questions_and_files_that_are_no_results_are_refused(tmp_path):
 
 
 def test_results_of_the_small_world_are_paired_by_their_order(tmp_path):
-    def mini(folder, right, seed=1):
+    def mini(folder, right, seed=1, **run):
         rows = [*zip(("count", "count", "color"), right, strict=True)]
         samples = [
             {"task": "mini-vqa", "part": part, "question": f"{n}?", "right": is_right}
@@ -240,7 +240,7 @@ def test_results_of_the_small_world_are_paired_by_their_order(tmp_path):
         values = {"overall": mean, "accuracy": mean, **parts}
         scores = [{"name": k, "value": v, "interval": [0, 1]} for k, v in values.items()]
         folder = write(folder, samples)
-        table = {"benchmark": "mini", "run": {"seed": seed}, "tasks": {"mini-vqa": scores}}
+        table = {"benchmark": "mini", "run": {"seed": seed, **run}, "tasks": {"mini-vqa": scores}}
         (folder / "result.json").write_text(json.dumps(table))
         return folder
 
@@ -251,3 +251,7 @@ def test_results_of_the_small_world_are_paired_by_their_order(tmp_path):
     assert found["mini-vqa.accuracy"].method == BOOTSTRAP
     with pytest.raises(DataError, match="--seed 1 and 2"):
         compared(a, mini(tmp_path / "c", [True] * 3, seed=2))
+    # Results of earlier versions do not name their wordings, which were the trained ones.
+    assert compared(a, mini(tmp_path / "d", [True] * 3, wordings="trained"))[1]
+    with pytest.raises(DataError, match="--wordings trained and held-out"):
+        compared(a, mini(tmp_path / "e", [True] * 3, wordings="held-out"))

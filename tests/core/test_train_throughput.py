@@ -288,3 +288,20 @@ def test_beginning_and_writing_the_trace_counts_to_no_part(tmp_path, monkeypatch
     each.finish()
     assert sum(meter.seconds.values()) == steps * 4.0
     assert "not forward" in (table := (tmp_path / "parts.txt").read_text()) and "25.0%" in table
+
+
+def test_a_profile_that_cannot_be_written_is_noted_and_ends_no_training(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(profiler.profile, "export_chrome_trace", full)
+    monkeypatch.setattr(profiler, "write_text", full)
+    each = profiler.StepProfiler(tmp_path, Meter(torch.nn.Linear(1, 1), torch.device("cpu")))
+    notes = []
+    for _ in range(7):
+        each.begin_step()
+        notes += each.end_step()
+    assert len(notes) == 1 and "No space left on device" in notes[0]
+    notes = each.finish()
+    assert "No space left on device" in notes[0]
+    assert notes[1].startswith("where the time of 1 step went")

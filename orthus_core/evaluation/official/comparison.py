@@ -25,8 +25,9 @@ LAYOUT = f"a folder of an `orthus eval` command with its {RESULT}, or that file"
 NEWCOMBE = "Newcombe, paired"
 BOOTSTRAP = "paired bootstrap"
 UNPAIRED = "from both intervals, unpaired"
-# Settings of `orthus eval mini` that decide what is asked.
-MINI_SETTINGS = ("seed", "limit")
+# Settings of `orthus eval mini` that decide what is asked, and what they were before results had
+# them.
+MINI_SETTINGS = {"seed": None, "limit": None, "wordings": "trained"}
 # Fields of samples that say what was asked.
 ASKED = ("prompt", "question", "gold", "truth", "opening", "instruction", "include")
 
@@ -239,8 +240,8 @@ def _check_comparable(a: EvalResult, b: EvalResult) -> None:
             where=where,
             hint="score both by the same program with the same weights",
         )
-    for name in MINI_SETTINGS:
-        settings = [each.table.get("run", {}).get(name) for each in (a, b)]
+    for name, before in MINI_SETTINGS.items():
+        settings = [each.table.get("run", {}).get(name, before) for each in (a, b)]
         if settings[0] != settings[1]:
             raise DataError(
                 f"the results are of different questions: --{name} {settings[0]} and {settings[1]}",
