@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 from transformers import LogitsProcessor
 
 from orthus_core.device import free_bytes, is_out_of_memory, release_memory
@@ -47,6 +48,7 @@ FOR_A_CHAMELEON = (
 
 
 Part = TypeVar("Part")
+OnFailure = Callable[[int, Exception], None]
 
 
 class Job(NamedTuple):
@@ -148,13 +150,16 @@ class RunningBatch:
 
     Args:
         backbone: Reads all of them.
+        on_failure: Called with the number of a sequence whose token could not be chosen, and the
+            error; that sequence ends, and the others continue. None raises the error.
 
     Attributes:
         sequences: The sequences; each is removed when it ends.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, on_failure: OnFailure | None = None) -> None:
         self.sequences: list[SequenceState] = []
+        self._on_failure = on_failure
         self._jobs: dict[int, Job] = {}
         self._soon: set[int] = set()
         self._backbone, self._branches = backbone, Branches(backbone)
@@ -195,7 +200,7 @@ class RunningBatch:
             for phase in Phase
         }
         # 2. Sequences in text choose a token; those at the edge of an image append [BOI] or [EOI].
-        yield from _write(self._jobs, branches, at[Phase.WRITE])
+        yield from _write(self._jobs, branches, at[Phase.WRITE], self._on_failure)
         yield from _mark(at[Phase.OPEN], at[Phase.CLOSE])
         # 3. Sequences in an image draw its next patch, all at once that are drawn alike.
         for patch_sampler, drawing in self._by(lambda job: job.patch_sampler, at[Phase.DRAW]):
@@ -262,7 +267,10 @@ def _check_one_stream(prompts: Sequence[Prompt]) -> None:
 
 
 def _write(
-    jobs: Mapping[int, Job], branches: Branches, sequences: Sequence[SequenceState]
+    jobs: Mapping[int, Job],
+    branches: Branches,
+    sequences: Sequence[SequenceState],
+    on_failure: OnFailure | None,
 ) -> Iterator[Event]:
     """Chooses one token for each sequence; the LM head runs for these sequences only."""
     if not sequences:
@@ -270,16 +278,29 @@ def _write(
     model = jobs[sequences[0].number].model
     logits_NV = model.text_logits(branches.own([sequence.number for sequence in sequences]))
     for sequence, logits_V in zip(sequences, logits_NV, strict=True):
-        job = jobs[sequence.number]
-        token = choose_token(
-            logits_V,
-            sequence.ids,
-            never_chosen(model.config, may_begin_image=sequence.may_begin_image),
-            processors=job.processors,
-            warp=warpers(job.params.temperature, job.params.top_k, job.params.top_p),
-            generator=sequence.text_random,
-        )
+        try:
+            token = _chosen(jobs[sequence.number], sequence, logits_V)
+        except Exception as error:
+            # Memory that runs out concerns the whole batch, which continues with fewer sequences.
+            if on_failure is None or is_out_of_memory(error):
+                raise
+            sequence.cancel()
+            on_failure(sequence.number, error)
+            continue
         yield from sequence.say(token)
+
+
+def _chosen(job: Job, sequence: SequenceState, logits_V: Tensor) -> int:
+    """The next token of a sequence."""
+    params = job.params
+    return choose_token(
+        logits_V,
+        sequence.ids,
+        never_chosen(job.model.config, may_begin_image=sequence.may_begin_image),
+        processors=job.processors,
+        warp=warpers(params.temperature, params.top_k, params.top_p),
+        generator=sequence.text_random,
+    )
 
 
 def _mark(opening: Sequence[SequenceState], closing: Sequence[SequenceState]) -> Iterator[Event]:

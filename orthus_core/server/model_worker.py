@@ -198,7 +198,7 @@ class ModelWorker:
         self.most_rows = most_rows or rows_that_fit(loaded)
         self.most_waiting = most_waiting
         self._at_once = self.most_rows
-        self._batch = RunningBatch(self._backbone)
+        self._batch = RunningBatch(self._backbone, self._fail_row)
         self._samplers: OrderedDict[Hashable, PatchSampler] = OrderedDict()
         self._rows: dict[int, _RequestRow] = {}
         self._waiting: deque[_RequestRow] = deque()
@@ -469,7 +469,7 @@ class ModelWorker:
         """
         seated = [self._rows[each.number] for each in self._batch.sequences if not each.ended]
         lost = [row for row in self._rows.values() if row.sequence.ended]
-        self._batch, self._rows = RunningBatch(self._backbone), {}
+        self._batch, self._rows = RunningBatch(self._backbone, self._fail_row), {}
         self._backbone.forget()
         device = self.loaded.model.device
         if is_out_of_memory(error) and len(seated) > 1:
@@ -487,6 +487,13 @@ class ModelWorker:
             shown = _too_large(device) if is_out_of_memory(error) else unforeseen(error)
         for ticket in dict.fromkeys(row.ticket for row in lost):
             self._fail(ticket, shown)
+
+    def _fail_row(self, number: int, error: Exception) -> None:
+        """Ends the request of a row whose token could not be chosen; its rows leave the batch."""
+        ticket = self._rows[number].ticket
+        if not ticket.cancelled:
+            self._deliver(ticket, unforeseen(error))
+            self.cancel(ticket)
 
     def _fail(self, ticket: Ticket, error: OrthusError) -> None:
         """Ends a request and its rows that still wait."""

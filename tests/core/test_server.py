@@ -12,6 +12,7 @@ import threading
 import weakref
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -26,7 +27,7 @@ from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.server import model_worker, picture_store
 from orthus_core.server.body_fields import Fields, Refused
-from orthus_core.server.chat_requests import read_messages
+from orthus_core.server.chat_requests import EndAtStop, read_messages
 from orthus_core.server.model_worker import (
     SAMPLERS_KEPT,
     Accepted,
@@ -876,6 +877,42 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_server(loaded, monkeypa
         assert client.post(GENERATE, json={"prompt": "a fox"}).status_code == 200
         assert state.worker.unfinished_rows == 0
     assert "ZeroDivisionError" in caplog.text and "Traceback" not in caplog.text
+
+
+def test_a_row_whose_token_cannot_be_chosen_ends_its_request_alone(loaded, monkeypatch, caplog):
+    good = question(words("a red fox")) | SAMPLED
+    bad = question(words("a snowman")) | SAMPLED | {"n": 2, "stop": "never written"}
+    draws = {"prompt": "a fox", "seed": 1}
+    step, choose, sizes = RunningBatch.extend, EndAtStop.__call__, []
+    held, go = threading.Event(), threading.Event()
+
+    def watched(batch):
+        sizes.append(len(batch.sequences))
+        return step(batch)
+
+    def fails(stop, ids_1S, scores_1V):
+        return 1 / 0 if len(sizes) == 4 else choose(stop, ids_1S, scores_1V)
+
+    with asked(loaded) as (client, state), ThreadPoolExecutor() as pool:
+        alone = [client.post(CHAT, json=good).json(), client.post(GENERATE, json=draws).json()]
+        monkeypatch.setattr(RunningBatch, "extend", watched)
+        monkeypatch.setattr(EndAtStop, "__call__", fails)
+        pool.submit(state.worker.call, lambda: held.set() or go.wait(10))
+        assert held.wait(10)
+        bodies = [(CHAT, good), (CHAT, bad), (GENERATE, draws)]
+        answers = [pool.submit(client.post, address, json=body) for address, body in bodies]
+        wait_until(lambda: state.worker.unfinished_rows == 4)
+        go.set()
+        together = [answer.result() for answer in answers]
+        wait_until(lambda: state.worker.unfinished_rows == 0)
+        assert not state.worker._rows and sizes[3:5] == [4, 2]
+        assert client.post(CHAT, json=bad).status_code == 200
+    assert [answer.status_code for answer in together] == [200, 500, 200]
+    assert together[0].json()["choices"] == alone[0]["choices"]
+    assert together[2].json()["data"] == alone[1]["data"]
+    error = together[1].json()["error"]
+    assert error["code"] == "server_error" and "division" not in error["message"]
+    assert caplog.text.count("ZeroDivisionError") == 1
 
 
 def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(loaded, monkeypatch):
