@@ -29,7 +29,7 @@ from orthus_core.api.requests import run
 from orthus_core.checkpoint.chat_processor import OrthusProcessor
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import open_model
-from orthus_core.data.known_words import KnownWords
+from orthus_core.data.known_words import VOCABULARY, WORDS, KnownWords
 from orthus_core.data.pixels import to_image
 from orthus_core.errors import ArgumentError, CheckpointError
 from orthus_core.events import ImageDone, PatchDone
@@ -105,6 +105,26 @@ class OrthusPipeline(DiffusionPipeline):
                 "a pipeline draws with an Orthus that has a tokenizer", where=str(folder)
             )
         return cls(opened.model, OrthusProcessor.from_pretrained(folder))
+
+    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
+        """As diffusers', and the lists of the model's words, by which the opened pipeline reads
+        emoji.
+
+        Args:
+            save_directory: Folder to write; the lists are beside the model's weights, in `model`.
+            args, kwargs: diffusers' own.
+        """
+        source, folder = self.model.name_or_path, Path(save_directory) / "model"
+        lists = [Path(source, name) for name in (VOCABULARY, WORDS)] if source else []
+        found = {file.name: file.read_bytes() for file in lists if file.is_file()}
+        # First, because diffusers uploads the folder where that is asked for.
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (VOCABULARY, WORDS):
+            if name in found:
+                (folder / name).write_bytes(found[name])
+            else:  # of an earlier model that this one replaces
+                (folder / name).unlink(missing_ok=True)
+        super().save_pretrained(str(save_directory), *args, **kwargs)
 
     @torch.no_grad()
     def __call__(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,10 +48,31 @@ def test_it_draws_what_orthus_draws(pipe, orthus):
     assert pixel_hash(guided) == pixel_hash(expected) != pixel_hash(drawn[0])
 
 
-def test_emoji_mean_the_names_that_the_folder_lists():
-    pipe, asked = quiet(OrthusPipeline.from_pretrained("mini")), {"num_inference_steps": 1}
-    drawn = [pipe(words, **asked, generator=seeded()).images[0] for words in ("a cat", "a 🐱")]
-    assert pixel_hash(drawn[0]) == pixel_hash(drawn[1])
+@pytest.fixture(scope="module")
+def mini() -> OrthusPipeline:
+    return quiet(OrthusPipeline.from_pretrained("mini"))
+
+
+def drawn_for_cats(pipe: OrthusPipeline) -> list[str]:
+    prompts, asked = ("a cat", "a 🐱"), {"num_inference_steps": 1}
+    return [pixel_hash(pipe(each, **asked, generator=seeded()).images[0]) for each in prompts]
+
+
+def test_emoji_mean_the_names_that_the_folder_lists(mini):
+    word, emoji = drawn_for_cats(mini)
+    assert word == emoji
+
+
+def test_a_saved_pipeline_reads_emoji_as_its_model_did(mini, pipe, tmp_path):
+    mini.save_pretrained(tmp_path / "saved")
+    again = quiet(OrthusPipeline.from_pretrained(tmp_path / "saved"))
+    assert drawn_for_cats(again) == drawn_for_cats(mini)
+    again.save_pretrained(tmp_path / "saved")  # over itself
+    lists = [tmp_path / "saved/model" / name for name in ("vocabulary.txt", "words.json")]
+    sources = [Path(mini.model.name_or_path) / each.name for each in lists]
+    assert [each.read_bytes() for each in lists] == [each.read_bytes() for each in sources]
+    pipe.save_pretrained(tmp_path / "saved")  # a model of other words, or none
+    assert not (tmp_path / "saved/model/words.json").exists()
 
 
 def test_generators_and_output_types_are_those_of_diffusers(pipe):
