@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -190,6 +190,8 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
     segments: list[Segment] = []
     instructions: list[str] = []  # of the system, until the user's first words
     left, role = LONGEST_CONVERSATION, ""
+    config = served.loaded.model.config
+    pictures, most_pictures = 0, config.max_position_embeddings // config.patches
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
         fields = Fields(message, where=where)
@@ -205,6 +207,15 @@ def read_messages(messages: Any, served: Served) -> list[Segment]:
                         f"the messages are longer than {LONGEST_CONVERSATION} characters",
                         where=where,
                         code="string_above_max_length",
+                    )
+            else:
+                pictures += 1
+                if pictures > most_pictures:  # before the next is read and held in memory
+                    raise Refused(
+                        f"the conversation has more than {most_pictures} pictures, and the model "
+                        "has no room for them",
+                        where="messages",
+                        hint="leave out earlier pictures",
                     )
             if role in ("system", "developer"):
                 if not isinstance(part, str):
@@ -249,12 +260,11 @@ def _answered(content: Any, fields: Fields, where: str) -> Any:
     return parts
 
 
-def _parts(content: Any, where: str, served: Served) -> list[str | UploadedPicture]:
+def _parts(content: Any, where: str, served: Served) -> Iterator[str | UploadedPicture]:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise Refused("content must be text, or a list of parts", where=f"{where}.content")
-    parts: list[str | UploadedPicture] = []
     for number, part in enumerate(content):
         place = f"{where}.content[{number}]"
         fields = Fields(part, where=place)
@@ -262,14 +272,13 @@ def _parts(content: Any, where: str, served: Served) -> list[str | UploadedPictu
         if kind == "text":
             text = fields.text("text", "", LONGEST_CONVERSATION)
             if text.strip():
-                parts.append(text)
+                yield text
             continue
         url = fields.take("image_url")
         url = url.get("url") if isinstance(url, Mapping) else url
         if not isinstance(url, str):
             raise Refused("image_url needs a url", where=place)
-        parts.append(read_picture(content_of_url(url, place), served.size, place))
-    return parts
+        yield read_picture(content_of_url(url, place), served.size, place)
 
 
 def _stops(stop: Any) -> tuple[str, ...]:

@@ -16,13 +16,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from orthus_core.errors import OrthusError
-from orthus_core.server.model_worker import Accepted, Finished, ModelWorker, PreparedRows, Ticket
+from orthus_core.server.model_worker import (
+    Accepted,
+    Finished,
+    ModelWorker,
+    PreparedRows,
+    Ticket,
+    UnfinishedImage,
+)
 from orthus_core.server.request_guard import Receive, Scope, Send, error_body
 
 R = TypeVar("R")
 
 # Seconds of silence after which a stream sends a comment, so that nothing between closes it.
 KEEP_ALIVE = 15.0
+# Unfinished pictures of a request that wait for a client that reads slowly; each is 3 MB at 512
+# pixels, on the model's device. Later ones are left out meanwhile.
+MOST_UNREAD = 32
 
 
 class ArrivingEvents:
@@ -31,10 +41,18 @@ class ArrivingEvents:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self._unread = 0  # unfinished pictures among them
 
     def deliver(self, event: Any) -> None:
         """Adds an event; any thread may call it."""
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._loop.call_soon_threadsafe(self._add, event)
+
+    def _add(self, event: Any) -> None:
+        if isinstance(event, UnfinishedImage):
+            if self._unread == MOST_UNREAD:
+                return
+            self._unread += 1
+        self._events.put_nowait(event)
 
     def cancel(self) -> None:
         """Drops what is not done yet."""
@@ -67,6 +85,8 @@ class ArrivingEvents:
 
     async def __anext__(self) -> Any:
         event = await self._events.get()
+        if isinstance(event, UnfinishedImage):
+            self._unread -= 1
         if isinstance(event, Finished):
             raise StopAsyncIteration
         if isinstance(event, OrthusError):
