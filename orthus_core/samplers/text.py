@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -97,25 +98,41 @@ def choose_token(
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 
 
-def with_words(events: Iterable[Event], tokenizer: PreTrainedTokenizerBase) -> Iterator[Event]:
+class Written(NamedTuple):
+    """What a sequence has written since its last image: tokens, and those of their words that were
+    shown.
+    """
+
+    tokens: list[int]
+    words: str
+
+
+def with_words(
+    events: Iterable[Event],
+    tokenizer: PreTrainedTokenizerBase,
+    written: dict[int, Written] | None = None,
+) -> Iterator[Event]:
     """The same events; each TextPiece gets the text that its tokens add.
 
     A token that ends inside a character adds nothing yet. The text of a sequence between two images
     is decoded together, and begins without a space.
+
+    Args:
+        events: Events of any number of sequences.
+        tokenizer: The model's tokenizer.
+        written: What sequences have written so far, by number, for events that continue earlier
+            ones; it is changed.
     """
-    said: dict[int, list[int]] = {}
-    shown: dict[int, str] = {}
+    written = {} if written is None else written
     for event in events:
         if isinstance(event, TextPiece):
-            tokens = said.setdefault(event.row, [])
+            tokens, before = written.get(event.row, Written([], ""))
             tokens.extend(event.token_ids)
             text = str(tokenizer.decode(tokens, skip_special_tokens=True)).lstrip()
-            before = shown.get(event.row, "")
             if text.endswith(UNFINISHED) or not text.startswith(before):
                 text = before
-            shown[event.row] = text
+            written[event.row] = Written(tokens, text)
             event = replace(event, text=text[len(before) :])
         elif isinstance(event, (ImageDone, RowDone)):
-            said.pop(event.row, None)
-            shown.pop(event.row, None)
+            written.pop(event.row, None)
         yield event

@@ -70,9 +70,11 @@ async def page(state: ServerState, request: Request) -> Response:
 
 async def health(state: ServerState, request: Request) -> Response:
     stopping = state.access.stopping
+    failed = not (stopping or state.worker.takes_requests)
+    status = "stopping" if stopping else "failed" if failed else "ok"
     return JSONResponse(
-        {"status": "stopping" if stopping else "ok", "model": state.served.name},
-        status_code=503 if stopping else 200,
+        {"status": status, "model": state.served.name},
+        status_code=200 if status == "ok" else 503,
     )
 
 

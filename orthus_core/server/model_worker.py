@@ -56,7 +56,7 @@ from orthus_core.samplers.patch_sampler import (
 )
 from orthus_core.samplers.prompt import Prompt, room_for_image
 from orthus_core.samplers.sequence import Phase, SequenceState
-from orthus_core.samplers.text import with_words
+from orthus_core.samplers.text import Written, with_words
 from orthus_core.server.prometheus import Meters
 
 log = logging.getLogger("orthus.server")
@@ -201,6 +201,7 @@ class ModelWorker:
         self._batch = RunningBatch(self._backbone, self._fail_row)
         self._samplers: OrderedDict[Hashable, PatchSampler] = OrderedDict()
         self._rows: dict[int, _RequestRow] = {}
+        self._written: dict[int, Written] = {}  # texts go on after a step that failed
         self._waiting: deque[_RequestRow] = deque()
         self._next_number = 0
         # What other threads change, under the lock of `_changed`.
@@ -214,6 +215,11 @@ class ModelWorker:
         self._thread = threading.Thread(target=self._run, name="orthus-model", daemon=True)
 
     # For other threads
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it has not stopped, by `stop` or by a failure that it could not recover from."""
+        return not self._stopping
 
     def start(self) -> None:
         self._thread.start()
@@ -279,14 +285,19 @@ class ModelWorker:
     # The thread
 
     def _run(self) -> None:
-        with self._decoder, torch.no_grad():
-            while self._wait():
-                try:
-                    events = ordered_events(self._steps())
-                    for event in with_words(events, self.loaded.tokenizer):
-                        self._tell(event)
-                except Exception as error:  # one bad step must not end the server
-                    self._recover(error)
+        try:
+            with self._decoder, torch.no_grad():
+                while self._wait():
+                    try:
+                        events = ordered_events(self._steps())
+                        for event in with_words(events, self.loaded.tokenizer, self._written):
+                            self._tell(event)
+                    except Exception as error:  # one bad step must not end the server
+                        self._recover(error)
+        except Exception as error:  # such as a device that answers no more
+            unforeseen(error)
+        with self._changed:
+            self._stopping = True  # nobody may wait for a thread that has ended
         self._give_up(Stopped("the server has stopped", where="server", hint="try again later"))
 
     def _wait(self) -> bool:
@@ -295,6 +306,7 @@ class ModelWorker:
             self._count_rows()
             if not (self._batch.sequences or self._waiting):
                 self._at_once = self.most_rows  # memory that ran out may be free again
+                self._written.clear()
             while not (self._arrived or self._calls or self._waiting or self._stopping):
                 if self._batch.sequences:
                     break
@@ -469,7 +481,7 @@ class ModelWorker:
         """
         seated = [self._rows[each.number] for each in self._batch.sequences if not each.ended]
         lost = [row for row in self._rows.values() if row.sequence.ended]
-        self._batch, self._rows = RunningBatch(self._backbone, self._fail_row), {}
+        self._batch = RunningBatch(self._backbone, self._fail_row)
         self._backbone.forget()
         device = self.loaded.model.device
         if is_out_of_memory(error) and len(seated) > 1:
@@ -485,6 +497,7 @@ class ModelWorker:
             release_memory(device)
             lost += seated
             shown = _too_large(device) if is_out_of_memory(error) else unforeseen(error)
+        self._rows = {}
         for ticket in dict.fromkeys(row.ticket for row in lost):
             self._fail(ticket, shown)
 

@@ -151,10 +151,11 @@ class RequestGuard:
             _let_go(error)
             await answer.refuse(error)
         except Exception as error:
+            cause = _alone(error)
             log.error(
                 "%s: %s (%s)",
-                type(error).__name__,
-                error,
+                type(cause).__name__,
+                cause,
                 answer.id,
                 exc_info=error if log.isEnabledFor(logging.DEBUG) else None,
             )
@@ -298,6 +299,14 @@ def _refusal(scope: Scope, error: HTTPException) -> Refused:
         message, code = f"this address does not answer {scope['method'][:20]}", "method_not_allowed"
         hint = f"use {headers.get('allow', 'another method')}"
     return Refused(message, hint=hint, status=error.status_code, code=code, headers=headers)
+
+
+def _alone(error: Exception) -> Exception:
+    """The error that a group of tasks raised, if it is one alone; else the group."""
+    # By its attribute: Python 3.10 has no class of groups.
+    while len(errors := getattr(error, "exceptions", ())) == 1:
+        error = errors[0]
+    return error
 
 
 def _let_go(error: Exception) -> None:

@@ -15,6 +15,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import anyio
 import pytest
 import torch
 from PIL import Image
@@ -25,9 +26,10 @@ from orthus_core.errors import OrthusError, PromptError
 from orthus_core.results.record import read_made
 from orthus_core.samplers.generate import RunningBatch
 from orthus_core.samplers.params import SamplingParams
-from orthus_core.server import model_worker, picture_store
+from orthus_core.server import chat_requests, model_worker, picture_routes, picture_store
 from orthus_core.server.body_fields import Fields, Refused
 from orthus_core.server.chat_requests import EndAtStop, read_messages
+from orthus_core.server.event_streams import MOST_UNREAD, ArrivingEvents
 from orthus_core.server.model_worker import (
     SAMPLERS_KEPT,
     Accepted,
@@ -312,6 +314,19 @@ def test_the_model_reads_earlier_turns_and_what_the_system_says(server):
         for each in (asked, [turns[0], *asked])
     ]
     assert counts[1] == counts[0] + length("a red fox") - 2
+
+
+def test_no_more_pictures_of_a_conversation_are_read_than_have_room(client, loaded, monkeypatch):
+    read, made = [], chat_requests.read_picture
+    monkeypatch.setattr(
+        chat_requests, "read_picture", lambda *args: read.append(args) or made(*args)
+    )
+    config = loaded.model.config
+    most = config.max_position_embeddings // config.patches
+    answer = client.post(CHAT, json=question(*[shown(png())] * (most + 5)))
+    assert answer.status_code == 400 and len(read) == most + 1
+    error = answer.json()["error"]
+    assert error["param"] == "messages" and f"more than {most} pictures" in error["message"]
 
 
 # Stories
@@ -938,6 +953,58 @@ def test_memory_that_runs_out_halves_the_batch_and_loses_nothing(loaded, monkeyp
         )
         answer = client.post(GENERATE, json={"prompt": "a fox"})
         assert answer.status_code == 400 and "memory" in answer.json()["error"]["message"]
+
+
+def test_words_go_on_after_memory_ran_out(loaded, monkeypatch):
+    with asked(loaded) as (client, _):
+        body = question(words("a red fox")) | SAMPLED | {"n": 4}
+        whole = client.post(CHAT, json=body).json()
+        step, sizes = RunningBatch.extend, []
+
+        def narrow(batch):
+            sizes.append(len(batch.sequences))
+            if len(batch.sequences) > 2 and len(sizes) > 4:
+                raise MemoryError
+            yield from step(batch)
+
+        monkeypatch.setattr(RunningBatch, "extend", narrow)
+        assert client.post(CHAT, json=body).json()["choices"] == whole["choices"]
+        assert sizes[3:6] == [4, 4, 2]
+
+
+def test_a_worker_that_cannot_recover_leaves_nobody_waiting(loaded, monkeypatch):
+    with asked(loaded, limits=Limits(seconds=10)) as (client, _):
+        monkeypatch.setattr(RunningBatch, "extend", lambda batch: iter([1 / 0]))
+        monkeypatch.setattr(model_worker, "release_memory", lambda device: 1 / 0)
+        for _ in range(2):
+            answer = client.post(GENERATE, json={"prompt": "a fox", "n": 2})
+            assert answer.status_code == 503 and answer.json()["error"]["code"] == "stopping"
+        health = client.get("/health")
+        assert health.status_code == 503 and health.json()["status"] == "failed"
+
+
+def test_a_failure_beside_the_model_is_logged_by_its_cause(loaded, monkeypatch, caplog):
+    monkeypatch.setattr(picture_routes, "finished_png", lambda *_: 1 / 0)
+    with asked(loaded) as (client, state):
+        for stream in (False, True):
+            answer = client.post(GENERATE, json={"prompt": "a fox", "stream": stream})
+            assert "server failed" in answer.text and "division" not in answer.text
+        wait_until(lambda: state.worker.unfinished_rows == 0)
+    lines = [each.getMessage() for each in caplog.records if each.levelname == "ERROR"]
+    assert len(lines) == 2 and all(each.startswith("ZeroDivisionError: ") for each in lines)
+
+
+def test_unfinished_pictures_that_a_client_does_not_read_have_a_bound():
+    async def counts() -> list[int]:
+        found, events = [], ArrivingEvents()
+        picture = UnfinishedImage(0, 0, 1, 4, torch.zeros(3, 1, 1))
+        for sent in (MOST_UNREAD + 9, 2):
+            for event in (*[picture] * sent, Finished()):
+                events.deliver(event)
+            found.append(len([event async for event in events]))
+        return found
+
+    assert anyio.run(counts) == [MOST_UNREAD, 2]
 
 
 def test_a_row_that_nobody_waits_for_leaves_before_the_next_step(loaded, monkeypatch):
