@@ -173,6 +173,15 @@ def test_merged_equals_loaded(tiny_folder, half_folder, adapters, tmp_path, stor
     assert merged.processor is not None
 
 
+def test_adapters_bring_what_was_measured_when_their_training_began(tiny_folder, source, tmp_path):
+    sets = ("sampling.patch_norm=measured", "sampling.steps=3")
+    train(tiny_folder, source, tmp_path / "mine", *sets)
+    lora = [str(tmp_path / "mine")]
+    sampling = open_model(tiny_folder, device="cpu", dtype="fp32", lora=lora).model.config.sampling
+    low, high = sampling["patch_norm"]
+    assert 0 < low < high and sampling["steps"] == 3
+
+
 def test_a_scale_multiplies_and_0_is_the_model_itself(tiny_folder, adapters):
     none, half, full = (
         weights_of(open_model(tiny_folder, device="cpu", lora=[f"{adapters}:{scale}"]).model)
