@@ -38,15 +38,11 @@ class Branches:
         self._anew: list[int | None] = []
         self._longest: list[int] = []
 
-    def add(
-        self, rows: Mapping[int, Sequence[Branch]], more: Mapping[int, Tensor] | None = None
-    ) -> None:
+    def add(self, rows: Mapping[int, Sequence[Branch]]) -> None:
         """Reads the branches of sequences that join.
 
         Args:
             rows: Branches of each sequence, by the sequence's number, its own first.
-            more: Input embedding [D] of one more token, which all branches of a sequence read; for
-                some of the sequences.
         """
         branches = [branch for row in rows.values() for branch in row]
         if not branches:
@@ -57,17 +53,6 @@ class Branches:
         # One spare position: a branch that reads nothing in a pass still writes a placeholder.
         capacity = min(max(longest), ahead) + 1
         cache, hidden_RD = self._backbone.read(branches, capacity)
-        if more:
-            # By themselves, so that the sequences that were here before wait for no pass of theirs.
-            new = _slot_numbers({row: len(rows[row]) for row in rows})
-            first, slots = len(self._lengths), [slot for row in more for slot in new[row]]
-            embeds_RD = torch.zeros_like(hidden_RD)
-            for row, embed_D in more.items():
-                embeds_RD[new[row]] = embed_D.to(embeds_RD)
-            stepped_RD = self._backbone.step(cache, embeds_RD, lengths[first:])
-            hidden_RD[slots] = stepped_RD[slots]
-            for slot in slots:
-                lengths[first + slot] += 1
         if self._lengths:
             self._cache.append(cache, capacity)
             self._hidden_RD = torch.cat([self._hidden_RD, hidden_RD])

@@ -161,18 +161,11 @@ class RunningBatch:
         self.sequences: list[SequenceState] = []
         self._on_failure = on_failure
         self._jobs: dict[int, Job] = {}
-        self._soon: set[int] = set()
         self._backbone, self._branches = backbone, Branches(backbone)
 
-    def join(self, job: Job, sequences: Sequence[SequenceState], *, soon: bool = False) -> None:
-        """Adds sequences, whose job has this backbone; call it between two steps.
-
-        Args:
-            soon: Whether those that begin with an image draw in the very next step, rather than
-                after it, at the cost of a pass of their own.
-        """
+    def join(self, job: Job, sequences: Sequence[SequenceState]) -> None:
+        """Adds sequences, whose job has this backbone; call it between two steps."""
         self.sequences.extend(sequences)
-        self._soon |= {sequence.number for sequence in sequences if soon}
         self._jobs |= {sequence.number: job for sequence in sequences}
 
     def step(self) -> Iterator[Event | PendingImage]:
@@ -184,17 +177,10 @@ class RunningBatch:
         """The first part of a step: every sequence grows by a token or a patch."""
         sequences, branches = self.sequences, self._branches
         # 1. Read the prompts of those that have joined, and the contexts of their other guidance
-        # branches. Those that are to draw soon read [BOI] too, and need not wait for the next
-        # step of all the others.
+        # branches. Those that begin with an image read [BOI] in the same pass, and draw at once.
         joined = [each for each in sequences if not (each.ended or each.number in branches)]
-        prompts = {sequence.number: sequence.branches for sequence in joined}
-        opening = [
-            each for each in joined if each.phase is Phase.OPEN and each.number in self._soon
-        ]
-        self._soon.clear()
-        yield from _mark(opening, [])
-        boi = {each.number: self._backbone.embed([each.newest])[0] for each in opening}
-        branches.add(prompts, boi)
+        yield from _mark([each for each in joined if each.phase is Phase.OPEN], [])
+        branches.add({sequence.number: sequence.branches for sequence in joined})
         at = {
             phase: [sequence for sequence in sequences if sequence.phase is phase]
             for phase in Phase

@@ -411,7 +411,7 @@ class ModelWorker:
             self._waiting.popleft()
             self._rows[row.sequence.number] = row
             job, sequence = row.begun
-            self._batch.join(job, [sequence], soon=bool(row.ticket.shown_at))
+            self._batch.join(job, [sequence])
             self._meters.observe("orthus_queue_seconds", time.perf_counter() - row.came)
 
     def _begin(self, row: _RequestRow) -> tuple[Job, SequenceState]:

@@ -109,7 +109,7 @@ class Joining:
                         job = self.jobs[params]
                         sampler = job.patch_sampler
                         state = SequenceState(number, own, params, self.model.config, sampler)
-                        self.batch.join(job, [state], soon=number in (1, 4, 5))
+                        self.batch.join(job, [state])
                 for sequence in self.batch.sequences:
                     if self.cancelled.get(sequence.number) == step:
                         sequence.cancel()
@@ -143,7 +143,7 @@ def test_rows_that_are_cancelled_leave_and_change_no_other(model, alone):
     joining = Joining(model, cancelled={1: 3, 4: 5, 0: 0})
     found = told(ordered_events(joining.events()))
     assert [found[row][-1] for row in (0, 1, 4)] == ["cancelled"] * 3
-    # Row 1 joined to draw soon, and has drawn in both of its steps.
+    # A row draws in the step in which it joins: row 1 has drawn in both of its steps.
     assert found[0][:3] == ([], [], 0) and found[1][1:3] == ([], 2)
     left = (2, 3, 5, 6)
     assert {row: found[row] for row in left} == {row: alone[row] for row in left}
