@@ -22,10 +22,10 @@ from orthus_core.bench import release_costs
 from orthus_core.bench.clock import Clock, copy_bandwidth, peak_memory
 from orthus_core.bench.roofline import backbone_traffic, head_traffic
 from orthus_core.errors import PromptError
-from orthus_core.events import ImageDone, PatchDone, Progress
+from orthus_core.events import Event, ImageDone, PatchDone, Progress
 from orthus_core.model.orthus import OrthusForConditionalGeneration
-from orthus_core.samplers.decode import decode, ordered_events
-from orthus_core.samplers.generate import prepare_batch, run_batch
+from orthus_core.samplers.decode import PendingImage, decode, ordered_events
+from orthus_core.samplers.generate import RunningBatch, prepare_batch, run_batch
 from orthus_core.samplers.params import SamplingParams
 from orthus_core.samplers.patch_sampler import seeded_noise
 from orthus_core.samplers.prompt import Context, Guidance, Prompt
@@ -219,6 +219,7 @@ def _engine(
     model: OrthusForConditionalGeneration, course: Course, prompts: Sequence[Prompt], clock: Clock
 ) -> tuple[Tensor, Tensor]:
     """Draw as `generate` does, but stop after the course's number of patches."""
+    patches = course.patches or model.config.patches
     noise_scale = SamplingParams.resolve(model.config).noise_scale
     params = SamplingParams(max_images=1, steps=course.steps, noise_scale=noise_scale)
     job, rows = prepare_batch(model, prompts, params)
@@ -230,18 +231,25 @@ def _engine(
     patches = course.patches or model.config.patches
     made: list[list[Tensor]] = [[] for _ in prompts]
     pixels: dict[int, Tensor] = {}
+
+    def events() -> Iterator[Event | PendingImage]:
+        if patches == model.config.patches:
+            yield from run_batch(timed, rows)
+            return
+        batch = RunningBatch(timed.backbone)
+        batch.join(timed, rows)
+        # Each step draws a patch and reads it, so that both are counted as often.
+        for _ in range(patches):
+            yield from batch.step()
+
     with job.decoder:
-        events = ordered_events(run_batch(timed, rows))
-        for event in events:
+        for event in ordered_events(events()):
             if isinstance(event, PatchDone) and event.feature_C is not None:
                 made[event.row].append(event.feature_C)
             elif isinstance(event, ImageDone):
                 pixels[event.row] = event.pixels_3HW
-            if course.patches and all(len(row) == patches for row in made):
-                break
-        events.close()  # type: ignore[attr-defined]
     features_NPC = torch.stack([torch.stack(row) for row in made])
-    if course.patches is None:
+    if pixels:
         return features_NPC, torch.stack([pixels[row] for row in range(len(prompts))])
     with clock("decode"):
         missing = model.config.patches - patches

@@ -65,6 +65,9 @@ def test_a_part_of_the_patches_is_drawn_alike_and_reckoned_to_the_whole(model):
     assert found.difference < 1e-3 * found.feature_size
     for lap in found.laps:
         assert lap.seconds_a_picture == pytest.approx(sum(lap.parts.values()))
+    # Every patch that is drawn is read, so a single one has a step of the backbone, too.
+    (single,) = result_of(race(model, course._replace(patches=1)))
+    assert [lap.parts["backbone"] > 0 for lap in single.laps] == [True, True]
     # Two of four patches in the middle: one came before, and the prompts are longer by it.
     longer, usual = (prompts_of(model, c, 1)[0] for c in (course, course._replace(patches=None)))
     assert len(longer.context.ids) == len(usual.context.ids) + 1
