@@ -89,7 +89,8 @@ def test_seeds_of_a_prompt_and_what_they_are_guided_against_are_read_once(tiny_m
     ]
     events = generate(tiny_model, prompts, SamplingParams(max_images=1, steps=2))
     pictures = {event.row: event.features_PC for event in events if isinstance(event, ImageDone)}
-    assert passes.seen == [(2, 22), *[(128, 1)] * PATCHES]
+    # The texts with [BOI], then all patches but the last.
+    assert passes.seen == [(2, 23), *[(128, 1)] * (PATCHES - 1)]
     monkeypatch.undo()
     for row in (0, 37, 63):
         alone = generate(tiny_model, [prompts[row]], SamplingParams(max_images=1, steps=2))
@@ -174,8 +175,8 @@ def test_the_picture_of_an_edit_is_read_once(tiny_model, monkeypatch):
         negatives=(Context((*picture, SEP), features), UNCONDITIONAL),
     )
     list(generate(tiny_model, [prompt._replace(seed=n) for n in range(2)], SamplingParams(steps=2)))
-    # The picture beside the unconditional prompt, then what comes after it, then patches.
-    assert passes.seen == [(2, 3 + PATCHES), (2, 3), *[(6, 1)] * PATCHES]
+    # The picture beside the unconditional prompt, then what follows it up to [BOI], then patches.
+    assert passes.seen == [(2, 3 + PATCHES), (2, 4), *[(6, 1)] * (PATCHES - 1)]
 
 
 @torch.no_grad()
@@ -289,10 +290,10 @@ def test_pictures_of_a_row_reuse_the_slots_of_what_they_are_guided_against(tiny_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Backbone, "step", watched)
         list(generate(tiny_model, [prompt], SamplingParams(max_images=3, steps=2)))
-    # [BOI] and all patches but the last, from the end of the prompt on; the last patch and [EOI]
-    # are not read.
+    # [BOI] and all patches but the last, from the end of the prompt on, with which the first [BOI]
+    # is read; the last patch and [EOI] are not read.
     anew = [4, 5, 6, 7]
-    assert widths == [*anew, 8, 8, *anew, 8, 8, *anew]
+    assert widths == [*anew[1:], 8, 8, *anew, 8, 8, *anew]
 
 
 def test_a_text_longer_than_the_room_made_ahead_is_the_same(tiny_model, monkeypatch):

@@ -168,7 +168,7 @@ def test_a_worker_without_memory_says_so_too(model, monkeypatch):
 
 def test_where_one_does_not_fit_it_says_so_after_what_was_finished(model, monkeypatch):
     asked = prompts(3)
-    fails = Fails(Backbone, "step", lambda call, _: call > 6, CPU)
+    fails = Fails(Backbone, "step", lambda call, _: call > PATCHES, CPU)
     fails.install(monkeypatch)
     events: list[Event] = []
     with pytest.raises(PromptError, match="not enough memory on cpu for one"):

@@ -906,7 +906,7 @@ def test_a_row_whose_token_cannot_be_chosen_ends_its_request_alone(loaded, monke
         return step(batch)
 
     def fails(stop, ids_1S, scores_1V):
-        return 1 / 0 if len(sizes) == 4 else choose(stop, ids_1S, scores_1V)
+        return 1 / 0 if len(sizes) == 3 else choose(stop, ids_1S, scores_1V)
 
     with asked(loaded) as (client, state), ThreadPoolExecutor() as pool:
         alone = [client.post(CHAT, json=good).json(), client.post(GENERATE, json=draws).json()]
@@ -920,7 +920,7 @@ def test_a_row_whose_token_cannot_be_chosen_ends_its_request_alone(loaded, monke
         go.set()
         together = [answer.result() for answer in answers]
         wait_until(lambda: state.worker.unfinished_rows == 0)
-        assert not state.worker._rows and sizes[3:5] == [4, 2]
+        assert not state.worker._rows and sizes[2:4] == [4, 2]
         assert client.post(CHAT, json=bad).status_code == 200
     assert [answer.status_code for answer in together] == [200, 500, 200]
     assert together[0].json()["choices"] == alone[0]["choices"]
