@@ -82,14 +82,15 @@ def with_server(port, clients, seconds):
     """Pictures a second of that many clients, the seconds of each request, and the seconds to the
     first unfinished picture of one of them, who asks for one after another.
 
-    Those that are finished in the last three quarters of the time count: at first all clients are
-    at the same patch, and when the time is over they leave one by one.
+    The clients begin one after another in the first quarter of the time, which does not count. Only
+    pictures do that are finished after it; when the time is over, clients leave one by one.
     """
     times: list[float] = []
     finished: list[float] = []
     waits: list[float] = []
 
     async def looker(until):
+        await asyncio.sleep((clients - 0.5) / clients * seconds / 4)
         while time.perf_counter() < until:
             first: list[float] = []
             began = time.perf_counter()
@@ -98,6 +99,9 @@ def with_server(port, clients, seconds):
             finished.append(time.perf_counter())
 
     async def client(number, until):
+        # Not all at once: they would stay at the same patch, finish together, and let whoever asks
+        # next wait for all their decoding.
+        await asyncio.sleep(number / clients * seconds / 4)
         seed = number
         while time.perf_counter() < until:
             began = time.perf_counter()
