@@ -140,8 +140,8 @@ def test_an_edit_and_a_story_read_pictures_before_they_draw(orthus):
     words = ["-m", "instruct", "--device", "cuda", "--memory", 99, "--format", "json"]
 
     def cache(command: str, *sets: str) -> int:
-        told = json.loads(orthus("plan", command, *words, *sets).stdout)
-        return sum(item["bytes"] for item in told["parts"] if item["name"] == "cache")
+        plan = json.loads(orthus("plan", command, *words, *sets).stdout)
+        return sum(item["bytes"] for item in plan["parts"] if item["name"] == "cache")
 
     token = 2 * 32 * 4096 * 2
     assert cache("generate") == 2 * token * (64 + 1026)
@@ -405,10 +405,10 @@ def test_a_model_from_nothing_that_does_not_fit_says_which_part_to_change(orthus
 
 def test_a_discrete_chameleon_that_goes_on_is_planned_at_its_own_size(orthus):
     words = ["plan", "starter/baseline", "--device", "cpu"]
-    told = json.loads(orthus(*words, "-m", "chameleon-mini", "--format", "json").stdout)
-    assert [stage["name"] for stage in told["stages"]] == ["transformer"]
-    assert told["model"] == "chameleon-mini"
-    weights = sum(each["bytes"] for each in told["parts"] if each["name"].startswith("weights"))
+    plan = json.loads(orthus(*words, "-m", "chameleon-mini", "--format", "json").stdout)
+    assert [stage["name"] for stage in plan["stages"]] == ["transformer"]
+    assert plan["model"] == "chameleon-mini"
+    weights = sum(each["bytes"] for each in plan["parts"] if each["name"].startswith("weights"))
     made = drawing_memory(planned_model("chameleon-mini").config, Drawing(dtype="fp32"), "cpu")
     assert weights == part(made, "weights")
     of_orthus = orthus(*words, "-m", "mini")

@@ -136,7 +136,7 @@ def test_an_edit_by_example_is_replayed(orthus, model, start, tmp_path):
 
 
 def test_a_story_and_each_of_its_panels_is_replayed(orthus, model, start, tmp_path):
-    folder = tmp_path / "told"
+    folder = tmp_path / "story"
     words = ["story", "a snowman", "--image", start, "--panels", 2, "-o", folder, "--seed", 3]
     assert orthus(*words, "--max-new-tokens", 8, *model).exit_code == 0
     for path in (folder, folder / "story.json", folder / "03.png"):

@@ -308,3 +308,14 @@ def test_without_the_cast_no_story_can_be_told(world: World, monkeypatch):
     monkeypatch.setattr(poor, "cast", dict(list(world.cast.items())[:9]))
     with pytest.raises(DataError, match="sprites that stories need"):
         make_story(random.Random(0), poor, 3)
+
+
+def test_most_stories_of_rows_have_three_panels_or_more(world):
+    """A model learns from rows where a story ends: with half of them shorter than three panels,
+    `mini` ended half of its stories of three panels after two.
+    """
+    panels = [
+        sum(part.type == "image" and part.role == "model" for part in row)
+        for row in rows(world, 200)
+    ]
+    assert sum(count >= 3 for count in panels) > 0.75 * len(panels) and max(panels) > 4

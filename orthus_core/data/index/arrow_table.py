@@ -239,7 +239,7 @@ def _build(parts: Sequence[TablePart]) -> Generator[Event, None, Built]:
 
 
 def _batch_rows(part: TablePart) -> np.ndarray:
-    """Rows of each batch of a table. Raises: DataError if its columns cannot be told apart."""
+    """Rows of each batch of a table. Raises: DataError if two columns have the same name."""
     table = _MappedTable(part.content)
     if len({*table.names}) < len(table.names):
         twice = next(name for name in table.names if table.names.count(name) > 1)
