@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -232,6 +233,70 @@ def test_what_a_system_says_is_kept_wherever_it_stands(tmp_path: Path):
         "later": "U | Hi | M | Yes | U | Now in French. | Bye | M | Oui",
         "empty": "U | Hi | M | Yes",
     }
+
+
+def asked(*parts: dict, answer: Any = "Yes") -> list[dict]:
+    return [{"role": "user", "content": [*parts]}, {"role": "assistant", "content": answer}]
+
+
+def test_parts_of_turns_name_their_pictures(tmp_path: Path):
+    text = {"type": "text", "text": "Is it?"}
+    inside = "data:image/png;base64," + base64.b64encode(RED).decode()
+    chats = {
+        "image": asked({"type": "image", "image": "2.png"}, text),
+        "address part": asked(text, {"type": "image_url", "image_url": {"url": "a/1.png"}}),
+        "plain": asked({"type": "input_image", "image_url": "2.png"}, {"text": "Is it?"}),
+        "path": asked({"type": "image", "path": "2.png"}, text),
+        "inside": asked({"type": "image_url", "image_url": {"url": inside, "detail": None}}, text),
+        "draws": asked(text, answer=[{"type": "image", "image": "a/1.png"}]),
+        "unanswered": [
+            *asked({"type": "image", "image": "2.png"}, text),
+            {"role": "user", "content": [{"type": "image", "image": "gone.png"}]},
+        ],
+        "system": [
+            {"role": "system", "content": [{"type": "image", "image": "a/1.png"}]},
+            *asked({"type": "image", "image": "2.png"}),
+        ],
+    }
+    bad = {
+        "there is no picture 'gone.png'": asked({"type": "image", "image": "gone.png"}),
+        "neither a picture nor its path": asked(text, {"type": "image"}),
+        "is an address, https://x/1.png, and nothing": asked(
+            {"type": "image_url", "image_url": {"url": "https://x/1.png"}}
+        ),
+        "not in base64: 'data:image/png,x'": asked({"type": "image", "url": "data:image/png,x"}),
+        "is no base64": asked({"type": "image", "url": "data:image/png;base64,é"}),
+        "turn 1 has a part of type 'video'": asked({"type": "video", "video": "1.mp4"}, text),
+    }
+    files(tmp_path / "images", "a/1.png", "2.png")
+    records = [{"id": name, "messages": turns} for name, turns in [*chats.items(), *bad.items()]]
+    opened = Opened(put(tmp_path / "chat.jsonl", lines(*records)))
+    assert opened.texts == {
+        "image": "U | [2.png] | Is it? | M | Yes",
+        "address part": "U | Is it? | [1.png] | M | Yes",
+        "plain": "U | [2.png] | Is it? | M | Yes",
+        "path": "U | [2.png] | Is it? | M | Yes",
+        "inside": "U | BytesPicture() | Is it? | M | Yes",
+        "draws": "U | Is it? | M | [1.png]",
+        "unanswered": "U | [2.png] | Is it? | M | Yes",
+        "system": "U | [1.png] | [2.png] | M | Yes",
+    }
+    for problem, message in zip(bad, opened.faults.values(), strict=True):
+        assert problem in message
+    put(tmp_path / "gone.jsonl", lines({"messages": bad["there is no picture 'gone.png'"]}))
+    with pytest.raises(DataError, match="none of 1 pictures that were looked for"):
+        Opened(tmp_path / "gone.jsonl")
+
+
+def test_pictures_of_a_column_and_of_parts_are_read_from_tables(tmp_path: Path):
+    named = asked({"type": "image", "image": "2.png"}, {"type": "text", "text": "Is it?"})
+    placed = asked({"type": "image"}, {"type": "text", "text": "Is it?"})
+    files(tmp_path, "2.png")
+    parquet(tmp_path / "named.parquet", messages=[json.dumps(named)], id=["a"])
+    parquet(tmp_path / "placed.parquet", messages=[json.dumps(placed)], images=[[RED]], id=["a"])
+    for name, shown in [("named", "[2.png]"), ("placed", "BytesPicture()")]:
+        texts = Opened(tmp_path / f"{name}.parquet").texts
+        assert texts == {"a": f"U | {shown} | Is it? | M | Yes"}, name
 
 
 @pytest.mark.parametrize("indent", [None, 1])

@@ -7,8 +7,11 @@ A file is one JSON array, or has one object in each line:
                        {"from": "gpt", "value": "Yes"}]}
 
 `<image>` stands where the picture goes; several pictures are a list. The form of chat interfaces is
-read as well: `messages` of `role` and `content`. Source of the rules for a first turn of the model:
-haotian-liu/LLaVA, llava/train/train.py (`preprocess_v1`).
+read as well: `messages` of `role` and `content`, which is a text or a list of parts. A part that is
+a picture may name it, {"type": "image", "image": "cup.png"} or {"type": "image_url", "image_url":
+{"url": "data:image/png;base64,..."}}; where the record names pictures as well, those count. Source
+of the rules for a first turn of the model: haotian-liu/LLaVA, llava/train/train.py
+(`preprocess_v1`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any, NamedTuple
 
 from orthus_core.data.document import Document, Place, Role, Segment, turn
 from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
-from orthus_core.data.formats.picture_root import picture_at
+from orthus_core.data.formats.picture_root import picture_of
 from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -38,13 +41,25 @@ ROLES: dict[str, Role] = {
     "bot": "model",
 }
 SYSTEM = "system"
+TEXT_PARTS = ("text", "input_text", "output_text")
+PICTURE_PARTS = ("image", "image_url", "input_image")
+KNOWN_PARTS = (*TEXT_PARTS, *PICTURE_PARTS)
+PART_KEYS = ("image", "image_url", "path", "url", "file_name")
+"""Where a part of a turn names its picture."""
 
 
 class ChatTurn(NamedTuple):
-    """One turn: who speaks, and the words with `<image>` where pictures go."""
+    """One turn.
+
+    Attributes:
+        role: Who speaks.
+        words: The words, with `<image>` where pictures go.
+        named: What its parts name as pictures, in order.
+    """
 
     role: Role
     words: str
+    named: tuple[object, ...] = ()
 
 
 def recognises(path: Path) -> bool:
@@ -73,8 +88,57 @@ def picture_names(record: Any) -> list[object]:
     """The pictures that a record names, in order; none when it is text alone."""
     if not isinstance(record, Mapping):
         return []
+    return _named_beside(record) or _names_in_turns(record)
+
+
+def _named_beside(record: Mapping[str, Any]) -> list[object]:
+    """The pictures that a record names beside its turns."""
     named = record.get("image") or record.get("images") or []
     return list(named) if isinstance(named, list) else [named]
+
+
+def _names_in_turns(record: Mapping[str, Any]) -> list[object]:
+    """What the parts of the turns name as pictures, in order."""
+    turns = [each for each in _listed(record) if isinstance(each, Mapping)]
+    named = [name for each in turns for name in _names_in(_content(each))]
+    return [name for name in named if name is not None]
+
+
+def _names_in(content: Any) -> list[object]:
+    """What the parts of one turn that are pictures name, in order; None where one names none."""
+    return [_named_by(part) for part in _parts(content) if _kind(part) in PICTURE_PARTS]
+
+
+def _listed(record: Mapping[str, Any]) -> list[Any]:
+    """The turns as they stand in a record; none where it holds something else."""
+    listed = next((record[name] for name in TURNS if record.get(name) is not None), None)
+    return listed if isinstance(listed, list) else []
+
+
+def _content(each: Mapping[str, Any]) -> Any:
+    """What a turn says: a text, or a list of parts."""
+    return each.get("value", each.get("content"))
+
+
+def _parts(content: Any) -> list[Mapping[str, Any]]:
+    """The parts of a turn that has some."""
+    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+        return content
+    return []
+
+
+def _named_by(part: Mapping[str, Any]) -> object:
+    """What a part names as its picture; None where it only says that there is one."""
+    named = next((part[key] for key in PART_KEYS if part.get(key) not in (None, "")), None)
+    return named.get("url") or named if isinstance(named, Mapping) else named
+
+
+def _kind(part: Mapping[str, Any]) -> str:
+    """The type of a part; where it is left out, its text or its picture says it."""
+    kind = part.get("type")
+    if isinstance(kind, str) and kind:
+        return kind
+    return "text" if part.get("text") is not None else "image"
 
 
 def parse(record: Any, place: Place, visit: int, *, root: Path, source: str) -> Document:
@@ -95,22 +159,27 @@ def parse(record: Any, place: Place, visit: int, *, root: Path, source: str) -> 
         raise DataError(f"the record is a {type(record).__name__}, not an object")
     if record.get("video"):
         raise DataError("the record has a video, which cannot be read")
-    pictures = [picture_at(root, name) for name in picture_names(record)]
-    return conversation(record, pictures, source)
+    beside = [picture_of(name, root) for name in _named_beside(record)]
+    return conversation(record, beside, source, root)
 
 
-def conversation(record: Mapping[str, Any], pictures: Sequence[Picture], source: str) -> Document:
-    """The document of a conversation whose pictures are known.
+def conversation(
+    record: Mapping[str, Any], pictures: Sequence[Picture], source: str, root: Path
+) -> Document:
+    """The document of a conversation.
 
     Args:
         record: The turns, and an `id`.
-        pictures: What `<image>` stands for, in order.
+        pictures: What `<image>` stands for, in order; those that the turns name if there are none.
         source: Name of the data set.
+        root: Folder that names of pictures in the turns are relative to.
 
     Raises:
         DataError: as `parse`.
     """
-    turns, remaining = _placed(_turns(record), len(pictures)), iter(pictures)
+    found = _turns(record)
+    pictures = pictures or [picture_of(name, root) for each in found for name in each.named]
+    turns, remaining = _placed(found, len(pictures)), iter(pictures)
     segments = [
         segment for each in turns for segment in _segments(each, remaining if pictures else None)
     ]
@@ -119,44 +188,51 @@ def conversation(record: Mapping[str, Any], pictures: Sequence[Picture], source:
 
 def _turns(record: Mapping[str, Any]) -> list[ChatTurn]:
     """The turns from the user's first to the model's last."""
-    listed = next((record[name] for name in TURNS if record.get(name) is not None), None)
-    if not isinstance(listed, list) or not listed:
+    if not (listed := _listed(record)):
         raise DataError("the record has no turns: 'conversations' is missing or empty")
-    turns, system = list[ChatTurn](), list[str]()
+    turns, system = list[ChatTurn](), list[ChatTurn]()
     for number, each in enumerate(listed, start=1):
         if not isinstance(each, Mapping):
             raise DataError(f"turn {number} is a {type(each).__name__}, not an object")
-        said, content = each.get("from", each.get("role")), each.get("value", each.get("content"))
+        said, content = each.get("from", each.get("role")), _content(each)
         named = said.lower() if isinstance(said, str) else ""
         if named == SYSTEM and content in (None, "", []):
             continue  # many sets write an empty one into each record
-        words, role = _words(content, number), ROLES.get(named)
+        role = ROLES.get(named)
+        read = ChatTurn(role or "user", _words(content, number), tuple(_names_in(content)))
         if named == SYSTEM and turns:
-            turns.append(ChatTurn("user", words))
+            turns.append(read)
         elif named == SYSTEM:
-            system.append(words.strip())
+            system.append(read)
         elif role is None:
             raise DataError(
                 f"turn {number} is of {said!r}", hint=f"roles are {', '.join((*ROLES, SYSTEM))}"
             )
         elif turns or role == "user":  # what the model says before the user has no question
-            turns.append(ChatTurn(role, words))
-        elif IMAGE in words:
+            turns.append(read)
+        elif IMAGE in read.words:
             raise DataError(f"turn {number} has the picture, before the user's first turn")
     while turns and turns[-1].role == "user":
         turns.pop()
     if not turns:
         raise DataError("the record has no answer of the model to a turn of the user")
     if system:
-        turns[0] = turns[0]._replace(words="\n\n".join([*system, turns[0].words]))
+        first = [each.words.strip() for each in system] + [turns[0].words]
+        named_first = tuple(name for each in [*system, turns[0]] for name in each.named)
+        turns[0] = turns[0]._replace(words="\n\n".join(first), named=named_first)
     return turns
 
 
 def _words(content: Any, number: int) -> str:
     """The words of a turn, with `<image>` for the pictures of a list of parts."""
-    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
+    if parts := _parts(content):
+        if other := next((kind for kind in map(_kind, parts) if kind not in KNOWN_PARTS), ""):
+            raise DataError(
+                f"turn {number} has a part of type {other!r}, which cannot be read",
+                hint=f"types are {', '.join(KNOWN_PARTS)}",
+            )
         content = "\n".join(
-            str(part.get("text", "")) if part.get("type") == "text" else IMAGE for part in content
+            str(part.get("text") or "") if _kind(part) in TEXT_PARTS else IMAGE for part in parts
         )
     if not isinstance(content, str) or not content.strip():
         raise DataError(f"turn {number} has no words")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orthus_core.data.document import path_inside
-from orthus_core.data.pictures import FilePicture
+from orthus_core.data.pictures import BytesPicture, FilePicture, Picture
 from orthus_core.data.rows import RecordIndex
 from orthus_core.errors import DataError
 from orthus_core.wrong_content import wrong_content
@@ -41,6 +42,50 @@ def picture_at(root: Path, name: object) -> FilePicture:
 
 # Git LFS says that a pointer is smaller than this; a picture seldom is, so few files are opened.
 _POINTER_BYTES = 1024
+
+ADDRESSES = ("http://", "https://")
+_DATA = "data:"
+
+
+def picture_of(value: object, root: Path) -> Picture:
+    """The picture that a value in a record stands for. It is not decoded.
+
+    Args:
+        value: A name, as for `picture_at`; the content of a picture's file; a `data:` URL that
+            holds it in base64; or `bytes` and `path`, as `datasets` stores a picture.
+        root: Folder that names are relative to.
+
+    Raises:
+        DataError: as `picture_at`; if there is none of these, the content is a pointer, or the name
+            is an address: nothing is fetched.
+    """
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
+    if isinstance(value, str) and value.startswith(_DATA):
+        value = _content_of(value)
+    if isinstance(value, bytes):
+        if len(value) < _POINTER_BYTES and (wrong := wrong_content(value)):
+            raise DataError(f"the picture is {wrong.what}", hint=wrong.hint)
+        return BytesPicture(value)
+    if value is None:
+        raise DataError("there is neither a picture nor its path")
+    if isinstance(value, str) and value.startswith(ADDRESSES):
+        raise DataError(
+            f"the picture is an address, {value}, and nothing is fetched",
+            hint="download the pictures, and name the files",
+        )
+    return picture_at(root, value)
+
+
+def _content_of(url: str) -> bytes:
+    """What a `data:` URL holds (RFC 2397), in base64."""
+    head, comma, encoded = url.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise DataError(f"the picture's data: URL is not in base64: {url[:40]!r}")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        raise DataError(f"the picture's data: URL is no base64: {error}") from error
 
 
 def file_at(root: Path, name: object) -> Path | None:
@@ -171,7 +216,11 @@ def _names_in(
         names = names_of(index.record(number))
     except DataError:
         return []
-    return [name for name in names if isinstance(name, str) and name.strip()]
+    return [
+        name
+        for name in names
+        if isinstance(name, str) and name.strip() and not name.startswith((_DATA, *ADDRESSES))
+    ]
 
 
 def _near(folder: Path, name: str) -> str:

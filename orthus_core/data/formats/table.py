@@ -24,7 +24,7 @@ from orthus_core.data.document import Document, Place, from_record, turn
 from orthus_core.data.formats import chat
 from orthus_core.data.formats.caption_table import URLS
 from orthus_core.data.formats.image_folder import METADATA
-from orthus_core.data.formats.picture_root import picture_at, picture_root
+from orthus_core.data.formats.picture_root import picture_of, picture_root
 from orthus_core.data.formats.split_names import check_split, chosen_split
 from orthus_core.data.formats.unusable import addresses, table_of_addresses, unusable_layout
 from orthus_core.data.index.stored_sets import (
@@ -36,11 +36,10 @@ from orthus_core.data.index.stored_sets import (
 )
 from orthus_core.data.index.table_file import TABLE_SUFFIXES
 from orthus_core.data.listing import CAPTION_SUFFIX, files_ending, holds_pictures
-from orthus_core.data.pictures import BytesPicture, Picture
+from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
 from orthus_core.events import Event, Note
-from orthus_core.wrong_content import wrong_content
 
 if TYPE_CHECKING:
     from orthus_core.data.index.arrow_table import ArrowTable
@@ -60,8 +59,6 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "caption": ("caption", "text", "prompt", "txt", "top_caption", "description", "captions"),
 }
 """What a reader needs, and the usual names of its columns, most likely first."""
-
-_POINTER_BYTES = 1024
 
 
 class _Layout(NamedTuple):
@@ -260,7 +257,7 @@ class _Row:
         """The pictures of a field: none, one, or those of a list. Raises: DataError."""
         value = self.value(field)
         values = value if isinstance(value, (list, tuple)) else [value]
-        return [_picture(each, self.root) for each in values if each is not None]
+        return [picture_of(each, self.root) for each in values if each is not None]
 
     def picture(self, field: str) -> Picture:
         """The one picture of a field. Raises: DataError where there is another number."""
@@ -272,18 +269,6 @@ class _Row:
 
     def document(self, *turns: tuple[Any, ...]) -> Document:
         return Document(tuple(s for each in turns for s in each), id=self.name, source=self.source)
-
-
-def _picture(value: Any, root: Path) -> Picture:
-    if isinstance(value, Mapping):
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, bytes):
-        if len(value) < _POINTER_BYTES and (wrong := wrong_content(value)):
-            raise DataError(f"the picture is {wrong.what}", hint=wrong.hint)
-        return BytesPicture(value)
-    if value is None:
-        raise DataError("there is neither a picture nor its path")
-    return picture_at(root, value)
 
 
 def _paths(record: Any, columns: Sequence[str]) -> list[object]:
@@ -359,7 +344,7 @@ def _conversation(row: _Row) -> Document:
         "conversations": _json(turns, "conversations") if isinstance(turns, str) else turns,
         "id": row.name,
     }
-    return chat.conversation(record, row.pictures("image"), row.source)
+    return chat.conversation(record, row.pictures("image"), row.source, row.root)
 
 
 def _answer(row: _Row) -> Document:
