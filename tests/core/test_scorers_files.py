@@ -228,8 +228,10 @@ def test_mme_counts_the_answers_of_each_picture(mme_set):
     data, results = mme_set
     text = (results / "count.txt").read_text().splitlines(keepends=True)
     halves = "".join(text[::2])  # the question of each picture that "Yes" is right for
+    (results / "count.txt").write_text(halves)
+    with pytest.raises(DataError, match="2 pictures have not as many answers as questions, such"):
+        scored("mme", results, data)
     for content, message in (
-        (halves, "2 pictures have not as many answers as questions, such as count/a: 1 of 2"),
         (halves + halves, "2 ids occur more than once, such as count/a"),
         ("".join(text) + text[0].replace("Is it a?", "Is it?"), "such as count/a: 3 of 2"),
     ):
@@ -237,6 +239,12 @@ def test_mme_counts_the_answers_of_each_picture(mme_set):
         for allowed in (False, True):
             with pytest.raises(DataError, match=message):
                 scored("mme", results, data, allow_missing=allowed)
+    # Where it is allowed, the other one is wrong: half of the answers, and no whole picture.
+    for few, lacking in ((halves, 2), ("".join(text[1:]), 1), ("".join(text[:1] + text[2:]), 1)):
+        (results / "count.txt").write_text(few)
+        found = scored("mme", results, data, allow_missing=True)
+        assert found.metrics["perception"] == 50 - 25 * (text[0] not in few)
+        assert (found.n, found.n_missing, found.n_unparsed) == (4, lacking, 0)
     # A line without four columns is left out, as officially.
     (results / "count.txt").write_text("".join(text[:3]) + "b.jpg\tYes\n")
     assert scored("mme", results, data).notes[1].startswith("1 lines have not four columns")

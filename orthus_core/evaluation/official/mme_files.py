@@ -160,9 +160,7 @@ def score(request: ScoringRequest) -> OfficialScores:
     broken = sum(each.count(None) for each in answers.values())
     notes, n_missing = [], 0
     if request.data is not None:
-        missing = _unanswered(request, answers)
-        n_missing = sum(len(each) for each in missing.values())
-        answers = {task: [*each, *missing[task]] for task, each in answers.items()}
+        answers, n_missing = _with_unanswered(request, answers)
     samples = [
         _sample(task, number, each, variant)
         for task, lines in answers.items()
@@ -208,10 +206,11 @@ def _sample(task: str, number: int, answer: mme.MmeAnswer, variant: str) -> dict
     }
 
 
-def _unanswered(
+def _with_unanswered(
     request: ScoringRequest, answers: Mapping[str, Sequence[mme.MmeAnswer | None]]
-) -> dict[str, list[mme.MmeAnswer]]:
-    """Wrong answers to the pictures of these tasks that have no results.
+) -> tuple[dict[str, list[mme.MmeAnswer | None]], int]:
+    """The answers with wrong ones for the questions of these tasks that have none, and the number
+    of these. An answer to a picture's other question stands beside the one that is there.
 
     Raises:
         DataError: When results are of pictures that are not in the set, or some are missing and may
@@ -222,35 +221,56 @@ def _unanswered(
     for item in items(request.data, request.variant):
         if item.part in answers and request.asks(item.key):
             pictures.setdefault(item.key.rpartition("/")[0], []).append(item)
-    said: dict[str, list[str]] = {}
+    said: dict[str, list[mme.MmeAnswer]] = {}
     for task, lines in answers.items():
         for each in filter(None, lines):
-            line = f"{each.question} {each.gold}"
-            said.setdefault(f"{task}/{Path(each.picture).stem}", []).append(line)
+            said.setdefault(f"{task}/{Path(each.picture).stem}", []).append(each)
     check_complete(said, [*pictures], request.predictions, allow_missing=request.allow_missing)
     check_unique(
-        [f"{key}: {line}" for key, asked in said.items() for line in asked],
+        [f"{key}: {each.question} {each.gold}" for key, asked in said.items() for each in asked],
         request.predictions,
     )
     # A line without four columns is left out, as officially.
     broken = sum(lines.count(None) for lines in answers.values())
     lacking = {key: len(pictures[key]) - len(asked) for key, asked in said.items()}
     odd = [key for key, count in lacking.items() if count]
-    if min(lacking.values(), default=0) < 0 or sum(lacking.values()) > broken:
+    half: dict[str, list[AskedItem]] = {}
+    if request.allow_missing and sum(lacking.values()) > broken:
+        half = {key: _without_answer(pictures[key], said[key]) for key in odd}
+    filled = bool(half) and all(len(half[key]) == lacking[key] for key in odd)
+    if min(lacking.values(), default=0) < 0 or (sum(lacking.values()) > broken and not filled):
         raise DataError(
             f"{len(odd)} pictures have not as many answers as questions, such as {odd[0]}: "
             f"{len(said[odd[0]])} of {len(pictures[odd[0]])}",
             where=str(request.predictions),
             hint="the results have a line for each question of a picture",
         )
-    missing: dict[str, list[mme.MmeAnswer]] = {task: [] for task in answers}
-    for key, items_of_picture in pictures.items():
-        if key not in said:
-            missing[items_of_picture[0].part] += [
-                mme.MmeAnswer(key.partition("/")[2], item.prompt, item.gold, "")
-                for item in items_of_picture
-            ]
-    return missing
+    complete = {task: [*lines] for task, lines in answers.items()}
+    n_missing = 0
+    for key, of_picture in pictures.items():
+        for item in half.get(key, []) if key in said else of_picture:
+            lines, stem = complete[item.part], key.partition("/")[2]
+            beside = [n for n, each in enumerate(lines) if each and Path(each.picture).stem == stem]
+            known = lines[beside[-1]] if beside else None
+            name = known.picture if known else stem
+            place = beside[-1] + 1 if beside else len(lines)
+            lines.insert(place, mme.MmeAnswer(name, item.prompt, item.gold, ""))
+            n_missing += 1
+    return complete, n_missing
+
+
+def _without_answer(
+    asked: Sequence[AskedItem], answers: Sequence[mme.MmeAnswer]
+) -> list[AskedItem]:
+    """The questions of a picture that have no answer. Programs word them differently, so their
+    right answers tell them apart.
+    """
+    remaining = [*asked]
+    for answer in answers:
+        same = (item for item in remaining if item.gold.lower() == answer.gold.lower())
+        if (item := next(same, None)) is not None:
+            remaining.remove(item)
+    return remaining
 
 
 def _sum(drawn: Any) -> Any:
