@@ -1,5 +1,8 @@
 """Put a trained model among the bundled ones: python benchmarks/bundle_model.py runs/mini mini
 
+With `--from mini` only what differs from that bundled model is stored
+(`checkpoint/differences.py`).
+
 The weights are written in bf16 and in files that a git host takes, with the model's recipe and its
 lists of words. The run's figures and the place of its feature cache stay out: they belong to the
 training. A card that is there already stays, since people write it.
@@ -8,11 +11,13 @@ training. A card that is there already stays, since people write it.
 from __future__ import annotations
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from orthus_core.checkpoint.differences import write_differences
 from orthus_core.checkpoint.model_folder import open_model, save_model
 from orthus_core.data.known_words import VOCABULARY, WORDS
 from orthus_core.recipe import SCHEMAS, load, save
@@ -28,8 +33,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="a folder that a training wrote")
     parser.add_argument("name", help="of the bundled model")
+    parser.add_argument("--from", dest="base", metavar="MODEL", help="the one it differs from")
     options = parser.parse_args()
-    for file in sorted(bundle(options.model, STARTER / options.name).iterdir()):
+    target = STARTER / options.name
+    if options.base:
+        bundle_differences(options.model, STARTER / options.base, target)
+    else:
+        bundle(options.model, target)
+    for file in sorted(target.iterdir()):
         print(f"{file.stat().st_size:>12,} {file.name}")
 
 
@@ -57,6 +68,27 @@ def bundle(source: Path, target: Path) -> Path:
         overwrite=True,
         max_shard_size=LARGEST_FILE,
     )
+
+
+def bundle_differences(source: Path, base: Path, target: Path) -> Path:
+    """Write what a trained model differs in from a bundled one; a card that is there stays.
+
+    Raises:
+        CheckpointError: When a folder is no model folder, or damaged.
+        ValueError: When the base has a tensor that the model has not.
+    """
+    with TemporaryDirectory() as folder:
+        whole = bundle(source, Path(folder) / target.name)
+        target.mkdir(exist_ok=True)
+        for file in target.iterdir():
+            if file.name != CARD:
+                file.unlink()
+        for file in whole.iterdir():
+            is_kept_card = file.name == CARD and (target / CARD).exists()
+            if "safetensors" not in file.name and not is_kept_card:
+                shutil.copyfile(file, target / file.name)
+        write_differences(whole, base, target)
+    return target
 
 
 def published_recipe(path: Path) -> str:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from benchmarks import bundle_model
-from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.checkpoint.differences import whole_of
+from orthus_core.checkpoint.model_folder import open_model, save_model
 from orthus_core.recipe import PosttrainRecipe, PretrainRecipe, Recipe, load, save
 from tests.discrete import write_tiny_chameleon
 
@@ -104,3 +105,26 @@ def test_nothing_of_the_earlier_model_stays_but_its_card(tiny_folder, starter, m
     names = {file.name for file in folder.iterdir()}
     assert not names & {"words.json", "vocabulary.txt", "recipe.toml", "recipe.json"}
     assert (folder / "README.md").read_text() == CARD
+
+
+def test_a_model_is_bundled_as_its_differences(tiny_folder, starter, monkeypatch, tmp_path):
+    bundled(monkeypatch, tiny_folder, "mini")
+    opened = open_model(tiny_folder, device="cpu")
+    with torch.no_grad():
+        opened.model.lm_head.weight += 1
+    student = save_model(opened.model, opened.processor, tmp_path / "student")
+    run = trained(student, tmp_path / "runs-fast", PosttrainRecipe(), "toml")
+    (starter / "mini-fast").mkdir()
+    (starter / "mini-fast" / "README.md").write_text(CARD)
+    (starter / "mini-fast" / "differences-7.safetensors").write_text("old")
+    words = ["bundle_model.py", str(run), "mini-fast", "--from", "mini"]
+    monkeypatch.setattr(sys, "argv", words)
+    bundle_model.main()
+    folder = starter / "mini-fast"
+    assert [file.name for file in folder.glob("*.safetensors*")] == ["differences-1.safetensors"]
+    assert (folder / "README.md").read_text() == CARD
+    assert "someone" not in (folder / "recipe.toml").read_text()
+    monkeypatch.setenv("ORTHUS_CACHE", str(tmp_path / "cache"))
+    ours = open_model(whole_of(folder, starter / "mini"), device="cpu").model.state_dict()
+    theirs = open_model(student, device="cpu").model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name].bfloat16().float()) for name in theirs)

@@ -140,7 +140,9 @@ def _bundled(name: str) -> Path:
             where=str(folder),
             hint="install the package again, or name another model with --model",
         )
-    return folder
+    from orthus_core.checkpoint.differences import is_differences, whole_of
+
+    return whole_of(folder, _bundled(BUNDLED[0])) if is_differences(folder) else folder
 
 
 def _download(hub_id: str) -> Path:
