@@ -441,6 +441,16 @@ def test_what_changes_nothing_may_be_said_where_a_picture_is_drawn(model, proces
     assert some.sequences.equal(model.generate(**inputs, **free).sequences)
 
 
+def test_a_picture_is_drawn_in_the_models_precision_whatever_is_around(model, processor):
+    inputs = processor(text=["a snowman"] * 3, return_tensors="pt")
+    how = {"generation_mode": "image", "seed": 3, "num_inference_steps": 1}
+    plain = model.generate(**inputs, **how)
+    with torch.autocast("cpu", torch.bfloat16):
+        around = model.generate(**inputs, **how)
+        assert torch.is_autocast_enabled("cpu")
+    assert around.features.equal(plain.features)
+
+
 def test_padding_on_the_right_is_warned_of_before_text_is_written(model, processor, monkeypatch):
     said: list[str] = []
     monkeypatch.setattr("orthus_core.model.hugging_face.log.warning", said.append)
