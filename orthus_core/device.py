@@ -22,6 +22,8 @@ from orthus_core.errors import OrthusError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """The precisions that `--dtype` takes, by their names there."""
+TORCH_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}
+"""The same by the names that torch and transformers give them."""
 
 # The last two are oneDNN's: its convolutions do not report why set-up failed. The shapes are the
 # model's own, so memory is the cause.
@@ -130,12 +132,24 @@ def _no_device(device: str | torch.device) -> OrthusError:
 
 
 def pick_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision named in `DTYPES`; None and "auto" are bf16 on cuda and fp32 elsewhere."""
+    """The precision named in `DTYPES` or `TORCH_NAMES`; None and "auto" are bf16 on cuda and fp32
+    elsewhere.
+
+    Raises:
+        OrthusError: For another name.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype in (None, "auto"):
+    if dtype is None or dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return DTYPES[dtype]
+    found = {**DTYPES, **TORCH_NAMES}.get(dtype)
+    if found is None:
+        raise OrthusError(
+            f"there is no precision {dtype!r}",
+            where="dtype",
+            hint=f"use {', '.join(DTYPES)}, or auto",
+        )
+    return found
 
 
 CPU_BF16 = "ORTHUS_CPU_BF16"

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from orthus_core.device import DTYPES
+from orthus_core.device import DTYPES, TORCH_NAMES
 from orthus_core.errors import ArgumentError, RecipeError
 from orthus_core.recipe import Recipe, load
 from orthus_core.recipe.drawing import ModelKeys, PanelText, TextSampling
@@ -110,9 +110,9 @@ def recipe_of(schema: type[R], values: Mapping[str, Any], opened: Mapping[str, A
         if name == "seed" and "seeds" in known:
             flags["seeds"] = seeds_of(value) or None
         elif name in TEXT_KEYS and "text" in known:
-            flags[f"text.{name}"] = _plain(value)
+            flags[f"text.{name}"] = plain(value)
         elif name != "seed":
-            flags[name] = str(value) if isinstance(value, Path) else _plain(value)
+            flags[name] = str(value) if isinstance(value, Path) else plain(value)
     try:
         return load(schema, flags={**flags, **opened}, flags_are="the argument")
     except RecipeError as error:
@@ -125,7 +125,7 @@ def seeds_of(seed: Any) -> tuple[int, ...]:
     """The given seeds: none, one or several. Raises: ArgumentError for what is no seed."""
     if seed is None:
         return ()
-    seed = _plain(seed)
+    seed = plain(seed)
     several = isinstance(seed, Iterable) and not isinstance(seed, (str, bytes))
     try:
         return tuple(_index(each) for each in (seed if several else [seed]))
@@ -185,7 +185,8 @@ def text_of(name: str, value: Any) -> str:
 
 def texts_of(name: str, values: Any) -> list[str]:
     """One text or several. Raises: ArgumentError for what is neither."""
-    several = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+    is_array = getattr(values, "ndim", 0) == 1  # numpy's, or a column of pandas
+    several = is_array or (isinstance(values, Sequence) and not isinstance(values, (str, bytes)))
     return [text_of(name, each) for each in (values if several else [values])]
 
 
@@ -205,7 +206,7 @@ def check_open(source: Any, more: Mapping[str, Any], **values: Any) -> None:
         device = str(device)
     if isinstance(device, str):  # one of several accelerators, such as cuda:1
         values["device"] = device.partition(":")[0]
-    if values.get("dtype") in DTYPES.values():
+    if values.get("dtype") in (*DTYPES.values(), *TORCH_NAMES):
         del values["dtype"]
     text_of("source", str(source) if isinstance(source, Path) else source)
     recipe_of(OpenArguments, {**values, **more}, {"model": str(source)})
@@ -219,7 +220,7 @@ def _index(value: Any) -> int:
     return number
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """numpy's and torch's single numbers as Python's own."""
     is_single = getattr(value, "ndim", None) == 0 and hasattr(value, "item")
     return value.item() if is_single else value

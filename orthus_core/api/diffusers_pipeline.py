@@ -22,7 +22,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineO
 from PIL import Image
 from torch import Tensor
 
-from orthus_core.api.arguments import recipe_of, texts_of
+from orthus_core.api.arguments import plain, recipe_of, texts_of
 from orthus_core.api.images import prepare_generate
 from orthus_core.api.pipeline import Orthus
 from orthus_core.api.requests import run
@@ -91,7 +91,7 @@ class OrthusPipeline(DiffusionPipeline):
         unknown = [
             name
             for name, value in kwargs.items()
-            if value is not None and name not in WITHOUT_EFFECT
+            if value is not None and value is not False and name not in WITHOUT_EFFECT
         ]
         if unknown:
             raise ArgumentError(
@@ -150,7 +150,8 @@ class OrthusPipeline(DiffusionPipeline):
         Args:
             prompt: One prompt, or several.
             num_inference_steps: Denoising steps of a patch; the model's own by default.
-            guidance_scale: Classifier-free guidance; the model's own by default, 1 is none.
+            guidance_scale: Classifier-free guidance; the model's own by default. 1 and less is
+                none, as in diffusers.
             guidance_interval: Lowest and highest timestep at which guidance acts; all by default.
             guidance_schedule: "constant", or "linear" for guidance that rises from patch to patch.
             negative_prompt: What guidance leads away from, for all prompts, or a list with one for
@@ -182,12 +183,16 @@ class OrthusPipeline(DiffusionPipeline):
         texts = texts_of("prompt", prompt)
         if not texts:
             raise ArgumentError("there is no prompt", where="the argument prompt")
-        if type(num_images_per_prompt) is not int or num_images_per_prompt < 1:
+        number = plain(num_images_per_prompt)
+        if type(number) is not int or number < 1:
             raise ArgumentError(
-                f"num_images_per_prompt must be a whole number from 1, not {num_images_per_prompt}",
+                f"num_images_per_prompt must be a whole number from 1, not {number!r:.80}",
                 where="the argument num_images_per_prompt",
             )
-        count = len(texts) * num_images_per_prompt
+        count = len(texts) * number
+        guidance_scale = plain(guidance_scale)
+        if type(guidance_scale) in (int, float) and guidance_scale < 1:
+            guidance_scale = 1.0  # diffusers guides above 1 alone
         asked = {
             "steps": num_inference_steps,
             "guidance": guidance_scale,
@@ -197,7 +202,7 @@ class OrthusPipeline(DiffusionPipeline):
         requests = []
         for group, against in _by_negative(texts, negative_prompt):
             recipe = _recipe({**asked, "negative_prompt": against})
-            one_seed = [0] * num_images_per_prompt  # replaced below
+            one_seed = [0] * number  # replaced below
             requests.append(prepare_generate(orthus._loaded, recipe, group, one_seed))
         # Requests differ in what they lead away from, which their prompts hold.
         prompts = [prompt for each in requests for prompt in each.prompts]

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,10 +23,13 @@ from orthus_core.samplers.prompt import Prompt
 from orthus_core.samplers.prompt_builder import PromptBuilder, by_example
 from orthus_core.user_files import user_path
 
-PictureLike = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
-"""A file, its bytes, a PIL image, or numpy values [h, w] or [h, w, 1, 3 or 4]: uint8, or floats
-from 0 to 1.
+PictureLike = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | np.ndarray
+)
+"""A file's name, its bytes, an open file, a PIL image, or numpy values [h, w] or [h, w, 1, 3 or 4]:
+uint8, or floats from 0 to 1.
 """
+_ADDRESS = re.compile(r"(https?|s3|gs|data|file):", re.I)
 
 
 class InputImage(NamedTuple):
@@ -65,8 +69,18 @@ def input_image(source: PictureLike) -> InputImage:
                 hint="give an open PIL image that has pixels, of whole numbers",
             ) from error
         source = file.getvalue()
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    if _is_open_file(source):
+        source = _content_of(source)
     if isinstance(source, bytes):
         return InputImage(BytesPicture(source), open_image(source), None)
+    if isinstance(source, str) and _ADDRESS.match(source):
+        raise DataError(
+            "a picture is not fetched from an address",
+            where=source[:80],
+            hint="give the name of a file, or what you fetched, as bytes",
+        )
     if isinstance(source, (str, os.PathLike)):
         path = user_path(source)
         return InputImage(FilePicture(path), open_image(path), path)
@@ -79,10 +93,30 @@ def input_image(source: PictureLike) -> InputImage:
 def input_images(sources: PictureLike | Sequence[PictureLike]) -> list[InputImage]:
     """Opens one image, or several. Raises: DataError as `input_image`."""
     several = isinstance(sources, Iterable)
-    one = isinstance(sources, (str, os.PathLike, bytes, Image.Image)) or not several
+    alone = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)
+    one = isinstance(sources, alone) or _is_open_file(sources) or not several
     if isinstance(sources, np.ndarray):
         one = sources.ndim < 4  # a fourth axis counts pictures
     return [input_image(source) for source in ([sources] if one else sources)]  # type: ignore[list-item]
+
+
+def _is_open_file(source: Any) -> bool:
+    return callable(getattr(source, "read", None))
+
+
+def _content_of(file: Any) -> bytes:
+    """All that an open file holds, from its beginning. Raises: DataError."""
+    try:
+        if getattr(file, "seekable", bool)():
+            file.seek(0)
+        content = file.read()
+    except (OSError, ValueError) as error:
+        raise DataError(f"the open file does not read: {error}", where=repr(file)[:80]) from error
+    if not isinstance(content, bytes):
+        raise DataError(
+            "the open file is one of text", where=repr(file)[:80], hint='open it with "rb"'
+        )
+    return content
 
 
 def _of_array(values: np.ndarray) -> Image.Image:

@@ -109,8 +109,8 @@ class Orthus:
             source: A folder, `mini` or `chameleon-mini` (included), `base`, `instruct`,
                 `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
             device: "auto" and None take an accelerator where there is one.
-            dtype: Precision of the weights: "bf16", "fp16", "fp32" or torch's; None and "auto" are
-                bf16 on cuda and fp32 elsewhere.
+            dtype: Precision of the weights: "bf16", "fp16", "fp32", torch's or its name, such as
+                "float32"; None and "auto" are bf16 on cuda and fp32 elsewhere.
             quantize: Bits to hold the backbone's weights in; the rest is then bf16 by default.
             low_memory: Leave the backbone in its files, and fetch each layer when it is used.
             lora: Adapters that `orthus posttrain` trained, one or several: a folder, or

@@ -26,6 +26,7 @@ from transformers import (
     GenerationConfig,
     GenerationMixin,
 )
+from transformers.utils import logging
 from transformers.utils.generic import ModelOutput, can_return_tuple
 
 from orthus_core.entry_points import imported
@@ -34,6 +35,7 @@ from orthus_core.model.config import InterleavedConfig, OrthusConfig
 from orthus_core.model.interleaved import InterleavedModel
 from orthus_core.recipe.drawing import TextSampling
 
+log = logging.get_logger(__name__)
 # A mixin's methods see the model that they are mixed into.
 _Model = InterleavedModel if TYPE_CHECKING else object
 
@@ -219,6 +221,13 @@ class OrthusGenerationMixin(GenerationMixin, _Model):
             draw = imported("orthus_core.samplers.token_prompts.generate_images")
             return draw(self, ids_BS, features, mode=generation_mode, **kwargs)
         if features is not None and ids_BS is not None:
+            mask_BS = kwargs.get("attention_mask")
+            if mask_BS is not None and len(mask_BS) > 1 and not bool(mask_BS[:, -1].all()):
+                # transformers looks for it among ids alone.
+                log.warning(
+                    "Prompts are padded on the right, and text is written after the padding: "
+                    'set processor.tokenizer.padding_side = "left".'
+                )
             # Embedded here, so that beams and several sequences of a prompt each get its images.
             kwargs["inputs_embeds"] = self.embed(ids_BS.to(self.device), features)
         if ids_BS is not None:

@@ -103,16 +103,32 @@ def generate(
             where="batch_size",
             hint="give a whole number from 1, or nothing",
         )
-    job, sequences = prepare_batch(model, prompts, params, processors)
+    with torch.autocast(model.device.type, enabled=False):
+        job, sequences = prepare_batch(model, prompts, params, processors)
     if batch_size == "auto":
         batch_size = fitting_batch_size(job, sequences)
     with job.decoder:
         try:
-            yield from ordered_events(_in_turn(job, sequences, batch_size or len(sequences)))
+            events = _in_turn(job, sequences, batch_size or len(sequences))
+            yield from ordered_events(_in_own_precision(events, model.device.type))
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise _too_large(job) from error
             raise
+
+
+def _in_own_precision(
+    events: Iterator[Event | PendingImage], device: str
+) -> Iterator[Event | PendingImage]:
+    """The events, each computed outside of a caller's `torch.autocast`: a seed is the same picture
+    there, and the products for a CPU take one precision.
+    """
+    while True:
+        with torch.autocast(device, enabled=False):
+            event = next(events, None)
+        if event is None:
+            return
+        yield event
 
 
 def prepare_batch(

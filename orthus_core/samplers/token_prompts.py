@@ -43,6 +43,10 @@ class GeneratedImages(ModelOutput):
     image_rows: Tensor | None = None
 
 
+# What transformers' loops are often given, and what it changes nothing to say here.
+IDLE = {"use_cache": True, "return_dict_in_generate": True, "num_beams": 1}
+
+
 def generate_images(
     model: OrthusForConditionalGeneration,
     ids_BS: Tensor | None,
@@ -53,14 +57,14 @@ def generate_images(
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     negative_prompt_ids: Tensor | Sequence[int] | None = None,
-    num_return_sequences: int = 1,
+    num_return_sequences: int | None = None,
     seed: int | Sequence[int] | None = None,
     max_images: int | None = None,
-    max_new_tokens: int = 256,
+    max_new_tokens: int | None = None,
     do_sample: bool = False,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
     batch_size: int | None = None,
     **unknown: Any,
 ) -> GeneratedImages:
@@ -76,11 +80,12 @@ def generate_images(
         num_inference_steps: Denoising steps of a patch; the model's own by default.
         negative_prompt_ids: Ids that guidance leads away from, for all prompts; by default the
             model's own unconditional prompt, read by the tokenizer of its folder.
-        num_return_sequences: Sequences for each prompt, one after the other.
+        num_return_sequences: Sequences for each prompt, one after the other; 1 by default.
         seed: A seed that counts up over all sequences, or one for each; None draws them from
             torch's global generator.
         max_images: Images of a sequence; 1, or 4 if interleaved.
-        max_new_tokens, do_sample, temperature, top_k, top_p: The text of an interleaved sequence.
+        max_new_tokens, do_sample, temperature, top_k, top_p: The text of an interleaved sequence;
+            at most 256 tokens, and the likeliest, by default.
         batch_size: Sequences side by side; all by default.
 
     Raises:
@@ -94,6 +99,11 @@ def generate_images(
             where="the argument generation_mode",
             hint='give "text", "image" or "interleaved"',
         )
+    unknown = {
+        name: value
+        for name, value in unknown.items()
+        if value is not None and not (name in IDLE and value == IDLE[name])
+    }
     if unknown:
         raise ArgumentError(
             f"{', '.join(unknown)} is not known where generation_mode is {mode!r}",
@@ -102,6 +112,16 @@ def generate_images(
         )
     if ids_BS is None:
         raise PromptError("there is no prompt", where="input_ids")
+    _check_whole("num_return_sequences", num_return_sequences, 1)
+    _check_whole("num_inference_steps", num_inference_steps)
+    _check_whole("max_images", max_images)
+    _check_whole("max_new_tokens", max_new_tokens)
+    _check_whole("batch_size", batch_size)
+    if guidance_scale is not None and not hasattr(guidance_scale, "__float__"):
+        raise ArgumentError(
+            f"guidance_scale must be a number, not {guidance_scale!r:.80}",
+            where="the argument guidance_scale",
+        )
     if max_images is not None and max_images < (mode == "image"):
         raise ArgumentError(
             f"{max_images} images where generation_mode is {mode!r}",
@@ -120,8 +140,11 @@ def generate_images(
             model.config, **asked, max_images=1 if max_images is None else max_images
         )
     else:
-        asked |= {"max_images": 4 if max_images is None else max_images, "max_text": max_new_tokens}
-        asked |= {"temperature": temperature if do_sample else 0.0, "top_k": top_k, "top_p": top_p}
+        asked |= {"max_images": 4 if max_images is None else max_images}
+        asked |= {"max_text": 256 if max_new_tokens is None else max_new_tokens}
+        sampled = 1.0 if temperature is None else temperature
+        asked |= {"temperature": sampled if do_sample else 0.0}
+        asked |= {"top_k": 0 if top_k is None else top_k, "top_p": 1.0 if top_p is None else top_p}
         params = SamplingParams.resolve(model.config, "story", **asked)
 
     # 1. Prompts without their padding, each with its own images.
@@ -131,7 +154,7 @@ def generate_images(
         against = (Context(_negative_ids(model, negative_prompt_ids, params)),)
     else:
         guidance = Guidance.none()
-    contexts = [context for context in contexts for _ in range(num_return_sequences)]
+    contexts = [context for context in contexts for _ in range(num_return_sequences or 1)]
     prompts = [
         without_idle_branches(Prompt(context, each, guidance, against))
         for context, each in zip(contexts, seeds_of_sequences(seed, len(contexts)), strict=True)
@@ -161,6 +184,22 @@ def generate_images(
         pixel_values=torch.stack([each[3] for each in drawn]) if drawn else None,
         image_rows=torch.tensor([each[0] for each in drawn], dtype=torch.long),
     )
+
+
+def _check_whole(name: str, value: Any, low: int | None = None) -> None:
+    """Raises: ArgumentError when a value that is given is no whole number, or too low."""
+    if value is None:
+        return
+    try:
+        fits = operator.index(value) >= (-(2**63) if low is None else low)
+    except TypeError:
+        fits = False
+    if not fits:
+        raise ArgumentError(
+            f"{name} must be a whole number{'' if low is None else f' from {low}'}, "
+            f"not {value!r:.80}",
+            where=f"the argument {name}",
+        )
 
 
 def _contexts(

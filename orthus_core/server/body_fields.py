@@ -17,6 +17,8 @@ from orthus_core.errors import OrthusError
 MOST = 2**63 - 1
 # Characters of a prompt.
 LONGEST_PROMPT = 32_000
+# What stands in a form's fields for a file that is no picture to edit.
+A_FILE = "(a file)"
 
 
 class Refused(OrthusError):
@@ -64,6 +66,9 @@ class Fields:
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
+
+    def peek(self, name: str) -> Any:
+        return self._left.get(name)
 
     def take(self, name: str, default: Any = None) -> Any:
         self._known.add(name)

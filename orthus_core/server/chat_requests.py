@@ -141,6 +141,8 @@ def read_chat(body: Any, served: Served) -> ChatAsk:
     with_usage = options.flag("include_usage")
     options.ignore("include_obfuscation")
     options.done()
+    # Without tools the model chooses none, and frameworks send "auto" beside an empty list.
+    idle_choice = "auto" if fields.peek("tool_choice") == "auto" else "none"
     fields.unsupported(
         {
             "frequency_penalty": (0, "tokens are chosen as the model says"),
@@ -149,7 +151,7 @@ def read_chat(body: Any, served: Served) -> ChatAsk:
             "logprobs": (False, "they are not recorded"),
             "top_logprobs": (0, "they are not recorded"),
             "tools": ([], "the model calls no tools"),
-            "tool_choice": ("none", "the model calls no tools"),
+            "tool_choice": (idle_choice, "the model calls no tools"),
             "functions": ([], "the model calls no functions"),
             "function_call": ("none", "the model calls no functions"),
             "reasoning_effort": ("none", "the model does not reason"),
@@ -282,10 +284,13 @@ def _parts(content: Any, where: str, served: Served) -> Iterator[str | UploadedP
 
 
 def _stops(stop: Any) -> tuple[str, ...]:
-    stops = [stop] if isinstance(stop, str) else stop or []
+    stops = [stop] if isinstance(stop, str) else [] if stop is None else stop
     texts = isinstance(stops, list) and all(isinstance(each, str) and each for each in stops)
     if not texts or len(stops) > MOST_STOPS:
-        raise Refused(f"stop must be a text, or a list of at most {MOST_STOPS}", where="stop")
+        raise Refused(
+            f"stop must be a text, or a list of at most {MOST_STOPS}, none of them empty",
+            where="stop",
+        )
     return tuple(stops)
 
 

@@ -88,6 +88,13 @@ async def models(state: ServerState, request: Request) -> Response:
 
 async def one_model(state: ServerState, request: Request) -> Response:
     name = request.path_params["name"]
+    if not name:
+        raise Refused(
+            "there is nothing at this address",
+            hint="did you mean /v1/models?",
+            status=404,
+            code="not_found",
+        )
     if name != state.served.name:
         raise Refused(
             f"there is no model {name[:80]!r} here",

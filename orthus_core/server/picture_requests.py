@@ -20,7 +20,7 @@ from orthus_core.recipe import EditRecipe, GenerateRecipe, StoryRecipe
 from orthus_core.recipe.solver_registry import SOLVERS
 from orthus_core.results.metadata import GenerationInfo
 from orthus_core.samplers.seeds import choose_seeds
-from orthus_core.server.body_fields import Fields, Refused, shown
+from orthus_core.server.body_fields import A_FILE, Fields, Refused, shown
 from orthus_core.server.model_worker import PreparedRows
 from orthus_core.server.picture_store import PictureStore
 from orthus_core.server.uploaded_pictures import UploadedPicture, content_of_url, read_picture
@@ -151,7 +151,13 @@ def read_edit(form: Mapping[str, Any], pictures: list[UploadedPicture], served: 
     """The fields of a form that asks for an edit. Raises: Refused."""
     fields = Fields(form, from_form=True)
     if not pictures:
-        raise Refused("there is no picture to edit", where="image", hint="send it as a file")
+        files = [name for name, value in form.items() if value == A_FILE and name != "mask"]
+        hint = "send it as a file"
+        if "image" in form:
+            hint = "image is text here, and must be a file"
+        elif files:
+            hint = f"the file must have the name image, and not {shown(files[0])}"
+        raise Refused("there is no picture to edit", where="image", hint=hint)
     reason = "the whole picture is drawn anew, as the prompt says"
     against = "an edit is guided by its picture and its words"
     fields.unsupported({"mask": (None, reason), "negative_prompt": (None, against)})

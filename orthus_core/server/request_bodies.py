@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -10,11 +11,13 @@ from typing import Any, TypeVar
 from anyio import to_thread
 from starlette.requests import Request
 
-from orthus_core.server.body_fields import Refused
+from orthus_core.server.body_fields import A_FILE, Refused
 from orthus_core.server.server_state import ServerState
 
 R = TypeVar("R")
 
+# Names under which pictures come; PHP's and some other clients number them.
+_IMAGE = re.compile(r"image(\[\d{0,3}\])?", re.A)
 MOST_FILES = 8
 MOST_FIELDS = 40
 
@@ -81,8 +84,8 @@ async def form_body(state: ServerState, request: Request) -> tuple[dict[str, Any
                 lists.setdefault(name.removesuffix("[]"), []).append(value)
             elif isinstance(value, str):
                 fields[name] = value
-            elif name in ("image", "image[]"):
+            elif _IMAGE.fullmatch(name):
                 contents.append(await value.read())
             else:
-                fields[name] = "(a file)"
+                fields[name] = A_FILE
     return lists | fields, contents

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orthus_core import OrthusPipeline
-from orthus_core.errors import ArgumentError, CheckpointError
+from orthus_core.errors import ArgumentError, CheckpointError, OrthusError
 from orthus_core.results.metadata import pixel_hash
 from orthus_core.samplers.seeds import GENERATOR_SEEDS
 from tests.discrete import write_tiny_chameleon
@@ -91,6 +91,25 @@ def test_generators_and_output_types_are_those_of_diffusers(pipe):
     assert pixel_hash(first) == pixel_hash(pipe("a snowman", **one).images[0])
 
 
+def test_guidance_of_no_more_than_1_is_none_as_in_diffusers(pipe):
+    def drawn(scale) -> torch.Tensor:
+        one = {"num_inference_steps": 1, "output_type": "latent", "generator": seeded()}
+        return pipe("a snowman", guidance_scale=scale, **one).images
+
+    none = drawn(1)
+    for scale in (0, 0.0, 0.5, np.float32(0), torch.tensor(0.0)):
+        assert drawn(scale).equal(none)
+    assert not drawn(3).equal(none)
+
+
+def test_numbers_of_numpy_and_names_of_precisions_are_known(pipe, tiny_folder):
+    two = pipe("a snowman", num_inference_steps=1, num_images_per_prompt=np.int64(2)).images
+    assert len(two) == 2
+    assert len(pipe(np.array(["a snowman"] * 2), num_inference_steps=np.int64(1)).images) == 2
+    half = OrthusPipeline.from_pretrained(tiny_folder, torch_dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
+
+
 def test_each_prompt_may_have_its_own_negative_prompt(pipe):
     asked = {"num_inference_steps": 1, "guidance_scale": 4.0, "output_type": "pt"}
     prompts, against = ["a snowman", "a snowman"], ["a red fox", "what is this?"]
@@ -157,6 +176,7 @@ def test_what_it_cannot_do_is_said(pipe, tiny_folder, tmp_path):
         ({"generator": [seeded()] * 2}, "2 generators for 1"),
         ({"generator": 7}, "no torch.Generator"),
         ({"num_images_per_prompt": 0}, "from 1, not 0"),
+        ({"num_images_per_prompt": "2"}, "from 1, not '2'"),
         ({"negative_prompt": ["a red fox"] * 2}, "2 negative prompts for 1"),
         ({"prompt": []}, "there is no prompt"),
         ({"prompt": [5]}, "must be text"),
@@ -170,7 +190,10 @@ def test_what_it_cannot_do_is_said(pipe, tiny_folder, tmp_path):
     assert pipe("a snowman", num_inference_steps=1, height=16, width=16).images
     with pytest.raises(ArgumentError, match="variant"):
         OrthusPipeline.from_pretrained(tiny_folder, variant="fp16")
+    with pytest.raises(OrthusError, match="no precision 'fp23'"):
+        OrthusPipeline.from_pretrained(tiny_folder, torch_dtype="fp23")
     usual = {"variant": None, "use_safetensors": True, "device_map": "cpu"}
+    usual |= {"force_download": False, "local_files_only": False}
     assert OrthusPipeline.from_pretrained(tiny_folder, **usual).device.type == "cpu"
     chameleon = write_tiny_chameleon(tmp_path / "chameleon", tiny_folder)
     with pytest.raises(CheckpointError, match="draws with an Orthus"):

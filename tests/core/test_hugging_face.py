@@ -410,6 +410,12 @@ def test_each_prompt_is_drawn_from_its_own_picture(model, processor):
             "2 images more than the prompts have places for",
         ),
         ({"generation_mode": "image", "num_inference_steps": 0}, "steps cannot be 0"),
+        ({"generation_mode": "image", "num_inference_steps": "4"}, "steps must be a whole number"),
+        ({"generation_mode": "image", "num_return_sequences": 0}, "a whole number from 1, not 0"),
+        ({"generation_mode": "image", "num_return_sequences": 2.0}, "from 1, not 2.0"),
+        ({"generation_mode": "image", "guidance_scale": "3"}, "guidance_scale must be a number"),
+        ({"generation_mode": "image", "max_images": "1"}, "max_images must be a whole number"),
+        ({"generation_mode": "image", "batch_size": "1"}, "batch_size must be a whole number"),
     ],
 )
 def test_what_generate_does_not_know_is_refused(model, processor, asked, message):
@@ -419,6 +425,40 @@ def test_what_generate_does_not_know_is_refused(model, processor, asked, message
         processor("a snowman", RED)
     with pytest.raises(ArgumentError, match="'audio'"):
         processor.post_process_multimodal_output([], generation_mode="audio")
+
+
+def test_what_changes_nothing_may_be_said_where_a_picture_is_drawn(model, processor):
+    inputs = processor(text="a snowman", return_tensors="pt")
+    how = {"generation_mode": "image", "seed": 3, "num_inference_steps": 1}
+    plain = model.generate(**inputs, **how)
+    idle = {"use_cache": True, "return_dict_in_generate": True, "num_beams": 1, "streamer": None}
+    none = {"num_return_sequences": None, "max_new_tokens": None, "top_k": None}
+    assert model.generate(**inputs, **how, **idle, **none).features.equal(plain.features)
+    with pytest.raises(ArgumentError, match="use_cache is not known"):
+        model.generate(**inputs, **how, use_cache=False)
+    free = how | {"generation_mode": "interleaved", "max_new_tokens": 3}
+    some = model.generate(**inputs, **free, top_k=None, top_p=None, temperature=None)
+    assert some.sequences.equal(model.generate(**inputs, **free).sequences)
+
+
+def test_a_picture_is_drawn_in_the_models_precision_whatever_is_around(model, processor):
+    inputs = processor(text=["a snowman"] * 3, return_tensors="pt")
+    how = {"generation_mode": "image", "seed": 3, "num_inference_steps": 1}
+    plain = model.generate(**inputs, **how)
+    with torch.autocast("cpu", torch.bfloat16):
+        around = model.generate(**inputs, **how)
+        assert torch.is_autocast_enabled("cpu")
+    assert around.features.equal(plain.features)
+
+
+def test_padding_on_the_right_is_warned_of_before_text_is_written(model, processor, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr("orthus_core.model.hugging_face.log.warning", said.append)
+    for side, warnings in (("left", 0), ("right", 1)):
+        texts = {"text": ["<image>a", "<image>a snowman"], "images": [RED, BLUE]}
+        inputs = processor(**texts, padding=True, padding_side=side, return_tensors="pt")
+        model.generate(**inputs, max_new_tokens=1)
+        assert len(said) == warnings
 
 
 def test_one_seed_may_be_a_number_of_numpy_or_torch():

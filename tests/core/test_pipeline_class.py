@@ -10,13 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import orthus_core
 from orthus_core import Orthus
-from orthus_core.api.inputs import input_image
+from orthus_core.api.inputs import input_image, input_images
 from orthus_core.api.streamed import EventStream
-from orthus_core.errors import DataError, PromptError, RecipeError
+from orthus_core.errors import ArgumentError, DataError, PromptError, RecipeError
 from orthus_core.events import ImageBegun, ImageDone, Note, PatchDone
 from orthus_core.results.metadata import pixel_hash, read_record
 from orthus_core.samplers.story import PanelDone
@@ -136,6 +137,31 @@ def test_numpy_values_are_pictures(orthus):
     ):
         with pytest.raises(DataError, match="is no picture"):
             input_image(wrong)
+
+
+def test_an_open_file_and_bytes_of_any_kind_are_pictures(tmp_path):
+    Image.effect_noise((9, 7), 80).save(tmp_path / "a.png")
+    expected, content = input_image(tmp_path / "a.png").pixels, (tmp_path / "a.png").read_bytes()
+    read = io.BytesIO(content)
+    read.seek(5)  # as who has written it, or looked at it, leaves it
+    with (tmp_path / "a.png").open("rb") as file:
+        for source in (read, file, bytearray(content), memoryview(content), content):
+            assert [each.pixels for each in input_images(source)] == [expected]
+            assert len(input_images([source, source])) == 2
+    with (tmp_path / "a.txt").open("w+") as text, pytest.raises(DataError, match="one of text"):
+        input_image(text)
+    with pytest.raises(DataError, match="does not read"):
+        input_image(file)
+    for address in ("https://a.org/b.png", "data:image/png;base64,AAAA"):
+        with pytest.raises(DataError, match="not fetched"):
+            input_image(address)
+
+
+def test_precisions_may_have_the_names_of_torch(tiny_folder):
+    assert Orthus.open(tiny_folder, device="cpu", dtype="bfloat16").about["dtype"] == "bf16"
+    assert Orthus.open(tiny_folder, device="cpu", dtype="float32").model.dtype == torch.float32
+    with pytest.raises(ArgumentError, match="dtype must be"):
+        Orthus.open(tiny_folder, dtype="float31")
 
 
 def test_a_picture_in_memory_is_read_as_its_file_would_be(tmp_path):

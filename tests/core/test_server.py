@@ -219,6 +219,21 @@ def test_a_list_in_a_form_is_read_as_the_official_client_sends_it(client):
     assert "negative_prompt is not supported" in refused.json()["error"]["message"]
 
 
+def test_pictures_of_a_form_may_be_numbered(client):
+    form = {"prompt": "make it night", "steps": "1", "seed": "1"}
+    contents = [png(), png(colour="blue")]
+    sent = [
+        client.post(
+            EDIT,
+            data=form,
+            files=[(name, ("a.png", c)) for name, c in zip(names, contents, strict=True)],
+        )
+        for names in (("image[]", "image[]"), ("image[0]", "image[1]"))
+    ]
+    first, second = (each.json()["data"][0]["b64_json"] for each in sent)
+    assert image_of(first).tobytes() == image_of(second).tobytes()
+
+
 def test_an_edit_is_that_of_the_command(client, orthus):
     content = png(40, 30, "red")
     files = {"image": ("start.png", content, "image/png")}
@@ -375,6 +390,11 @@ def test_a_top_p_of_zero_takes_the_likeliest_words(client):
         for values in ({"temperature": 0}, {"temperature": 2, "top_p": 0, "seed": 1})
     )
     assert likeliest == sampled
+
+
+def test_a_choice_among_no_tools_changes_nothing(client):
+    for more in ({"tool_choice": "auto"}, {"tools": [], "tool_choice": "auto"}):
+        assert client.post(CHAT, json=question(words("a fox")) | more).status_code == 200
 
 
 def test_chunks_say_that_their_usage_comes_last(client):
@@ -553,6 +573,9 @@ def test_what_is_no_json_is_refused(client, content, said):
         ({"messages": [{"role": "assistant", "content": "a"}]}, "must be the user's"),
         ({"messages": [{"role": "user", "content": ""}]}, "empty"),
         ({"tools": [{}]}, "calls no tools"),
+        ({"tools": [{}], "tool_choice": "auto"}, "tools is not supported"),
+        ({"tool_choice": "required"}, "tool_choice is not supported"),
+        ({"stop": ""}, "none of them empty"),
         ({"logprobs": True}, "not recorded"),
         ({"temperature": 3}, "from 0 to 2"),
         ({"modalities": ["audio"]}, "modalities"),
@@ -616,6 +639,8 @@ def test_another_address_or_method_says_what_there_is(client):
         "param": None,
         "code": "method_not_allowed",
     }
+    answer = client.get("/v1/models/")
+    assert answer.status_code == 404 and "did you mean /v1/models?" in answer.text
     error = client.get("/v1/models/gpt-4o").json()["error"]
     assert error["param"] == "model" and "this server has 'tiny'" in error["message"]
 
@@ -670,7 +695,12 @@ def test_a_hostile_upload_is_refused_kindly(client, content, said):
 def test_a_form_without_a_picture_or_with_a_mask_is_refused(client):
     files = {"image": ("a.png", png(), "image/png")}
     for sent, said in (
-        ({"files": {"else": ("a.png", png())}, "data": {"prompt": "a"}}, "no picture to edit"),
+        ({"files": {"else": ("a.png", png())}, "data": {"prompt": "a"}}, "and not 'else'"),
+        ({"files": {"mask": ("a.png", png())}, "data": {"prompt": "a"}}, "send it as a file"),
+        (
+            {"files": {"mask": ("a.png", png())}, "data": {"prompt": "a", "image": "b.png"}},
+            "must be a file",
+        ),
         ({"files": {**files, "mask": ("m.png", png())}, "data": {"prompt": "a"}}, "anew"),
         ({"files": files, "data": {"prompt": "a", "n": "two"}}, "number"),
         ({"json": {"prompt": "a"}}, "multipart"),
