@@ -365,6 +365,15 @@ def test_gqa_by_hand_and_its_refusals(tmp_path):
         scored("gqa", path, tmp_path)
 
 
+def test_gqa_leaves_out_answers_to_questions_that_are_not_balanced(tmp_path):
+    about = {"question": "Is it?", "answer": "yes", "imageId": "5", "types": {}}
+    questions = {"1": {**about, "isBalanced": True}, "2": {**about, "isBalanced": False}}
+    dump(tmp_path / "testdev_all_questions.json", questions)
+    said = [{"questionId": key, "prediction": "yes"} for key in "12"]
+    found = scored("gqa", dump(tmp_path / "said.json", said), tmp_path)
+    assert (found.n, found.metrics["accuracy"]) == (1, 100)
+
+
 # MMMU
 
 

@@ -103,6 +103,13 @@ def score(request: ScoringRequest) -> OfficialScores:
             raise DataError(
                 f"{name} has no detections", where=str(path), hint=f"expected: {DETECTIONS}"
             )
+        other_layout = DataError(
+            f"the detections of {name} are of another layout",
+            where=str(path),
+            hint=f"expected: {DETECTIONS}",
+        )
+        if detections is not None and not _are_by_class(detections):
+            raise other_layout
         # The official results file does not hold the colours that decided.
         if ready is not None and (detections is None or (needs_color and not _colored(detections))):
             taken += 1
@@ -111,11 +118,7 @@ def score(request: ScoringRequest) -> OfficialScores:
             try:
                 verdict = geneval.judge(metadata, detections or {})
             except (TypeError, ValueError, AttributeError) as error:
-                raise DataError(
-                    f"the detections of {name} are of another layout",
-                    where=str(path),
-                    hint=f"expected: {DETECTIONS}",
-                ) from error
+                raise other_layout from error
             right, reasons = verdict.right, [*verdict.reasons]
         rows.append(
             {
@@ -243,6 +246,13 @@ def is_prompt(record: Any) -> bool:
         and isinstance(position := each.get("position", ["", 0]), list)
         and len(position) == 2
         for each in (*wanted[0], *wanted[1])
+    )
+
+
+def _are_by_class(detections: Any) -> bool:
+    """Whether detections are by class, or records with one each."""
+    return isinstance(detections, dict) or (
+        isinstance(detections, list) and all(isinstance(each, dict) for each in detections)
     )
 
 
