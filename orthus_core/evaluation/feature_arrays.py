@@ -22,6 +22,20 @@ def as_array(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
+def as_numbers(values: Any) -> np.ndarray:
+    """Values as an fp64 array.
+
+    Raises:
+        DataError: When they are no numbers.
+    """
+    import numpy as np
+
+    try:
+        return as_array(values).astype(np.float64)
+    except (TypeError, ValueError) as error:  # such as rows of different lengths
+        raise DataError(f"no array of numbers: {error}") from error
+
+
 def feature_array(values: Any) -> np.ndarray:
     """Features as fp64 [N, D]; a single vector is one row.
 
@@ -30,7 +44,7 @@ def feature_array(values: Any) -> np.ndarray:
     """
     import numpy as np
 
-    array = as_array(values).astype(np.float64)
+    array = as_numbers(values)
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2 or not array.size:

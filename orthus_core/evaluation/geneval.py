@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_inputs import as_list, check_record
 
 COLORS = (
     *("red", "orange", "yellow", "green", "blue"),
@@ -78,8 +79,13 @@ def judge(
         threshold, counting_threshold, most_objects, most_overlap: The official program's options.
 
     Raises:
-        DataError: When a colour is needed and not known, or a position refers to nothing.
+        DataError: When a colour is needed and not known, a position refers to nothing, or records
+            lack fields.
     """
+    check_record(metadata, (), "the record of a prompt")
+    for part in ("include", "exclude"):
+        for number, wanted in enumerate(metadata.get(part) or (), start=1):
+            check_record(wanted, ("class", "count"), f"entry {number} of {part}")
     least = counting_threshold if metadata.get("tag") == "counting" else threshold
     kept = {
         name: _certain(group, least, most_objects, most_overlap)
@@ -143,7 +149,12 @@ def relative_position(box_a: Sequence[float], box_b: Sequence[float]) -> set[str
 
     The offset of the centres is shortened by a part of the boxes' sides, and divided by the length
     that it had before.
+
+    Raises:
+        DataError: When a box has fewer than four numbers.
     """
+    if min(len(box_a), len(box_b)) < 4:
+        raise DataError("a box of fewer than four numbers", hint="x0, y0, x1, y1")
     offsets, shortened = [], []
     for axis in (0, 1):
         centre_a, centre_b = ((box[axis] + box[axis + 2]) / 2 for box in (box_a, box_b))
@@ -177,11 +188,12 @@ def summary(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         pictures; `per_prompt`, that of prompts with a correct picture.
 
     Raises:
-        DataError: When there are no rows.
+        DataError: When there are no rows, or one lacks fields.
     """
     tasks: dict[str, list[bool]] = defaultdict(list)
     prompts: dict[Any, list[bool]] = defaultdict(list)
-    for row in rows:
+    for number, row in enumerate(as_list(rows, "rows"), start=1):
+        check_record(row, ("tag", "correct"), f"row {number}")
         right = bool(row["correct"])
         tasks[row["tag"]].append(right)
         prompts[str(row.get("metadata", row.get("prompt")))].append(right)
@@ -209,7 +221,8 @@ def by_class(
         for name, group in detections.items():
             found[str(name)] = [_detection(each, str(name)) for each in group]
         return found
-    for each in detections:
+    for number, each in enumerate(as_list(detections, "detections"), start=1):
+        check_record(each, (), f"detection {number}")
         name = each.get("class", each.get("label", each.get("name")))
         if not isinstance(name, str):
             raise DataError("a detection without a class", hint='give "class", "box" and "score"')
@@ -221,6 +234,11 @@ def _detection(raw: Any, name: str) -> BoxDetection:
     color = None
     if isinstance(raw, BoxDetection):
         return raw
+    if not hasattr(raw, "__len__"):
+        raise DataError(
+            f"a detection of {name!r} that is a single number: {raw!r}",
+            hint="give a list of boxes for each class, even for one: [[x0, y0, x1, y1, score]]",
+        )
     if isinstance(raw, Mapping):
         color = raw.get("color", raw.get("colour"))
         box = raw.get("box", raw.get("bbox"))
@@ -246,7 +264,7 @@ def _certain(
 ) -> list[BoxDetection]:
     """The detections that are certain enough, the most certain first."""
     # Of equal scores, the official program takes the last first: it sorts, and then reverses.
-    order = sorted(range(len(group)), key=lambda at: group[at].score)[::-1]
+    order = sorted(range(len(group)), key=lambda at: _single(group[at].score))[::-1]
     left = [group[at] for at in order if _single(group[at].score) > _single(least)][:most]
     if overlap == 1:
         return left

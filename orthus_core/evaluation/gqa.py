@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_inputs import as_list, check_record, check_text
 from orthus_core.evaluation.scorer_variants import check_variant
 
 VARIANTS = {
@@ -56,9 +57,13 @@ def score(
         balanced questions.
 
     Raises:
-        DataError: When a balanced question has no prediction, or there are none.
+        DataError: When a balanced question has no prediction, there are none, or a record lacks
+            fields.
     """
     check_variant(variant, VARIANTS)
+    check_record(questions, (), "the content of the file of questions")
+    for key, each in questions.items():
+        check_record(each, ("answer",), f"question {key}")
     said = predictions_by_id(predictions)
     asked = {key: each for key, each in questions.items() if each.get("isBalanced", True)}
     missing = [key for key in asked if str(key) not in said]
@@ -114,10 +119,19 @@ def score(
 def predictions_by_id(
     predictions: Iterable[Mapping[str, Any]] | Mapping[str, str],
 ) -> dict[str, str]:
-    """Predictions by question id, as text; of several, the last."""
-    if isinstance(predictions, Mapping):
-        return {str(key): str(text) for key, text in predictions.items()}
-    return {str(each["questionId"]): each["prediction"] for each in predictions}
+    """Predictions by question id as text; of several, the last.
+
+    Raises:
+        DataError: When one is no text, or a record lacks fields.
+    """
+    if not isinstance(predictions, Mapping):
+        records = as_list(predictions, "predictions")
+        for number, each in enumerate(records, start=1):
+            check_record(each, ("questionId", "prediction"), f"prediction {number}")
+        predictions = {str(each["questionId"]): each["prediction"] for each in records}
+    for key, text in predictions.items():
+        check_text(text, f"the prediction of question {key}")
+    return {str(key): text for key, text in predictions.items()}
 
 
 def answer_kind(question: Mapping[str, Any]) -> str:

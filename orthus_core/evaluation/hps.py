@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orthus_core.errors import DataError
+from orthus_core.errors import ArgumentError, DataError
+from orthus_core.evaluation.scorer_inputs import check_record
 
 STYLES = ("anime", "concept-art", "paintings", "photo")
 PROMPTS = 800  # of a style
@@ -32,12 +33,18 @@ def aggregate(scores_by_style: Mapping[str, Sequence[float]], chunk: int = CHUNK
         deviation; `overall`: 100 times the plain mean of all pictures, in no chunks.
 
     Raises:
-        DataError: When a style has no scores.
+        DataError: When a style has no scores, or they are not finite.
+        ArgumentError: When a chunk is smaller than one picture.
     """
+    check_record(scores_by_style, (), "the scores by style")
+    if chunk < 1:
+        raise ArgumentError(f"chunks of {chunk} pictures", hint=f"officially {CHUNK}")
     means, stds = {}, {}
     every = [float(score) for scores in scores_by_style.values() for score in scores]
     if not scores_by_style:
         raise DataError("no styles", hint=f"the benchmark has {', '.join(STYLES)}")
+    if not all(map(math.isfinite, every)):
+        raise DataError("scores that are not finite")
     # A cosine is at most 1, but for its rounding.
     factor = 100 if max(map(abs, every), default=0.0) <= 1.001 else 1
     for style, scores in scores_by_style.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_inputs import check_text
 from orthus_core.evaluation.scorer_variants import check_variant
 from orthus_core.user_files import read_text
 
@@ -44,6 +45,7 @@ class MmeAnswer(NamedTuple):
 def parse(answer: str, variant: str = "official") -> str:
     """ "yes", "no", or "other", which is always wrong."""
     check_variant(variant, VARIANTS)
+    check_text(answer, "the answer")
     answer = answer.lower()
     if variant == "lmms":
         answer = answer.strip().replace(".", "")

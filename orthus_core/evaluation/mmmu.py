@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_inputs import as_list, check_record, check_text
 from orthus_core.evaluation.scorer_variants import check_variant
 
 DOMAINS = {
@@ -59,7 +60,7 @@ _NUMBERS = (
 def parse_choice(
     response: str,
     letters: Sequence[str],
-    options: Sequence[str] | Mapping[str, str],
+    options: Sequence[str] | Mapping[str, str] | str,
     variant: str = "official",
 ) -> str | None:
     """The letter that a response chooses; None if the official program would guess.
@@ -67,10 +68,17 @@ def parse_choice(
     Args:
         response: Answer of the model.
         letters: Letters of the options.
-        options: Texts of the options, in the order of the letters or by letter.
+        options: Texts of the options, in the order of the letters or by letter, or the text of a
+            list, as the hub's tables hold them.
         variant: One of VARIANTS.
+
+    Raises:
+        DataError: When the response is no text.
     """
     check_variant(variant, VARIANTS)
+    check_text(response, "the response")
+    if isinstance(options, str):
+        options = options_of(options)
     if isinstance(options, Mapping):
         by_letter = {str(letter): str(option) for letter, option in options.items()}
     else:
@@ -99,7 +107,11 @@ def parse_choice(
 def parse_open(response: str) -> list[str | float]:
     """What a response to an open question may mean: key phrases and the numbers in them, in lower
     case and rounded to two digits, each once.
+
+    Raises:
+        DataError: When the response is no text.
     """
+    check_text(response, "the response")
     # The official program also splits sentences before capitals; it has none left by then.
     response = response.strip().strip(".").lower()
     lines = response.split("\n")
@@ -137,7 +149,11 @@ def normalise(text: str) -> list[str | float]:
 def open_is_right(gold: str | float | Sequence[str | float], parsed: Sequence[str | float]) -> bool:
     """Whether one of the readings of a response contains one of the gold texts, or equals one of
     the gold numbers.
+
+    Raises:
+        DataError: When the readings are no list.
     """
+    parsed = as_list(parsed, "readings of a response, as parse_open gives them")
     golds = [gold] if isinstance(gold, (str, int, float)) else gold
     wanted = [value for each in golds for value in normalise(str(each))]
     texts = [value for value in wanted if isinstance(value, str)]
@@ -159,17 +175,20 @@ def score(
 
     Args:
         rows: Records as in the official `output.json`: `id` (which names the subject),
-            `question_type`, `answer`, `response`, and for multiple-choice `all_choices` and
-            `index2ans`, or `options`. A row with `parsed_pred` in place of `response` is not
-            parsed, as by the official `main_eval_only.py` for letters; of an open question, it is
-            the list that `parse_open` gives, or a text. Guesses are drawn in the order of the
-            rows.
+            `question_type`, `answer`, `response`, and for multiple-choice `index2ans` (and
+            `all_choices`, if not its letters in their order), or `options`. A row with
+            `parsed_pred` in place of `response` is not parsed, as by the official
+            `main_eval_only.py` for letters; of an open question, it is the list that `parse_open`
+            gives, or a text. Guesses are drawn in the order of the rows.
         fallback: One of FALLBACKS.
         variant: One of VARIANTS.
 
     Returns:
         `overall` (of all rows alike), `per_subject` and `per_domain` as fractions, `fallbacks`, the
         number of answers without a letter, `n`, and `right` and `parsed` for each row.
+
+    Raises:
+        DataError: When a row lacks fields.
     """
     check_variant(variant, VARIANTS)
     check_variant(fallback, FALLBACKS)
@@ -178,7 +197,10 @@ def score(
     outcomes: list[bool] = []
     readings: list[Any] = []
     subjects: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
+    for number, row in enumerate(as_list(rows, "rows"), start=1):
+        check_record(row, ("id", "question_type", "answer"), f"row {number}")
+        if "response" not in row:
+            check_record(row, ("parsed_pred",), f"row {number}, which has no response,")
         if row["question_type"] != MULTIPLE_CHOICE:
             said = row["response"] if "response" in row else row["parsed_pred"]
             reading = [*said] if isinstance(said, (list, tuple)) else parse_open(str(said))
@@ -222,8 +244,8 @@ def choices_of(row: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
     Raises:
         DataError: When the row has no options.
     """
-    if "all_choices" in row:
-        return [*row["all_choices"]], dict(row["index2ans"])
+    if "index2ans" in row:
+        return [*row.get("all_choices", row["index2ans"])], dict(row["index2ans"])
     if not row.get("options"):
         raise DataError("a multiple-choice question without options", where=str(row.get("id", "")))
     options = row["options"]

@@ -7,9 +7,10 @@ program applies the same rule. Variant `lmms` is lmms-eval's: only "yes" and "no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_inputs import as_list, check_text
 from orthus_core.evaluation.scorer_variants import check_variant
 
 SPLITS = ("random", "popular", "adversarial")
@@ -28,12 +29,16 @@ def parse(answer: str) -> str:
     Words are separated by single spaces only, and only commas are dropped: "No!" and "no\\n" are
     not "no".
     """
+    check_text(answer, "the answer")
     words = answer.split(".")[0].replace(",", "").split(" ")
     return "no" if any(word in words for word in NO_WORDS) else "yes"
 
 
 def readings(answers: Iterable[str], variant: str = "official") -> list[str]:
     """Answers as a variant reads them; for `lmms` there are others than "yes" and "no"."""
+    answers = as_list(answers, "answers")
+    for number, answer in enumerate(answers, start=1):
+        check_text(answer, f"answer {number}")
     if variant == "lmms":
         return [answer.lower().strip() for answer in answers]
     return [parse(answer) for answer in answers]
@@ -41,13 +46,16 @@ def readings(answers: Iterable[str], variant: str = "official") -> list[str]:
 
 def truths(labels: Iterable[str], variant: str = "official") -> list[str]:
     """Labels as a variant reads them; the official program takes everything but "no" for "yes"."""
+    labels = as_list(labels, "labels")
+    for number, label in enumerate(labels, start=1):
+        check_text(label, f"label {number}")
     if variant == "lmms":
         return [label.lower().strip() for label in labels]
     return ["no" if label == "no" else "yes" for label in labels]
 
 
 def score(
-    answers: Sequence[str], labels: Sequence[str], variant: str = "official"
+    answers: Iterable[str], labels: Iterable[str], variant: str = "official"
 ) -> dict[str, float | int]:
     """Accuracy, precision, recall, F1 and the share of "yes", as fractions, and the counts.
 
@@ -60,9 +68,10 @@ def score(
         0 where the official program divides by zero.
 
     Raises:
-        DataError: When the numbers of answers and labels differ.
+        DataError: When the numbers of answers and labels differ, or one is no list of texts.
     """
     check_variant(variant, VARIANTS)
+    answers, labels = as_list(answers, "answers"), as_list(labels, "labels")
     if len(answers) != len(labels):
         raise DataError(
             f"{len(answers)} answers for {len(labels)} labels",

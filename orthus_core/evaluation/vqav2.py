@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orthus_core.errors import DataError
+from orthus_core.evaluation.scorer_inputs import as_list, check_record, check_text
 from orthus_core.evaluation.scorer_variants import check_variant
 
 VARIANTS = {
@@ -64,6 +65,7 @@ def normalise(text: str) -> str:
     """An answer as the official program compares it: without most punctuation and articles, in
     lower case, with digits for numbers up to ten and with apostrophes in contractions.
     """
+    check_text(text, "the answer")
     return _words(_without_punctuation(_one_line(text)))
 
 
@@ -104,13 +106,17 @@ def agreement(
     """`accuracy` as a fraction, not rounded.
 
     Raises:
-        DataError: When there are no answers, as in test sets.
+        DataError: When there are no answers, as in test sets, or they are no list of texts or
+            records.
     """
     check_variant(variant, VARIANTS)
-    records = [
-        {"answer": each, "answer_id": number} if isinstance(each, str) else dict(each)
-        for number, each in enumerate(answers)
-    ]
+    check_text(prediction, "the prediction")
+    records = []
+    for number, each in enumerate(as_list(answers, "answers of annotators"), start=1):
+        record = {"answer": each, "answer_id": number} if isinstance(each, str) else each
+        check_record(record, ("answer",), f"answer {number} of the annotators")
+        check_text(record["answer"], f"answer {number} of the annotators")
+        records.append(dict(record))
     if not records:
         raise DataError("no answers of annotators", hint="test sets have none: submit to EvalAI")
     for record in records:
@@ -139,7 +145,8 @@ def score(
     """Scores a results file, rounded to two digits as the official program does.
 
     Args:
-        results: Records with `question_id` and `answer`.
+        results: Records with `question_id` and `answer`; of several of an id, the last counts. Ids
+            are compared as text.
         annotations: Content of the annotation file, or its list of annotations.
         questions: Content of the question file, or its list of questions; None does not check
             that it is the annotations' file.
@@ -149,18 +156,23 @@ def score(
         `overall`, `per_answer_type`, `per_question_type`: 0..100.
 
     Raises:
-        DataError: When questions have no prediction, predictions have no question, or there are no
-            annotations.
+        DataError: When questions have no prediction, predictions have no question, there are no
+            annotations, or records lack fields.
     """
-    truth = {each["question_id"]: each for each in _records(annotations, "annotations")}
+    needed = ("question_id", "answers", "answer_type", "question_type")
+    truth = {
+        str(each["question_id"]): each for each in _records(annotations, "annotations", needed)
+    }
     if not truth:
         raise DataError(
             "no annotations", hint="give the content of v2_mscoco_val2014_annotations.json"
         )
-    said = {each["question_id"]: each["answer"] for each in results}
+    answers = _records(results, "results", ("question_id", "answer"))
+    said = {str(each["question_id"]): each["answer"] for each in answers}
     asked = truth.keys()
     if questions is not None:
-        asked = {each["question_id"] for each in _records(questions, "questions")}
+        records = _records(questions, "questions", ("question_id",))
+        asked = {str(each["question_id"]) for each in records}
         check_same_questions("annotations", truth.keys(), asked)
     check_same_questions("predictions", said.keys(), asked)
     scored = [(each, agreement(said[key], each["answers"], variant)) for key, each in truth.items()]
@@ -205,8 +217,15 @@ def check_same_questions(what: str, found: Any, asked: Any) -> None:
         )
 
 
-def _records(content: Any, key: str) -> Sequence[Mapping[str, Any]]:
-    return content[key] if isinstance(content, Mapping) else content
+def _records(content: Any, key: str, needed: Sequence[str]) -> Sequence[Mapping[str, Any]]:
+    """The records of a file's content, or those in a list. Raises: DataError for others."""
+    if isinstance(content, Mapping) and key != "results":
+        check_record(content, (key,), f"the content of the file of {key}")
+        content = content[key]
+    records = as_list(content, key)
+    for number, each in enumerate(records, start=1):
+        check_record(each, needed, f"record {number} of {key}")
+    return records
 
 
 def _one_line(text: str) -> str:

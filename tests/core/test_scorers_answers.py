@@ -7,10 +7,22 @@ import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from orthus_core.errors import ArgumentError, DataError
-from orthus_core.evaluation import gqa, mme, mmmu, pope, vqav2
+from orthus_core.evaluation import (
+    clip_edit,
+    fid,
+    geneval,
+    gqa,
+    hps,
+    mme,
+    mmmu,
+    pictures,
+    pope,
+    vqav2,
+)
 
 
 def test_scorers_need_no_torch():
@@ -35,6 +47,75 @@ assert all(getattr(evaluation, name) for name in evaluation.__all__)
 assert not hasattr(evaluation, "bleu") and "torch" not in sys.modules
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+ANNOTATION = {
+    "question_id": 1,
+    "question_type": "is",
+    "answer_type": "yes/no",
+    "answers": [{"answer": "yes", "answer_id": number} for number in range(10)],
+}
+DOG = {"tag": "single_object", "include": [{"class": "dog", "count": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        # A text where a list belongs would be read letter by letter, and give a number.
+        (lambda: pope.score("no", "no"), "answers: a str, and no list"),
+        (lambda: pope.score(["no"], "no"), "labels: a str, and no list"),
+        (lambda: vqav2.accuracy("yes", "yes"), "answers of annotators: a str, and no list"),
+        (lambda: mmmu.open_is_right("a", "cat"), "as parse_open gives them: a str, and no list"),
+        (lambda: geneval.judge(DOG, {"dog": [0, 0, 9, 9, 0.9]}), "'dog' that is a single number"),
+        (lambda: pope.parse(None), "the answer is no text: None"),
+        (lambda: pope.score(["no", None], ["no", "no"]), "answer 2 is no text: None"),
+        (lambda: pope.score(["no"], [0]), "label 1 is no text: 0"),
+        (lambda: mme.parse(1), "the answer is no text: 1"),
+        (lambda: vqav2.normalise(1), "the answer is no text: 1"),
+        (lambda: vqav2.accuracy(1, ["1"]), "the prediction is no text: 1"),
+        (lambda: vqav2.accuracy("1", [{"text": "1"}]), "answer 1 of the annotators has no answer"),
+        (lambda: vqav2.accuracy("1", [1]), "answer 1 of the annotators is a int, and no record"),
+        (lambda: vqav2.score({1: "yes"}, [ANNOTATION]), "results: a dict, and no list"),
+        (lambda: vqav2.score([{"id": 1}], [ANNOTATION]), "1 of results has no question_id, answer"),
+        (lambda: vqav2.score([], {"questions": []}), "file of annotations has no annotations"),
+        (lambda: gqa.score([], []), "the file of questions is a list, and no record"),
+        (lambda: gqa.score({"1": {}}, {"1": "yes"}), "question 1 has no answer"),
+        (lambda: gqa.score({"1": {"answer": "a"}}, ["a"]), "prediction 1 is a str, and no record"),
+        (lambda: gqa.score({"1": {"answer": "a"}}, {"1": None}), "of question 1 is no text: None"),
+        (lambda: mmmu.parse_choice(None, "AB", ["1", "2"]), "the response is no text: None"),
+        (lambda: mmmu.parse_open(3), "the response is no text: 3"),
+        (lambda: mmmu.score({}), "rows: a dict, and no list"),
+        (lambda: mmmu.score([{"id": "validation_Art_1"}]), "row 1 has no question_type, answer"),
+        (lambda: geneval.judge("a dog", {}), "the record of a prompt is a str, and no record"),
+        (
+            lambda: geneval.judge({"include": [{"class": "dog"}]}, {}),
+            "entry 1 of include has no co",
+        ),
+        (lambda: geneval.judge(DOG, None), "detections: a NoneType, and no list"),
+        (lambda: geneval.relative_position([0, 1], [0, 0, 1, 1]), "fewer than four numbers"),
+        (lambda: geneval.summary([{"tag": "colors"}]), "row 1 has no correct"),
+        (lambda: clip_edit.similarities("a", "b", "c", "d"), "no array of numbers"),
+        (lambda: fid.frechet_distance([[1.0], [1.0, 2.0]], [[1.0]]), "no array of numbers"),
+        (lambda: pictures.psnr("a", "b", 1), "no array of numbers"),
+        (lambda: hps.aggregate([0.2]), "the scores by style is a list, and no record"),
+        (lambda: hps.aggregate({"anime": [math.nan]}), "scores that are not finite"),
+    ],
+)
+def test_scorers_say_what_is_wrong_with_what_they_are_given(call, message):
+    with pytest.raises(DataError, match=message):
+        call()
+    with pytest.raises(ArgumentError, match="chunks of 0 pictures"):
+        hps.aggregate({"anime": [0.2]}, chunk=0)
+
+
+def test_scorers_take_arrays_and_iterators():
+    answers = np.array(["no", "Yes"])
+    assert pope.score(answers, iter(["no", "yes"]))["accuracy"] == 1
+    assert vqav2.accuracy("yes", np.array(["yes"] * 10)) == 100
+    boxes = np.array([[0, 0, 9, 9, 0.2], [0, 0, 9, 9, 0.9]], dtype=np.float32)
+    assert geneval.judge(DOG, {"dog": boxes}).right
+    assert not geneval.judge(DOG, {"dog": boxes[:1]}).right
+    assert not geneval.judge(DOG, {"dog": np.zeros((0, 5))}).right
 
 
 # POPE
@@ -512,6 +593,14 @@ def test_mmmu_scores_by_hand_and_guesses_with_seed_42():
     assert mmmu.score([{**given[1], "answer": "12.0, 'about'"}])["right"] == [False]
     hub = {"id": "validation_Art_1", "question_type": "multiple-choice", "answer": "B"}
     assert mmmu.score([{**hub, "options": "['red', 'a b']", "response": "B"}])["fallbacks"] == 0
+    # The official parsed_output.json has the options by letter, and no list of letters.
+    parsed = {**hub, "index2ans": {"A": "red", "B": "a b"}, "response": "(B)", "parsed_pred": "B"}
+    assert mmmu.score([parsed])["overall"] == 1
+
+
+def test_mmmu_options_may_be_the_text_of_a_list():
+    response = "I would say that it is 45 volts here"
+    assert mmmu.parse_choice(response, "ABCD", str(OPTIONS)) == "C"
 
 
 def test_mmmu_reads_numbers_as_python_does():

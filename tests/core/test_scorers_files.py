@@ -121,6 +121,9 @@ def test_pope_refuses_answers_that_do_not_belong(pope_set):
     lines(answers / "random.jsonl", [{"answer": "Yes"}])
     with pytest.raises(DataError, match="1 answers for 2 questions"):
         scored("pope", answers, data)
+    asked = [f"<image>\nis there  {number}? Answer yes or no." for number in (1, 2)]
+    lines(answers / "random.jsonl", [{"question": each, "answer": "Yes"} for each in asked])
+    assert scored("pope", answers, data).per_category["random"]["accuracy"] == 0.5
     lines(answers / "random.jsonl", [{"question": "Is it?", "answer": "Yes"}] * 2)
     with pytest.raises(DataError, match="line 1 answers another question"):
         scored("pope", answers, data)
@@ -365,6 +368,15 @@ def test_gqa_by_hand_and_its_refusals(tmp_path):
         scored("gqa", path, tmp_path)
 
 
+def test_gqa_leaves_out_answers_to_questions_that_are_not_balanced(tmp_path):
+    about = {"question": "Is it?", "answer": "yes", "imageId": "5", "types": {}}
+    questions = {"1": {**about, "isBalanced": True}, "2": {**about, "isBalanced": False}}
+    dump(tmp_path / "testdev_all_questions.json", questions)
+    said = [{"questionId": key, "prediction": "yes"} for key in "12"]
+    found = scored("gqa", dump(tmp_path / "said.json", said), tmp_path)
+    assert (found.n, found.metrics["accuracy"]) == (1, 100)
+
+
 # MMMU
 
 
@@ -492,9 +504,14 @@ def test_geneval_reads_the_official_results(tmp_path):
         {"filename": "1.png", "metadata": json.dumps(RED), "details": details, "correct": False},
     ]
     found = scored("geneval", lines(tmp_path / "results.jsonl", rows))
-    # Boxes decide again; colours are not in that file, so its verdict stands.
-    assert found.per_category == {"single_object": 1.0, "colors": 0.0}
-    assert found.notes == ["1 verdicts are taken from the file, which has no colours"]
+    # The official summary counts the file's verdicts, whatever its boxes say.
+    assert found.per_category == {"single_object": 0.0, "colors": 0.0}
+    assert found.notes == [
+        "2 verdicts are those of the file, as in the official summary",
+        "1 of them are not what the rule says of the file's boxes",
+    ]
+    found = scored("geneval", lines(tmp_path / "results.jsonl", [{**rows[0], "correct": True}]))
+    assert found.per_category == {"single_object": 1.0} and len(found.notes) == 1
 
 
 @pytest.mark.parametrize(

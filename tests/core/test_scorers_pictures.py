@@ -122,6 +122,8 @@ def test_geneval_of_equal_scores_the_last_comes_first_as_officially():
         {"class": "dog", "box": B, "score": 0.9, "color": "blue"},
     ]
     assert geneval.judge(asks("colors", color="blue"), boxes).right
+    boxes[0]["score"] += 1e-9  # equal in single precision
+    assert geneval.judge(asks("colors", color="blue"), boxes).right
 
 
 def test_geneval_overlapping_boxes_are_kept_unless_asked():

@@ -24,7 +24,7 @@ PROMPTS = 'evaluation_metadata.jsonl, a line for each prompt: {"tag", "include",
 DETECTIONS = (
     'a line for each picture: {"filename": "DIR/00000/samples/0000.png", "metadata": {...}, '
     '"details": {"dog": [[x0, y0, x1, y1, score]]}}; where the prompt names a colour, boxes are '
-    '{"box": [...], "score": 0.9, "color": "red"}, or the line has a "correct"'
+    '{"box": [...], "score": 0.9, "color": "red"}; a "correct" in a line is its verdict'
 )
 
 
@@ -92,7 +92,7 @@ def score(request: ScoringRequest) -> OfficialScores:
         str(line.get("filename", line.get("image", number))) for number, line in enumerate(lines)
     ]
     check_unique(names, path)
-    rows, taken = [], 0
+    rows, taken, differing = [], 0, 0
     for name, line in zip(names, lines, strict=True):
         number = _number(line, name)
         metadata = _metadata(line, prompts, number, path)
@@ -103,20 +103,27 @@ def score(request: ScoringRequest) -> OfficialScores:
             raise DataError(
                 f"{name} has no detections", where=str(path), hint=f"expected: {DETECTIONS}"
             )
+        other_layout = DataError(
+            f"the detections of {name} are of another layout",
+            where=str(path),
+            hint=f"expected: {DETECTIONS}",
+        )
+        if detections is not None and not _are_by_class(detections):
+            raise other_layout
+        verdict = None
         # The official results file does not hold the colours that decided.
-        if ready is not None and (detections is None or (needs_color and not _colored(detections))):
-            taken += 1
-            right, reasons = bool(ready), [str(line.get("reason", ""))]
-        else:
+        if ready is None or (detections and not (needs_color and not _colored(detections))):
             try:
                 verdict = geneval.judge(metadata, detections or {})
             except (TypeError, ValueError, AttributeError) as error:
-                raise DataError(
-                    f"the detections of {name} are of another layout",
-                    where=str(path),
-                    hint=f"expected: {DETECTIONS}",
-                ) from error
+                raise other_layout from error
+        if ready is None:
+            assert verdict is not None
             right, reasons = verdict.right, [*verdict.reasons]
+        else:  # what the official summary counts
+            taken += 1
+            right, reasons = bool(ready), [str(line.get("reason", ""))]
+            differing += verdict is not None and verdict.right != right
         rows.append(
             {
                 "id": name,
@@ -157,7 +164,9 @@ def score(request: ScoringRequest) -> OfficialScores:
     found = geneval.summary(rows)
     notes = []
     if taken:
-        notes.append(f"{taken} verdicts are taken from the file, which has no colours")
+        notes.append(f"{taken} verdicts are those of the file, as in the official summary")
+    if differing:
+        notes.append(f"{differing} of them are not what the rule says of the file's boxes")
     return OfficialScores(
         n=len(rows),
         n_missing=n_missing,
@@ -243,6 +252,13 @@ def is_prompt(record: Any) -> bool:
         and isinstance(position := each.get("position", ["", 0]), list)
         and len(position) == 2
         for each in (*wanted[0], *wanted[1])
+    )
+
+
+def _are_by_class(detections: Any) -> bool:
+    """Whether detections are by class, or records with one each."""
+    return isinstance(detections, dict) or (
+        isinstance(detections, list) and all(isinstance(each, dict) for each in detections)
     )
 
 

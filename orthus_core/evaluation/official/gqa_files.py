@@ -63,10 +63,12 @@ class GqaQuestions(NamedTuple):
     Attributes:
         files: Where they lie.
         balanced: The balanced ones, by id.
+        unbalanced: The ids of the others, which are not scored.
     """
 
     files: list[Path]
     balanced: dict[str, dict[str, Any]]
+    unbalanced: frozenset[str]
 
 
 def read_questions(data: Path) -> GqaQuestions:
@@ -96,7 +98,7 @@ def read_questions(data: Path) -> GqaQuestions:
     balanced = {key: each for key, each in content.items() if each["isBalanced"]}
     if not balanced:
         raise DataError("no balanced questions", where=str(files[0]), hint=f"expected: {layout}")
-    return GqaQuestions(files, balanced)
+    return GqaQuestions(files, balanced, frozenset(content.keys() - balanced.keys()))
 
 
 def _is_question(record: dict[str, Any]) -> bool:
@@ -113,7 +115,7 @@ def _is_question(record: dict[str, Any]) -> bool:
 
 def items(data: Path, variant: str = "llava") -> list[AskedItem]:
     """The balanced questions."""
-    files, questions = read_questions(data)
+    files, questions, _ = read_questions(data)
     held: dict[str, TablePicture] = {}
     if files[0].suffix == SUFFIX:
         # The tables of pictures lie beside those of questions.
@@ -152,13 +154,18 @@ def score(request: ScoringRequest) -> OfficialScores:
     Raises:
         DataError: When files are missing or do not belong together.
     """
-    files, balanced = read_questions(data_of(request, "GQA needs its questions", QUESTIONS))
+    files, balanced, unbalanced = read_questions(
+        data_of(request, "GQA needs its questions", QUESTIONS)
+    )
     questions = {key: each for key, each in balanced.items() if request.asks(key)}
     place = answers_file(request.predictions, PREDICTIONS_FILE, PREDICTIONS)
     records = read_json(place, list, PREDICTIONS)
-    texts = column(records, ["prediction"], place)
+    column(records, ["prediction"], place)
     check_ids([each.get("questionId") for each in records], place, PREDICTIONS)
+    # Answers to the whole set are scored as officially: on its balanced questions.
+    records = [each for each in records if str(each["questionId"]) not in unbalanced]
     keys = [str(each["questionId"]) for each in records]
+    texts = [each["prediction"] for each in records]
     said, n_missing = join_predictions(
         keys, texts, [*questions], place, allow_missing=request.allow_missing
     )

@@ -312,13 +312,19 @@ def _answers(path: Path, split: PopeSplit, allow_missing: bool) -> list[str | No
         )
     for number, (line, record) in enumerate(zip(lines, records, strict=True), start=1):
         question = line.get("question")
-        if isinstance(question, str) and not question.startswith(record["text"]):
+        # Programs write the whole prompt there, with marks of the picture before the question.
+        if isinstance(question, str) and _plain(record["text"]) not in _plain(question):
             raise DataError(
                 f"line {number} answers another question: {question!r}",
                 where=str(path),
                 hint=f"these are answers for another set or order than {split.files[0].name}",
             )
     return [*said]
+
+
+def _plain(text: str) -> str:
+    """A text without differences of case and white space."""
+    return " ".join(text.lower().split())
 
 
 def _mean(values: Any) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from orthus_core.errors import DataError
-from orthus_core.evaluation.feature_arrays import as_array
+from orthus_core.evaluation.feature_arrays import as_array, as_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,12 +71,13 @@ def _pair(a: Any, b: Any, width: float | None) -> tuple[Tensor, Tensor, float]:
     import torch
 
     arrays = [as_array(each) for each in (a, b)]
+    numbers = [as_numbers(each) for each in arrays]
     if arrays[0].shape != arrays[1].shape:
         raise DataError(f"pictures of different shapes: {arrays[0].shape} and {arrays[1].shape}")
     if width is None:
         whole = any(np.issubdtype(each.dtype, np.integer) for each in arrays)
-        width = BYTE_RANGE if whole or max(each.max() for each in arrays) > 1 else UNIT_RANGE
-    x, y = (torch.from_numpy(_channels_first(each.astype(np.float64))) for each in arrays)
+        width = BYTE_RANGE if whole or max(each.max() for each in numbers) > 1 else UNIT_RANGE
+    x, y = (torch.from_numpy(_channels_first(each)) for each in numbers)
     return x, y, float(width)
 
 
