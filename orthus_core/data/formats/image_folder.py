@@ -104,7 +104,10 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
         return _captioned(path, options)
     chosen = yield from chosen_split(path, folders, options.split)
     named = options._replace(name=options.name or path.name)
-    return joined([_captioned(folder, named) for folder in chosen], str(path))
+    try:
+        return joined([_captioned(folder, named) for folder in chosen], str(path))
+    except DataError as error:
+        raise unusable_layout(path) or error from error
 
 
 def _are_splits(folder: Path, inside: Sequence[Path], split: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.document import Document, Place, name_in, turn
 from orthus_core.data.formats.annotation_file import (
     annotation_file,
     annotation_files,
@@ -154,7 +154,7 @@ def parse(
     segments = turn("user", first[0], first[1], REQUEST)
     for picture, caption in others:
         segments += turn("model", caption, picture)
-    name = str(story.get("id", ""))
+    name = name_in(story)
     return Document(segments, id=f"{name}/{chunk}" if chunk else name, source=source)
 
 
