@@ -208,6 +208,12 @@ def check_unicode(text: str, what: str) -> None:
         ) from error
 
 
+def bare(text: str) -> str:
+    """A text without white space and byte order marks at its ends: files that begin with a mark
+    were copied into the fields of many sets."""
+    return text.strip().strip("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
+
+
 def name_in(record: Mapping[str, Any], key: str = "id") -> str:
     """What a record is called; "" where it does not say so, or the key holds null.
 

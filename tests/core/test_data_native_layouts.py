@@ -795,6 +795,45 @@ def test_names_in_tars_may_have_dots(tmp_path: Path):
     assert opened.faults == {"two.1.jpg": "the sample has 2 pictures: 1.jpg, 2.jpg"}
 
 
+def test_tars_may_be_given_by_a_pattern(tmp_path: Path):
+    for number in range(12):
+        tar(tmp_path / f"t-{number:02}.tar", **{f"{number}__png": RED, f"{number}__txt": "a"})
+    counts = {"t-{00..11}.tar": 12, "t-{08..10}.tar": 3, "t-{00,11}.tar": 2, "t-0{3..4}.tar": 2,
+              "t-{0,1}{0..1}.tar": 4}  # fmt: skip
+    for pattern, count in counts.items():
+        assert len(Opened(tmp_path / pattern).documents) == count, pattern
+    with pytest.raises(DataError, match="2 of 3 tars are not there, such as t-8.tar"):
+        Opened(tmp_path / "t-{8..10}.tar")
+    tar(tmp_path / "{1,2}.tar", a__png=RED, a__txt="of this name")
+    assert len(Opened(tmp_path / "{1,2}.tar").documents) == 1
+
+
+def test_samples_of_tars_may_be_conversations_or_have_lists_of_captions(tmp_path: Path):
+    path = tar(
+        tmp_path / "a.tar",
+        a__png=RED,
+        a__json=json.dumps({"id": 1, "image": "x/a.png", "conversations": says("<image>Is it?")}),
+        b__json=json.dumps({"messages": [{"role": "user", "content": "Hi"},
+                                         {"role": "assistant", "content": "Hello"}]}),
+        c__png=RED,
+        c__json=json.dumps({"caption": [None, "one", "two"]}),
+        d__png=RED,
+        d__txt="the words",
+        d__json=json.dumps({"conversations": says("<image>Is it?")}),
+        e__png=RED,
+        e__json=json.dumps({"conversations": says("<image><image>Is it?")}),
+    )  # fmt: skip
+    opened = Opened(path)
+    assert opened.texts == {
+        "a": "U | [a.png] | Is it? | M | Yes",
+        "b": "U | Hi | M | Hello",
+        "c": "U | one | M | [c.png]",
+        "d": "U | the words | M | [d.png]",
+    }
+    assert text_of(opened.rows.document(2, 1)) == "U | two | M | [c.png]"
+    assert opened.faults == {"e.png": "the record has 1 picture, and 2 times <image>"}
+
+
 def test_what_img2dataset_wrote_as_files_is_read_though_its_table_lies_beside(tmp_path: Path):
     files(tmp_path, "00000/000000000.jpg")
     put(tmp_path / "00000/000000000.txt", "a cat")
@@ -1006,6 +1045,31 @@ def test_metadata_has_pairs_backslashes_lists_and_empty_captions(tmp_path: Path)
     assert text_of(opened.rows.document(4, visit=1)) == "U | two | M | [b.png]"
     assert list(opened.faults) == [f"metadata.jsonl:{line}" for line in (4, 6, 7)]
     assert "leads out of" in opened.faults["metadata.jsonl:6"]
+
+
+def test_byte_order_marks_in_fields_are_no_words_and_numbers_are(tmp_path: Path):
+    files(tmp_path / "set", "a.png")
+    words = ["\ufeffa cup", "\ufeff", 7, True]
+    records = [{"file_name": "a.png", "text": each} for each in words]
+    put(tmp_path / "set" / "metadata.jsonl", lines(*records))
+    opened = Opened(tmp_path / "set")
+    assert [one.segments[0].value for one in opened.documents] == ["a cup", "7"]
+    assert len(opened.faults) == 2
+
+
+@pytest.mark.parametrize("layout", ["metadata", "records", "chat", "tar"])
+def test_a_folder_of_pictures_that_does_not_exist_is_named(tmp_path: Path, layout: str):
+    files(tmp_path, "a.png")
+    path = {
+        "metadata": lambda: put(
+            tmp_path / "metadata.jsonl", lines({"file_name": "a.png", "text": "a"})
+        ),
+        "records": lambda: put(tmp_path / "r.jsonl", lines({"segments": []})),
+        "chat": lambda: put(tmp_path / "c.jsonl", lines({"conversations": says("Hi")})),
+        "tar": lambda: tar(tmp_path / "a.tar", a__png=RED, a__txt="a"),
+    }[layout]()
+    with pytest.raises(DataError, match="folder of the pictures does not exist"):
+        Opened(path, SourceOptions(images=tmp_path / "gone"))
 
 
 def test_columns_may_have_names_of_their_own(tmp_path: Path):

@@ -251,7 +251,7 @@ def _text(value: Any, number: int) -> str:
         return str(value)
     if value and not isinstance(value, str):
         raise DataError(f"turn {number} has a {type(value).__name__} in place of a text")
-    return value if isinstance(value, str) else ""
+    return value.lstrip("\N{ZERO WIDTH NO-BREAK SPACE}") if isinstance(value, str) else ""
 
 
 def _placed(turns: list[ChatTurn], count: int) -> list[ChatTurn]:

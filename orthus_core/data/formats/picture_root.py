@@ -228,9 +228,8 @@ def picture_root(
         where: The records, for the error.
 
     Raises:
-        DataError: if the named folder does not exist, or none of the pictures is in any folder.
+        DataError: if none of the pictures is in any folder.
     """
-    check_root(named)
     folders = [named] if named is not None else [each for each in folders if each.is_dir()]
     looked_for = [
         name

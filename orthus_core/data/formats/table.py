@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orthus_core.data.document import Document, Place, from_record, turn
+from orthus_core.data.document import Document, Place, bare, from_record, turn
 from orthus_core.data.formats import chat
 from orthus_core.data.formats.caption_table import URLS
 from orthus_core.data.formats.hub_readme import configuration
@@ -299,7 +299,7 @@ class _Row:
         if value is not None and not isinstance(value, str):
             kind = type(value).__name__
             raise DataError(f"column {self._column_of[field]!r} holds a {kind}, and not a text")
-        words = (value or "").strip().lstrip("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
+        words = bare(value or "")
         if not words:
             raise DataError(f"column {self._column_of[field]!r} is empty")
         return words
