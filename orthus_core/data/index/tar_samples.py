@@ -123,7 +123,7 @@ def _expanded(pattern: str) -> Iterator[str]:
     if braces[1]:
         first, last = int(braces[1]), int(braces[2])
         width = max(map(len, braces.group(1, 2))) if "0" in (braces[1][0], braces[2][0]) else 0
-        words = [f"{number:0{width}}" for number in range(first, last + 1)]
+        words = (f"{number:0{width}}" for number in range(first, last + 1))
     else:
         words = braces[3].split(",")
     for word in words:
@@ -137,14 +137,15 @@ def tars_at(path: Path) -> list[Path]:
         DataError: if one of them is compressed, or one of a pattern is not there.
     """
     if is_pattern(path):
-        files = [Path(each) for each in _expanded(str(path))]
-        missing = [file for file in files if not file.is_file()]
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(files)} tars are not there, such as {missing[0].name}",
-                where=str(path),
-                hint="give the range that there is, or the folder",
-            )
+        files = list[Path]()
+        for file in map(Path, _expanded(str(path))):
+            if not file.is_file():  # the first, as a mistaken range may be long
+                raise DataError(
+                    f"the tar {file.name} of this pattern is not there",
+                    where=str(path),
+                    hint="give the range that there is, or the folder",
+                )
+            files.append(file)
         return files
     if not path.is_dir():
         return [path]
