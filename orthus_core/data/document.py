@@ -169,9 +169,7 @@ def from_record(record: Mapping[str, Any], *, root: Path | None = None) -> Docum
         except DataError as error:
             where = f"segments[{number}]" + (f", {error.where}" if error.where else "")
             raise DataError(error.message, where=where, hint=error.hint) from error
-    names = {name: str(record.get(name, "")) for name in ("id", "source")}
-    for name, text in names.items():
-        check_unicode(text, f"the {name}")
+    names = {name: name_in(record, name) for name in ("id", "source")}
     return Document(tuple(parsed), names["id"], names["source"])
 
 
@@ -208,6 +206,39 @@ def check_unicode(text: str, what: str) -> None:
             "half of a surrogate pair",
             hint="write the whole character, or leave it out",
         ) from error
+
+
+def bare(text: str) -> str:
+    """A text without white space and byte order marks at its ends: files that begin with a mark
+    were copied into the fields of many sets."""
+    return text.strip().strip("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
+
+
+def name_in(record: Mapping[str, Any], key: str = "id") -> str:
+    """What a record is called; "" where it does not say so, or the key holds null.
+
+    Raises:
+        DataError: if it is no Unicode.
+    """
+    name = "" if record.get(key) is None else str(record[key])
+    check_unicode(name, f"the {key}")
+    return name
+
+
+def from_base64(text: str, what: str) -> bytes:
+    """The content that a text holds in base64. White space may break it, as in e-mails.
+
+    Args:
+        text: The text.
+        what: What it is, for the error.
+
+    Raises:
+        DataError: if it is none.
+    """
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:  # also for characters that are no ASCII
+        raise DataError(f"{what} is no base64: {error}") from error
 
 
 def check_path(path: str) -> None:
@@ -268,10 +299,7 @@ def _picture_from(segment: Mapping[str, Any], root: Path | None) -> Picture:
         return FilePicture(Path(path) if root is None else path_inside(root, path))
     content = segment.get("bytes")
     if isinstance(content, str):
-        try:
-            content = base64.b64decode(content, validate=True)
-        except ValueError as error:  # also for characters that are no ASCII
-            raise DataError(f"'bytes' is no base64: {error}") from error
+        content = from_base64(content, "'bytes'")
     if isinstance(content, bytes):
         return BytesPicture(content)
     picture = picture_from_value(segment.get("value"))

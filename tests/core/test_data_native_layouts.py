@@ -241,7 +241,8 @@ def asked(*parts: dict, answer: Any = "Yes") -> list[dict]:
 
 def test_parts_of_turns_name_their_pictures(tmp_path: Path):
     text = {"type": "text", "text": "Is it?"}
-    inside = "data:image/png;base64," + base64.b64encode(RED).decode()
+    encoded = base64.b64encode(RED).decode()
+    inside = f"data:image/png;base64,{encoded}"
     chats = {
         "image": asked({"type": "image", "image": "2.png"}, text),
         "address part": asked(text, {"type": "image_url", "image_url": {"url": "a/1.png"}}),
@@ -257,6 +258,14 @@ def test_parts_of_turns_name_their_pictures(tmp_path: Path):
             {"role": "system", "content": [{"type": "image", "image": "a/1.png"}]},
             *asked({"type": "image", "image": "2.png"}),
         ],
+        "a path's object": asked({"type": "image", "image": {"path": "2.png", "bytes": None}}),
+        "a file's address": asked({"type": "Image", "image": "file://a%2F1.png"}, "Is it?"),
+        "wrapped": asked({"type": "image", "image": inside[:60] + "\n" + inside[60:]}),
+        "capitals": asked({"type": "image", "image": inside.replace("data", "DATA")}),
+        "base64": asked({"type": "image", "image": encoded}),
+        "bytes": asked({"type": "image", "image": {"bytes": encoded}}),
+        "held by a source": asked({"type": "image", "source": {"type": "base64", "data": encoded}}),
+        "one part": [{"role": "user", "content": text}, *asked()[1:]],
     }
     bad = {
         "there is no picture 'gone.png'": asked({"type": "image", "image": "gone.png"}),
@@ -267,6 +276,10 @@ def test_parts_of_turns_name_their_pictures(tmp_path: Path):
         "not in base64: 'data:image/png,x'": asked({"type": "image", "url": "data:image/png,x"}),
         "is no base64": asked({"type": "image", "url": "data:image/png;base64,é"}),
         "turn 1 has a part of type 'video'": asked({"type": "video", "video": "1.mp4"}, text),
+        "turn 1 has a dict in place of a text": asked({"type": "text", "text": {"value": "x"}}),
+        "is an address, s3://x/1.png, and nothing": asked(
+            {"type": "image", "image": "s3://x/1.png"}
+        ),
     }
     files(tmp_path / "images", "a/1.png", "2.png")
     records = [{"id": name, "messages": turns} for name, turns in [*chats.items(), *bad.items()]]
@@ -280,12 +293,50 @@ def test_parts_of_turns_name_their_pictures(tmp_path: Path):
         "draws": "U | Is it? | M | [1.png]",
         "unanswered": "U | [2.png] | Is it? | M | Yes",
         "system": "U | [1.png] | [2.png] | M | Yes",
+        "a path's object": "U | [2.png] | M | Yes",
+        "a file's address": "U | [1.png] | Is it? | M | Yes",
+        "wrapped": "U | BytesPicture() | M | Yes",
+        "capitals": "U | BytesPicture() | M | Yes",
+        "base64": "U | BytesPicture() | M | Yes",
+        "bytes": "U | BytesPicture() | M | Yes",
+        "held by a source": "U | BytesPicture() | M | Yes",
+        "one part": "U | Is it? | M | Yes",
     }
+    assert all(each.load(8)[0, 0, 0] == 255 for one in opened.documents for each in one.pictures)
     for problem, message in zip(bad, opened.faults.values(), strict=True):
         assert problem in message
     put(tmp_path / "gone.jsonl", lines({"messages": bad["there is no picture 'gone.png'"]}))
     with pytest.raises(DataError, match="none of 1 pictures that were looked for"):
         Opened(tmp_path / "gone.jsonl")
+
+
+def test_pictures_that_are_named_by_an_object_alone_are_looked_for(tmp_path: Path):
+    files(tmp_path, "images/2.png")
+    record = {"images": [{"path": "2.png", "bytes": None}], "conversations": says("<image>")}
+    opened = Opened(put(tmp_path / "chat.jsonl", lines(record)))
+    assert opened.texts == {"": "U | [2.png] | M | Yes"}
+
+
+def test_a_long_text_in_place_of_a_name_is_shown_in_part(tmp_path: Path):
+    files(tmp_path, "2.png")
+    records = [{"image": name, "conversations": says("<image>")} for name in ("2.png", "a" * 9000)]
+    opened = Opened(put(tmp_path / "chat.jsonl", lines(*records)))
+    assert len(opened.faults["2"]) < 300
+    with pytest.raises(DataError, match="none of 1 pictures") as caught:
+        Opened(put(tmp_path / "gone.jsonl", lines(records[1])))
+    assert len(caught.value.message) < 300
+
+
+def test_turns_whose_keys_are_partly_null_are_read(tmp_path: Path):
+    said = {"from": None, "value": None}
+    turns = [
+        {**said, "role": "user ", "content": "How many?"},
+        {**said, "role": "assistant", "content": 2},
+    ]
+    opened = Opened(
+        put(tmp_path / "chat.jsonl", lines({"id": None, "conversations": [], "messages": turns}))
+    )
+    assert opened.texts == {"": "U | How many? | M | 2"}
 
 
 def test_pictures_of_a_column_and_of_parts_are_read_from_tables(tmp_path: Path):
@@ -297,6 +348,124 @@ def test_pictures_of_a_column_and_of_parts_are_read_from_tables(tmp_path: Path):
     for name, shown in [("named", "[2.png]"), ("placed", "BytesPicture()")]:
         texts = Opened(tmp_path / f"{name}.parquet").texts
         assert texts == {"a": f"U | {shown} | Is it? | M | Yes"}, name
+
+
+def test_pictures_of_a_tables_conversations_are_looked_for(tmp_path: Path):
+    files(tmp_path, "images/2.png")
+    said = asked({"type": "image", "image": "2.png"}, {"type": "text", "text": "Is it?"})
+    parquet(tmp_path / "texts.parquet", messages=[json.dumps(said)], id=["a"])
+    both = [{"type": "text", "text": "Is it?", "image": None},
+            {"type": "image", "text": None, "image": "2.png"}]  # fmt: skip
+    said = asked(*both, answer=[{"type": "text", "text": "Yes", "image": None}])
+    parquet(tmp_path / "arrow.parquet", messages=[said], id=["a"])
+    assert Opened(tmp_path / "texts.parquet").texts == {"a": "U | [2.png] | Is it? | M | Yes"}
+    assert Opened(tmp_path / "arrow.parquet").texts == {"a": "U | Is it? | [2.png] | M | Yes"}
+
+
+def test_files_of_a_table_may_differ_in_their_columns_case_alone(tmp_path: Path):
+    parquet(tmp_path / "a.parquet", image=[RED], text=["a"])
+    parquet(tmp_path / "b.parquet", Text=["b"], Image=[RED])
+    parquet(tmp_path / "c.parquet", img=[RED], text=["c"])
+    opened = Opened(tmp_path)
+    assert [one.segments[0].value for one in opened.documents] == ["a", "b"]
+    assert [*opened.faults.values()] == ["there is no column 'image' in this file, only img, text"]
+    both = parquet(tmp_path / "two/d.parquet", Image=[None], image=[RED], TEXT=["X"], text=["d"])
+    assert Opened(both).documents[0].segments[0].value == "d"
+
+
+def test_files_of_a_table_that_others_say_there_are_are_missed(tmp_path: Path):
+    for number in (0, 3):
+        parquet(tmp_path / f"data/train-{number:05}-of-00004.parquet", image=[RED], text=["a"])
+    parquet(tmp_path / "data/test-00000-of-00002.parquet", image=[RED], text=["a"])
+    opened = Opened(tmp_path)
+    assert len(opened.documents) == 2
+    assert any(
+        "2 files of this set are not there: data/train-00001-of-00004.parquet, "
+        "data/train-00002-of-00004.parquet" in str(event)
+        for event in opened.events
+    )
+
+
+README = """---
+license: mit
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/part-*
+  - split: test
+    path: ["held/**/*.parquet"]
+- config_name: other
+  data_dir: other
+  data_files: "*.parquet"
+---
+# A data set
+"""
+
+
+def hub(folder: Path, readme: str = README) -> Path:
+    put(folder / "README.md", readme)
+    parquet(folder / "data/part-0.parquet", image=[RED], text=["train"])
+    parquet(folder / "held/x/part-0.parquet", image=[RED], text=["test"])
+    parquet(folder / "other/part-0.parquet", image=[RED], question=["q"], answer=["other"])
+    parquet(folder / "spare/part-0.parquet", image=[RED], text=["in no configuration"])
+    return folder
+
+
+def test_a_folder_of_the_hub_is_read_by_the_configurations_of_its_readme(tmp_path: Path):
+    def words(path: Path, split: str = "") -> list[object]:
+        opened = Opened(path, SourceOptions(split=split))
+        assert not opened.faults
+        return [one.segments[0].value for one in opened.documents]
+
+    folder = hub(tmp_path / "org" / "name")
+    assert words(folder) == words(folder, "train") == ["train"]
+    assert words(folder, "test") == ["test"]
+    assert len(Opened(folder / "other").documents) == 1
+    assert any("other configurations: other" in str(each) for each in Opened(folder).events)
+    no_default = hub(tmp_path / "second", README.replace("default", "first"))
+    with pytest.raises(DataError, match="several configurations: first, other") as caught:
+        Opened(no_default)
+    assert str(tmp_path / "second" / "data") in caught.value.hint
+    for readme in ("", "# Text", "---\n[\n---\n", "---\nconfigs: 3\n---\n", "---\n- 1\n---\n"):
+        assert len(Opened(hub(tmp_path / "third", readme)).rows) == 4, readme
+    one = "---\nconfigs:\n- config_name: x\n  data_files: data/*\n---\n"
+    assert words(hub(tmp_path / "fourth", one)) == ["train"]
+
+
+def test_the_name_of_a_split_may_be_followed_by_a_number(tmp_path: Path):
+    parquet(tmp_path / "t/train2017.parquet", image=[RED], text=["train"])
+    parquet(tmp_path / "t/val2017.parquet", image=[RED], text=["val"])
+    assert [one.segments[0].value for one in Opened(tmp_path / "t").documents] == ["train"]
+    files(tmp_path / "f", "train2017/a.png", "val2017/b.png")
+    put(tmp_path / "f/train2017/a.txt", "train")
+    put(tmp_path / "f/val2017/b.txt", "val")
+    assert Opened(tmp_path / "f").texts == {"a.png": "U | train | M | [a.png]"}
+    for name in ("train1", "test1"):
+        put(tmp_path / f"c/{name}.json", [{"id": name, "conversations": says("Hi", "Hello")}])
+    assert [*Opened(tmp_path / "c").texts] == ["train1"]
+    assert [*Opened(tmp_path / "c", SourceOptions(split="test")).texts] == ["test1"]
+
+
+def test_a_table_of_text_may_hold_pictures_and_long_values(tmp_path: Path):
+    noise = io.BytesIO()
+    Image.effect_noise((400, 400), 90).save(noise, "PNG")
+    encoded = [base64.b64encode(content).decode() for content in (noise.getvalue(), RED)]
+    assert len(encoded[0]) > 131_072, "the csv module's own limit"
+    rows = "".join(f"{number}\t{each}\tIs it?\tA\n" for number, each in enumerate(encoded))
+    put(tmp_path / "bench.tsv", f"index\timage\tquestion\tanswer\n{rows}")
+    opened = Opened(tmp_path / "bench.tsv")
+    assert not opened.faults
+    assert opened.documents[1].pictures[0].load(8)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_a_quotation_mark_that_is_not_closed_does_not_join_rows(tmp_path: Path):
+    files(tmp_path, "a.png")
+    put(tmp_path / "t.csv", 'image,caption\na.png,"two\nlines"\na.png,"open\na.png,b\na.png,c\n')
+    opened = Opened(tmp_path / "t.csv")
+    assert opened.texts == {"2": "U | two\nlines | M | [a.png]"}
+    (problem,) = opened.faults.values()
+    assert "quotation mark" in problem and "not closed" in problem
 
 
 @pytest.mark.parametrize("indent", [None, 1])
@@ -626,6 +795,48 @@ def test_names_in_tars_may_have_dots(tmp_path: Path):
     assert opened.faults == {"two.1.jpg": "the sample has 2 pictures: 1.jpg, 2.jpg"}
 
 
+def test_tars_may_be_given_by_a_pattern(tmp_path: Path):
+    for number in range(12):
+        tar(tmp_path / f"t-{number:02}.tar", **{f"{number}__png": RED, f"{number}__txt": "a"})
+    counts = {"t-{00..11}.tar": 12, "t-{08..10}.tar": 3, "t-{00,11}.tar": 2, "t-0{3..4}.tar": 2,
+              "t-{0,1}{0..1}.tar": 4}  # fmt: skip
+    for pattern, count in counts.items():
+        assert len(Opened(tmp_path / pattern).documents) == count, pattern
+    for pattern in ("t-{8..10}.tar", "t-{10..2000000000}.tar"):
+        with pytest.raises(DataError, match=r"the tar t-(8|12).tar of this pattern is not there"):
+            Opened(tmp_path / pattern)
+    with pytest.raises(DataError, match="there is no tar"):
+        Opened(tmp_path / "t-{5..3}.tar")
+    tar(tmp_path / "{1,2}.tar", a__png=RED, a__txt="of this name")
+    assert len(Opened(tmp_path / "{1,2}.tar").documents) == 1
+
+
+def test_samples_of_tars_may_be_conversations_or_have_lists_of_captions(tmp_path: Path):
+    path = tar(
+        tmp_path / "a.tar",
+        a__png=RED,
+        a__json=json.dumps({"id": 1, "image": "x/a.png", "conversations": says("<image>Is it?")}),
+        b__json=json.dumps({"messages": [{"role": "user", "content": "Hi"},
+                                         {"role": "assistant", "content": "Hello"}]}),
+        c__png=RED,
+        c__json=json.dumps({"caption": [None, "one", "two"]}),
+        d__png=RED,
+        d__txt="the words",
+        d__json=json.dumps({"conversations": says("<image>Is it?")}),
+        e__png=RED,
+        e__json=json.dumps({"conversations": says("<image><image>Is it?")}),
+    )  # fmt: skip
+    opened = Opened(path)
+    assert opened.texts == {
+        "a": "U | [a.png] | Is it? | M | Yes",
+        "b": "U | Hi | M | Hello",
+        "c": "U | one | M | [c.png]",
+        "d": "U | the words | M | [d.png]",
+    }
+    assert text_of(opened.rows.document(2, 1)) == "U | two | M | [c.png]"
+    assert opened.faults == {"e.png": "the record has 1 picture, and 2 times <image>"}
+
+
 def test_what_img2dataset_wrote_as_files_is_read_though_its_table_lies_beside(tmp_path: Path):
     files(tmp_path, "00000/000000000.jpg")
     put(tmp_path / "00000/000000000.txt", "a cat")
@@ -837,6 +1048,31 @@ def test_metadata_has_pairs_backslashes_lists_and_empty_captions(tmp_path: Path)
     assert text_of(opened.rows.document(4, visit=1)) == "U | two | M | [b.png]"
     assert list(opened.faults) == [f"metadata.jsonl:{line}" for line in (4, 6, 7)]
     assert "leads out of" in opened.faults["metadata.jsonl:6"]
+
+
+def test_byte_order_marks_in_fields_are_no_words_and_numbers_are(tmp_path: Path):
+    files(tmp_path / "set", "a.png")
+    words = ["\ufeffa cup", "\ufeff", 7, True]
+    records = [{"file_name": "a.png", "text": each} for each in words]
+    put(tmp_path / "set" / "metadata.jsonl", lines(*records))
+    opened = Opened(tmp_path / "set")
+    assert [one.segments[0].value for one in opened.documents] == ["a cup", "7"]
+    assert len(opened.faults) == 2
+
+
+@pytest.mark.parametrize("layout", ["metadata", "records", "chat", "tar"])
+def test_a_folder_of_pictures_that_does_not_exist_is_named(tmp_path: Path, layout: str):
+    files(tmp_path, "a.png")
+    path = {
+        "metadata": lambda: put(
+            tmp_path / "metadata.jsonl", lines({"file_name": "a.png", "text": "a"})
+        ),
+        "records": lambda: put(tmp_path / "r.jsonl", lines({"segments": []})),
+        "chat": lambda: put(tmp_path / "c.jsonl", lines({"conversations": says("Hi")})),
+        "tar": lambda: tar(tmp_path / "a.tar", a__png=RED, a__txt="a"),
+    }[layout]()
+    with pytest.raises(DataError, match="folder of the pictures does not exist"):
+        Opened(path, SourceOptions(images=tmp_path / "gone"))
 
 
 def test_columns_may_have_names_of_their_own(tmp_path: Path):

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from orthus_core.data.document import first_keys
 from orthus_core.data.formats.picture_root import picture_root
-from orthus_core.data.formats.split_names import check_split
+from orthus_core.data.formats.split_names import check_split, split_of
 from orthus_core.data.index.json_array import json_array
 from orthus_core.data.index.json_lines import json_lines
 from orthus_core.data.listing import is_hidden
@@ -134,6 +134,8 @@ def annotation_file(
         return found[0] if found else None
     wanted = split or "train"
     chosen = [file for file in found if wanted in re.split(r"[^a-z0-9]+", file.stem.lower())]
+    same = split_of(wanted)
+    chosen = chosen or [file for file in found if same and split_of(file.stem) == same]
     if len(chosen) != 1:
         raise DataError(
             f"{len(chosen) or 'none'} of {len(found)} files of records is "

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from orthus_core.data.document import Document, Place, Role, Segment, turn
+from orthus_core.data.document import Document, Place, Role, Segment, name_in, turn
 from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
 from orthus_core.data.formats.picture_root import picture_of
 from orthus_core.data.pictures import Picture
@@ -44,7 +44,7 @@ SYSTEM = "system"
 TEXT_PARTS = ("text", "input_text", "output_text")
 PICTURE_PARTS = ("image", "image_url", "input_image")
 KNOWN_PARTS = (*TEXT_PARTS, *PICTURE_PARTS)
-PART_KEYS = ("image", "image_url", "path", "url", "file_name")
+PART_KEYS = ("image", "image_url", "path", "url", "file_name", "source")
 """Where a part of a turn names its picture."""
 
 
@@ -111,33 +111,37 @@ def _names_in(content: Any) -> list[object]:
 
 def _listed(record: Mapping[str, Any]) -> list[Any]:
     """The turns as they stand in a record; none where it holds something else."""
-    listed = next((record[name] for name in TURNS if record.get(name) is not None), None)
+    listed = next((record[name] for name in TURNS if record.get(name)), None)
     return listed if isinstance(listed, list) else []
 
 
 def _content(each: Mapping[str, Any]) -> Any:
     """What a turn says: a text, or a list of parts."""
-    return each.get("value", each.get("content"))
+    return each["value"] if each.get("value") is not None else each.get("content")
 
 
 def _parts(content: Any) -> list[Mapping[str, Any]]:
-    """The parts of a turn that has some."""
-    if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
-        return content
-    return []
+    """The parts of a turn that has some; a text among them is one."""
+    parts = [content] if isinstance(content, Mapping) else content
+    if not isinstance(parts, list):
+        return []
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else part for part in parts]
+    return parts if all(isinstance(part, Mapping) for part in parts) else []
 
 
 def _named_by(part: Mapping[str, Any]) -> object:
     """What a part names as its picture; None where it only says that there is one."""
     named = next((part[key] for key in PART_KEYS if part.get(key) not in (None, "")), None)
-    return named.get("url") or named if isinstance(named, Mapping) else named
+    if isinstance(named, Mapping):
+        return named.get("url") or named.get("data") or named
+    return named
 
 
 def _kind(part: Mapping[str, Any]) -> str:
     """The type of a part; where it is left out, its text or its picture says it."""
     kind = part.get("type")
     if isinstance(kind, str) and kind:
-        return kind
+        return kind.lower()
     return "text" if part.get("text") is not None else "image"
 
 
@@ -183,7 +187,7 @@ def conversation(
     segments = [
         segment for each in turns for segment in _segments(each, remaining if pictures else None)
     ]
-    return Document(tuple(segments), id=str(record.get("id", "")), source=source)
+    return Document(tuple(segments), id=name_in(record), source=source)
 
 
 def _turns(record: Mapping[str, Any]) -> list[ChatTurn]:
@@ -194,8 +198,8 @@ def _turns(record: Mapping[str, Any]) -> list[ChatTurn]:
     for number, each in enumerate(listed, start=1):
         if not isinstance(each, Mapping):
             raise DataError(f"turn {number} is a {type(each).__name__}, not an object")
-        said, content = each.get("from", each.get("role")), _content(each)
-        named = said.lower() if isinstance(said, str) else ""
+        said, content = each.get("from") or each.get("role"), _content(each)
+        named = said.strip().lower() if isinstance(said, str) else ""
         if named == SYSTEM and content in (None, "", []):
             continue  # many sets write an empty one into each record
         role = ROLES.get(named)
@@ -232,11 +236,22 @@ def _words(content: Any, number: int) -> str:
                 hint=f"types are {', '.join(KNOWN_PARTS)}",
             )
         content = "\n".join(
-            str(part.get("text") or "") if _kind(part) in TEXT_PARTS else IMAGE for part in parts
+            _text(part.get("text"), number) if _kind(part) in TEXT_PARTS else IMAGE
+            for part in parts
         )
-    if not isinstance(content, str) or not content.strip():
+    words = _text(content, number)
+    if not words.strip():
         raise DataError(f"turn {number} has no words")
-    return content
+    return words
+
+
+def _text(value: Any, number: int) -> str:
+    """A text of a turn: a number counts as one, null and an empty list as none."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if value and not isinstance(value, str):
+        raise DataError(f"turn {number} has a {type(value).__name__} in place of a text")
+    return value.lstrip("\N{ZERO WIDTH NO-BREAK SPACE}") if isinstance(value, str) else ""
 
 
 def _placed(turns: list[ChatTurn], count: int) -> list[ChatTurn]:
@@ -255,7 +270,8 @@ def _placed(turns: list[ChatTurn], count: int) -> list[ChatTurn]:
     if not marks:
         return [turns[0]._replace(words=IMAGE * count + turns[0].words), *turns[1:]]
     if marks != count:
-        raise DataError(f"the record has {count} pictures, and {marks} times {IMAGE}")
+        pictures = "1 picture" if count == 1 else f"{count} pictures"
+        raise DataError(f"the record has {pictures}, and {marks} times {IMAGE}")
     return turns
 
 

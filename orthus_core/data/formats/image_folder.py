@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.document import Document, Place, bare, turn
 from orthus_core.data.formats.annotation_file import indexed_json
 from orthus_core.data.formats.joined_rows import joined
 from orthus_core.data.formats.picture_root import did_you_mean, picture_at
@@ -104,7 +104,10 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
         return _captioned(path, options)
     chosen = yield from chosen_split(path, folders, options.split)
     named = options._replace(name=options.name or path.name)
-    return joined([_captioned(folder, named) for folder in chosen], str(path))
+    try:
+        return joined([_captioned(folder, named) for folder in chosen], str(path))
+    except DataError as error:
+        raise unusable_layout(path) or error from error
 
 
 def _are_splits(folder: Path, inside: Sequence[Path], split: str) -> bool:
@@ -236,10 +239,12 @@ def _words(record: Mapping[str, Any], named: str | None, known: Sequence[str], v
     for name in names:
         said = record.get(name)
         if isinstance(said, list):
-            texts = [each for each in said if isinstance(each, str) and each.strip()]
+            texts = [each for each in said if isinstance(each, str) and bare(each)]
             said = texts[visit % len(texts)] if texts else None
-        if isinstance(said, str) and said.strip():
-            return said.strip()
+        if isinstance(said, (int, float)) and not isinstance(said, bool) and said == said:
+            said = str(said)
+        if isinstance(said, str) and bare(said):
+            return bare(said)
     where = f" in {named!r}" if named else ""
     raise DataError(f"there are no words for the picture{where}", hint=f"one of {', '.join(names)}")
 

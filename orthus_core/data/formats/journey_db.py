@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.document import Document, Place, bare, turn
 from orthus_core.data.formats.annotation_file import annotation_file, open_annotations
 from orthus_core.data.formats.picture_root import picture_at
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
@@ -86,10 +86,10 @@ def words_of(record: Mapping[str, Any]) -> str:
     """The caption of a record, or its prompt as a caption. Raises: DataError if it has none."""
     task = record.get("Task2")
     caption = task.get("Caption") if isinstance(task, Mapping) else None
-    if isinstance(caption, str) and caption.strip():
-        return caption.strip()
+    if isinstance(caption, str) and bare(caption):
+        return bare(caption)
     prompt = record.get("prompt")
-    words = plain_prompt(prompt) if isinstance(prompt, str) else ""
+    words = plain_prompt(bare(prompt)) if isinstance(prompt, str) else ""
     if not words:
         raise DataError("there are no words for the picture: neither a caption nor a prompt")
     return words

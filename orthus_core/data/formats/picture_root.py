@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from orthus_core.data.document import path_inside
+from orthus_core.data.document import from_base64, path_inside
 from orthus_core.data.pictures import BytesPicture, FilePicture, Picture
 from orthus_core.data.rows import RecordIndex
 from orthus_core.errors import DataError
@@ -34,7 +35,8 @@ def picture_at(root: Path, name: object) -> FilePicture:
     """
     path = file_at(root, name)
     if path is None:
-        raise DataError(f"there is no picture {name!r}{did_you_mean(root, str(name))}")
+        name = str(name)
+        raise DataError(f"there is no picture {shown(name)!r}{did_you_mean(root, name)}")
     if path.stat().st_size < _POINTER_BYTES and (wrong := wrong_content(path)):
         raise DataError(f"{name}: this is {wrong.what}", hint=wrong.hint)
     return FilePicture(path)
@@ -43,16 +45,20 @@ def picture_at(root: Path, name: object) -> FilePicture:
 # Git LFS says that a pointer is smaller than this; a picture seldom is, so few files are opened.
 _POINTER_BYTES = 1024
 
-ADDRESSES = ("http://", "https://")
-_DATA = "data:"
+_SCHEME = re.compile(r"(data):|([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+# How the content of PNG, JPEG, GIF and WebP files begins in base64, and all of it. A name as long
+# has a dot in it.
+_ENCODED = re.compile(r"\s*(?:iVBORw0KGgo|/9j/|R0lGOD|UklGR)[A-Za-z0-9+/\s]{64,}={0,2}\s*")
+_LONGEST_SHOWN = 200
 
 
 def picture_of(value: object, root: Path) -> Picture:
     """The picture that a value in a record stands for. It is not decoded.
 
     Args:
-        value: A name, as for `picture_at`; the content of a picture's file; a `data:` URL that
-            holds it in base64; or `bytes` and `path`, as `datasets` stores a picture.
+        value: A name, as for `picture_at`, or a `file://` URL of one; the content of a picture's
+            file, as it is or in base64; a `data:` URL that holds it in base64; or `bytes` and
+            `path`, as `datasets` stores a picture.
         root: Folder that names are relative to.
 
     Raises:
@@ -60,32 +66,74 @@ def picture_of(value: object, root: Path) -> Picture:
             is an address: nothing is fetched.
     """
     if isinstance(value, Mapping):
-        value = value["bytes"] if value.get("bytes") is not None else value.get("path")
-    if isinstance(value, str) and value.startswith(_DATA):
-        value = _content_of(value)
+        content = value.get("bytes")
+        if isinstance(content, str):
+            content = from_base64(content, "'bytes'")
+        value = content if content is not None else value.get("path")
+    if isinstance(value, str):
+        value = _named_or_held(value)
     if isinstance(value, bytes):
         if len(value) < _POINTER_BYTES and (wrong := wrong_content(value)):
             raise DataError(f"the picture is {wrong.what}", hint=wrong.hint)
         return BytesPicture(value)
     if value is None:
         raise DataError("there is neither a picture nor its path")
-    if isinstance(value, str) and value.startswith(ADDRESSES):
-        raise DataError(
-            f"the picture is an address, {value}, and nothing is fetched",
-            hint="download the pictures, and name the files",
-        )
     return picture_at(root, value)
 
 
-def _content_of(url: str) -> bytes:
-    """What a `data:` URL holds (RFC 2397), in base64."""
-    head, comma, encoded = url.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise DataError(f"the picture's data: URL is not in base64: {url[:40]!r}")
-    try:
-        return base64.b64decode(encoded, validate=True)
-    except ValueError as error:
-        raise DataError(f"the picture's data: URL is no base64: {error}") from error
+def _named_or_held(text: str) -> str | bytes:
+    """The name that a text gives, or the content that it holds. Raises: DataError."""
+    if _ENCODED.fullmatch(text):
+        return from_base64(text, "the picture")
+    match _scheme(text):
+        case "":
+            return text
+        case "file":
+            return _of_file_url(text)
+        case "data":
+            head, comma, encoded = text.partition(",")  # RFC 2397
+            if not comma or not head.lower().endswith(";base64"):
+                raise DataError(f"the picture's data: URL is not in base64: {text[:40]!r}")
+            return from_base64(encoded, "the picture's data: URL")
+    raise DataError(
+        f"the picture is an address, {shown(text)}, and nothing is fetched",
+        hint="download the pictures, and name the files",
+    )
+
+
+def name_of(value: object) -> str | None:
+    """The file that a value in a record names, as for `picture_of`; None where it names none, but
+    holds a picture or is an address."""
+    if isinstance(value, Mapping):
+        value = value.get("path") if value.get("bytes") is None else None
+    if not isinstance(value, str) or not value.strip() or _ENCODED.fullmatch(value):
+        return None
+    scheme = _scheme(value)
+    if scheme == "file":
+        return _of_file_url(value)
+    return None if scheme else value
+
+
+def is_address(value: object) -> bool:
+    """Whether a value in a record is an address of a picture elsewhere, or has one as its path."""
+    if isinstance(value, Mapping):
+        value = value.get("path") if value.get("bytes") is None else None
+    return isinstance(value, str) and _scheme(value) not in ("", "file", "data")
+
+
+def _scheme(text: str) -> str:
+    """The scheme of an address, in small letters; "" for a name."""
+    found = _SCHEME.match(text)
+    return (found[1] or found[2]).lower() if found else ""
+
+
+def _of_file_url(url: str) -> str:
+    return unquote(url[len("file://") :].removeprefix("localhost"))
+
+
+def shown(text: str) -> str:
+    """A text that a record gives, as short as a message has room for."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def file_at(root: Path, name: object) -> Path | None:
@@ -176,18 +224,12 @@ def picture_root(
         named: The folder that the user names.
         folders: Where they may lie, most likely first.
         index: The records; some of them, evenly spread, are looked at.
-        names_of: The names of a record's pictures.
+        names_of: What a record names as its pictures, as for `picture_of`.
         where: The records, for the error.
 
     Raises:
-        DataError: if the named folder does not exist, or none of the pictures is in any folder.
+        DataError: if none of the pictures is in any folder.
     """
-    if named is not None and not named.is_dir():
-        raise DataError(
-            "the folder of the pictures does not exist",
-            where=str(named),
-            hint="`images` names the folder that the paths of the pictures are relative to",
-        )
     folders = [named] if named is not None else [each for each in folders if each.is_dir()]
     looked_for = [
         name
@@ -199,7 +241,7 @@ def picture_root(
     if looked_for and not found[best]:
         first = looked_for[0]
         near = next((near for each in folders if (near := _near(each, first))), "")
-        few = first + near + (", ..." if len(looked_for) > 1 else "")
+        few = shown(first) + near + (", ..." if len(looked_for) > 1 else "")
         places = ", ".join(map(str, folders))
         raise DataError(
             f"none of {len(looked_for)} pictures that were looked for is there ({few})",
@@ -209,6 +251,20 @@ def picture_root(
     return best
 
 
+def check_root(named: Path | None) -> None:
+    """Check that the folder that the user names for pictures exists, if one is named.
+
+    Raises:
+        DataError: if it does not.
+    """
+    if named is not None and not named.is_dir():
+        raise DataError(
+            "the folder of the pictures does not exist",
+            where=str(named),
+            hint="`images` names the folder that the paths of the pictures are relative to",
+        )
+
+
 def _names_in(
     index: RecordIndex, number: int, names_of: Callable[[Any], list[object]]
 ) -> list[str]:
@@ -216,11 +272,7 @@ def _names_in(
         names = names_of(index.record(number))
     except DataError:
         return []
-    return [
-        name
-        for name in names
-        if isinstance(name, str) and name.strip() and not name.startswith((_DATA, *ADDRESSES))
-    ]
+    return [name for value in names if (name := name_of(value)) is not None]
 
 
 def _near(folder: Path, name: str) -> str:

@@ -24,6 +24,7 @@ from orthus_core.data.formats import (
 )
 from orthus_core.data.formats.annotation_file import RECORDS as RECORDS
 from orthus_core.data.formats.annotation_file import json_contents
+from orthus_core.data.formats.picture_root import check_root
 from orthus_core.data.formats.reading import ReadResult, ReadRows
 from orthus_core.data.formats.unusable import unusable_layout
 from orthus_core.data.rows import Rows, RowsReader, SourceOptions
@@ -67,6 +68,7 @@ class DataFormat(NamedTuple):
                 where=str(path),
                 hint=fields,
             )
+        check_root(options.images)
         if self.rows is not None:
             return (yield from self.rows(path, options))
         assert self.read is not None, "a format has `rows` or `read`"

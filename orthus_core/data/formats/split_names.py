@@ -21,7 +21,7 @@ _KNOWN = 8  # names of splits that an error lists
 
 def split_of(name: str) -> str:
     """The split that a file's or folder's name speaks of; "" for none."""
-    words = re.split(r"[^a-z0-9]+", name.lower())
+    words = re.split(r"[^a-z]+", name.lower())  # `train2017` is a split, as there
     return next((split for split, names in SPLITS.items() if set(names) & set(words)), "")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.document import Document, Place, bare, name_in, turn
 from orthus_core.data.formats.annotation_file import (
     annotation_file,
     annotation_files,
@@ -154,7 +154,7 @@ def parse(
     segments = turn("user", first[0], first[1], REQUEST)
     for picture, caption in others:
         segments += turn("model", caption, picture)
-    name = str(story.get("id", ""))
+    name = name_in(story)
     return Document(segments, id=f"{name}/{chunk}" if chunk else name, source=source)
 
 
@@ -169,9 +169,9 @@ def _panels(story: Any) -> list[tuple[object, str]]:
         raise DataError("the story has less than two pictures: nothing follows the first")
     texts = list[str]()
     for number, caption in enumerate(captions, start=1):
-        if not isinstance(caption, str) or not caption.strip():
+        if not isinstance(caption, str) or not bare(caption):
             raise DataError(f"caption {number} of the story is empty")
-        texts.append(caption.strip())
+        texts.append(bare(caption))
     orders = story.get("orders") or [*range(len(images))]
     is_list = isinstance(orders, list) and len(orders) == len(images)
     if not is_list or not all(isinstance(each, int) for each in orders):

@@ -15,16 +15,18 @@ A list of texts, such as five captions, gives another one at each visit.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from orthus_core.data.document import Document, Place, from_record, turn
+from orthus_core.data.document import Document, Place, bare, from_record, turn
 from orthus_core.data.formats import chat
 from orthus_core.data.formats.caption_table import URLS
+from orthus_core.data.formats.hub_readme import configuration
 from orthus_core.data.formats.image_folder import METADATA
-from orthus_core.data.formats.picture_root import picture_of, picture_root
+from orthus_core.data.formats.picture_root import is_address, picture_of, picture_root
 from orthus_core.data.formats.split_names import check_split, chosen_split
 from orthus_core.data.formats.unusable import addresses, table_of_addresses, unusable_layout
 from orthus_core.data.index.stored_sets import (
@@ -35,7 +37,7 @@ from orthus_core.data.index.stored_sets import (
     saved_splits,
 )
 from orthus_core.data.index.table_file import TABLE_SUFFIXES
-from orthus_core.data.listing import CAPTION_SUFFIX, files_ending, holds_pictures
+from orthus_core.data.listing import CAPTION_SUFFIX, NAMES_TOLD, files_ending, holds_pictures
 from orthus_core.data.pictures import Picture
 from orthus_core.data.rows import IndexedRows, Rows, SourceOptions
 from orthus_core.errors import DataError
@@ -59,6 +61,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "caption": ("caption", "text", "prompt", "txt", "top_caption", "description", "captions"),
 }
 """What a reader needs, and the usual names of its columns, most likely first."""
+
+_PART = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})(\.\w+)")
+_MOST_PARTS = 100_000
 
 
 class _Layout(NamedTuple):
@@ -92,13 +97,15 @@ def rows(path: Path, options: SourceOptions) -> Generator[Event, None, Rows]:
     """
     table = yield from _table(path, options)
     columns = {name.lower(): name for name in table.columns}
+    columns |= {name: name for name in table.columns if name == name.lower()}  # of two, as usual
     layout, column_of = _layout(path, columns, options.columns)
     folder = path if path.is_dir() else path.parent
     root = options.images or folder
-    pictures = [field for field in ("image", "source", "target") if field in column_of]
-    if len(table) and pictures:
-        names_of = partial(_paths, columns=[column_of[field] for field in pictures])
-        _check_addresses(path, table, names_of)
+    fields = [field for field in ("image", "source", "target") if field in column_of]
+    if len(table) and (fields or "conversations" in column_of):
+        pictures = [column_of[field] for field in fields]
+        names_of = partial(_names, columns=pictures, turns=column_of.get("conversations"))
+        _check_addresses(path, table, pictures)
         nearby = [folder, folder / "images", folder.parent, folder.parent / "images"]
         root = picture_root(options.images, nearby, table, names_of, path)
     parse = partial(
@@ -119,7 +126,11 @@ def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTa
         check_split(path, options.split)
         return (yield from tables([path], folder=options.index))
     if path.is_dir() and not is_saved_set(path):
-        files = yield from chosen_split(path, _table_files(path), options.split)
+        files = yield from _files_of_split(path, options.split)
+        if missing := _missing_parts(files):
+            names = ", ".join(each.relative_to(path).as_posix() for each in missing[:NAMES_TOLD])
+            more = ", ..." if len(missing) > NAMES_TOLD else ""
+            yield Note(f"{path}: {len(missing)} files of this set are not there: {names}{more}")
         return (yield from tables(files, folder=options.index))
     if path.is_dir():
         splits = saved_splits(path)
@@ -134,13 +145,41 @@ def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTa
         )
     if "" in splits:
         check_split(path, options.split)
-    named = {path / split: files for split, files in splits.items()}
-    chosen = [*named] if "" in splits else (yield from chosen_split(path, [*named], options.split))
-    return (
-        yield from arrow_tables(
-            [file for split in chosen for file in named[split]], folder=options.index
-        )
-    )
+    files = splits.get("") or (yield from _of_split(path, splits, options.split))
+    return (yield from arrow_tables(files, folder=options.index))
+
+
+def _files_of_split(folder: Path, split: str) -> Generator[Event, None, list[Path]]:
+    """The tables of a folder to read. Raises: DataError."""
+    found = configuration(folder, files := _table_files(folder))
+    if found is None:
+        return (yield from chosen_split(folder, files, split))
+    if found.others:
+        others = ", ".join(found.others)
+        yield Note(f"{folder}: its default is read; its README has other configurations: {others}")
+    return (yield from _of_split(folder, found.splits, split))
+
+
+def _of_split(path: Path, splits: Splits, split: str) -> Generator[Event, None, list[Path]]:
+    """The files of the splits to read. Raises: DataError."""
+    named = {path / name: files for name, files in splits.items()}
+    chosen = yield from chosen_split(path, [*named], split)
+    return [file for each in chosen for file in named[each]]
+
+
+def _missing_parts(files: Sequence[Path]) -> list[Path]:
+    """The files that others say there are: `train-00001-of-00002.parquet`, where only the first
+    is."""
+    counts = dict[tuple[Path, str, str, str], set[int]]()
+    for file in files:
+        if part := _PART.fullmatch(file.name):
+            counts.setdefault((file.parent, part[1], part[3], part[4]), set()).add(int(part[2]))
+    return [
+        folder / f"{name}-{number:0{len(total)}}-of-{total}{end}"
+        for (folder, name, total, end), there in counts.items()
+        for number in range(min(int(total), _MOST_PARTS))
+        if number not in there
+    ]
 
 
 def _table_files(folder: Path) -> list[Path]:
@@ -227,8 +266,20 @@ class _Row:
         self._record, self._column_of, self._visit = record, column_of, visit
 
     def value(self, field: str) -> Any:
-        """The value of a field's column; None where the row has none."""
-        return self._record.get(self._column_of.get(field, ""))
+        """The value of a field's column, whose name may be in another case in another file of the
+        set; None where there is no such column to be had. Raises: DataError if this file lacks it.
+        """
+        if (column := self._column_of.get(field)) is None:
+            return None
+        if column in self._record:
+            return self._record[column]
+        found = next((name for name in self._record if name.lower() == column.lower()), None)
+        if found is None:
+            raise DataError(
+                f"there is no column {column!r} in this file, only {', '.join(self._record)}",
+                hint="files of one set have the same columns; give the path of some alone",
+            )
+        return self._record[found]
 
     def words(self, field: str) -> str:
         """A text. Raises: DataError where there is none."""
@@ -248,7 +299,7 @@ class _Row:
         if value is not None and not isinstance(value, str):
             kind = type(value).__name__
             raise DataError(f"column {self._column_of[field]!r} holds a {kind}, and not a text")
-        words = (value or "").strip().lstrip("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
+        words = bare(value or "")
         if not words:
             raise DataError(f"column {self._column_of[field]!r} is empty")
         return words
@@ -263,36 +314,37 @@ class _Row:
         """The one picture of a field. Raises: DataError where there is another number."""
         found = self.pictures(field)
         if len(found) != 1:
-            count = f"{len(found)} pictures" if found else "no picture"
-            raise DataError(f"there is {count} in column {self._column_of[field]!r}")
+            count = f"there are {len(found)} pictures" if found else "there is no picture"
+            raise DataError(f"{count} in column {self._column_of[field]!r}")
         return found[0]
 
     def document(self, *turns: tuple[Any, ...]) -> Document:
         return Document(tuple(s for each in turns for s in each), id=self.name, source=self.source)
 
 
-def _paths(record: Any, columns: Sequence[str]) -> list[object]:
-    """The paths of a row's pictures, of those that lie outside the table."""
-    found = list[object]()
-    for column in columns:
-        cell = record.get(column)
-        for value in cell if isinstance(cell, (list, tuple)) else [cell]:
-            if isinstance(value, Mapping) and value.get("bytes") is None:
-                value = value.get("path")
-            if isinstance(value, str):
-                found.append(value)
-    return found
+def _names(record: Any, columns: Sequence[str], turns: str | None) -> list[object]:
+    """What a row has as its pictures; what its turns name where its columns have none."""
+    cells = [record.get(column) for column in columns]
+    found = [
+        value
+        for cell in cells
+        for value in (cell if isinstance(cell, (list, tuple)) else [cell])
+        if value is not None
+    ]
+    if found or turns is None:
+        return found
+    said = record.get(turns)
+    said = _json(said, "conversations") if isinstance(said, str) else said
+    return chat.picture_names({"conversations": said})
 
 
-def _check_addresses(
-    path: Path, table: ArrowTable, names_of: Callable[[Any], list[object]]
-) -> None:
+def _check_addresses(path: Path, table: ArrowTable, columns: Sequence[str]) -> None:
     """Raises: DataError where the first row has an address in place of a picture."""
     try:
-        first = str(next(iter(names_of(table.record(0))), ""))
+        first = next(iter(_names(table.record(0), columns, None)), "")
     except DataError:
         return
-    if first.startswith(("http://", "https://")):
+    if is_address(first):
         raise DataError(
             f"this is a table of addresses, without pictures: {', '.join(table.columns)}",
             where=str(path),

@@ -5,7 +5,8 @@
 The picture's words are the text beside it (`.txt`, `.caption`), or a key of the JSON. Tars that
 img2dataset made of a parquet file of addresses, as LAION-COCO, may lie beside that file: where a
 sample has no words, they are the caption of the row with its key or address. Names of columns and
-keys are compared without case. A sample of two pictures called before and after is an edit.
+keys are compared without case. A sample of two pictures called before and after is an edit, one
+whose JSON has turns and no words is a conversation.
 
 Sources: webdataset/webdataset (naming of members); rom1504/img2dataset (keys of its JSON).
 """
@@ -20,7 +21,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orthus_core.data.document import Document, Place, turn
+from orthus_core.data.document import Document, Place, bare, turn
+from orthus_core.data.formats import chat
 from orthus_core.data.formats.image_folder import INSTRUCTION, SOURCE, TARGET, metadata_files
 from orthus_core.data.formats.picture_root import LOOKED_AT
 from orthus_core.data.formats.split_names import check_split, chosen_split
@@ -29,6 +31,7 @@ from orthus_core.data.index.tar_samples import (
     COMPRESSED_SUFFIXES,
     SUFFIXES,
     TarSamples,
+    is_pattern,
     tar_samples,
     tars_at,
 )
@@ -55,6 +58,8 @@ _SUFFIXES_NAMED = 8
 
 def recognises(path: Path) -> bool:
     """Whether a path is a tar, or a folder of tars and not of captioned pictures."""
+    if is_pattern(path):
+        return True
     if not path.is_dir():
         return path.name.lower().endswith((*SUFFIXES, *COMPRESSED_SUFFIXES)) and path.is_file()
     files, folders = _inside(path)
@@ -144,7 +149,8 @@ class Samples:
         """Whether some samples lack the words that are asked for; some of them are looked at."""
         for number in range(0, len(index), max(1, len(index) // LOOKED_AT)):
             try:
-                if not self._own_words(index.record(number)):
+                record = index.record(number)
+                if not self._own_words(record) and self._turns(record) is None:
                     return True
             except DataError:
                 continue
@@ -156,7 +162,7 @@ class Samples:
         Args:
             record: Its members by suffix.
             place: Where it lies.
-            visit: Not used: a sample holds no choice.
+            visit: Chooses a caption where the JSON has a list of them.
 
         Raises:
             DataError: if it has no picture or no words, or several pictures of unknown roles.
@@ -166,13 +172,16 @@ class Samples:
             for suffix, member in record.items()
             if f".{suffix.rpartition('.')[2]}" in picture_suffixes()
         }
+        name = _name(next(iter(record.items())))
+        if not self._own_words(record) and (turns := self._turns(record)) is not None:
+            members = [MemberPicture(member) for member in pictures.values()]
+            return chat.conversation({**turns, "id": name}, members, self.source, place.file.parent)
         if not pictures:
             raise DataError(f"the sample has no picture, only {_few(record)}")
         before = _picture(pictures, self.columns.get("source"), _SOURCE)
         after = _picture(pictures, self.columns.get("target"), _TARGET)
-        name = _name(next(iter(record.items())))
         if before and after:
-            words = self._words(record, name, "instruction")
+            words = self._words(record, name, "instruction", visit)
             question = turn("user", MemberPicture(before), words)
             segments = question + turn("model", MemberPicture(after))
         else:
@@ -184,12 +193,17 @@ class Samples:
                     "first dot: rename the members if it goes on",
                 )
             picture = picture or next(iter(pictures.values()))
-            words = self._words(record, name, "caption")
+            words = self._words(record, name, "caption", visit)
             segments = turn("user", words) + turn("model", MemberPicture(picture))
         return Document(segments, id=name, source=self.source)
 
-    def _words(self, record: Mapping[str, FilePart], name: str, field: str) -> str:
-        words = self._own_words(record, field)
+    def _turns(self, record: Mapping[str, FilePart]) -> Mapping[str, Any] | None:
+        """The sample's JSON where it is a conversation, and no caption is named; else None."""
+        said = {} if "caption" in self.columns else _json_of(record, strict=False)
+        return said if chat.is_chat(said) else None
+
+    def _words(self, record: Mapping[str, FilePart], name: str, field: str, visit: int) -> str:
+        words = self._own_words(record, field, visit)
         if not words and self.table is not None:
             address = _value(_json_of(record, strict=False), ("url",))
             words = self.table.caption(name.rpartition("/")[2], address)
@@ -198,7 +212,9 @@ class Samples:
             raise DataError(f"there are no words for the picture, only {_few(record)}")
         return words
 
-    def _own_words(self, record: Mapping[str, FilePart], field: str = "caption") -> str:
+    def _own_words(
+        self, record: Mapping[str, FilePart], field: str = "caption", visit: int = 0
+    ) -> str:
         """The words that lie in the tar; "" where there are none."""
         named = self.columns.get(field)
         also = INSTRUCTION if field == "instruction" else ()
@@ -207,7 +223,7 @@ class Samples:
             if member is not None and (words := _text(member).strip()):
                 return words
         keys = [named] if named else [*also, *CAPTIONS]
-        return _value(_json_of(record, strict=False), keys)
+        return _value(_json_of(record, strict=False), keys, visit)
 
 
 def _few(suffixes: Iterable[str]) -> str:
@@ -273,10 +289,13 @@ def _json_of(record: Mapping[str, FilePart], *, strict: bool) -> Mapping[str, An
     return value if isinstance(value, dict) else {}
 
 
-def _value(record: Mapping[str, Any], names: Any) -> str:
-    """The first text under one of these names, which are in lower case; "" for none."""
+def _value(record: Mapping[str, Any], names: Any, visit: int = 0) -> str:
+    """The first text under one of these names, which are in lower case; of a list the next one at
+    each visit; "" for none."""
     folded = {key.lower(): value for key, value in record.items()}
     for name in names:
-        if isinstance(value := folded.get(name), str) and value.strip():
-            return value.strip()
+        value = folded.get(name)
+        values = value if isinstance(value, list) else [value]
+        if texts := [words for each in values if isinstance(each, str) and (words := bare(each))]:
+            return texts[visit % len(texts)]
     return ""

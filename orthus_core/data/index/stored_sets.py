@@ -61,6 +61,8 @@ def saved_splits(folder: Path) -> Splits:
         files = [folder / each["filename"] for each in state["_data_files"]]
     except (KeyError, TypeError) as error:
         raise DataError("it names no files", where=str(folder / STATE)) from error
+    if not files:
+        raise DataError("this set has no rows", where=str(folder))
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None:
         raise DataError("this file of the set is missing", where=str(missing), hint="copy it again")

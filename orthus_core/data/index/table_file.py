@@ -13,7 +13,7 @@ import hashlib
 import io
 import itertools
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ _IN_MEMORY_BYTES = 32 << 20
 """A small file may hold a large table: its values are packed, and each is there once."""
 
 _DELIMITERS = ",;\t|"
+_LONGEST_VALUE = 64 << 20
+"""Characters: a value may be a picture in base64."""
+
 _SAVE_AS = "save it as CSV in UTF-8, with the name of each column in the first line"
 
 Batches = Iterator[tuple[float, "pyarrow.RecordBatch"]]
@@ -196,14 +199,19 @@ def _csv_batches(file: Path) -> tuple[pyarrow.Schema, Batches]:
 
 def _csv_rows(file: Path, delimiter: str, schema: pyarrow.Schema) -> Batches:
     size, width, rows, held = file.stat().st_size, len(schema) - 2, list[list[Any]](), 0
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_VALUE))
     with _text(file) as opened:
-        reader = csv.reader(opened, delimiter=delimiter)
+        row_lines = list[str]()
+        reader = csv.reader(_kept(opened, row_lines), delimiter=delimiter)
         next(reader, None)
         while True:
             line = reader.line_num + 1
+            row_lines.clear()
             try:
                 values = next(reader)
                 problem = _problem(values, width)
+                if reader.line_num > line and _is_open(row_lines, delimiter):
+                    problem = "a quotation mark in it is not closed: it goes on to the file's end"
             except StopIteration:
                 break
             except UnicodeError as error:  # of UTF-16, where no next line can be found
@@ -223,6 +231,23 @@ def _csv_rows(file: Path, delimiter: str, schema: pyarrow.Schema) -> Batches:
                 rows, held = [], 0
     if rows:
         yield 1.0, _batch(rows, schema)
+
+
+def _kept(lines: Iterable[str], kept: list[str]) -> Iterator[str]:
+    """The lines, each added to a list as well."""
+    for line in lines:
+        kept.append(line)
+        yield line
+
+
+def _is_open(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether the lines of a row end in a value whose quotation mark is not closed."""
+    try:
+        for _ in csv.reader(lines, delimiter=delimiter, strict=True):
+            pass
+    except csv.Error as error:
+        return "end of data" in str(error)
+    return False
 
 
 def _text(file: Path) -> io.TextIOWrapper:

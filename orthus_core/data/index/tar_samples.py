@@ -11,6 +11,7 @@ Sources: POSIX.1-2017 pax, "ustar Interchange Format" and "pax Extended Header";
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ _MOST_SUFFIXES = 4096
 """Names have dots in their middle where there are more suffixes in a data set."""
 
 SUFFIXES = (".tar",)
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -103,12 +105,48 @@ class TarSamples:
             yield suffix.lower(), FilePart(tar, offset, size, whole, state)
 
 
+def is_pattern(path: Path) -> bool:
+    """Whether a path that does not exist is a pattern of tars as webdataset takes it, such as
+    `train-{0000..0127}.tar`."""
+    return bool(
+        path.name.lower().endswith(SUFFIXES) and _BRACES.search(str(path)) and not path.exists()
+    )
+
+
+def _expanded(pattern: str) -> Iterator[str]:
+    """The names that a pattern stands for: each number of a range, as wide as its ends, and each of
+    the words between commas."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        yield pattern
+        return
+    if braces[1]:
+        first, last = int(braces[1]), int(braces[2])
+        width = max(map(len, braces.group(1, 2))) if "0" in (braces[1][0], braces[2][0]) else 0
+        words = (f"{number:0{width}}" for number in range(first, last + 1))
+    else:
+        words = braces[3].split(",")
+    for word in words:
+        yield from _expanded(pattern[: braces.start()] + word + pattern[braces.end() :])
+
+
 def tars_at(path: Path) -> list[Path]:
-    """The tars of a folder and its subfolders, sorted; or the path itself.
+    """The tars of a folder and its subfolders, sorted; those of a pattern; or the path itself.
 
     Raises:
-        DataError: if one of them is compressed.
+        DataError: if one of them is compressed, or one of a pattern is not there.
     """
+    if is_pattern(path):
+        files = list[Path]()
+        for file in map(Path, _expanded(str(path))):
+            if not file.is_file():  # the first, as a mistaken range may be long
+                raise DataError(
+                    f"the tar {file.name} of this pattern is not there",
+                    where=str(path),
+                    hint="give the range that there is, or the folder",
+                )
+            files.append(file)
+        return files
     if not path.is_dir():
         return [path]
     files = files_ending(path, (*SUFFIXES, *COMPRESSED_SUFFIXES))
