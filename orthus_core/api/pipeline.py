@@ -106,8 +106,8 @@ class Orthus:
         """Opens a model by folder, alias or hub id.
 
         Args:
-            source: A folder, `mini` or `chameleon-mini` (included), `base`, `instruct`,
-                `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
+            source: A folder, `mini`, `mini-fast` or `chameleon-mini` (included), `base`,
+                `instruct`, `chameleon-7b`, `anole-7b`, or a hub id, which is downloaded once.
             device: "auto" and None take an accelerator where there is one.
             dtype: Precision of the weights: "bf16", "fp16", "fp32", torch's or its name, such as
                 "float32"; None and "auto" are bf16 on cuda and fp32 elsewhere.

@@ -73,7 +73,7 @@ HUB_ALIASES = {
     "chameleon-7b": "facebook/chameleon-7b",
     "anole-7b": "leloykun/Anole-7b-v0.1-hf",
 }
-BUNDLED = ("mini", "chameleon-mini")
+BUNDLED = ("mini", "mini-fast", "chameleon-mini")
 
 _STARTER = Path(__file__).parents[1] / "starter"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -88,9 +88,9 @@ def resolve(source: str | Path) -> Path:
     over a hub id.
 
     Args:
-        source: A folder, an alias (`mini`, `chameleon-mini`, `base`, `instruct`, `chameleon-7b`,
-            `anole-7b`), or a hub id such as `facebook/chameleon-7b`, which is downloaded unless the
-            hub's cache has it.
+        source: A folder, an alias (`mini`, `mini-fast`, `chameleon-mini`, `base`, `instruct`,
+            `chameleon-7b`, `anole-7b`), or a hub id such as `facebook/chameleon-7b`, which is
+            downloaded unless the hub's cache has it.
 
     Raises:
         CheckpointError: When the name is none of these.

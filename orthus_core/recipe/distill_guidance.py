@@ -51,7 +51,7 @@ class DistillGuidanceRecipe:
     text_weight: float = key(
         2.0, "weight of the divergence from the words that the model would write before", minimum=0
     )
-    repeats: int = key(4, "noise draws for each patch", minimum=1)
+    repeats: int = key(2, "noise draws for each patch", minimum=1)
     patch_share: float = key(1.0, PATCH_SHARE, minimum=0.01, maximum=1)
     prefix_noise: float = key(
         0.3, "noise on the pictures that are read, the same in all streams", minimum=0
@@ -62,8 +62,8 @@ class DistillGuidanceRecipe:
         OptimRecipe(
             lr=3e-4,
             betas=(0.9, 0.98),
-            steps=2000,
-            batch_size=32,
+            steps=1500,
+            batch_size=16,
             warmup_steps=50,
             schedule="cosine",
             ema_decay=0.99,

@@ -75,8 +75,8 @@ class ModelKeys:
 
     model: str = key(
         "mini",
-        "model folder, hub id or alias: mini, chameleon-mini, base, instruct, chameleon-7b, "
-        "anole-7b",
+        "model folder, hub id or alias: mini, mini-fast, chameleon-mini, base, instruct, "
+        "chameleon-7b, anole-7b",
     )
     lora: tuple[str, ...] | None = key(
         None,
