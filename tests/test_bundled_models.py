@@ -1,4 +1,4 @@
-"""The two models that come along: what they weigh, what they share, and what they can do."""
+"""The models that come along: what they weigh, what they share, and what they can do."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import orthus_core
 from orthus_cli.app import app
 from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.world.benchmark import sprite_recall
 
 MODELS = ["mini", "chameleon-mini"]
+BUNDLED = [*MODELS, "mini-fast"]
+STARTER = Path(orthus_core.__file__).parent / "starter"
 MB = 10**6
 
 
@@ -25,13 +28,18 @@ def run(*words) -> str:
 
 
 def test_each_file_stays_below_15_mb_and_both_models_below_60():
-    sizes = [f.stat().st_size for model in MODELS for f in resolve(model).glob("*.safetensors")]
-    assert max(sizes) < 15 * MB and sum(sizes) < 60 * MB
+    sizes = {
+        model: [file.stat().st_size for file in (STARTER / model).glob("*.safetensors")]
+        for model in BUNDLED
+    }
+    assert max(map(max, sizes.values())) < 15 * MB
+    assert sum(sum(sizes[model]) for model in MODELS) < 60 * MB
+    assert sum(sizes["mini-fast"]) < 18 * MB  # what differs from mini
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", BUNDLED)
 def test_a_card_tells_data_licence_recipe_and_limits(model):
-    card = (resolve(model) / "README.md").read_text(encoding="utf-8")
+    card = (STARTER / model / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlicense: apache-2.0\n")
     for heading in ("| data |", "| licences |", "| recipes |", "| hardware |", "| time |"):
         assert heading in card, heading
@@ -60,6 +68,19 @@ def test_mini_draws_what_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
     tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
     scores = {score["name"]: score["value"] for score in tasks["sprite-recall"]}
     assert scores["3d"] >= 0.85
+
+
+def test_mini_fast_draws_in_four_steps_and_one_stream(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(sprite_recall, "SPRITES", 13)
+    told = json.loads(run("info", "mini-fast", "--format", "json"))
+    assert told["image_head"] == "flow map" and told["sampling"]["steps"] == 4
+    run("eval", "mini", "-m", "mini-fast", "--only", "recall", "-o", tmp_path / "report")
+    tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
+    scores = {score["name"]: score["value"] for score in tasks["sprite-recall"]}
+    assert scores["3d"] >= 0.85
+    words = ["generate", "a snowman", "-m", "mini-fast", "--guidance", "3", "-o", str(tmp_path)]
+    done = CliRunner().invoke(app, words, prog_name="orthus")
+    assert done.exit_code == 1 and "guidance 2 is inside" in done.stderr
 
 
 def test_mini_answers_about_what_it_is_shown(tmp_path: Path):

@@ -191,7 +191,11 @@ class OrthusPipeline(DiffusionPipeline):
             )
         count = len(texts) * number
         guidance_scale = plain(guidance_scale)
-        if type(guidance_scale) in (int, float) and guidance_scale < 1:
+        if (
+            isinstance(guidance_scale, (int, float))
+            and type(guidance_scale) is not bool
+            and guidance_scale < 1
+        ):
             guidance_scale = 1.0  # diffusers guides above 1 alone
         asked = {
             "steps": num_inference_steps,

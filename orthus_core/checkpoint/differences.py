@@ -54,6 +54,7 @@ def whole_of(folder: Path, base: Path) -> Path:
         made = Path(mkdtemp(prefix=f".{folder.name}-", dir=models))
         try:
             _write(made, folder, base)
+            made.chmod(0o755)  # a cache may be shared
             with suppress(OSError):  # another process was first
                 made.rename(whole)
         finally:
