@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 import orthus_core
 from orthus_cli.app import app
-from orthus_core.checkpoint.hub import resolve
 from orthus_core.checkpoint.model_folder import open_model
 from orthus_core.world.benchmark import sprite_recall
 
