@@ -79,7 +79,7 @@ def test_mini_fast_draws_in_four_steps_and_one_stream(tmp_path: Path, monkeypatc
     assert scores["3d"] >= 0.85
     words = ["generate", "a snowman", "-m", "mini-fast", "--guidance", "3", "-o", str(tmp_path)]
     done = CliRunner().invoke(app, words, prog_name="orthus")
-    assert done.exit_code == 1 and "guidance 2 is inside" in done.stderr
+    assert done.exit_code == 1 and "this model draws guidance 2 by itself" in done.stderr
 
 
 def test_mini_answers_about_what_it_is_shown(tmp_path: Path):
