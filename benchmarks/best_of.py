@@ -42,11 +42,12 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=12, help="prompts of each category")
     parser.add_argument("--noise-scale", type=float, help="the model's own if left out")
     parser.add_argument("--preset", default="fast")
+    parser.add_argument("--wordings", choices=("trained", "held-out"), help="plain if left out")
     options = parser.parse_args()
     start = time.process_time()
     world = World.open(testing=True)
     detector = Detector(world)
-    every = geneval_prompts(world, options.prompts, seed=5)
+    every = geneval_prompts(world, options.prompts, 5, options.wordings)
     asked = [prompt for prompt in every if prompt.tag in TAGS]
     orthus = Orthus.open(options.model, device="cpu", dtype="fp32")
     flags = {"best_of": max(SIZES), "preset": options.preset, "noise_scale": options.noise_scale}

@@ -7,13 +7,13 @@ that the other model does not have. The whole is put together once, into the cac
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from orthus_core.atomic_folder import staged_folder
 from orthus_core.cache_folder import cache_folder
 from orthus_core.errors import OutputError
 
@@ -51,15 +51,9 @@ def whole_of(folder: Path, base: Path) -> Path:
         if (whole / _WEIGHTS).is_file():
             return whole
         models.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(prefix=f".{folder.name}-", dir=models))
-        try:
-            _write(made, folder, base)
-            made.chmod(0o755)  # a cache may be shared
-            with suppress(OSError):  # another process was first
-                made.rename(whole)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
-        if (whole / _WEIGHTS).is_file():
+        with suppress(OutputError), staged_folder(whole, mark=_WEIGHTS) as staged:
+            _write(staged, folder, base)
+        if (whole / _WEIGHTS).is_file():  # by this process, or by one that was faster
             return whole
     try:
         _temporary.append(TemporaryDirectory(prefix="orthus-model-"))
@@ -128,7 +122,7 @@ def _key_of(folder: Path, base: Path) -> str:
 
 
 def _write(target: Path, folder: Path, base: Path) -> None:
-    """Put the whole together; its weights appear last."""
+    """Put the whole together."""
     from safetensors.torch import save_file
 
     from orthus_core.checkpoint.lazy import safetensors_file, safetensors_folder
@@ -139,6 +133,5 @@ def _write(target: Path, folder: Path, base: Path) -> None:
             tensors |= safetensors_file(file)
         elif file.is_file():
             shutil.copyfile(file, target / file.name)
-    partial = target / f"{_WEIGHTS}.partial"
-    save_file({name: each.read() for name, each in tensors.items()}, partial, {"format": "pt"})
-    os.replace(partial, target / _WEIGHTS)
+    read = {name: each.read() for name, each in tensors.items()}
+    save_file(read, target / _WEIGHTS, {"format": "pt"})

@@ -140,9 +140,11 @@ def _bundled(name: str) -> Path:
             where=str(folder),
             hint="install the package again, or name another model with --model",
         )
-    from orthus_core.checkpoint.differences import is_differences, whole_of
+    if not any(folder.glob("differences-*.safetensors")):
+        return folder
+    from orthus_core.checkpoint.differences import whole_of
 
-    return whole_of(folder, _bundled(BUNDLED[0])) if is_differences(folder) else folder
+    return whole_of(folder, _bundled(BUNDLED[0]))
 
 
 def _download(hub_id: str) -> Path:

@@ -51,6 +51,7 @@ SETS = (
     "optim.ema_decay=0",
     "optim.lr=0.001",
     "prefix_noise=0",
+    "repeats=4",
     "log.every=1",
     "log.sample_every=0",
     "log.save_every=0",

@@ -97,7 +97,8 @@ def test_a_run_is_the_heads_own_jumps(tiny_model):
             found_RC = student(x_1C.expand(2, -1), time_R, hidden_RD, end_R)
         x_1C = way.cos() * x_1C + way.sin() * (mix_1R @ found_RC)
     for found_1C in ends:
-        torch.testing.assert_close(found_1C, x_1C / tiny_model.config.latent_scale)
+        wanted_1C = x_1C / tiny_model.config.latent_scale
+        torch.testing.assert_close(found_1C, wanted_1C, rtol=1e-4, atol=1e-4)  # three fp32 steps
     assert not torch.allclose(student(x_1C.expand(2, -1), time_R, hidden_RD, end_R), found_RC)
 
 

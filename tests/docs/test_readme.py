@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from orthus_cli.app import app
+from orthus_core.cache_folder import VARIABLE
 from orthus_core.checkpoint import hub
 from orthus_core.checkpoint.headers import CONFIG
 from orthus_core.checkpoint.hub import resolve
@@ -45,7 +46,9 @@ def quick_mini(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     folder = tmp_path / "starter"
     (folder / "mini").mkdir(parents=True)
-    (folder / "chameleon-mini").symlink_to(resolve("chameleon-mini"))
+    for name in ("chameleon-mini", "mini-fast"):
+        (folder / name).symlink_to(hub._STARTER / name)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
     for file in resolve("mini").iterdir():
         if file.name != CONFIG:
             (folder / "mini" / file.name).symlink_to(file)

@@ -306,7 +306,7 @@ def test_what_is_no_prompt_and_no_picture_is_told(tiny, call, subject):
     [
         ({"devce": "cpu"}, "did you mean 'device'"),
         ({"device": "gpu"}, "device must be .* did you mean 'cuda'"),
-        ({"dtype": "float16"}, "did you mean 'fp16'"),
+        ({"dtype": "flot16"}, "did you mean 'fp16'"),
         ({"dtype": torch.int8}, "dtype must be"),
         ({"dtype": torch.float64}, "dtype must be"),
         ({"dtype": "float"}, "dtype must be"),

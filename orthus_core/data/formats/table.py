@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from orthus_core.data.document import Document, Place, bare, from_record, turn
 from orthus_core.data.formats import chat
 from orthus_core.data.formats.caption_table import URLS
-from orthus_core.data.formats.hub_readme import configuration
 from orthus_core.data.formats.image_folder import METADATA
 from orthus_core.data.formats.picture_root import is_address, picture_of, picture_root
 from orthus_core.data.formats.split_names import check_split, chosen_split
@@ -151,6 +150,8 @@ def _table(path: Path, options: SourceOptions) -> Generator[Event, None, ArrowTa
 
 def _files_of_split(folder: Path, split: str) -> Generator[Event, None, list[Path]]:
     """The tables of a folder to read. Raises: DataError."""
+    from orthus_core.data.formats.hub_readme import configuration
+
     found = configuration(folder, files := _table_files(folder))
     if found is None:
         return (yield from chosen_split(folder, files, split))
