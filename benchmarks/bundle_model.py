@@ -79,14 +79,10 @@ def bundle_differences(source: Path, base: Path, target: Path) -> Path:
     """
     with TemporaryDirectory() as folder:
         whole = bundle(source, Path(folder) / target.name)
-        target.mkdir(exist_ok=True)
-        for file in target.iterdir():
-            if file.name != CARD:
-                file.unlink()
-        for file in whole.iterdir():
-            is_kept_card = file.name == CARD and (target / CARD).exists()
-            if "safetensors" not in file.name and not is_kept_card:
-                shutil.copyfile(file, target / file.name)
+        if (target / CARD).exists():
+            shutil.copyfile(target / CARD, whole / CARD)
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
         write_differences(whole, base, target)
     return target
 

@@ -115,14 +115,14 @@ def test_a_model_is_bundled_as_its_differences(tiny_folder, starter, monkeypatch
     student = save_model(opened.model, opened.processor, tmp_path / "student")
     run = trained(student, tmp_path / "runs-fast", PosttrainRecipe(), "toml")
     (starter / "mini-fast").mkdir()
-    (starter / "mini-fast" / "README.md").write_text(CARD)
+    (starter / "mini-fast" / "README.md").write_text(CARD + "of the student")
     (starter / "mini-fast" / "differences-7.safetensors").write_text("old")
     words = ["bundle_model.py", str(run), "mini-fast", "--from", "mini"]
     monkeypatch.setattr(sys, "argv", words)
     bundle_model.main()
     folder = starter / "mini-fast"
     assert [file.name for file in folder.glob("*.safetensors*")] == ["differences-1.safetensors"]
-    assert (folder / "README.md").read_text() == CARD
+    assert (folder / "README.md").read_text() == CARD + "of the student"
     assert "someone" not in (folder / "recipe.toml").read_text()
     monkeypatch.setenv("ORTHUS_CACHE", str(tmp_path / "cache"))
     ours = open_model(whole_of(folder, starter / "mini"), device="cpu").model.state_dict()

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import orthus_core
 from orthus_cli.app import app
 from orthus_core.checkpoint.model_folder import open_model
+from orthus_core.recipe import DistillHeadRecipe, load
 from orthus_core.world.benchmark import sprite_recall
 
 MODELS = ["mini", "chameleon-mini"]
@@ -71,8 +72,8 @@ def test_mini_draws_what_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_mini_fast_draws_in_four_steps_and_one_stream(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(sprite_recall, "SPRITES", 13)
-    told = json.loads(run("info", "mini-fast", "--format", "json"))
-    assert told["image_head"] == "flow map" and told["sampling"]["steps"] == 4
+    described = json.loads(run("info", "mini-fast", "--format", "json"))
+    assert described["image_head"] == "flow map" and described["sampling"]["steps"] == 4
     run("eval", "mini", "-m", "mini-fast", "--only", "recall", "-o", tmp_path / "report")
     tasks = json.loads((tmp_path / "report" / "result.json").read_text())["tasks"]
     scores = {score["name"]: score["value"] for score in tasks["sprite-recall"]}
@@ -80,6 +81,11 @@ def test_mini_fast_draws_in_four_steps_and_one_stream(tmp_path: Path, monkeypatc
     words = ["generate", "a snowman", "-m", "mini-fast", "--guidance", "3", "-o", str(tmp_path)]
     done = CliRunner().invoke(app, words, prog_name="orthus")
     assert done.exit_code == 1 and "this model draws guidance 2 by itself" in done.stderr
+
+
+def test_mini_fast_was_made_by_the_shipped_recipe():
+    recipe = load(DistillHeadRecipe, STARTER / "mini-fast" / "recipe.toml")
+    assert recipe == load(DistillHeadRecipe, "distill/head")
 
 
 def test_mini_answers_about_what_it_is_shown(tmp_path: Path):

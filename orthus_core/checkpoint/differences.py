@@ -1,7 +1,8 @@
 """A bundled model that is stored as its differences from another bundled one.
 
-Its folder has all texts of a model folder, and in `differences-N.safetensors` those tensors alone
-that the other model does not have. The whole is put together once, into the cache.
+Its folder has the files that the other model does not have, or has otherwise, and in
+`differences-N.safetensors` the tensors of which the same is true. The whole is put together once,
+into the cache.
 """
 
 from __future__ import annotations
@@ -15,22 +16,17 @@ from typing import TYPE_CHECKING
 
 from orthus_core.atomic_folder import staged_folder
 from orthus_core.cache_folder import cache_folder
+from orthus_core.checkpoint.hub import DIFFERENCES
 from orthus_core.errors import OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DIFFERENCES = "differences-*.safetensors"
 LARGEST_BYTES = 13_000_000
 _WEIGHTS = "model.safetensors"
 
 # Where nothing can be kept, the whole lives as long as the process.
 _temporary: list[TemporaryDirectory[str]] = []
-
-
-def is_differences(folder: Path) -> bool:
-    """Whether a folder holds a model's differences from another."""
-    return any(folder.glob(DIFFERENCES))
 
 
 def whole_of(folder: Path, base: Path) -> Path:
@@ -100,8 +96,22 @@ def write_differences(whole: Path, base: Path, target: Path, largest: int = LARG
             room = largest
         files[-1][name] = tensor
         room -= lazy.bytes
+    texts_of_base = _texts(base)
+    for name, file in _texts(whole).items():
+        same = name in texts_of_base and file.read_bytes() == texts_of_base[name].read_bytes()
+        if not same:
+            shutil.copyfile(file, target / name)
     for number, tensors in enumerate(files, start=1):
         save_file(tensors, target / DIFFERENCES.replace("*", str(number)), {"format": "pt"})
+
+
+def _texts(folder: Path) -> dict[str, Path]:
+    """The files of a model folder that are no weights, by name."""
+    return {
+        file.name: file
+        for file in folder.iterdir()
+        if file.is_file() and "safetensors" not in file.name
+    }
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
@@ -128,10 +138,9 @@ def _write(target: Path, folder: Path, base: Path) -> None:
     from orthus_core.checkpoint.lazy import safetensors_file, safetensors_folder
 
     tensors = safetensors_folder(base)
-    for file in folder.iterdir():
-        if file.match(DIFFERENCES):
-            tensors |= safetensors_file(file)
-        elif file.is_file():
-            shutil.copyfile(file, target / file.name)
+    for file in folder.glob(DIFFERENCES):
+        tensors |= safetensors_file(file)
+    for name, file in {**_texts(base), **_texts(folder)}.items():
+        shutil.copyfile(file, target / name)
     read = {name: each.read() for name, each in tensors.items()}
     save_file(read, target / _WEIGHTS, {"format": "pt"})

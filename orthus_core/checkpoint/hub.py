@@ -74,6 +74,8 @@ HUB_ALIASES = {
     "anole-7b": "leloykun/Anole-7b-v0.1-hf",
 }
 BUNDLED = ("mini", "mini-fast", "chameleon-mini")
+DIFFERENCES = "differences-*.safetensors"
+"""The weights of a bundled model that is stored as what differs from the first one."""
 
 _STARTER = Path(__file__).parents[1] / "starter"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -140,7 +142,7 @@ def _bundled(name: str) -> Path:
             where=str(folder),
             hint="install the package again, or name another model with --model",
         )
-    if not any(folder.glob("differences-*.safetensors")):
+    if not any(folder.glob(DIFFERENCES)):
         return folder
     from orthus_core.checkpoint.differences import whole_of
 
