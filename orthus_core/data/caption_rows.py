@@ -18,15 +18,17 @@ from orthus_core.recipe.drawing import CaptionRecipe
 class RowsBothWays:
     """The rows of a data set, each followed by its question; `Rows`.
 
-    A row that is no picture with words, such as an edit or a chat, comes twice as it is, so that
+    A row that is no picture with words, such as an edit or a chat, comes as often as it is, so that
     kinds of rows keep their shares.
 
     Attributes:
         rows: The rows.
+        drawings: Times that a row is drawn before it is asked about once.
         question: What is asked about a picture: as `orthus caption` does by default.
     """
 
     rows: Rows
+    drawings: int = 1
     question: str = CaptionRecipe().question
 
     @property
@@ -35,25 +37,32 @@ class RowsBothWays:
 
     @property
     def identity(self) -> str:
-        return f"{self.rows.identity}, both ways"
+        often = f", drawn {self.drawings} times" if self.drawings > 1 else ""
+        return f"{self.rows.identity}, both ways{often}"
 
     @property
     def passed_over(self) -> list[PassedOver]:
         return self.rows.passed_over
 
+    @property
+    def times(self) -> int:
+        """Times that each row comes."""
+        return self.drawings + 1
+
     def __len__(self) -> int:
-        return 2 * len(self.rows)
+        return self.times * len(self.rows)
 
     def keys(self) -> np.ndarray:
         # The same key, so that a held-out picture is neither drawn nor asked about.
-        return self.rows.keys().repeat(2)
+        return self.rows.keys().repeat(self.times)
 
     def place(self, number: int) -> Place:
-        return self.rows.place(number // 2)
+        return self.rows.place(number // self.times)
 
     def document(self, number: int, visit: int = 0) -> Document:
-        document = self.rows.document(number // 2, visit)
-        return asked(document, self.question) if number % 2 else document
+        row, time = divmod(number, self.times)
+        document = self.rows.document(row, visit)
+        return asked(document, self.question) if time == self.drawings else document
 
 
 def asked(document: Document, question: str) -> Document:

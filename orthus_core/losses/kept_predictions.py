@@ -1,10 +1,11 @@
-"""Learning without forgetting (1606.09282): on pictures that a model drew itself, the head's
-predictions are those of the model before the training, from the same noise at the same timestep.
+"""Learning without forgetting (1606.09282): on some pictures, the head's predictions are those of
+the model before the training, from the same noise at the same timestep.
 
-The diffusion loss of a drawn picture has the same minimum, but its gradient is noise there, because
-one picture and one noise are a sample of what the head predicts the mean of; the optimiser follows
-this noise away from the start. The distance of predictions is 0 at the start, with a gradient of 0,
-so only the other rows move the model, and every row of this kind holds it back.
+The diffusion loss of a picture that the model knows has the same minimum, but its gradient is noise
+there, because one picture and one noise are a sample of what the head predicts the mean of; the
+optimiser follows this noise away from the start. The distance of predictions is 0 at the start,
+with a gradient of 0, so only the other rows move the model, and every row of this kind holds it
+back.
 
 Legend: M pictures, P patches of a picture, N patches, X positions of the batch, D hidden, C feature
 channels, R noise draws a patch.
@@ -12,9 +13,8 @@ channels, R noise draws a patch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import cached_property
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,13 +26,6 @@ from orthus_core.model.orthus import OrthusForConditionalGeneration
 from orthus_core.model.packed_attention import document_inputs
 from orthus_core.model.padded_rows import with_padded_rows
 from orthus_core.model.schedule import add_noise
-
-
-class HasKey(Protocol):
-    """A picture with a key that it shares with no other one."""
-
-    @property
-    def key(self) -> str: ...
 
 
 class RowsOfPictures(BatchLike, Protocol):
@@ -51,7 +44,7 @@ class KeepingLoss(JointLoss):
 
     Args:
         model: Model to train, as it is before the training: its predictions are kept.
-        kept: The pictures, which need not exist before the first step.
+        is_kept: Whether a picture is one of these, by its key; asked when batches come.
         weight: Weight of their distance beside the diffusion loss of the others. Both are mean
             squared errors of the head's predictions.
         options: Arguments of `JointLoss`.
@@ -61,20 +54,15 @@ class KeepingLoss(JointLoss):
         self,
         model: OrthusForConditionalGeneration,
         *,
-        kept: Iterable[HasKey],
+        is_kept: Callable[[str], bool],
         weight: float,
         **options: Any,
     ) -> None:
         super().__init__(model, **options)
         # In a list, so that it is no part of what is trained, saved or put into training mode.
         self._start = [deepcopy(model).eval().requires_grad_(False)]
-        self.kept = tuple(kept)
+        self.is_kept = is_kept
         self.weight = weight
-
-    @cached_property
-    def kept_keys(self) -> frozenset[str]:
-        """The keys of the pictures, each of which must exist by now."""
-        return frozenset(picture.key for picture in self.kept)
 
     @property
     def start(self) -> OrthusForConditionalGeneration:
@@ -91,7 +79,7 @@ class KeepingLoss(JointLoss):
         chosen_N = self.predicted(rows, seeds_M)
         if chosen_N is None:
             chosen_N = torch.arange(len(rows.features_NC), device=hidden_XD.device)
-        is_kept_M = torch.tensor([key in self.kept_keys for key in keys])
+        is_kept_M = torch.tensor([self.is_kept(key) for key in keys])
         is_kept_N = is_kept_M.to(chosen_N.device)[chosen_N // self.model.config.patches]
         kept_N, others_N = chosen_N[is_kept_N], chosen_N[~is_kept_N]
         others = self.image_among(hidden_XD, rows, seeds_M, others_N)

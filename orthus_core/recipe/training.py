@@ -118,6 +118,9 @@ class SourceRecipe:
         "ask about its pictures as well: each row of words and a picture comes as a question about "
         "the picture, too, with the words as its answer",
     )
+    drawings_per_question: int = key(
+        1, "with `also_captions`, times that a row is drawn for each time it is asked", minimum=1
+    )
 
     @property
     def is_made(self) -> bool:
@@ -153,6 +156,14 @@ class DataRecipe:
         "features are computed once; 0 is no end of them",
         unit="rows",
         minimum=0,
+    )
+    fillers: float = key(
+        0.15,
+        "share of the small world's rows whose words have others between them that change "
+        "nothing, many of them made up: a model learns to pass over what it does not know, and 0 "
+        "leaves it ready for new names",
+        minimum=0,
+        maximum=1,
     )
     cache: str = key(
         "",
@@ -626,11 +637,12 @@ class PosttrainRecipe:
         "their words before the training in place of the true pictures, so that it keeps what it "
         "draws",
     )
-    redrawn_predictions: float = key(
+    kept_predictions: float = key(
         0.0,
-        "weight, in the loss of redrawn pictures, of the distance of the head's predictions to "
-        "those of the model before the training, in place of the diffusion loss (learning without "
-        "forgetting, 1606.09282); 0 is the diffusion loss",
+        "weight, in the loss of pictures of the small world, of the distance of the head's "
+        "predictions to those of the model before the training, in place of the diffusion loss "
+        "(learning without forgetting, 1606.09282); of redrawn pictures alone where `redrawn` is "
+        "true; 0 is the diffusion loss",
         minimum=0,
     )
     sampling: dict[str, Any] = key(
@@ -658,11 +670,6 @@ class PosttrainRecipe:
             raise ValueError(
                 "redrawn is true and data.rows is 0, which is no end of rows: set data.rows, such "
                 "as 1000"
-            )
-        if self.redrawn_predictions and not self.redrawn:
-            raise ValueError(
-                f"redrawn_predictions {self.redrawn_predictions} is a weight of redrawn pictures, "
-                "and redrawn is false, so there are none: set redrawn = true"
             )
 
     @property

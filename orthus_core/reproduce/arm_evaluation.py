@@ -10,7 +10,7 @@ from typing import Any
 from orthus_core.api.loaded import load_model
 from orthus_core.evaluation.efficientnet import weights_file
 from orthus_core.events import Event, Note
-from orthus_core.reproduce.arm_results import fingerprint_of, result_folder
+from orthus_core.reproduce.arm_results import recipes_of, result_folder
 from orthus_core.reproduce.measures import TRAINING
 from orthus_core.reproduce.paper_arms import Arm
 from orthus_core.reproduce.training_figures import training_figures
@@ -61,7 +61,7 @@ def evaluate_arm(
     bench = EvalContext(subject, limit=QUICK_LIMIT if quick else None, seed=QUESTIONS_SEED)
     asked: dict[str, Any] = {
         **{"seed": bench.seed, "limit": bench.limit, "sampling": subject.sampling().to_dict()},
-        **{"arm": arm.name, "arm_seed": seed, "recipes": fingerprint_of(arm, seed)},
+        **{"arm": arm.name, "arm_seed": seed, "recipes": recipes_of(arm, seed)},
     }
     for event in evaluate(bench, [task]):
         if not isinstance(event, TaskResult):
@@ -78,7 +78,7 @@ def keep_figures(folder: Path, arm: Arm, seed: int, *, overwrite: bool = False) 
     """Write the figures of an arm's training as a result of its own."""
     model, base = arm.stages[seed][-1].name, arm.stages[seed][-1].start
     figures = training_figures(folder / model, folder / base if base else None)
-    run = {"arm": arm.name, "arm_seed": seed, "recipes": fingerprint_of(arm, seed)}
+    run = {"arm": arm.name, "arm_seed": seed, "recipes": recipes_of(arm, seed)}
     table = {"benchmark": TRAINING, "run": run, "figures": figures}
     files = {
         RESULT: (json.dumps(table, indent=2) + "\n").encode(),

@@ -6,10 +6,9 @@ result.json and samples.jsonl; it is written whole or not at all, and kept when 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from orthus_core.atomic_folder import TRAINING_SUFFIX
 from orthus_core.errors import OutputError
@@ -35,11 +34,28 @@ def result_folder(folder: Path, arm: Arm, seed: int, task: str) -> Path:
     return folder / RESULTS / arm.place(seed) / task.rpartition(".scene_")[2].removesuffix(".run")
 
 
-def fingerprint_of(arm: Arm, seed: int) -> str:
-    """What tells an arm's training from another: a hash of the recipes of all its stages."""
-    tables = [[stage.name, as_table(stage.recipe)] for stage in arm.stages[seed]]
-    tables.append(["drawn with", arm.recipe.steps])
-    return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()[:16]
+def recipes_of(arm: Arm, seed: int) -> dict[str, Any]:
+    """What tells an arm's training from another: the recipes of all its stages, as JSON."""
+    tables = {stage.name: as_table(stage.recipe) for stage in arm.stages[seed]}
+    return {"stages": tables, "drawn with": arm.recipe.steps}
+
+
+def made_by(then: Mapping[str, Any], arm: Arm, seed: int) -> bool:
+    """Whether a result's recipes are those of an arm. A key that is newer than the result is at its
+    default in both: what it changes did not exist.
+    """
+    defaults = {stage.name: as_table(type(stage.recipe)()) for stage in arm.stages[seed]}
+    return _equal(then, recipes_of(arm, seed), {"stages": defaults})
+
+
+def _equal(then: Any, now: Any, default: Any) -> bool:
+    if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
+        return then == now
+    of_key = default if isinstance(default, Mapping) else {}
+    return then.keys() <= now.keys() and all(
+        _equal(then.get(name, of_key.get(name)), value, of_key.get(name))
+        for name, value in now.items()
+    )
 
 
 def is_there(folder: Path, arm: Arm, seed: int, task: str) -> bool:
@@ -51,8 +67,8 @@ def is_there(folder: Path, arm: Arm, seed: int, task: str) -> bool:
     place = result_folder(folder, arm, seed, task)
     if not (place / RESULT).is_file():
         return False
-    made_by = read_json(place / RESULT, dict, LAYOUT).get("run", {}).get("recipes")
-    if made_by != fingerprint_of(arm, seed):
+    recipes = read_json(place / RESULT, dict, LAYOUT).get("run", {}).get("recipes")
+    if not isinstance(recipes, Mapping) or not made_by(recipes, arm, seed):
         raise OutputError(
             f"the result of {arm.name} is of other recipes than those of now",
             where=str(place),

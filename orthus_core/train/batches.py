@@ -146,7 +146,7 @@ def read_rows(
         whole = chosen_rows(name, source, rows, data.seed)
         (whole,) = yield from without_unusable([whole], check, "pictures", faults)
         if source.also_captions:
-            whole = both_ways(whole)
+            whole = both_ways(whole, source.drawings_per_question)
         share = data.held_out if source.held_out is None else source.held_out
         kept, apart = split_part(whole, replace(data, held_out=share), number)
         train[name] = kept
@@ -168,12 +168,13 @@ def chosen_rows(name: str, source: SourceRecipe, rows: Rows, seed: int) -> Shuff
     return ShuffledRows(name, rows, np.arange(count, dtype=np.int64), seed)
 
 
-def both_ways(part: ShuffledRows) -> ShuffledRows:
-    """The rows of a source, each also as a question about its picture."""
+def both_ways(part: ShuffledRows, drawings: int) -> ShuffledRows:
+    """The rows of a source, each so often to be drawn, and once as a question about its picture."""
     from orthus_core.data.caption_rows import RowsBothWays
 
-    numbers_N = np.stack([2 * part.numbers_N, 2 * part.numbers_N + 1], 1).flatten()
-    return replace(part, rows=RowsBothWays(part.rows), numbers_N=numbers_N)
+    rows = RowsBothWays(part.rows, drawings)
+    numbers_N = (rows.times * part.numbers_N[:, None] + np.arange(rows.times)).flatten()
+    return replace(part, rows=rows, numbers_N=numbers_N)
 
 
 def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
@@ -184,12 +185,20 @@ def world_rows(name: str, data: DataRecipe, *, testing: bool) -> MadeRows:
     from orthus_core.world.world import World
 
     world = World.open(held_out=data.held_out, testing=testing)
-    make = partial(record, world, task_weights(data.tasks), data.seed)
+    make = partial(record, world, task_weights(data.tasks), data.seed, fillers=data.fillers)
     rows = returning(make, data.rows)
     if data.first_rows and not testing:
-        first = partial(record, world, task_weights(data.first_tasks), data.seed)
+        tasks = task_weights(data.first_tasks)
+        first = partial(record, world, tasks, data.seed, fillers=data.fillers)
         rows = after(returning(first, data.rows), data.first_rows, rows)
     return MadeRows(name, rows)
+
+
+def made_pictures() -> Callable[[str], bool]:
+    """Whether a picture is of rows that are made, by its key."""
+    from orthus_core.world.picture_kinds import is_of_world
+
+    return is_of_world
 
 
 def open_source(
@@ -499,7 +508,9 @@ class BatchBuilder:
             return batch
         with name_record_on_error(rows):
             squares = [picture.load(self.side) for picture in batch.pictures]
-        return replace(batch, pictures=(), pixels_MHW3=torch.from_numpy(np.stack(squares)))
+            keys = batch.picture_keys
+        pixels_MHW3 = torch.from_numpy(np.stack(squares))
+        return replace(batch, pictures=(), sent_keys=keys, pixels_MHW3=pixels_MHW3)
 
     def looked_up(self, rows: list[EncodedRow]) -> Batch:
         """Combine rows to a batch that holds what is stored of its pictures, and pixels of the

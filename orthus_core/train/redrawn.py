@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cache as cached
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +123,16 @@ def with_redrawn(
             hint='mix such rows in, a source with path = "sprites", or set redrawn = false',
         )
     return replace(rows, train=replace(rows.train, parts=parts)), wanted
+
+
+def is_drawn(wanted: Sequence[WantedWords]) -> Callable[[str], bool]:
+    """Whether a picture is one of these, by its key. Asked first when all of them exist."""
+
+    @cached
+    def keys() -> frozenset[str]:
+        return frozenset(each.picture.key for each in wanted)
+
+    return lambda key: key in keys()
 
 
 def drawing(

@@ -49,6 +49,7 @@ from orthus_core.recipe.training import (
 )
 from orthus_core.train.batches import (
     RowSources,
+    made_pictures,
     orthus_batch_builder,
     pictures_alone,
     read_rows,
@@ -285,11 +286,12 @@ def posttrain(
 
         drawn_in = Path(FOLDER, fingerprint(opened.path)[:10])
         rows, wanted = with_redrawn(rows, recipe.data.rows, training_folder(output) / drawn_in)
-        if recipe.redrawn_predictions:
-            from orthus_core.losses.kept_predictions import KeepingLoss
+    if recipe.kept_predictions:
+        from orthus_core.losses.kept_predictions import KeepingLoss
+        from orthus_core.train.redrawn import is_drawn
 
-            kept = [each.picture for each in wanted]
-            kind_of_loss = partial(KeepingLoss, kept=kept, weight=recipe.redrawn_predictions)
+        is_kept = is_drawn(wanted) if recipe.redrawn else made_pictures()
+        kind_of_loss = partial(KeepingLoss, is_kept=is_kept, weight=recipe.kept_predictions)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | sampling
     cache = cache_of(opened, output, recipe.data)
@@ -389,7 +391,7 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
         return
     names: list[str] = [*OF_DIFFUSION_HEADS]
     if isinstance(recipe, PosttrainRecipe):
-        names.append("redrawn_predictions")
+        names.append("kept_predictions")
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
     if changed:
         raise RecipeError(

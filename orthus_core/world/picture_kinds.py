@@ -31,6 +31,11 @@ def register_picture_kinds(packs: Packs | None = None) -> None:
     register_picture_kind("sprite", lambda value: _sprite_from(value, open_packs()))
 
 
+def is_of_world(key: str) -> bool:
+    """Whether a picture is of one of these kinds, by its key."""
+    return key.startswith((SceneImage.KIND, SpriteImage.KIND))
+
+
 def _sprite_from(value: Mapping[str, Any], packs: Packs) -> SpriteImage:
     sprite, digest = value["sprite"], value.get("pack")
     # Without a pack's digest the style is 3d. The same key is another picture in another pack.

@@ -33,7 +33,13 @@ MAKERS: dict[str, Maker] = {
 }
 
 
-def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> Document:
+def record(
+    world: World,
+    tasks: Mapping[str, float],
+    seed: int,
+    number: int,
+    fillers: float = FILLED_CHANCE,
+) -> Document:
     """Row `number` of a seed.
 
     Args:
@@ -41,6 +47,8 @@ def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> 
         tasks: Weight of each task of `MAKERS`; only their proportions matter.
         seed: Seed of the rows.
         number: Number of the row, from 0; there is no upper limit.
+        fillers: Share of rows whose prompts, questions and instructions have words that change
+            nothing.
 
     Raises:
         DataError: if a task is unknown, or no task has a weight above 0.
@@ -56,7 +64,7 @@ def record(world: World, tasks: Mapping[str, float], seed: int, number: int) -> 
     rng = random.Random(f"{seed}/{number}")
     task = rng.choices(list(tasks), list(tasks.values()))[0]
     segments = MAKERS[task](rng, world)
-    if world.wordings == "trained" and rng.random() < FILLED_CHANCE:
+    if world.wordings == "trained" and rng.random() < fillers:
         segments = tuple(_filled(rng, segment) for segment in segments)
     return Document(segments, id=f"{task}/{seed}/{number}", source="sprites")
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -147,6 +147,8 @@ class SceneImage:
         scene: Scene that the picture shows.
     """
 
+    KIND: ClassVar = "scene:"
+
     packs: Mapping[str, SpritePack] = field(repr=False, compare=False)
     scene: Scene
 
@@ -159,7 +161,7 @@ class SceneImage:
         record_json = json.dumps(self.scene.record(), sort_keys=True)
         styles = sorted({thing.style for thing in self.scene.things})
         packs = ",".join(self.packs[style].digest[:16] for style in styles)
-        return f"scene:{hashlib.sha256(f'{packs}{record_json}'.encode()).hexdigest()}"
+        return f"{self.KIND}{hashlib.sha256(f'{packs}{record_json}'.encode()).hexdigest()}"
 
     @property
     def record_value(self) -> dict[str, Any]:

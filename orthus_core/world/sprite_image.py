@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,8 @@ class SpriteImage:
         grey: Whether it is shown in greyscale.
     """
 
+    KIND: ClassVar = "sprite:"
+
     pack: SpritePack = field(repr=False, compare=False)
     sprite: str
     background: Colour = WHITE
@@ -33,7 +35,7 @@ class SpriteImage:
     def key(self) -> str:
         colour = "{:02x}{:02x}{:02x}".format(*self.background)
         changes = ("m" if self.mirror else "") + ("g" if self.grey else "")
-        return f"sprite:{self.pack.digest[:16]}:{self.sprite}:{colour}:{changes}"
+        return f"{self.KIND}{self.pack.digest[:16]}:{self.sprite}:{colour}:{changes}"
 
     @property
     def record_value(self) -> dict[str, Any]:

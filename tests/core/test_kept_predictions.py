@@ -1,4 +1,4 @@
-"""Rows that a model drew itself hold it to what it predicted before the training."""
+"""Some pictures hold a model to what it predicted of them before the training."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def rows():
     return filled(batches(packing=True)(1))
 
 
-def test_a_model_is_held_where_it_is_by_the_rows_that_it_drew(rows):
+def test_a_model_is_held_where_it_is_by_rows_that_are_kept(rows):
     model = model_with_head()
-    objective = KeepingLoss(model, kept=rows.pictures, weight=3, **OPTIONS).train()
+    objective = KeepingLoss(model, is_kept=bool, weight=3, **OPTIONS).train()
     losses = objective(rows)
     losses.total.backward()
     assert losses.total == losses.image == 0
@@ -61,7 +61,9 @@ def test_kept_rows_count_their_distance_and_the_others_their_diffusion_loss(rows
     targets_N = rows.image_targets_N
     of_kept = replace(rows, image_targets_N=targets_N & is_kept_N)
     of_others = replace(rows, image_targets_N=targets_N & ~is_kept_N)
-    objective = KeepingLoss(model := model_with_head(), kept=kept, weight=3, **OPTIONS).train()
+    is_kept = [picture.key for picture in kept].__contains__
+    model = model_with_head()
+    objective = KeepingLoss(model, is_kept=is_kept, weight=3, **OPTIONS).train()
     model.load_state_dict(predicting(0).state_dict())
     # The mean of v^2, from the squared errors of 2 v, v and 0.
     distance = (image_loss(2, of_kept) + image_loss(0, of_kept)) / 2 - image_loss(1, of_kept)

@@ -21,7 +21,7 @@ from orthus_core.data.latent_cache import FeatureCache
 from orthus_core.data.pictures import FilePicture
 from orthus_core.data.row_faults import RowFault, RowFaults
 from orthus_core.data.rows import LoadedRows
-from orthus_core.errors import DataError, RecipeError, TrainingError
+from orthus_core.errors import DataError, TrainingError
 from orthus_core.events import StepDone
 from orthus_core.losses import kept_predictions
 from orthus_core.losses.kept_predictions import KeepingLoss
@@ -36,6 +36,7 @@ from tests.core.toy_data import finished, picture
 
 MINI = Path(__file__).parents[2] / "orthus_core" / "starter" / "mini"
 CREATURES = ("zorble", "quimp", "flonk", "mirp")
+REDRAWN = ("redrawn=true", "data.rows=4", "data.tasks={text_to_image=1, scene_question=1}")
 SHORT = ("optim.steps=1", "optim.batch_size=4", "log.sample_every=0", "repeats=1")
 
 
@@ -82,6 +83,9 @@ def test_words_and_picture_are_learnt_in_both_directions(tmp_path):
     question = Document(turn("user", shown, "What is this?") + turn("model", "a zorble"), "pair")
     assert [rows.document(number) for number in range(len(rows))] == [pair, question, edit, edit]
     assert asked(question, "And this?") == question
+    often = RowsBothWays(LoadedRows([pair, edit]), drawings=3)
+    assert [often.document(n) for n in range(len(often))] == [pair] * 3 + [question] + [edit] * 4
+    assert len({rows.identity, often.identity}) == 2
     alone = LoadedRows([pair, edit])
     # So a picture that is held out is not asked about either.
     assert np.array_equal(rows.keys(), alone.keys()[[0, 0, 1, 1]])
@@ -130,8 +134,6 @@ def test_a_record_that_comes_both_ways_is_one_that_cannot_be_used(creatures, tmp
 def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_trained(
     model, creatures, tmp_path, monkeypatch
 ):
-    of_recipe = recipe(creatures)
-    assert of_recipe.redrawn and of_recipe.data.rows > 500
     loaded, looked_up = [], []
     load, look_up = FilePicture.load, FeatureCache.__call__
     monkeypatch.setattr(
@@ -143,10 +145,10 @@ def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_t
         lambda self, pictures: looked_up.extend(pictures) or look_up(self, pictures),
     )
     # The first step is large, so that a picture drawn after it would be another one.
-    few = ("data.rows=4", "optim.lr=1", "optim.warmup_steps=0", "optim.steps=2")
+    few = (*REDRAWN, "optim.lr=1", "optim.warmup_steps=0", "optim.steps=2")
     for _ in posttrain(recipe(creatures, *SHORT, *few), model, tmp_path / "mine"):
         pass
-    rows = finished(read_rows(recipe(creatures, "data.rows=4").data))
+    rows = finished(read_rows(recipe(creatures, *REDRAWN).data))
     made = [rows.train.parts[1].make(number) for number in range(4)]
     asked_for = {n: str(d.segments[0].value) for n, d in enumerate(made) if draws_words(d)}
     files = sorted((tmp_path / "mine.training" / "redrawn").glob("*/*.png"))
@@ -169,8 +171,9 @@ def test_the_small_worlds_pictures_are_those_that_the_model_draws_before_it_is_t
         with_redrawn(alone, 4, tmp_path)
 
 
-def test_rows_that_are_drawn_alone_leave_the_model_as_it_is(
-    model, creatures, tmp_path, monkeypatch
+@pytest.mark.parametrize("more", [(), REDRAWN], ids=["true pictures", "redrawn"])
+def test_pictures_of_the_small_world_alone_leave_the_model_as_it_is(
+    model, creatures, tmp_path, monkeypatch, more
 ):
     """Every prediction is the model's own, so nothing draws it away, at any learning rate."""
     weights = []
@@ -180,22 +183,29 @@ def test_rows_that_are_drawn_alone_leave_the_model_as_it_is(
         return KeepingLoss(*model, weight=weight, **options)
 
     monkeypatch.setattr(kept_predictions, "KeepingLoss", recorded)
-    alone = ("data.sources.0.weight=0", "data.tasks={text_to_image=1}", "data.rows=4")
+    alone = (*more, "data.sources.0.weight=0", "kept_predictions=3")
     rest = ("text_weight=0", "optim.weight_decay=0", "optim.lr=1", "optim.warmup_steps=0")
-    rest = (*rest, "redrawn_predictions=3")
-    for _ in posttrain(recipe(creatures, *SHORT, *alone, *rest), model, tmp_path / "same"):
+    changed = recipe(creatures, *SHORT, *alone, *rest, "optim.batch_size=16")
+    for _ in posttrain(changed, model, tmp_path / "same"):
         pass
     before, after = (weights_of(folder) for folder in (model, tmp_path / "same"))
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
     assert weights == [3], "the recipe says how much they count"
 
-    with pytest.raises(RecipeError, match="redrawn is false, so there are none"):
-        recipe(creatures, "redrawn=false")
+
+def test_own_pictures_are_not_among_those_that_are_kept(model, creatures, tmp_path):
+    """A model that is held where it is by its own pictures would never learn them."""
+    alone = ("data.sources.1.weight=0", "data.sources.0.also_captions=false")
+    rest = ("text_weight=0", "optim.weight_decay=0", "optim.lr=1", "optim.warmup_steps=0")
+    for _ in posttrain(recipe(creatures, *SHORT, *alone, *rest), model, tmp_path / "mine"):
+        pass
+    before, after = (weights_of(folder) for folder in (model, tmp_path / "mine"))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
 def test_predictions_are_kept_by_workers_batches_as_without_workers(model, creatures, tmp_path):
-    few = ("data.rows=4", "data.encode_first=false", "optim.steps=2", "optim.warmup_steps=0")
+    few = (*REDRAWN, "data.encode_first=false", "optim.steps=2", "optim.warmup_steps=0")
 
     def losses(workers: int) -> list[dict]:
         asked = recipe(creatures, *SHORT, *few, f"data.workers={workers}")
@@ -206,7 +216,7 @@ def test_predictions_are_kept_by_workers_batches_as_without_workers(model, creat
 
 
 def test_limits_of_norms_are_measured_once_the_pictures_are_drawn(model, creatures, tmp_path):
-    few = ("data.rows=4", "sampling.patch_norm=measured", "data.sources.0.weight=0")
+    few = (*REDRAWN, "sampling.patch_norm=measured", "data.sources.0.weight=0")
     for _ in posttrain(recipe(creatures, *SHORT, *few), model, tmp_path / "mine"):
         pass
     low, high = Orthus.open(tmp_path / "mine", device="cpu").model.config.sampling["patch_norm"]
@@ -214,7 +224,7 @@ def test_limits_of_norms_are_measured_once_the_pictures_are_drawn(model, creatur
 
 
 def test_a_branch_learns_the_pictures_that_its_source_has_drawn(model, creatures, tmp_path):
-    few = ("data.rows=4", "optim.lr=0.01", "optim.warmup_steps=0", "optim.steps=3")
+    few = (*REDRAWN, "optim.lr=0.01", "optim.warmup_steps=0", "optim.steps=3")
 
     def losses(name: str, stop_after: int = 3, **options) -> list[dict]:
         seen: list[dict] = []
@@ -253,8 +263,7 @@ def test_a_model_knows_the_words_that_it_was_trained_on_further(model, creatures
     before = known_words(model)
     assert [each.word for each in before.unknown("a zorble waddling")] == ["zorble", "waddling"]
     assert before.exceeds("a zorble waddling")
-    short = (*SHORT, "redrawn=false", "redrawn_predictions=0")
-    for _ in posttrain(recipe(creatures, *short), model, tmp_path / "mine"):
+    for _ in posttrain(recipe(creatures, *SHORT), model, tmp_path / "mine"):
         pass
     known = known_words(tmp_path / "mine")
     assert known.unknown("a zorble waddling") == [] and not known.exceeds("a zorble waddling")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from orthus_core.errors import RecipeError
 from orthus_core.recipe import PosttrainRecipe, as_table
 from orthus_core.recipe.paper_arm import ArmRecipe
 from orthus_core.reproduce import paper_arms as arms_of
-from orthus_core.reproduce.arm_results import fingerprint_of, tasks_of
+from orthus_core.reproduce.arm_results import made_by, recipes_of, tasks_of
 from orthus_core.reproduce.arm_times import expected_times
 from orthus_core.reproduce.claims import REPRODUCTIONS, needed_measures, reproductions
 from orthus_core.reproduce.measures import MEASURES
@@ -152,9 +153,28 @@ def test_a_mistyped_difference_is_told_with_the_arm(monkeypatch):
 
 
 def test_a_change_of_a_recipe_is_a_change_of_what_tells_its_results(arms):
-    prints = {name: fingerprint_of(arm, 0) for name, arm in arms.items()}
-    assert len(set(prints.values())) == len(prints)
-    assert fingerprint_of(arms["softmax"], 0) != fingerprint_of(arms["softmax"], 1)
+    tables = {name: json.dumps(recipes_of(arm, 0)) for name, arm in arms.items()}
+    assert len(set(tables.values())) == len(tables)
+    softmax = arms["softmax"]
+    assert made_by(json.loads(tables["softmax"]), softmax, 0)
+    assert not made_by(json.loads(tables["softmax"]), softmax, 1)
+    assert not any(
+        made_by(json.loads(tables[name]), softmax, 0) for name in arms if name != "softmax"
+    )
+
+
+def test_a_result_stands_when_recipes_get_a_key_that_is_at_its_default(arms):
+    softmax = arms["softmax"]
+    then = recipes_of(softmax, 0)
+    last = then["stages"]["softmax/seed-0"]
+    assert last["prefix_clean"] == PosttrainRecipe().prefix_clean and last["repeats"] != 8
+    del last["prefix_clean"]
+    assert made_by(then, softmax, 0)
+    wanted = last.pop("repeats")
+    assert not made_by(then, softmax, 0), "it says another thing than its default"
+    last["repeats"] = wanted
+    last["gone"] = 1
+    assert not made_by(then, softmax, 0), "what that key changed is not known any more"
 
 
 def test_the_whole_fits_into_eight_hours_of_two_cores(arms):

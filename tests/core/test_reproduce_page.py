@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orthus_core.recipe import PosttrainRecipe, load
-from orthus_core.reproduce.arm_results import fingerprint_of, result_folder
+from orthus_core.reproduce.arm_results import recipes_of, result_folder
 from orthus_core.reproduce.claims import REPRODUCTIONS, UNKNOWN
 from orthus_core.reproduce.measures import ANSWERS, TRAINING
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
@@ -29,7 +29,7 @@ def put(folder: Path, arm: Arm, task: str, samples: list[list[dict]]) -> None:
     for seed, of_seed in enumerate(samples):
         place = result_folder(folder, arm, seed, task)
         place.mkdir(parents=True)
-        run = {"run": {"recipes": fingerprint_of(arm, seed)}}
+        run = {"run": {"recipes": recipes_of(arm, seed)}}
         (place / "result.json").write_text(json.dumps(run))
         (place / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in of_seed))
 

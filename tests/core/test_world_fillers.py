@@ -11,8 +11,8 @@ from dataclasses import replace
 from orthus_core.data.document import Document
 from orthus_core.data.known_words import words_of
 from orthus_core.recipe.training import DataRecipe
-from orthus_core.train.batches import existing_words
-from orthus_core.world import fillers, records, wordings
+from orthus_core.train.batches import existing_words, read_rows
+from orthus_core.world import fillers, wordings
 from orthus_core.world.arrange import arrange
 from orthus_core.world.backdrops import COLOURS
 from orthus_core.world.fillers import (
@@ -37,6 +37,7 @@ from orthus_core.world.wordings import (
 )
 from orthus_core.world.world import World
 from tests.core.test_wordings import WHOLE
+from tests.core.toy_data import finished
 
 
 def texts(document: Document, role: str) -> list[str]:
@@ -118,11 +119,10 @@ def test_the_words_of_a_pretraining_exist(world: World):
     ]
 
 
-def test_some_rows_have_fillers_in_all_that_the_user_says(world: World, monkeypatch):
+def test_some_rows_have_fillers_in_all_that_the_user_says(world: World):
     tasks = {task: 1.0 for task in MAKERS}
     filled = [record(world, tasks, 5, number) for number in range(300)]
-    monkeypatch.setattr(records, "FILLED_CHANCE", 0.0)
-    plain = [record(world, tasks, 5, number) for number in range(300)]
+    plain = [record(world, tasks, 5, number, fillers=0) for number in range(300)]
     changed = 0
     for with_them, without in zip(filled, plain, strict=True):
         assert texts(with_them, "model") == texts(without, "model")
@@ -132,4 +132,11 @@ def test_some_rows_have_fillers_in_all_that_the_user_says(world: World, monkeypa
                 assert len(long.split(" ")) > len(short.split(" "))
                 assert re.search(".*".join(map(re.escape, short.split(" "))), long)
     assert 0.7 < changed / 300 / fillers.FILLED_CHANCE < 1.3
-    assert FILLED_CHANCE > 0.1
+    assert FILLED_CHANCE == DataRecipe().fillers > 0.1
+
+
+def test_a_recipe_says_how_many_rows_have_fillers():
+    plain = finished(read_rows(DataRecipe(fillers=0.0))).train
+    filled = finished(read_rows(DataRecipe(fillers=1.0, first_rows=100))).train
+    said = [(texts(filled(n), "user"), texts(plain(n), "user")) for n in range(200)]
+    assert all(long != short for long, short in said if short)
