@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from orthus_core.events import StepDone
 from orthus_core.losses import kept_predictions
 from orthus_core.losses.kept_predictions import KeepingLoss
 from orthus_core.recipe import load
-from orthus_core.recipe.training import PosttrainRecipe
+from orthus_core.recipe.training import PosttrainRecipe, TaskWeights
 from orthus_core.train import batches, sample_grid
 from orthus_core.train.batches import read_rows, row_encoder, training_rule, usable
 from orthus_core.train.caption_words import sample_words, words_after
@@ -183,7 +184,7 @@ def test_pictures_of_the_small_world_alone_leave_the_model_as_it_is(
         return KeepingLoss(*model, weight=weight, **options)
 
     monkeypatch.setattr(kept_predictions, "KeepingLoss", recorded)
-    alone = (*more, "data.sources.0.weight=0", "kept_predictions=3")
+    alone = (*more, "data.sources.0.weight=0")
     rest = ("text_weight=0", "optim.weight_decay=0", "optim.lr=1", "optim.warmup_steps=0")
     changed = recipe(creatures, *SHORT, *alone, *rest, "optim.batch_size=16")
     for _ in posttrain(changed, model, tmp_path / "same"):
@@ -191,7 +192,18 @@ def test_pictures_of_the_small_world_alone_leave_the_model_as_it_is(
     before, after = (weights_of(folder) for folder in (model, tmp_path / "same"))
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert weights == [3], "the recipe says how much they count"
+    assert weights == [recipe(creatures).kept_predictions], "the recipe says how much they count"
+
+
+def test_the_recipe_leaves_unknown_words_their_meaning_and_practises_all_kinds_of_rows(creatures):
+    """mini passes over words that it does not know, and new names are such words."""
+    shipped = recipe(creatures)
+    (_, of_recipe) = finished(read_rows(shipped.data)).train.parts
+    (_, plain) = finished(read_rows(recipe(creatures, "data.fillers=0").data)).train.parts
+    assert [of_recipe.make(n) for n in range(200)] == [plain.make(n) for n in range(200)]
+    kinds = {of_recipe.make(n).id.partition("/")[0] for n in range(1000)}
+    assert kinds == {*asdict(TaskWeights())} - {"copy"}
+    assert shipped.input_noise > 0.5 and shipped.input_noise_of == "drawn"
 
 
 def test_own_pictures_are_not_among_those_that_are_kept(model, creatures, tmp_path):
