@@ -352,6 +352,8 @@ def _training(
         length=min(length, config.max_position_embeddings),
         optimiser=optim.kind,
         averaged=optim.ema_decay > 0,
+        interpolated=getattr(recipe, "interpolation", 1.0) < 1,
+        compared=getattr(recipe, "kept_predictions", 0.0) > 0,
         repeats=getattr(recipe, "repeats", 1),
         lora=getattr(recipe, "lora", LoraRecipe()),
         pictures=pictures,

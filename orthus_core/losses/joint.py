@@ -212,7 +212,7 @@ class JointLoss(nn.Module):
         seeds_M = self.noise_seeds(rows)
         read_NC = None
         if rows.features_NC is not None:
-            read_NC = self.as_read(rows.features_NC, seeds_M, rows.image_targets_N)
+            read_NC = self.read(rows, rows.features_NC, seeds_M)
         documents = document_inputs(model, rows.attention_mask_BS, model.dtype)
         hidden_XD = model.run_backbone(rows.ids_BS, read_NC, **documents).hidden_BSD.flatten(0, 1)
 
@@ -307,6 +307,10 @@ class JointLoss(nn.Module):
             timesteps=self.timesteps,
             chosen_N=chosen_N,
         )
+
+    def read(self, rows: BatchLike, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
+        """The features of these rows that the backbone receives in this step: [N, C]."""
+        return self.as_read(features_NC, seeds_M, rows.image_targets_N)
 
     def as_read(
         self, features_NC: Tensor, seeds_M: Tensor, targets_N: Tensor | None = None

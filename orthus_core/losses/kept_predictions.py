@@ -5,7 +5,8 @@ The diffusion loss of a picture that the model knows has the same minimum, but i
 there, because one picture and one noise are a sample of what the head predicts the mean of; the
 optimiser follows this noise away from the start. The distance of predictions is 0 at the start,
 with a gradient of 0, so only the other rows move the model, and every row of this kind holds it
-back.
+back. These pictures are read without noise, as they are when the model draws: noise on what is read
+is for what is new.
 
 Legend: M pictures, P patches of a picture, N patches, X positions of the batch, D hidden, C feature
 channels, R noise draws a patch.
@@ -40,7 +41,8 @@ class RowsOfPictures(BatchLike, Protocol):
 
 
 class KeepingLoss(JointLoss):
-    """`JointLoss`, but for some pictures L_diff is the distance to the start model's predictions.
+    """`JointLoss`, but for some pictures L_diff is the distance to the start model's predictions,
+    and they are read without noise.
 
     Args:
         model: Model to train, as it is before the training: its predictions are kept.
@@ -69,18 +71,28 @@ class KeepingLoss(JointLoss):
         """The model before the training."""
         return self._start[0]
 
+    def kept(self, rows: BatchLike) -> Tensor:
+        """Whether each of the M pictures is kept: bool [M]. None is in held-out rows."""
+        keys = cast(RowsOfPictures, rows).picture_keys
+        return torch.tensor([self.training and self.is_kept(key) for key in keys])
+
+    def read(self, rows: BatchLike, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
+        noisy_NC = super().read(rows, features_NC, seeds_M)
+        if noisy_NC is features_NC:
+            return features_NC
+        is_kept_N = self.kept(rows).repeat_interleave(self.model.config.patches)
+        return torch.where(is_kept_N.to(features_NC.device)[:, None], features_NC, noisy_NC)
+
     def image(self, hidden_XD: Tensor, rows: BatchLike, seeds_M: Tensor) -> Tensor:
         """The mean over all patches that are targets, of the loss that each picture has. Held-out
         rows are measured by the diffusion loss alone.
         """
         if not self.training or rows.features_NC is None:
             return super().image(hidden_XD, rows, seeds_M)
-        keys = cast(RowsOfPictures, rows).picture_keys
         chosen_N = self.predicted(rows, seeds_M)
         if chosen_N is None:
             chosen_N = torch.arange(len(rows.features_NC), device=hidden_XD.device)
-        is_kept_M = torch.tensor([self.is_kept(key) for key in keys])
-        is_kept_N = is_kept_M.to(chosen_N.device)[chosen_N // self.model.config.patches]
+        is_kept_N = self.kept(rows).to(chosen_N.device)[chosen_N // self.model.config.patches]
         kept_N, others_N = chosen_N[is_kept_N], chosen_N[~is_kept_N]
         others = self.image_among(hidden_XD, rows, seeds_M, others_N)
         if not len(kept_N):
@@ -92,7 +104,7 @@ class KeepingLoss(JointLoss):
         self, hidden_XD: Tensor, rows: BatchLike, seeds_M: Tensor, chosen_N: Tensor
     ) -> Tensor:
         """Mean squared distance of the head's predictions of these patches to those of the start
-        model, which reads the same rows with the same noise.
+        model, which reads the same rows alike.
         """
         assert rows.features_NC is not None, "the patches have features"
         index_N = rows.image_index_N[chosen_N]
@@ -107,7 +119,7 @@ class KeepingLoss(JointLoss):
             return with_padded_rows(head, noisy.to(cond.dtype), draws.timesteps, cond).float()
 
         with torch.no_grad():
-            read_NC = self.as_read(rows.features_NC, seeds_M, rows.image_targets_N)
+            read_NC = self.read(rows, rows.features_NC, seeds_M)
             documents = document_inputs(self.start, rows.attention_mask_BS, self.start.dtype)
             before = self.start.run_backbone(rows.ids_BS, read_NC, **documents)
             wanted = predictions(self.start, before.hidden_BSD.flatten(0, 1))

@@ -55,6 +55,8 @@ class Training(NamedTuple):
         length: Tokens and patches per row.
         optimiser: "adamw" keeps two numbers per trained weight, "muon" one for matrices.
         averaged: Whether an average of the weights is kept.
+        interpolated: Whether the first weights are kept, to end between them and the trained ones.
+        compared: Whether the model before the training predicts, too.
         repeats: Noise draws per patch.
         lora: Adapters that `posttrain` trains in place of the model, where their rank is above 0.
         pictures: Pictures per row.
@@ -73,6 +75,8 @@ class Training(NamedTuple):
     length: int
     optimiser: str = "adamw"
     averaged: bool = False
+    interpolated: bool = False
+    compared: bool = False
     repeats: int = 1
     lora: LoraRecipe = LoraRecipe()
     pictures: int = 1
@@ -175,6 +179,11 @@ def training_memory(
     items.append(MemoryItem("optimiser", FP32 * moments // shards, trained.optimiser))
     if trained.averaged:
         items.append(MemoryItem("average of the weights", FP32 * count // shards))
+    if trained.interpolated:
+        items.append(MemoryItem("first weights", FP32 * count // shards))
+    if trained.compared:  # whole on every card
+        size = sum(item.bytes for item in weights_memory(config, "fp32"))
+        items.append(MemoryItem("model before the training", size))
     # A gradient takes the place of the activations that it is computed from, unless earlier batches
     # of the step have left theirs.
     before = PASS if trained.accumulate > 1 else ()

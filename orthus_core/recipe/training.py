@@ -641,9 +641,17 @@ class PosttrainRecipe:
         0.0,
         "weight, in the loss of pictures of the small world, of the distance of the head's "
         "predictions to those of the model before the training, in place of the diffusion loss "
-        "(learning without forgetting, 1606.09282); of redrawn pictures alone where `redrawn` is "
-        "true; 0 is the diffusion loss",
+        "(learning without forgetting, 1606.09282), and they are read without noise; of redrawn "
+        "pictures alone where `redrawn` is true; 0 is the diffusion loss",
         minimum=0,
+    )
+    interpolation: float = key(
+        1.0,
+        "share of the way from the first weights to the trained ones, or to their average, that "
+        "the model has which is written (WiSE-FT, 2109.01903): less than 1 keeps more of what it "
+        "knew",
+        minimum=0,
+        maximum=1,
     )
     sampling: dict[str, Any] = key(
         {},
@@ -661,6 +669,11 @@ class PosttrainRecipe:
             raise ValueError(
                 f"input_noise {self.input_noise} and prefix_noise {self.prefix_noise} are both "
                 "noise on the pictures that are read: set one of them"
+            )
+        if self.lora.rank and self.interpolation < 1:
+            raise ValueError(
+                f"interpolation {self.interpolation:g} is of whole weights and lora.rank is "
+                f"{self.lora.rank}: set interpolation = 1, and draw with --lora FOLDER:SCALE"
             )
         if self.redrawn and self.data.first_rows:
             raise ValueError(

@@ -96,6 +96,7 @@ def discrete_posttrain(
             output,
             rows=rows.identity,
             before=encoding(cache, rows, recipe, options.get("should_stop")),
+            interpolation=recipe.interpolation,
             finish=partial(list_words, recipe, opened.path, rows),
             **options,
         )

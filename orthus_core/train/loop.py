@@ -167,6 +167,7 @@ def train(
     folder: Path,
     origins: Mapping[str, Any] | None = None,
     length: str = "optim.steps",
+    interpolation: float = 1.0,
     resume: Resume = False,
     overwrite: bool = False,
     replaced: Sequence[Path] = (),
@@ -183,6 +184,8 @@ def train(
         origins: Everything that determines the training (`state.origins`). A state that was saved
             with different values cannot be resumed.
         length: Key of `optim.steps` among the origins, the only one that may change.
+        interpolation: Share of the way from the first weights to the trained ones that is sampled,
+            measured and kept at the end (`WeightAverage`).
         resume: True continues from the newest saved state of the run in `folder`, if there is one;
             a path from the state it names (`state_at`), with a copy of that run's earlier figures.
         overwrite: Whether a run that begins may replace one in `folder` (`plan_run`).
@@ -210,6 +213,7 @@ def train(
                 folder=folder,
                 origins=origins or {},
                 length=length,
+                interpolation=interpolation,
                 resume=resume,
                 overwrite=overwrite,
                 replaced=replaced,
@@ -231,6 +235,7 @@ def train_steps(
     folder: Path,
     origins: Mapping[str, Any],
     length: str,
+    interpolation: float,
     resume: Resume,
     overwrite: bool,
     replaced: Sequence[Path],
@@ -259,7 +264,7 @@ def train_steps(
         run = gather_each(run)[0]  # a run that begins has one identity
     layout = lay_out(objective, stage.trainable(), devices, device, sixteen_bit=sixteen_bit)
     optimizers = make_optimizers(layout.parameters, optim)
-    average = WeightAverage(layout.parameters, optim.ema_decay)
+    average = WeightAverage(layout.parameters, optim.ema_decay, interpolation)
 
     # 2. Load the state of an earlier run, and only then take the folder.
     saver.attach(
@@ -395,7 +400,7 @@ def train_steps(
             yield Note(f"stopped after step {done}; the same command with --resume auto goes on")
             return False
 
-    # 5. Keep the average.
+    # 5. Keep the average, or what is between it and the first weights.
     for message in lost:
         yield Note(f"not saved at the last step: {message}")
     layout.share_buffers()

@@ -88,17 +88,30 @@ def adamw(parameters: Sequence[nn.Parameter], recipe: OptimRecipe) -> torch.opti
 
 
 class WeightAverage:
-    """Exponential moving average of parameters; with decay 0 it is the parameters themselves.
+    """The weights that are saved: the parameters' exponential moving average, and of this as much
+    as is wanted beside the first weights. With decay 0 and all of it, the parameters themselves.
 
     Until `decay` is reached, the decay of step t is (1 + t) / (10 + t), which soon forgets the
     first weights. Together, all weights before step s then count about (s / t)^9: the last tenth of
     the steps carries 60 % of the weight. (A plain mean: the decay (1 + t) / (2 + t), and 10 %.)
+
+    Args:
+        parameters: What is trained, as it is before the first step.
+        decay: Decay of the average.
+        interpolation: Share of the way from the first weights to the average (WiSE-FT, Wortsman et
+            al., 2109.01903): a model that is adapted to a few things keeps what it knew where its
+            weights are led back a part of the way.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], decay: float, interpolation: float = 1.0
+    ) -> None:
         self.parameters = list(parameters)
         self.decay = decay
+        self.interpolation = interpolation
         self.averages = [p.detach().clone() for p in parameters] if decay else []
+        self._first = [p.detach().clone() for p in parameters] if interpolation < 1 else []
+        self._trained: list[Tensor] = []  # the parameters while interpolated ones are in place
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -120,12 +133,26 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange parameters and averages; a second call undoes the first."""
-        for parameter, average in zip(self.parameters, self.averages, strict=False):
-            here, there = local(parameter), local(average)
-            kept = here.detach().clone()
-            here.copy_(there)
-            there.copy_(kept)
+        """Put the weights that are saved in the place of the parameters; a second call undoes the
+        first.
+        """
+        if not self._first:
+            for parameter, average in zip(self.parameters, self.averages, strict=False):
+                here, there = local(parameter), local(average)
+                kept = here.detach().clone()
+                here.copy_(there)
+                there.copy_(kept)
+            return
+        if self._trained:
+            for parameter, trained in zip(self.parameters, self._trained, strict=True):
+                local(parameter).copy_(trained)
+            self._trained = []
+            return
+        self._trained = [local(parameter).detach().clone() for parameter in self.parameters]
+        averages = self.averages or self.parameters
+        for parameter, first, average in zip(self.parameters, self._first, averages, strict=True):
+            between = torch.lerp(local(first), local(average), self.interpolation)
+            local(parameter).copy_(between)
 
     def state(self) -> list[Tensor]:
         return self.averages

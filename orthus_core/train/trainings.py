@@ -340,6 +340,7 @@ def posttrain(
             measure = cache_result(partial(measure_norms, stage, model.config))
             before, finish = then_measuring(before, measure), then_measuring(finish, measure)
         more = {"before": before, "finish": finish, **options}
+        more["interpolation"] = recipe.interpolation
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
 
@@ -525,6 +526,7 @@ def run(
     *,
     rows: str = "",
     before: Before | None = None,
+    interpolation: float = 1.0,
     resume: Resume = False,
     overwrite: bool = False,
     profile: bool = False,
@@ -536,7 +538,7 @@ def run(
 
     Args:
         rows: What tells the training's data from other data (`identity_of`).
-        before: As for `train`.
+        before, interpolation: As for `train`.
         resume: True continues the run beside `output` from its newest saved state, a path goes on
             from the state it names (see `plan_run`).
         overwrite: Whether an existing model folder at `output` is replaced, and, where nothing is
@@ -569,6 +571,7 @@ def run(
             overwrite=overwrite,
             replaced=other_runs(work, work),
             before=before,
+            interpolation=interpolation,
             profile=profile,
             should_stop=should_stop,
         )

@@ -80,6 +80,10 @@ def test_a_training_holds_moments_and_an_average_of_what_moves():
     )
     assert part(base, "optimiser") == 2 * part(base, "gradients")
     assert part(averaged, "average") == part(base, "gradients")
+    held = Training("posttrain", 2, 64, interpolated=True, compared=True)
+    more = training_memory(config, held, "cpu")
+    assert part(more, "first weights") == part(base, "gradients")
+    assert part(more, "model before") == part(base, "weights")
     assert part(muon, "optimiser") < part(base, "optimiser")
     vae = training_memory(config, Training("finetune-vae", 2, 64), "cpu")
     assert part(vae, "gradients") == part(vae, "weights: pixel decoder")
@@ -352,11 +356,15 @@ def test_a_plan_measures_how_long_it_takes(orthus, tiny_folder):
 
 def test_a_training_recipe_is_planned_for_the_model_it_starts_from(orthus, tiny_folder, tmp_path):
     recipe = tmp_path / "mine.toml"
-    recipe.write_text('command = "posttrain"\n[optim]\nbatch_size = 4\nema_decay = 0.99\n')
+    recipe.write_text(
+        'command = "posttrain"\ninterpolation = 0.5\nkept_predictions = 1\n'
+        "[optim]\nbatch_size = 4\nema_decay = 0.99\n"
+    )
     done = orthus("plan", recipe, "-m", tiny_folder, "--calibrate", "--format", "json")
     told = json.loads(done.stdout)
     assert done.exit_code == 0 and told["command"] == "posttrain"
-    assert "average of the weights" in {item["name"] for item in told["parts"]}
+    names = {item["name"] for item in told["parts"]}
+    assert names >= {"average of the weights", "first weights", "model before the training"}
     assert told["seconds"] > 0
 
 

@@ -105,6 +105,18 @@ def test_a_stopped_training_goes_on_to_the_same_model(chameleon, sources, tmp_pa
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_an_interpolated_training_ends_on_the_way(chameleon, trained, sources, tmp_path):
+    recipe = load(PosttrainRecipe, None, (*SHORT, *sources, "optim.lr=0.003", "interpolation=0.5"))
+    list(posttrain(recipe, chameleon, tmp_path / "half"))
+    start, whole, half = (
+        {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
+        for folder in (chameleon, trained[0], tmp_path / "half")
+    )
+    for name, weight in half.items():
+        torch.testing.assert_close(weight, (start[name] + whole[name]) / 2, rtol=1e-5, atol=1e-6)
+    assert any(not torch.equal(whole[name], half[name]) for name in half)
+
+
 def test_the_objective_and_own_pictures_say_which_tokens_are_learned(chameleon, tmp_path):
     opened = open_model(chameleon, device="cpu")
     data = load(PosttrainRecipe, None, (f"data.source={interleaved(tmp_path / 'rows')}",)).data

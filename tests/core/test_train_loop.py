@@ -512,6 +512,50 @@ def test_the_average_forgets_no_faster_than_its_decay():
     assert average.averages[0].item() == pytest.approx(0.5 * 1.9 + 0.5 * 3.0)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_interpolated_weights_lie_between_the_first_and_those_that_are_averaged(decay):
+    parameter = nn.Parameter(torch.tensor([1.0]))
+    average = WeightAverage([parameter], decay, interpolation=0.25)
+    parameter.data.fill_(3.0)
+    average.update(1000)
+    for _ in range(2):
+        average.swap()
+        trained = 2.0 if decay else 3.0
+        assert parameter.item() == 1.0 + 0.25 * (trained - 1.0)
+        average.swap()
+        assert parameter.item() == 3.0, "the training goes on from where it was"
+    assert not decay or average.averages[0] == 2.0
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_an_interpolated_training_ends_between_its_first_weights_and_its_last(ema_decay, tmp_path):
+    def weight(name, interpolation, stop_after=None, resume=False):
+        stage = Fit()
+        first = stage.objective.linear.weight.detach().clone()
+        done: list[StepDone] = []
+        events = train(
+            stage,
+            optim=optim(ema_decay=ema_decay),
+            log=LOG,
+            seed=0,
+            folder=tmp_path / name,
+            interpolation=interpolation,
+            resume=resume,
+            should_stop=lambda: len(done) == stop_after,
+        )
+        for event in events:
+            if isinstance(event, StepDone):
+                done.append(event)
+        return first, stage.objective.linear.weight.detach()
+
+    first, whole = weight("whole", 1.0)
+    assert (whole - first).abs().max() > 0.01
+    _, half = weight("half", 0.5)
+    torch.testing.assert_close(half, (first + whole) / 2)
+    weight("stopped", 0.5, stop_after=3)
+    assert torch.equal(weight("stopped", 0.5, resume=True)[1], half)
+
+
 def test_the_average_takes_in_what_a_step_made_of_the_weights(tmp_path):
     def weight(ema_decay):
         stage = Fit()

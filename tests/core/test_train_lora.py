@@ -307,6 +307,8 @@ def test_a_path_may_hold_a_colon(tmp_path):
 def test_a_recipe_that_trains_no_adapters_is_told(tiny_folder, monkeypatch):
     with pytest.raises(RecipeError, match="rank is 0"):
         load(PosttrainRecipe, None, ('lora.head="frozen"',))
+    with pytest.raises(RecipeError, match="interpolation 0.5 is of whole weights"):
+        load(PosttrainRecipe, None, ("lora.rank=2", "interpolation=0.5"))
     model = open_orthus(tiny_folder, device="cpu", dtype="fp32").model
     with pytest.raises(TrainingError, match="no projection 'query'") as told:
         add_lora(model, LoraRecipe(rank=2, targets=("query",)))

@@ -192,7 +192,7 @@ def test_what_is_drawn_for_a_row_follows_the_seed_of_the_training(
 def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkeypatch):
     change = ("seed=5", "lambda_image=3.0", "text_weight=2.0", "repeats=3", "prefix_noise=0.25")
     change = (*change, "optim.batch_size=3", "timesteps=logit-normal", "prefix_clean=0.5")
-    change = (*change, "patch_share=0.25")
+    change = (*change, "patch_share=0.25", "interpolation=0.75")
     stage, options = begun(
         *(monkeypatch, posttrain, PosttrainRecipe, tiny_folder, tmp_path / "out", records),
         *(*change, "sampling.guidance=3.0", "sampling.noise_scale=0.5"),
@@ -209,6 +209,7 @@ def test_post_training_follows_its_recipe(tiny_folder, records, tmp_path, monkey
     assert low == pytest.approx(max(float(norms.mean() - 2 * norms.std()), float(norms.min())))
     assert (loss.lambda_image, loss.text_weight, loss.repeats, loss.prefix_noise) == (3, 2, 3, 0.25)
     assert options["seed"] == 5 and options["origins"]["prefix_noise"] == 0.25
+    assert options["interpolation"] == 0.75
     assert rows_of_a_step(stage) == 3
     # What the model carried stays where the recipe says nothing of it.
     carried = {"steps": 4, "guidance": 3.0, "noise_scale": 0.5}

@@ -153,7 +153,10 @@ def check_same(alone: Path, other: Path, name: str) -> None:
 
 
 DRAWN = f"log.sample_every={STEPS}"
-FULL = ("optim.ema_decay=0.9", "patch_share=0.5", "prefix_noise=0.1", DRAWN)
+FULL = (
+    *("optim.ema_decay=0.9", "interpolation=0.75"),
+    *("patch_share=0.5", "prefix_noise=0.1", DRAWN),
+)
 CRITIC = (
     # AdamW makes long steps of gradients that are zero up to rounding, as of biases before a norm.
     *("optim.lr=1e-5", "feature_noise=0.2"),
