@@ -26,7 +26,6 @@ from PIL import Image, ImageDraw
 
 SIDE = 256
 OUTLINE = 7
-TASKS = "recall,caption,vqa"
 GROUNDS = {
     "white": "#ffffff",
     "yellow": "#ffe27a",
@@ -151,8 +150,10 @@ def orthus(*arguments: object) -> float:
 
 
 def scores(model: str | Path, report: Path, limit: int) -> dict[str, float]:
-    """Scores of a model on a part of the small world's benchmark, by task and name."""
-    orthus("eval", "mini", "-m", model, "--only", TASKS, "--limit", limit, "-o", report)
+    """Scores of a model on the first items of each task of the small world's benchmark, by task
+    and name.
+    """
+    orthus("eval", "mini", "-m", model, "--limit", limit, "-o", report)
     found = json.loads((report / "result.json").read_text(encoding="utf-8"))
     return {
         f"{task}, {score['name']}": score["value"]
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--only-draw", action="store_true")
     parser.add_argument("--init-from", default="mini")
-    parser.add_argument("--limit", type=int, default=144)
+    parser.add_argument("--limit", type=int, default=48)
     parser.add_argument("--set", action="append", default=[], dest="sets")
     chosen = parser.parse_args()
     out, mine = chosen.output, chosen.output / "mine"

@@ -645,6 +645,13 @@ class PosttrainRecipe:
         "pictures alone where `redrawn` is true; 0 is the diffusion loss",
         minimum=0,
     )
+    kept_words: float = key(
+        0.0,
+        "beside kept_predictions: weight, in the text loss of documents with these pictures, of "
+        "the divergence of the LM head's probabilities from those of the model before the "
+        "training, in place of cross-entropy; 0 is cross-entropy",
+        minimum=0,
+    )
     interpolation: float = key(
         1.0,
         "share of the way from the first weights to the trained ones, or to their average, that "
@@ -669,6 +676,11 @@ class PosttrainRecipe:
             raise ValueError(
                 f"input_noise {self.input_noise} and prefix_noise {self.prefix_noise} are both "
                 "noise on the pictures that are read: set one of them"
+            )
+        if self.kept_words and not self.kept_predictions:
+            raise ValueError(
+                f"kept_words is {self.kept_words:g} and kept_predictions is 0, so no pictures are "
+                "kept whose words these could be: set kept_predictions, such as 4"
             )
         if self.lora.rank and self.interpolation < 1:
             raise ValueError(

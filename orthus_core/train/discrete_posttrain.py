@@ -37,7 +37,7 @@ from orthus_core.train.trainings import list_words, run, samples_of, tokenizer_o
 OF_DIFFUSION = (
     *("lambda_image", "text_weight", "repeats", "patch_share", "timesteps"),
     *("prefix_noise", "prefix_clean", "input_noise", "input_noise_of", "loss_terms"),
-    *("redrawn", "kept_predictions", "lora"),
+    *("redrawn", "kept_predictions", "kept_words", "lora"),
 )
 
 

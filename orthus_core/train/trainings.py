@@ -291,7 +291,8 @@ def posttrain(
         from orthus_core.train.redrawn import is_drawn
 
         is_kept = is_drawn(wanted) if recipe.redrawn else made_pictures()
-        kind_of_loss = partial(KeepingLoss, is_kept=is_kept, weight=recipe.kept_predictions)
+        weights = {"weight": recipe.kept_predictions, "words_weight": recipe.kept_words}
+        kind_of_loss = partial(KeepingLoss, is_kept=is_kept, **weights)
     lambda_image, text_weight = recipe.loss_weights
     model.config.sampling = (model.config.sampling or {}) | sampling
     cache = cache_of(opened, output, recipe.data)
@@ -392,7 +393,7 @@ def check_head(recipe: BuildBaseRecipe | PosttrainRecipe, init_from: str | Path)
         return
     names: list[str] = [*OF_DIFFUSION_HEADS]
     if isinstance(recipe, PosttrainRecipe):
-        names.append("kept_predictions")
+        names += ["kept_predictions", "kept_words"]
     changed = [name for name in names if getattr(recipe, name) != getattr(default, name)]
     if changed:
         raise RecipeError(

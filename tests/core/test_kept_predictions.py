@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from orthus_core.data.encode import IGNORE
 from orthus_core.losses.joint import JointLoss
 from orthus_core.losses.kept_predictions import KeepingLoss
 from orthus_core.model.orthus import OrthusForConditionalGeneration
+from orthus_core.model.packed_attention import document_inputs
 from tests.conftest import make_tiny_model
 from tests.core.test_train_noise import ALL_NOISE, P, batches, filled
 
@@ -81,3 +83,41 @@ def test_kept_rows_count_their_distance_read_clean_and_the_others_their_diffusio
     # A held-out row is measured as ever.
     at_rest = JointLoss(predicting(0), **OPTIONS).eval()
     assert objective.eval()(rows).image == at_rest(rows).image
+    assert objective.eval()(rows).text == at_rest(rows).text
+
+
+def test_words_of_kept_rows_count_their_divergence_and_the_others_their_own_loss(rows):
+    model = model_with_head()
+    options = READ_CLEAN | {"text_weight": 1.0}
+    objective = KeepingLoss(model, is_kept=is_kept, weight=3, words_weight=2, **options).train()
+    with torch.no_grad():
+        model.lm_head.weight *= 1.5
+
+    firsts = rows.image_index_N.view(-1, P)[:, 0].tolist()
+    documents_X = rows.attention_mask_BS.flatten().tolist()
+    width = rows.ids_BS.shape[1]
+    kept = {
+        (first // width, documents_X[first])
+        for first, shown in zip(firsts, rows.pictures, strict=True)
+        if is_kept(shown.key)
+    }
+    losses, kinds = [], set()
+    for place, target in enumerate(rows.text_targets_BS.flatten().tolist()):
+        if target == IGNORE:
+            continue
+        kinds.add(is_in_kept := (place // width, documents_X[place]) in kept)
+        now, before = (logs_at(each, rows, place) for each in (model, objective.start))
+        likely = before.isfinite()
+        assert not all(likely), "tokens of pictures are never words"
+        divergence = (before[likely].exp() * (before[likely] - now[likely])).sum()
+        losses.append(2 * divergence if is_in_kept else -now[target])
+    expected = torch.stack(losses).mean().item()
+    assert kinds == {True, False}
+    assert objective(rows).text.item() == pytest.approx(expected, rel=1e-4)
+
+
+def logs_at(model: OrthusForConditionalGeneration, rows, place: int) -> torch.Tensor:
+    """Log-probabilities of the token after a place of the batch: [V]."""
+    documents = document_inputs(model, rows.attention_mask_BS, model.dtype)
+    read = model.run_backbone(rows.ids_BS, rows.features_NC, **documents)
+    return model.text_logits(read.hidden_BSD.flatten(0, 1)[[place]])[0].detach().log_softmax(0)

@@ -107,9 +107,10 @@ def test_a_recipe_asks_about_its_own_pictures_and_mixes_the_small_world_in(creat
         return {part.rows.document(int(number)).id for number in part.numbers_N}
 
     ((own, _), (apart, _)) = rows.train.parts, rows.held_out.parts
-    assert len(own) + len(apart) == 24 and not pictures(own) & pictures(apart)
+    # Each of the twelve is drawn twice as often as it is asked about.
+    assert len(own) + len(apart) == 36 and not pictures(own) & pictures(apart)
     every = finished(read_rows(recipe(creatures).data))
-    assert len(every.train.parts[0]) == 24
+    assert len(every.train.parts[0]) == 36
     assert [part.name for part in every.held_out.parts] == ["small world"]
 
 
@@ -123,7 +124,7 @@ def test_a_record_that_comes_both_ways_is_one_that_cannot_be_used(creatures, tmp
 
     rows = finished(read_rows(recipe(own).data))
     rows = finished(usable(rows, rule))
-    assert rows.faults.counts == {"own": 1 + 3} and len(rows.train.parts[0]) == 24 - 2 * 4
+    assert rows.faults.counts == {"own": 1 + 3} and len(rows.train.parts[0]) == 36 - 3 * 4
 
     # One way may be used in part, and the other not at all.
     faults, place = RowFaults(), Place(own, part="cat")
@@ -179,9 +180,9 @@ def test_pictures_of_the_small_world_alone_leave_the_model_as_it_is(
     """Every prediction is the model's own, so nothing draws it away, at any learning rate."""
     weights = []
 
-    def recorded(*model, weight: float, **options) -> KeepingLoss:
-        weights.append(weight)
-        return KeepingLoss(*model, weight=weight, **options)
+    def recorded(*model, weight: float, words_weight: float, **options) -> KeepingLoss:
+        weights.append((weight, words_weight))
+        return KeepingLoss(*model, weight=weight, words_weight=words_weight, **options)
 
     monkeypatch.setattr(kept_predictions, "KeepingLoss", recorded)
     alone = (*more, "data.sources.0.weight=0")
@@ -192,7 +193,8 @@ def test_pictures_of_the_small_world_alone_leave_the_model_as_it_is(
     before, after = (weights_of(folder) for folder in (model, tmp_path / "same"))
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert weights == [recipe(creatures).kept_predictions], "the recipe says how much they count"
+    asked = recipe(creatures)
+    assert weights == [(asked.kept_predictions, asked.kept_words)], "as much as the recipe says"
 
 
 def test_the_recipe_leaves_unknown_words_their_meaning_and_practises_all_kinds_of_rows(creatures):
