@@ -52,7 +52,10 @@ TELLING = ("log", "devices")
 # features are kept, whether it refuses what it would leave out, and what the finished model is to
 # sample by.
 INDIFFERENT = frozenset(
-    {"data.workers", "data.strict", "data.cache", "data.encode_first", "sampling", "devices"}
+    {
+        *("data.workers", "data.strict", "data.cache", "data.encode_first"),
+        *("sampling", "interpolation", "devices"),
+    }
 )
 # Origin of a transformer on codes: the weights of their autoencoder, which its states do not hold.
 # Those of earlier versions held them, and do not tell it.
@@ -293,8 +296,8 @@ def check_same(
         raise TrainingError(
             f"{made} with {'; '.join(values)}{more}",
             where=str(where),
-            hint=f"go on with what it was begun with (only {length}, log, sampling, devices, "
-            "data.cache, data.encode_first, data.workers and data.strict may change), or begin "
+            hint=f"go on with what it was begun with (only {length}, log, sampling, interpolation, "
+            "devices, data.cache, data.encode_first, data.workers and data.strict may change), or begin "
             "anew: --overwrite in place of --resume, or another folder with -o",
         )
 

@@ -115,6 +115,11 @@ def test_an_interpolated_training_ends_on_the_way(chameleon, trained, sources, t
     for name, weight in half.items():
         torch.testing.assert_close(weight, (start[name] + whole[name]) / 2, rtol=1e-5, atol=1e-6)
     assert any(not torch.equal(whole[name], half[name]) for name in half)
+    # And so does the whole training, when its last state is written anew.
+    state = training_folder(trained[0])
+    list(posttrain(recipe, chameleon, tmp_path / "again", resume=state))
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(weight.float(), half[name]) for name, weight in again.items())
 
 
 def test_the_objective_and_own_pictures_say_which_tokens_are_learned(chameleon, tmp_path):
