@@ -297,8 +297,8 @@ def check_same(
             f"{made} with {'; '.join(values)}{more}",
             where=str(where),
             hint=f"go on with what it was begun with (only {length}, log, sampling, interpolation, "
-            "devices, data.cache, data.encode_first, data.workers and data.strict may change), or begin "
-            "anew: --overwrite in place of --resume, or another folder with -o",
+            "devices, data.cache, data.encode_first, data.workers and data.strict may change), or "
+            "begin anew: --overwrite in place of --resume, or another folder with -o",
         )
 
 
