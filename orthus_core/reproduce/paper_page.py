@@ -21,7 +21,7 @@ from orthus_core.reproduce.claims import (
 from orthus_core.reproduce.measures import MEASURES, Measure
 from orthus_core.reproduce.paired_seeds import SeededMean, seeded_difference, seeded_mean
 from orthus_core.reproduce.paper_arms import Arm, paper_arms
-from orthus_core.reproduce.verdicts import AGREE, RULE, ClaimVerdict, verdict
+from orthus_core.reproduce.verdicts import AGREE, FLOOR, RULE, ClaimVerdict, verdict
 
 COMMAND = "orthus reproduce"
 NOT_RUN = "not run yet"
@@ -96,7 +96,11 @@ def decided_claims(
     for claim in each.claims:
         found = _difference(folder, claim, arms)
         ours = NOT_RUN if found is None else _signed(found, MEASURES[claim.measure])
-        yield claim, ours, "" if found is None else _word(found, claim, quick)
+        if found is None:
+            word = ""
+        else:
+            word = REHEARSAL if quick else _decided(folder, claim, arms, found).word
+        yield claim, ours, word
 
 
 def _section(
@@ -116,7 +120,8 @@ def _section(
         ]
     lines += [*_arms_table(folder, each, arms), ""]
     for claim, found in zip(each.claims, differences, strict=True):
-        lines += [*_claim(claim, found, each, quick, place)]
+        decided = None if quick or found is None else _decided(folder, claim, arms, found)
+        lines += [*_claim(claim, found, decided, each, place)]
     return "\n".join(lines)
 
 
@@ -143,10 +148,11 @@ def _arms_table(folder: Path, each: Reproduction, arms: Mapping[str, Arm]) -> li
 def _claim(
     claim: Claim,
     found: SeededMean | None,
+    decided: ClaimVerdict | None,
     each: Reproduction,
-    quick: bool,
     place: str,
 ) -> list[str]:
+    """A claim, our difference, and the verdict; without one the results are a rehearsal's."""
     measure = MEASURES[claim.measure]
     head = f"- {claim.statement} The paper: {claim.paper}."
     if found is None:
@@ -160,9 +166,8 @@ def _claim(
         f" Ours, {' minus '.join(sides)}, {measure.title}: {_signed(found, measure)}{margin}, "
         f"over {found.seeds} seed{'s' * (found.seeds != 1)} and {units}."
     )
-    if quick:
-        return [f"{head}{ours} **{_word(found, claim, quick)}**"]
-    decided = verdict(found, claim.margin)
+    if decided is None:
+        return [f"{head}{ours} **{REHEARSAL}**"]
     why = f": {decided.why}" if decided.why else ""
     return [f"{head}{ours} **{decided.word}**{why}.{_needed(decided, claim, each, place)}"]
 
@@ -173,7 +178,7 @@ def _needed(decided: ClaimVerdict, claim: Claim, each: Reproduction, place: str)
     if decided.word != "cannot tell":
         return ""
     if needed is None:
-        if decided.why == AGREE:
+        if decided.why in (AGREE, FLOOR):
             return ""
         return " No run of a reasonable length would tell: more than a hundred times as much."
     more = ""
@@ -187,8 +192,17 @@ def _needed(decided: ClaimVerdict, claim: Claim, each: Reproduction, place: str)
     )
 
 
-def _word(found: SeededMean, claim: Claim, quick: bool) -> str:
-    return REHEARSAL if quick else verdict(found, claim.margin).word
+def _decided(
+    folder: Path, claim: Claim, arms: Mapping[str, Arm], found: SeededMean
+) -> ClaimVerdict:
+    """The verdict on a claim; of shares it matters how far the worse arm is from 0."""
+    measure = MEASURES[claim.measure]
+    if measure.scale != 100:
+        return verdict(found, claim.margin)
+    of_worse = claim.measure_of_worse or claim.measure
+    theirs = seeded_mean(outcomes(folder, arms[claim.worse], of_worse))
+    assert theirs is not None, "a difference was found"
+    return verdict(found, claim.margin, at_stake=theirs.mean)
 
 
 def _difference(folder: Path, claim: Claim, arms: Mapping[str, Arm]) -> SeededMean | None:

@@ -18,6 +18,9 @@ MOST_TIMES = 100
 AGREE = "all pairs agree, so their spread is unknown"
 """The reason of a claim about which nothing can be said, not even which run would decide it."""
 
+FLOOR = "there is hardly anything to lose: what it is compared with is near 0 itself"
+"""The reason of a claim to do as well as an arm that does nothing."""
+
 RULE = f"""\
 A claim says that one arm is better than another in a measure, by more than a margin that is 0
 unless it is stated (a claim that less does as well has a negative one: it may be worse by no more
@@ -31,9 +34,10 @@ interval.
 
 - **reproduces**: the whole interval is above the margin, with at least {LEAST_SEEDS} seeds.
 - **does not**: the whole interval is below the margin, with at least {LEAST_SEEDS} seeds.
-- **cannot tell**: everything else, also where all pairs agree, since then the spread is unknown.
-  Beside it stands the run whose interval would just leave out the margin, if the difference and
-  the spread stay as they are.
+- **cannot tell**: everything else, also where all pairs agree, since then the spread is unknown,
+  and where an arm may be worse by a margin and the other arm's share is at most twice that margin,
+  since then it cannot be worse by much. Beside it stands the run whose interval would just leave
+  out the margin, if the difference and the spread stay as they are.
 """
 
 
@@ -65,13 +69,19 @@ class ClaimVerdict(NamedTuple):
     needed: Needed | None = None
 
 
-def verdict(found: SeededMean, margin: float = 0.0) -> ClaimVerdict:
-    """The verdict on a claim that a difference is above the margin."""
+def verdict(found: SeededMean, margin: float = 0.0, *, at_stake: float = math.inf) -> ClaimVerdict:
+    """The verdict on a claim that a difference is above the margin.
+
+    Args:
+        at_stake: How far the arm that it is compared with is from 0, where nothing is below 0.
+    """
     if found.seeds < LEAST_SEEDS:
         why = f"{found.seeds} of at least {LEAST_SEEDS} seeds"
         return ClaimVerdict(
             "cannot tell", why, Needed(LEAST_SEEDS, LEAST_SEEDS / found.seeds, False)
         )
+    if margin < 0 and at_stake <= 2 * -margin:
+        return ClaimVerdict("cannot tell", FLOOR)
     if found.half == 0:
         return ClaimVerdict("cannot tell", AGREE)
     if found.low > margin:

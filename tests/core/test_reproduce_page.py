@@ -79,6 +79,26 @@ def test_of_pairs_that_all_agree_no_run_is_named(arms, tmp_path):
     assert "**cannot tell**: all pairs agree, so their spread is unknown.\n" in found
 
 
+def test_arms_that_draw_nothing_do_not_draw_as_well_as_each_other(arms, tmp_path):
+    few, many = [[right(1, 1, 2), right(2, 1, 1)], [right(34, 34, 35), right(30, 31, 30)]]
+    for folder, counts in ((tmp_path / "few", few), (tmp_path / "many", many)):
+        for name, samples in zip(("steps-10", "steps-100"), counts, strict=True):
+            put(folder, arms[name], "recall", samples)
+    words = [
+        [line.partition("**")[2] for line in found.splitlines() if "draw single things as" in line]
+        for found in (
+            section(paper_page(folder, arms), "diversity")
+            for folder in (tmp_path / "few", tmp_path / "many")
+        )
+    ]
+    ((nothing, _), (much, _)) = words
+    assert (
+        nothing == "cannot tell**: there is hardly anything to lose: what it is compared with "
+        "is near 0 itself."
+    )
+    assert much.startswith("reproduces**")
+
+
 def test_one_seed_of_three_is_not_decided(arms, tmp_path):
     """Nor is the seed of one arm paired with other seeds of the other."""
     put(tmp_path, arms["softmax"], ANSWERS, right(30, 31, 32))

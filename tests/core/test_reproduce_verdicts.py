@@ -97,3 +97,12 @@ def test_what_it_would_take_grows_with_the_square_of_the_width():
     assert verdict(mean(-0.2, 0.001, 0.202)).needed is None, "beyond all reason"
     one = verdict(mean(0.01, 0.05, 0.09, seeds=1)).needed
     assert one is not None and one.seeds == LEAST_SEEDS
+
+
+@pytest.mark.parametrize(("at_stake", "word"), [(0.06, "cannot tell"), (0.07, "reproduces")])
+def test_nothing_does_as_well_as_an_arm_that_does_nothing(at_stake, word):
+    """Both are near 0, so none can be worse by the margin."""
+    close = mean(-0.01, 0.0, 0.01)
+    assert verdict(close, -0.03, at_stake=at_stake).word == word
+    better = mean(0.01, 0.02, 0.03)
+    assert verdict(better, at_stake=0.0).word == "reproduces", "more than nothing is more"
