@@ -20,7 +20,7 @@ from orthus_core.world.benchmark.mini import evaluate
 from orthus_core.world.benchmark.model_under_test import ModelUnderTest
 from orthus_core.world.benchmark.report import RESULT, SAMPLES, report_files
 
-JUDGED = ("geneval", "recall", "edit", "diversity")
+JUDGED = ("geneval", "edit", "diversity")
 """Tasks whose judge is an optional package."""
 
 QUESTIONS_SEED = 1

@@ -32,7 +32,6 @@ MEASURED: dict[str, float] = {
     "pope": 7,
     "recon": 10,
     "geneval": 127,
-    "recall": 40,
     "edit": 86,
     "diversity": 16,
 }
@@ -49,7 +48,7 @@ LARGE = 2.0
 USUAL_STEPS = 25
 """Denoising steps a patch of arms that state none."""
 
-DRAWN = {"geneval": 0.4, "recall": 0.4, "diversity": 0.6, "edit": 0.3}
+DRAWN = {"geneval": 0.4, "diversity": 0.6, "edit": 0.3}
 """Share of a task's time that grows with the denoising steps; the rest is judging."""
 
 

@@ -142,10 +142,9 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "Orthus: GenEval 0.58, HPS 28.2 (most likely v2.0). Chameleon posttrained on the same "
             f"data (its dagger): {UNKNOWN}.",
             "GenEval's six kinds of prompts on the small world, judged by a detector that knows "
-            "every thing in it; and names of single things, which short trainings draw sooner. The "
-            "sampling values are those of table 1.",
+            "every thing in it. The sampling values are those of table 1.",
             ("softmax", "dagger"),
-            ("pictures", "single things", "diversity"),
+            ("pictures", "diversity"),
             (
                 Claim(
                     "Orthus draws what the prompt says more often than the discrete baseline at "
@@ -154,14 +153,6 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                     "softmax",
                     "dagger",
                     "pictures",
-                ),
-                Claim(
-                    "Orthus draws single things rightly more often than the discrete baseline at "
-                    "equal tokens.",
-                    UNKNOWN,
-                    "softmax",
-                    "dagger",
-                    "single things",
                 ),
             ),
         ),
@@ -188,13 +179,6 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                     "softmax",
                     "generation-only",
                     "pictures",
-                ),
-                Claim(
-                    "Unified training draws single things better than training on pictures alone.",
-                    UNKNOWN,
-                    "softmax",
-                    "generation-only",
-                    "single things",
                 ),
             ),
         ),
@@ -276,7 +260,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "gives the feature, and its loss is the mean squared error. It draws without "
             "randomness, so its pictures of one prompt are all the same whatever it has learnt.",
             ("softmax", "mse"),
-            ("pictures", "single things", "diversity", "answers"),
+            ("pictures", "diversity", "answers"),
             (
                 Claim(
                     "The diffusion head draws what the prompt says more often than regression.",
@@ -284,13 +268,6 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                     "softmax",
                     "mse",
                     "pictures",
-                ),
-                Claim(
-                    "The diffusion head draws single things rightly more often than regression.",
-                    "examples only",
-                    "softmax",
-                    "mse",
-                    "single things",
                 ),
                 Claim(
                     "Pictures of one prompt differ more with the diffusion head.",
@@ -346,7 +323,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
             "The same model, whose backbone reads sqrt(a_t) v + sqrt(1 - a_t) eps in training, t "
             "over its full range; both are asked about clean pictures.",
             ("softmax", "noised"),
-            ("answers", "presence", "pictures", "single things"),
+            ("answers", "presence", "pictures"),
             (
                 Claim(
                     "Reading clean pictures in training understands better than reading noisy "
@@ -376,7 +353,7 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                 *("steps-5", "steps-10", "softmax", "steps-100"),
                 *("logit-normal", "uniform-angle", "large"),
             ),
-            ("pictures", "single things", "diversity"),
+            ("pictures", "diversity"),
             (
                 Claim(
                     "Ten steps a patch draw as well as a hundred (open question 1; within 3 "
@@ -385,15 +362,6 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                     "steps-10",
                     "steps-100",
                     "pictures",
-                    margin=-0.03,
-                ),
-                Claim(
-                    "Ten steps a patch draw single things as well as a hundred (open question 1; "
-                    "within 3 points).",
-                    "100 steps are used",
-                    "steps-10",
-                    "steps-100",
-                    "single things",
                     margin=-0.03,
                 ),
                 Claim(
@@ -413,27 +381,11 @@ REPRODUCTIONS: dict[str, Reproduction] = {
                     margin=-0.03,
                 ),
                 Claim(
-                    "Uniform noise levels draw single things as well as mostly middle ones (within "
-                    "3 points).",
-                    "uniform in the release",
-                    "softmax",
-                    "logit-normal",
-                    "single things",
-                    margin=-0.03,
-                ),
-                Claim(
                     "A larger model draws better (open question 2).",
                     "one size",
                     "large",
                     "softmax",
                     "pictures",
-                ),
-                Claim(
-                    "A larger model draws single things better (open question 2).",
-                    "one size",
-                    "large",
-                    "softmax",
-                    "single things",
                 ),
                 Claim(
                     "A larger model answers better (open question 2).",

@@ -84,7 +84,6 @@ MEASURES: dict[str, Measure] = {
     "answers": Measure("questions answered, %", ANSWERS, _right, "questions", 100),
     "presence": Measure("presence (POPE), %", "pope", _right, "questions", 100),
     "pictures": Measure("pictures right (GenEval), %", "geneval", _right_of_prompt, "prompts", 100),
-    "single things": Measure("single things right, %", "recall", _right, "prompts", 100),
     "edits": Measure("edits right, %", "edit", _right, "edits", 100),
     "untouched": Measure("untouched by edits, dB", "edit", _field("untouched_psnr"), "edits", 1, 2),
     "diversity": Measure(

@@ -37,7 +37,9 @@ training of each kind. Here every comparison is trained again, small, three time
 which everything is known, with nothing different but what is compared: one common start, the same
 rows in the same order, the same number of steps. `orthus recipes ls` lists the recipes
 (`paper/...`): five that all arms share, and one for each arm with its differences. What holds in a
-small world may not hold at 7B, and the other way round.
+small world may not hold at 7B, and the other way round. Trainings as short as these learn to answer
+well before they learn to draw: hardly a prompt is drawn rightly (the tables say how many), so about
+drawing and editing only large differences could be told.
 
 `orthus reproduce all -o runs/paper --page docs/paper.md` trains and evaluates everything and writes
 this page; `--dry-run` says what each arm takes, Ctrl-C saves, `--resume auto` goes on, and a

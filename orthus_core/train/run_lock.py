@@ -61,7 +61,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def check_unlocked(folder: Path) -> None:
-    """Check that no other training works in a folder; nothing is written.
+    """Check that no other training works in a folder; nothing is written. The file of one that was
+    killed is removed.
 
     Raises:
         OutputError: When one does.
@@ -76,6 +77,9 @@ def check_unlocked(folder: Path) -> None:
     try:
         if not _lock(descriptor):
             raise _taken(folder, _holder(path))
+        with suppress(OSError):
+            if fcntl and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+                path.unlink()
     finally:
         os.close(descriptor)
 

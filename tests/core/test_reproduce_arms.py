@@ -22,7 +22,7 @@ from orthus_core.train.trainings import OF_DIFFUSION_HEADS
 
 # Keys that are equal in all arms, whatever their recipes state.
 EQUAL = {"seed", "optim", "data", "log", "devices"}
-TASKS = {"answers", "pope", "geneval", "recall", "edit", "recon", "diversity"}
+TASKS = {"answers", "pope", "geneval", "edit", "recon", "diversity"}
 HOURS = 8
 # Two threads do not halve a step: so much of one core's time is left at the worst.
 OF_TWO_CORES = 1 / 1.4

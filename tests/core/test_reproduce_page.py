@@ -79,19 +79,31 @@ def test_of_pairs_that_all_agree_no_run_is_named(arms, tmp_path):
     assert "**cannot tell**: all pairs agree, so their spread is unknown.\n" in found
 
 
+def prompts(samples: list[list[dict]]) -> list[list[dict]]:
+    """The same samples, each of a prompt of its own."""
+    return [
+        [{**sample, "tag": "counting", "prompt": str(n)} for n, sample in enumerate(of_seed)]
+        for of_seed in samples
+    ]
+
+
 def test_arms_that_draw_nothing_do_not_draw_as_well_as_each_other(arms, tmp_path):
     few, many = [[right(1, 1, 2), right(2, 1, 1)], [right(34, 34, 35), right(30, 31, 30)]]
     for folder, counts in ((tmp_path / "few", few), (tmp_path / "many", many)):
         for name, samples in zip(("steps-10", "steps-100"), counts, strict=True):
-            put(folder, arms[name], "recall", samples)
+            put(folder, arms[name], "geneval", prompts(samples))
     words = [
-        [line.partition("**")[2] for line in found.splitlines() if "draw single things as" in line]
+        [
+            line.partition("**")[2]
+            for line in found.splitlines()
+            if "draw as well as a hundred" in line
+        ]
         for found in (
             section(paper_page(folder, arms), "diversity")
             for folder in (tmp_path / "few", tmp_path / "many")
         )
     ]
-    ((nothing, _), (much, _)) = words
+    ((nothing,), (much,)) = words
     assert (
         nothing == "cannot tell**: there is hardly anything to lose: what it is compared with "
         "is near 0 itself."

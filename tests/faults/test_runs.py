@@ -283,6 +283,14 @@ def test_a_finished_training_says_so_and_writes_nothing(trained, orthus, output,
     assert trained(None, resume=True)[-1] == f"wrote {output}"
 
 
+def test_a_lock_that_a_kill_left_beside_a_finished_training_is_removed(trained, orthus, output):
+    trained(None)
+    lock = training_folder(output) / "run.lock"
+    lock.write_text("process 1 on elsewhere")
+    assert orthus("--resume", "auto").exit_code == 0
+    assert not lock.exists()
+
+
 def test_another_model_at_the_output_is_not_replaced(trained, output, tiny_folder, tmp_path):
     trained(3)
     shutil.copytree(tiny_folder, output)
