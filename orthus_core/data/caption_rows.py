@@ -18,8 +18,8 @@ from orthus_core.recipe.drawing import CaptionRecipe
 class RowsBothWays:
     """The rows of a data set, each followed by its question; `Rows`.
 
-    A row that is no picture with words, such as an edit or a chat, comes as often as it is, so that
-    kinds of rows keep their shares.
+    A row that is no picture with words, such as an edit or a chat, comes as often, unchanged, so
+    that kinds of rows keep their shares.
 
     Attributes:
         rows: The rows.

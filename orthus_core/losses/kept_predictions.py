@@ -80,29 +80,27 @@ class KeepingLoss(JointLoss):
         return self._start[0]
 
     def kept(self, rows: BatchLike) -> Tensor:
-        """Whether each of the M pictures is kept: bool [M]. None is in held-out rows."""
+        """Whether each patch is of a picture that is kept: bool [N]. None is in held-out rows."""
         keys = cast(RowsOfPictures, rows).picture_keys
-        return torch.tensor([self.training and self.is_kept(key) for key in keys])
+        kept_M = torch.tensor([self.training and self.is_kept(key) for key in keys])
+        return kept_M.repeat_interleave(self.model.config.patches).to(rows.ids_BS.device)
 
     def read(self, rows: BatchLike, features_NC: Tensor, seeds_M: Tensor) -> Tensor:
         noisy_NC = super().read(rows, features_NC, seeds_M)
         if noisy_NC is features_NC:
             return features_NC
-        is_kept_N = self.kept(rows).repeat_interleave(self.model.config.patches)
-        return torch.where(is_kept_N.to(features_NC.device)[:, None], features_NC, noisy_NC)
+        return torch.where(self.kept(rows)[:, None], features_NC, noisy_NC)
 
     def text(self, hidden_XD: Tensor, rows: BatchLike) -> Tensor:
         """The mean over all target tokens, of the loss that each document has."""
         if not (self.training and self.words_weight) or rows.features_NC is None:
             return super().text(hidden_XD, rows)
         # 1. Target tokens in the documents of these pictures, and the others.
-        is_kept_N = self.kept(rows).repeat_interleave(self.model.config.patches)
-        is_kept_N = is_kept_N.to(hidden_XD.device)
         lines_B1 = torch.arange(len(rows.ids_BS), device=hidden_XD.device)[:, None]
         most = rows.attention_mask_BS.shape[1] + 1
         documents_X = (lines_B1 * most + rows.attention_mask_BS).flatten()
         targets_X = rows.text_targets_BS.flatten()
-        in_kept_X = torch.isin(documents_X, documents_X[rows.image_index_N[is_kept_N]])
+        in_kept_X = torch.isin(documents_X, documents_X[rows.image_index_N[self.kept(rows)]])
         kept_X, others_X = (
             ((targets_X != IGNORE) & chosen_X).nonzero().flatten()
             for chosen_X in (in_kept_X, ~in_kept_X)
@@ -129,7 +127,7 @@ class KeepingLoss(JointLoss):
         chosen_N = self.predicted(rows, seeds_M)
         if chosen_N is None:
             chosen_N = torch.arange(len(rows.features_NC), device=hidden_XD.device)
-        is_kept_N = self.kept(rows).to(chosen_N.device)[chosen_N // self.model.config.patches]
+        is_kept_N = self.kept(rows)[chosen_N]
         kept_N, others_N = chosen_N[is_kept_N], chosen_N[~is_kept_N]
         others = self.image_among(hidden_XD, rows, seeds_M, others_N)
         if not len(kept_N):

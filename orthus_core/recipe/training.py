@@ -654,9 +654,9 @@ class PosttrainRecipe:
     )
     interpolation: float = key(
         1.0,
-        "share of the way from the first weights to the trained ones, or to their average, that "
-        "the model has which is written (WiSE-FT, 2109.01903): less than 1 keeps more of what it "
-        "knew",
+        "how far the written model lies from the first weights towards the trained ones, or "
+        "towards their average, as a share of the way (WiSE-FT, 2109.01903): less than 1 keeps "
+        "more of what it knew",
         minimum=0,
         maximum=1,
     )

@@ -38,8 +38,8 @@ which everything is known, with nothing different but what is compared: one comm
 rows in the same order, the same number of steps. `orthus recipes ls` lists the recipes
 (`paper/...`): five that all arms share, and one for each arm with its differences. What holds in a
 small world may not hold at 7B, and the other way round. Trainings as short as these learn to answer
-well before they learn to draw: hardly a prompt is drawn rightly (the tables say how many), so about
-drawing and editing only large differences could be told.
+well before they learn to draw. The models draw hardly a prompt rightly (the tables say how many),
+so only a large difference in drawing or editing would show.
 
 `orthus reproduce all -o runs/paper --page docs/paper.md` trains and evaluates everything and writes
 this page; `--dry-run` says what each arm takes, Ctrl-C saves, `--resume auto` goes on, and a

@@ -340,8 +340,8 @@ def posttrain(
         if has_measured_norms:
             measure = cache_result(partial(measure_norms, stage, model.config))
             before, finish = then_measuring(before, measure), then_measuring(finish, measure)
-        more = {"before": before, "finish": finish, **options}
-        more["interpolation"] = recipe.interpolation
+        more = {"before": before, "finish": finish, "interpolation": recipe.interpolation}
+        more |= options
         if recipe.lora.rank:
             from orthus_core.train.lora import save_adapters
 

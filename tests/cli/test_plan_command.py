@@ -361,11 +361,11 @@ def test_a_training_recipe_is_planned_for_the_model_it_starts_from(orthus, tiny_
         "[optim]\nbatch_size = 4\nema_decay = 0.99\n"
     )
     done = orthus("plan", recipe, "-m", tiny_folder, "--calibrate", "--format", "json")
-    told = json.loads(done.stdout)
-    assert done.exit_code == 0 and told["command"] == "posttrain"
-    names = {item["name"] for item in told["parts"]}
+    plan = json.loads(done.stdout)
+    assert done.exit_code == 0 and plan["command"] == "posttrain"
+    names = {part["name"] for part in plan["parts"]}
     assert names >= {"average of the weights", "first weights", "model before the training"}
-    assert told["seconds"] > 0
+    assert plan["seconds"] > 0
 
 
 def test_a_model_from_nothing_is_planned_part_by_part(orthus, tmp_path):

@@ -206,6 +206,9 @@ def test_the_recipe_leaves_unknown_words_their_meaning_and_practises_all_kinds_o
     kinds = {of_recipe.make(n).id.partition("/")[0] for n in range(1000)}
     assert kinds == {*asdict(TaskWeights())} - {"copy"}
     assert shipped.input_noise > 0.5 and shipped.input_noise_of == "drawn"
+    # What mini knew is held while yours are learnt, and the weights are led back at the end.
+    assert shipped.kept_predictions > 0 and shipped.kept_words > 0
+    assert 0.5 < shipped.interpolation < 1
 
 
 def test_own_pictures_are_not_among_those_that_are_kept(model, creatures, tmp_path):

@@ -81,14 +81,15 @@ def optim(**changes):
     return OptimRecipe(**(fields | changes))
 
 
-def weights_after(folder, *, stop_after=None, resume=False, kind="adamw"):
+def weights_after(folder, *, stop_after=None, resume=False, interpolation=1.0, **changes):
     stage, seen = Fit(), []
     events = train(
         stage,
-        optim=optim(kind=kind),
+        optim=optim(**changes),
         log=LOG,
         seed=3,
         folder=folder,
+        interpolation=interpolation,
         resume=resume,
         should_stop=lambda: stop_after is not None and len(seen) >= stop_after,
     )
@@ -529,31 +530,15 @@ def test_interpolated_weights_lie_between_the_first_and_those_that_are_averaged(
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 def test_an_interpolated_training_ends_between_its_first_weights_and_its_last(ema_decay, tmp_path):
-    def weight(name, interpolation, stop_after=None, resume=False):
-        stage = Fit()
-        first = stage.objective.linear.weight.detach().clone()
-        done: list[StepDone] = []
-        events = train(
-            stage,
-            optim=optim(ema_decay=ema_decay),
-            log=LOG,
-            seed=0,
-            folder=tmp_path / name,
-            interpolation=interpolation,
-            resume=resume,
-            should_stop=lambda: len(done) == stop_after,
-        )
-        for event in events:
-            if isinstance(event, StepDone):
-                done.append(event)
-        return first, stage.objective.linear.weight.detach()
-
-    first, whole = weight("whole", 1.0)
-    assert (whole - first).abs().max() > 0.01
-    _, half = weight("half", 0.5)
-    torch.testing.assert_close(half, (first + whole) / 2)
-    weight("stopped", 0.5, stop_after=3)
-    assert torch.equal(weight("stopped", 0.5, resume=True)[1], half)
+    first = Fit().objective.linear.weight
+    halfway = {"interpolation": 0.5, "ema_decay": ema_decay}
+    whole, _ = weights_after(tmp_path / "whole", ema_decay=ema_decay)
+    half, _ = weights_after(tmp_path / "half", **halfway)
+    assert (whole["linear.weight"] - first).abs().max() > 0.01
+    torch.testing.assert_close(half["linear.weight"], (first + whole["linear.weight"]) / 2)
+    weights_after(tmp_path / "parts", stop_after=3, **halfway)
+    resumed, _ = weights_after(tmp_path / "parts", resume=True, **halfway)
+    assert torch.equal(resumed["linear.weight"], half["linear.weight"])
 
 
 def test_the_average_takes_in_what_a_step_made_of_the_weights(tmp_path):
